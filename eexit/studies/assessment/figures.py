@@ -12,7 +12,18 @@ from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED
 from eexit.studies.assessment.ledger import LedgerOptions
 from eexit.studies.assessment.tables import FirstLook, PromptFigures, SweepFigures
-from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
+from eexit.studies.assessment.verdict import (
+    BEST,
+    CEILING,
+    CONTROL,
+    DRAFT,
+    TRIED,
+    Bound,
+    Contender,
+    Figures,
+    Loss,
+    Texts,
+)
 from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
 from eexit.studies.choosing.study import choices_made
 
@@ -55,6 +66,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         others=[*others[: 4 - len(lossless)], *lossless],
         n_tried=n_tried,
         elsewhere=_elsewhere(run, best),
+        ask=int(choice["question"] or 1) if choice else 1,
     )
 
 
@@ -160,6 +172,7 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
         loss=loss,
         p_value=tested["p_value"],
         certified=tested["certified"],
+        texts=Texts(*(tested.get(name) for name in Texts._fields)),
         would_do=tested["prompts_needed"],
     )
     if contender.key != choice["configuration"] or choice["reporting_mean_loss"] is None:

@@ -36,6 +36,17 @@ class Allowed(NamedTuple):
     together: float  # rows leave at the same steps
 
 
+class Texts(NamedTuple):
+    """What a setting's texts are like on the prompts for choosing: shares; None where they are not known."""
+
+    accuracy: float | None = None
+    normal_accuracy: float | None = None
+    changed: float | None = None  # those that are not those of normal
+
+
+UNKNOWN: Final = Texts()
+
+
 @dataclass(frozen=True)
 class Contender:
     """What the tables say of a configuration; savings are shares of full depth, NaN where they are not known.
@@ -50,6 +61,7 @@ class Contender:
     allowed: Mapping[int, Allowed] = field(default_factory=dict)
     times: Mapping[int, Estimate] = field(default_factory=dict)
     loss: Loss | None = None  # on the prompts for choosing
+    texts: Texts = UNKNOWN
     p_value: float = math.nan
     certified: bool = False
     reporting: Loss | None = None  # on those for reporting
@@ -79,6 +91,7 @@ class Contender:
             "loss": known(self.loss.mean) if self.loss else None,
             "n": self.loss.n if self.loss else None,
             "certified": self.certified,
+            **{name: known(share) for name, share in self.texts._asdict().items()},
         }
 
 
@@ -106,6 +119,7 @@ class Figures:
     others: Sequence[Contender]  # further rows: settings, a control, a draft, `generate`
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
+    ask: int = 1  # of its prompts, which ask the choice was
 
 
 @dataclass(frozen=True)

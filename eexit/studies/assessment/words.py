@@ -8,12 +8,14 @@ cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batc
 rows        up to six records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
-            independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; what
-            is not known is null
+            independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; the
+            accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
+            those of normal; what is not known is null
 ledger      ceiling (saved, low, high, setting), batch (of the times, or null) and lines: each with restriction, taken,
             low, high, left and setting, as shares of full depth (`eexit.studies.assessment.ledger`)
 possible    what leaving at the first layer would save; beyond the ceiling, that is the model's
 bound       risk, at_most, confidence
+ask         which ask of its prompts for choosing it is: further ones share the error with those before
 model, setting (the key of what can be taken home, or null), seconds (of each step), remarks
     (sentences: what was left out, and what else is to be known)
 """
@@ -23,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted
+from eexit.messages.wording import counted, ordinal
 from eexit.messages.written import percent, short_percent, written
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
@@ -39,6 +41,7 @@ from eexit.studies.assessment.verdict import (
     TRIED,
     Bound,
     Contender,
+    Figures,
     Verdict,
     holds,
     known,
@@ -63,19 +66,21 @@ def sentences(verdict: Verdict) -> tuple[str, str, str]:
         return _not_paying(verdict), why(verdict), otherwise(verdict)
     return (
         f"It pays here: {best.key} takes {_time(best, batch)}.",
-        _trusted(best, figures.bound),
+        _trusted(best, figures),
         f"It saves {percent(best.run)} of the multiply-adds by what was run; the oracle agree would save "
         f"{percent(verdict.ledger.ceiling.mean)}, and exits at the first layer {percent(figures.possible)}.",
     )
 
 
-def _trusted(best: Contender, bound: Bound) -> str:
+def _trusted(best: Contender, figures: Figures) -> str:
     assert best.loss is not None
     assert best.reporting is not None
+    bound = figures.bound
+    ask = f", by the {ordinal(figures.ask)} ask of these prompts" if figures.ask > 1 else ""
     later, n_later = short_percent(best.reporting.mean), f"{best.reporting.n:,}"
     return (
         f"With {short_percent(bound.confidence)} confidence, {_bound(bound)} ({short_percent(best.loss.mean)} of "
-        f"{best.loss.n:,})"
+        f"{best.loss.n:,}{ask})"
         + (
             f", which {n_later} other prompts confirm ({later})."
             if best.confirmed
@@ -162,6 +167,7 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "ledger": _ledger(verdict.ledger),
         "possible": known(verdict.figures.possible),
         "bound": {"risk": bound.risk, "at_most": bound.at_most, "confidence": bound.confidence},
+        "ask": verdict.figures.ask,
         "model": model,
         "setting": best.key if verdict.pays and best else None,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},

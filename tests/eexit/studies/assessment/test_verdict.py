@@ -23,6 +23,7 @@ from eexit.studies.assessment.verdict import (
     Contender,
     Figures,
     Loss,
+    Texts,
     judge,
 )
 from eexit.studies.assessment.words import as_json, closing_sentences, sentences, verdict_table
@@ -93,6 +94,15 @@ def test_each_of_the_four_conditions_is_needed(changed: dict[str, Any], said: st
     assert verdict.cause in RESTRICTIONS
     assert sentences(verdict)[0].startswith("It does not pay here")
     assert said in sentences(verdict)[0]
+
+
+def test_a_certificate_says_which_ask_it_is_and_what_its_texts_are_like() -> None:
+    given = replace(figures(texts=Texts(0.61, 0.6, 0.04)), ask=3)
+    verdict = judge(given)
+    assert "(0.4% of 393, by the third ask of these prompts)" in sentences(verdict)[1]
+    content = json.loads(as_json(verdict, "m", {}, []))
+    assert content["ask"] == 3
+    assert [content["rows"][0][name] for name in ("accuracy", "normal_accuracy", "changed")] == [0.61, 0.6, 0.04]
 
 
 def test_only_the_batch_sizes_that_are_asked_about_count() -> None:
@@ -204,6 +214,7 @@ def test_the_file_has_what_its_description_says_and_the_table_six_rows_at_most()
         "allowed_together_at_1": 0.4,
         "time_at_32": None, "time_at_32_low": None, "time_at_32_high": None, "allowed_at_32": 0.2,
         "allowed_together_at_32": 0.4, "loss": None, "n": None, "certified": False,
+        "accuracy": None, "normal_accuracy": None, "changed": None,
     }  # fmt: skip
     taken = [line["taken"] for line in content["ledger"]["lines"]]
     assert content["ledger"]["ceiling"]["saved"] - sum(taken) == pytest.approx(content["ledger"]["lines"][-1]["left"])
