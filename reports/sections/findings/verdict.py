@@ -15,6 +15,7 @@ from eexit.messages.wording import counted
 from eexit.messages.written import bracketed, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
 from eexit.studies.assessment.causes import MEANINGS
+from eexit.studies.assessment.ledger import KNOWING, STATE
 from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
 from reports.read.judgements import BEST, SCORE, WORST
@@ -26,6 +27,7 @@ from reports.sections.findings.savings import best_within
 ASSESSED: Final = "assessment"
 SWEPT: Final = "sweep"
 ENDS: Final = ("_low", "_high")
+LABELS: Final = {STATE: "state left behind", KNOWING: "knowing where to exit"}  # of what its own name doesn't say
 SHARES: Final = ("saved_", "allowed_", "loss")  # what columns of shares begin with
 
 
@@ -64,12 +66,21 @@ def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:
     return [
         _bar("ceiling", 0.0, top.saved, percent(top.saved) + _ends(top.low, top.high)),
         *(
-            _bar(line.restriction, line.left + line.taken, line.left, percent(-line.taken) + _ends(line.low, line.high))
+            _bar(
+                LABELS.get(line.restriction, line.restriction),
+                line.left + line.taken,
+                line.left,
+                percent(-line.taken) + _ends(_negative(line.high), _negative(line.low)),
+            )
             | {"largest": line.taken == largest > 0}
             for line in ledger.lines
         ),
         _bar(f"left{rows}", 0.0, last, percent(last)),
     ]
+
+
+def _negative(share: float | None) -> float | None:
+    return None if share is None else -share
 
 
 def _ends(low: float | None, high: float | None) -> str:

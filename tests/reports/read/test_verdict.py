@@ -90,7 +90,7 @@ def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
     card = page.locator(".why")
     assert "Why: what exits leave behind misleads later tokens" in card.inner_text()
     assert [" ".join(text.split()) for text in card.locator("li").all_inner_texts()] == [
-        "30.0% (28.0 to 32.0) ceiling", "-20.0% (18.0 to 22.0) state", "-15.0% overhead",
+        "30.0% (28.0 to 32.0) ceiling", "-20.0% (-22.0 to -18.0) state left behind", "-15.0% overhead",
         "-5.0% left, 8 rows at a time",
     ]  # fmt: skip
     boxes = [bar.bounding_box() for bar in card.locator(".weight").all()]
