@@ -28,7 +28,7 @@ RiskTest = Callable[[np.ndarray, float, float], np.ndarray]  # losses (…, P), 
 
 def exact_binomial(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
     """P(Bin(n, α) ≤ k) for k losses of 1 among n, the others being 0."""
-    p_value: np.ndarray = scipy.special.bdtr(np.round(loss_P.sum(axis=-1)), loss_P.shape[-1], at_most)
+    p_value: np.ndarray = scipy.special.bdtr(np.round(loss_P.sum(axis=-1, dtype=float)), loss_P.shape[-1], at_most)
     return p_value
 
 
