@@ -65,7 +65,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         best=best,
         others=[*others[: 4 - len(lossless)], *lossless],
         n_tried=n_tried,
-        elsewhere=_elsewhere(run, best),
+        elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),
         ask=int(choice["question"] or 1) if choice else 1,
     )
 
@@ -132,9 +132,10 @@ def _cheapest_tried(steps: AssessmentTables, batches: Sequence[int]) -> Contende
     return max(tried, key=lambda each: each.run, default=None)
 
 
-def _elsewhere(run: SweepFigures | None, best: Contender | None) -> dict[str, float]:
-    """Saved by what was run, at the prices of other models, by their names."""
-    saved = {name: run.at_prices(best.key, name) if run and best else math.nan for name in AT_PRICES_OF}
+def _elsewhere(sweeps: Sequence[SweepFigures], best: Contender | None) -> dict[str, float]:
+    """Saved by what was run, at the prices of other models, by their names; by the first sweep that has the setting."""
+    there = next((each for each in sweeps if best and best.key in each.by_key), None)
+    saved = {name: there.at_prices(best.key, name) if there and best else math.nan for name in AT_PRICES_OF}
     return {KNOWN[name].name: share for name, share in saved.items() if math.isfinite(share)}
 
 
