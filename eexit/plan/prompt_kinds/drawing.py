@@ -21,7 +21,7 @@ MOST: Final = 15_000
 
 
 def draw_prompts(n: int, seed: int) -> list[Prompt]:
-    """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `people-17`.
+    """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `loss-17`.
 
     Raises `UsageError` if more are asked for than `MOST`.
     """

@@ -23,7 +23,7 @@ class PromptKind:
     name: str
     space: int  # none of its facts is likelier than one in so many
     draw: Callable[[Random], Prompt]  # without an id
-    turns: int = 20  # a kind is drawn in proportion to these: a kind with few facts has few, so that they suffice
+    turns: int = 30  # a kind is drawn in proportion to these: a kind with few facts has few, so that they suffice
 
 
 def whole(rng: Random, least: int, most: int) -> int:

@@ -7,36 +7,13 @@ from typing import Final
 
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.kind import PromptKind, asked, one, some, whole, with_article
-from eexit.plan.prompt_kinds.tables import CATEGORIES, CITIES, DAYS, MONTHS, WORDS
+from eexit.plan.prompt_kinds.tables import CITIES, DAYS, MONTHS, WORDS
 
 
 def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
     """One of the questions about what is told."""
     question, answer = one(rng, questions)
     return asked(f"{told}\n\n{question}", answer)
-
-
-def people(rng: Random) -> Prompt:
-    """Two people with a city, a job and a pet each."""
-    names, cities = some(rng, WORDS["people"], 2), some(rng, CITIES, 2)
-    jobs, pets = some(rng, CATEGORIES["profession"], 2), some(rng, WORDS["pets"], 2)
-    rows = list(zip(names, cities, jobs, pets, strict=True))
-    told = " ".join(f"{name} is {with_article(job)} from {city} and has a {pet}." for name, city, job, pet in rows)
-    name, city, job, pet = one(rng, rows)
-    questions = (
-        (f"Which city is {name} from?", city),
-        (f"What is the job of {name}?", job),
-        (f"Which animal does {name} have?", pet),
-        (f"Who is the {job}?", name),
-        (f"Who has the {pet}?", name),
-    )
-    return _about(rng, told, questions)
-
-
-def ages(rng: Random) -> Prompt:
-    names, years = some(rng, WORDS["people"], 2), some(rng, range(18, 90), 2)
-    told = f"{names[0]} is {years[0]} years old and {names[1]} is {years[1]} years old."
-    return _about(rng, told, [(f"How old is {name}?", str(age)) for name, age in zip(names, years, strict=True)])
 
 
 def birthday(rng: Random) -> Prompt:
@@ -89,23 +66,12 @@ def prices(rng: Random) -> Prompt:
     return _about(rng, f"In the shop of {name}, {told}.", asks)
 
 
-def phone(rng: Random) -> Prompt:
-    names, numbers = some(rng, WORDS["people"], 3), some(rng, range(1000, 10_000), 3)
-    rows = list(zip(names, map(str, numbers), strict=True))
-    told = "\n".join(f"{name}: {number}" for name, number in rows)
-    return _about(rng, told, [(f"What is the number of {name}?", number) for name, number in rows])
-
-
 _PEOPLE, _NOUNS, _CITIES = len(WORDS["people"]), len(WORDS["nouns"]), perm(len(CITIES), 2)
-_PETS, _JOBS = perm(len(WORDS["pets"]), 2), perm(len(CATEGORIES["profession"]), 2)
 
 KINDS: Final = (
-    PromptKind("people", perm(_PEOPLE, 2) * _CITIES * _JOBS * _PETS * 10, people),
-    PromptKind("ages", perm(_PEOPLE, 2) * perm(72, 2) * 2, ages),
     PromptKind("birthday", _PEOPLE * 28 * len(MONTHS) * 71 * 2, birthday),
     PromptKind("loss", _PEOPLE * len(CITIES) * _NOUNS, loss),
     PromptKind("journey", _PEOPLE * _CITIES * perm(7, 2) * 71 * 3, journey),
     PromptKind("meeting", _PEOPLE * 7 * perm(299, 2) * _NOUNS * 2, meeting),
     PromptKind("prices", _PEOPLE * perm(_NOUNS, 3) * perm(98, 3) * 3, prices),
-    PromptKind("phone", perm(_PEOPLE, 3) * perm(9000, 3) * 3, phone),
 )

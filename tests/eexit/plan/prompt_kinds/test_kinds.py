@@ -36,16 +36,6 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ['The first letter of the word "house" is "H".', "h", "It is 'H'."],
         ['The first letter of the word "house" is "A".', "house", "A B C D E F G H"],
     ),
-    "people": (
-        "Which city is Carlos from?",
-        ["Carlos is from Ljubljana.", "Ljubljana", "Carlos is a lawyer from Ljubljana and has a parrot."],
-        ["Carlos is from Paris.", "Paris or Ljubljana", "Carlos is a lawyer."],
-    ),
-    "ages": (
-        "How old is Carlos?",
-        ["Carlos is 72 years old, and Sara is 37 years old.", "72", "Sara is 37, so Carlos is 72."],
-        ["Carlos is 37 years old, and Sara is 72 years old.", "Carlos is 72 - 37 = 35 years old.", "37"],
-    ),
     "birthday": (
         "In which month was Carlos born?",
         ["Carlos was born in October 1968.", "October", "He was born on 24 October 1968."],
@@ -70,11 +60,6 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         "an engine costs 66 dollars.",
         ["66", "The engine is 66 dollars.", "The answer is $66."],
         ["The engine is 46 dollars.", "50 + 46 + 66", "To find the price, we need the total cost."],
-    ),
-    "phone": (
-        "What is the number of Sara?",
-        ["Sara: 5459", "The number of Sara is 5459, and that of Peter is 5046.", "5459"],
-        ["The number of Sara is 3295.", "Sara: 5046", "54"],
     ),
     "copied_codes": (
         "D84 U26 M45 R79 C3 W43 U1 L72",
