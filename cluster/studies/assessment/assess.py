@@ -17,7 +17,7 @@ and named; but without the first two steps there is no verdict, and the minutes 
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -145,7 +145,8 @@ def _judged(shop: Workshop) -> Verdict:
         tried=shop.figures(TRIED, TRIED_FREE),
         run=next(iter(shop.figures(RUN)), None),
     )
-    verdict = judge(figures_of(steps, shop.bound, shop.asked.batches))
+    figures = figures_of(steps, shop.bound, shop.asked.batches)
+    verdict = judge(replace(figures, was_searched=sizes.SEARCH in shop.record.finished))
     text = as_json(verdict, shop.asked.common["model"], shop.record.seconds, shop.record.remarks)
     for folder in (shop.out, *([Path(shop.at(RUN))] if shop.is_there(RUN) else [])):
         write_whole(folder / FILE, text)

@@ -120,6 +120,7 @@ class Figures:
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
     ask: int = 1  # of its prompts, which ask the choice was
+    was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ def _not_paying(verdict: Verdict) -> str:
     figures, best, batch = verdict.figures, verdict.figures.best, verdict.batch
     bound, no = figures.bound, "It does not pay here"
     tried = counted(figures.n_tried, "setting")
+    if best is None and not figures.was_searched:
+        return "It is not known whether it pays here: the minutes were over before any setting was run."
     if best is None:
         return f"{no}: in replays on the pilot, no token leaves early at any setting."
     if best.run <= 0:

@@ -182,6 +182,8 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
     verdict = judge(replace(FIGURES, best=None, options=options_of(0.3, 0.2, 0.0)))
     assert (verdict.cause, verdict.ledger.lines[-1].left, verdict.ledger.batch) == (KNOWING, 0.0, None)
     assert "no token leaves early at any setting" in sentences(verdict)[0]
+    cut = judge(replace(verdict.figures, was_searched=False))
+    assert sentences(cut)[0].startswith("It is not known whether it pays here: the minutes were over before")
 
 
 def test_a_faster_generate_is_not_kept_quiet() -> None:
