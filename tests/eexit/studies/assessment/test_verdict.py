@@ -10,7 +10,7 @@ from options import options_of
 from rich.console import Console
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.causes import ledger_sentence, models_part
+from eexit.studies.assessment.causes import MEANINGS, ledger_sentence, models_part
 from eexit.studies.assessment.ledger import BATCHES, DECIDING, KNOWING, MODEL, OVERHEAD, PROOF, RESTRICTIONS, STATE
 from eexit.studies.assessment.verdict import (
     BEST,
@@ -145,6 +145,10 @@ def test_otherwise_the_largest_line_of_the_ledger_is_the_cause(
     assert (verdict.pays, verdict.cause) == (False, cause), ledger_sentence(verdict)
     assert said in sentences(verdict)[1]
     assert all(len(text.split()) <= 45 for text in sentences(verdict))
+
+
+def test_every_cause_has_words() -> None:
+    assert list(MEANINGS) == [*RESTRICTIONS, MODEL]
 
 
 def test_what_would_have_to_be_different_is_said() -> None:
