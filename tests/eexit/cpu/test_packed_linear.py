@@ -14,8 +14,6 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_model_says_what_it_said(dtype: torch.dtype) -> None:
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("oneDNN has no bfloat16 on this machine")
     plain = tiny_model("qwen2", dtype)  # whose projections have biases
     packed = copy.deepcopy(plain)
     pack_linear_layers(packed)
@@ -25,6 +23,19 @@ def test_a_packed_model_says_what_it_said(dtype: torch.dtype) -> None:
     token_ids = torch.randint(97, (5, 11), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(packed(token_ids).logits, plain(token_ids).logits)
+
+
+def test_a_cpu_without_bfloat16_sums_in_float32_and_rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    plain = nn.Linear(300, 40, dtype=torch.bfloat16)
+    input_BD = torch.randn(7, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    packed = PackedLinear(plain)
+    output_BD = packed(input_BD)
+    exact_BD = nn.functional.linear(input_BD.double(), plain.weight.double(), plain.bias.double())
+    assert output_BD.dtype == torch.bfloat16
+    assert packed.weight.dtype == torch.float32
+    assert (output_BD == exact_BD.bfloat16()).float().mean() > 0.99, "rounded once: sums differ in their last bits only"
+    torch.testing.assert_close(output_BD, exact_BD.bfloat16(), rtol=2**-7, atol=0)
 
 
 def test_packing_keeps_no_plain_weight() -> None:
