@@ -32,6 +32,19 @@ class PackedLinear(nn.Module):
         return output.to(self.dtype)
 
 
+def plain_weight(linear: nn.Module) -> Tensor:
+    """The weight (m, n) of a linear layer, packed or not, in the dtype that it computes in."""
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    return weight.to_dense().to(linear.dtype) if isinstance(linear, PackedLinear) else weight
+
+
+def plain_bias(linear: nn.Module) -> Tensor | None:
+    """Its bias (m,), likewise; None without one."""
+    bias: Tensor | None = getattr(linear, "bias", None)
+    return bias.to(linear.dtype) if isinstance(linear, PackedLinear) and bias is not None else bias
+
+
 def pack_linear_layers(*models: nn.Module) -> None:
     """Replace the models' linear layers by packed ones, in place; those that can't be packed stay as they are.
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from eexit.cpu.packed_linear import plain_weight
 from eexit.decode.sampling import pick_tokens
 from eexit.decode.teacher import teacher_pass
 from eexit.method.screen import Screen
@@ -46,8 +47,7 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
 
 def moment_path(decoder: Decoder, folder: Path | None = None) -> Path:
     """Where the moment of a model's head is kept in a folder, by default the user's."""
-    weights = decoder.head_alone.get_output_embeddings().weight
-    weights = weights.to_dense() if weights.is_mkldnn else weights
+    weights = plain_weight(decoder.head_alone.get_output_embeddings())
     how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
     content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
     content.update(how.encode())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eexit.cpu.packed_linear import plain_bias, plain_weight
 from eexit.messages.errors import UsageError
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
@@ -49,9 +50,7 @@ class Shortlist:
         path = next((name for name, module in decoder.head_alone.named_modules() if module is output), None)
         if output is None or path is None:
             raise UsageError("--decide-on shortlist can't be used with this model: its head has no output embeddings")
-        weight = output.weight
-        self._weight_VH = weight.to_dense() if weight.is_mkldnn else weight
-        self._bias_V = getattr(output, "bias", None)
+        self._weight_VH, self._bias_V = plain_weight(output), plain_bias(output)
         self._head: Any = graft(decoder.head_alone, path, self._product)
 
     def logits(self, ready_BH: Tensor, token_BK: Tensor) -> Tensor:

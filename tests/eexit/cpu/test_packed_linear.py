@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
+from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers, plain_bias, plain_weight
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="this build of torch has no oneDNN"
@@ -34,6 +34,8 @@ def test_a_cpu_without_bfloat16_sums_in_float32_and_rounds_once(monkeypatch: pyt
     exact_BD = nn.functional.linear(input_BD.double(), plain.weight.double(), plain.bias.double())
     assert output_BD.dtype == torch.bfloat16
     assert packed.weight.dtype == torch.float32
+    assert torch.equal(plain_weight(packed), plain.weight), "float32 holds bfloat16 exactly"
+    assert torch.equal(plain_bias(packed), plain.bias)
     assert (output_BD == exact_BD.bfloat16()).float().mean() > 0.99, "rounded once: sums differ in their last bits only"
     torch.testing.assert_close(output_BD, exact_BD.bfloat16(), rtol=2**-7, atol=0)
 
