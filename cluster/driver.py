@@ -44,7 +44,7 @@ REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehears
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a driver is to do. `location` is `job.out` as a path or URI that is the same for every process."""
+    """What a driver is to do. `location` is the job's `out` as a path or URI that is the same for every process."""
 
     job: SweepJob
     location: str

@@ -5,17 +5,13 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
 from graphlib import TopologicalSorter
 from itertools import groupby
-from pathlib import Path
 
 import pytest
+from house import ROOMS, ROOT, imports, modules, named
 from quick import QUICK
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("eexit", "cluster", "reports", "jobs")
 # Whatever stands later may import what stands earlier, never the other way round.
 FLOORS = (
     "eexit.messages", "eexit.whole_files", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
@@ -34,36 +30,6 @@ FORBIDDEN = {
 MOST_ENTRIES = 14  # of a folder, without its `__init__.py`, README.md and py.typed
 
 
-@cache
-def modules() -> dict[str, Path]:
-    """The modules of all rooms, by their dotted names."""
-    found = {}
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def named(path: Path) -> Iterator[str]:
-    """What a file imports, inside functions and for typing too: modules, and names that may be modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-@cache
-def imports() -> dict[str, set[str]]:
-    """For each module, the modules of ours that it imports."""
-    graph = {}
-    for module, path in modules().items():
-        ours = {name if name in modules() else name.rpartition(".")[0] for name in named(path)}
-        graph[module] = {name for name in ours if name in modules()} - {module}
-    return graph
-
-
 def floor(module: str) -> int:
     """On which floor a module is: that of its folder, or its own."""
     parts = module.split(".")
@@ -73,6 +39,22 @@ def floor(module: str) -> int:
 def test_no_import_runs_in_a_circle() -> None:
     order = list(TopologicalSorter(imports()).static_order())  # raises CycleError, naming the circle
     assert set(order) == set(modules())
+
+
+@pytest.mark.parametrize("folder", sorted({"", *(module.rpartition(".")[0] for module in modules())}))
+def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> None:
+    """Neither modules nor folders, taken as a whole: each can be read without those that import it."""
+
+    def entry(module: str) -> str:
+        within = module.removeprefix(folder).lstrip(".")
+        return within.partition(".")[0]
+
+    inside = [module for module in modules() if f"{module}.".startswith(f"{folder}." if folder else "")]
+    entries: dict[str, set[str]] = {}
+    for module in inside:
+        reached = {entry(name) for name in imports()[module] if name in inside}
+        entries.setdefault(entry(module), set()).update(reached - {entry(module)})
+    list(TopologicalSorter(entries).static_order())  # raises CycleError, naming the circle
 
 
 def test_imports_go_one_way() -> None:

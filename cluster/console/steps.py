@@ -24,7 +24,7 @@ class Steps:
         self._shares.setdefault(step, self._all[step])
 
     def work(self, part: float) -> None:
-        """A work within the step begins, which is such a part of it."""
+        """Say that work within the step begins which makes up this part of it."""
         self._within, self._part, self._done = min(1.0, self._within + self._part), part, 0.0
 
     @property

@@ -20,7 +20,7 @@ class StudyActor:
         self._work = work
 
     def load(self, device: str, threads: int, memory_share: float = 1.0) -> Sequence[str]:
-        """Load what is needed; returns what users should know of it. Raises `UsageError`."""
+        """Load the work's model; returns what users should know of it. Raises `UsageError` if it can't be loaded."""
         import torch
 
         torch.set_num_threads(threads)

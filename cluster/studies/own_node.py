@@ -65,7 +65,7 @@ class OwnActor:
         return self._wait(self.start(method, *arguments))
 
     def load(self, device: str, threads: int) -> Sequence[str]:
-        """Have it load what it needs. Raises likewise."""
+        """Have the actor load its work's model; returns what users should know of it. Raises what `call` raises."""
         remarks: Sequence[str] = self._wait(self._handle.load.remote(device, threads))
         return remarks
 

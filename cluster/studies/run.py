@@ -113,7 +113,7 @@ class Call:
     failures: dict[str, str] = field(default_factory=dict)  # why, by the names of units
 
     def left(self, units: Sequence[Unit], display: Display) -> list[Unit]:
-        """Those of these units that have not landed, undamaged: what is damaged is set aside."""
+        """The units that have not landed, or that landed damaged: what is damaged is set aside."""
         if any(unit.unit_id for unit in units):
             for name, aside in self.study.table.set_damaged_aside(self.store):
                 display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.again}")

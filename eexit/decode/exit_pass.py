@@ -172,7 +172,7 @@ class ExitPass:
         self.token_pass.leave(rank, going[self.exit_D[going] == rank])
 
     def _let_through(self, rank: int, looking: np.ndarray) -> np.ndarray:
-        """Those of these tokens that no gate keeps from being looked at."""
+        """Of the tokens that rules would look at after this layer, those that no gate keeps from it."""
         layer, passes_B = self.decoding.exitable_layers[rank], np.ones(len(looking), bool)
         for index, gate_at in self.gates.items():
             of_rule_B = self.deciding.rule_D[looking] == index
@@ -300,7 +300,7 @@ class ExitPass:
             self._count_misses(unread)
 
     def _count_misses(self, unread: np.ndarray) -> None:
-        """Those of these tokens that left by what a screen had taken for the likeliest token, and was not."""
+        """Count the tokens that left by what a screen had taken for the likeliest token, and was not."""
         if not self.decoding.screen:
             return
         left = unread[(self.exit_D[unread] < len(self.decoding.exitable_layers)) & self.reads_D[unread]]

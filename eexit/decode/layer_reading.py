@@ -57,7 +57,7 @@ class Reader:
         return self.readout.before_head(self.decoder, hidden_BW, layer)
 
     def ready_each(self, hidden_BW: Tensor, rows_after: RowsAfter) -> Tensor:
-        """The same of streams after a layer each."""
+        """What goes into the head, (B, H), of streams of which each is after a layer of its own."""
         parts = [(rows, self.ready(hidden_BW[rows], layer)) for layer, rows in rows_after if len(rows)]
         ready_BH = parts[0][1].new_empty(len(hidden_BW), parts[0][1].shape[-1])
         for rows, part in parts:

@@ -1,4 +1,4 @@
-"""What transformers' `generate` hands to a callable: what of it can be followed, and what is refused by name.
+"""What transformers' `generate` hands to a callable: the arguments that exits follow, and refusals of others by name.
 
 Everything that depends on how `generate` prepares a call is in this file. Shapes: B rows, T tokens.
 """
@@ -49,7 +49,7 @@ _MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "us
 
 
 class Streamer(Protocol):
-    """As transformers' streamers. One that has a method `put_exits` gets the exit layers of the tokens before them."""
+    """A streamer of transformers. A method `put_exits`, if there is one, gets the exit layers of the tokens to come."""
 
     def put(self, value: Tensor) -> None: ...
     def end(self) -> None: ...

@@ -91,11 +91,11 @@ class Setting:
 
     @property
     def stats(self) -> dict[str, float]:
-        """What it has done since it was loaded: counters by the names that a Prometheus exporter would give them."""
+        """What the setting has done since it was loaded: counters by the names that Prometheus would give them."""
         return self._stats.read()
 
     def describe(self) -> str:
-        """What it is, what it saved, and what its guarantee covers, in sentences."""
+        """What the setting is, what it saved, and what its guarantee covers, in sentences."""
         return described(self.taken)
 
     def generate(

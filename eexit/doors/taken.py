@@ -2,7 +2,7 @@
 
     setting.json     what is followed, for which model, with which guarantee: a `Taken`, with a checksum
     artefacts/       what was trained, in a folder for each role, as jobs/train.py makes them; and screens/
-    README.md        the same for people
+    README.md        the setting and its guarantee, in sentences
     custom_generate/ for a repository on the Hugging Face Hub (`jobs/take_home.py --hub`)
 
 The setting is a sweep's configuration without prompts and with one setting in place of a grid, so that whatever a sweep
@@ -87,7 +87,7 @@ class Drawn(_Record):
     """The sweep's prompts, and how their texts were made: what a guarantee is about."""
 
     n: int
-    kinds: dict[str, int]  # by what their ids say, such as `fact` of `fact-30`
+    kinds: dict[str, int]  # by what their ids say, such as `loss` of `loss-17`
     examples: list[str]
     system: str
     prefiller: str

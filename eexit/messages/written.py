@@ -33,7 +33,7 @@ def short_percent(share: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, form: str) -> str:
-    """Both ends of an interval as in tables of a terminal; "–" if there is none."""
+    """Both ends of an interval with a dash between them, for tables of a terminal; a dash alone if there is none."""
     return f"{written(low, form)}–{written(high, form)}" if is_known(low) and is_known(high) else "–"
 
 

@@ -51,7 +51,7 @@ class Gate:
         }
 
     def to(self, device: torch.device) -> "Gate":
-        """The same on a device."""
+        """The gate with its weights on a device."""
         moved = {
             layer: LayerGate(held.weight.to(device), held.bias.to(device)) for layer, held in self.of_layer.items()
         }

@@ -96,7 +96,7 @@ class Rule(Protocol):
 
     @property
     def sees(self) -> str:
-        """What its evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
+        """What the rule's evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
 
     def check(self, parameter: Parameter) -> None:
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
@@ -173,7 +173,7 @@ class TrueKL(ByKL):
 
 
 class PredictedKL(ByKL):
-    """The same with the KL that a trained probe predicts from the layer's residual stream: it can be deployed."""
+    """Exits by the KL that a trained probe predicts from the layer's residual stream, so that it can be deployed."""
 
     name = "predicted_kl"
     definition = "exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"

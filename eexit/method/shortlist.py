@@ -34,7 +34,7 @@ class ShortReading:
 
     @classmethod
     def joined(cls, parts: Sequence["ShortReading"]) -> "ShortReading":
-        """Those of more rows."""
+        """The readings of several groups of rows, one group after the other."""
         return cls(*(torch.cat([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
 

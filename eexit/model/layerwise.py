@@ -71,7 +71,7 @@ class LayerPass:
         self.axes, self.windows = axes, windows
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
-        """The same pass for some of its rows, with a view for those."""
+        """The pass over some of its rows alone, with a view for those."""
         calls = CallsFor(self.calls, self.axes, self.view, rows, view)
         return LayerPass(self.layers, self.for_keys, view, calls, self.axes, self.windows)
 
@@ -170,7 +170,7 @@ class Layerwise:
         return _through(self.after_layers, hidden_BW)
 
     def unnormed(self, hidden_BW: Tensor) -> Tensor:
-        """The same without the norm."""
+        """The input of the head for a stream that has been normed: after the projection, if there is one."""
         return _through(self.projections, hidden_BW)
 
     def head(self, ready_BH: Tensor) -> Tensor:

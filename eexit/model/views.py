@@ -47,7 +47,7 @@ class CacheView:
         self.only_keys = False
 
     def among(self, rows: Tensor) -> "CacheView":
-        """The same pass for some of its rows only."""
+        """The pass over some of its rows alone."""
         view = CacheView(self.cache, self.position_BT, self.reach, rows, self.left_padded)
         view.masks, view.biases = self.masks, self.biases
         return view
@@ -140,7 +140,7 @@ class CacheView:
         return self._attend(query, key, value, options)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """The same by torch's operators."""
+        """Attention by torch's operators, where our kernel is not for these tensors."""
         if self.rows is not None:  # attending for all rows is cheaper than copying the cache of some
             query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy_(0, self.rows, query)
         n_rows, n_heads, n_tokens, width = query.shape
@@ -173,7 +173,7 @@ class TokensView(CacheView):
         self.slots, self.slot_B1, self.n_slots = slot_N, slot_N[:, None], cache.n_slots
 
     def among(self, rows: Tensor) -> "TokensView":
-        """The same pass for some of its tokens only."""
+        """The pass over some of its tokens alone."""
         return TokensView(self.cache, self.slots[rows], self.position_BT[rows], self.reach, self.left_padded)
 
     @cached_property
@@ -188,7 +188,7 @@ class TokensView(CacheView):
 
     @cached_property
     def by_row(self) -> CacheView:
-        """The same pass over whole rows, as many tokens each as the row with the most: the others are padded."""
+        """The pass over whole rows, as many tokens each as the row with the most: the others are padded."""
         position_BT = self.slots.new_zeros(self.n_slots, int(self.index_in_row_N.max()) + 1)
         position_BT[self.slots, self.index_in_row_N] = self.position_BT[:, 0]
         return CacheView(self.cache, position_BT, self.reach)

@@ -192,7 +192,7 @@ class Generate:
 
     @property
     def columns(self) -> Columns:
-        """As those of a configuration."""
+        """The columns that tell it apart, by the names that those of a configuration have."""
         return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
 
 

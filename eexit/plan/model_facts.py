@@ -64,7 +64,7 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @contextmanager
 def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
-    """As `aside`, but this process goes on meanwhile: what is yielded waits for the result.
+    """Call a function in a fresh process, as `aside` does, and go on meanwhile: what is yielded waits for the result.
 
     The other process is killed when the context ends.
     """

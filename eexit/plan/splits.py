@@ -54,7 +54,7 @@ def is_drawn(prompt: str, salt: str, one_in: int) -> bool:
 
 
 def sort_of(prompt_id: str) -> str:
-    """What sort of prompt it is, by its id: `fact` of `fact-30`; empty for an id without a sort, such as `30`."""
+    """What sort of prompt it is, by its id: `loss` of `loss-17`; empty for an id without a sort, such as `30`."""
     found = _SORTED_ID.fullmatch(prompt_id)
     return found[1] if found else ""
 

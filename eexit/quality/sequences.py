@@ -32,7 +32,7 @@ class Family:
 
 
 def has_order(columns: Mapping[str, Any]) -> bool:
-    """Whether the configuration with these columns, as in `schema.CONFIGURATION`, belongs to a family."""
+    """Whether the configuration with these columns, as in `eexit.results.tables.CONFIGURATION`, belongs to a family."""
     rule = RULES.get(columns["rule"] or "")
     return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
 

@@ -152,7 +152,7 @@ def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output:
 
 
 def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
-    """The same for each exitable layer."""
+    """The logits (V,) of the last token after each exitable layer, from the model's output."""
     return [read_after(decoder, decoding, output, layer) for layer in decoding.exitable_layers]
 
 

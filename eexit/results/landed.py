@@ -80,7 +80,7 @@ def runs_with_tokens(
 
 
 def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows of a tokens table, cut only where one run ends and another begins."""
+    """Cut the rows of a tokens table only where one run ends and another begins."""
     rest: pa.Table | None = None
     for batch in batches:
         table = batch if rest is None else pa.concat_tables([rest, batch])

@@ -1,4 +1,4 @@
-"""From traces to tables: the `schema.GENERATIONS` and `schema.TOKENS` rows of a run."""
+"""From traces to tables: the rows of a run in `tables.GENERATIONS` and `tables.TOKENS`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -13,7 +13,7 @@ from eexit.results.tables import GENERATIONS, TOKENS
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of some runs, with the schemas `schema.GENERATIONS` and `schema.TOKENS`."""
+    """The tables of some runs, with the schemas `tables.GENERATIONS` and `tables.TOKENS`."""
 
     generations: pa.Table
     tokens: pa.Table

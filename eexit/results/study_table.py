@@ -64,7 +64,7 @@ class Table:
         return once_each(rows, self.once, latest=True) if self.once else rows
 
     def rows(self, location: Location) -> list[dict[str, Any]]:
-        """The same as records."""
+        """The rows that count as dicts, by when their calls began."""
         return list(self.read(location).to_pylist())
 
     def set_damaged_aside(self, store: Store) -> Iterator[tuple[str, str]]:

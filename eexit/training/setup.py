@@ -76,7 +76,7 @@ class Settings:
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:
-        """Those that `what` has and that are not None, as in JSON."""
+        """The settings that this way to train has and that are not None, as JSON has them."""
         settings = {name: getattr(self, name) for name in (*ALL_HAVE, *WAYS[self.what].has)}
         return {
             name: list(value) if isinstance(value, tuple) else value

@@ -39,7 +39,7 @@ _POINT: Final = f"!datum.replayed && datum.mode !== '{NORMAL}' && isValid(datum.
 
 @dataclass(frozen=True)
 class TradeOff:
-    """What a trade-off chart shows: the rows of `frames.trade_off` or of what adds to it, and the replayed settings."""
+    """What a trade-off chart shows: the rows of `runs.trade_off` or of what adds to it, and the replayed settings."""
 
     rows: pd.DataFrame
     measure: Measure

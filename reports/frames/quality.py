@@ -32,10 +32,10 @@ from reports.read.sweep import Sweep
 
 @dataclass(frozen=True)
 class Quality:
-    """One row per configuration, drafts left out: those of `frames.trade_off` with its columns.
+    """One row per configuration, drafts left out: those of `runs.trade_off` with its columns.
 
     Further columns: those of `Savings`; for accuracy and each judge's score, `<column>_difference`, that to `normal`;
-    `correct_gained`, `correct_lost` and `correct_p`, prompts that are right here alone or in `normal` alone, and
+    `correct` with each of GAINED, LOST and P_VALUE, prompts that are right here alone or in `normal` alone, and
     McNemar's p; `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and
     `certified`, what for it is certified. The best come first, and a control comes after its configuration.
     """
@@ -58,7 +58,7 @@ class Quality:
 def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
     """None for a sweep without configurations.
 
-    `trade` and `paired` are the frames of `frames.trade_off` and, beside `normal`, of `frames.paired_differences`.
+    `trade` and `paired` are the frames of `runs.trade_off` and, beside `normal`, of `runs.paired_differences`.
     """
     judges = sweep.judges
     is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))

@@ -34,7 +34,7 @@ _COSTS: Final = {
 
 @dataclass(frozen=True)
 class Savings:
-    """The rows of `frames.trade_off` with what each configuration saves, and a row of transformers' own `generate`.
+    """The rows of `runs.trade_off` with what each configuration saves, and a row of transformers' own `generate`.
 
     Columns: the savings `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its
     interval over the rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were
@@ -64,7 +64,7 @@ class Savings:
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
-    """The savings that are known of a sweep; None if none are. `trade` is the frame of `frames.trade_off`."""
+    """The savings that are known of a sweep; None if none are. `trade` is the frame of `runs.trade_off`."""
     if trade.empty:
         return None
     measured, timed = _realised(sweep.rows_of(TIMINGS))

@@ -18,7 +18,7 @@ NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
 
 
 def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, with all of `COLUMNS` added if they lack them."""
+    """The runs with all of `COLUMNS`, which are added if they lack them."""
     if "configuration" in generations and generations["configuration"].notna().all():
         return generations
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
@@ -29,7 +29,7 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
-    """Those of `sweep.json` in its order, then any others in the rows: `normal` first, the others by their size."""
+    """A sweep's configurations in the order of `sweep.json`, then those that only the runs have, `normal` first."""
     rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
     series = list(dict.fromkeys((c.mode, c.columns["rule"]) for c in found))

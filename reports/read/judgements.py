@@ -1,9 +1,9 @@
 """What judges said of each run, as columns of the runs, so that it is averaged and paired as all else is.
 
-A judge is a judging model under one rubric; scores of two judges are never mixed. For judge number `j`, a run has the
-columns `coherence_j`, `completeness_j`, `clarity_j` and `no_repetition_j`, from 1 to 5, their mean `score_j`, and
-`preferred_j`: 1 if the judge prefers the run's text to that of `normal`, 0.5 for a tie, 0 if it prefers that of
-`normal`. Its mean is the win rate. A run whose judge gave no usable answer has none of them.
+A judge is a judging model under one rubric; scores of two judges are never mixed. A run has each judge's
+columns, whose names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, from 1 to 5, their
+mean `score`, and `preferred`: 1 if the judge prefers the run's text to that of `normal`, 0.5 for a tie, 0 if it prefers
+that of `normal`, so that its mean is the win rate. A run whose judge gave no usable answer has none of them.
 """
 
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
 
 
 def loose(schema: pa.Schema) -> pa.Schema:
-    """The same schema with all columns nullable."""
+    """A schema whose columns are all nullable."""
     return pa.schema([field.with_nullable(True) for field in schema])
 
 

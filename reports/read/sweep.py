@@ -42,11 +42,11 @@ class Sweep:
     """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
 
     Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) are there once, with the lowest
-    seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, those of
-    `identity.COLUMNS`, `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `unit` (what counts
-    as one: the prompt's group, or else the prompt), and those of each judge (`judged`); `correct` is 1 or 0, and
-    `every_seed` says whether the run is that of several seeds. `tokens` and `texts` are Arrow datasets with columns of
-    `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
+    seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, the
+    configuration's (`configurations.COLUMNS`), `log_perplexity` (nats per token), `loop_share` (longest_loop /
+    n_tokens), `unit` (what counts as one: the prompt's group, or else the prompt), and those of each judge (`judged`);
+    `correct` is 1 or 0, and `every_seed` says whether the run is that of several seeds. `tokens` and `texts` are Arrow
+    datasets with columns of `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone

@@ -175,7 +175,7 @@ def _wanted(shop: Workshop) -> list[Learned]:
 
 
 def _say_agreement(shop: Workshop, few: Card, many: Card) -> None:
-    """As final at the last exitable layer, by the tokens that were learned from."""
+    """Say how often the last exitable layer, learned from few tokens and from many, agrees with full depth."""
     layer = many.layers[-1]
     told = [
         f"{percent(row['agreement'])} with {card.data['n_tokens']:,} tokens"

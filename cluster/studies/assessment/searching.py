@@ -170,7 +170,7 @@ def _behind_gate(planned: Front) -> Replays:
 
 
 def _replay_missing(shop: Workshop, name: str, wanted: Replays, part: float) -> None:
-    """Those of these replays that are not there."""
+    """Do the replays that have not landed yet."""
     shop.work(part)
     left = wanted.missing(_replays(shop, name))
     if not left.rules:

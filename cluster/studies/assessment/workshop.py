@@ -82,7 +82,7 @@ class Workshop:
         self.record.remark(*lines)
 
     def leave_out(self, *what: str) -> None:
-        """Say what is left out, likewise."""
+        """Say what is left out, now and beside the verdict."""
         self.remark(*(findings.LEFT_OUT.format(what=each) for each in what))
 
     @property
@@ -126,7 +126,7 @@ class Workshop:
             self._note_time(done)
 
     def work(self, part: float) -> None:
-        """A work within the step begins, which is such a part of it."""
+        """Say that work within the step begins which makes up this part of it."""
         self.steps.work(part)
         self._note_time()
 
@@ -155,7 +155,7 @@ class Workshop:
 
     @property
     def batches(self) -> list[int]:
-        """Those that are asked about and that the first step had time to time."""
+        """The batch sizes that are asked about and that the first step had time to time."""
         return [batch for batch in self.asked.batches if batch in self.record.plans.timed]
 
     @property
@@ -253,7 +253,7 @@ class Workshop:
         return {CEILING: Way(), **({CEILING_LEARNED: Way(**roles)} if "readout" in roles else {})}
 
     def few(self, what: str) -> str:
-        """The same learned from fewer texts."""
+        """The name of what is learned in this way from fewer texts."""
         return f"{what}-few"
 
     def exits(self, what: str) -> str:

@@ -33,7 +33,7 @@ class Counts:
     looks_TXK: np.ndarray  # how often each of LOOKS looked at its residual stream after each layer of X
 
     def looks_TX(self, name: str) -> np.ndarray:
-        """Those of one of LOOKS."""
+        """How often one of LOOKS looked at each token's residual stream after each layer of X, (T, X)."""
         looks_TX: np.ndarray = self.looks_TXK[..., LOOKS.index(name)]
         return looks_TX
 
@@ -159,7 +159,7 @@ def _decided_for_free(
 
 
 def looks_of(looks_TX: np.ndarray, name: str = "head_reads") -> np.ndarray:
-    """As `Counts.looks_TXK`, where only this one of LOOKS looks."""
+    """`Counts.looks_TXK` of tokens that only this one of LOOKS looks at."""
     looks_TXK = np.zeros((*looks_TX.shape, len(LOOKS)), np.int64)
     looks_TXK[..., LOOKS.index(name)] = looks_TX
     return looks_TXK

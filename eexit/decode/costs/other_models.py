@@ -135,7 +135,7 @@ class Looked:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Looked":
-        """Of the configuration in `sweep.json`, in which older versions lack some of it."""
+        """What looks, by the configuration in `sweep.json`; what older versions lack has its default."""
         head = config.get("head", WHOLE)
         screen = screen_size(config.get("decide_on") or HEAD) if head == WHOLE else screen_size(head)
         return cls(int(config.get("shortlist") or 0), screen, head != WHOLE)

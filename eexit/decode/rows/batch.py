@@ -90,7 +90,7 @@ class Batch(Slots):
             self.student.load(slice(before, self.n_students), prompt.student, above, n_tokens)
 
     def outcome(self, slot: int) -> Outcome:
-        """As in any slot; what `normal` runs is all of the teacher's pass, and one read."""
+        """The trace of the row in a slot, or why it failed; `normal` runs all of the teacher's pass, and one read."""
         outcome = super().outcome(slot)
         if isinstance(outcome, Trace) and self.rule[slot] == NONE:
             whole = full_depth(len(outcome.token_id_T) - 1, self.layers.n_layers, len(self.layers.exits) - 1)

@@ -26,5 +26,5 @@ class Decoders:
         return self.student is self.teacher
 
     def under(self, configuration: Configuration) -> "Decoders":
-        """Those of a row under this configuration: without exits it is the base model's, whatever student there is."""
+        """The decoders of a row under this configuration: without exits, the base model is both teacher and student."""
         return self if isinstance(configuration, Exit) else Decoders.of(self.teacher)

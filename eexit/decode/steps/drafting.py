@@ -39,11 +39,11 @@ class DraftBatch(OnlineBatch):
         super().__init__(n_slots, length, decoders, decoding, requests)
         self.counts.clear()  # they follow from the rounds
         self.rank = np.zeros(n_slots, np.int64)  # of the early layer among X
-        self.rounds: dict[int, list[tuple[int, int, int, int]]] = {}  # by request: see `drafts.Rounds`
+        self.rounds: dict[int, list[tuple[int, int, int, int]]] = {}  # by request: see `Rounds`
 
     @classmethod
     def row_bytes(cls, decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-        """As of other rows, but logits are kept of all drafts if they are sampled."""
+        """The bytes of a row and, if tokens are sampled, of the logits of all drafts of a round."""
         most = max(draft_of(request).most for request in requests) if decoding.temperature > 0 else 0
         kept = decoder.vocabulary * decoder.dtype.itemsize * most
         return super().row_bytes(decoder, decoding, length, requests) + kept

@@ -143,7 +143,7 @@ def online_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> N
 
 @torch.inference_mode()
 def taught_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
-    """The same for rows of oracles, whose teacher is another decoder: it runs their last tokens at full depth first."""
+    """Give every row of an oracle its next token, if the teacher is another decoder, which runs the last ones first."""
     tokens, exits = last_tokens(batch), batch.layers.exits
     with record_function("teacher"):
         reading = read_texts(decoders.teacher, decoding, exits, batch.teacher, tokens, batch.n_prompt)

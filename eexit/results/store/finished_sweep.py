@@ -29,7 +29,7 @@ class FinishedSweep:
     name: str  # what messages call it
 
     def config(self, way_out: str = ": run that sweep again") -> SweepConfig:
-        """What it was made from. Raises `UsageError`, which ends in the way out, if another version made it."""
+        """The sweep's configuration. Raises `UsageError`, ending in the way out, if another version made the sweep."""
         try:
             return SweepConfig.model_validate(self.manifest.config)
         except ValidationError as error:

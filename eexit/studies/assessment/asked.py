@@ -59,7 +59,7 @@ class Asked:
         return drawn(self.enough, self.margin, self.seed)
 
     def at_layers(self, layers: Sequence[int]) -> "Asked":
-        """The same with tokens that may leave at these layers, unless it is asked where."""
+        """What is asked, with tokens that may leave at these layers, unless it says itself where they may."""
         if self.common.keys() & {"exit_every", "exit_layers"}:
             return self
         return replace(self, common={**self.common, "exit_layers": tuple(layers)})
@@ -81,7 +81,7 @@ class Asked:
 
     @property
     def timed_batches(self) -> tuple[int, ...]:
-        """Those that are asked about, and one row, for what a step takes at the least."""
+        """The batch sizes that are asked about, and one row, for what a step takes at the least."""
         return tuple(sorted({1, *self.batches}))
 
     def config(self, prompts: Sequence[Prompt], **fields: Any) -> SweepConfig:

@@ -49,7 +49,7 @@ class Replays:
     replaced: Mapping[str, str] = field(default_factory=dict)
 
     def keys(self, rule: str) -> set[str]:
-        """Those of all settings of a rule."""
+        """The keys of all settings of a rule."""
         gates = [f"{float(threshold):g}" for threshold in self.thresholds] if self.thresholds else [None]
         return {
             Exit(UNALTERED, rule, parameter, parse_exit_set(exit_set), gate).key
@@ -59,12 +59,12 @@ class Replays:
         }
 
     def missing(self, rows: Iterable[Row]) -> "Replays":
-        """The same with those rules alone of which these rows lack a setting: a rule's settings land together."""
+        """The replays of the rules of which these rows lack a setting: a rule's settings land together."""
         there = {row["configuration"] for row in self.of(rows)}
         return replace(self, rules={rule: self.rules[rule] for rule in self.rules if not self.keys(rule) <= there})
 
     def of(self, rows: Iterable[Row]) -> list[Row]:
-        """Those of these rows that are such replays, of each setting the latest."""
+        """The rows that are of these replays, of each setting the latest."""
         wanted = {key for rule in self.rules for key in self.keys(rule)}
         latest = {row["configuration"]: row for row in rows if self._decides_so(row)}
         return [row for key, row in latest.items() if key in wanted]

@@ -61,7 +61,7 @@ class Way:
     gate_threshold: str | None = None  # None: the gate is not used
 
     def fields(self, rules: Rules) -> dict[str, Any]:
-        """Those that have an effect on these rules."""
+        """The fields of a sweep's configuration by which these rules use what was learned."""
         probing = self.probe is not None and any(ONLINE[name].probes for name in rules if name in ONLINE)
         gated = self.gate_threshold is not None and any(ONLINE[name].reads for name in rules if name in ONLINE)
         return {

@@ -75,7 +75,7 @@ class _Held(BaseModel):
 
 @dataclass
 class Record:
-    """It is written whenever something is added, so that the same command goes on from there."""
+    """What an assessment did and planned. Whatever is added is written at once, so that the same command goes on."""
 
     path: Path
     asked: Mapping[str, Any]

@@ -94,7 +94,7 @@ class SweepFigures:
         return [counts[layer] / total if total else math.nan for layer in self.layers_G]
 
     def times(self, key: str) -> dict[int, Estimate]:
-        """Its time as a multiple of that of `normal`, by batch size, with the interval of the median."""
+        """A configuration's time as a multiple of that of `normal`, by batch size, with the interval of the median."""
         latest = {row["batch"]: row["timing_id"] for row in self._timings if row["configuration"] == key}
         rows = [row for row in self._timings if latest.get(row["batch"]) == row["timing_id"]]
         return {each.batch: _time(each) for each in speedups(rows) if each.configuration == key}
@@ -164,7 +164,7 @@ class FirstLook:
 
 @dataclass(frozen=True)
 class PromptFigures:
-    """Those of a finished sweep. `saved_G` is what a token saves that exits at each layer."""
+    """Losses and savings of a sweep, prompt by prompt; `saved_G` is what a token saves by an exit at each layer."""
 
     figures: SweepFigures
     saved_G: Sequence[float]

@@ -183,7 +183,7 @@ class Evidence:
         return None if wrong is None else 1 - wrong
 
     def changed(self, key: str) -> float | None:
-        """The share of its texts that are not those of normal, likewise."""
+        """The share of a configuration's texts that are not those of `normal`, over the prompts for choosing."""
         return self._mean_of(CHANGED, key)
 
     def _mean_of(self, what: Risk, key: str) -> float | None:

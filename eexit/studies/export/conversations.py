@@ -1,4 +1,4 @@
-"""Teacher data: from the tables of a sweep to conversations, the rows of `teacher_schema.CONVERSATIONS`.
+"""Teacher data: from the tables of a sweep to conversations, the rows of `columns.CONVERSATIONS`.
 
     for tokens in tokens_of(store, shard, runs, NEEDED_OF_TOKENS):
         table = conversations(runs, tokens, told)

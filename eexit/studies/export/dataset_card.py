@@ -1,6 +1,6 @@
 """The dataset card of teacher data: a README.md with the YAML header that the Hugging Face hub reads.
 
-It says what each column is, from `teacher_schema`, and how the data was made, from the sweep's manifest.
+It says what each column is, from `CONVERSATIONS`, and how the data was made, from the sweep's manifest.
 """
 
 import json

@@ -68,7 +68,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         """None: whatever the harness would run by itself would be the full-depth model in disguise."""
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As `hf`'s, without its bars, like the other two: `done` is there to be shown."""
+        """The log-likelihoods that `hf` finds, without its bars of progress: `done` is there to be shown."""
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
         return answers
 

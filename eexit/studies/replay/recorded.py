@@ -134,7 +134,7 @@ def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_pr
 
 
 def _looks(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, pricing: Pricing) -> np.ndarray:
-    """As `Counts.looks_TXK`: looks up to the exits, and one whole read of each token that none of them was."""
+    """`Counts.looks_TXK` of a setting: looks up to the exits, and one whole read of each token that no look was."""
     rank_X = np.arange(len(pricing.layers) + 1)
     is_at_exit_NX = rank_X == exit_N[:, None]
     if setting.rule not in ONLINE:

@@ -57,7 +57,7 @@ class Replayer:
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[Exit], transcript: Transcript) -> list[Replayed]:
-        """A text under each of these settings, a group of `replay.together`."""
+        """A text under each of these settings, which see the same of it, as `recorded.together` groups them."""
         if not follows_from_full_depth(settings[0], not self.decoders.are_one):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)

@@ -148,7 +148,7 @@ class Contenders:
         return Timing(0, 0, **costs, **self._serial_costs(configuration, rounds, len(exit_layer_T) - n_untimed))
 
     def _serial_costs(self, configuration: Configuration, rounds: Rounds | None, n_timed: int) -> dict[str, Any]:
-        """Those of drafts, of a row with so many timed tokens."""
+        """What drafting a row of so many timed tokens took: its rounds and their costs. Other rows have none."""
         if not rounds or not isinstance(configuration, Draft):
             return {}
         costs, drafted_R = SerialCosts.of(self.prices, self.decoding.exitable_layers), rounds.drafted_R[1:]

@@ -43,7 +43,7 @@ class WhatToTime:
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those of the runs that a plan needs."""
+        """The columns of runs that a plan needs."""
         return (*COLUMNS, *(EXITS if self.with_steps else ()))
 
 

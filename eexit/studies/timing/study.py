@@ -91,7 +91,7 @@ class TimingStudy(Study):
         return [Unit(self._parts(number)) for number in range(self.n_rounds + 1)]
 
     def _parts(self, number: int) -> Sequence[Part]:
-        """Those of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
+        """The parts of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
         parts = []
         for batch in self._all_batches:
             n_steps = -(-len(self.config.prompts) // batch) * self.n_tokens
@@ -105,7 +105,7 @@ class TimingStudy(Study):
 
     @property
     def _all_batches(self) -> Sequence[int]:
-        """Those that are asked about, and those at which only steps are timed."""
+        """The batch sizes that are asked about, and those at which only steps are timed."""
         return tuple(dict.fromkeys([*self.batches, *(step_batches(self.batches) if self._exits else ())]))
 
     @property

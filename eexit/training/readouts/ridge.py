@@ -40,7 +40,7 @@ class Sums:
         return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
 
     def target(self, index: int) -> "Sums":
-        """The same with one of the targets alone."""
+        """The sums of one of the targets alone."""
         return Sums(self.inputs_JJ, self.both_JH[:, index : index + 1], self.squares_H[index : index + 1])
 
     @property
@@ -87,7 +87,7 @@ class SplitSums:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "SplitSums":
-        """Those in a state that may have other tensors too."""
+        """The sums in a state, which may have other tensors too."""
         names = {key.rpartition(".")[0] for key in state if key.startswith("sums.")}
         return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
 

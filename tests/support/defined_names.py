@@ -1,0 +1,158 @@
+"""What the packages' code defines, and whether a dotted name leads to something: found without importing the code."""
+
+import ast
+import builtins
+import re
+import symtable
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+from house import ROOMS, ROOT, modules, tree
+
+WORD: Final = re.compile(r"[A-Za-z_]\w*")
+# Names that documents and docstrings use without their package, and what they are.
+STANDS_FOR: Final = {
+    "LlamaMLP": "transformers.models.llama.modeling_llama.LlamaMLP",
+    "PeftModel": "peft.PeftModel",
+    "Random": "random.Random",
+    "model": "transformers.GenerationMixin",
+    "nn": "torch.nn",
+    "pd": "pandas",
+    "setting": "Setting",
+    "weight": "torch.Tensor",
+}
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """The docstrings of a module and of what is in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield ast.get_docstring(node, clean=False) or ""
+
+
+def comments(path: Path) -> Iterator[str]:
+    """The comments of a module, line by line."""
+    with path.open("rb") as file:
+        yield from (token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT)
+
+
+def _symbols(table: symtable.SymbolTable) -> set[str]:
+    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_annotated()}
+
+
+@cache
+def of_modules() -> dict[str, set[str]]:
+    """What each module defines or imports, what it hands out lazily (`__all__`), and its submodules."""
+    held = {}
+    for module, path in modules().items():
+        public = [node for node in tree(path).body if ast.unparse(node).startswith("__all__ = ")]
+        lazy = {name for node in public if isinstance(node, ast.Assign) for name in ast.literal_eval(node.value)}
+        held[module] = _symbols(symtable.symtable(path.read_text(), str(path), "exec")) | lazy
+    for module in modules():
+        held.get(module.rpartition(".")[0], set()).add(module.rpartition(".")[2])
+    return held
+
+
+@cache
+def of_classes() -> dict[str, set[str]]:
+    """What each class holds, by its name: methods, fields, what `self` is given, and what its bases of ours hold."""
+    held, bases = {}, {}
+    for path in modules().values():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                (table,) = symtable.symtable(ast.unparse(node), "", "exec").get_children()
+                kept = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+                held[node.name] = _symbols(table) | kept
+                bases[node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    for _ in range(3):
+        for name, above in bases.items():
+            held[name] |= set().union(*(held.get(base, set()) for base in above))
+    return held
+
+
+@cache
+def classes_of() -> dict[str, str]:
+    """The classes of what functions return, as annotated, and of constants that a class's call makes."""
+    found = {}
+    for node in (node for path in modules().values() for node in ast.walk(tree(path))):
+        match node:
+            case ast.FunctionDef(name=name, returns=ast.Name(id=of)):
+                found[name] = of
+            case (
+                ast.AnnAssign(target=target, value=ast.Call(func=ast.Name(id=of)))
+                | ast.Assign(targets=[target], value=ast.Call(func=ast.Name(id=of)))
+            ) if isinstance(target, ast.Name):
+                found[target.id] = of
+    return found
+
+
+@cache
+def code(path: Path) -> tuple[set[str], set[str]]:
+    """The words of a module's code, with those of its strings; and the strings. Its docstrings are left out."""
+    texts = set(docstrings(path))
+    words, strings = set[str](), set[str]()
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                words.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                words.add(name)
+            case ast.alias(name=name, asname=other):
+                words |= {*name.split("."), other or name}
+            case ast.Constant(value=str(text)) if text not in texts:
+                words |= set(WORD.findall(text))
+                strings.add(text)
+    return words, strings
+
+
+@cache
+def vocabulary() -> set[str]:
+    """What may be named from anywhere: what is defined, options and columns, words of the page and of Python."""
+    ours = [*of_modules().values(), *of_classes().values(), *(code(path)[1] for path in modules().values())]
+    files = (path for kind in ("*.js", "*.toml") for room in ROOMS for path in (ROOT / room).rglob(kind))
+    return set(ROOMS).union(dir(builtins), *ours, *(WORD.findall(path.read_text()) for path in files))
+
+
+def resolves(dotted: str, module: Path | None) -> bool:
+    """Whether a dotted name leads to something: in our modules or classes, in that module's code, or in a package."""
+    names = dotted.split(".")
+    if module and dotted in module.read_text().replace(f"`{dotted}", ""):
+        return True
+    if names[0] in STANDS_FOR:
+        owner, names = STANDS_FOR[names[0]], names[1:]
+        return names[0] in of_classes()[owner] if owner in of_classes() else _can_be_had([*owner.split("."), *names])
+    for n in range(len(names), 0, -1):
+        ending = "." + ".".join(names[:n])
+        found = [name for name in modules() if f".{name}".endswith(ending)]
+        if any(_holds(name, names[n:]) for name in found):
+            return True
+        if found:
+            return False
+    owner = classes_of().get(names[0], names[0])
+    return names[1] in of_classes()[owner] if owner in of_classes() else _can_be_had(names)
+
+
+def _holds(module: str, names: list[str]) -> bool:
+    if not names:
+        return True
+    if names[0] not in of_modules()[module]:
+        return False
+    owner = classes_of().get(names[0], names[0])
+    return len(names) == 1 or owner not in of_classes() or names[1] in of_classes()[owner]
+
+
+def _can_be_had(names: list[str]) -> bool:
+    """Whether importing leads there."""
+    for n in range(len(names), 0, -1):
+        try:
+            found: object = import_module(".".join(names[:n]))
+        except ImportError:
+            continue
+        for name in names[n:]:
+            found = getattr(found, name, None)
+        return found is not None
+    return False

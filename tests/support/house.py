@@ -1,0 +1,46 @@
+"""The repository as it lies there: its rooms, their modules, and what each of those imports."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+ROOMS: Final = ("eexit", "cluster", "reports", "jobs")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """The modules of all rooms, by their dotted names."""
+    found = {}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """A file's syntax tree."""
+    return ast.parse(path.read_text())
+
+
+def named(path: Path) -> Iterator[str]:
+    """What a file imports, inside functions and for typing too: modules, and names that may be modules."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """For each module, the modules of ours that it imports."""
+    graph = {}
+    for module, path in modules().items():
+        ours = {name if name in modules() else name.rpartition(".")[0] for name in named(path)}
+        graph[module] = {name for name in ours if name in modules()} - {module}
+    return graph
