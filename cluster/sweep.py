@@ -48,7 +48,7 @@ from eexit.results.store.manifest import (
     written,
 )
 from eexit.results.store.repair import take_stock
-from eexit.results.store.whereabouts import refuse_for_results
+from eexit.results.whereabouts import refuse_for_results
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned_exits import load_gate, load_probe, load_readout
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.screening import fit_screen

@@ -80,7 +80,7 @@ def prompts_to_hold(flags: Namespace) -> int | Sequence[str]:
 
 
 def write(flags: Namespace, progress: Progress) -> Path:
-    from eexit.results.store.whereabouts import refuse_for_file
+    from eexit.results.whereabouts import refuse_for_file
     from reports.page.build import PageSettings, build_report
     from reports.page.original import generate_multi_prompt_html_visualization, load_results_json
     from reports.read.sweep import NotASweepError

@@ -181,7 +181,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     if figures is not None:
-        from eexit.results.store.whereabouts import refuse_for_file
+        from eexit.results.whereabouts import refuse_for_file
 
         refuse_for_file(figures, "--json", planned=job.out)
     return job, options

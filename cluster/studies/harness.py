@@ -25,7 +25,7 @@ from eexit.results.layout import MANIFEST, Manifest
 from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
-from eexit.results.store.whereabouts import refuse_for_results
+from eexit.results.whereabouts import refuse_for_results
 from eexit.studies.harness.plan import Find, TasksAsked, evaluations_of, look_at_tasks, need_harness
 from eexit.studies.harness.study import HarnessStudy
 

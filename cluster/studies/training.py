@@ -28,7 +28,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.store.whereabouts import refuse_for_learned
+from eexit.results.whereabouts import refuse_for_learned
 from eexit.training.plan import (
     DamagedArtefactError,
     TrainingPlan,

@@ -79,7 +79,7 @@ class TrainingWork(Work):
 
     def finish(self) -> dict[str, Any]:
         """Measure what was learned on held-out texts, and write the artefact; returns its card."""
-        from eexit.training.run.finishing import finish
+        from eexit.training.finishing import finish
 
         return finish(self._training, self._plan).model_dump(mode="json")
 

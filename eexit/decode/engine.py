@@ -16,11 +16,11 @@ import numpy as np
 
 from eexit.decode.costs.counting import Prices
 from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.costs.prices import find_prices
-from eexit.decode.rows.batch import Batch
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.drafting import DraftBatch, draft_of, draft_step
 from eexit.decode.steps.online import OnlineBatch, observe, online_step, taught_step
 from eexit.decode.steps.oracle import decode_step, first_tokens

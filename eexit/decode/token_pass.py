@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.rows.transfer import to_device
-from eexit.decode.waiting import Waiting
+from eexit.decode.rows.waiting import Waiting
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder

@@ -20,8 +20,8 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eexit.decode.costs.counting import Prices, cost_columns
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.trace import LENGTH, Trace

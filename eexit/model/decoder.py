@@ -21,10 +21,10 @@ from eexit.messages.errors import UsageError, first_line
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, row_axes
 from eexit.model.layerwise import Layerwise
+from eexit.model.longrope import switch_length
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.model.support.grafting import Echo, Recorder, graft
 from eexit.model.support.keys_alone import keys_alone
-from eexit.model.support.longrope import switch_length
 from eexit.model.support.refusals import (
     cached_windows,
     find_stack,

@@ -1,14 +1,23 @@
-"""How a model calls its layers: the arguments besides the residual stream, and which rows their parts belong to."""
+"""How a model calls its layers and these their attention: the arguments, and which rows their parts belong to.
 
-from collections.abc import Sequence
+Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from eexit.messages.errors import UsageError
 from eexit.model.views import CacheView
+
+ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
 
 
 @dataclass(frozen=True)
@@ -77,3 +86,47 @@ class CallsFor(Sequence[LayerCall]):
             case dict(), dict():
                 return {name: self._select(item, axes.get(name)) for name, item in argument.items()}
         return argument
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a layer passes to its attention; `options` are the keyword arguments."""
+
+    module: nn.Module
+    query: Tensor  # (1, H·G, T, D)
+    key: Tensor  # (1, H, S, D)
+    value: Tensor
+    mask: Tensor | None  # (1, 1, T, S), added to scores, or boolean; None attends to everything
+    options: dict[str, Any]
+
+    def allowed(self) -> Tensor:
+        """Which positions the mask lets a token attend to, (1, 1, T, S). Raises `UsageError` without a mask."""
+        if self.mask is None:
+            raise UsageError("its attention masks nothing, not even later positions")
+        return self.mask if self.mask.dtype == torch.bool else self.mask == 0
+
+    def attend(self) -> Tensor:
+        """The output of the model's own attention, (1, T, H·G, D)."""
+        module_of_class = sys.modules[type(self.module).__module__]
+        own = getattr(module_of_class, "eager_attention_forward", sdpa_attention_forward)
+        return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
+
+
+@contextmanager
+def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which attention is computed by that implementation; with None, nothing changes."""
+    with named([implementation] * len(configs), [] if implementation is None else configs):
+        yield
+
+
+@contextmanager
+def named(implementations: Sequence[str | None], configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which each of these configurations names an implementation of attention."""
+    before = [config._attn_implementation_internal for config in configs]
+    for config, implementation in zip(configs, implementations, strict=False):
+        config._attn_implementation_internal = implementation
+    try:
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation_internal = own

@@ -17,9 +17,8 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cpu.kernels import AttentionOptions
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import CallsFor, LayerCall
-from eexit.model.support.longrope import embed_apart
-from eexit.model.support.watching import ATTENTION, Handed, attention_by
+from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, LayerCall, attention_by
+from eexit.model.longrope import embed_apart
 from eexit.model.views import CacheView, KeysWritten
 
 # Arguments that layers pass to their attention, and that change nothing in what it computes here:

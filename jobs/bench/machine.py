@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from cluster.console.job import load_job
 from eexit.cpu import kernels
-from eexit.decode.rows.batch import Batch
+from eexit.decode.steps.batch import Batch
 from eexit.generator import ModelGenerator
 from eexit.model.loading import estimate_memory
 from eexit.plan.config import SweepConfig

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.read(arguments)
     if not flags.into:
         raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
-    from eexit.results.store.compaction import compact
+    from eexit.results.compaction import compact
     from eexit.results.store.folder import open_store
 
     before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)

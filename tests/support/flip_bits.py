@@ -20,8 +20,8 @@ from scripted import rows_of, sweep_of
 
 from eexit.messages.errors import UsageError
 from eexit.plan.runs import plan_runs
+from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, decode
-from eexit.results.store.compaction import compact
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest, read_manifest, written

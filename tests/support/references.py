@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.costs.prices import find_prices
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
 from eexit.model.decoder import Decoder

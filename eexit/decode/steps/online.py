@@ -22,9 +22,9 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.rows.slots import Slots, find_layers
 from eexit.decode.rows.transfer import to_device, to_host
+from eexit.decode.rows.waiting import Waiting
 from eexit.decode.teacher import Prefilled, read_texts
 from eexit.decode.token_pass import StudentRows, Tokens
-from eexit.decode.waiting import Waiting
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder

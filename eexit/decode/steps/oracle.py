@@ -18,12 +18,12 @@ from torch.profiler import record_function
 
 from eexit.decode.exit_pass import Deciding, Decision, decide
 from eexit.decode.layer_reading import Picked, Reading, read_layers, read_tokens
-from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.row_copies import Routes, send_routes, send_rows
 from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device, to_host
+from eexit.decode.steps.batch import Batch
+from eexit.decode.steps.row_copies import Routes, send_routes, send_rows
 from eexit.decode.teacher import Prefilled, teacher_pass
 from eexit.decode.token_pass import ExitedTokens
 from eexit.method.states import STATES

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from eexit.model.layer_calls import Handed
 from eexit.model.layerwise import Layerwise
-from eexit.model.support.watching import AttentionReached, Handed, leaving_at_attention, own_attention
+from eexit.model.support.watching import AttentionReached, leaving_at_attention, own_attention
 
 LENGTH_NAMES: Final = ("window", "chunk", "position", "scale", "length", "context", "seq", "local", "block")
 FARTHEST_POSITION: Final = 1 << 20  # that is checked, if the context is longer

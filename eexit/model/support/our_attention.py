@@ -20,9 +20,10 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sliding
 
 from eexit.cpu.kernels import attention_left_to_torch, may_compile
 from eexit.model.cache import KVCache
+from eexit.model.layer_calls import Handed
 from eexit.model.layerwise import Layerwise
 from eexit.model.support.same_numbers import ATTENTION_TOLERANCE, norm, require_same
-from eexit.model.support.watching import Forward, Handed
+from eexit.model.support.watching import Forward
 from eexit.model.views import CacheView, TokensView
 
 N_ROWS: Final = 40  # more than a branch of some code may ask for

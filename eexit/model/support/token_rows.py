@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from eexit.model.support.watching import Forward, Handed
+from eexit.model.layer_calls import Handed
+from eexit.model.support.watching import Forward
 
 
 def token_rows(forwards: Sequence[Forward]) -> tuple[Forward, list[int]]:

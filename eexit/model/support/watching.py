@@ -8,7 +8,6 @@ Shapes: T tokens of one row, S positions it attends to, H heads, G query heads p
 the residual stream, V vocabulary.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -18,13 +17,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from eexit.messages.errors import UsageError, first_line
+from eexit.model.layer_calls import Handed, named
 
-ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
 WATCHED_NAMES: Final = ("eager", "sdpa")  # a model with another implementation is watched as one with the first
 
 
@@ -36,30 +34,6 @@ class Watched(str):
 
     def __hash__(self) -> int:
         return hash((Watched, str(self)))
-
-
-@dataclass(frozen=True)
-class Handed:
-    """What a layer passes to its attention; `options` are the keyword arguments."""
-
-    module: nn.Module
-    query: Tensor  # (1, H·G, T, D)
-    key: Tensor  # (1, H, S, D)
-    value: Tensor
-    mask: Tensor | None  # (1, 1, T, S), added to scores, or boolean; None attends to everything
-    options: dict[str, Any]
-
-    def allowed(self) -> Tensor:
-        """Which positions the mask lets a token attend to, (1, 1, T, S). Raises `UsageError` without a mask."""
-        if self.mask is None:
-            raise UsageError("its attention masks nothing, not even later positions")
-        return self.mask if self.mask.dtype == torch.bool else self.mask == 0
-
-    def attend(self) -> Tensor:
-        """The output of the model's own attention, (1, T, H·G, D)."""
-        module_of_class = sys.modules[type(self.module).__module__]
-        own = getattr(module_of_class, "eager_attention_forward", sdpa_attention_forward)
-        return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
 
 
 class AttentionReached(Exception):
@@ -118,30 +92,11 @@ def configs_of(stack: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
-    """A context in which attention is computed by that implementation; with None, nothing changes."""
-    with _named([implementation] * len(configs), [] if implementation is None else configs):
-        yield
-
-
-@contextmanager
 def watching(configs: Sequence[Any]) -> Iterator[None]:
     """A context in which attention's calls are recorded, or left, as those of the model's own implementation."""
     own = [config._attn_implementation_internal for config in configs]
-    with _named([Watched(name if name in WATCHED_NAMES else WATCHED_NAMES[0]) for name in own], configs):
+    with named([Watched(name if name in WATCHED_NAMES else WATCHED_NAMES[0]) for name in own], configs):
         yield
-
-
-@contextmanager
-def _named(implementations: Sequence[str | None], configs: Sequence[Any]) -> Iterator[None]:
-    before = [config._attn_implementation_internal for config in configs]
-    for config, implementation in zip(configs, implementations, strict=False):
-        config._attn_implementation_internal = implementation
-    try:
-        yield
-    finally:
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation_internal = own
 
 
 @contextmanager

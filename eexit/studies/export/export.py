@@ -25,7 +25,7 @@ from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
-from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.results.whereabouts import refuse_for_copy
 from eexit.studies.export.columns import CONVERSATIONS
 from eexit.studies.export.conversations import (
     NEEDED_OF_RUNS,

@@ -30,7 +30,7 @@ from eexit.plan.configuration import Configuration, Draft, Exit, configuration_o
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
-from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.results.whereabouts import refuse_for_copy
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.studies.taking_home.pages import hub_files, readme
 from eexit.training.texts import Text

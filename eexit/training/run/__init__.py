@@ -1,3 +1,1 @@
-"""A training from its first block of texts to its artefact: passes over texts, the state that it resumes from, and what
-is written at the end.
-"""
+"""Passes over blocks of texts, whatever is trained, and the state from which they resume."""

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from untrained import PROBE, random_probe
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.memory import FREE_SHARE, cache_budget
 from eexit.decode.rows.requests import Decoding, Outcome, Request
+from eexit.decode.steps.batch import Batch
 from eexit.decode.trace import Trace
 from eexit.messages.errors import UsageError
 from eexit.method.readouts import READOUTS

@@ -18,9 +18,9 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows import batch, slots
-from eexit.decode.rows.batch import padded
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.sampling import pick_tokens
+from eexit.decode.steps.batch import padded
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
 from eexit.decode.trace import LENGTH, STOP, Trace
 from eexit.model.decoder import Decoder

@@ -19,8 +19,8 @@ from untrained import LINEAR, PROBE
 
 from eexit.decode import token_pass
 from eexit.decode.costs.counting import cost_columns, full_depth
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.decode.screening import second_moment

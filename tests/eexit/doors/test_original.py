@@ -20,9 +20,9 @@ from eexit import (
 )
 from eexit.decode import token_pass
 from eexit.decode.engine import Engine
-from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Request
+from eexit.decode.steps.batch import Batch
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.plan.config import SweepConfig

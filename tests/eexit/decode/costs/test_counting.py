@@ -18,12 +18,13 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
 from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
-from eexit.decode.costs.prices import find_prices
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding
 from eexit.method.states import STATES
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.model.support.watching import attention_by, configs_of
+from eexit.model.layer_calls import attention_by
+from eexit.model.support.watching import configs_of
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them

@@ -20,8 +20,8 @@ from untrained import LINEAR, TUNED
 from eexit.decode import token_pass
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows import slots
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens

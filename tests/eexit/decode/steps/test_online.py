@@ -23,8 +23,8 @@ from untrained import LINEAR
 
 from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import cost_columns, needed
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score

@@ -18,7 +18,7 @@ from transformers.models.llama import modeling_llama
 from eexit.cpu.kernels import AttentionOptions
 from eexit.messages.errors import UsageError
 from eexit.model.decoder import Decoder
-from eexit.model.support.watching import ATTENTION
+from eexit.model.layer_calls import ATTENTION
 from eexit.model.views import CacheView
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

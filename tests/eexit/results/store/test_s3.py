@@ -16,16 +16,16 @@ from scripted import look, rows_of, sweep_of
 
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.results.compaction import compact
 from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, encode
-from eexit.results.store.compaction import compact
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import LandingError, clear_debris, land, shard_name, survey
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import make_manifest, written
 from eexit.results.store.repair import take_stock
-from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.tables import TOKENS
+from eexit.results.whereabouts import FolderKind, whereabouts
 from reports.page.build import build_report
 
 MEGABYTE = 1_000_000

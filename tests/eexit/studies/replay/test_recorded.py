@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from untrained import random_gate
 
 from eexit.decode.costs.counting import cost_columns
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.screening import second_moment

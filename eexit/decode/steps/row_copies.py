@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.rows.batch import Batch, padded
 from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device
+from eexit.decode.steps.batch import Batch, padded
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store
 from eexit.results.store.landing import name_of, sound
 from eexit.results.store.lease import hold
-from eexit.results.store.whereabouts import refuse_around, refuse_for_copy
 from eexit.results.study_tables import STUDY_TABLES
+from eexit.results.whereabouts import refuse_around, refuse_for_copy
 
 
 def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:

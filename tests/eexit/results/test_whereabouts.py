@@ -15,8 +15,8 @@ from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt
 from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
-from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.study_tables import SCORES
+from eexit.results.whereabouts import FolderKind, whereabouts
 from eexit.studies.harness.plan import TasksAsked
 from jobs import report, sweep, train
 from jobs.files import compact, export, make_prompts

@@ -15,9 +15,9 @@ from pandas.testing import assert_frame_equal
 
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, plan_runs
+from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.shard_tables import Results, error_results, run_columns
-from eexit.results.store.compaction import compact
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import clear_debris, land, remove_errors, survey
 from eexit.results.store.lease import hold
@@ -25,7 +25,7 @@ from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from jobs.files.compact import main
 
-SCRIPT = Path(__file__).parents[4] / "jobs" / "files" / "compact.py"
+SCRIPT = Path(__file__).parents[3] / "jobs" / "files" / "compact.py"
 
 
 def results(runs: list[Run], config: SweepConfig) -> Results:
