@@ -101,7 +101,6 @@ FAILED_IS_LOST: Final = "{runs} failed: each is a loss of 1, since no prompt may
 FAILED_NORMAL: Final = "{n} of these are of normal: settings are compared with the best that it could have said."
 UNJUDGED: Final = "{texts} got no usable judgement, and have the worst score, or the best as texts of normal."
 ASK_AGAIN: Final = "jobs/judge.py asks for them again."
-LEFT_OUT: Final = "Left out: {what}."
 SHARED_ERROR: Final = "{families} families of settings share the error of {error}: {each} for each (Bonferroni)."
 PASSED_ON: Final = "A family that is through passes its part on to the others."
 STOPPED: Final = "{family} stopped at {setting}: its mean loss is {mean} over {n}."
@@ -195,9 +194,3 @@ LOWERS_KL: Final = "At KL factor {k}, training lowers the mean KL of what tokens
 LOWERS_NO_KL: Final = "At KL factor {k}, training does not lower the mean KL of what tokens are read from."
 BEFORE_AND_AFTER: Final = "It is {before} before and {after} after (n = {n})."
 FALLS_NOT: Final = "It does not fall {layers}."
-
-# Of an assessment.
-WITHOUT_ANSWERS: Final = (
-    "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
-)
-BUSY: Final = "The machine was busy (load {load} of {cpus} CPUs), which widens the intervals of times."

@@ -44,12 +44,11 @@ from cluster.studies.assessment.preparing import (
 )
 from cluster.studies.assessment.searching import has_searched, search
 from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
-from eexit.messages import findings
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Display
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
-from eexit.studies.assessment import promises, sizes
+from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.figures import AssessmentTables, figures_of
 from eexit.studies.assessment.learned import searched_layers
@@ -155,11 +154,13 @@ def _judged(shop: Workshop) -> Verdict:
 
 def _say_what_is_asked(shop: Workshop) -> None:
     if shop.asks_before:
-        shop.remark(promises.of_asks(shop.asks_before, shop.enough))
-    for line in promises.of_prompts(shop.enough, shop.available, shop.parts.risk):
+        shop.remark(sizes.told_of_asks(shop.asks_before, shop.enough))
+    for line in sizes.told_of_prompts(shop.enough, shop.available, shop.parts.risk):
         shop.steps.say(line)
     if shop.parts.risk != ANSWERS:
-        shop.remark(findings.WITHOUT_ANSWERS)
+        shop.remark(
+            "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
+        )
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     if load > cpus / 2 and not shop.record.seconds:  # later, the load may be that of the call before
-        shop.remark(findings.BUSY.format(load=f"{load:.1f}", cpus=cpus))
+        shop.remark(f"The machine was busy (load {load:.1f} of {cpus} CPUs), which widens the intervals of times.")

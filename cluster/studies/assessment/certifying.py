@@ -1,10 +1,10 @@
 """The last steps: few settings on prompts that chose nothing, which of them may be used, and how long they take."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from cluster.studies.assessment.found_again import run_sizes_of
 from cluster.studies.assessment.workshop import RUN, TRIED, Workshop
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
@@ -13,8 +13,7 @@ from eexit.studies.assessment import sizes
 from eexit.studies.assessment.figures import latest_choice, to_time
 from eexit.studies.assessment.front import rules_of, spread
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
-from eexit.studies.assessment.promises import promise
-from eexit.studies.assessment.sizes import RunSizes
+from eexit.studies.assessment.sizes import RunSizes, promise
 from eexit.studies.choosing.evidence import EmptyRiskError
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
@@ -51,11 +50,23 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
             for batch in shop.batches
         )
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
-        shop.record.plans.run = run_sizes_of(shop, planned)
+        shop.record.plans.run = _found_again(shop, planned)
         shop.leave_out(*planned.left_out)
         if shop.risk == ANSWERS:
             shop.steps.say(promise(shop.enough, planned.choosing))
     return shop.record.plans.run
+
+
+def _found_again(shop: Workshop, planned: RunSizes) -> RunSizes:
+    """The sizes of the run, if it is there though the record of it was lost; else as planned."""
+    run = shop.manifest(RUN)
+    if run is None:
+        return planned
+    ids = {prompt["id"] for prompt in run.config["prompts"]}
+    choosing, reporting = (sum(each.id in ids for each in shop.parts.of[part]) for part in (CHOOSING, REPORTING))
+    n_settings = sum(entry["rule"] is not None and not entry["control_of"] for entry in run.configurations)
+    controls = any(entry["control_of"] for entry in run.configurations)
+    return replace(planned, choosing=choosing, reporting=reporting, settings=n_settings, controls=controls)
 
 
 def choose(shop: Workshop) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cluster.console.interruption import TimeIsUpError
-from cluster.studies.assessment.found_again import search_sizes_of
 from cluster.studies.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from eexit.messages.wording import counted
 from eexit.messages.written import percent, short_percent, written
@@ -15,11 +14,12 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
 from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.assessment import promises, sizes
+from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.figures import of_oracle
 from eexit.studies.assessment.learned import LEARNED, ORACLE, Learned, Way
 from eexit.studies.assessment.parts import ANSWERS, PILOT, TRAINING
+from eexit.studies.assessment.sizes import CURVE, SearchSizes
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
 from eexit.training.plan import WhatToTrain
@@ -80,11 +80,25 @@ def _plan_search(shop: Workshop) -> None:
     if shop.record.plans.search is None:
         budget, max_new_tokens, minutes = shop.budget, shop.asked.common["max_new_tokens"], shop.asked.minutes
         planned = sizes.search_sizes(budget, max_new_tokens, minutes)
-        said, is_enough = promises.of_minutes(budget, shop.parts.risk, max_new_tokens, minutes)
+        said, is_enough = sizes.told_of_minutes(budget, shop.parts.risk, max_new_tokens, minutes)
         (shop.steps.say if is_enough else shop.remark)(said)
-        shop.record.plans.search = search_sizes_of(shop, planned)
+        shop.record.plans.search = _found_again(shop, planned)
         shop.leave_out(*planned.left_out)
         shop.record.write()
+
+
+def _found_again(shop: Workshop, planned: SearchSizes) -> SearchSizes:
+    """The sizes of the ceiling and of the texts, and what was learned, as far as they are there; else as planned.
+
+    If the record of them was lost, what is planned anew would not be what is there, and could not be gone on with.
+    """
+    if ceiling := shop.manifest(CEILING):
+        planned = replace(planned, pilot=len(ceiling.config["prompts"]))
+    if texts := shop.manifest(TEXTS):
+        planned = replace(planned, training=len(texts.config["prompts"]), seeds=len(texts.config["seeds"]))
+    learned = [each.what for each in LEARNED if shop.is_learned(each.what)]
+    curve = [CURVE for each in LEARNED if each.role == READOUT and shop.is_learned(shop.few(each.what))]
+    return replace(planned, learns=(*learned, *curve)) if learned else planned
 
 
 def find_ceiling(shop: Workshop) -> None:

@@ -15,7 +15,6 @@ from typing import Final
 from cluster.console import interruption
 from cluster.console.steps import Steps
 from cluster.studies.assessment.place import Place
-from eexit.messages import findings
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -83,7 +82,7 @@ class Workshop:
 
     def leave_out(self, *what: str) -> None:
         """Say what is left out, now and beside the verdict."""
-        self.remark(*(findings.LEFT_OUT.format(what=each) for each in what))
+        self.remark(*(f"Left out: {each}." for each in what))
 
     @property
     def risk(self) -> str:
@@ -101,7 +100,7 @@ class Workshop:
 
     def cut(self, step: str, what: str) -> None:
         """Say what is left out since a step's time was over, until it comes to an end."""
-        line = findings.LEFT_OUT.format(what=what)
+        line = f"Left out: {what}."
         self.steps.say(line)
         self.record.cuts(step, line)
 

@@ -60,7 +60,7 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
     yield from _about_losses(choice)
     yield from _about_failures(choice)
     yield from _about_order(choice)
-    yield from (findings.LEFT_OUT.format(what=line) for line in choice.evidence.left_out)
+    yield from (f"Left out: {line}." for line in choice.evidence.left_out)
     for sequence in choice.sequences:
         if setting := sequence.stopped_at:
             yield " ".join(_stopped(sequence, setting, _share_for_choosing(row)))
