@@ -112,7 +112,7 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     requests = grid(configurations(model, [mode], [rule]), prompts)
     seen = exits_of(check_reference(model, requests, decoding), requests, rule)
     assert len(seen) > 1 or (architecture, rule) == ("gemma3", "agree")  # a random one's layers always agree
-    if rule in ONLINE:  # tokens that have waited for their layers run in parts
+    if rule in ONLINE and architecture != "llama":  # tokens that have waited for their layers run in parts
         monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
         check_reference(model, requests, decoding)
 

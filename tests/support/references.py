@@ -5,10 +5,11 @@ import warnings
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
+from remembering import Remembering
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
@@ -48,15 +49,21 @@ def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) ->
 
 
 @cache
+def remembering(model: PreTrainedModel) -> PreTrainedModel:
+    """For the reference, which uses nothing but a model's forward, its configuration and its device."""
+    return cast(PreTrainedModel, Remembering(model))
+
+
+@cache
 def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
     if isinstance(request.configuration, Draft):
         costs = serial_costs_of(model, decoding.exitable_layers)
         best = partial(costs.best_length, request.configuration.layer)
-        return draft_one(model, decoder_of(model), request, decoding, best)
-    own = None if student is None else (student, decoder_of(student))
-    return generate_one(model, decoder_of(model), request, decoding, own)
+        return draft_one(remembering(model), decoder_of(model), request, decoding, best)
+    own = None if student is None else (remembering(student), decoder_of(student))
+    return generate_one(remembering(model), decoder_of(model), request, decoding, own)
 
 
 def save_adapter(
