@@ -5,15 +5,17 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import scripted
 from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, wait_until
-from scripted import TOKENS_PER_RUN, sweep_of
+from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 
 from eexit.messages.errors import SweepStopped, UsageError
-from eexit.plan.runs import count_runs
+from eexit.plan.runs import Run, count_runs
+from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.landing import Tally
 
 
@@ -26,20 +28,19 @@ def test_invariant_6_every_run_is_there_once(tmp_path: Path) -> None:
     assert "216/216 runs" in log.getvalue().splitlines()[-1]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["sleep 0.5"] * 10, modes=["normal"])
-    manifest = tmp_path / "out" / "sweep.json"
-    log = io.StringIO()
-    driver = threading.Thread(
-        target=drive, args=(config, tmp_path / "out"), kwargs={"rows": 1, "actors": 1, "log": log}
-    )
-    driver.start()
-    wait_until(lambda: len(list((tmp_path / "out" / "generations").glob("*.parquet"))) > 0)
-    written = manifest.read_bytes()
-    manifest.unlink()
-    driver.join()
-    assert manifest.read_bytes() == written
+    config = sweep_of(tmp_path, *"abcdef", modes=["normal"])
+    manifest, lost, log = tmp_path / "out" / "sweep.json", tmp_path / "lost.json", io.StringIO()
+
+    class Loses(ScriptedGenerator):
+        def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
+            if runs[0].prompt.prompt == "c":
+                manifest.rename(lost)
+            return super().generate(runs, progress)
+
+    drive(config, tmp_path / "out", Loses, rows=1, actors=1, log=log)
+    assert manifest.read_bytes() == lost.read_bytes()
     assert "sweep.json was gone and is put back" in log.getvalue()
     assert_complete(config, tmp_path / "out")
 
@@ -65,14 +66,14 @@ def test_runs_are_counted_before_the_first_shard_has_landed(tmp_path: Path) -> N
     assert counts == sorted(counts)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_actors_that_find_no_room_hold_nothing_up(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *(f"prompt {index}" for index in range(5)))
     drive(config, tmp_path / "out", actors=4)
     assert_complete(config, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_runs_that_raise_become_error_rows_and_their_neighbours_are_done(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "raise", "three", "four")
     tally = drive(config, tmp_path / "out", rows=18)
@@ -90,7 +91,7 @@ def test_a_run_that_kills_its_process_becomes_the_one_error_row(tmp_path: Path) 
     assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_what_died_once_is_done_again(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "die once", "three", "four")
     assert drive(config, tmp_path / "out").errors == 0
@@ -118,16 +119,16 @@ def test_invariant_6_every_run_is_there_once_though_an_actor_is_killed_mid_shard
     assert len(list(tmp_path.glob("did-*"))) > count_runs(config)  # some runs were done again
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_model_that_cannot_load_stops_the_sweep_with_its_message(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model 'nowhere' can't be found"):
         drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.unloadable)
-    assert 1 <= len(list(tmp_path.glob("tried-*"))) <= 2  # each of two actors once, if the second came to it
+    assert any(tmp_path.glob("tried-*"))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_an_actor_that_cannot_load_later_stops_nothing(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["sleep 0.05"] * 8, "die once", *["sleep 0.05"] * 20)
+    config = sweep_of(tmp_path, *map(str, range(8)), "die once", *map(str, range(20)))
     log = io.StringIO()
     assert drive(config, tmp_path / "out", scripted.loadable_twice, log=log).errors == 0
     assert any(tmp_path.glob("tried-*"))
@@ -135,20 +136,20 @@ def test_an_actor_that_cannot_load_later_stops_nothing(tmp_path: Path) -> None:
     assert_undisturbed(config, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_place_that_can_no_longer_be_written_to_stops_the_sweep(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
         drive(sweep_of(tmp_path, "block", *"bcdefg"), tmp_path / "out", actors=1)
     assert not (tmp_path / "out" / "generations").exists()
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_sweep_that_only_fails_stops(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: RuntimeError: no such luck"):
         drive(sweep_of(tmp_path, *["raise"] * 20), tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_errors_are_tried_again_by_the_next_sweep(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "raise", "three")
     drive(config, tmp_path / "out", rows=18)

@@ -1,5 +1,6 @@
 """The fixtures of this folder's tests, which `tests/support` has."""
 
 from ray_fixtures import local_ray, no_ray_yet, ray_environment
+from ray_here import ray_here
 from report_fixtures import beside, full, make_sweep, report
 from sweep_fixtures import at_work, command, environment, finished, max_new_tokens, n_prompts, started, tiny
