@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driving import wait_until
@@ -21,7 +22,7 @@ from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import LandingError, survey
-from eexit.results.store.lease import LEASE, Holder, Lease, hold, is_fenced
+from eexit.results.store.lease import LEASE, STALE_SECONDS, Holder, Lease, hold, is_fenced
 
 HOLDER = """
 import sys, time
@@ -76,9 +77,27 @@ def containers() -> None:
         pytest.skip("this place has no process-id namespaces to give")
 
 
+class Clock:
+    """Stands for the module `time` in leases: to sleep takes none."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eexit.results.store.lease, "STALE_SECONDS", SHORT)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(eexit.results.store.lease, "time", clock)
+    return clock
 
 
 def test_a_lease_is_gone_afterwards(store: Store) -> None:
@@ -110,23 +129,24 @@ def test_a_process_with_the_number_of_a_dead_driver_is_not_taken_for_it(store: S
         lease.check()
 
 
-@pytest.mark.usefixtures("containers", "quick")
-def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_silent(store: Store) -> None:
+@pytest.mark.usefixtures("containers")
+def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_silent(
+    store: Store, clock: Clock
+) -> None:
     end(held_by(holder(store, *CONTAINER)))
     assert json.loads(store.read(LEASE) or b"")["pid"] == 1
     said: list[str] = []
-    began = time.monotonic()
     with hold(store, said.append) as lease:
         lease.check()
-        assert time.monotonic() - began > SHORT
-    assert f"the place is free in {SHORT} s" in said[0]
+        assert clock.slept >= STALE_SECONDS
+    assert f"the place is free in {STALE_SECONDS:g} s" in said[0]
     assert f"To free it at once if it is dead, remove {store.root}/{LEASE}" in said[0]
     end(held_by(holder(store, *CONTAINER)))
     successor = held_by(holder(store, *CONTAINER, stale=SHORT))  # process 1 too
     end(successor)
 
 
-@pytest.mark.usefixtures("containers", "quick")
+@pytest.mark.usefixtures("containers")
 def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
     inside = holder(store, *CONTAINER, stale=SHORT)  # where the holder's process id is nobody's
     _, refusal = inside.communicate()
@@ -141,6 +161,7 @@ def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, o
         end(inside)
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_lease_that_someone_removes_is_not_waited_for(store: Store) -> None:
     store.publish(LEASE, elsewhere(0))
     with hold(store, lambda said: store.remove(LEASE)) as lease:
@@ -162,30 +183,34 @@ def elsewhere(silent: float) -> bytes:
     return json.dumps(asdict(Holder("ab", "another-host", 1, then, then, "another boot"))).encode()
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
 def test_one_on_another_machine_is_succeeded_when_it_is_silent_whatever_its_clock_says(
-    store: Store, silent: float
+    store: Store, clock: Clock, silent: float
 ) -> None:
     store.publish(LEASE, elsewhere(silent))
-    began = time.monotonic()
     with hold(store) as lease:
-        assert time.monotonic() - began > SHORT
+        assert clock.slept >= STALE_SECONDS
         lease.check()
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
-def test_one_on_another_machine_that_renews_its_lease_is_refused_whatever_its_clock_says(
-    store: Store, silent: float
+def test_one_on_another_machine_that_renews_its_lease_at_last_is_refused_whatever_its_clock_says(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, silent: float
 ) -> None:
+    def sleep(seconds: float) -> None:
+        clock.slept += seconds
+        if clock.slept >= STALE_SECONDS:
+            store.publish(LEASE, elsewhere(silent - 1))
+
+    monkeypatch.setattr(clock, "sleep", sleep)
     store.publish(LEASE, elsewhere(silent))
     with pytest.raises(UsageError, match=r"process 1 on another-host, .* has just renewed its lease"):
-        Lease(store).take(lambda said: store.publish(LEASE, elsewhere(silent - 1)))
+        Lease(store).take(print)
+    assert clock.slept == STALE_SECONDS
 
 
-def test_a_lease_of_an_older_version_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eexit.results.store.lease, "STALE_SECONDS", 0.5)
+@pytest.mark.usefixtures("clock")
+def test_a_lease_of_an_older_version_can_be_read(store: Store) -> None:
     old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
     store.publish(LEASE, json.dumps(old).encode())
     with hold(store) as lease:
