@@ -93,3 +93,10 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, **changed:
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     model: PreTrainedModel = made.to(dtype)
     return model
+
+
+def shallow_model(architecture: str, dtype: torch.dtype = torch.float32, **changed: Any) -> PreTrainedModel:
+    """The same of few layers, three or as many as have each kind, for tests of what is seen in every layer."""
+    kinds = getattr(ARCHITECTURES[architecture](), "layer_types", None) or [""] * 3
+    n_layers = max(3, *(kinds.index(kind) + 1 for kind in kinds))
+    return tiny_model(architecture, dtype, num_hidden_layers=n_layers, **changed)
