@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import shallow_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,7 +22,7 @@ from eexit.model.layer_calls import ATTENTION
 from eexit.model.views import CacheView
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-LAYER = 3
+LAYER = 1
 Attack = Callable[[PreTrainedModel], None]
 
 
@@ -84,7 +84,7 @@ OPTIONS: dict[str, tuple[str, Attack]] = {
 @pytest.mark.parametrize("attack", OPTIONS)
 def test_options_that_only_our_attention_is_handed_are_refused(attack: str, dtype: torch.dtype) -> None:
     family, make_wrong = OPTIONS[attack]
-    model = tiny_model(family, dtype)
+    model = shallow_model(family, dtype)
     make_wrong(model)
     with pytest.raises(UsageError, match=f"layer {LAYER} hands our attention another .* than the model's own"):
         Decoder(model)
@@ -145,7 +145,7 @@ ROWS: list[tuple[str, str, Callable[[Tensor], Tensor], int]] = [
 def test_rows_that_a_layer_mixes_up_are_refused(
     family: str, name: str, mixed: Callable[[Tensor], Tensor], more_than: int, dtype: torch.dtype
 ) -> None:
-    model = tiny_model(family, dtype)
+    model = shallow_model(family, dtype)
     mix_up(model, name, mixed, more_than)
     with pytest.raises(UsageError, match=rf"(what|the \w+ in|) ?layer {LAYER} .*(% off|another row's)"):
         Decoder(model)
@@ -182,7 +182,7 @@ def scaled_by_keys(where: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("where", ["its scaling", "its queries"])
 def test_scores_that_grow_with_the_room_for_keys_are_refused(where: str, dtype: torch.dtype) -> None:
     """In a batch there is room for more keys than a row has."""
-    model = tiny_model("llama", dtype, max_position_embeddings=4096)
+    model = shallow_model("llama", dtype, max_position_embeddings=4096)
     attention = module_of(model, "self_attn")
     attention.forward = MethodType(scaled_by_keys(where), attention)
     with pytest.raises(UsageError, match=rf"layer {LAYER} (hands our attention another scaling|for a prompt is)"):
@@ -192,7 +192,7 @@ def test_scores_that_grow_with_the_room_for_keys_are_refused(where: str, dtype: 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_attention_of_a_layers_own_that_depends_on_the_longest_row_is_refused(dtype: torch.dtype) -> None:
     """A short row's keys are padded to the longest row's, and its result must be as without padding."""
-    model = tiny_model("bloom", dtype, max_position_embeddings=1024)
+    model = shallow_model("bloom", dtype, max_position_embeddings=1024)
     attention = module_of(model, "self_attention")
     sound = attention.forward
 
@@ -249,4 +249,4 @@ def test_our_attention_to_many_rows_and_positions_is_compared(
 ) -> None:
     monkeypatch.setattr(CacheView, "attend", OUR_ATTENTION[attack])
     with pytest.raises(UsageError, match=r"our attention in layer \d is .*% off"):
-        Decoder(tiny_model(family, dtype))
+        Decoder(shallow_model(family, dtype))
