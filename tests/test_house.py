@@ -18,7 +18,7 @@ FLOORS = (
     "eexit.decode", "eexit.results",
     "eexit.reference", "eexit.generator", "eexit.doors", "eexit", "eexit.training", "eexit.studies",
     "cluster.console", "cluster", "cluster.studies",
-    "reports.progress", "reports.read", "reports.frames", "reports.charts", "reports.sections", "reports.page",
+    "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",
 )  # fmt: skip
 FORBIDDEN = {

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,13 +31,13 @@ from eexit.results.layout import (
     side_folder_name,
 )
 from eexit.whole_files import write_all
-from reports.charts.base import DARK, LIGHT, NARROW
-from reports.charts.palette import exit_colours, ink_on
 from reports.page.packing import KINDS, Packed, squeeze
 from reports.page.payload import payload
 from reports.progress import Progress, ignore
 from reports.read.prompt_choice import MOST
 from reports.read.sweep import Sweep, read_sweep, refuse_damage
+from reports.shared.charts import DARK, LIGHT, NARROW
+from reports.shared.palette import exit_colours, ink_on
 
 TEMPLATE: Final = Path(__file__).parents[1] / "template"
 # They become one script in this order, since later ones use the earlier ones.
@@ -197,7 +197,6 @@ def _page(
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
     bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
-    charts = [*([data["trade"]] if data["trade"] else []), *data["charts"]]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -211,8 +210,8 @@ def _page(
         verdict=data["verdict"],
         findings=data["findings"],
         sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
-        statics=[(c["title"], c["caption"], _svg(c)) for c in charts if c.get("static")],
-        trade=next((c["table"] for c in charts if c.get("static")), None),
+        statics=list(_statics(data["trade"])) if data["trade"] else [],
+        trade=data["trade"] and data["trade"]["table"],
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,
@@ -269,9 +268,25 @@ def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
     return written(value, form) + bracketed(row.get(f"{key}_low"), row.get(f"{key}_high"), form)
 
 
-def _svg(chart: dict[str, Any]) -> str:
-    spec = chart["variants"][0]["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": NARROW}
-    return vl_convert.vegalite_to_svg(spec)
+def _statics(trade: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The trade-off for readers without JavaScript: title, caption and SVG of each measure against the first cost."""
+    rows = trade["table"]["rows"]
+    for variant in trade["variants"]:
+        if variant["x"] == trade["variants"][0]["x"]:
+            labels = _ends(rows, **{axis: variant["axes"][axis] for axis in "xy"})
+            spec = variant["spec"] | {"datasets": {"rows": rows, "labels": labels}, "config": NARROW}
+            title = f"{variant['y']} against {variant['x']}"
+            yield title, f"{variant['note']} {trade['caption']}", vl_convert.vegalite_to_svg(spec)
+
+
+def _ends(rows: Sequence[dict[str, Any]], x: str, y: str) -> list[dict[str, Any]]:
+    """A label above the setting of each series that saves most; the page has all labels, and finds places for them."""
+    ends: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["rule"] is not None and row["beneath"] is None and None not in (row[x], row[y]):
+            ends[row["series"]] = max(row, ends.get(row["series"], row), key=lambda each: each[x])
+    placed = {"dx": 0, "dy": -13, "align": "center", "leads": False}
+    return [row | placed | {"text": row["label"]} for row in ends.values()]
 
 
 def _hash(source: str) -> str:

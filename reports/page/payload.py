@@ -9,40 +9,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.wording import counted
-from eexit.messages.written import is_known, percent
+from eexit.messages.written import is_known
 from eexit.method.rules import ORACLES, RULES, Rule
-from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
-from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
+from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
-from eexit.results.means import screen_misses
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
-from reports.frames import runs as frames
-from reports.frames.confident import confident_wrong
-from reports.frames.quality import quality
-from reports.frames.savings import savings
+from reports.page.origin import facts
 from reports.page.packing import Packed, pack
 from reports.progress import Progress, ignore
 from reports.read.judgements import BEST, SCORE, said_of_runs
 from reports.read.parameters import ORACLE_MARK
 from reports.read.prompt_choice import MOST, choose_prompts
 from reports.read.sweep import Sweep
-from reports.sections.beside import beside_section
-from reports.sections.drafts import draft_section
-from reports.sections.figures import clean
-from reports.sections.findings.artefacts import trained, written_versions
-from reports.sections.findings.quality import headline
-from reports.sections.findings.savings import saved
-from reports.sections.findings.sweep import is_sampled, sweep_findings, unobserved
-from reports.sections.findings.verdict import verdict
-from reports.sections.learned import learned_section
-from reports.sections.overview import overview_charts, page_charts
-from reports.sections.quality import quality_figure, quality_section
-from reports.sections.settings import settings_section
-from reports.sections.timing import timing_section
+from reports.sections.overview import overview
+from reports.sections.sure_and_wrong import confident_section
+from reports.shared.figures import clean
+from reports.shared.per_configuration import layer_labels
 
-SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
 
@@ -81,7 +66,7 @@ def payload(
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items()), *_judged(sweep)]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
-    found = _found(sweep, progress)
+    found = overview(sweep, progress)
     progress(f"packing the tokens of {counted(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
@@ -102,7 +87,7 @@ def payload(
         **_names(sweep, packed),
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, answers, by_prompt),
-        "confident": _confident(sweep, held),
+        "confident": confident_section(sweep, held),
         "margin": sweep.margin,
         "failures": _failures(sweep),
         "kinds": list(packed.blobs),
@@ -114,39 +99,11 @@ def payload(
     return data, packed
 
 
-def _found(sweep: Sweep, progress: Progress) -> dict[str, Any]:
-    """What the overview says and draws."""
-    exits = sweep.without_drafts
-    trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
-    saves = savings(exits, trade)
-    of_quality = quality(exits, trade, paired, saves)
-    told = quality_section(exits, of_quality, saves) if of_quality else None
-    tells = _tells_of_exits(sweep)
-    drawn = overview_charts(exits, trade, saves, progress) if tells else []
-    main = quality_figure(exits, of_quality, saves) if of_quality and tells else None
-    card = verdict(sweep.verdict, of_quality)
-    first = [*(headline(of_quality) if of_quality and told else []), *(saved(saves) if saves and drawn else [])]
-    progress("comparing configurations")
-    return {
-        "verdict": card and vars(card),
-        "findings": [*first, *sweep_findings(trade, is_sampled(sweep)), *unobserved(sweep)],
-        "trade": main.data if main else None,
-        "settings": settings_section(of_quality) if of_quality else None,
-        "time": timing_section(exits, saves) if tells else None,
-        "beside": beside_section(exits, trade),
-        "charts": drawn,
-        "quality": told and told | {"table": None if main else told["table"]},
-        "drafts": draft_section(sweep),
-        "learned": learned_section(sweep),
-        "specs": page_charts(sweep),
-    }
-
-
 def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
     """What is in the sweep, by name."""
     marks = {c.key: ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "" for c in sweep.configurations}
     return {
-        "layers": list(frames.layer_labels(sweep).values()),
+        "layers": list(layer_labels(sweep).values()),
         "normal": NORMAL,
         "draft": DRAFT,
         "modes": {c.mode: ALL_MODES[c.mode] for c in sweep.configurations if c.mode in ALL_MODES},
@@ -171,52 +128,6 @@ def _judged(sweep: Sweep) -> list[Metric]:
         )
         for judge in sweep.judges
     ]
-
-
-def _tells_of_exits(sweep: Sweep) -> bool:
-    """Whether there is more to show than drafts and the `normal` runs that they are compared with."""
-    kinds = {type(configuration) for configuration in sweep.configurations}
-    return Draft not in kinds or Exit in kinds
-
-
-def facts(sweep: Sweep) -> list[tuple[str, str]]:
-    """The origin of the numbers (model, sampling, versions, …), as labels and texts."""
-    about, config = sweep.about, sweep.config
-    model = about.get("model", {})
-    n_runs = len(sweep.generations)
-    size = f"{counted(len(sweep.prompts), 'prompt')} × {counted(len(sweep.configurations), 'configuration')}"
-    layers = ", ".join(map(str, sweep.exitable_layers))
-    of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
-    found = [
-        (
-            "Model",
-            " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key) not in (None, "auto")),
-        ),
-        ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
-        ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
-        ("Tokens", f"{_n_tokens(sweep):,}"),
-        ("Left out", f"{counted(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
-        ("Exitable layers", layers + of if layers else ""),
-        ("Readout", trained(about, READOUT)),
-        ("Probe", trained(about, PROBE)),
-        ("Gate", trained(about, GATE)),
-        ("Adapter", trained(about, ADAPTER)),
-        ("All reads", str(config.get("head") or "").removeprefix("whole")),
-        ("Deciding reads", _deciding(config) + _missed(sweep)),
-        ("Sampling", _sampling(config)),
-        ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Versions", written_versions(about.get("versions", {}))),
-        ("Source", about.get("source", "")),
-        ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
-    ]
-    return [(label, text) for label, text in found if text]
-
-
-def _n_tokens(sweep: Sweep) -> int:
-    """The tokens of different runs."""
-    if len(sweep.generations) == sweep.n_landed:
-        return int(sweep.tokens.count_rows())
-    return int(sweep.generations["n_tokens"].sum())
 
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
@@ -305,22 +216,6 @@ def _prompts(
     ]
 
 
-def _confident(sweep: Sweep, held: dict[str, str]) -> list[tuple[float, ...]]:
-    """The most confident wrong exits: prompt, its run, position, probability at the exit and under full depth."""
-    runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
-    numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
-    at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
-    places = dict(zip(runs["run_id"], zip(*at, strict=True), strict=True))
-    return [
-        (*map(int, places[row["run_id"]]), row["position"], _rounded(row["at_exit"]), _rounded(row["at_full_depth"]))
-        for row in confident_wrong(sweep, list(held)).to_dict("records")
-    ]
-
-
-def _rounded(probability: Any) -> float:
-    return float(f"{probability:.3g}")
-
-
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
     failed = sweep.failed.head(MOST_FAILURES)
     found = failed.assign(
@@ -331,24 +226,3 @@ def _failures(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _columns(schema: Any) -> list[tuple[str, str, str]]:
     return [(f.name, f.metadata[b"unit"].decode(), f.metadata[b"definition"].decode()) for f in schema]
-
-
-def _deciding(config: dict[str, Any]) -> str:
-    """Which tokens the deciding reads see, where that is not the whole head."""
-    decides = str(config.get("decide_on") or "")
-    if decides != "shortlist":
-        return decides if decides.startswith("screen") else ""
-    return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
-
-
-def _missed(sweep: Sweep) -> str:
-    columns = ["exit_rate", "n_tokens", "head_reads", "screen_reads", "screen_misses"]
-    found = screen_misses(pa.Table.from_pandas(sweep.done[columns].astype(float), preserve_index=False))
-    return f", without the likeliest token at {percent(found[1])} of {found[0]:,} exits" if found else ""
-
-
-def _sampling(config: dict[str, Any]) -> str:
-    if "temperature" not in config:
-        return ""
-    how = f"temperature {config['temperature']:g}, top-p {config['top_p']:g}" if config["temperature"] else "greedy"
-    return f"{how}, at most {config['max_new_tokens']} tokens"

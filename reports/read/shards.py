@@ -6,6 +6,7 @@ Damaged and foreign files are left out, with a message. A report repairs nothing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
@@ -23,6 +24,7 @@ from eexit.results.files import (
     without,
 )
 from eexit.results.layout import generations_name, tokens_name
+from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.tables import GENERATIONS, TOKENS
 
 # Local files have been checked as a whole before. This is for files under a URI, and for files that change meanwhile.
@@ -85,3 +87,15 @@ def _dataset(
         table = read_tokens(location, shard) if schema is TOKENS else shard.rows
         parts.append(ds.dataset(conform(without(table, dropped[stem]), loose(schema))))
     return ds.dataset(parts or [ds.dataset(loose(schema).empty_table())])
+
+
+def read_study_tables(location: Location) -> tuple[Mapping[str, pd.DataFrame], tuple[str, ...]]:
+    """All of them by their names, and a line for each that is left out because a file of it is damaged."""
+    found: dict[str, pd.DataFrame] = {}
+    left_out: list[str] = []
+    for table in STUDY_TABLES:
+        try:
+            found[table.name] = table.read(location).to_pandas()
+        except DamagedError as error:
+            left_out.append(f"{error}: no {table.name} are shown")
+    return found, tuple(left_out)

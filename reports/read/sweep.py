@@ -26,8 +26,7 @@ from eexit.results.tables import GENERATIONS
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
-from reports.read.shards import read_landed
-from reports.read.study_tables import read_study_tables
+from reports.read.shards import read_landed, read_study_tables
 from reports.read.verdict import AssessedVerdict, read_verdict
 
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
@@ -72,6 +71,11 @@ class Sweep:
         """The settings of the sweep; empty for a file of the original format."""
         config: dict[str, Any] = self.about.get("config", {})
         return config
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether tokens were sampled, rather than decoded greedily."""
+        return bool(self.config.get("temperature"))
 
     @property
     def numbers(self) -> dict[str, int]:

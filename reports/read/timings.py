@@ -1,10 +1,12 @@
 """Where `jobs/timings.py` measured, and the latest speed-ups of each configuration there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.studies.timing.speedups import Speedup, speedups
 
@@ -66,3 +68,9 @@ def setups_of(timings: pd.DataFrame) -> pd.Series:
 
 def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
     return f"{machine}, {dtype}" + (f", {threads} threads" if device == "cpu" else "")
+
+
+def timed_over(measured: Sequence[Measured]) -> str:
+    """The rounds and prompts of what was timed."""
+    rounds = dict.fromkeys(f"{counted(each.rounds, 'round')} on {each.machine}" for each in measured)
+    return f"median of {', '.join(rounds)}; {counted(max(each.prompts for each in measured), 'prompt')}"

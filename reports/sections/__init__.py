@@ -1,1 +1,1 @@
-"""The parts of the overview: charts, tables and what they say."""
+"""The overview's sections. Each is a module with its data, its chart and its words; `overview` puts them together."""

@@ -1,23 +1,101 @@
-"""The overview's section "Drafts": what was accepted and what it gained, by layer and by how many tokens at a time."""
+"""The overview's section "Drafts": what was accepted and what it gained, by layer and by how many tokens at a time.
 
+Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
+Several seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians
+over rounds, as `eexit.studies.timing.speedups` computes them, with intervals over rounds. Plain decoding is `normal`,
+full depth on the same path, and the `generate` of transformers: a draft has to beat both.
+"""
+
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-from eexit.messages.wording import counted_between
-from eexit.plan.configuration import ALL_MODES, DRAFT
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from eexit.messages.wording import counted, counted_between
+from eexit.messages.written import bracketed, is_known
+from eexit.plan.configuration import ALL_MODES, AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
+from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL
-from reports.charts.drafts import acceptance_chart, speed_chart
-from reports.frames.drafts import Drafts, drafted
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
-from reports.sections.figures import Columns, Figure, Variant, one, table
-from reports.sections.findings.drafts import draft_findings
-from reports.sections.findings.sweep import is_sampled
-from reports.sections.trade_off import timed_over
+from reports.read.timings import Measured, latest_speedups, timed_over
+from reports.shared.charts import RAMP, ROWS, layered
+from reports.shared.figures import Columns, Figure, Variant, one, table
+from reports.shared.numbers import Row, with_interval
+from reports.shared.per_configuration import ratios
 
 ABOUT: Final = (
     f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer; auto follows the "
     "acceptance so far."
 )
+SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # which dark text can be read on, as on these of the ramp
+SHADES: Final = RAMP[:5]
+INK: Final = "#16191d"
+PICKED: Final = "#c2500a"
+CELL_PIXELS: Final = 34
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed beside drafts.
+
+    Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
+    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up; and for each `Measured`, `speedup`
+    over `normal` and `over_generate`, that over transformers' own, both with their interval and the number of rounds,
+    `expected_timed`, the expected speed-up of what was timed, `tokens_per_s`, and whether it is the `fastest` draft.
+    `rows` is sorted by layer and then by N, with `auto` last.
+    """
+
+    rows: pd.DataFrame
+    measured: tuple[Measured, ...]  # where drafts were timed
+    n_texts: int  # runs of drafts that can be compared with the normal run of their prompt and seed
+    n_other_texts: int  # those of them whose text is another one
+
+    @property
+    def drafts(self) -> pd.DataFrame:
+        """The rows of drafts."""
+        # Beside rows without runs, pandas holds whole numbers as fractions.
+        return self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("draft_layer", "n", "n_failed"), int))
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.drafts["draft_layer"].unique().tolist())
+
+    @property
+    def lengths(self) -> list[str]:
+        return sorted(self.drafts["draft_length"].unique(), key=_in_order)
+
+
+def drafted(sweep: Sweep) -> Drafts | None:
+    """What is known of a sweep's drafts; None if it has none."""
+    unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
+    configurations = sorted(unsorted, key=lambda draft: (draft.layer, _in_order(draft.length)))
+    if not configurations:
+        return None
+    rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
+    keys = [configuration.key for configuration in configurations]
+    over_generate = {where.label: found for where, found in latest_speedups(sweep.rows_of(TIMINGS), GENERATE)}
+    measured = []
+    for where, found in latest_speedups(sweep.rows_of(TIMINGS)):
+        if not found.keys() & set(keys):
+            continue
+        measured.append(where)
+        beside = {key: _naming(columns) for key, columns in _plain(found).items()}
+        rows += [row for key, row in beside.items() if key not in {row["configuration"] for row in rows}]
+        of_generate = over_generate.get(where.label, {})
+        fastest = max((key for key in keys if key in found), key=lambda key: found[key].speedup)
+        for row in rows:
+            key = row["configuration"]
+            if key in found:
+                row |= _numbers(found[key], of_generate.get(key), where) | {where.column("fastest"): key == fastest}
+    runs = sweep.done[sweep.done["configuration"].isin(keys)]
+    known = runs["equal_share"].astype(float).dropna()
+    return Drafts(pd.DataFrame(rows), tuple(measured), len(known), int((known < 1).sum()))
 
 
 def draft_section(sweep: Sweep) -> dict[str, Any] | None:
@@ -29,7 +107,7 @@ def draft_section(sweep: Sweep) -> dict[str, Any] | None:
     figures = [*_acceptance(drafts, columns), *_speed(drafts, columns)]
     return {
         "about": ABOUT[0].upper() + ABOUT[1:],
-        "findings": draft_findings(drafts, is_sampled(sweep)),
+        "findings": draft_findings(drafts, sweep.is_sampled),
         "charts": [figure.data for figure in figures],
         "table": table(drafts.rows, columns),
     }
@@ -95,3 +173,221 @@ def _basis(drafts: Drafts) -> str:
     known = drafts.drafts["acceptance_low"].notna().any()
     intervals = f"Tooltips and table: {LEVEL:.0%} intervals over prompts; " if known else ""
     return f"{intervals}n = {count}."
+
+
+def draft_findings(drafts: Drafts, sampled: bool) -> list[str]:
+    """A text per batch size that was timed, then what was accepted, and whether the texts are those of `normal`.
+
+    If nothing was timed, the expected speed-up comes first, and is called so.
+    """
+    rows = drafts.drafts.to_dict("records")
+    timed = [" ".join(_timed(drafts, rows, measured)) for measured in drafts.measured]
+    return [*(timed or [" ".join(_expected(rows))]), *_accepted(rows), *_texts(drafts, sampled)]
+
+
+def _timed(drafts: Drafts, rows: list[Row], measured: Measured) -> Iterator[str]:
+    speedup, over = measured.column("speedup"), measured.column("over_generate")
+    known = [row for row in rows if is_known(row[speedup])]
+    best = next(row for row in known if row[measured.column("fastest")])
+    yield f"At {measured.label}, {_verdict(best, speedup, over)}"
+    n_drafts, n_rounds = counted(len(known), "draft"), counted(int(best[f"{speedup}_n"]), "round")
+    fast = times(best, speedup)
+    yield f"{best['pair']}, the fastest of {n_drafts}, is {fast} as fast as normal (n = {n_rounds})."
+    if is_known(best[over]):
+        yield f"It is {times(best, over)} as fast as the generate of transformers."
+    else:
+        yield "The generate of transformers was not timed beside it."
+    of_generate = drafts.rows[drafts.rows["configuration"].str.startswith(f"{GENERATE}/")].to_dict("records")
+    fastest = max((row for row in of_generate if is_known(row[speedup])), key=lambda row: row[speedup], default=None)
+    if fastest:
+        yield (
+            f"The generate of transformers that drafts itself, after layer {fastest['draft_layer']:.0f}, is "
+            f"{times(fastest, speedup)} as fast as normal (assistant_early_exit)."
+        )
+
+
+def _verdict(best: Row, speedup: str, over: str) -> str:
+    """Whether the fastest draft beats plain decoding: both ways of it that were timed, and so the faster one."""
+    beside = [name for name in (speedup, over) if is_known(best[name])]
+    if all(is_known(best[f"{name}_low"]) and best[f"{name}_low"] > 1 for name in beside):
+        return "a draft certainly beats plain decoding."
+    if any(best[name] <= 1 for name in beside):
+        return "no draft beats plain decoding."
+    if all(is_known(best[f"{name}_low"]) for name in beside):
+        return "no draft certainly beats plain decoding."
+    return "a draft beats plain decoding, but in too few rounds to be certain."
+
+
+def _expected(rows: list[Row]) -> Iterator[str]:
+    known = [row for row in rows if is_known(row["expected"])]
+    if known:
+        best = max(known, key=lambda row: row["expected"])
+        low = best["expected_low"] if is_known(best["expected_low"]) else best["expected"]
+        if best["expected"] <= 1:
+            would = "no draft would be faster"
+        else:
+            would = "a draft would be faster" if low > 1 else "no draft is certain to be faster"
+        yield f"Expected, not measured: {would} than normal."
+        fast, n = times(best, "expected"), counted(best["n"], "prompt")
+        yield f"The fastest, {best['pair']}, would be {fast} as fast (n = {n})."
+        yield "That is if a call of a layer or of the head takes as long for several tokens as for one."
+    yield "How fast drafts really are was not measured: python jobs/timings.py RESULTS does that."
+
+
+def _accepted(rows: list[Row]) -> Iterator[str]:
+    """The pairs of highest and lowest acceptance."""
+    known = [row for row in rows if is_known(row["acceptance"])]
+    if not known:
+        return
+    best, worst = (end(known, key=lambda row: row["acceptance"]) for end in (max, min))
+    alike = len(known) > 1 and best["acceptance"] == worst["acceptance"]
+    for pair, row in ({"every pair": best} if alike else {row["pair"]: row for row in (best, worst)}).items():
+        share, n = with_interval(row, "acceptance"), counted(row["n"], "prompt")
+        yield f"Full depth agreed with {share} of the tokens that {pair} drafted (n = {n})."
+
+
+def _texts(drafts: Drafts, sampled: bool) -> Iterator[str]:
+    """Whether each draft's text is that of `normal`, as it must be if nothing is rounded otherwise."""
+    runs = counted(drafts.n_texts, "run")
+    if sampled:
+        yield "Tokens are sampled: a draft's text differs from that of normal, but has the same distribution."
+    elif drafts.n_other_texts:
+        yield (
+            f"In {drafts.n_other_texts:,} of {runs} a draft's text is not that of normal. Rounding decides near ties "
+            "of two tokens, above all in 16 bits."
+        )
+    elif drafts.n_texts:
+        yield f"Every draft's text is that of normal, token for token ({runs})."
+
+
+def times(row: Row, name: str) -> str:
+    """A speed-up as “1.25 [1.20, 1.30] times”."""
+    return f"{row[name]:.2f}{bracketed(row[f'{name}_low'], row[f'{name}_high'], '.2f')} times"
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What a cell shows: a column with its format and colour; `outlined` is a column that says which cells are."""
+
+    column: str
+    form: str
+    colour: alt.Color
+    outlined: str | None = None
+
+
+def acceptance_chart(drafts: Drafts, description: str) -> alt.LayerChart:
+    """The accepted share of drafted tokens."""
+    colour = alt.Color("acceptance:Q", legend=None).scale(domain=[0, 1], range=SHADES)
+    return _grid(drafts, _Cell("acceptance", ".0%", colour), _told(drafts, None), description)
+
+
+def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:
+    """The speed-up over `normal`, as it was measured, or as it is expected; the fastest measured one is outlined."""
+    name = measured.column("speedup") if measured else "expected"
+    known = drafts.drafts[name].dropna()
+    most = max(known.max(), 1 / known.min(), 1.05)  # that a small difference is not shown as a large one
+    colour = alt.Color(f"{name}:Q", legend=None)
+    colour = colour.scale(type="log", domain=[1 / most, 1, most], range=[SLOWER, AS_FAST, FASTER])
+    fastest = measured.column("fastest") if measured else None
+    return _grid(drafts, _Cell(name, ".2f", colour, fastest), _told(drafts, measured), description)
+
+
+def _grid(drafts: Drafts, cell: _Cell, told: dict[str, tuple[str, str]], description: str) -> alt.LayerChart:
+    """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
+    x = alt.X("draft_length:N", title="N: tokens drafted at a time", sort=drafts.lengths).axis(labelAngle=0)
+    y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{cell.column}'])").encode(x=x, y=y)
+    tooltip = [alt.Tooltip("configuration:N", title="Configuration")]
+    for column, (title, form) in told.items():
+        base = base.transform_calculate(**{f"{column}_words": _words(column, form)})
+        tooltip.append(alt.Tooltip(f"{column}_words:N", title=title))
+    tooltip.append(alt.Tooltip("n:Q", title="n prompts"))
+    outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
+    outlines += [{"test": f"datum['{cell.outlined}']", "value": INK}] if cell.outlined else []
+    # Other cells must not fade, since a paler cell means another value here.
+    cells = base.mark_rect(cursor="pointer", strokeWidth=2).encode(
+        color=cell.colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
+    )
+    text = base.mark_text(aria=False, fontSize=13, color=INK, cursor="pointer")
+    text = text.encode(text=alt.Text(f"{cell.column}:Q", format=cell.form), tooltip=tooltip)
+    return layered(cells, text, description=description).properties(height=alt.Step(CELL_PIXELS))
+
+
+def _told(drafts: Drafts, measured: Measured | None) -> dict[str, tuple[str, str]]:
+    """What a tooltip tells of a cell: column → title and format, for what is known of any cell."""
+    timed = {
+        "speedup": ("× normal, measured", ".2f"),
+        "over_generate": ("× generate, measured", ".2f"),
+        "expected_timed": ("× normal, expected of it", ".2f"),
+        "tokens_per_s": ("tokens/s", ".4~g"),
+    }
+    counted = {
+        "acceptance": ("Acceptance", ".1%"),
+        "acceptance_per_token": ("Acceptance per token", ".1%"),
+        "tokens_per_pass": ("Tokens per pass", ".2f"),
+        "expected": ("× normal, expected", ".2f"),
+    }
+    told = {measured.column(name): told for name, told in timed.items()} if measured else {}
+    return {name: each for name, each in (told | counted).items() if drafts.drafts[name].notna().any()}
+
+
+def _words(name: str, written: str) -> str:
+    """The Vega expression that writes an estimate and its interval as text."""
+    value, low, high = (f"format(datum['{name}{end}'], '{written}')" for end in ("", "_low", "_high"))
+    interval = f"isValid(datum['{name}_low']) ? ' [' + {low} + ', ' + {high} + ']' : ''"
+    return f"isValid(datum['{name}']) ? {value} + ({interval}) : '–'"
+
+
+def _naming(columns: dict[str, Any]) -> dict[str, Any]:
+    layer, length = columns["draft_layer"], columns["draft_length"]
+    names = ("configuration", "mode", "draft_layer", "draft_length")
+    pair = None if length is None else f"{layer}:{length}"
+    return {**{name: columns[name] for name in names}, "pair": pair}
+
+
+def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
+    """`normal` and what was timed of transformers, with the columns that identify them."""
+    layers = [int(key.removeprefix(f"{GENERATE}/")) for key in found if key.startswith(f"{GENERATE}/")]
+    known: list[Configuration | Generate] = [Normal(), Generate(), *map(Generate, sorted(layers))]
+    return {each.key: each.columns for each in known if each.key in found}
+
+
+def _in_order(length: str) -> float:
+    return math.inf if length == AUTO else int(length)
+
+
+def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows with what their runs counted."""
+    names = ["drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup", "acceptance_per_token"]
+    runs = sweep.done[["configuration", "unit", *names]].astype(dict.fromkeys(names, float))
+    runs["decided"] = runs["passes"] * runs["tokens_per_pass"]
+    runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
+    runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
+    runs["one"] = 1.0
+    keys = [row["configuration"] for row in rows]
+    estimates = {
+        name: ratios(runs, above, below, keys, ValueKind.SHARE if "accept" in name else ValueKind.NUMBER)
+        for name, above, below in (
+            ("acceptance", "accepted", "drafted"),
+            ("tokens_per_pass", "decided", "passes"),
+            ("expected", "decided", "serial"),
+            ("acceptance_per_token", "acceptance_per_token", "one"),
+        )
+    }
+    failed = sweep.failed["configuration"].value_counts()
+    prompts = sweep.done.groupby("configuration")["prompt_id"].nunique()
+    return [
+        row
+        | {"n": int(prompts.get(row["configuration"], 0)), "n_failed": int(failed.get(row["configuration"], 0))}
+        | {k: v for name, of_keys in estimates.items() for k, v in of_keys[index].columns(name).items()}
+        for index, row in enumerate(rows)
+    ]
+
+
+def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:
+    return {
+        **speedup.ratio.columns(where.column("speedup")),
+        **(over_generate.ratio if over_generate else NOTHING).columns(where.column("over_generate")),
+        where.column("expected_timed"): np.nan if speedup.expected is None else speedup.expected,
+        where.column("tokens_per_s"): speedup.tokens_per_second,
+    }

@@ -1,17 +1,21 @@
 """The overview's section "Time": what was timed, beside what T(rows, layers) allows."""
 
+import math
 from typing import Any, Final
 
 import pandas as pd
 
-from eexit.messages import findings
-from reports.frames.axes import LAYERS_SKIPPED, SKIPPED
-from reports.frames.savings import Savings
-from reports.frames.step_times import INDEPENDENT, TOGETHER, known_step_times, timed
+from eexit.plan.runs import OK
+from eexit.quality.estimates import ENDS
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing.steps import StepTimes, step_times
 from reports.read.sweep import Sweep
-from reports.sections.figures import Columns, table
-from reports.sections.trade_off import timed_over
+from reports.read.timings import setups_of, timed_over
+from reports.shared.figures import Columns, table
+from reports.shared.measures import LAYERS_SKIPPED, SKIPPED
+from reports.shared.savings import UNTIMED, Savings
 
+INDEPENDENT, TOGETHER = ALLOWED = ("allowed_independent", "allowed_together")
 TIMED: Final[Columns] = (
     ("configuration", "Setting", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
@@ -27,10 +31,13 @@ def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
     rows = timed(sweep, saves) if saves else pd.DataFrame()
     steps = [_steps(where, times) for where, times in known_step_times(sweep).items()]
     if saves is None or rows.empty:
-        return {"about": findings.UNTIMED, "steps": steps}
-    about = findings.HOW_TIMED.format(rounds=timed_over(saves.measured))
+        return {"about": UNTIMED, "steps": steps}
+    about = (
+        f"Realised: time beside full depth on the same path ({timed_over(saves.measured)}); allowed: what steps of "
+        "fewer rows and layers would save if deciding were free."
+    )
     if rows[INDEPENDENT].isna().all():
-        about += f" {findings.NO_STEP_TIMES}"
+        about += " What a step allows was not measured: python jobs/timings.py RESULTS --steps does that."
     places = list(dict.fromkeys(where.label for where in saves.measured if where.label in set(rows["at"])))
     return {"about": about, "table": table(rows, TIMED), "places": places, "steps": steps}
 
@@ -46,3 +53,59 @@ def _steps(where: str, times: Any) -> dict[str, Any]:
         for n, seconds in times.seconds.items()
     ]
     return {"where": where, "table": table(pd.DataFrame(rows), columns)}
+
+
+def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
+    """Machine and dtype → the step times of the latest call that measured them there."""
+    timings = sweep.rows_of(TIMINGS)
+    if sweep.final_layer is None or timings.empty:
+        return {}
+    found: dict[str, StepTimes] = {}
+    for (setup, _), rows in timings.groupby([setups_of(timings), "timing_id"], sort=False):
+        times = step_times(rows.to_dict("records"), sweep.final_layer + 1)  # type: ignore[arg-type]  # column names
+        if times is not None:
+            found[str(setup)] = times
+    return found
+
+
+def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
+    """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
+    `layers_skipped`, `run`, what was run less of what was timed, what T(rows, layers) allows independent rows and rows
+    together if deciding were free (`ALLOWED`; NaN where step times or exits are not known), and the estimate
+    `realised`. Those that saved most come first.
+    """
+    times = known_step_times(sweep)
+    shares = exit_shares(sweep)
+    frames = []
+    for where in saves.measured:
+        column = where.column("realised")
+        names = {where.column("run_timed"): "run", **{f"{column}{end}": f"realised{end}" for end in ENDS}}
+        rows = saves.exiting.loc[saves.exiting[column].notna(), ["configuration", "shown_as", SKIPPED, *names]]
+        of_step = times.get(where.machine)
+        allowed = [_allowed(of_step, where.batch, shares.get(key, {})) for key in rows["configuration"]]
+        both = pd.DataFrame(allowed, columns=list(ALLOWED), index=rows.index, dtype=float)
+        frames.append(rows.rename(columns=names).assign(at=where.label, **both))
+    if not frames:
+        return pd.DataFrame()
+    return pd.concat(frames).sort_values(["at", "realised"], ascending=[True, False], kind="stable")
+
+
+def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
+    """Configuration → exit layer → the share of its decided tokens that were read there."""
+    if sweep.final_layer is None:
+        return {}
+    layers = [*sweep.exitable_layers, sweep.final_layer]
+    done = (sweep.generations["status"] == OK).to_numpy()
+    counts = pd.DataFrame(sweep.layer_counts[done], columns=layers)
+    sums = counts.groupby(sweep.generations.loc[done, "configuration"].to_numpy()).sum()
+    return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
+
+
+def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> tuple[float, float]:
+    """Of independent rows, and of rows together."""
+    if times is None or not shares or batch not in times.seconds:
+        return math.nan, math.nan
+    if any(share and layer not in times.layers for layer, share in shares.items()):
+        return math.nan, math.nan
+    share_G = [shares.get(layer, 0.0) for layer in times.layers]
+    return times.independent(batch, share_G), times.together(batch, share_G)

@@ -44,12 +44,13 @@ function theme(width) {
       symbolBaseStrokeColor: ink,
     },
     rule: { color: soft },
-    style: { ring: { color: ink, stroke: ink, opacity: 1 } }, // around the chosen setting
+    // Of full depth and around the chosen setting, and around labels.
+    style: { ring: { color: ink, stroke: ink, opacity: 1 }, halo: { color: paper, stroke: paper } },
   };
 }
 
-// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in figures.py, or
-// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as in reports/shared/figures.py, or
+// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box, variant),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -132,7 +133,7 @@ async function draw(entry, again = false) {
   const spec = {
     ...variant.spec,
     params: [{ name: "picked", value: picked }],
-    datasets: { rows },
+    datasets: { rows, labels: [] },
     config: theme(width),
     width,
     autosize: { type: "fit-x", contains: "padding" },
@@ -159,7 +160,7 @@ async function draw(entry, again = false) {
   canvas.setAttribute("aria-label", variant.spec.description);
   box.style.minHeight = "";
   heights[chart.key] = box.offsetHeight;
-  if (chart.drawn) chart.drawn(view, box);
+  if (chart.drawn) await chart.drawn(view, box, variant);
   box.dataset.ink = inkOf(canvas);
 }
 

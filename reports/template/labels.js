@@ -57,3 +57,28 @@ function boxAt({ x, y }, wide, dx, dy) {
 
 const overlap = (one, other) =>
   one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+
+// Labels for the points of a chart that is drawn, at its scales: {row, text}, the most important first. `points` are the
+// rows to be kept free, and `x` and `y` the columns that the chart draws.
+function labelOn(view, labels, points, { x, y }) {
+  const across = view.scale("x"),
+    up = view.scale("y"),
+    at = (row) => ({ x: across(row[x]), y: up(row[y]) }),
+    area = { width: across.range()[1], height: up.range()[0] };
+  const placed = placeLabels(
+    labels.map(({ row, text }) => ({ ...at(row), row, text })),
+    points.map(at),
+    area,
+  );
+  const beside = placed.map(({ row, text, align, leads, ...at }) => ({
+    ...row,
+    text,
+    align,
+    leads,
+    dx: at.lx - at.x,
+    dy: at.ly - at.y,
+  }));
+  return view.data("labels", beside).runAsync();
+}
+
+const isNumber = (value) => typeof value === "number";

@@ -34,8 +34,8 @@ from eexit.results.store.landing import Tally, land
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import GENERATIONS
 from jobs.sweep import write_figures
-from reports.frames import runs as frames
 from reports.read.sweep import read_sweep
+from reports.shared.per_configuration import per_configuration
 
 README = Path(__file__).parents[2] / "jobs" / "README.md"
 
@@ -98,7 +98,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     assert json.loads((tmp_path / "figures.json").read_text())["different_runs"] == 3 + 6
     table = {str(column.header): list(column.cells) for column in closing_table(store, configurations(config)).columns}
     assert table["per-\nplex-\nity"] == ["10.08"] * 2
-    trade = frames.trade_off(read_sweep(store.root))
+    trade = per_configuration(read_sweep(store.root))
     assert trade["perplexity"].tolist() == [expected] * 2
     snippet = re.search(r"```python\n(import numpy.+?)```", README.read_text(), re.DOTALL)
     assert snippet

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+from reports.read.sweep import Sweep
+from reports.sections.overview import overview
+
 
 def missing_fields(chart: dict[str, Any]) -> set[str]:
     """The fields that any variant of a chart encodes, and that neither its rows nor a transform have."""
-    known = {column for row in chart["table"]["rows"] for column in row}
+    known = {column for row in chart["table"]["rows"] for column in row} | {"text"}  # the page makes labels'
     encoded: set[str] = set()
     for variant in chart["variants"]:
         for part in _objects(variant["spec"]):
@@ -22,3 +25,15 @@ def _objects(part: Any) -> Iterator[dict[str, Any]]:
         yield part
     for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
         yield from _objects(inner)
+
+
+def drawn(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """The charts of a sweep's overview by their keys."""
+    told = overview(sweep)
+    return {chart["key"]: chart for chart in [told["trade"], *told["charts"]] if chart}
+
+
+def variant_of(chart: dict[str, Any], y: str, x: str = "layers skipped") -> dict[str, Any]:
+    """The trade-off's variant of these axes."""
+    (variant,) = (each for each in chart["variants"] if (each["y"], each["x"]) == (y, x))
+    return variant  # type: ignore[no-any-return]

@@ -93,9 +93,15 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "eexit/quality/test_text_measures.py": ALL,
     "eexit/studies/choosing/test_choice.py": ALL,
     # What is read, its frames, its charts, and the page.
-    "reports/frames/test_accuracy.py": ALL,
-    "reports/frames/test_quality.py": ("test_accuracy", "test_findings", "test_the_", "test_a_choice", "test_a_sweep"),
-    "reports/frames/test_runs.py": (
+    "reports/shared/test_accuracy.py": ALL,
+    "reports/sections/test_quality_against_cost.py": (
+        "test_accuracy",
+        "test_findings",
+        "test_the_",
+        "test_a_choice",
+        "test_a_sweep",
+    ),
+    "reports/shared/test_per_configuration.py": (
         "test_means",
         "test_a_run_that",
         "test_seeds",
@@ -109,7 +115,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_dose",
         "test_what_is_not",
     ),
-    "reports/frames/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart", "test_findings"),
+    "reports/shared/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart", "test_findings"),
     "reports/page/test_build.py": (
         "test_hostile",
         "test_the_page_asks",
@@ -123,11 +129,11 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_what_a_mode",
         "test_every_",
     ),
-    "reports/read/test_configurations.py": ALL,
+    "reports/sections/test_rules.py": ALL,
     "reports/read/test_damage.py": ALL,
     "reports/read/test_sweep.py": ALL,
     "reports/sections/test_drafts.py": ALL,
-    "reports/sections/test_learned.py": ALL,
+    "reports/sections/test_learned_exits.py": ALL,
     "test_house.py": ALL,
 }
 

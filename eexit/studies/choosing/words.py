@@ -230,7 +230,7 @@ def _none_chosen(row: Row) -> Iterator[str]:
         yield findings.NONE_SAVES_ANYTHING.format(settings=counted(len(certified), "setting"))
         yield findings.DEFENSIBLE
         return
-    yield findings.NONE_CERTIFIED.format(**_promise(row))
+    yield none_certified(row)
     known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
     if known:
         nearest = min(known, key=lambda setting: setting["p_value"])
@@ -244,6 +244,12 @@ def _none_chosen(row: Row) -> Iterator[str]:
     yield findings.DEFENSIBLE
     least = prompts_without_loss(row["at_most"], row["error_of_each"])
     yield findings.WITHOUT_LOSS.format(n=counted(least, "prompt"))
+
+
+def none_certified(row: Row) -> str:
+    """The answer to a question for which no setting is certified."""
+    bound, confidence, at_most = (_promise(row)[name] for name in ("bound", "confidence", "at_most"))
+    return f"No setting is certified with {confidence} confidence that {bound} is at most {at_most}."
 
 
 def _share_for_choosing(row: Row) -> float:

@@ -13,8 +13,23 @@ function learnedSection() {
       ),
       ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),
     ),
-    ...charts.map((chart) => figure({ ...chart, heading: "h4" })),
+    ...charts.map((chart) =>
+      figure({ ...chart, heading: "h4", drawn: (view, _, { axes }) => axes && labelCurves(view, chart, axes) }),
+    ),
   ];
+}
+
+// KL factors beside the points of the artefact that is shown.
+function labelCurves(view, chart, axes) {
+  const points = chart.table.rows.filter(
+    (row) => row.artefact === axes.artefact && isNumber(row[axes.x]) && isNumber(row[axes.y]),
+  );
+  return labelOn(
+    view,
+    points.map((row) => ({ row, text: row.label })),
+    points,
+    axes,
+  );
 }
 
 // Definitions for the methods page.

@@ -211,7 +211,7 @@ function foldedParts() {
   const chart = (key) => DATA.charts.filter((each) => each.key === key);
   // A lone chart has the heading of what is opened.
   const figures = (charts) => () =>
-    charts.map((each) => (each.limit ? limited : figure)({ ...each, heading: charts.length > 1 ? "h4" : "h4.hidden" }));
+    charts.map((each) => figure({ ...each, heading: charts.length > 1 ? "h4" : "h4.hidden" }));
   const ofCharts = (id, title, keys) => {
     const charts = keys.flatMap(chart);
     return charts.length ? { id, title, build: figures(charts) } : null;
@@ -221,10 +221,6 @@ function foldedParts() {
       ? { id: "findings", title: "All findings in words", build: findings }
       : null,
     ofCharts("mix", "Where tokens exit", ["mix"]),
-    ofCharts("disagreement", "Disagreement against what is saved", ["trade-disagreement"]),
-    ofCharts("perplexity", "Perplexity against what is saved", ["trade-perplexity"]),
-    ofCharts("fidelity", "Fidelity against what is saved", ["trade-tokens_until_difference"]),
-    ofCharts("scores", "Scores against what is saved", ["trade-scores"]),
     ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
     ofCharts("depth", "Depth by token position", ["depth"]),
     DATA.prompts.length && DATA.metrics.length
@@ -337,88 +333,6 @@ const meanings = () =>
       ...Object.entries(DATA.rules).map(([rule, { definition, mark }]) => [rule + mark, definition]),
     ].map(([name, does]) => h("div", h("dt", `${name}:`), h("dd", `${shortly(does)}.`))),
   );
-
-let most = 5; // per cent
-const MOST_NAMED = 4; // pairs of mode and rule in the answer
-
-// A chart whose y axis has a limit that the reader chooses: a line marks it, and a text names the configurations that
-// skip the most layers within it.
-function limited(chart) {
-  const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit),
-    name = label.toLowerCase();
-  most = +choice("most", 5);
-  const answer = h("output", { for: "most" }),
-    said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
-  const input = h("input", {
-    id: "most",
-    type: "number",
-    min: 0,
-    max: 100,
-    step: "any",
-    value: most,
-    oninput: () => {
-      most = input.valueAsNumber;
-      choose("most", most);
-      said();
-      copy.update();
-    },
-  });
-  said();
-  const line = (spec) => ({
-    data: { values: [{ most: most / 100 }] },
-    mark: { type: "rule", strokeDash: [5, 4], aria: false },
-    encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } },
-  });
-  const highest = Math.max(...chart.table.rows.map((row) => row[`${key}_high`] ?? row[key]));
-  const copy = {
-    ...chart,
-    controls: [h("label", `Most layers skipped at a ${name} of at most `, input, " %"), answer],
-    prepare: (spec) => (most / 100 <= highest ? { ...spec, layer: [line(spec), ...spec.layer] } : spec),
-  };
-  return figure(copy);
-}
-
-// For each mode and rule, up to MOST_NAMED of them, a sentence on the configuration that skips the most layers within the
-// limit, sorted by layers skipped. Controls are left out, and so are configurations that write loops, which are counted.
-function skipMost({ rows }, column, name) {
-  if (!(most >= 0)) return ["Give a number from 0 to 100."];
-  const known = rows.filter((row) => row.rule !== null && row.control_of === null && row[column.key] !== null),
-    isWithin = (row) => row[column.key] <= most / 100,
-    loops = known.filter((row) => row.looping && isWithin(row)).length,
-    names = [...new Set(known.map((row) => row.series))];
-  const skipped = { key: "layers_skipped", form: "share" };
-  const best = names.map(
-    (name) =>
-      sorted(
-        known.filter((row) => row.series === name && !row.looping && isWithin(row)),
-        (row) => row.layers_skipped,
-        true,
-      )[0],
-  );
-  const within = sorted(best.filter(Boolean), (row) => row.layers_skipped, true);
-  const found = within
-    .slice(0, MOST_NAMED)
-    .map((row) =>
-      h(
-        "span",
-        configurationCell(row.configuration),
-        ` would skip ${estimate(row, skipped)} of the layers, at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
-      ),
-    );
-  const none = names.filter((_, i) => !best[i]);
-  const fewer = within.length - found.length;
-  if (fewer > 0) found.push(`${fewer} more pairs of mode and rule would skip fewer. `);
-  if (loops)
-    found.push(
-      `${form(loops, "count")} ${loops === 1 ? "configuration is" : "configurations are"} left out, whose text is mostly one loop, which full depth agrees with once it is there. `,
-    );
-  const other = loops ? "other " : "";
-  if (none.length > MOST_NAMED)
-    return [...found, `${none.length} pairs have no ${other}configuration with so low a ${name}.`];
-  return none.length
-    ? [...found, `No ${other}${none.join(`, no ${other}`)} configuration has so low a ${name}.`]
-    : found;
-}
 
 const held = () =>
   `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +

@@ -1,12 +1,6 @@
 // The overview's first chart: quality against cost. Online rules are in front, with direct labels and what nothing beats;
 // other modes, oracles, controls and settings that were replayed are shown on demand.
 
-const LEFT = 50, // pixels beside the plot
-  RIGHT = 20,
-  ABOVE = 26,
-  BELOW = 42,
-  TALL = 330;
-
 const isBlind = (row) => row.control_of !== null || DATA.rules[row.rule]?.sees === "";
 const isOnline = (row) => row.rule !== null && !row.oracle && !isBlind(row);
 
@@ -110,7 +104,8 @@ function tradeFigure(chart) {
     ],
     rows: visible,
     csv: () => chart.table.rows,
-    prepare: (spec, rows, width) => tradeSpec(spec, rows, width, shown.variants[0].axes, severalRules),
+    prepare: withoutLegends,
+    drawn: (view) => labelTrade(view, visible(), shown.variants[0].axes, severalRules),
     open: ({ configuration }) => {
       if (DATA.configurations.some(({ key }) => key === configuration)) openConfiguration({ configuration });
     },
@@ -137,10 +132,24 @@ const tradeCaption = (axes, hasOnline) =>
     .filter(Boolean)
     .join(" ");
 
+// Labels stand beside the points instead.
+const withoutLegends = (spec) => ({
+  ...spec,
+  layer: spec.layer.map((layer) => ({
+    ...layer,
+    encoding: Object.fromEntries(
+      Object.entries(layer.encoding).map(([name, channel]) => [
+        name,
+        channel.legend ? { ...channel, legend: null } : channel,
+      ]),
+    ),
+  })),
+});
+
 const withoutControl = (row) =>
   Object.fromEntries(Object.entries(row).map(([key, value]) => [key, key.endsWith("_control") ? null : value]));
 
-const LINES = ["solid", "solid", "dashed", "dotted", "double"]; // of modes in DATA.modes' order, as styles.py has them
+const LINES = ["solid", "solid", "dashed", "dotted", "double"]; // of modes in DATA.modes' order, as reports/shared/styles.py has them
 
 function modeKey(modes, severalRules) {
   if (!severalRules || modes.length < 2) return null;
@@ -157,140 +166,13 @@ function modeKey(modes, severalRules) {
   );
 }
 
-// The specification with its scales fixed, so that labels can be placed in pixels.
-function tradeSpec(spec, rows, width, axes, severalRules) {
-  const [ink, soft, paperColour, line] = coloursOf("ink", "soft", "paper", "line"),
-    narrow = width < NARROW,
-    right = narrow ? 8 : RIGHT,
-    area = { width: Math.max(120, width - LEFT - right), height: narrow ? 300 : TALL };
+// The labels, the most important first: full depth, each series at the end that saves most, and then every parameter.
+function labelTrade(view, rows, axes, severalRules) {
   const known = rows.filter(
       (row) => isNumber(row[axes.x]) && isNumber(row[axes.y]) && !row.replayed && row.beneath === null,
     ),
-    normal = known.find(({ mode }) => mode === DATA.normal),
-    level = axes.even ?? normal?.[axes.y] ?? null;
-  const xs = scaleOf(valuesOf(rows, axes.x, false), area.width, { zero: true, room: 0.04 }),
-    ys = scaleOf([...valuesOf(rows, axes.y, true), ...(level === null ? [] : [level])], area.height, {
-      zero: axes.is_share,
-      logarithmic: axes.logarithmic,
-      room: 0.06,
-      most: axes.is_share ? 1 : Infinity,
-    });
-  const at = (row) => ({ x: xs.at(row[axes.x]), y: area.height - ys.at(row[axes.y]) });
-  const points = known.filter(({ rule }) => rule !== null);
-  const labels = placeLabels(labelsOf(points, axes, at, severalRules, narrow, normal), known.map(at), area);
-  const scales = { x: { domain: xs.domain, nice: false, zero: false }, y: ys.scale };
-  const fixed = (name, channel) => {
-    const { scale: _, axis, title, ...others } = channel;
-    return { ...others, title, scale: scales[name], axis: name === "x" ? axis : yAxis(axis ?? {}) };
-  };
-  const yAxis = (axis) => ({
-    ...axis,
-    titleAngle: 0,
-    titleAlign: "left",
-    titleAnchor: "end",
-    titleX: -LEFT + 6,
-    titleY: -12,
-  });
-  const layers = spec.layer
-    .filter(({ mark, encoding }) => mark.type !== "text" && !encoding.x2?.field?.endsWith("_high"))
-    .map((layer) => {
-      const encoding = Object.fromEntries(
-        Object.entries(layer.encoding).map(([name, channel]) => {
-          if (["x", "y"].includes(name) && channel.field) return [name, fixed(name, channel)];
-          return ["color", "shape", "strokeDash"].includes(name) && channel.field
-            ? [name, { ...channel, legend: null }]
-            : [name, channel];
-        }),
-      );
-      if (encoding.y2?.field?.endsWith("_high"))
-        return { ...layer, encoding: { ...encoding, opacity: { value: 0.35 } } };
-      return { ...layer, encoding };
-    });
-  const colour = spec.layer.map(({ encoding }) => encoding.color).find((each) => each?.scale),
-    pixels = (field) => ({ field, type: "quantitative", scale: null, axis: null });
-  const text = (align, others) => ({
-    data: { values: labels.filter((label) => label.align === align) },
-    mark: {
-      type: "text",
-      font: "system-ui, sans-serif",
-      fontSize: 11.5,
-      fontWeight: 600,
-      align,
-      baseline: "middle",
-      aria: false,
-      ...others.mark,
-    },
-    encoding: { x: pixels("lx"), y: pixels("ly"), text: { field: "text", type: "nominal" }, ...others.encoding },
-  });
-  const used = ["left", "center", "right"].filter((align) => labels.some((label) => label.align === align)),
-    tint =
-      severalRules && colour
-        ? { color: { ...colour, legend: null, condition: undefined } }
-        : colour
-          ? { color: { ...colour, legend: null } }
-          : {};
-  const leads = labels.filter((label) => label.leads);
-  return {
-    ...spec,
-    width: area.width,
-    height: area.height,
-    padding: { left: LEFT, right, top: ABOVE, bottom: BELOW },
-    autosize: { type: "none" },
-    layer: [
-      ...band(level, axes, fixed("y", layers[0].encoding.y), line),
-      ...frontier(points, normal, axes, at, soft, pixels),
-      ...layers,
-      ...(normal ? [normalMark(at(normal), ink, pixels)] : []),
-      ...(leads.length
-        ? [
-            {
-              data: { values: leads },
-              mark: { type: "rule", strokeWidth: 1, color: soft, aria: false },
-              encoding: { x: pixels("x"), y: pixels("y"), x2: { field: "lx" }, y2: { field: "ly" } },
-            },
-          ]
-        : []),
-      ...used.map((align) =>
-        text(align, { mark: { stroke: paperColour, strokeWidth: 4, color: paperColour }, encoding: {} }),
-      ),
-      ...used.map((align) => text(align, { mark: {}, encoding: tint })),
-    ],
-  };
-}
-
-const isNumber = (value) => typeof value === "number";
-
-const valuesOf = (rows, key, ends) =>
-  rows
-    .flatMap((row) => [
-      row[key],
-      ...(ends && row.rule !== null ? [row[`${key}_low`], row[`${key}_high`]] : []),
-      row[`${key}_control`],
-    ])
-    .filter(isNumber);
-
-// A scale over the values with some room: its domain, and the pixel of a value.
-function scaleOf(values, size, { zero, logarithmic = false, room, most = Infinity }) {
-  const into = logarithmic ? Math.log : (value) => value,
-    back = logarithmic ? Math.exp : (value) => value;
-  const all = values.filter((value) => !logarithmic || value > 0).map(into);
-  let low = Math.min(...all, ...(zero ? [0] : [])),
-    high = Math.max(...all, ...(zero ? [0] : []));
-  if (!(high > low)) [low, high] = [low - 0.5, high + 0.5];
-  const gap = room * (high - low);
-  if (!zero || low < 0) low -= gap;
-  else low -= gap / 2;
-  high = Math.min(high + gap, Math.max(into(most), high));
-  const domain = [back(low), back(high)];
-  return {
-    domain,
-    at: (value) => ((into(value) - low) / (high - low)) * size,
-    scale: logarithmic ? { type: "log", domain, nice: false } : { domain, nice: false, zero: false },
-  };
-}
-
-// The labels, the most important first: full depth, each series at the end that saves most, and then every parameter.
-function labelsOf(points, axes, at, severalRules, narrow, normal) {
+    points = known.filter(({ rule }) => rule !== null),
+    narrow = view.width() < NARROW;
   const seriesEnd = new Map();
   for (const row of points) {
     const end = seriesEnd.get(row.series);
@@ -300,67 +182,17 @@ function labelsOf(points, axes, at, severalRules, narrow, normal) {
   const named = (row) => {
     const first = severalRules || !severalModes ? row.family : row.mode,
       parts = row.parameter === null && first === row.family ? [row.label] : [first, row.label]; // its label names the rule
-    const loops = row.looping ? " ↻" : "";
-    return parts.filter(Boolean).join(" ") + (severalRules && severalModes && !narrow ? ` · ${row.mode}` : "") + loops;
+    return parts.filter(Boolean).join(" ") + (severalRules && severalModes && !narrow ? ` · ${row.mode}` : "");
   };
-  const ends = new Set(seriesEnd.values());
-  const of = (row, text) => ({ ...at(row), text, family: row.family, mode: row.mode, rule: row.rule });
-  const full = normal && axes.even === null ? [{ ...of(normal, `full depth ${written(normal[axes.y], axes)}`) }] : [];
-  return [
-    ...full,
-    ...points.filter((row) => ends.has(row)).map((row) => of(row, named(row))),
-    ...points
-      .filter((row) => !ends.has(row) && row.parameter !== null)
-      .map((row) => of(row, row.label + (row.looping ? " ↻" : ""))),
+  const ends = new Set(seriesEnd.values()),
+    of = (row, text) => ({ row, text: text + (row.looping ? " ↻" : "") }),
+    full = known.filter(({ mode }) => mode === DATA.normal && axes.even === null);
+  const labels = [
+    ...full.map((row) => of(row, `full depth ${written(row[axes.y], axes)}`)),
+    ...[...ends].map((row) => of(row, named(row))),
+    ...points.filter((row) => !ends.has(row) && row.parameter !== null).map((row) => of(row, row.label)),
   ];
+  return labelOn(view, labels, known, axes);
 }
 
 const written = (value, axes) => form(value, axes.is_share ? "share" : "real");
-
-// What counts as good as full depth: within the margin, where the measure is one of right answers.
-function band(level, axes, y, line) {
-  if (level === null) return [];
-  const rule = {
-    data: { values: [{ level }] },
-    mark: { type: "rule", strokeDash: [5, 4], aria: false },
-    encoding: { y: { ...y, field: "level" } },
-  };
-  if (axes.y !== "correct" || !DATA.margin) return [rule];
-  const values = [{ level, within: level - DATA.margin }];
-  const area = {
-    data: { values },
-    mark: { type: "rect", color: line, opacity: 0.8, aria: false },
-    encoding: { y: { ...y, field: "within" }, y2: { field: "level" } },
-  };
-  return [area, rule];
-}
-
-// A line through full depth and the online settings that no other shown one beats in both.
-function frontier(points, normal, axes, at, colour, pixels) {
-  if (axes.better === null) return [];
-  const sign = axes.better ? 1 : -1;
-  const of = [...(normal ? [normal] : []), ...points.filter(isOnline)].sort(
-    (a, b) => b[axes.x] - a[axes.x] || sign * (b[axes.y] - a[axes.y]),
-  );
-  let best = -Infinity;
-  const front = of.filter((row) => {
-    const value = sign * row[axes.y],
-      keep = value > best;
-    best = Math.max(best, value);
-    return keep;
-  });
-  if (front.length < 2) return [];
-  return [
-    {
-      data: { values: front.map((row, order) => ({ ...at(row), order })) },
-      mark: { type: "line", strokeWidth: 9, opacity: 0.22, color: colour, aria: false, strokeCap: "round" },
-      encoding: { x: pixels("x"), y: pixels("y"), order: { field: "order", type: "quantitative" } },
-    },
-  ];
-}
-
-const normalMark = (place, ink, pixels) => ({
-  data: { values: [place] },
-  mark: { type: "point", shape: "square", filled: true, size: 110, color: ink, opacity: 1, aria: false },
-  encoding: { x: pixels("x"), y: pixels("y") },
-});

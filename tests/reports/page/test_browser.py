@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from report_fixtures import Visit, Walk
@@ -12,7 +11,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 10), ("#/p/0?prompt.numbers=true", 2)])
+@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 7), ("#/p/0?prompt.numbers=true", 2)])
 def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
@@ -25,8 +24,8 @@ def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) ->
 
 
 def test_a_table_beside_a_chart_says_the_same(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    figure = page.locator("[data-chart=trade-perplexity]")
+    page = visit("#/?quality.y=Perplexity")
+    figure = page.locator("[data-chart=quality]")
     figure.locator("summary").click()
     assert "7 [7, 7]" in figure.locator("table").inner_text()
 
@@ -42,60 +41,6 @@ def test_the_first_screen_has_the_verdict_and_the_first_chart(visit: Visit) -> N
     page.locator("[data-fold=findings] summary").click()
     modes = page.locator(".modes").inner_text()
     assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual", "kl"]
-
-
-def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_path: Path) -> None:
-    shares: dict[tuple[str, float | None], float] = {
-        ("normal", None): 0.0, ("unfrozen", 0.5): 0.2, ("unfrozen", 2.0): 0.04, ("frozen_residual", 2.0): 0.06,
-    }  # fmt: skip
-    generations, tokens = [], []
-    for prompt in range(5):
-        for (mode, k), share in shares.items():
-            depth: dict[str, Any] = {} if k is None else {"mean_depth": 0.9 if k == 0.5 else 0.95}
-            row, rows = run_rows(str(prompt), "?", mode, k, ["a", "b"], disagreement=share, **depth)
-            generations.append(row)
-            tokens += rows
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/?open=all", path=path)
-    chart = page.locator("[data-chart=trade-disagreement]")
-    limit, answer = chart.get_by_label("Most layers skipped at a disagreement of at most"), chart.locator("output")
-    assert limit.input_value() == "5"
-    assert answer.inner_text() == (
-        "unfrozen/kl/2 would skip 5.0% [5.0%, 5.0%] of the layers, at a disagreement of "
-        "4.0% [4.0%, 4.0%] (n = 5). No frozen_residual/kl configuration has so low a disagreement."
-    )
-    chart.locator(".chart[data-ink]").wait_for()
-    before = chart.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-    limit.fill("20")
-    assert [link.inner_text() for link in answer.get_by_role("link").all()] == [
-        "unfrozen/kl/0.5",
-        "frozen_residual/kl/2",
-    ]
-    assert "10.0% [10.0%, 10.0%] of the layers" in answer.inner_text()
-    page.wait_for_timeout(300)
-    assert chart.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before, "the line has moved"
-    limit.fill("")
-    assert "Give a number" in answer.inner_text()
-    limit.fill("0")
-    assert answer.get_by_role("link").count() == 0
-
-
-def test_most_layers_skipped_leaves_out_what_writes_loops(visit: Visit, tmp_path: Path) -> None:
-    generations, tokens = [], []
-    for mode, k, loop, depth in (("normal", None, 0, 1.0), ("unfrozen", 0.5, 2, 0.2), ("unfrozen", 2.0, 1, 0.9)):
-        change: dict[str, Any] = {"mean_depth": depth, "longest_loop": loop, "disagreement": 0.04}
-        row, rows = run_rows("0", "?", mode, k, ["a", "b", "c"], **change)
-        generations.append(row)
-        tokens += rows
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/?open=all", path=path)
-    assert page.locator("[data-chart=trade-disagreement] output").inner_text() == (
-        "unfrozen/kl/2 would skip 10.0% of the layers, at a disagreement of 4.0% (n = 1). "
-        "1 configuration is left out, whose text is mostly one loop, which full depth agrees with once it is there."
-    )
-    page.locator("[data-chart=heat] select").first.select_option(label="In one loop")
-    page.locator("[data-chart=heat] summary").click()
-    assert "66.7%" in page.locator("[data-chart=heat] table").inner_text()
 
 
 def test_from_the_overview_to_a_token(visit: Visit) -> None:

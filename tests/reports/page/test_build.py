@@ -20,13 +20,13 @@ from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
 from eexit.plan.configuration import Exit
 from reports import PageSettings, build_report
-from reports.charts.palette import STOPS, contrast, exit_colours, ink_on
-from reports.frames import runs as frames
 from reports.page.build import split
 from reports.page.packing import encode_log, encode_numbers
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
-from reports.sections.findings.numbers import with_interval
+from reports.shared.numbers import with_interval
+from reports.shared.palette import STOPS, contrast, exit_colours, ink_on
+from reports.shared.per_configuration import per_configuration
 
 
 def blob(page: str, name: str) -> bytes:
@@ -261,18 +261,18 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: Ma
     about["config"]["temperature"] = 0.7
     (folder / "sweep.json").write_text(json.dumps(about))
     data = report(folder)[1]
-    said = "compared with full depth's most likely token, so that normal disagrees too."
+    said = "so that normal disagrees too."
     assert said in data["findings"][-1]
-    assert [chart["key"] for chart in data["charts"] if said in chart["caption"]] == ["trade-disagreement"]
+    assert {each["y"] for each in data["trade"]["variants"] if said in each["note"]} == {"Disagreement"}
     assert said not in json.dumps(report(make_sweep(2))[1])
 
 
 def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -> None:
     data = report(full)[1]
     assert data["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
-    captions = {chart["key"]: chart["caption"] for chart in data["charts"]}
-    assert "no proof of quality" in captions["trade-perplexity"]
-    assert "no point can be higher than the texts are long" in captions["trade-tokens_until_difference"]
+    notes = {variant["y"]: variant["note"] for variant in data["trade"]["variants"]}
+    assert "no proof of quality" in notes["Perplexity"]
+    assert "no point can be higher than the texts are long" in notes["Fidelity"]
 
 
 @pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
@@ -283,15 +283,15 @@ def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first: int, kind: 
         for mode, k, until in (("normal", None, 100), ("unfrozen", 1.0, first))
     ]
     folder = write_sweep(tmp_path / "s", [row for row, _ in rows], [token for _, tokens in rows for token in tokens])
-    charts = {chart["key"]: chart for chart in report(folder)[1]["charts"]}
-    chart = charts["trade-tokens_until_difference"]
-    assert ("The axis is logarithmic." in chart["caption"]) == (kind == "log")
-    assert chart["variants"][0]["spec"]["layer"][0]["encoding"]["y"]["scale"]["type"] == kind
+    (variant,) = (each for each in report(folder)[1]["trade"]["variants"] if each["y"] == "Fidelity")
+    assert ("The axis is logarithmic." in variant["note"]) == (kind == "log")
+    channels = [layer["encoding"].get("y", {}) for layer in variant["spec"]["layer"]]
+    assert {channel["scale"]["type"] for channel in channels if "scale" in channel} == {kind}
 
 
 def test_every_chart_gives_n_and_what_its_intervals_are(full: Path) -> None:
     captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
-    assert len(captions) == 7
+    assert len(captions) == 4
     for caption in captions.values():
         assert "95% intervals over prompts; n = " in caption
     assert captions["mix"].endswith("n = 5 to 6 prompts.")
@@ -305,7 +305,7 @@ def test_few_prompts_have_n_and_no_intervals(make_sweep: MakeSweep) -> None:
 
 
 def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep: MakeSweep) -> None:
-    row = frames.trade_off(read_sweep(str(make_sweep(6)))).iloc[1].to_dict()
+    row = per_configuration(read_sweep(str(make_sweep(6)))).iloc[1].to_dict()
     assert with_interval(row, "perplexity", ".2f") == "7.00 [7.00, 7.00]"
     assert with_interval(row | {"perplexity_n": 5}, "perplexity", ".2f") == "7.00 [7.00, 7.00] (n = 5)"
 

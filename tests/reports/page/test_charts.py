@@ -2,15 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import vl_convert
+from chart_fields import drawn, variant_of
 from report_fixtures import Visit
 
 from eexit.plan.configuration import Exit
-from reports.charts.base import Difference, paired_chart, specification
-from reports.charts.styles import Looks
-from reports.frames.runs import naming
+from reports.read.sweep import read_sweep
+from reports.sections.side_by_side import Difference, paired_chart
+from reports.shared.charts import specification
+from reports.shared.per_configuration import naming
+from reports.shared.styles import Looks
 
 PIXELS = 8  # between the places that are looked at: points are wider
 
@@ -55,3 +59,28 @@ def test_settings_of_different_exit_sets_have_different_labels() -> None:
     assert [naming(Exit("unfrozen", "agree", None, layers))["label"] for layers in sets] == [
         "agree", "agree@25", "agree@20,25",
     ]  # fmt: skip
+
+
+def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Path) -> None:
+    """Of the settings, the bolder one loses; at the same saving, the one with fewer right answers is beaten."""
+    sweep = read_sweep(str(answered.parent))
+    variant = variant_of(drawn(sweep)["quality"], "Accuracy")
+    rows = drawn(sweep)["quality"]["table"]["rows"]
+    online = [row for row in rows if row["mode"] == "normal" or (row["rule"] == "confidence" and not row["control_of"])]
+    kept = [
+        row["configuration"]
+        for row in online
+        if not any(
+            other["correct"] > row["correct"] and other["layers_skipped"] >= row["layers_skipped"] for other in online
+        )
+    ]
+    assert 1 < len(kept), "full depth and a setting at least"
+    layers = [layer for layer in variant["spec"]["layer"] if layer["mark"].get("strokeWidth") == 9]
+    assert points_of(layers, rows, "line") == len(kept)
+
+
+def points_of(layers: list[dict[str, Any]], rows: list[dict[str, Any]], mark: str) -> int:
+    """How many points a drawn line has."""
+    svg = vl_convert.vegalite_to_svg({"layer": layers, "data": {"name": "rows"}, "datasets": {"rows": rows}})
+    (path,) = re.findall(rf'class="mark-{mark} role-mark[^>]*><path [^>]*d="([^"]+)"', svg)
+    return len(re.findall(r"[ML]", path))

@@ -153,7 +153,9 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     said = page.locator("main").inner_text()
     assert "Right answers" in said
     assert "NaN" not in said
-    assert page.locator("[data-fold=disagreement], [data-fold=perplexity], #confident").count() == 0
+    assert page.locator("#confident").count() == 0
+    measures = page.locator("[data-chart=quality]").get_by_label("Quality").locator("option").all_inner_texts()
+    assert not {"Disagreement", "Perplexity"} & {*measures}
     page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/confidence/0.97/t/1")
     page.locator(".pane").get_by_text("Token 2 of 3").wait_for()
 

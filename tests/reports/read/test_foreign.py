@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chart_fields import drawn
 from report_fixtures import Visit
 
 from reports import generate_multi_prompt_html_visualization, load_results_json
-from reports.frames import runs as frames
-from reports.frames.savings import savings
 from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
-from reports.sections.beside import beside_section
-from reports.sections.overview import overview_charts
+from reports.sections.depth_by_position import depth_by_position
+from reports.sections.side_by_side import beside_section
+from reports.sections.where_tokens_exit import exit_mix
+from reports.shared.paired import paired_differences
+from reports.shared.per_configuration import per_configuration
 
 LISTED = [5, 10, 15, 20, 25, 27]
 N_LAYERS, N_TOKENS = 28, 26
@@ -106,7 +108,7 @@ def test_the_final_layer_is_no_exitable_one(path: Path) -> None:
 
 
 def test_exits_are_counted_as_the_file_has_them(path: Path, table: pd.DataFrame) -> None:
-    mix = frames.exit_mix(sweep_of(load_results_json(path)))
+    mix = exit_mix(sweep_of(load_results_json(path)))
     expected = table.groupby("configuration")[[f"at {layer}" for layer in LISTED]].mean()
     found = mix.pivot_table("share", "configuration", "rank", sort=False)
     assert sorted(found.index) == sorted(expected.index), "normal has its bar"
@@ -115,20 +117,20 @@ def test_exits_are_counted_as_the_file_has_them(path: Path, table: pd.DataFrame)
 
 def test_means_are_those_of_pandas(path: Path, table: pd.DataFrame) -> None:
     sweep = sweep_of(load_results_json(path))
-    trade = frames.trade_off(sweep).set_index("configuration")
+    trade = per_configuration(sweep).set_index("configuration")
     columns = [name for name in table.columns if name in trade]
     assert len(columns) == 8
     expected = table.groupby("configuration")[columns].mean()
     pd.testing.assert_frame_equal(trade[columns].loc[expected.index], expected)
     assert trade[["perplexity", "disagreement"]].isna().all(axis=None), "the file doesn't say"
-    paired = frames.paired_differences(sweep).set_index("configuration")["score_coherence"]
+    paired = paired_differences(sweep).set_index("configuration")["score_coherence"]
     wide = table.pivot_table("score_coherence", "prompt", "configuration")
     for configuration, difference in paired.items():
         assert difference == pytest.approx((wide[configuration] - wide["normal"]).mean())
 
 
 def test_depth_along_the_text_is_that_of_the_chosen_layers(path: Path) -> None:
-    depth = frames.depth_by_position(sweep_of(load_results_json(path)))
+    depth = depth_by_position(sweep_of(load_results_json(path)))
     one = depth[depth["configuration"] == "unfrozen/kl/0.5"].set_index("position")["depth"]
     width = int(depth["width"].iloc[0])
     layers = [
@@ -143,13 +145,13 @@ def test_depth_along_the_text_is_that_of_the_chosen_layers(path: Path) -> None:
 
 def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     sweep = sweep_of(load_results_json(path))
-    trade = frames.trade_off(sweep)
-    drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
-    assert list(drawn) == [
-        "trade-tokens_until_difference", "trade-scores", "mix", "dose-exit_rate", "dose-mean_depth", "depth",
-    ]  # fmt: skip
+    trade = per_configuration(sweep)
+    charts = drawn(sweep)
+    assert list(charts) == ["quality", "mix", "dose-exit_rate", "dose-mean_depth", "depth"]
     labels = ["Accuracy score", "Score: coherence", "Score: task completion"]
-    assert [variant["label"] for variant in drawn["trade-scores"]["variants"]] == labels
+    measures = [variant["y"] for variant in charts["quality"]["variants"]]
+    assert measures[:3] == labels
+    assert "Fidelity" in measures
     beside = beside_section(sweep, trade)
     assert beside
     assert set(labels) <= {measure["label"] for measure in beside["measures"]}
@@ -162,9 +164,9 @@ def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
         assert int(chart.get_attribute("data-ink")) > 50
-    scores = page.locator("[data-chart=trade-scores]")
+    scores = page.locator("[data-chart=quality]")
     before = scores.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-    scores.get_by_role("combobox", name="Score").select_option("Score: coherence")
+    scores.get_by_role("combobox", name="Quality").select_option("Score: coherence")
     page.wait_for_timeout(300)
     assert scores.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
     assert "null" not in page.locator("main").inner_text()
@@ -187,10 +189,10 @@ def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
 def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Path, table: pd.DataFrame) -> None:
     """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
-    mix = frames.exit_mix(sweep)
+    mix = exit_mix(sweep)
     at_5 = mix[(mix["configuration"] == "unfrozen/kl/0.5") & (mix["layer"] == "5")]["share"].item()
     assert at_5 == pytest.approx(table[table["configuration"] == "unfrozen/kl/0.5"]["at 5"].mean())
-    trade = frames.trade_off(sweep).set_index("configuration")
+    trade = per_configuration(sweep).set_index("configuration")
     assert trade.loc["unfrozen/kl/0.5", "exit_rate"] == pytest.approx(
         table[table["configuration"] == "unfrozen/kl/0.5"]["exit_rate"].mean()
     )
@@ -199,12 +201,12 @@ def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Pat
 def test_what_cannot_be_counted_is_absent(path: Path) -> None:
     stats = {"layer_distribution": {"5": 1}, "early_exit_rate": 0.25}
     sweep = sweep_of(changed(path, chosen_exit_layers=None, early_exit_stats=stats, scores=None, accuracy_score=None))
-    assert frames.exit_mix(sweep).empty or frames.exit_mix(sweep)["share"].isna().all()
-    trade = frames.trade_off(sweep)
+    assert exit_mix(sweep).empty or exit_mix(sweep)["share"].isna().all()
+    trade = per_configuration(sweep)
     assert (trade["exit_rate"] == 0.25).all()
     assert trade["layers_skipped"].isna().all()
     assert sweep.scores == {}
-    assert not any("score" in chart["key"] for chart in overview_charts(sweep, trade, savings(sweep, trade)))
+    assert "quality" not in drawn(sweep)
 
 
 def test_a_first_token_that_statistics_leave_out_was_not_decided(path: Path) -> None:

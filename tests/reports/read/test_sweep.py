@@ -1,10 +1,8 @@
 """Labels, tooltips, fading and order must not mislead the reader; and search finds what it should."""
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -15,43 +13,15 @@ from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from reports import build_report
-from reports.charts.base import LIGHT, Difference, paired_chart, specification
-from reports.charts.palette import contrast
-from reports.charts.styles import Looks
-from reports.charts.trade_off import TradeOff, trade_off_chart
-from reports.frames.axes import MEASURES, SKIPPING
-from reports.frames.runs import naming
-
-POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where two modes nearly meet
-    ("normal", None, 0.0, 1.66),
-    *(("unfrozen", k, x, y) for k, x, y in ((0.5, 0.116, 4.0), (1, 0.070, 2.71), (2, 0.052, 2.05), (4, 0.027, 1.66))),
-    *(
-        ("frozen_residual", k, x, y)
-        for k, x, y in ((0.5, 0.12, 8.6), (1, 0.069, 2.8), (2, 0.051, 2.4), (4, 0.032, 1.8))
-    ),
-]
+from reports.sections.side_by_side import Difference, paired_chart
+from reports.shared.charts import LIGHT, specification
+from reports.shared.palette import contrast
+from reports.shared.per_configuration import naming
+from reports.shared.styles import Looks
 
 
 def configuration(mode: str, k: float | None) -> Configuration:
     return Normal(mode) if k is None else Exit(mode, "kl", float(k))
-
-
-def looks_of(frame: pd.DataFrame) -> Looks:
-    return Looks.of(
-        configuration(mode, None if pd.isna(parameter) else parameter)
-        for mode, parameter in zip(frame["mode"], frame["parameter"], strict=True)
-    )
-
-
-def trade_frame(points: Any = POINTS, interval: bool = False) -> pd.DataFrame:
-    rows = []
-    for mode, k, x, y in points:
-        row = naming(configuration(mode, k)) | {"beneath": None, "loop_share": 0.0, "looping": False}
-        for name, value in (("layers_skipped", x), ("perplexity", y)):
-            ends = (value * 0.9, value * 1.1) if interval else (None, None)
-            row |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": 3}
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"perplexity_low": float, "layers_skipped_low": float})
 
 
 def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
@@ -59,45 +29,6 @@ def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
     return vl_convert.vegalite_to_svg(
         specification(chart) | {"datasets": {"rows": rows}, "config": LIGHT, "width": width}
     )
-
-
-def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
-    """The labels of KL factors, each as text, left, top, right and bottom."""
-    found = []
-    for group in re.findall(r'<g class="mark-text role-mark[^>]*>(.*?)</g>', svg, flags=re.S):
-        texts = r'<text text-anchor="(\w+)" transform="translate\(([\d.-]+),([\d.-]+)\)"[^>]*>([^<]+)</text>'
-        for anchor, x, y, text in re.findall(texts, group):
-            width = 6 * len(text)
-            left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
-            found.append((text, left, float(y) - 9, left + width, float(y)))
-    return found
-
-
-@pytest.mark.parametrize("width", [260, 520])
-def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width: int) -> None:
-    frame = trade_frame()
-    shown = TradeOff(frame, MEASURES["perplexity"], SKIPPING, looks_of(frame))
-    svg = svg_of(trade_off_chart(shown, ""), frame, width)
-    boxes = boxes_of(svg)
-    assert sorted(box[0] for box in boxes) == sorted(["0.5", "1", "2", "4"] * 2 + ["normal"])
-    for (_, *one), (_, *other) in itertools.combinations(boxes, 2):
-        assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
-    symbols = re.search(r'<g class="mark-symbol role-mark[^>]*>(.*?)</g>', svg, flags=re.S)
-    assert symbols
-    points = [(float(x), float(y)) for x, y in re.findall(r"translate\(([\d.-]+),([\d.-]+)\)", symbols[1])]
-    assert len(points) == 8, "normal is a line"
-    for (_, left, top, right, bottom), (x, y) in itertools.product(boxes, points):
-        assert not (left < x < right and top < y < bottom)
-
-
-def test_a_label_without_a_free_place_is_left_out() -> None:
-    crowd = [(f"mode{i}", 1, 0.05 + i / 1e5, 2.0 + i / 1e5) for i in range(30)]
-    frame = trade_frame([*crowd, ("far", 1, 0.1, 3.0)])
-    shown = TradeOff(frame, MEASURES["perplexity"], SKIPPING, looks_of(frame))
-    labels = boxes_of(svg_of(trade_off_chart(shown, ""), frame, 260))
-    for (_, *one), (_, *other) in itertools.combinations(labels, 2):
-        assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
-    assert 0 < len(labels) < len(frame)
 
 
 # The positions of a canvas's coloured pixels in the page, row by row. Only marks are coloured; the paper, axes and
@@ -129,7 +60,7 @@ def tooltip_rows(page: Page, key: str) -> list[str]:
     raise AssertionError("no tooltip anywhere")
 
 
-@pytest.mark.parametrize("key", ["beside", "trade-perplexity", "dose-exit_rate"])
+@pytest.mark.parametrize("key", ["beside", "quality", "dose-exit_rate"])
 def test_tooltips_of_few_prompts_say_nothing_of_intervals(
     visit: Visit, unusual: Callable[[str], Path], key: str
 ) -> None:
@@ -167,16 +98,16 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
 
 
-@pytest.mark.parametrize("key", ["perplexity", "tokens_until_difference", "disagreement"])
-def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key: str) -> None:
-    page = visit("#/?open=all", viewport=(("width", 1360), ("height", 900)))
-    figure = page.locator(f"[data-chart=trade-{key}]")
+@pytest.mark.parametrize("measure", ["Perplexity", "Fidelity", "Disagreement"])
+def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(visit: Visit, measure: str) -> None:
+    page = visit(f"#/?quality.y={measure}", viewport=(("width", 1360), ("height", 900)))
+    figure = page.locator("[data-chart=quality]")
     figure.locator("summary").click()
-    column = figure.locator("thead th").nth(1).bounding_box()
+    column = figure.locator("thead th").nth(1 if measure != "Fidelity" else 2).bounding_box()
     shown = figure.locator(".scroll").bounding_box()
     assert column["x"] + column["width"] <= shown["x"] + shown["width"]
-    titles = {"perplexity": "Perplexity", "tokens_until_difference": "Same as normal until"}
-    assert figure.locator("thead th").nth(1).inner_text() == titles.get(key, "Disagreement")
+    heads = figure.locator("thead th").all_inner_texts()
+    assert ("Same as normal until" if measure == "Fidelity" else measure) in heads
 
 
 PIXEL = """([x, y]) => [...document.querySelector('[data-chart=heat] canvas').getContext('2d')

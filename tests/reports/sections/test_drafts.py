@@ -14,18 +14,15 @@ import pytest
 from report_fixtures import Visit
 from synthetic_sweeps import as_older, run_rows, write_sweep
 
-from eexit.messages.findings import DRAFTS_UNTIMED, SAMPLED_DRAFTS
 from eexit.plan.configuration import GENERATE, Draft, Exit, Generate, Normal
 from eexit.quality.estimates import estimate_ratios
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from eexit.results.tables import GENERATIONS
-from reports.frames.drafts import Drafts, drafted
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.drafts import draft_section
-from reports.sections.findings.drafts import draft_findings
+from reports.sections.drafts import Drafts, draft_findings, draft_section, drafted
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, None)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
@@ -143,8 +140,8 @@ def test_older_results_have_no_drafts(tmp_path: Path, format: int) -> None:
 def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
     sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
     data, _ = payload(sweep, "")
-    charts = {chart["key"]: chart for chart in data["charts"]}
-    assert {"trade-disagreement", "mix", "depth"} <= charts.keys()
+    charts = {chart["key"]: chart for chart in [data["trade"], *data["charts"]]}
+    assert {"quality", "mix", "depth"} <= charts.keys()
     for chart in charts.values():
         assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
     assert data["findings"]
@@ -234,7 +231,7 @@ def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
     assert found
     expected = "Expected, not measured: a draft would be faster than normal. The fastest, 10:2, would be 1.29 ["
     assert found["findings"][0].startswith(expected)
-    assert found["findings"][0].endswith(DRAFTS_UNTIMED)
+    assert found["findings"][0].endswith("not measured: python jobs/timings.py RESULTS does that.")
     (speed,) = (chart for chart in found["charts"] if chart["key"] == "draft-speed")
     assert speed["title"] == "Expected speed-up, not measured"
     assert speed["caption"].startswith("Not measured: ")
@@ -250,7 +247,7 @@ def test_texts_are_said_to_be_those_of_normal_only_if_they_are(bare: Path) -> No
     changed.loc[changed["configuration"].isin(KEYS[:2]) & (changed["prompt_id"] == "3"), "equal_share"] = 0.5
     said = draft_findings(known(replace(sweep, generations=changed)), sampled=False)
     assert said[-1].startswith("In 2 of 36 runs a draft's text is not that of normal. Rounding")
-    assert draft_findings(known(sweep), sampled=True)[-1] == SAMPLED_DRAFTS
+    assert draft_findings(known(sweep), sampled=True)[-1].startswith("Tokens are sampled: a draft's text differs")
 
 
 def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(

@@ -33,9 +33,9 @@ from eexit.results.store.landing import (
 )
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import GENERATIONS, TOKENS
-from reports.frames.drafts import drafted
-from reports.page.payload import facts
+from reports.page.origin import facts
 from reports.read.sweep import read_sweep
+from reports.sections.drafts import drafted
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
 

@@ -1,1 +1,0 @@
-"""Frames to Altair charts, with colours, shapes and labels."""

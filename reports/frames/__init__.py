@@ -1,1 +1,0 @@
-"""Aggregates over prompts, each with its n: what charts and tables show."""

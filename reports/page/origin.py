@@ -1,0 +1,75 @@
+"""The origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
+
+from typing import Any, Final
+
+import pyarrow as pa
+
+from eexit.messages.wording import counted
+from eexit.messages.written import percent
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
+from eexit.results.means import screen_misses
+from reports.read.sweep import Sweep
+from reports.sections.learned_exits.artefacts import trained, written_versions
+
+SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
+
+
+def facts(sweep: Sweep) -> list[tuple[str, str]]:
+    """What is known of it."""
+    about, config = sweep.about, sweep.config
+    model = about.get("model", {})
+    n_runs = len(sweep.generations)
+    size = f"{counted(len(sweep.prompts), 'prompt')} × {counted(len(sweep.configurations), 'configuration')}"
+    layers = ", ".join(map(str, sweep.exitable_layers))
+    of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
+    found = [
+        (
+            "Model",
+            " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key) not in (None, "auto")),
+        ),
+        ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
+        ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
+        ("Tokens", f"{_n_tokens(sweep):,}"),
+        ("Left out", f"{counted(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
+        ("Exitable layers", layers + of if layers else ""),
+        ("Readout", trained(about, READOUT)),
+        ("Probe", trained(about, PROBE)),
+        ("Gate", trained(about, GATE)),
+        ("Adapter", trained(about, ADAPTER)),
+        ("All reads", str(config.get("head") or "").removeprefix("whole")),
+        ("Deciding reads", _deciding(config) + _missed(sweep)),
+        ("Sampling", _sampling(config)),
+        ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
+        ("Versions", written_versions(about.get("versions", {}))),
+        ("Source", about.get("source", "")),
+        ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
+    ]
+    return [(label, text) for label, text in found if text]
+
+
+def _n_tokens(sweep: Sweep) -> int:
+    """The tokens of different runs."""
+    if len(sweep.generations) == sweep.n_landed:
+        return int(sweep.tokens.count_rows())
+    return int(sweep.generations["n_tokens"].sum())
+
+
+def _deciding(config: dict[str, Any]) -> str:
+    """Which tokens the deciding reads see, where that is not the whole head."""
+    decides = str(config.get("decide_on") or "")
+    if decides != "shortlist":
+        return decides if decides.startswith("screen") else ""
+    return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
+
+
+def _missed(sweep: Sweep) -> str:
+    columns = ["exit_rate", "n_tokens", "head_reads", "screen_reads", "screen_misses"]
+    found = screen_misses(pa.Table.from_pandas(sweep.done[columns].astype(float), preserve_index=False))
+    return f", without the likeliest token at {percent(found[1])} of {found[0]:,} exits" if found else ""
+
+
+def _sampling(config: dict[str, Any]) -> str:
+    if "temperature" not in config:
+        return ""
+    how = f"temperature {config['temperature']:g}, top-p {config['top_p']:g}" if config["temperature"] else "greedy"
+    return f"{how}, at most {config['max_new_tokens']} tokens"

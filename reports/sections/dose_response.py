@@ -1,0 +1,93 @@
+"""The overview's fold "Dose response": early exits and depth against each rule's parameter."""
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+import altair as alt
+import pandas as pd
+
+from reports.read.parameters import exact_labels, is_doubling, parameter_name, parameter_title
+from reports.shared.charts import (
+    OPACITY,
+    PERCENT,
+    ROOM_PIXELS,
+    ROWS,
+    estimate_tooltip,
+    interval_bars,
+    interval_words,
+    layered,
+    where_known,
+)
+from reports.shared.figures import Figure, Variant, basis
+from reports.shared.styles import Looks
+
+DOSE: Final = (
+    ("configuration", "Configuration", "text"),
+    ("rule", "Rule", "text"),
+    ("parameter", "Parameter", "real"),
+    ("n", "n prompts", "count"),
+    ("exit_rate", "Early exits", "share"),
+    ("mean_depth", "Mean depth", "share"),
+)
+
+
+def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]:
+    """Two charts, each with a variant per rule that has a numeric parameter; each variant has its own axis."""
+    dose = dose_response(configurations)
+    rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
+    names = list(dict.fromkeys(map(parameter_name, rules)))
+    by = names[0] if len(names) == 1 else "parameter"
+    for y, title, unit in (("exit_rate", "Early exits", "decided tokens"), ("mean_depth", "Mean depth", "layers")):
+        known = [rule for rule in rules if dose.loc[dose["rule"] == rule, y].notna().any()]
+        if known:
+            dashed = "Dashed: normal. " if dose.loc[dose["rule"].isna(), y].notna().any() else ""
+            caption, variants = dashed + basis(dose, y, "Error bars"), []
+            for rule in known:
+                name = parameter_name(rule)
+                description = f"{title} against the {name} of rule {rule}. {caption}"
+                chart = dose_chart(dose, rule, y, f"{title} (fraction of {unit})", description, looks)
+                variants.append(Variant(f"{rule}{looks.mark(rule)}: {name}", chart))
+            yield Figure(f"dose-{y}", f"{title} by {by}", caption, variants, dose, DOSE, choice="Rule")
+
+
+def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
+    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`."""
+    frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
+    scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=PERCENT, scale=scale)
+    values = sorted(frame["parameter"].dropna().unique().tolist())
+    scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
+    if is_doubling(rule):
+        scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM_PIXELS)
+    axis = alt.Axis(values=values, labelExpr=exact_labels(values))
+    x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
+    dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
+    dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
+    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
+    tooltip = estimate_tooltip(frame, y, y_title, ".1%")
+    return layered(
+        *where_known(
+            frame.loc[frame["rule"].isna(), y],
+            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(
+                y=y_channel, color=looks.colour(frame, one_rule=True)
+            ),
+        ),
+        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
+        *interval_bars(dosed.mark_rule(aria=False).encode(opacity=OPACITY), frame, y, y_title),
+        dosed.transform_calculate(interval=interval_words(y, ".1%"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip),
+        description=description,
+    )
+
+
+def dose_response(configurations: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `normal`, and those whose parameter fits on its rule's axis (a log2 axis needs positive ones)."""
+    if configurations.empty:
+        return configurations
+    is_drawable = [
+        pd.isna(rule) or parameter > 0 or (parameter <= 0 and not is_doubling(rule))  # never true of NaN
+        for rule, parameter in zip(configurations["rule"], configurations["parameter"].astype(float), strict=True)
+    ]
+    return configurations[is_drawable]

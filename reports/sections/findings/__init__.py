@@ -1,1 +1,0 @@
-"""What was found, in sentences: of the sweep, of quality, of savings, of learned exits, drafts and choices."""

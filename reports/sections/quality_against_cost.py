@@ -1,0 +1,449 @@
+"""The overview's section "Quality against cost": its chart, its table of all configurations, and how both are read.
+
+Each measure of quality stands against each sense in which something is saved. A line joins the parameters of a mode and
+rule; controls, settings that were only replayed and the chosen one are told apart. The page's script chooses what is
+shown, and where the labels stand.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import altair as alt
+import pandas as pd
+
+from eexit.method.rules import RULES
+from eexit.plan.configuration import NORMAL
+from eexit.quality.rubric import ASPECTS
+from eexit.results.study_tables import SCORES
+from reports.read.judgements import BEST, PREFERRED, SCORE
+from reports.read.parameters import labels_are
+from reports.read.sweep import Sweep
+from reports.read.timings import timed_over
+from reports.shared import measures
+from reports.shared.charts import (
+    CONTROL_GREY,
+    INTERVAL,
+    LABEL_ROOM_PIXELS,
+    OPACITY,
+    RING,
+    ROOM_PIXELS,
+    ROWS,
+    interval_bars,
+    interval_words,
+    is_logarithmic,
+    label_layers,
+    layered,
+    scale_of,
+    where_known,
+)
+from reports.shared.figures import Columns, Figure, Variant, basis, table
+from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
+from reports.shared.paired import GAINED, LOST, P_VALUE
+from reports.shared.quality import Quality
+from reports.shared.savings import Savings
+from reports.shared.styles import HOLLOW, Looks
+
+REPLAYED: Final[Columns] = (
+    ("configuration", "Replayed setting", "text"),
+    ("text_of", "On texts of", "text"),
+    (SKIPPED, LAYERS_SKIPPED, "share"),
+    (DISAGREEMENT, "Expected disagreement", "share"),
+    ("kl", "Expected KL, nats", "real"),
+    ("theoretical", "Saving, theoretical", "share"),
+    ("n", "n prompts", "count"),
+)
+HARNESS: Final[Columns] = (
+    ("configuration", "Configuration", "text"),
+    ("task", "Task", "text"),
+    ("metric", "Metric", "text"),
+    ("filter", "Filter", "text"),
+    ("value", "Value", "real"),
+    ("stderr", "± standard error", "real"),
+    ("n", "n documents", "count"),
+    ("n_shot", "Shots", "count"),
+    (SKIPPED, LAYERS_SKIPPED, "share"),
+    ("seed", "Seed", "count"),
+    ("limit", "Limit", "real"),
+    ("first_token", "First token of continuations", "text"),
+)
+ONLY_WHERE_SEVERAL: Final = ("seed", "first_token")  # columns that say nothing where all rows have the same
+HEIGHT_PIXELS: Final = 330
+MOST_TICKS: Final = 10
+RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
+_KNOWN_RULES_THAT_SEE_NOTHING: Final = sorted(name for name, rule in RULES.items() if not rule.sees)
+# Above the axis: a line that stands upright is hard to read.
+_TITLE_ABOVE: Final[dict[str, Any]] = {
+    "titleAngle": 0,
+    "titleAlign": "left",
+    "titleAnchor": "end",
+    "titleX": -40,
+    "titleY": -12,
+    "titleLimit": 600,
+}
+_POINT: Final = f"!datum.replayed && datum.mode !== '{NORMAL}' && isValid(datum.mode) && !isValid(datum.beneath)"
+_ONLINE: Final = (
+    "isValid(datum.rule) && !datum.oracle && !datum.replayed && !isValid(datum.control_of) && "
+    f"indexof({json.dumps(_KNOWN_RULES_THAT_SEE_NOTHING)}, datum.rule) < 0"
+)
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """What the chart shows of the configurations: one measure against one sense of saving."""
+
+    quality: Quality
+    measure: Measure
+    cost: CostAxis
+    looks: Looks
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """The configurations that are points: not `normal`, and no controls of what the sweep has."""
+        rows = self.quality.rows
+        return rows[(rows["mode"] != NORMAL) & rows["beneath"].isna()]
+
+    @property
+    def drawn(self) -> pd.DataFrame:
+        """The points whose measure and cost are both known."""
+        return self.points[self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)]
+
+    @property
+    def controlled(self) -> pd.Series:
+        """For each point that is drawn, whether its control's measure and cost are both known; else NaN."""
+        names = [f"{self.measure.column}_control", f"{self.cost.column}_control"]
+        both = self.drawn.reindex(columns=names).notna().all(axis=1)
+        return both.where(both)
+
+    @property
+    def level(self) -> float | None:
+        """What is as good as full depth: what `normal` has or, of a win rate, as many wins as losses."""
+        if self.measure.even is not None:
+            return self.measure.even
+        rows = self.quality.rows
+        of_normal = rows.loc[rows["mode"] == NORMAL, self.measure.column].dropna()
+        return float(of_normal.iloc[0]) if len(of_normal) else None
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return not self.measure.is_share and is_logarithmic(self.quality.rows[self.measure.column])
+
+    @property
+    def has_replays(self) -> bool:
+        """Replays are known where disagreement is set against layers skipped."""
+        return (self.measure.column, self.cost.column) == (DISAGREEMENT, SKIPPED) and len(self.quality.replayed) > 0
+
+    @property
+    def form(self) -> str:
+        """How values of the measure are written."""
+        return ".1%" if self.measure.is_share else ".4~g"
+
+    def column(self, name: str) -> pd.Series:
+        """A column of the rows; without values if they lack it."""
+        return self.quality.rows.get(name, pd.Series(dtype=float))
+
+
+def quality_section(sweep: Sweep, quality: Quality, saves: Savings | None) -> dict[str, Any] | None:
+    """The tables behind the findings of quality; None for a sweep that has nothing of it."""
+    if not quality.is_studied:
+        return None
+    scores = sweep.rows_of(SCORES)
+    return {
+        "table": table(quality.rows, tuple(configuration_columns(sweep, saves))),
+        "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
+    }
+
+
+def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Figure | None:
+    """A chart of each measure against each cost; None if there is nothing to draw."""
+    looks, caption = Looks.of(sweep.configurations), _how_points_are_read(quality.rows)
+    if quality.settings["chosen"].notna().any():
+        caption += " Ringed: the chosen setting."
+    variants = []
+    for measure in quality.measures:
+        for cost in quality.costs:
+            shown = TradeOff(quality, measure, cost, looks)
+            if shown.drawn.empty:
+                continue
+            chart = trade_off_chart(shown, f"{measure.label} against {cost.label}. {caption}")
+            variants.append(
+                Variant(
+                    "",
+                    chart,
+                    y=measure.label,
+                    x=cost.label,
+                    note=" ".join(_note(shown, sweep.is_sampled)),
+                    shown=("configuration", measure.column, cost.column, "chosen"),
+                    axes=_axes(shown),
+                )
+            )
+    if not variants:
+        return None
+    return Figure(
+        "quality",
+        "Quality against cost",
+        caption,
+        variants,
+        pd.concat([quality.rows, saves.generate], ignore_index=True) if saves else quality.rows,
+        tuple(configuration_columns(sweep, saves)),
+        wide=True,
+        static=True,
+        replayed=table(quality.replayed, REPLAYED) if len(quality.replayed) else None,
+    )
+
+
+def _axes(shown: TradeOff) -> dict[str, Any]:
+    """What the page needs to know of a measure and a cost, to say what is drawn and to place labels."""
+    measure = shown.measure
+    return {
+        "y": measure.column,
+        "x": shown.cost.column,
+        "better": measure.higher_is_better,
+        "is_share": measure.is_share,
+        "even": measure.even,
+    }
+
+
+def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
+    """What is particular to a measure and a cost: which way is better, and what the axes mean."""
+    measure = shown.measure
+    if measure.higher_is_better is not None:
+        yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better."
+    yield measure.meaning
+    if sampled and measure.column == DISAGREEMENT:
+        yield "Tokens are sampled, so that normal disagrees too."
+    if shown.is_logarithmic:
+        yield "The axis is logarithmic."
+    yield from _meaning(shown.cost)
+    yield basis(shown.points, measure.column, "Bars")
+    if shown.has_replays:
+        yield (
+            "Thin lines: settings that were replayed on recorded texts (teacher-forced: what exits do to later tokens "
+            "is left out)."
+        )
+
+
+def _meaning(cost: CostAxis) -> Iterator[str]:
+    if cost.measured:
+        yield f"Realised: time, beside full depth on the same path ({timed_over([cost.measured])}), bars over rounds."
+    match cost.column:
+        case measures.THEORETICAL:
+            yield "Theoretical: multiply-adds of decided tokens that the exits need, if deciding were free."
+        case measures.RUN:
+            yield "Run: multiply-adds of decided tokens, of what was run; oracles save nothing at run time."
+        case measures.ELSEWHERE:
+            yield (
+                "Run, at another model's prices: the same exits by share of depth, attention left out. Where that "
+                "model's tokens would exit is not known."
+            )
+
+
+def _how_points_are_read(rows: pd.DataFrame) -> str:
+    """What labels and grey points are, and what a click does."""
+    labels = labels_are(rows)
+    said = f"Means over prompts; {f'{labels}; ' if labels else ''}a click opens the configuration."
+    if rows["beneath"].notna().any():
+        said += (
+            " Grey, with a dotted line from its configuration: its control, which exits equally often at each layer, "
+            "but at random tokens: the same depth without the knowledge."
+        )
+    return f"{said} {HOLLOW}" if rows["looping"].any() else said
+
+
+def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[str, str, str]]:
+    """The columns of a table of configurations, as key, label and form; a table shows those that have a value."""
+    measured = savings.measured if savings else ()
+    yield "configuration", "Configuration", "text"
+    yield measures.CORRECT, "Accuracy", "share"
+    yield f"{measures.CORRECT}{measures.DIFFERENCE}", "Accuracy, beside normal", "points"
+    yield f"{measures.CORRECT}{GAINED}", "Right here, wrong in normal", "real"
+    yield f"{measures.CORRECT}{LOST}", "Wrong here, right in normal", "real"
+    yield f"{measures.CORRECT}{P_VALUE}", "McNemar’s p", "fine"
+    for judge in sweep.judges:
+        by = f", {judge.name}" if len(sweep.judges) > 1 else ""
+        yield judge.column(SCORE), f"Judge's score of {BEST}{by}", "real"
+        yield f"{judge.column(SCORE)}{measures.DIFFERENCE}", f"Score, beside normal{by}", "fine"
+        yield judge.column(PREFERRED), f"Win rate{by}", "share"
+        yield from ((judge.column(name), f"{name.replace('_', ' ').capitalize()}{by}", "real") for name in ASPECTS)
+    yield from ((key, label, "real") for key, label in sweep.scores.items())
+    yield SKIPPED, LAYERS_SKIPPED, "share"
+    yield DISAGREEMENT, "Disagreement", "share"
+    yield "loop_share", "In one loop", "share"
+    for each in measured:
+        yield each.column(measures.REALISED), f"Saving, realised, {each.label}", "share"
+        yield each.column("lacks"), f"Realised lacks of run, {each.label}", "points"
+    yield measures.RUN, "Saving, run", "share"
+    if savings and savings.elsewhere:
+        yield measures.ELSEWHERE, f"Saving, run, these exits at the prices of {savings.elsewhere}", "share"
+    yield measures.THEORETICAL, "Saving, theoretical", "share"
+    yield "exit_rate", "Early exits", "share"
+    yield measures.PERPLEXITY, "Perplexity", "real"
+    yield measures.FIDELITY, "Same as normal until", "real"
+    yield "lcs_share", "Agreement with normal", "share"
+    yield "distinct_2", "Distinct 2-grams", "share"
+    for each in measured:
+        yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
+        yield each.column("run_timed"), f"Saving, run, of what was timed, {each.label}", "share"
+    yield "chosen", "Chosen for", "text"
+    yield "certified", "Certified for", "text"
+    yield "n", "n prompts", "count"
+    yield f"{measures.CORRECT}_n", "n with an answer", "count"
+    yield "n_failed", "Failed runs", "count"
+    yield "judge_errors", "Judge's errors", "count"
+
+
+def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
+    """The latest score of each configuration, seed, task, metric, filter and convention, by task and metric."""
+    what = ["task", "metric", "filter", "n_shot", "limit", "first_token"]
+    may_exit = scores["first_token_exits"].astype("boolean").fillna(True)  # null in scores that say nothing of it
+    said = scores.assign(first_token=may_exit.map({True: "may exit", False: "full depth's"}))
+    latest = said.drop_duplicates(["configuration", "seed", *what], keep="last")
+    found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
+    names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]
+    return found.sort_values(what, kind="stable")[names].reset_index(drop=True)
+
+
+def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
+    """A line for each mode and rule, with a point and its interval for each parameter; all of the rows that the page
+    gives it, on scales that fit them.
+
+    In grey: controls, each joined to its configuration by a dotted line, and what counts as good as full depth. A thick
+    line joins what no online setting beats in both. Settings that were only replayed are thin lines; a chosen one has a
+    ring.
+    """
+    measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
+    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS))
+    x = x.axis(_percent_axis(least=0 if cost.column == SKIPPED else None))
+    scale = scale_of(shown.is_logarithmic, measure.is_share, LABEL_ROOM_PIXELS)
+    axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
+    y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=scale, axis=axis)
+    known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
+    base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
+    base = base.transform_calculate(interval=interval_words(measure.column, shown.form))
+    tooltip = list(_tooltip(shown))
+    bars = base.mark_rule(aria=False).encode(opacity=alt.OpacityValue(0.35))
+    return layered(
+        *_as_good(shown, y),
+        *_frontier(shown, known, x, y),
+        base.mark_line(aria=False, opacity=0.7).encode(
+            order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points)
+        ),
+        *_replays(shown, x, y),
+        # After the lines, from which the legend of modes is taken.
+        *where_known(shown.controlled, *_controls(base, shown, tooltip)),
+        *interval_bars(bars, shown.drawn, measure.column, measure.title),
+        *where_known(shown.drawn.get("chosen", pd.Series(dtype=object)), _ring(x, y, known)),
+        *_marks(base, shown, tooltip),
+        _full_depth(x, y, known),
+        *label_layers(x, y, looks.colour(points), at=(cost.column, measure.column)),
+        description=description,
+    ).properties(height=HEIGHT_PIXELS)
+
+
+def _percent_axis(least: float | None, most: float | None = None, **look: Any) -> alt.Axis:
+    """Without labels where there is room beside the values that there can be."""
+    beyond = [f"datum.value < {least}"] * (least is not None) + [f"datum.value > {most}"] * (most is not None)
+    label = f"{' || '.join(beyond)} ? '' : datum.label" if beyond else alt.Undefined
+    return alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label, **look)
+
+
+def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
+    """A dashed line at what is as good as full depth, and a band of what counts as good as it."""
+    level, margin = shown.level, shown.quality.margin
+    if level is None:
+        return
+    once = alt.Chart(ROWS).transform_aggregate(n="count()")
+    if shown.measure.column == measures.CORRECT and margin:
+        within = alt.YDatum(level - margin, title=shown.measure.title)
+        yield once.mark_rect(aria=False, color=CONTROL_GREY, opacity=0.2).encode(y=within, y2=alt.Y2Datum(level))
+    even = once.encode(y=alt.YDatum(level, title=shown.measure.title))
+    yield even.mark_rule(aria=False, strokeDash=[5, 4])
+    if shown.measure.even is not None:
+        text = even.mark_text(aria=False, fontSize=11, align="right", baseline="bottom", dy=-2)
+        yield text.encode(x=alt.value("width"), text=alt.TextValue(f"as good as {NORMAL}"))
+
+
+def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+    """A line through full depth and the online settings that no other shown one beats in both."""
+    measure, cost = shown.measure, shown.cost
+    if measure.higher_is_better is None:
+        return
+    first = "descending" if measure.higher_is_better else "ascending"
+    so_far: Any = [{"op": "max" if measure.higher_is_better else "min", "field": measure.column, "as": "best"}]
+    order: Any = [{"field": cost.column, "order": "descending"}, {"field": measure.column, "order": first}]
+    kept = alt.Chart(ROWS).transform_filter(f"{known} && (datum.mode === '{NORMAL}' || {_ONLINE})")
+    kept = kept.transform_window(so_far, sort=order).transform_filter(f"datum['{measure.column}'] === datum.best")
+    line = kept.mark_line(aria=False, strokeWidth=9, strokeCap="round", opacity=0.22, color=CONTROL_GREY)
+    yield line.encode(x=x, y=y, order=alt.Order(f"{cost.column}:Q"))
+
+
+def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+    """The points; those of configurations whose text is mostly one loop are hollow."""
+    shape, loops = shown.looks.shape(shown.points), shown.drawn["looping"]
+    encoded = base.encode(shape=shape, opacity=OPACITY, tooltip=tooltip)
+    sound = encoded.transform_filter("!datum.looping") if loops.any() else encoded
+    if not loops.all():
+        yield sound.mark_point(filled=True, size=80, cursor="pointer")
+    if loops.any():
+        hollow = encoded.transform_filter("datum.looping")
+        yield hollow.mark_point(filled=False, size=80, strokeWidth=2, cursor="pointer")
+
+
+def _full_depth(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
+    normal = alt.Chart(ROWS).transform_filter(f"datum.mode === '{NORMAL}' && {known}")
+    found: alt.Chart = normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False).encode(x=x, y=y)
+    return found
+
+
+def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+    """Grey points, each with a dotted line from the configuration that it exits as often as."""
+    across, up = f"{shown.cost.column}_control", f"{shown.measure.column}_control"
+    controlled = base.transform_filter(f"isValid(datum['{across}']) && isValid(datum['{up}'])")
+    controlled = controlled.encode(color=alt.ColorValue(CONTROL_GREY), opacity=OPACITY)
+    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(x2=alt.X2(f"{across}:Q"), y2=alt.Y2(f"{up}:Q"))
+    yield controlled.mark_point(filled=True, size=50, cursor="pointer").encode(
+        x=alt.X(f"{across}:Q", title=shown.cost.title),
+        y=alt.Y(f"{up}:Q", title=shown.measure.title),
+        shape=shown.looks.shape(shown.points),
+        tooltip=tooltip,
+    )
+
+
+def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
+    chosen = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known} && isValid(datum.chosen)")
+    ring = chosen.mark_point(style=RING, filled=False, shape="circle", size=RING_PIXELS, strokeWidth=2.5, aria=False)
+    found: alt.Chart = ring.encode(x=x, y=y)
+    return found
+
+
+def _replays(shown: TradeOff, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+    """A thin line for each mode and rule that the chart has, along the settings that were replayed."""
+    replayed, points, looks = shown.quality.replayed, shown.points, shown.looks
+    if not shown.has_replays:
+        return
+    drawn = replayed[replayed["mode"].isin(looks.modes) & replayed["rule"].isin(points["rule"])]
+    if drawn.empty:
+        return
+    curves = f"indexof({json.dumps(sorted(drawn['curve'].unique()))}, datum.curve) >= 0"
+    base = alt.Chart(ROWS).transform_filter(f"datum.replayed && {curves}")
+    base = base.encode(x=x, y=y, color=looks.colour(points))
+    yield base.mark_line(aria=False, strokeWidth=1).encode(
+        order=alt.Order("parameter:Q"), detail=alt.Detail("curve:N"), strokeDash=looks.dash(points)
+    )
+
+
+def _tooltip(shown: TradeOff) -> Iterator[alt.Tooltip]:
+    up, across = shown.measure.column, shown.cost.column
+    yield alt.Tooltip("shown_as:N", title="Configuration")
+    yield alt.Tooltip(f"{up}:Q", title=shown.measure.label, format=shown.form)
+    yield from where_known(shown.column(f"{up}_low"), alt.Tooltip("interval:N", title=INTERVAL))
+    yield alt.Tooltip(f"{across}:Q", title=shown.cost.title, format=".1%")
+    for column, title, form in (
+        (f"{up}_control", "Its control", shown.form),
+        (f"{across}_control", "Its control's saving", ".1%"),
+        ("loop_share", "In one loop", ".1%"),
+    ):
+        yield from where_known(shown.column(column), alt.Tooltip(f"{column}:Q", title=title, format=form))
+    yield from where_known(shown.column("chosen"), alt.Tooltip("chosen:N", title="Chosen for"))
+    yield alt.Tooltip(f"{up}_n:Q", title="n prompts")

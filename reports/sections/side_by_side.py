@@ -1,0 +1,342 @@
+"""The overview's section "Side by side": anything beside anything, on the same prompts and seeds.
+
+Two configurations stand beside each other, or a rule beside a mix of another's. A mix of two settings, one of which is
+drawn for each prompt, has a cost and a quality between theirs. So a setting of one series stands beside the best mix of
+another's settings, full depth included, that costs as much, or that is as good. All differences are paired over
+prompts, seeds averaged first, with their intervals over prompts.
+
+Shapes: P prompts, C configurations, M measures.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, combinations_with_replacement, permutations
+from typing import Any, Final
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import ENDS, ValueKind, estimate_columns
+from reports.read.sweep import Sweep
+from reports.shared.charts import (
+    OPACITY,
+    ROOM_PIXELS,
+    ROWS,
+    estimate_tooltip,
+    interval_bars,
+    interval_words,
+    layered,
+    rows_of,
+    scale_of,
+    specification,
+)
+from reports.shared.figures import clean
+from reports.shared.measures import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
+from reports.shared.paired import CONTROL, GAINED, LOST, P_VALUE, PairedRuns, saved_of_run
+from reports.shared.styles import Looks
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A column of a paired frame. `none` means no difference: it is 1 for a ratio."""
+
+    column: str
+    label: str
+    title: str  # of its axis
+    form: str = "points"  # of its column in a table
+    none: float = 0.0
+
+
+PAIRED: Final = (
+    "The other minus the base, run by run of the same prompt and seed; bars: intervals over prompts. Dashed: no "
+    "difference."
+)
+_SIGNIFICANT: Final = 5  # digits of the numbers in the page
+
+
+def beside_section(sweep: Sweep, configurations: pd.DataFrame) -> dict[str, Any] | None:
+    """All pairs of configurations, averages over pairs, and settings beside mixes; None where there is no pair."""
+    found = pairs(sweep)
+    if found.empty:
+        return None
+    looks = Looks.of(sweep.configurations)
+    judged = [column for judge in sweep.judges for column in judge.columns]
+    scored = {**sweep.scores, **{name: name.replace("_", " ").capitalize() for name in judged}}
+    scores = [Difference(key, label, f"{label}, difference", "change") for key, label in scored.items()]
+    measures = [each for each in (*DIFFERENCES, *scores) if each.column in found and found[each.column].notna().any()]
+    if not measures:
+        return None
+    numbers = sweep.numbers
+    mixes = beside_mixes(sweep, configurations)
+    return {
+        "caption": PAIRED,
+        "seeds": int(found["n_seeds"].max()),
+        "measures": [_measure(each, found, looks) for each in measures],
+        "base": found["baseline"].map(numbers).tolist(),
+        "other": found["configuration"].map(numbers).tolist(),
+        "values": {each.column: {end: _digits(found[f"{each.column}{end}"]) for end in ENDS} for each in measures},
+        "gains": {
+            end: _digits(found[f"{CORRECT}{end}"]) for end in (GAINED, LOST, P_VALUE) if f"{CORRECT}{end}" in found
+        },
+        "averages": clean(averages(sweep, configurations).to_dict("records")),
+        "mixes": _compact(mixes),
+        "matchings": [] if mixes.empty else mixes.drop_duplicates("at")[["at", "equal", "best_by"]].to_dict("records"),
+    }
+
+
+def _measure(difference: Difference, found: pd.DataFrame, looks: Looks) -> dict[str, Any]:
+    chart = paired_chart(found, difference, f"{difference.label}, paired differences. {PAIRED}", looks)
+    return {
+        "key": difference.column,
+        "label": difference.label,
+        "form": difference.form,
+        "none": difference.none,
+        "is_matched": difference.column in MATCHED,
+        "spec": specification(chart),
+    }
+
+
+def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
+    """The columns by their names."""
+    if mixes.empty:
+        return {}
+    ends = [f"{name}{end}" for name in MATCHED for end in ENDS]
+    words = {name: mixes[name].tolist() for name in ("configuration", "series", "base", "label", "at", "mix")}
+    return words | {name: _digits(mixes[name]) for name in ends if mixes[name].notna().any()}
+
+
+def _digits(values: pd.Series | Sequence[float]) -> list[float | int | None]:
+    """Numbers with few digits; None for NaN."""
+    return [
+        None if np.isnan(value) else int(value) if value == int(value) else float(f"{value:.{_SIGNIFICANT}g}")
+        for value in np.asarray(values, dtype=float)
+    ]
+
+
+DIFFERENCES: Final = (
+    Difference(CORRECT, "Right answers", "Right answers, difference in points"),
+    Difference(DISAGREEMENT, "Disagreement", "Disagreement, difference in points"),
+    Difference(SKIPPED, LAYERS_SKIPPED, "Layers skipped, difference in points"),
+    Difference(RUN, "Multiply-adds saved, run", "Multiply-adds saved, difference in points"),
+    Difference("perplexity", "Perplexity", "Perplexity, ratio (log scale)", "real", none=1.0),
+    Difference("exit_rate", "Early exits", "Early exits, difference in points"),
+    Difference("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference in points"),
+    Difference("longest_loop", "Longest loop", "Longest loop, difference in tokens", "change"),
+    Difference("n_tokens", "Tokens", "Tokens, difference", "change"),
+)
+
+
+def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, looks: Looks) -> alt.LayerChart:
+    """A difference with its interval, one row per configuration, from top to bottom by the rows' `order`.
+
+    The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
+    from it.
+    """
+    x, x_title, none = difference.column, difference.title, difference.none
+    scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
+    shape = looks.shape(frame).legend(None)  # the rows have names
+    points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # a share's hundredths, as the title says
+    axis = alt.Axis(labelExpr=points) if difference.form == "points" else alt.Axis(format="~g")
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
+    y = rows_of("shown_as", alt.SortField("order"))
+    base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)
+    return layered(
+        alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
+        *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
+        base.transform_calculate(interval=interval_words(x, ".4~g"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(x=channel, shape=shape, tooltip=estimate_tooltip(frame, x, x_title, ".4~g")),
+        description=description,
+    ).properties(height=alt.Step(22))
+
+
+MOST_CONFIGURATIONS: Final = 40  # all pairs of more are too many to hold: some are left out
+MOST_SERIES: Final = 12  # likewise
+EQUAL_LAYERS: Final = "equal layers skipped"
+EQUAL_RUN: Final = "equal multiply-adds run"
+EQUAL_QUALITY: Final = {CORRECT: "equal right answers", DISAGREEMENT: "equal disagreement"}
+MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a setting beside a mix
+_IS_BETTER_HIGH: Final = {CORRECT: True, DISAGREEMENT: False, SKIPPED: True, RUN: True}
+
+
+def pairs(sweep: Sweep) -> pd.DataFrame:
+    """Each configuration beside each earlier one of the sweep (`baseline`), as `PairedRuns` has them.
+
+    The difference of the two the other way round is the same with the other sign. Of many configurations, only those
+    are compared that differ in one thing: from `normal`, or in the mode, the parameter, the rule or the exit set alone.
+    """
+    configurations, runs = sweep.configurations, PairedRuns.of(sweep)
+    few = len(configurations) <= MOST_CONFIGURATIONS
+    frames = []
+    for number, base in enumerate(configurations[:-1]):
+        later = [c.key for c in configurations[number + 1 :] if few or _are_near(base.columns, c.columns)]
+        frame = runs.beside(base.key, later) if later else pd.DataFrame()
+        if len(frame):
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    if NORMAL in (one["mode"], other["mode"]):
+        return True
+    if other["configuration"] == one["control_of"] or one["configuration"] == other["control_of"]:
+        return True
+    return [one[name] == other[name] for name in ("mode", "rule", "parameter")].count(False) <= 1
+
+
+@dataclass(frozen=True)
+class Together:
+    """Two lists of configurations, in the same order, whose differences are averaged before anything else."""
+
+    base: str
+    other: str
+    keys: Sequence[tuple[str, str]]
+
+
+def together(trade: pd.DataFrame) -> list[Together]:
+    """Modes at the same rule, parameter and exit set; and settings with their controls. `trade` has a row of each."""
+    exits = trade[trade["rule"].notna() & trade["control_of"].isna()] if len(trade) else trade
+    found = []
+    for one, other in combinations(exits["mode"].unique() if len(exits) else (), 2):
+        of_one, of_other = (exits[exits["mode"] == mode].set_index("setting")["configuration"] for mode in (one, other))
+        common = [
+            (str(of_one[setting]), str(of_other[setting])) for setting in of_one.index if setting in of_other.index
+        ]
+        found.append(Together(one, other, common))
+    beneath = trade[trade["beneath"].notna()] if len(trade) else trade
+    controls = [(str(row.configuration), str(row.beneath)) for row in beneath.itertuples()]
+    found.append(Together(CONTROL, "settings", controls))
+    return [each for each in found if each.keys]
+
+
+def averages(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
+    """One row for each `Together`: the mean difference over its pairs of every measure of `MATCHED`, prompt by prompt.
+
+    Columns: `base`, `other`, `settings`, how many pairs, and the estimates. A prompt counts where all pairs have it.
+    """
+    known = _Measured.of(sweep)
+    rows = []
+    for each in together(trade):
+        row: dict[str, Any] = {"base": each.base, "other": each.other, "settings": len(each.keys)}
+        base_PCM, other_PCM = (known.of_keys([pair[at] for pair in each.keys]) for at in (0, 1))
+        row |= known.estimated((other_PCM - base_PCM).mean(axis=1))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
+    """One row per setting, other series and way of matching, for all that can be matched.
+
+    Columns: `configuration` and `series` of the setting, `base`, the series whose mix it stands beside, `at`, `equal`
+    and `best_by` of the `Matching`, `mix`, the mix in words, and estimates of the measures' differences. Of many
+    series, only those of one mode or one rule stand beside each other.
+    """
+    if trade.empty:
+        return pd.DataFrame()
+    known = _Measured.of(sweep)
+    exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
+    series = {str(name): rows for name, rows in exits.groupby("series", sort=False)}
+    rows = []
+    for base, other in permutations(series, 2):
+        first, second = (series[name].iloc[0] for name in (base, other))
+        if len(series) > MOST_SERIES and first["mode"] != second["mode"] and first["rule"] != second["rule"]:
+            continue
+        full_depth = [NORMAL] if NORMAL in known.keys else []
+        points = [key for key in [*full_depth, *series[base]["configuration"]] if key in known.keys]
+        for row in series[other].to_dict("records"):
+            if row["configuration"] in known.keys:
+                named = {"configuration": row["configuration"], "series": other, "base": base, "label": row["label"]}
+                rows += [named | found for found in known.matched(row["configuration"], points)]
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A way in which a setting and a mix are alike. `equal` is the measure that both have in common, so that its
+    differences are 0 and say nothing; of the mixes that have it, the best by `best_by` is taken.
+    """
+
+    at: str
+    equal: str
+    best_by: str
+
+
+def matchings(quality: str) -> tuple[Matching, ...]:
+    """At equal cost, in two senses, beside the mix of the best quality; and at equal quality, beside the cheapest."""
+    return (
+        Matching(EQUAL_LAYERS, SKIPPED, quality),
+        Matching(EQUAL_RUN, RUN, quality),
+        Matching(EQUAL_QUALITY[quality], quality, SKIPPED),
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What each prompt has under each configuration, seeds averaged, in the order of `MATCHED`."""
+
+    keys: list[str]
+    values_PCM: np.ndarray
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "_Measured":
+        done = sweep.done
+        numbers = pd.DataFrame(
+            {
+                CORRECT: done["correct"],
+                DISAGREEMENT: done["disagreement"],
+                SKIPPED: 1 - done["mean_depth"].astype(float),
+                RUN: saved_of_run(done),
+            }
+        ).astype(float)
+        means: pd.DataFrame = numbers.groupby([done["unit"], done["configuration"]]).mean().unstack()  # type: ignore[assignment]
+        keys = [c.key for c in sweep.configurations if c.key in set(done["configuration"])]
+        wide = means.reindex(columns=pd.MultiIndex.from_product([MATCHED, keys]))
+        values_PMC = wide.to_numpy().reshape(len(wide), len(MATCHED), len(keys))
+        return cls(keys, values_PMC.transpose(0, 2, 1))
+
+    def of_keys(self, keys: Sequence[str]) -> np.ndarray:
+        return self.values_PCM[:, [self.keys.index(key) for key in keys]]
+
+    def estimated(self, differences_PM: np.ndarray) -> dict[str, float]:
+        kinds = [ValueKind.NUMBER if name == RUN else ValueKind.DIFFERENCE for name in MATCHED]
+        estimates = estimate_columns(differences_PM, kinds)
+        named = zip(MATCHED, estimates, strict=True)
+        return {column: number for name, each in named for column, number in each.columns(name).items()}
+
+    def matched(self, key: str, points: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The setting beside the best mix of two of `points` that is equal to it, for each way of being equal."""
+        has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
+        quality = CORRECT if has_answers else DISAGREEMENT
+        for matching in matchings(quality):
+            mix = self._best_mix(key, points, matching)
+            if mix:
+                one, other, share = mix
+                mixed_PM = (1 - share) * self.of_keys([one])[:, 0] + share * self.of_keys([other])[:, 0]
+                differences_PM = self.of_keys([key])[:, 0] - mixed_PM
+                named = asdict(matching) | {"mix": _mix_words(one, other, share)}
+                yield named | self.estimated(differences_PM)
+
+    def _best_mix(self, key: str, points: Sequence[str], matching: Matching) -> tuple[str, str, float] | None:
+        """Two of the points and the share of the second, by means over the prompts that all of the three have."""
+        found: list[tuple[float, tuple[str, str, float]]] = []
+        sign = 1 if _IS_BETTER_HIGH[matching.best_by] else -1
+        measures = [MATCHED.index(name) for name in (matching.equal, matching.best_by)]
+        for one, other in combinations_with_replacement(points, 2):
+            values_PCM = self.of_keys([key, one, other])[:, :, measures]
+            values_PCM = values_PCM[~np.isnan(values_PCM).any(axis=(1, 2))]
+            if not len(values_PCM):
+                continue
+            (target, _), (low, by_low), (high, by_high) = values_PCM.mean(axis=0)
+            if min(low, high) <= target <= max(low, high):
+                share = 0.0 if low == high else float((target - low) / (high - low))
+                found.append((sign * ((1 - share) * by_low + share * by_high), (one, other, share)))
+        return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def _mix_words(one: str, other: str, share: float) -> str:
+    parts = [(key, part) for key, part in ((one, 1 - share), (other, share)) if round(100 * part)]
+    if len(parts) == 1:
+        return parts[0][0]
+    return " + ".join(f"{100 * part:.0f}% {key}" for key, part in parts)

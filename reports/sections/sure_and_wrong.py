@@ -1,0 +1,66 @@
+"""The tokens that a rule was surest of and wrong: read early, with a high probability, and not full depth's."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.plan.configuration import Exit
+from reports.read.sweep import Sweep
+
+
+def confident_section(sweep: Sweep, held: Collection[str]) -> list[tuple[float, ...]]:
+    """Of the prompts that the page holds: prompt, its run, position, probability at the exit and under full depth."""
+    runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
+    numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
+    at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
+    places = dict(zip(runs["run_id"], zip(*at, strict=True), strict=True))
+    return [
+        (*map(int, places[row["run_id"]]), row["position"], _rounded(row["at_exit"]), _rounded(row["at_full_depth"]))
+        for row in confident_wrong(sweep, list(held)).to_dict("records")
+    ]
+
+
+def _rounded(probability: Any) -> float:
+    return float(f"{probability:.3g}")
+
+
+MOST_OF_EACH: Final = 8  # of a configuration
+NAMED: Final = ("run_id", "configuration", "position", "at_exit", "at_full_depth")
+
+
+def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
+    """The tokens of the online rules' runs on these prompts that most exceed what full depth gives them.
+
+    Columns: `run_id`, `configuration`, `position`, `at_exit`, the token's probability where it was read, and
+    `at_full_depth`, the one that full depth gives it after the same text; the surest first, at most `MOST_OF_EACH` of a
+    configuration. Empty where neither was recorded, or full depth's tokens weren't.
+    """
+    online = [c.key for c in sweep.configurations if isinstance(c, Exit) and not c.is_oracle and not _is_control(c)]
+    columns = ["run_id", "configuration", "position", "exit_logprob", "logprob"]
+    wanted = (
+        pc.field("prompt_id").isin(pa.array(list(prompt_ids), pa.string()))
+        & pc.field("configuration").isin(pa.array(online, pa.string()))
+        & pc.field("decided")
+        & (pc.field("exit_layer") != sweep.final_layer)
+        & (pc.field("token_id") != pc.field("final_token_id"))
+        & pc.is_valid(pc.field("exit_logprob"))
+        & pc.is_valid(pc.field("logprob"))
+    )
+    if not online or sweep.final_layer is None or not set(columns) <= set(sweep.tokens.schema.names):
+        return pd.DataFrame(columns=[*NAMED])
+    found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
+    found = found[found["run_id"].isin(sweep.done["run_id"])]
+    found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
+    surplus = (found["at_exit"] - found["at_full_depth"]).rename("surplus")
+    order = pd.concat([-surplus, found[["run_id", "position"]]], axis=1).sort_values(["surplus", "run_id", "position"])
+    surest = found.loc[order.index].groupby("configuration", sort=False).head(MOST_OF_EACH)
+    named: pd.DataFrame = surest[[*NAMED]]
+    return named.reset_index(drop=True)
+
+
+def _is_control(configuration: Exit) -> bool:
+    return configuration.columns["control_of"] is not None

@@ -1,0 +1,74 @@
+"""The overview's fold "Where tokens exit": the share of tokens that is read at each layer."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import altair as alt
+import pandas as pd
+
+from eexit.plan.runs import OK
+from reports.read.sweep import Sweep
+from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, layer_colour, rows_of
+from reports.shared.figures import Figure, basis, one
+from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds_of, naming
+
+MIX: Final = (
+    ("configuration", "Configuration", "text"),
+    ("layer", "Exit layer", "text"),
+    ("n", "n prompts", "count"),
+    ("share", "Share of decided tokens", "share"),
+)
+
+
+def mix_figure(sweep: Sweep) -> Iterator[Figure]:
+    """A stacked bar for each configuration; none where it is not known where tokens exit."""
+    mix = exit_mix(sweep)
+    if len(mix) and mix["share"].notna().any():
+        mix = mix.assign(name=mix["shown_as"])
+        labels = list(layer_labels(sweep).values())
+        caption = "Share of tokens read at each layer, mean over prompts; a click opens the configuration. "
+        caption += basis(mix, "share", "In the table")
+        chart = exit_mix_chart(labels, "Share of decided tokens", f"Stacked bars. {caption}")
+        yield Figure("mix", "Where tokens exit", caption, one(chart), mix, MIX, wide=True)
+
+
+def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
+    """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
+    tooltip = [
+        alt.Tooltip("name:N", title="Configuration"),
+        alt.Tooltip("layer:N", title="Exit layer"),
+        alt.Tooltip("share:Q", title="Share", format=".1%"),
+        alt.Tooltip("n:Q", title="n"),
+    ]
+    chart: alt.Chart = (
+        alt.Chart(ROWS)
+        .mark_bar(cursor="pointer")
+        .encode(
+            x=alt.X("share:Q", title=x_title, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+            y=rows_of("name"),
+            color=layer_colour(labels),
+            order=alt.Order("rank:Q"),
+            opacity=OPACITY,
+            tooltip=tooltip,
+        )
+    )
+    return chart.properties(width=WIDTH_PIXELS, height=alt.Step(22), description=description)
+
+
+def exit_mix(sweep: Sweep) -> pd.DataFrame:
+    """Share of decided tokens per configuration and exit layer, averaged over prompts."""
+    labels = list(layer_labels(sweep).values())
+    total = sweep.layer_counts.sum(axis=1)
+    known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
+    shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
+    keys = sweep.generations.loc[known, ["configuration", "unit"]].reset_index(drop=True)
+    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "unit"]).mean().reset_index()
+    n_seeds = n_seeds_of(sweep.generations[known])
+    rows = []
+    for configuration in sweep.configurations:
+        runs = by_prompt[by_prompt["configuration"] == configuration.key]
+        for rank, estimate in estimates_of(sweep, configuration, runs[list(range(len(labels)))]).items():
+            named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            named["n_seeds"] = n_seeds.get(configuration.key, 0)
+            rows.append(named | estimate.columns("share"))
+    return pd.DataFrame(rows)

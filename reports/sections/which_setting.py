@@ -1,0 +1,101 @@
+"""The overview's section "Which setting": what is certified, what it costs, and how it does on other prompts."""
+
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.messages.wording import counted
+from eexit.messages.written import is_known, short_percent
+from eexit.quality.learn_then_test import FULL_DEPTH
+from reports.shared.figures import Columns, table
+from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
+from reports.shared.numbers import points
+from reports.shared.quality import Quality, held_against_normal, kept_of, not_held
+
+CERTIFIED: Final[Columns] = (
+    ("promise", "At most", "text"),
+    ("configuration", "Certified, cheapest", "text"),
+    ("cost", "Costs", "share"),
+    (SKIPPED, LAYERS_SKIPPED, "share"),
+    ("loss", "Loss", "share"),
+    ("held_out", "Held out", "text"),
+)
+HOW_CERTIFIED: Final = (
+    "Each bound was asked by itself; the cheapest certified setting that costs less than full depth, and its loss on "
+    "prompts that chose nothing."
+)
+MOST_ROWS: Final = 6
+
+
+def settings_section(quality: Quality) -> dict[str, Any] | None:
+    """A sorted table with a sentence on how it is read; None where nothing exits early."""
+    if quality.settings.empty:
+        return None
+    if len(quality.choices):
+        rows = _certified(quality)
+        return {"about": HOW_CERTIFIED, "table": table(rows, CERTIFIED)}
+    changed = f"{CORRECT}{DIFFERENCE}"
+    if held := held_against_normal(quality, changed):
+        kept = [row["configuration"] for row in kept_of(held, changed, quality.margin)]
+        shown = pd.DataFrame(held).sort_values(f"{changed}_low", ascending=False).head(MOST_ROWS)
+        shown = shown.assign(kept=["yes" if key in kept else "not shown" for key in shown["configuration"]])
+        about = (
+            "Nothing is certified; from the best on, by the interval's end: whether a setting is at most "
+            f"{points(quality.margin)} worse than full depth, paired over prompts."
+        )
+        beside: Columns = (
+            ("configuration", "Setting", "text"),
+            (changed, "Right answers, beside full depth", "points"),
+            ("kept", f"At most {points(quality.margin)} worse", "text"),
+        )
+        return {"about": about, "table": table(shown, (*beside, *_saved(quality)))}
+    rows = quality.settings[~quality.settings["oracle"]]
+    if rows.empty or rows[DISAGREEMENT].isna().all():
+        return None
+    near: Columns = (("configuration", "Setting", "text"), (DISAGREEMENT, "Disagreement", "share"))
+    return {
+        "about": f"{not_held(quality)} Nothing is certified; the settings that differ least from full depth.",
+        "table": table(rows.sort_values(DISAGREEMENT).head(MOST_ROWS), (*near, *_saved(quality))),
+    }
+
+
+def _saved(quality: Quality) -> Columns:
+    """In each sense: time, what was run, layers; what is theoretical is left out."""
+    costs = [cost for cost in reversed(quality.costs) if cost.column not in (SKIPPED, THEORETICAL)]
+    return (*((cost.column, f"Saved: {cost.label}", "share") for cost in costs), (SKIPPED, LAYERS_SKIPPED, "share"))
+
+
+def _certified(quality: Quality) -> pd.DataFrame:
+    """One row for each question, by what is risked and then from the strictest bound."""
+    skipped = quality.rows.set_index("configuration")[SKIPPED]
+    rows = []
+    for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
+        at_most, confidence = short_percent(row["at_most"]), short_percent(row["confidence"])
+        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}"}
+        key = row["configuration"]
+        if isinstance(key, str) and row["cost"] < FULL_DEPTH:
+            told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
+            told["held_out"] = _held_out(row)
+        else:
+            told["held_out"] = _none(row)
+        rows.append(told)
+    return pd.DataFrame(rows)
+
+
+def _held_out(row: dict[Any, Any]) -> str:
+    if not is_known(row["reporting_mean_loss"]):
+        return "not checked"
+    mean, upper = (short_percent(row[f"reporting_{name}"]) for name in ("mean_loss", "upper"))
+    above = ": above the bound" if row["reporting_mean_loss"] > row["at_most"] else ""
+    return f"{mean}, at most {upper} (n = {row['reporting_n']:.0f}){above}"
+
+
+def _none(row: dict[Any, Any]) -> str:
+    """Why nothing is: what was certified costs more, or how many prompts would do."""
+    certified = sum(setting["certified"] for setting in row["tested"])
+    if certified:
+        return f"{certified} certified, none below full depth's cost"
+    needed = [setting.get("prompts_needed") for setting in row["tested"]]
+    enough = min((n for n in needed if n is not None and is_known(n)), default=None)
+    said = f"none of {counted(len(row['tested']), 'setting')}"
+    return said + (f"; {enough:,.0f} prompts would do" if enough else "")

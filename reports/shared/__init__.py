@@ -1,0 +1,1 @@
+"""What several sections use: frames over prompts, measures, colours, parts of charts and figures, numbers as text."""

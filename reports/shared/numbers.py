@@ -1,0 +1,52 @@
+"""Numbers of a row as text, with their intervals."""
+
+from typing import Any
+
+from eexit.messages.written import bracketed, is_known, percent, written
+from reports.shared.measures import RUN, SKIPPED, CostAxis
+
+Row = dict[Any, Any]
+
+
+def with_interval(row: Row, name: str, form: str = ".1%") -> str:
+    """An estimate, its interval if there is one, and its n if that isn't the row's."""
+    fewer = "" if not is_known(row[name]) or row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']:.0f})"
+    return written(row[name], form) + bracketed(row[f"{name}_low"], row[f"{name}_high"], form) + fewer
+
+
+def difference(row: Row, name: str, is_share: bool) -> str:
+    """A difference from `normal`, as “−2.0 [−8.0, +4.0] pp” or as “−0.12 [−0.30, +0.10]”."""
+    form, factor, unit = ("+.1f", 100, " pp") if is_share else ("+.2f", 1, "")
+    mean, low, high = (factor * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{written(mean, form)}{bracketed(low, high, form)}".replace("-", "−") + unit
+
+
+def saved_words(row: Row, cost: CostAxis) -> str:
+    """What a configuration saves, as a verb with its number."""
+    if not is_known(row[cost.column]):
+        return "saves an unknown share"
+    if cost.measured:
+        return f"took {change(row, cost.column, 'time')}"
+    if cost.column == SKIPPED:
+        return f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED)} of the layers"
+    return f"{'ran' if cost.column == RUN else 'would need'} {change(row, cost.column, 'multiply-adds')}"
+
+
+def change(row: Row, column: str, what: str) -> str:
+    """A saving as “31.0% [29.5%, 32.0%] less time”, or as more of it if it is negative."""
+    share, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    word = "fewer" if what.endswith("s") else "less"
+    if share < 0:
+        share, low, high, word = -share, -high, -low, "more"
+    ends = bracketed(low, high, ".1%") if low != high else ""
+    return f"{percent(share)}{ends.replace('-', '−')} {word} {what}"
+
+
+def points(share: float) -> str:
+    """A share as “2 points”."""
+    return f"{written(100 * share, '.3g')} points"
+
+
+def cheapest_of_kept(best: Row, cost: CostAxis, change: str) -> str:
+    """Of the settings that are as good as full depth, the one that costs least."""
+    return f"Of these, {best['shown_as']} costs least: it {saved_words(best, cost)}, at {change}."

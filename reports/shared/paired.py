@@ -1,0 +1,122 @@
+"""Configurations compared on the same prompts and seeds."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import ValueKind, estimate_columns
+from eexit.quality.intervals import mcnemar
+from reports.read.sweep import Sweep
+from reports.shared.measures import CORRECT, RUN, SKIPPED
+from reports.shared.per_configuration import is_share, naming, own_columns, perplexity_columns
+
+DIFFERENCES: Final = (
+    "perplexity",
+    "exit_rate",
+    "mean_depth",
+    "disagreement",
+    "distinct_2",
+    "longest_loop",
+    "n_tokens",
+)
+GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # end the names of columns beside an accuracy's difference
+CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
+
+
+def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
+    """Each configuration compared with the one of key `baseline`, as `PairedRuns.beside` does."""
+    return PairedRuns.of(sweep).beside(baseline)
+
+
+@dataclass(frozen=True)
+class PairedRuns:
+    """The numbers of runs, N pairs of prompt and seed × X columns × C configurations."""
+
+    sweep: Sweep
+    columns: list[str]
+    index: pd.Index  # of the pairs: unit, prompt and seed
+    numbers_NXC: np.ndarray
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "PairedRuns":
+        """A run that is the same for every seed stands beside each seed's run of the other configurations."""
+        columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, *own_columns(sweep)]
+        keys = [configuration.key for configuration in sweep.configurations]
+        done = sweep.done.assign(**{SKIPPED: 1 - sweep.done["mean_depth"].astype(float), RUN: saved_of_run(sweep.done)})
+        done = done.astype(dict.fromkeys(columns, float))
+        means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
+        means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
+        of_fixed = means.columns.get_level_values(1).isin(sweep.same_for_every_seed)
+        means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
+        return cls(sweep, columns, means.index, means.to_numpy().reshape(len(means), len(columns), len(keys)))
+
+    def beside(self, baseline: str, only: Collection[str] | None = None) -> pd.DataFrame:
+        """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
+        seeds. If `baseline` is `CONTROL`, each is compared with its own control.
+
+        Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, what is
+        skipped and saved, the accuracy and the scores. A prompt's difference is the mean of those of its seeds;
+        `n_seeds` is how many have any.
+        """
+        sweep, columns = self.sweep, self.columns
+        keys = [configuration.key for configuration in sweep.configurations]
+        bases = {key: base for key, base in _bases(sweep, baseline).items() if only is None or key in only}
+        compared = [keys.index(key) for key in bases]
+        if not bases or not set(bases.values()) & set(sweep.done["configuration"]):
+            return pd.DataFrame()
+        # D configurations are compared with another one.
+        base_NXD = self.numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
+        differences_NXD = self.numbers_NXC[:, :, compared] - base_NXD
+        flat = pd.DataFrame(differences_NXD.reshape(len(self.index), -1), index=self.index)
+        differences = flat.groupby("unit").mean()
+        kinds = [ValueKind.DIFFERENCE if is_share(sweep, name) else ValueKind.NUMBER for name in columns]
+        found = estimate_columns(differences.to_numpy(), [kind for kind in kinds for _ in compared])
+        paired_ND = ~np.isnan(differences_NXD).all(axis=1)
+        seed_N = self.index.get_level_values("seed")
+        fixed = sweep.same_for_every_seed
+        rows = []
+        for number, index in enumerate(compared):
+            of = dict(zip(columns, found[number :: len(compared)], strict=True))
+            n = max(estimate.n for estimate in of.values())
+            if n:
+                key = sweep.configurations[index].key
+                row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
+                row["n_seeds"] = 1 if {key, bases[key]} <= fixed else seed_N[paired_ND[:, number]].nunique()
+                row |= perplexity_columns(of["log_perplexity"])
+                for name in columns[1:]:
+                    row |= of[name].columns(name)
+                if CORRECT in columns:
+                    row |= _gains(differences.iloc[:, columns.index(CORRECT) * len(compared) + number].dropna())
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def saved_of_run(runs: pd.DataFrame) -> pd.Series:
+    """What each run saves of full depth's multiply-adds by what was run; NaN for oracles."""
+    saved: pd.Series = 1 - runs["cost_run"].astype(float) / runs["cost_full"].astype(float)
+    return saved
+
+
+def _gains(differences: pd.Series) -> dict[str, float]:
+    """How many prompts are right here alone, and there alone; several seeds or prompts of a group count as parts of
+    one.
+
+    The p-value of McNemar's exact test is NaN where there are such parts.
+    """
+    gained, lost = differences.clip(lower=0).sum(), differences.clip(upper=0).abs().sum()
+    is_whole = bool(np.isin(differences, (-1, 0, 1)).all())
+    p_value = mcnemar(int(gained), int(lost)) if is_whole and len(differences) else math.nan
+    return {f"{CORRECT}{GAINED}": gained, f"{CORRECT}{LOST}": lost, f"{CORRECT}{P_VALUE}": p_value}
+
+
+def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
+    """The key of each compared configuration → the key of the one that it is compared with."""
+    if baseline != CONTROL:
+        return {c.key: baseline for c in sweep.configurations if c.key != baseline}
+    controls = {c.columns["control_of"]: c.key for c in reversed(sweep.configurations)}
+    return {c.key: controls[c.key] for c in sweep.configurations if c.key in controls}

@@ -1,0 +1,177 @@
+"""What each configuration does, averaged over prompts: one row each, and every row has its n.
+
+Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are, which is 1
+where all seeds have the same run. Prompts of a group are averaged too, and count as one (`unit`). Failed runs are left
+out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
+and `<name>_n`.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.method.rules import shown
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits
+from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
+from eexit.quality.text_measures import mean_perplexity
+from eexit.results.tables import GENERATIONS
+from reports.read.judgements import PREFERRED
+from reports.read.parameters import ORACLE_MARK
+from reports.read.sweep import Sweep
+from reports.shared.measures import CORRECT, PERPLEXITY, SKIPPED
+
+# Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
+AVERAGED: Final = (
+    "exit_rate",
+    "mean_depth",
+    "disagreement",
+    "tokens_until_difference",
+    "equal_share",
+    "lcs_share",
+    "distinct_2",
+    "distinct_3",
+    "longest_loop",
+    "loop_share",
+    "n_tokens",
+)
+LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
+
+
+def per_configuration(sweep: Sweep) -> pd.DataFrame:
+    """One row per configuration: every statistic averaged over prompts.
+
+    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. Where the
+    sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
+    is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
+    of the text is one loop (`loop_share`) while that is not so for `normal`.
+    """
+    averaged = [*AVERAGED, *own_columns(sweep)]
+    columns = [*averaged, "log_perplexity"]
+    numbers = sweep.done.astype(dict.fromkeys(columns, float))
+    by_prompt = numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
+    n_failed, n_seeds = sweep.failed["configuration"].value_counts(), n_seeds_of(sweep.done)
+    rows = []
+    for configuration in sweep.configurations:
+        runs = by_prompt[by_prompt["configuration"] == configuration.key]
+        row = naming(configuration, sweep.marked) | {
+            "n": len(runs),
+            "n_failed": int(n_failed.get(configuration.key, 0)),
+            "n_seeds": n_seeds.get(configuration.key, 0),
+        }
+        found = estimates_of(sweep, configuration, runs[columns])
+        for name in averaged:
+            row |= found[name].columns(name)
+        row |= perplexity_columns(found["log_perplexity"])
+        row |= found["mean_depth"].complement.columns(SKIPPED)
+        rows.append(row)
+    return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])
+
+
+def own_columns(sweep: Sweep) -> list[str]:
+    """Columns that only some sweeps have: marks of their answers, scores from the file, and what judges said."""
+    return [*([CORRECT] if sweep.has_answers else []), *sweep.extra]
+
+
+def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:
+    """How many seeds each configuration has."""
+    seeds = runs["seed"].where(~runs["every_seed"], -1)
+    return {str(key): int(n) for key, n in seeds.groupby(runs["configuration"]).nunique().items()}
+
+
+def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
+    if trade.empty:
+        return trade
+    looping = trade["loop_share"] > LOOPING
+    in_normal = bool(looping[trade["configuration"] == NORMAL].any())
+    return trade.assign(looping=looping & (not in_normal))
+
+
+def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The rows with what they are the control of, and with the value of each one's control of these columns."""
+    if trade.empty:
+        return trade
+    trade = trade.assign(beneath=trade["control_of"].where(trade["control_of"].isin(trade["configuration"])))
+    controls = trade[trade["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
+    if controls.empty:
+        return trade
+    return trade.assign(**{f"{name}_control": trade["configuration"].map(controls[name]) for name in names})
+
+
+def layer_labels(sweep: Sweep) -> dict[int | None, str]:
+    """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
+    final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
+    return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
+
+
+def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
+    """The columns that identify the configuration of a row.
+
+    `series` is the same for configurations that differ in the parameter alone, not in exit set or gate; a control is
+    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the
+    rule is in `marked`.
+    """
+    columns, key, mode = configuration.columns, configuration.key, configuration.mode
+    named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
+    if not isinstance(configuration, Exit):
+        same = {"family": mode, "series": key, "setting": None, "label": mode}
+        return {"configuration": key, "shown_as": key, "oracle": False, **named, **same}
+    rule, number = configuration.rule, columns["parameter"]
+    within = configuration.within
+    return {
+        "configuration": key,
+        "shown_as": key + (ORACLE_MARK if rule in marked else ""),
+        "oracle": configuration.is_oracle,
+        **named,
+        "family": rule,
+        "series": key if columns["control_of"] else f"{mode}/{rule}{within}",
+        "setting": configuration.rule_key,
+        "label": f"{rule if number is None else shown(configuration.parameter)}{within}",
+    }
+
+
+def ratios(
+    runs: pd.DataFrame, above: str, below: str, keys: list[str], kind: ValueKind = ValueKind.NUMBER
+) -> list[Estimate]:
+    """Σ above / Σ below over prompts, several seeds of a prompt averaged first, for each configuration."""
+    means = runs.groupby(["unit", "configuration"])[[above, below]].mean()  # P prompts, C configurations
+    above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (above, below))
+    return estimate_ratios(above_PC, below_PC, kind)
+
+
+def perplexity_columns(log: Estimate) -> dict[str, float]:
+    mean, low, high = map(mean_perplexity, (log.mean, log.low, log.high))
+    return Estimate(mean, low, high, log.n).columns(PERPLEXITY)
+
+
+_SHARES: Final = {
+    "loop_share",
+    *(f.name for f in GENERATIONS if (f.metadata or {}).get(b"unit", b"").startswith((b"fraction", b"flag"))),
+}
+_GIVEN: Final = ("exit_rate", "mean_depth")  # by a configuration that gives its exits
+_GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
+
+
+def is_share(sweep: Sweep, name: Any) -> bool:
+    """Whether a column of runs holds shares.
+
+    Its unit says so, or its name is a number (a layer's part of the exits, or depth by position), or it is a win rate.
+    """
+    return (
+        name in (*_SHARES, SKIPPED)
+        or isinstance(name, int)
+        or name in [judge.column(PREFERRED) for judge in sweep.judges]
+    )
+
+
+def estimates_of(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:
+    """One estimate per column, over the prompts, which are the rows. What the configuration gives is certain."""
+    is_normal, is_given = isinstance(configuration, Normal), gives_its_exits(configuration)
+    certain = _GIVEN_BY_NORMAL if is_normal else _GIVEN if is_given else ()
+    kinds = [
+        ValueKind.SHARE
+        if is_share(sweep, name) and name not in certain and not (is_given and isinstance(name, int))
+        else ValueKind.NUMBER
+        for name in values.columns
+    ]
+    return dict(zip(values.columns, estimate_columns(values.to_numpy(dtype=float), kinds), strict=True))

@@ -1,0 +1,244 @@
+"""Quality against cost: accuracy, what judges say, agreement and perplexity of each configuration, and what it costs.
+
+Means are over prompts, seeds averaged first, and differences from `normal` are paired over prompts and seeds; both have
+intervals over prompts, as `reports.shared.paired` computes them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from eexit.messages.wording import counted
+from eexit.messages.written import is_known, short_percent
+from eexit.plan.configuration import GATE_MARK, NORMAL, SET_MARK
+from eexit.quality.estimates import ENDS, MIN_SAMPLES
+from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
+from reports.read.judgements import SCORE, Judge
+from reports.read.sweep import Sweep
+from reports.shared.measures import (
+    CORRECT,
+    DIFFERENCE,
+    DISAGREEMENT,
+    SKIPPED,
+    SKIPPING,
+    THEORETICAL,
+    CostAxis,
+    Measure,
+    measures_of_quality,
+)
+from reports.shared.numbers import Row
+from reports.shared.paired import GAINED, LOST, P_VALUE
+from reports.shared.savings import Savings
+
+NONE_COSTS_LESS: Final = "None of these costs less than full depth."
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One row per configuration, drafts left out: those of `per_configuration` with its columns.
+
+    Further columns: those of `Savings`; for accuracy and each judge's score, `<column>_difference`, that to `normal`;
+    `correct_gained`, `correct_lost` and `correct_p`, prompts that are right here alone or in `normal` alone, and
+    McNemar's p; `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and
+    `certified`, what for it is certified. The best come first, and a control comes after its configuration.
+    """
+
+    rows: pd.DataFrame
+    measures: tuple[Measure, ...]  # those known of any configuration that exits early
+    costs: tuple[CostAxis, ...]
+    judges: tuple[Judge, ...]
+    choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
+    replayed: pd.DataFrame  # as `replayed_settings` gives them
+    margin: float  # `Sweep.margin`
+    is_studied: bool  # whether there are answers, judgements, replays, scores of the harness or choices
+
+    @property
+    def settings(self) -> pd.DataFrame:
+        """The configurations that exit early and are no controls, not even of what the sweep lacks."""
+        return self.rows[self.rows["rule"].notna() & self.rows["control_of"].isna()]
+
+
+def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
+    """None for a sweep without configurations.
+
+    `trade` and `paired` are the frames of `per_configuration` and, beside `normal`, of `paired_differences`.
+    """
+    judges = sweep.judges
+    is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))
+    if trade.empty:
+        return None
+    trade = saves.rows if saves else trade
+    if not sweep.has_answers:
+        trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
+    choices = latest_choices(sweep.rows_of(CHOICES))
+    rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
+    errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
+    rows = rows.assign(
+        judge_errors=rows["configuration"].map(errors).replace(0, np.nan),
+        chosen=rows["configuration"].map(chosen_words(choices, chosen=True)),
+        certified=rows["configuration"].map(chosen_words(choices, chosen=False)),
+    )
+    exiting = rows[rows["rule"].notna()]
+    known = measures_of_quality(judges, sweep.scores)
+    measures = tuple(each for each in known if exiting[each.column].notna().any())
+    skipped = [SKIPPING] if exiting[SKIPPED].notna().any() else []
+    return Quality(
+        _in_order(rows, measures),
+        measures,
+        (*skipped, *(saves.costs if saves else ())),
+        judges,
+        choices,
+        replayed_settings(sweep.rows_of(REPLAYS)),
+        sweep.margin,
+        bool(sweep.has_answers or judges or is_studied),
+    )
+
+
+def _with_differences(trade: pd.DataFrame, paired: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The rows with the paired differences of these columns, and with who gained and lost right answers."""
+    names = {f"{column}{end}": f"{column}{DIFFERENCE}{end}" for column in columns for end in ENDS}
+    names |= {name: name for name in (f"{CORRECT}{end}" for end in (GAINED, LOST, P_VALUE)) if name in paired}
+    beside = paired.reindex(columns=["configuration", *names]).rename(columns=names)
+    return trade.merge(beside.astype(dict.fromkeys(names.values(), float)), on="configuration", how="left")
+
+
+def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame:
+    """`normal` first, then by the first measure from the best on; a control comes after what it is the control of."""
+    if not measures:
+        return rows
+    value = rows[measures[0].column] * (-1 if measures[0].higher_is_better else 1)
+    of = rows["beneath"].fillna(rows["configuration"])
+    sort_value = of.map(dict(zip(rows["configuration"], value, strict=True)))
+    by = pd.DataFrame(
+        {"normal": rows["configuration"] != NORMAL, "value": sort_value, "of": of, "control": rows["beneath"].notna()}
+    )
+    return rows.loc[by.sort_values(by.columns.tolist(), kind="stable").index].reset_index(drop=True)
+
+
+_MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # of what belongs to a setting, as in its key
+_READING: Final = {"readout": ", read through ", "decide_on": ", decided on "}  # what replays may differ in, in words
+
+
+def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
+    """The settings that were replayed, the latest of each on each configuration's texts, in the words of the sweep.
+
+    Columns: the configuration's; `text_of`, `replayed` (true), `curve`, the same for settings that differ in the
+    parameter alone and were read alike, `n`, the estimates `layers_skipped` and `disagreement`, `kl` (nats), and
+    `theoretical`, the saving.
+    """
+    latest = replays.drop_duplicates(["configuration", "text_of", *_READING], keep="last")
+    found = pd.DataFrame(
+        {
+            **{name: latest[name] for name in ("configuration", "mode", "rule", "parameter", "text_of")},
+            "family": latest["rule"].fillna(latest["mode"]),
+            "curve": _curves(latest),
+            "replayed": True,
+            "n": latest["prompts"],
+            "kl": latest["expected_kl"],
+            "theoretical": 1 - latest["cost_needed"].astype(float) / latest["cost_full"].astype(float),
+        }
+    )
+    for end, of in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        found[f"{SKIPPED}{end}"] = 1 - latest[f"mean_depth{of}"].astype(float)
+        found[f"{DISAGREEMENT}{end}"] = latest[f"expected_disagreement{end}"].astype(float)
+    return found.sort_values(["curve", "parameter"], kind="stable").reset_index(drop=True)
+
+
+def _curves(replays: pd.DataFrame) -> list[str]:
+    """What all settings of a curve have in common, in words; how they were read, where replays differ in that."""
+    differing = {name: words for name, words in _READING.items() if replays[name].nunique(dropna=False) > 1}
+    return [
+        "".join(
+            [
+                f"{row['mode']}/{_known(row['rule'])}",
+                *(mark + row[name] for name, mark in _MARKS.items() if _known(row[name])),
+                f" on texts of {row['text_of']}",
+                *(words + (_known(row[name]) or "unknown") for name, words in differing.items()),
+            ]
+        )
+        for row in replays.to_dict("records")
+    ]
+
+
+def _known(text: object) -> str:
+    return text if isinstance(text, str) else ""
+
+
+QUESTION: Final = ["risk", "at_most", "confidence", "cost_by"]
+
+
+def latest_choices(choices: pd.DataFrame) -> pd.DataFrame:
+    """The latest answer to each question: a risk, its bound, a confidence and a cost."""
+    return choices.drop_duplicates(QUESTION, keep="last").reset_index(drop=True)
+
+
+def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
+    """Configuration → for which bounds it was `chosen`, or else is certified."""
+    found: dict[str, dict[str, None]] = {}
+    for row in choices.to_dict("records"):
+        certified = [setting["configuration"] for setting in row["tested"] if setting["certified"]]
+        for key in [row["configuration"]] if chosen else certified:
+            if isinstance(key, str):
+                found.setdefault(key, {})[f"{row['risk']} ≤ {short_percent(row['at_most'])}"] = None
+    return {key: ", ".join(words) for key, words in found.items()}
+
+
+def held_against_normal(quality: Quality, changed: str) -> list[Row]:
+    """The settings that a deployed model can follow whose difference from `normal`, column `changed`, has an interval:
+    those that are meant wherever it is said how many settings are as good.
+    """
+    rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
+    return [row for row in rows if is_known(row.get(f"{changed}_low"))]
+
+
+def not_held(quality: Quality) -> str:
+    """Why no setting is held against `normal` by right answers."""
+    if quality.rows[CORRECT].isna().all():
+        return "No answer was checked, so that nothing says which setting is as good as full depth."
+    if row_of_normal(quality, CORRECT) is None:
+        return "Answers were checked, but there are no runs of normal to compare with."
+    if quality.settings["oracle"].all():
+        return "Answers were checked, but no setting that a deployed model can follow was tried."
+    return (
+        f"Answers were checked, but fewer than {MIN_SAMPLES} prompts are too few to say which setting is as good as "
+        "full depth."
+    )
+
+
+def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
+    """Those that are not worse than `normal` by more than the margin, by the low end of `changed`."""
+    return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
+
+
+def row_of_normal(quality: Quality, column: str) -> Row | None:
+    """The row of `normal`, with the n of this column as its own; None if it is not known there."""
+    rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[column].notna()].to_dict("records")
+    return rows[0] | {"n": rows[0][f"{column}_n"]} if rows else None
+
+
+def cheapest(quality: Quality, rows: list[Row]) -> tuple[Row, CostAxis]:
+    """The row that saves most, in the sense that says most of these settings (`cost_of`)."""
+    cost = cost_of(quality, rows)
+    return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf), cost
+
+
+def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
+    """The sense of saving that says most of these settings: time if any was timed, else what was run, else layers."""
+    timed = [cost for cost in quality.costs if cost.measured]
+    others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
+    known = (cost for cost in [*timed, *reversed(others)] if any(is_known(row[cost.column]) for row in rows))
+    return next(known, SKIPPING)
+
+
+def how_many_keep(n_kept: int, n_held: int, margin: str) -> str:
+    """How many settings that a deployed model can follow are not worse than full depth by more than the margin."""
+    settings = counted(n_held, "setting")
+    if not n_kept:
+        return f"Of the {settings} tried that a deployed model can follow, none is shown to be at most {margin} worse."
+    return (
+        f"At most {margin} worse, by the interval's end: {n_kept} of the {settings} tried that a deployed model can "
+        "follow."
+    )

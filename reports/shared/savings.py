@@ -1,0 +1,172 @@
+"""What each configuration saves of the cost of full depth: in theory, of what was run, and of the time it took.
+
+Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
+seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
+they run every layer. Where full depth, too, reads through a screen, run is also told beside full depth with the whole
+head. Elsewhere: run, at the prices of another model, for the same exits. All these have intervals over prompts.
+Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
+what `jobs/timings.py` measured, with intervals over rounds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from eexit.decode.costs.counting import LOOKS, MISSES
+from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
+from eexit.messages.written import is_known
+from eexit.plan.configuration import GENERATE
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing.speedups import Speedup
+from reports.read.sweep import Sweep
+from reports.read.timings import Measured, latest_speedups
+from reports.shared.measures import (
+    BESIDE_WHOLE_HEAD,
+    DISAGREEMENT,
+    ELSEWHERE,
+    REALISED,
+    RUN,
+    THEORETICAL,
+    CostAxis,
+    costs,
+)
+from reports.shared.numbers import Row
+from reports.shared.per_configuration import ratios, with_controls
+
+_COSTS: Final = {
+    THEORETICAL: ("cost_needed", "cost_full"),
+    RUN: ("cost_run", "cost_full"),
+    BESIDE_WHOLE_HEAD: ("cost_run", "cost_full_whole_head"),
+}
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The rows of `per_configuration` with what each configuration saves, and a row of transformers' own `generate`.
+
+    Columns: the savings `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its
+    interval over the rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were
+    timed) and `lacks` (by how much the realised saving is less than that). `<saving>_control` is the value of the
+    configuration's control. `generate` has no row where it was not timed.
+    """
+
+    rows: pd.DataFrame
+    generate: pd.DataFrame
+    measured: tuple[Measured, ...]
+    elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
+    is_head_screened: bool = False  # whether there is `run_whole_head`
+
+    @property
+    def exiting(self) -> pd.DataFrame:
+        """The rows of configurations that can exit early."""
+        return self.rows[self.rows["rule"].notna()]
+
+    @property
+    def costs(self) -> list[CostAxis]:
+        """In which senses it is known of any configuration that exits early."""
+        return [cost for cost in self.all_costs if self.exiting[cost.column].notna().any()]
+
+    @property
+    def all_costs(self) -> list[CostAxis]:
+        return costs(self.measured, self.elsewhere, self.is_head_screened)
+
+
+def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
+    """The savings that are known of a sweep; None if none are. `trade` is the frame of `per_configuration`."""
+    if trade.empty:
+        return None
+    measured, timed = _realised(sweep.rows_of(TIMINGS))
+    of_keys = [timed.get(key, {}) for key in trade["configuration"]]
+    columns = list(dict.fromkeys(name for numbers in timed.values() for name in numbers))
+    realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
+    rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
+    elsewhere = sweep.prices_of.name if sweep.prices_of else None
+    is_head_screened = BESIDE_WHOLE_HEAD in rows
+    names = [cost.column for cost in costs(measured, elsewhere, is_head_screened)]
+    if rows[names].isna().all(axis=None) and GENERATE not in timed:
+        return None
+    generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
+    with_all = with_controls(rows, names)
+    return Savings(with_all, pd.DataFrame(generate), tuple(measured), elsewhere, is_head_screened)
+
+
+def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
+    """The theoretical and the run savings of the rows, with their intervals over prompts."""
+    whole_head = sweep.done["cost_full_whole_head"]
+    is_head_screened = bool((whole_head.notna() & (whole_head != sweep.done["cost_full"])).any())
+    for kind, (cost, full) in _COSTS.items():
+        if kind == BESIDE_WHOLE_HEAD and not is_head_screened:
+            continue
+        runs = sweep.done[["configuration", "unit", cost, full]].astype({cost: float, full: float})
+        found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
+        yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
+    if sweep.prices_of and sweep.final_layer is not None:
+        runs = _at_prices(sweep, sweep.prices_of, sweep.final_layer + 1)
+        found = ratios(runs.dropna(), "run", "full", trade["configuration"].tolist())
+        yield pd.DataFrame([ratio.complement.columns(ELSEWHERE) for ratio in found], index=trade.index)
+
+
+def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
+    """What the runs cost at another model's prices; runs of oracles have no cost."""
+    done, looked = sweep.done, Looked.of(sweep.config)
+    names = ("layers_run", "keys_written", *LOOKS)
+    counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
+    for name in ("screen_reads", "gate_reads", MISSES):  # which results of older versions lack
+        older = np.isnan(counts[name]) & ~np.isnan(counts["head_reads"])
+        counts[name] = np.where(older, 0.0, counts[name])
+    n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
+    return done[["configuration", "unit"]].assign(
+        run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided, looked)
+    )
+
+
+def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
+    """What was measured where, and for each configuration its numbers."""
+    measured: list[Measured] = []
+    found: dict[str, dict[str, Any]] = {}
+    for where, latest in latest_speedups(timings):
+        measured.append(where)
+        for key, speedup in latest.items():
+            found.setdefault(key, {}).update(_numbers(speedup, where))
+    return measured, found
+
+
+def _numbers(speedup: Speedup, where: Measured) -> dict[str, float]:
+    return {
+        **speedup.saved.columns(where.column(REALISED)),
+        where.column("run_timed"): np.nan if speedup.run is None else speedup.run,
+        where.column("lacks"): np.nan if speedup.shortfall is None else speedup.shortfall,
+        where.column("tokens_per_s"): speedup.tokens_per_second,
+    }
+
+
+UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RESULTS does that."
+LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
+
+
+def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
+    """The configurations that save most within each of `LIMITS` of disagreement, with the lowest such limit.
+
+    All of them save something, with their whole interval where there is one. If none within the limits does, it is the
+    one of lowest disagreement that does. Without known disagreements, it is the one that saves most.
+    """
+    sure = [row for row in rows if saves(row, column)]
+    comparable = [row for row in sure if is_known(row[DISAGREEMENT])]
+    if not comparable:
+        return [(None, row) for row in sorted(sure, key=lambda row: -row[column])[:1]]
+    found: dict[str, tuple[float | None, Row]] = {}
+    for limit in LIMITS:
+        within = [row for row in comparable if row[DISAGREEMENT] <= limit]
+        if within:
+            row = max(within, key=lambda row: row[column])
+            found.setdefault(row["configuration"], (limit, row))
+    return list(found.values()) or [(None, min(comparable, key=lambda row: row[DISAGREEMENT]))]
+
+
+def saves(row: Row, column: str) -> bool:
+    """Whether it costs less than full depth, by the interval's end where there is one."""
+    low = row[f"{column}_low"]
+    return bool((low if is_known(low) else row[column]) > 0)

@@ -1,0 +1,379 @@
+"""Quality against cost: answers, judges, replays, the certified setting, and scores of the harness."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fixtures import MakeSweep, Visit
+from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_answers
+
+from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import ValueKind, estimate_columns
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, SCORES
+from reports.page.build import render
+from reports.page.payload import payload
+from reports.read.sweep import Sweep, read_sweep
+from reports.sections.findings import choice_findings, headline, quality_findings
+from reports.sections.quality_against_cost import scores_of_harness
+from reports.shared.paired import paired_differences
+from reports.shared.per_configuration import per_configuration
+from reports.shared.quality import Quality, latest_choices, quality_of
+from reports.shared.savings import savings
+
+BOLD = "unfrozen/confidence/0.7"
+
+
+def known(folder: Path) -> Quality:
+    """The quality of the sweep in this folder."""
+    sweep = read_sweep(str(folder))
+    return of_sweep(sweep)
+
+
+def of_sweep(sweep: Sweep) -> Quality:
+    trade, paired = per_configuration(sweep), paired_differences(sweep)
+    found = quality_of(sweep, trade, paired, savings(sweep, trade))
+    assert found
+    return found
+
+
+def row_of(found: Quality, key: str) -> dict[Any, Any]:
+    (row,) = found.rows[found.rows["configuration"] == key].to_dict("records")
+    return row
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen prompts with two seeds, twelve of which bring an answer."""
+    return with_answers(tmp_path_factory.mktemp("quality") / "s", 14, (0, 1), ("unfrozen",))
+
+
+def test_accuracy_and_its_difference_are_over_prompts_with_seeds_averaged_first(answered: Path) -> None:
+    found, runs = known(answered), pd.read_parquet(answered / "generations")
+    columns = ["configuration", "prompt_id", "seed", "correct"]
+    right = {(key, p, seed): float(it) for key, p, seed, it in runs[columns].dropna().itertuples(index=False)}
+    prompts = sorted(str(number) for number in range(14))  # of which 0 and 1 bring no answer
+    by_prompt = {
+        key: [float(np.mean([right[key, p, seed] for seed in (0, 1)])) if int(p) > 1 else math.nan for p in prompts]
+        for key in (NORMAL, BOLD)
+    }
+    for key, values in by_prompt.items():
+        assert row_of(found, key)["correct"] == pytest.approx(np.nanmean(values))
+        assert row_of(found, key)["correct_n"] == 12
+    differences = np.array(by_prompt[BOLD]) - np.array(by_prompt[NORMAL])
+    (paired,) = estimate_columns(differences[:, None], [ValueKind.DIFFERENCE])
+    its = [row_of(found, BOLD)[f"correct_difference{end}"] for end in ("", "_low", "_high")]
+    assert its == pytest.approx([paired.mean, paired.low, paired.high])
+    assert paired.mean < 0
+    assert row_of(found, BOLD)["correct_control"] < row_of(found, BOLD)["correct"]
+
+
+def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: Path) -> None:
+    rows = known(answered).rows
+    keys, controls = rows["configuration"].tolist(), rows[rows["beneath"].notna()]
+    assert keys[0] == NORMAL
+    assert len(controls) == 4
+    for _, control in controls.iterrows():
+        assert keys[keys.index(control["configuration"]) - 1] == control["beneath"]
+    values = rows.loc[rows["beneath"].isna(), "correct"].tolist()[1:]
+    assert values == sorted(values, reverse=True)
+
+
+def test_findings_name_what_saves_most_without_being_certainly_below_normal(answered: Path) -> None:
+    found = known(answered)
+    its = {"correct_difference": 0.01, "correct_difference_low": -0.015, "correct_difference_high": 0.035}
+    rows = found.rows.copy()
+    rows.loc[rows["configuration"] == CHOSEN, list(its)] = list(its.values())
+    rows.loc[rows["configuration"] == BOLD, list(its)] = [-0.2, -0.3, -0.1]
+    kl = rows["rule"] == "kl"
+    rows.loc[kl, list(its)] = [-0.5, -0.6, -0.4]
+    rows.loc[rows["beneath"] == CHOSEN, list(its)] = [-0.4, -0.5, -0.3]
+    normal, said, *rest = quality_findings(replace(found, rows=rows), n_failed=3)
+    assert re.fullmatch(
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\.",
+        normal,
+    )
+    assert said == (
+        "unfrozen, at most 2 points below normal in accuracy, by the interval's end: 1 of the 2 settings tried that a "
+        "deployed model can follow (paired over 12 prompts). Of these, unfrozen/confidence/0.9 costs least: it ran "
+        "8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp. Its control, with random exits at the same depths, is at "
+        "−40.0 [−50.0, −30.0] pp. unfrozen: at every setting of kl, accuracy is certainly below that of normal."
+    )
+    assert rest == ["3 runs failed, and count in no mean."]
+
+
+def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_oracles_out(answered: Path) -> None:
+    found = known(answered)
+    rows, ends = found.rows.copy(), [f"correct_difference{end}" for end in ("", "_low", "_high")]
+    rows.loc[rows["rule"] == "kl", ends] = [0.0, -0.1, 0.1]
+    rows.loc[rows["rule"] == "confidence", ends] = [-0.2, -0.3, -0.1]
+    (none,) = headline(replace(found, rows=rows))
+    assert re.fullmatch(
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\. Of the 2 settings "
+        r"tried that a deployed model can follow, none is shown to be at most 2 points worse\.",
+        none,
+    )
+    rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.06]
+    (unsure,) = headline(replace(found, rows=rows))
+    assert unsure == none, "no certain difference is no proof of being as good"
+    (wider,) = headline(replace(found, rows=rows, margin=0.1))
+    assert "At most 10 points worse, by the interval's end: 1 of the 2 settings tried" in wider
+    rows.loc[rows["configuration"] == CHOSEN, ends] = [0.01, -0.015, 0.035]
+    (one,) = headline(replace(found, rows=rows))
+    assert one.endswith(
+        "At most 2 points worse, by the interval's end: 1 of the 2 settings tried that a deployed model can follow. "
+        "Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp."
+    )
+    (dear,) = headline(replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
+    assert dear.endswith("None of these costs less than full depth."), "what costs more is in no sentence"
+    assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
+
+
+def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path) -> None:
+    found = known(answered)
+    rows = found.rows.copy()
+    rows.loc[rows["configuration"] != NORMAL, ["correct_difference_low", "correct_difference_high"]] = [0.0, 0.1]
+    rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
+    alone = replace(found, rows=rows[rows["configuration"] != CHOSEN].assign(beneath=None))
+    said = [*headline(alone), *quality_findings(alone, 0)]
+    assert "random/" not in " ".join(said)
+    assert f"Of these, {BOLD} costs least" in said[0]
+
+
+def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
+    found = known(with_answers(tmp_path / "s", 6, modes=("unfrozen",)))  # four of which bring an answer
+    assert found.rows["correct_low"].isna().all()
+    assert (
+        quality_findings(found, 0)[1]
+        == "Fewer than 5 prompts are too few to say which settings are below normal in accuracy."
+    )
+    assert "(n = 4 prompts, 1 seed)" in quality_findings(found, 0)[0]
+    alone = replace(found, rows=found.rows[found.rows["configuration"] != NORMAL])
+    assert quality_findings(alone, 0) == ["Accuracy: there are no runs of normal to compare with."]
+
+
+def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
+    judge(folder, fails=[f"1-{BOLD}-0", f"2-{NORMAL}-0"])
+    judge(folder, call=2, judge="another", coherence=1)
+    first, second = known(folder).judges
+    assert (first.name, second.name, first.errors) == (JUDGE, "another", {BOLD: 1, NORMAL: 1})
+    row = row_of(known(folder), BOLD)
+    score = np.mean([5 - round(10 * 0.25 * 0.8)] * 2 + [5, 4])
+    assert (row["score_0"], row["score_0_n"], row["judge_errors"]) == (pytest.approx(score), 5, 1)
+    assert row["score_1"] == pytest.approx(score - (3 - 1) / 4)
+    assert row["score_0_difference_n"] == 4, "a prompt without one of both is in no pair"
+    assert row["preferred_0"] == 0
+    assert row_of(known(folder), CHOSEN)["preferred_0"] == 0.5
+    assert np.isnan(row_of(known(folder), NORMAL)["preferred_0"])
+    said = quality_findings(known(folder), 0)
+    assert f"Judge {JUDGE} gave no usable answer for 2 of 54 runs, which are in no mean of its scores." in said
+    assert any(
+        sentence.startswith(f"Judge {JUDGE} gives normal a score of 4.75 [4.75, 4.75] of 5") for sentence in said
+    )
+
+
+def test_a_damaged_table_is_left_out_and_named(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    judge(folder)
+    (path,) = (folder / JUDGEMENTS.name).iterdir()
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    sweep = read_sweep(str(folder))
+    assert sweep.judges == ()
+    (line,) = sweep.left_out
+    assert line.startswith(f"{path} is damaged")
+    assert line.endswith("no judgements are shown")
+
+
+def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    with_answers(folder, 2, modes=("unfrozen",))
+    choose(folder, 1, BOLD)
+    choose(folder, 2)  # the same question again
+    choices = latest_choices(read_sweep(str(folder)).rows_of(CHOICES))
+    (said,) = choice_findings(choices)
+    assert said == (
+        "Certified: unfrozen/confidence/0.9, the cheapest that is, at 92% of full depth: multiply-adds of what was "
+        "run, as a share of those of full depth. With 95% confidence, over prompts like these, the mean share of "
+        "tokens unlike full depth's is at most 5%. n = 150 prompts, mean 2.1%, p = 0.004. On 50 prompts for reporting, "
+        "which had no part in the choice, its mean is 3%. By these alone, the risk is at most 8% with the same "
+        "confidence. It is within the bound, but they are too few to confirm it by themselves. The naive choice, the "
+        "cheapest whose mean is within the bound, is unfrozen/confidence/0.7: mean 4.9%, cost 62%. It has no "
+        "guarantee. On 50 prompts for reporting, which had no part in the choice, its mean is 6%. By these alone, the "
+        "risk is at most 12% with the same confidence. That mean is above the bound."
+    )
+    assert row_of(known(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
+    assert pd.isna(row_of(known(folder), BOLD)["chosen"])
+    choose(folder, 3, None, at_most=0.01)
+    _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))
+    assert none.startswith(
+        "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at most 1%. "
+        "The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = 0.004). If it stays so, "
+        "no number of prompts that can be asked for would do. normal is what can be defended."
+    )
+    choose(folder, 4, None, at_most=0.025, needed=1200)
+    near = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))[2]
+    assert "p = 0.004). If it stays so, 1,200 prompts for choosing would do with a chance of 80%, which is a" in near
+    assert several.startswith("2 questions were asked of jobs/choose.py: each guarantee holds for its own")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"configuration": "unfrozen/kl/1"}, "It is an oracle, which looks at the final layer: at run time it saves"),
+        ({"cost": 1.07}, "Certified: 1 setting, but none costs less than full depth. normal is what can be defended."),
+        (
+            {"question": 3},
+            "It is question 3 about these prompts: the guarantee is for this answer, not for the best of",
+        ),
+        (
+            {"question": 3, "error": 0.00011875, "planned": 1},
+            "It is the third ask of these prompts: it may err with 0.0119%, so that all of them err with 5% at most.",
+        ),
+        ({"reporting_mean_loss": None}, "No prompt for reporting has a loss, so that nothing checks it."),
+        ({"reporting_p_value": 0.01}, " with the same confidence. They confirm the bound."),
+        ({"naive_configuration": CHOSEN}, "whose mean is within the bound, is the same."),
+        (
+            {"naive_configuration": None},
+            "There is no naive choice either: no setting that costs less than full depth has",
+        ),
+        ({"families": ["unfrozen/kl", "unfrozen/margin"]}, "2 families of settings share the error of 5%: "),
+    ],
+)
+def test_what_a_choice_is_worth_is_said_plainly(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    choose(tmp_path, **change)
+    (said,) = choice_findings(pd.read_parquet(tmp_path / "choices"))
+    assert words in said
+
+
+def test_of_a_setting_that_was_replayed_again_the_latest_counts(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    replay(folder, factors=(0.5, 4.0))
+    replay(folder, 2, factors=(4.0,), expected_disagreement=0.125)
+    rows = known(folder).replayed.set_index("configuration")
+    assert len(rows) == 4
+    row = rows.loc["unfrozen/kl/4"]
+    skipped = 0.4 / 5
+    assert [row[f"layers_skipped{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+        [skipped, skipped - 0.01, skipped + 0.02]
+    )
+    assert (row["disagreement"], row["curve"]) == (0.125, "unfrozen/kl on texts of normal")
+    assert row["theoretical"] == pytest.approx(skipped)
+
+
+def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    replay(folder, factors=(4.0,))
+    replay(folder, 2, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16")
+    gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
+    replay(folder, 3, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16", **gated)
+    assert {curve for curve in known(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
+        "unfrozen/kl on texts of normal, read through unknown, decided on unknown",
+        "unfrozen/kl on texts of normal, read through exits/linear, decided on screen:8:16",
+        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on screen:8:16",
+    }
+
+
+def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    score(folder, value=0.3)
+    score(folder, 2, value=0.6)
+    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
+    assert rows[["configuration", "metric"]].values.tolist() == [
+        [NORMAL, "acc"], [CHOSEN, "acc"], [NORMAL, "acc_norm"], [CHOSEN, "acc_norm"],
+    ]  # fmt: skip
+    assert rows["value"].tolist() == pytest.approx([0.6, 0.5, 0.6, 0.5])
+    assert "seed" not in rows
+    assert "first_token" not in rows
+
+
+def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_depths(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    score(folder, value=0.3)  # of a time when nothing was said of it, and it could
+    score(folder, 2, value=0.4, first_token_exits=True)
+    score(folder, 3, value=0.6, first_token_exits=False)
+    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
+    of_normal = rows[rows["configuration"].eq(NORMAL) & rows["metric"].eq("acc")]
+    assert of_normal[["value", "first_token"]].values.tolist() == [[0.6, "full depth's"], [0.4, "may exit"]]
+
+
+def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:
+    data, _ = payload(read_sweep(str(make_sweep(2))), "")
+    assert data["quality"] is None
+    assert "correct" not in [metric["key"] for metric in data["metrics"]]
+    assert all(prompt["answer"] is None for prompt in data["prompts"])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a sweep with all of it."""
+    folder = with_answers(tmp_path_factory.mktemp("quality") / "s", 8, modes=("unfrozen",))
+    judge(folder, fails=["3-unfrozen/kl/2-0"])
+    replay(folder)
+    score(folder)
+    choose(folder)
+    page = folder / "report.html"
+    page.write_text(render(read_sweep(str(folder)), ""), encoding="utf-8")
+    return page
+
+
+def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: Visit) -> None:
+    assert "<h2>Quality</h2>" in report.read_text(), "for readers without JavaScript"
+    page = visit("#/?open=numbers", report)
+    figure = page.locator('[data-chart="quality"]')
+    quality, saved = figure.locator("select").all()
+    assert quality.locator("option").all_inner_texts()[:3] == [
+        "Accuracy",
+        "Score by the judge",
+        "Win rate by the judge",
+    ]
+    figure.locator(".chart[data-ink]").wait_for()
+    assert int(figure.locator(".chart").get_attribute("data-ink")) > 50
+    saved.select_option(label="multiply-adds, run")
+    quality.select_option(label="Disagreement")
+    assert "Thin lines" not in figure.inner_text()
+    saved.select_option(label="layers skipped")
+    figure.get_by_role("button", name="replayed").click()
+    assert "Thin lines: settings that were replayed" in figure.inner_text()
+    page.wait_for_timeout(300)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save Quality against cost as SVG").click()
+    svg = download.value.path().read_text()
+    assert len(re.findall(r'<path [^>]*stroke="#16191d"[^>]*stroke-width="2.5"', svg)) == 1, "the ring"
+    assert len(re.findall(r'<path [^>]*stroke-width="1"[^>]*class="mark-line|<g class="mark-line', svg)) >= 2
+    figure.locator("summary").click()
+    cells = figure.locator("tbody tr").filter(has_text=CHOSEN).first.inner_text()
+    assert "disagreement ≤ 5%" in cells, "not by the ring alone"
+    assert page.locator("section.whole h4").inner_text() == "Tasks of the lm-evaluation-harness"
+
+
+def test_axe_finds_nothing_in_the_section(report: Path, visit: Visit, axe: str) -> None:
+    page = visit("#/?open=all", report)
+    for toggle in ("controls", "replayed"):
+        page.get_by_role("button", name=toggle).click()
+    page.locator('[data-chart="quality"] summary').click()
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    assert found == []
+
+
+def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: Path, visit: Visit) -> None:
+    page = visit("#/p/3/unfrozen/random/confidence/0.7", report)
+    page.locator(".outcome summary").click()
+    said = page.locator("main").inner_text()
+    assert "Answer: ✗ wrong; found: 41; expected: 42." in said
+    assert (
+        f"Judge {JUDGE}: coherence 1, completeness 1, clarity 5, no repetition 4 (1 to 5); prefers the text of normal."
+        in said
+    )
+    page = visit("#/p/3/unfrozen/kl/2", report)
+    page.locator(".outcome summary").click()
+    assert f"Judge {JUDGE} gave no usable answer: it answered with nonsense" in page.locator("main").inner_text()
+    page = visit("#/p/3?prompt.numbers=true", report)
+    assert "Expected answer: 42" in page.locator("main").inner_text()
+    assert "✗ wrong" in page.locator("tbody").inner_text()
+    assert "Answer: " not in visit("#/p/0/normal", report).locator("main").inner_text()

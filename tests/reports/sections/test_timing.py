@@ -1,0 +1,66 @@
+"""What was timed beside what steps of fewer rows and layers allow."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import Visit
+from synthetic_quality import add, with_answers
+from synthetic_sweeps import FINAL, LAYERS
+
+from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.results.study_tables import TIMINGS
+from reports.page.build import build_report
+from reports.read.sweep import read_sweep
+from reports.sections.timing import INDEPENDENT, TOGETHER, exit_shares, known_step_times, timed
+from reports.shared.per_configuration import per_configuration
+from reports.shared.savings import savings
+
+SETTING = Exit("unfrozen", "confidence", 0.7)
+
+
+def time(folder: Path, steps: bool) -> None:
+    """Three rounds at one and eight rows: a layer takes 1 ms, whatever the rows, and the setting saves a fifth."""
+    given = [Exit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
+    of_layers: dict[Configuration, float] = {each: LAYERS[at] + 1.0 for at, each in enumerate(given)}
+    seconds: dict[Configuration, float] = {Normal(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}
+    rows: list[dict[str, Any]] = [
+        {
+            **configuration.columns, "timing_id": f"{1:032x}", "batch": batch, "round": round_number, "prompts": 2,
+            "prompt_ids": ["0", "1"], "tokens": 1000 * batch, "seconds": took, "cost_full": 100.0, "cost_needed": 80.0,
+            "cost_run": 90.0, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model": "tiny",
+            "dtype": "float32",
+        }
+        for configuration, took in seconds.items() for batch in (1, 8) for round_number in (1, 2, 3)
+    ]  # fmt: skip
+    add(folder, TIMINGS, rows)
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit: Visit, steps: bool) -> None:
+    folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
+    time(folder, steps)
+    sweep = read_sweep(str(folder))
+    saves = savings(sweep, per_configuration(sweep))
+    assert saves
+    of_setting = [row for row in timed(sweep, saves).to_dict("records") if row["configuration"] == SETTING.key]
+    allowed = {row["at"]: row[INDEPENDENT] for row in of_setting}
+    assert [row["realised"] for row in of_setting] == pytest.approx([0.2, 0.2])
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    section = page.locator("section", has=page.locator("#time"))
+    section.get_by_role("combobox", name="Measured at").select_option("batch 8")
+    assert "20.0%" in section.locator("tbody tr", has_text=SETTING.key).inner_text()
+    if not steps:
+        assert all(math.isnan(share) for share in allowed.values())
+        assert "jobs/timings.py RESULTS --steps does that" in section.inner_text()
+        return
+    shares = exit_shares(sweep)[SETTING.key]
+    alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)
+    assert allowed["batch 1"] == pytest.approx(alone), "one row saves the layers that it skips"
+    assert 0 <= allowed["batch 8"] < alone, "eight rows go as deep as the deepest of them"
+    assert [row[TOGETHER] for row in of_setting] == pytest.approx([alone] * 2), "or leave at the same steps"
+    (times,) = known_step_times(sweep).values()
+    assert times.seconds[8] == pytest.approx([(layer + 1) / 1000 for layer in [*LAYERS, FINAL]])
+    section.locator("summary").click()
+    assert section.locator("details thead").inner_text().split("\t")[:2] == ["Rows", "Layer 5"]

@@ -1,0 +1,174 @@
+"""The first card: the verdict of an assessment, or what a sweep says without one."""
+
+import json
+import shutil
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import MakeSweep, Visit
+from synthetic_quality import CHOSEN, choose, with_answers
+
+from eexit.quality.estimates import Estimate
+from eexit.studies.assessment.verdict import FILE, Allowed, Contender, Loss
+from reports import build_report
+from reports.read.sweep import read_sweep
+from reports.sections.verdict import verdict
+from reports.sections.which_setting import settings_section
+from reports.shared.paired import paired_differences
+from reports.shared.per_configuration import per_configuration
+from reports.shared.quality import Quality, quality_of
+from reports.shared.savings import savings
+
+GIVEN: dict[str, Any] = {
+    "sentences": ["No setting pays.", "The nearest takes 1.3 times as long.", "With 95% confidence."],
+    "pays": False,
+    "cause": "deciding",
+    "losses": {"certain too late": 0.12, "deciding": 0.4, "batches": None},
+    "rows": [
+        Contender(
+            CHOSEN,
+            "tried",
+            0.05,
+            -0.3,
+            {1: Allowed(0.02, 0.04)},
+            {1: Estimate(1.3, 1.25, 1.35, 6), 8: Estimate(1.1, nan, nan, 2)},
+            Loss(0.031, 140),
+        ).row((1, 8))
+    ],
+}
+
+
+def of_sweep(folder: Path) -> Quality:
+    sweep = read_sweep(str(folder))
+    trade = per_configuration(sweep)
+    found = quality_of(sweep, trade, paired_differences(sweep), savings(sweep, trade))
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_answers(tmp_path_factory.mktemp("verdict") / "s", 12, modes=("unfrozen",))
+
+
+def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: Visit) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    (folder / FILE).write_text(json.dumps(GIVEN | {"more": 1}))
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    card = page.locator(".verdict")
+    assert card.inner_text().startswith("No. No setting pays.")
+    assert "Why: deciding costs too much" in card.inner_text()
+    card.locator("summary").click()
+    assert CHOSEN in card.locator("tbody").inner_text()
+    cells = card.locator("tbody td, tbody th").all_inner_texts()
+    assert cells == [CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "2.0%", "4.0%", "1.10", "–", "–", "3.1%"]
+    heads = card.locator("thead th").all_inner_texts()
+    assert heads[3:7] == ["saved by what was run", "time at 1", "allowed at 1", "allowed together at 1"]
+    assert card.locator(".why li").all_inner_texts() == ["12.0% certain too late", "40.0% deciding"]
+
+
+LEDGER: dict[str, Any] = {
+    "ceiling": {"saved": 0.3, "low": 0.28, "high": 0.32, "setting": "unfrozen/agree"},
+    "batch": 8,
+    "lines": [
+        {"restriction": "state", "taken": 0.2, "low": 0.18, "high": 0.22, "left": 0.1, "setting": "a"},
+        {"restriction": "overhead", "taken": 0.15, "low": None, "high": None, "left": -0.05, "setting": "b"},
+    ],
+}
+
+
+def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
+    answered: Path, tmp_path: Path, visit: Visit
+) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    (folder / FILE).write_text(json.dumps(GIVEN | {"cause": "state", "ledger": LEDGER}))
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    card = page.locator(".why")
+    assert "Why: what exits leave behind misleads later tokens" in card.inner_text()
+    assert [" ".join(text.split()) for text in card.locator("li").all_inner_texts()] == [
+        "30.0% (28.0 to 32.0) ceiling", "-20.0% (-22.0 to -18.0) state left behind", "-15.0% overhead",
+        "-5.0% left, 8 rows at a time",
+    ]  # fmt: skip
+    boxes = [bar.bounding_box() for bar in card.locator(".weight").all()]
+    ends = [(round(box["x"]), round(box["x"] + box["width"])) for box in boxes if box]
+    (zero, top), (after, end), (left, begin), (least, last) = ends
+    assert (end, begin, left, last) == pytest.approx((top, after, least, zero), abs=1)
+    assert (top - after) / (top - zero) == pytest.approx(2 / 3, abs=0.02)
+    assert card.locator(".weight.largest").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "the file"),
+        (json.dumps(GIVEN | {"ledger": LEDGER | {"lines": []}}), "ledger.lines"),
+        ("{}", "sentences"),
+    ],
+)
+def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
+    make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
+) -> None:
+    folder = shutil.copytree(make_sweep(1), tmp_path / "s")
+    (folder / FILE).write_text(content)
+    sweep = read_sweep(str(folder))
+    assert sweep.verdict is None
+    (line,) = sweep.left_out
+    assert f"{FILE} is no verdict ({why}" in line
+
+
+def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:
+    found = of_sweep(answered)
+    said = verdict(None, found)
+    assert said
+    assert said.pays is False
+    assert said.sentences[0] == (
+        "Of the 2 settings tried that a deployed model can follow, none is shown to be at most 2 points worse."
+    )
+    assert said.sentences[1].startswith(f"The nearest, {said.setting}, is at ")
+    assert said.sentences[2] == "Nothing is certified: python jobs/choose.py RESULTS does that."
+    assert [weight["label"] for weight in said.weights] == [
+        "layers skipped", "saved if deciding were free", "added by deciding",
+    ]  # fmt: skip
+    rows = found.rows.assign(correct_difference=0.01, correct_difference_low=-0.01, correct_difference_high=0.03)
+    kept = verdict(None, replace(found, rows=rows))
+    assert kept
+    assert (kept.pays, kept.setting) == (True, "unfrozen/confidence/0.7")
+    dear = verdict(None, replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
+    assert dear
+    assert dear.pays is False
+
+
+def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tmp_path: Path) -> None:
+    section = settings_section(of_sweep(answered))
+    assert section
+    assert section["about"].startswith("Nothing is certified; from the best on")
+    assert [row["kept"] for row in section["table"]["rows"]] == ["not shown"] * 2
+    assert [column["key"] for column in section["table"]["columns"]][3:] == ["run", "layers_skipped"]
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    choose(folder)
+    choose(folder, 2, None, at_most=0.01)
+    section = settings_section(of_sweep(folder))
+    assert section
+    none, one = section["table"]["rows"]
+    assert (none["promise"], none["configuration"]) == ("disagreement ≤ 1%, with 95%", None)
+    assert (one["promise"], one["configuration"]) == ("disagreement ≤ 5%, with 95%", CHOSEN)
+    assert one["held_out"] == "3%, at most 8% (n = 50)"
+    said = verdict(None, of_sweep(folder))
+    assert said
+    assert said.sentences[2].startswith(
+        "With 95% confidence, the mean share of tokens unlike full depth's is at most 5%"
+    )
+
+
+def test_without_answers_it_is_said_that_nothing_tells(make_sweep: MakeSweep) -> None:
+    said = verdict(None, of_sweep(make_sweep(6)))
+    assert said
+    assert said.pays is None
+    assert said.sentences[0].startswith("No answer was checked")
+    assert verdict(None, of_sweep(make_sweep(6, [("normal", None)]))) is None

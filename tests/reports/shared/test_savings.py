@@ -1,0 +1,387 @@
+"""What each configuration saves: in theory, of what was run, and of the time it took."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from chart_fields import drawn, variant_of
+from report_fixtures import MakeSweep
+from synthetic_sweeps import failed_row, run_rows, write_sweep
+
+from eexit.decode.costs.other_models import KNOWN
+from eexit.method.rules import CONTROL, Control
+from eexit.plan.configuration import GENERATE, Exit
+from eexit.quality.estimates import estimate_ratios
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import TIMINGS
+from reports.page.build import build_report
+from reports.read.sweep import Sweep, read_sweep
+from reports.sections.findings import SEVERAL, saved, sweep_findings
+from reports.shared.numbers import change, difference, with_interval
+from reports.shared.per_configuration import per_configuration
+from reports.shared.savings import UNTIMED, Savings, savings
+from reports.shared.styles import HOLLOW
+
+ALL_ORACLES = "No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."
+NONE_EXITS = "No configuration of this sweep exits early, apart from controls."
+NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
+FIXED = Exit("unfrozen", "fixed", 10.0).columns
+
+
+def costs(full: float, needed: float, run: float | None) -> dict[str, float | None]:
+    return {"cost_full": full, "cost_needed": needed, "cost_run": run}
+
+
+def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **change: Any) -> Path:
+    """`normal`, an online rule and an oracle on each prompt; of the second, (cost_full, cost_needed, cost_run)."""
+    generations, tokens = [], []
+    for number, (full, needed, run) in enumerate(per_prompt):
+        for mode, k, columns in (
+            ("normal", None, costs(full, full, full)),
+            ("unfrozen", 2.0, FIXED | costs(full, needed, run) | change),
+            ("unfrozen", 1.0, costs(full, needed, None)),
+        ):
+            row, rows = run_rows(str(number), f"Question {number}?", mode, k, ["a", "b", "c", "d"])
+            generations.append(row | columns)
+            tokens += [token | {name: (row | columns)[name] for name in FIXED} for token in rows]
+    return write_sweep(folder, generations, tokens)
+
+
+def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, batch: int = 1, **change: Any) -> None:
+    """The seconds of each configuration in each round of one call of `jobs/timings.py`."""
+    rows = [
+        {
+            "timing_id": f"{call:032x}", "started": call, "configuration": key, "batch": batch, "round": number + 1,
+            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
+            "versions": "", "model": "tiny", "dtype": "float32",
+        }
+        | ({} if key == GENERATE else costs(100.0, 60.0, 70.0 if key == ONLINE else 100.0))
+        | change
+        for key, values in seconds.items()
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    (folder / "timings").mkdir(exist_ok=True)
+    name = f"{100 * call + batch:032x}"
+    TIMINGS.publish(open_store(folder), name, rows)
+
+
+def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
+    """The savings of the sweep, and its rows by configuration."""
+    sweep = read_sweep(str(folder))
+    its = savings(sweep, per_configuration(sweep))
+    assert its
+    return its, {row["configuration"]: row for row in pd.concat([its.rows, its.generate]).to_dict("records")}
+
+
+def test_where_nothing_exits_early_nothing_is_saved_and_no_chart_says_so(tmp_path: Path) -> None:
+    row, rows = run_rows("0", "Question?", "normal", None, ["a", "b", "c", "d"])
+    folder = write_sweep(tmp_path / "s", [row | costs(100.0, 100.0, 100.0)], rows)
+    time(folder, {NORMAL: [1.0, 1.0], GENERATE: [2.0, 2.0]})
+    sweep = read_sweep(str(folder))
+    keys = drawn(sweep).keys()
+    assert keys
+    assert "quality" not in keys
+    build_report(str(folder), tmp_path / "report.html")
+
+
+def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0), (300.0, 270.0, 360.0)])
+    _, rows = found(folder)
+    assert (rows[ONLINE]["theoretical"], rows[ONLINE]["run"]) == (pytest.approx(1 - 320 / 400), pytest.approx(-0.1))
+    assert (rows[NORMAL]["theoretical"], rows[NORMAL]["run"]) == (0, 0)
+    assert rows[ONLINE]["run_n"] == 2
+    assert np.isnan(rows[ONLINE]["run_low"]), "no interval below five prompts"
+    assert (rows[ORACLE]["theoretical"], rows[ORACLE]["oracle"]) == (pytest.approx(0.2), True)
+    assert np.isnan(rows[ORACLE]["run"])
+
+
+def test_a_failed_run_counts_in_no_sum(tmp_path: Path) -> None:
+    row, tokens = run_rows("0", "?", "normal", None, ["a", "b"])
+    row |= costs(10.0, 10.0, 10.0)
+    folder = write_sweep(tmp_path / "s", [row, failed_row("1", "?", "normal", None, "no")], tokens)
+    _, rows = found(folder)
+    assert (rows[NORMAL]["run"], rows[NORMAL]["run_n"]) == (0, 1)
+
+
+def test_the_interval_of_a_ratio_resamples_both_sums_together() -> None:
+    draw = np.random.default_rng(5)
+    below = draw.uniform(50, 500, size=40)
+    above = below * draw.uniform(0.5, 1.0, size=40)
+    (found,) = estimate_ratios(above[:, None], below[:, None])
+    places = np.random.default_rng(8).integers(40, size=(20_000, 40))
+    resampled = above[places].sum(axis=1) / below[places].sum(axis=1)
+    assert found.mean == pytest.approx(above.sum() / below.sum())
+    assert (found.low, found.high) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.004)
+    assert found.n == 40
+    assert estimate_ratios(np.array([[1.0], [np.nan], [3.0]]), np.array([[2.0], [5.0], [np.nan]]))[0].mean == 0.5
+
+
+def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    # The second round was slow for all: beside normal of another round, it would be a loss.
+    time(folder, {NORMAL: [10, 20, 10], ONLINE: [8, 15, 9], GENERATE: [12, 24, 12]})
+    its, rows = found(folder)
+    (measured,) = its.measured
+    realised = {end: rows[ONLINE][f"realised_0{end}"] for end in ("", "_low", "_high", "_n")}
+    assert list(realised.values()) == pytest.approx([0.2, np.nan, np.nan, 3], nan_ok=True)
+    assert rows[ONLINE]["lacks_0"] == pytest.approx(0.3 - 0.2)
+    assert rows[ONLINE]["run_timed_0"] == pytest.approx(0.3)
+    assert rows[ONLINE]["tokens_per_s_0"] == pytest.approx(100 / 9)
+    assert (rows[GENERATE]["realised_0"], rows[NORMAL]["realised_0"]) == (pytest.approx(-0.2), 0)
+    assert np.isnan(rows[ORACLE]["realised_0"])
+    assert (measured.label, measured.rounds, measured.prompts) == ("batch 1", 3, 2)
+
+
+def test_calls_are_not_mixed_and_the_latest_counts(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    time(folder, {NORMAL: [10, 10], ONLINE: [5, 5]})
+    time(folder, {NORMAL: [40, 40], ONLINE: [30, 30]}, call=2)
+    time(folder, {ONLINE: [1, 1]}, call=3)  # of no use without normal
+    time(folder, {NORMAL: [4], ONLINE: [3]}, batch=8)
+    its, rows = found(folder)
+    assert [measured.label for measured in its.measured] == ["batch 1", "batch 8"]
+    assert (rows[ONLINE]["realised_0"], rows[ONLINE]["realised_0_n"], rows[ONLINE]["realised_1"]) == (0.25, 2, 0.25)
+    time(folder, {NORMAL: [4], ONLINE: [1]}, call=4, machine="A GPU", device="cuda")
+    its, rows = found(folder)
+    assert [measured.label for measured in its.measured] == [
+        "batch 1, A CPU, float32, 2 threads", "batch 1, A GPU, float32", "batch 8, A CPU, float32, 2 threads",
+    ]  # fmt: skip
+    assert [rows[ONLINE][f"realised_{number}"] for number in range(3)] == [0.25, 0.75, 0.25]
+
+
+def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    time(folder, {NORMAL: [10.0], ONLINE: [8.0]})
+    (path,) = (folder / "timings").iterdir()
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    (line,) = read_sweep(str(folder)).left_out
+    assert line.startswith(f"{path} is damaged")
+    assert UNTIMED in saved(found(folder)[0])[0]
+
+
+def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8], GENERATE: [11] * 6})
+    its, _ = found(folder)
+    assert saved(its) == [
+        "Realised at batch 1: unfrozen/fixed/10 took 20.0% [10.0%, 30.0%] less time than full depth, the most within "
+        "5% disagreement (n = 6 rounds). It disagrees on 4.0% of decided tokens. Realised at batch 1: the generate of "
+        "transformers took 10.0% more time than full depth on the same path."
+    ]
+    time(folder, {NORMAL: [10], ONLINE: [8]}, call=2)
+    assert saved(found(folder)[0])[0].startswith(
+        "Realised at batch 1: unfrozen/fixed/10 took 20.0% less time than full depth, the most within 5% disagreement "
+        "(n = 1 round). It disagrees on 4.0% of decided tokens. Fewer than 6 rounds are too few for intervals."
+    )
+    time(folder, {NORMAL: [10] * 6, ONLINE: [9, 11.2, 9, 10.1, 12, 10.1]}, call=3)
+    assert saved(found(folder)[0])[0].startswith(
+        "Realised at batch 1: no configuration certainly saves. The cheapest, unfrozen/fixed/10, took 1.0% [−10.0%, "
+        "20.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% of decided tokens."
+    )
+
+
+def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: Path) -> None:
+    its, _ = found(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.5))
+    said = "Run, not timed: unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth (n = 1 prompt). "
+    assert saved(its) == [f"{said}It disagrees on 50.0% of decided tokens. {UNTIMED}"]
+    its, _ = found(costly(tmp_path / "t", [(100.0, 50.0, 120.0)]))
+    assert saved(its)[0].startswith("Run, not timed: no configuration certainly saves. The cheapest, unfrozen/fixed/10")
+    oracles = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
+    assert saved(oracles) == [ALL_ORACLES]
+
+
+@pytest.mark.parametrize("followed", ["unfrozen/kl/1", "unfrozen/kl/0.5"])
+def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows(tmp_path: Path, followed: str) -> None:
+    control = Exit("unfrozen", CONTROL, Control(followed, ()))
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04, **control.columns)
+    its, rows = found(folder)
+    assert rows[control.key]["run"] == pytest.approx(0.2)
+    assert saved(its) == [ALL_ORACLES]
+    alone = replace(its, rows=its.rows[its.rows["configuration"] != ORACLE])
+    assert saved(alone) == [NONE_EXITS]
+    time(folder, {NORMAL: [10] * 6, control.key: [8, 8, 7, 9, 8, 8]})
+    (said,) = saved(found(folder)[0])
+    assert said == "Realised at batch 1: no configuration that exits early was measured."
+
+
+def rows_with(its: Savings, *others: tuple[str, float, float, float]) -> Savings:
+    """The savings with further online configurations: their name, saving (run and realised), disagreement and loops."""
+    (row,) = its.rows[its.rows["configuration"] == ONLINE].to_dict("records")
+    more = [
+        row
+        | {"configuration": name, "run": saving, "realised_0": saving, "disagreement": differs, "loop_share": loop}
+        | {"looping": loop > 0.5, "realised_0_low": saving - 0.01, "realised_0_high": saving + 0.01}
+        for name, saving, differs, loop in others
+    ]
+    return replace(its, rows=pd.concat([its.rows, pd.DataFrame(more)], ignore_index=True))
+
+
+LOOPS = [(f"unfrozen/loop/{number}", 0.1 * number, 0.02, 1 - 0.1 * number) for number in (1, 2, 3, 4)]
+
+
+def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8]})
+    alone, _ = found(folder)
+    (said,) = saved(rows_with(alone, *LOOPS))
+    assert said == (
+        f"{saved(alone)[0]} unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations with "
+        "savings whose text is mostly one loop."
+    )
+    (said,) = saved(rows_with(replace(alone, measured=()), LOOPS[0]))
+    assert (
+        "unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, the most within 5% disagreement (n = 1 "
+        "prompt). It disagrees on 4.0% of decided tokens. unfrozen/loop/1 ran 10.0% fewer multiply-adds, the most of 1 "
+    ) in said
+
+
+def test_if_nothing_but_loops_saves_the_findings_say_so(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 120.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10] * 6, ONLINE: [12, 12, 13, 11, 12, 12]})
+    its = rows_with(found(folder)[0], *LOOPS)
+    (said,) = saved(its)
+    assert (
+        "Realised at batch 1: no configuration that writes more than loops certainly saves. The cheapest, "
+        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% "
+        "of decided tokens. unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations "
+    ) in said
+    (said,) = saved(replace(its, measured=()))
+    assert said.startswith(
+        "Run, not timed: no configuration that writes more than loops certainly saves. The cheapest, "
+        "unfrozen/fixed/10, ran 20.0% more multiply-adds than full depth (n = 1 prompt). It disagrees on 4.0% of "
+        "decided tokens. unfrozen/loop/4 ran 40.0% fewer multiply-adds, the most of 4 "
+    )
+    only = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
+    assert saved(only)[0].startswith("Realised at batch 1: no configuration writes more than loops. unfrozen/loop/4 ")
+    said = saved(replace(only, measured=()))[0]
+    assert said.startswith("Run, not timed: no configuration writes more than loops. unfrozen/loop/4 ")
+
+
+@pytest.mark.parametrize("n", [1, SEVERAL + 1])
+def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path: Path, n: int) -> None:
+    trade = per_configuration(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.2))))
+    online = trade[trade["configuration"] == ONLINE]
+    loops = [
+        online.assign(
+            rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1, looping=True, loop_share=0.95
+        )
+        for name in (f"loop{number}" for number in range(n))
+    ]  # fmt: skip
+    said = sweep_findings(pd.concat([*loops, online], ignore_index=True))
+    if n > SEVERAL:
+        best = f"unfrozen: of {n + 1} rules, unfrozen/fixed/10 differs least from full depth"
+        assert said[0].startswith(best), "however low the disagreement of loops"
+        assert said[0].endswith(f"Not counted, since more than half of the text is one loop: {n} rules.")
+    else:
+        assert said[0].endswith("But 95.0% of its text is one loop, which full depth agrees with once it is there.")
+        assert "loop" not in said[1]
+    (whole,) = sweep_findings(pd.concat(loops[:1], ignore_index=True))
+    assert "95.0%" in whole
+
+
+def test_many_rules_get_a_sentence_for_each_mode(tmp_path: Path) -> None:
+    trade = per_configuration(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)]))))
+    row = trade[trade["rule"] == "kl"]
+    names = [f"rule{number}" for number in range(SEVERAL)]
+    more = [row.assign(rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1) for name in names]
+    most = row.assign(rule="most", series="most", shown_as="unfrozen/most/1", disagreement=0.5, layers_skipped=0.9)
+    (said,) = sweep_findings(pd.concat([trade, *more, most], ignore_index=True))
+    (skipped,) = row["layers_skipped"].tolist()
+    assert said == (
+        f"unfrozen: of {SEVERAL + 3} rules, unfrozen/rule0/1 differs least from full depth. unfrozen/rule0/1 would "
+        f"skip {skipped:.1%} of the layers, and differs from full depth on 10.0% of decided tokens (n = 1 prompt). "
+        "unfrozen/most/1 would skip most of the layers, 90.0%, and differs on 50.0%."
+    )
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Six prompts, timed at two batch sizes."""
+    folder = costly(tmp_path_factory.mktemp("saves") / "s", [(100.0 + n, 50.0, 80.0 + n % 3) for n in range(6)])
+    for batch in (1, 8):
+        time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
+    return read_sweep(str(folder))
+
+
+def test_the_chart_has_a_variant_per_batch_size_and_marks_for_what_is_known(timed: Sweep) -> None:
+    chart = drawn(timed)["quality"]
+    counted = ["layers skipped", "multiply-adds, theoretical", "multiply-adds, run"]
+    realised = ["time, realised at batch 1", "time, realised at batch 8"]
+    variants = [variant for variant in chart["variants"] if variant["y"] == "Disagreement"]
+    assert [variant["x"] for variant in variants] == [*counted, *realised]
+    labels = [column["label"] for column in chart["table"]["columns"]]
+    assert "Saving, realised, batch 8" in labels
+    assert "Realised lacks of run, batch 1" in labels
+    assert "oracles save nothing at run time." in variants[2]["note"]
+    assert "median of 2 rounds on A CPU, float32, 2 threads; 2 prompts" in variants[3]["note"]
+    assert GENERATE in {row["configuration"] for row in chart["table"]["rows"]}
+
+
+def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_path: Path) -> None:
+    costing = [(100.0, 50.0, 80.0)]
+    for name, loop in (("loop", {"n_tokens": 4, "longest_loop": 3}), ("sound", {"n_tokens": 4, "longest_loop": 2})):
+        folder = costly(tmp_path / name, costing, **loop)
+        sweep = read_sweep(str(folder))
+        chart = drawn(sweep)["quality"]
+        assert "In one loop" in {column["label"] for column in chart["table"]["columns"]}
+        for measure, cost in (("Disagreement", "layers skipped"), ("Perplexity", "multiply-adds, run")):
+            layers = variant_of(chart, measure, cost)["spec"]["layer"]
+            assert any(layer["mark"].get("filled") is False for layer in layers) == (name == "loop"), measure
+            titles = {tip["title"] for layer in layers for tip in layer["encoding"].get("tooltip", [])}
+            assert "In one loop" in titles
+        page = build_report(str(folder), tmp_path / f"{name}.html").read_text()
+        static = page[page.index("<noscript>") : page.index("</noscript>")]
+        assert (HOLLOW in static) == (name == "loop")
+        circles = re.findall(r'<path [^>]*d="M[\d.]+,0A[^>]*>', static)
+        hollow = [mark for mark in circles if 'stroke-width="2"' in mark and "fill=" not in mark]
+        assert len(hollow) == (4 if name == "loop" else 0), "one in each of the trade-off charts"
+
+
+def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
+    sweep = read_sweep(str(make_sweep(2)))
+    trade = per_configuration(sweep)
+    assert savings(sweep, trade) is None
+    assert {variant["x"] for variant in drawn(sweep)["quality"]["variants"]} == {"layers skipped"}
+
+
+def test_sentences_have_no_sign_before_zero() -> None:
+    row = {"saved": 0.0002, "saved_low": -0.0004, "saved_high": 0.0006, "n": 9, "saved_n": 9}
+    assert change(row, "saved", "time") == "0.0% [0.0%, 0.1%] less time"
+    assert with_interval(row | {"saved": -1e-6}, "saved") == "0.0% [0.0%, 0.1%]"
+    assert difference(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"
+
+
+def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
+    """As `cost_at` gives it, summed over runs: exits at half the depth save most where the head is cheap."""
+    sweep = read_sweep(str(make_sweep(3)))
+    reads = {"keys_written": 0, "head_reads": 10, "shortlist_reads": 0, "screen_reads": None, "probe_reads": 0}
+    done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **reads)
+    sweep = replace(sweep, generations=done, final_layer=29)
+    for name, shapes in KNOWN.items():
+        priced = replace(sweep, prices_of=shapes)
+        saves = savings(priced, per_configuration(priced))
+        assert saves
+        assert saves.all_costs[-1].label == f"multiply-adds, run, at the prices of {name}"
+        share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
+        assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
+    own = savings(sweep, per_configuration(sweep))
+    assert own is None or "run_elsewhere" not in own.rows
+
+
+def test_a_screened_head_is_beside_full_depth_with_the_whole_head_too(tmp_path: Path) -> None:
+    sweep = read_sweep(str(costly(tmp_path / "sweep", [(100, 60, 80), (100, 80, 90)])))
+    own = savings(sweep, per_configuration(sweep))
+    assert own
+    assert "run_whole_head" not in own.rows
+    done = sweep.generations.assign(cost_full_whole_head=1.25 * sweep.generations["cost_full"].astype(float))
+    saves = savings(replace(sweep, generations=done), per_configuration(sweep))
+    assert saves
+    assert "multiply-adds, run, beside the whole head" in [cost.label for cost in saves.all_costs]
+    rows = saves.rows.set_index("configuration")
+    assert rows.loc[[NORMAL, ONLINE], "run"].tolist() == pytest.approx([0, 0.15])
+    assert rows.loc[[NORMAL, ONLINE], "run_whole_head"].tolist() == pytest.approx([0.2, 1 - 85 / 125])
