@@ -141,7 +141,7 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
         )
     elif drafts.drafts["expected"].notna().any():
         caption = (
-            "Not measured: how many times as fast as normal it would be if a call of a layer or of the head takes as "
+            "Not measured: how many times as fast as normal it would be if calls of layers and of the head took as "
             "long for several tokens as for one, attention apart. Above 1: green, below: violet. "
             f"{_basis(drafts)} python jobs/timings.py RESULTS measures it."
         )

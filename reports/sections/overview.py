@@ -45,13 +45,12 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         else []
     )
     main = quality_figure(exits, quality, saves) if quality and tells else None
-    told = quality_section(exits, quality, saves) if quality else None
     card = verdict(sweep.verdict, quality)
     progress("comparing configurations")
     return {
         "verdict": card and vars(card),
         "findings": [
-            *(_first_findings(quality, saves if tells else None)),
+            *_first_findings(quality, saves if main or figures else None),
             *sweep_findings(configurations, sweep.is_sampled),
             *unobserved(sweep),
         ],
@@ -60,13 +59,20 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "time": timing_section(exits, saves) if tells else None,
         "beside": beside_section(exits, configurations),
         "charts": [figure.data for figure in figures],
-        "quality": quality
-        and told
-        and {"findings": quality_findings(quality, len(exits.failed))} | told | ({"table": None} if main else {}),
+        "quality": _quality(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "specs": page_charts(sweep),
     }
+
+
+def _quality(sweep: Sweep, quality: Quality | None, saves: Savings | None, has_chart: bool) -> dict[str, Any] | None:
+    """What is told of quality beside the chart, which has the table."""
+    tables = quality_section(sweep, quality, saves) if quality else None
+    if not quality or not tables:
+        return None
+    findings = quality_findings(quality, len(sweep.failed))
+    return {"findings": findings, **tables, **({"table": None} if has_chart else {})}
 
 
 def _first_findings(quality: Quality | None, saves: Savings | None) -> list[str]:
