@@ -145,6 +145,8 @@ async function draw(entry, again = false) {
     actions: false,
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true, sanitize: inTooltip },
+    // Vega warns of layers without rows, as those are of labels at first, and of what the reader hasn't asked for.
+    ...(variant.axes ? { logLevel: 1 } : {}),
   };
   const prepare = chart.prepare || ((same) => same);
   const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
