@@ -5,12 +5,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from eexit.messages.errors import UsageError
 from eexit.method.gate import Gate
 from eexit.method.probes import Probe
 from eexit.method.readouts import LEARNED, READOUTS, Affine, Readout
+from eexit.method.state_maps import KEYS, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.plan.artefact_fit import cards_of
-from eexit.plan.artefacts import GATE, READOUT, WEIGHTS
+from eexit.plan.artefacts import FLAGS, GATE, READOUT, STATE_MAPS, WEIGHTS
 from eexit.plan.config import SweepConfig
 
 
@@ -47,3 +49,26 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
         return None
     held = load_file(Path(config.probe).expanduser() / WEIGHTS)
     return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)
+
+
+def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> StateMaps | None:
+    """The state maps of a sweep, on the decoder's device and in its precision; None without any.
+
+    Raises `UsageError` for an artefact that can't be used, and for maps to keys and values of a model that makes them
+    by no modules of their own.
+    """
+    if config.state is None:
+        return None
+    form = cards_of(config)[STATE_MAPS].settings["form"]
+    if form == KEYS and (layer := first_without_projections(decoder)) is not None:
+        raise UsageError(
+            f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {layer} makes keys and values by no "
+            "modules of their own: train maps of form streams"
+        )
+    held = load_file(Path(config.state).expanduser() / WEIGHTS)
+    return StateMaps.of(form, held, layers, decoder.n_layers).to(decoder.device, decoder.dtype)
+
+
+def first_without_projections(decoder: Decoder) -> int | None:
+    """The first layer whose keys and values can't be made by other projections; None if those of all can."""
+    return next((layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections), None)

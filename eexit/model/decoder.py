@@ -23,7 +23,7 @@ from eexit.model.layer_calls import LayerCall, row_axes
 from eexit.model.layerwise import Layerwise
 from eexit.model.longrope import switch_length
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
-from eexit.model.support.grafting import Echo, Recorder, graft
+from eexit.model.support.grafting import Echo, KeysAlone, Recorder, graft
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
     cached_windows,
@@ -78,7 +78,7 @@ class Decoder(Layerwise):
     def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
         stack = model.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
-        self.for_keys = self.layers
+        self.for_keys = [KeysAlone(layer) for layer in self.layers]
         self.configs = configs_of(stack)
         self.takes_positions = takes(stack, "position_ids")
         self.windows: list[int | None] = [None] * self.n_layers  # tokens that a layer attends to, the own one included

@@ -5,7 +5,7 @@ How a transformers model is taken apart into this, and checked, is in `eexit.mod
 Shapes: B rows, T tokens, W width of the residual stream, H width of what the head takes, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
@@ -17,7 +17,7 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cpu.kernels import AttentionOptions
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, LayerCall, attention_by
+from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, KeyMaker, LayerCall, attention_by
 from eexit.model.longrope import embed_apart
 from eexit.model.views import CacheView, KeysWritten
 
@@ -63,7 +63,7 @@ class LayerPass:
     """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], for_keys: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall],
+        self, layers: Sequence[nn.Module], for_keys: Sequence[KeyMaker], view: CacheView, calls: Sequence[LayerCall],
         axes: Sequence[LayerCall], windows: Sequence[int | None],
     ):  # fmt: skip
         self.layers, self.for_keys, self.view, self.calls = layers, for_keys, view, calls
@@ -91,14 +91,19 @@ class LayerPass:
         finally:
             _running.reset(before)
 
-    def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
+    def write_keys(
+        self, layer: int, hidden_BTW: Tensor, projections: Sequence[Callable[[Tensor], Tensor]] = ()
+    ) -> None:
         """Write one layer's keys and values for this residual stream, without running the rest of the layer.
 
-        Queries are not computed either, unless one matrix makes them together with keys or values.
+        Queries are not computed either, unless one matrix makes them together with keys or values. `projections` may
+        take the place of the layer's own to keys and to values, if these are modules of their own.
         """
-        call = self.calls[layer]
+        call, alone = self.calls[layer], self.for_keys[layer]
+        if projections:
+            alone = alone.projecting(*projections)
         with self.view.keys_only(), suppress(KeysWritten):
-            self.for_keys[layer](hidden_BTW, *call.args, **call.kwargs)
+            alone(hidden_BTW, *call.args, **call.kwargs)
 
 
 class Layerwise:
@@ -112,7 +117,7 @@ class Layerwise:
     device: torch.device
     dtype: torch.dtype
     layers: list[nn.Module]
-    for_keys: Sequence[nn.Module]  # layers that make no more than keys and values
+    for_keys: Sequence[KeyMaker]  # layers that make no more than keys and values
     windows: list[int | None]  # tokens that a layer attends to, the own one included
     configs: Any  # whose attention implementation is set while layers run
     attends_itself: bool  # whether layers compute attention by code of their own

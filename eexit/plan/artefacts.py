@@ -1,7 +1,7 @@
 """Learned exits on disk: what training leaves in a folder, and whether it may be used.
 
     card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
-    weights.safetensors         readouts, probes or gates
+    weights.safetensors         readouts, probes, gates or state maps
     adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
     state.safetensors           of a training that has not ended
     texts/                      a sweep: of the texts of more prompts that it learned from
@@ -34,7 +34,8 @@ READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
 ADAPTER: Final = "adapter"
 GATE: Final = "gate"
-FLAGS: Final = {READOUT: "--readout", PROBE: "--probe", ADAPTER: "--adapter", GATE: "--gate"}
+STATE_MAPS: Final = "state"
+FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, STATE_MAPS)}
 
 Table = list[dict[str, Any]]
 
@@ -52,7 +53,7 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    what: str  # linear, tuned, probe, gate or student
+    what: str  # linear, tuned, probe, gate, student or state
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
     layers: tuple[int, ...]
@@ -159,8 +160,10 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
             _refuse_other_readout(cards[role], f"{FLAGS[role]} {locations[role]}", readout, digests)
     if PROBE in cards:
         _refuse_other_student(cards[PROBE], locations[PROBE], digests)
-    if GATE in cards and ADAPTER in cards:
-        raise UsageError(f"--gate {locations[GATE]} was trained on the model's own streams: leave it or --adapter out")
+    for role in (GATE, STATE_MAPS):
+        if role in cards and ADAPTER in cards:
+            name = f"{FLAGS[role]} {locations[role]}"
+            raise UsageError(f"{name} was trained on the model's own streams: leave it or --adapter out")
     return digests
 
 

@@ -325,6 +325,9 @@ class SweepConfig(BaseModel):
     gate_thresholds: GateThresholds = Field(
         (0.1,), description="chances to exit from which on the gate has a layer read; 0 reads every one"
     )
+    state: Text | None = Field(
+        None, description="folder of the trained state maps that mode mapped_residual makes keys and values by"
+    )
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
     decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
         "head",

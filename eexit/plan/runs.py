@@ -81,7 +81,7 @@ def shared_settings(config: SweepConfig) -> dict[str, Any]:
     grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
     defaults = {"head": WHOLE, "observe": "all"}  # with which ids are those that they always were
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
-    return config.model_dump(mode="json", exclude={"prompts", "gate", *grid, *same, *config.digests})
+    return config.model_dump(mode="json", exclude={"prompts", "gate", "state", *grid, *same, *config.digests})
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:

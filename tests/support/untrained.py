@@ -1,6 +1,6 @@
-"""Probes, gates and readouts of the tiny models' layers with random weights, for tests of the engine.
+"""Probes, gates, readouts and state maps of the tiny models' layers with random weights, for tests of the engine.
 
-Shapes: W width of the residual stream, M hidden units.
+Shapes: W width of the residual stream, M hidden units, R rank.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,13 @@ from axes import EXITABLE
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.probes import LayerProbe, Probe
 from eexit.method.readouts import Affine, Linear, Tuned
+from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
+from eexit.model.decoder import Decoder
 
 WIDTH: Final = 32  # W
 HIDDEN: Final = 8  # M
+RANK: Final = 4  # R
+N_LAYERS: Final = 7
 
 
 def _normal(generator: torch.Generator, *shape: int, std: float) -> torch.Tensor:
@@ -54,6 +58,36 @@ def random_gate(rules: Sequence[str]) -> Gate:
     return Gate(tuple(rules), parts)
 
 
+def _linear_map(
+    generator: torch.Generator, name: str, n: int, m: int, rank: int | None, std: float
+) -> dict[str, torch.Tensor]:
+    shapes = {"weight": (n, m)} if rank is None else {"down": (n, rank), "up": (rank, m)}
+    weights = {f"{name}.{part}": _normal(generator, *shape, std=std) for part, shape in shapes.items()}
+    return {**weights, f"{name}.bias": _normal(generator, m, std=std)}
+
+
+def stream_maps(rank: int | None = None, std: float = 0.1) -> dict[str, torch.Tensor]:
+    """The tensors of maps of the stream, for exits at every layer."""
+    generator, tensors = torch.Generator().manual_seed(3), {}
+    for exit_layer in range(N_LAYERS):
+        for layer in range(exit_layer + 2, N_LAYERS):
+            [name] = names(STREAMS, exit_layer, layer)
+            tensors |= _linear_map(generator, name, WIDTH, WIDTH, rank, std)
+    return tensors
+
+
+def key_maps(decoder: Decoder, rank: int | None = None, std: float = 0.2) -> dict[str, torch.Tensor]:
+    """The tensors of maps to keys and to values, for exits at every layer of a model whose layers have projections."""
+    generator, tensors = torch.Generator().manual_seed(4), {}
+    for layer, alone in enumerate(decoder.for_keys):
+        widths = [(own.in_features, own.out_features) for own in alone.own_projections]
+        for exit_layer in range(layer - 1):
+            for name, (n, m) in zip(names(KEYS, exit_layer, layer), widths, strict=True):
+                tensors |= _linear_map(generator, name, int(n), int(m), rank, std)
+    return tensors
+
+
 PROBE: Final = random_probe()
+STATE_MAPS: Final = StateMaps.of(STREAMS, stream_maps(), range(N_LAYERS), N_LAYERS)
 LINEAR: Final = Linear(_affine(1))
 TUNED: Final = Tuned(_affine(2))

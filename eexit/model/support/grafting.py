@@ -4,6 +4,8 @@ Shapes: B rows, T tokens, W width of the residual stream.
 """
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,3 +69,33 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
     child = graft(getattr(root, head), rest, replacement) if rest else replacement
     object.__setattr__(shell, head, child)
     return shell
+
+
+@dataclass(frozen=True)
+class KeysAlone:
+    """A layer that makes no more than its keys and values.
+
+    `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
+    norms and rotary angles; None where there are no two such modules.
+    """
+
+    layer: nn.Module
+    projections: tuple[str, str] | None = None
+
+    def __call__(self, hidden_BTW: Tensor, *args: object, **kwargs: object) -> Any:
+        return self.layer(hidden_BTW, *args, **kwargs)
+
+    @property
+    def own_projections(self) -> tuple[nn.Module, nn.Module]:
+        """Of layers that have two such modules."""
+        assert self.projections
+        key, value = (self.layer.get_submodule(path) for path in self.projections)
+        return key, value
+
+    def projecting(self, *projections: Callable[[Tensor], Tensor]) -> "KeysAlone":
+        """The layer with these in place of the two modules."""
+        assert self.projections
+        layer = self.layer
+        for path, project in zip(self.projections, projections, strict=True):
+            layer = graft(layer, path, project)
+        return KeysAlone(layer, self.projections)

@@ -2,7 +2,8 @@
 
 What a layer runs until its keys and values are in the cache is found by observing it, and no architecture is known by
 name. A module whose output may be NaN without a change of the keys and values is left out. A matrix that makes queries,
-keys and values together is run as it is.
+keys and values together is run as it is. A linear module whose NaN shows in the keys alone is what makes them, and so
+with values.
 
 Shapes: T tokens, W width of the residual stream.
 """
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 
 from eexit.model.cache import KVCache
 from eexit.model.layerwise import Layerwise
-from eexit.model.support.grafting import Constant, graft
+from eexit.model.support.grafting import Constant, KeysAlone, graft
 from eexit.model.support.same_numbers import require_same
 from eexit.model.views import KeysWritten
 
 
 @torch.inference_mode()
-def keys_alone(decoder: Layerwise, entering: Sequence[Tensor]) -> list[nn.Module]:
+def keys_alone(decoder: Layerwise, entering: Sequence[Tensor]) -> list[KeysAlone]:
     """Copies of all layers that share their weights, for writing keys and values alone.
 
     `entering` are residual streams before each layer, (1, T, W). Raises `UsageError` if a copy's keys and values are
@@ -33,7 +34,7 @@ def keys_alone(decoder: Layerwise, entering: Sequence[Tensor]) -> list[nn.Module
         return [_without_queries(decoder, layer, hidden_1TW) for layer, hidden_1TW in enumerate(entering)]
 
 
-def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> nn.Module:
+def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> KeysAlone:
     n_tokens, whole = hidden_1TW.shape[1], decoder.layers[layer]
     cache, position_1T = KVCache(1, n_tokens), torch.arange(n_tokens, device=decoder.device)[None]
     view = decoder.view(cache, position_1T, n_tokens)
@@ -51,16 +52,28 @@ def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> nn.M
 
     alone: nn.Module = whole
     left_out: list[str] = []
+    linear: list[tuple[str, list[bool]]] = []  # each module's path, and whether it makes keys, and values
     for name, constant in _run_before_keys(whole, written).items():
         if name.startswith(tuple(f"{parent}." for parent in left_out)):
             continue
         without = graft(alone, name, constant(torch.nan))
-        if all(torch.equal(ours, expected) for ours, expected in zip(written(without), whole_parts, strict=True)):
+        parts = written(without)
+        if all(torch.equal(ours, expected) for ours, expected in zip(parts, whole_parts, strict=True)):
             left_out.append(name)
             alone = graft(alone, name, constant(0.0))
+        elif hasattr(whole.get_submodule(name), "out_features"):
+            linear.append((name, [bool(part.isnan().any()) for part in parts]))
     for what, ours, expected in zip(("keys", "values"), written(alone), whole_parts, strict=True):
         require_same(f"what layer {layer} writes as {what} without its queries", ours, expected)
-    return alone
+    return KeysAlone(alone, _projections(linear))
+
+
+def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | None:
+    """The paths of what makes keys alone and values alone, if these are the only linear modules that make either."""
+    match linear:
+        case [(key, [True, False]), (value, [False, True])] | [(value, [False, True]), (key, [True, False])]:
+            return key, value
+    return None
 
 
 def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, partial[Constant]]:

@@ -1,0 +1,129 @@
+"""State maps: a token's keys and values past its exit, by linear maps of its residual stream there.
+
+A token that exited after layer e lacks the stream that would have entered a deeper layer l ≥ e + 2, of which that layer
+makes keys and values. What was fitted for e and l takes its place, in one of two forms:
+
+    streams    the stream that enters layer l is h + map(h); the layer makes keys and values of it, as of any
+    keys       in place of the layer's projections to keys and to values are maps; its norms and rotary angles stay
+
+The stream that enters layer e + 1 is that at the exit, and needs no map.
+
+Shapes: B tokens, W width of the residual stream, n and m widths of what a map takes and gives, R rank.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eexit.model.layerwise import LayerPass
+
+STREAMS: Final = "streams"
+KEYS: Final = "keys"
+FORMS: Final = {STREAMS: ("",), KEYS: (".key", ".value")}  # and how the names of its maps end
+
+TokensAfter = Sequence[tuple[int, Tensor | slice]]  # an exit layer, and which of the tokens exited after it
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """x · weight + bias; of a rank, the weight is the product of two."""
+
+    weights: tuple[Tensor, ...]  # (n, m), or (n, R) and (R, m)
+    bias: Tensor  # (m,)
+
+    def __call__(self, given: Tensor) -> Tensor:
+        for weight in self.weights:
+            given = given @ weight
+        return given + self.bias
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "LinearMap":
+        return LinearMap(tuple(weight.to(device, dtype) for weight in self.weights), self.bias.to(device, dtype))
+
+    @classmethod
+    def of(cls, name: str, tensors: Mapping[str, Tensor]) -> "LinearMap":
+        """The map of this name: `weight` and `bias`, or `down`, `up` and `bias`."""
+        parts = ("weight",) if f"{name}.weight" in tensors else ("down", "up")
+        return cls(tuple(tensors[f"{name}.{part}"] for part in parts), tensors[f"{name}.bias"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What `of` takes."""
+        parts = ("weight",) if len(self.weights) == 1 else ("down", "up")
+        named = zip((*parts, "bias"), (*self.weights, self.bias), strict=True)
+        return {f"{name}.{part}": tensor for part, tensor in named}
+
+
+@dataclass(frozen=True, eq=False)
+class StateMaps:
+    """The maps of one form, by exit layer and deeper layer: one of the stream, or those to keys and to values."""
+
+    form: str  # one of FORMS
+    of_layers: Mapping[tuple[int, int], tuple[LinearMap, ...]]
+
+    def write_keys(self, layer_pass: LayerPass, layer: int, hidden_B1W: Tensor, exits: TokensAfter) -> None:
+        """Write a layer's keys and values for tokens that exited after these layers, with these streams there."""
+        if all(layer == exit_layer + 1 for exit_layer, _ in exits):
+            layer_pass.write_keys(layer, hidden_B1W)
+        elif self.form == STREAMS:
+            layer_pass.write_keys(layer, _by_exit(exits, partial(self._entering, layer), hidden_B1W))
+        else:
+            own = layer_pass.for_keys[layer].own_projections
+            mapped = [partial(self._projected, layer, part, project) for part, project in enumerate(own)]
+            layer_pass.write_keys(layer, hidden_B1W, [partial(_by_exit, exits, each) for each in mapped])
+
+    def _entering(self, layer: int, exit_layer: int, hidden_B1W: Tensor) -> Tensor:
+        """The stream that enters the layer, of that at the exit."""
+        if layer == exit_layer + 1:
+            return hidden_B1W
+        [change] = self.of_layers[exit_layer, layer]
+        return hidden_B1W + change(hidden_B1W)
+
+    def _projected(
+        self, layer: int, part: int, own: Callable[[Tensor], Tensor], exit_layer: int, normed: Tensor
+    ) -> Tensor:
+        """The keys (part 0) or values (part 1) of the layer, of what its `own` projection to these takes."""
+        project = own if layer == exit_layer + 1 else self.of_layers[exit_layer, layer][part]
+        return project(normed)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "StateMaps":
+        """The same on a device, in a precision."""
+        moved = {layers: tuple(each.to(device, dtype) for each in maps) for layers, maps in self.of_layers.items()}
+        return StateMaps(self.form, moved)
+
+    @classmethod
+    def of(cls, form: str, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "StateMaps":
+        """Those of these exit layers, from the tensors of `artefacts.WEIGHTS`: `state.5.7.weight` and so on."""
+        of_layers = {
+            (exit_layer, layer): tuple(LinearMap.of(name, tensors) for name in names(form, exit_layer, layer))
+            for exit_layer in exits
+            for layer in range(exit_layer + 2, n_layers)
+        }
+        return cls(form, of_layers)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `of` takes."""
+        named = {
+            name: each
+            for layers, maps in self.of_layers.items()
+            for name, each in zip(names(self.form, *layers), maps, strict=True)
+        }
+        return {key: tensor for name, each in named.items() for key, tensor in each.tensors(name).items()}
+
+
+def names(form: str, exit_layer: int, layer: int) -> list[str]:
+    """The names of the maps from an exit layer to a deeper one, such as `state.5.7`."""
+    return [f"state.{exit_layer}.{layer}{ending}" for ending in FORMS[form]]
+
+
+def _by_exit(exits: TokensAfter, change: Callable[[int, Tensor], Tensor], given: Tensor) -> Tensor:
+    """What `change` makes of all tokens, each by the layer that it exited after."""
+    if len(exits) == 1:
+        return change(exits[0][0], given)
+    parts = [(tokens, change(exit_layer, given[tokens])) for exit_layer, tokens in exits]
+    changed = parts[0][1].new_empty(len(given), *parts[0][1].shape[1:])
+    for tokens, part in parts:
+        changed[tokens] = part
+    return changed
