@@ -14,7 +14,7 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.learned_exits import load_gate, load_probe, load_readout
+from eexit.decode.learned_exits import load_gate, load_probe, load_readout, load_state_maps
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
@@ -57,6 +57,7 @@ def decoding_of(
         readout=load_readout(config, layers, decoder),
         probe=load_probe(config, layers, decoder),
         gate=load_gate(config, layers, decoder),
+        state_maps=load_state_maps(config, layers, decoder),
         shortlist=Shortlist(student, config.shortlist) if config.decide_on == "shortlist" else None,
         screen=fit_screen(student, size, screens) if (size := config.screen) else None,
         head=fit_screen(student, size, screens) if (size := config.head_screen) else None,

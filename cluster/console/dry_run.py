@@ -7,6 +7,7 @@ from typing import Final
 from cluster.console.job import Options, SweepJob
 from eexit.messages.locations import shown
 from eexit.messages.wording import counted
+from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model
 from eexit.plan.runs import configurations, count_different_runs, count_runs
@@ -39,7 +40,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
-        **{role: location for role, location in (("probe", config.probe), ("adapter", config.adapter)) if location},
+        **{role: location for role in (PROBE, ADAPTER, STATE_MAPS) if (location := getattr(config, role))},
         **({"decided on": f"a shortlist of {config.shortlist} tokens"} if config.decide_on == "shortlist" else {}),
         **({"decided on": f"a {config.screen}"} if config.screen else {}),
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"

@@ -94,7 +94,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
         "shortlist", "head", "gate_thresholds",
     ),
-    LEARNED: ("readout", "probe", "gate", "adapter"),
+    LEARNED: ("readout", "probe", "gate", "adapter", "state"),
     EXECUTION: tuple(name for name in _EXECUTION if name != "out"),
     OUTPUT: ("out", "record_top_k", "observe"),
 }  # fmt: skip

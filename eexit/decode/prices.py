@@ -42,6 +42,7 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
         _, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
         look_XK = _price_looks(decoder, decoding, hidden_11W[:, 0])
+        mapped_LL = _price_maps(decoding, hidden_11W, layer_pass, keys) if decoding.state_maps else None
     in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
         before=begun - after_layers,
@@ -51,6 +52,7 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         look_XK=look_XK,
         reads="screen_reads" if decoding.head else "head_reads",
         window_L=tuple(decoder.windows),
+        mapped_LL=mapped_LL,
     )
 
 
@@ -82,6 +84,16 @@ def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
         hidden_11W, of_layer = _counted(layer_pass.block, layer, hidden_11W)
         multiply_adds.append(of_layer)
     return np.array(multiply_adds)
+
+
+def _price_maps(decoding: Decoding, hidden_11W: Tensor, layer_pass: LayerPass, keys: Sequence[int]) -> np.ndarray:
+    """The multiply-adds of keys and values that state maps make, by exit layer and then layer, (L, L)."""
+    assert decoding.state_maps
+    mapped_LL = np.tile(keys, (len(keys), 1))  # in the layer next to an exit, nothing is mapped
+    for exit_layer, layer in decoding.state_maps.of_layers:
+        exits = [(exit_layer, slice(None))]
+        mapped_LL[exit_layer, layer] = _counted(decoding.state_maps.write_keys, layer_pass, layer, hidden_11W, exits)[1]
+    return mapped_LL
 
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:

@@ -134,7 +134,9 @@ class _Texts:
             held.load(slice(0, n_texts), keys, range(self.layers.n_layers), self.n_prompt)
         start_S, state_S = np.full(n_texts, self.n_prompt), np.full(n_texts, 0 if self.states else NONE)
         waiting = Waiting(decoders.student, self.layers, start_S, state_S, n_tokens, n_kept=0)
-        self.student = StudentRows(decoders.student, self.layers.segments, cache, self.states, waiting)
+        self.student = StudentRows(
+            decoders.student, self.layers.segments, cache, self.states, waiting, maps=decoding.state_maps
+        )
 
     def first(self, token: int) -> Scored:
         """Score this token as the first one of a text, which comes from the prompt's pass, or from nowhere."""

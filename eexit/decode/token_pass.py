@@ -28,6 +28,7 @@ from torch.profiler import record_function
 
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.rows.waiting import Waiting
+from eexit.method.state_maps import StateMaps, TokensAfter
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
@@ -52,7 +53,7 @@ class StudentRows:
 
     `segments` are its layers, cut where rows may exit. A pass adds what it runs to the `counts` of that name in
     `costs.counting.Counts`, as (S, P), unless there are none. Of tokens that go through all layers at full
-    depth, it `collects` the streams after the last so many layers of X.
+    depth, it `collects` the streams after the last so many layers of X. States that map need `maps`.
     """
 
     decoder: Decoder
@@ -62,6 +63,7 @@ class StudentRows:
     waiting: Waiting
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     collects: int = 0
+    maps: StateMaps | None = None
 
     @cached_property
     def unaltered(self) -> np.ndarray:
@@ -82,18 +84,26 @@ class Through:
 class ExitedTokens:
     """Tokens of one state that have exited before the layers being run: what `states.Exited` asks for.
 
-    They keep the residual stream that they exited with; how many layers' keys and values were written is counted.
-    Beside a teacher, keys and values up to the fork are in its cache alone.
+    They keep the residual stream that they exited with; how many layers' keys and values were written is counted. Where
+    their state maps, `exits` say which of them exited after which layer. Beside a teacher, keys and values up to the
+    fork are in its cache alone.
     """
 
     layer_pass: LayerPass
     hidden_BTW: Tensor
+    exits: TokensAfter = ()
+    maps: StateMaps | None = None
     teacher: CacheView | None = None  # of the tokens' prefixes
     fork: int = -1
     n_written: int = 0
 
     def write_keys(self, layer: int) -> None:
         self.layer_pass.write_keys(layer, self.hidden_BTW)
+        self.n_written += 1
+
+    def write_mapped_keys(self, layer: int) -> None:
+        assert self.maps, "a state that maps needs state maps"
+        self.maps.write_keys(self.layer_pass, layer, self.hidden_BTW, self.exits)
         self.n_written += 1
 
     def copy_keys(self, layer: int) -> None:
@@ -170,11 +180,19 @@ class TokenPass:
         slot_B, input_index_B = slot_N[rows], input_index_N[rows]
         _, layer_pass = self._begin(slot_B, input_index_B, waiting.token_SP[slot_B, input_index_B])
         hidden_B1W = waiting.hidden_SPW[waiting.at(slot_B, input_index_B)][:, None]
-        exited = ExitedTokens(layer_pass, hidden_B1W)
+        exits = self._exits(slot_B, input_index_B) if STATES[state].maps else ()
+        exited = ExitedTokens(layer_pass, hidden_B1W, exits, student.maps)
         for layer in layers:
             STATES[state].fill(layer, exited)
         if student.counts:
             student.counts["keys_T"][slot_N, input_index_N] += exited.n_written
+
+    def _exits(self, slot_B: np.ndarray, input_index_B: np.ndarray) -> TokensAfter:
+        """Which of these tokens, which wait, exited after which layer."""
+        student, exit_B = self.student, self.student.waiting.exit_SP[slot_B, input_index_B]
+        device, ranks = student.decoder.device, np.unique(exit_B).tolist()
+        tokens = to_device([padded_for(device, np.flatnonzero(exit_B == rank)) for rank in ranks], device)
+        return [(student.segments[rank][1] - 1, of_rank) for rank, of_rank in zip(ranks, tokens, strict=True)]
 
     def _run(self, rank: int, layers: range, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Run these layers for some tokens that go on, and for some that wait, in one call of each layer."""

@@ -22,7 +22,7 @@ from eexit.model.chat import Tokenizer
 from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import MAPPING, SweepConfig
 from eexit.plan.configuration import MODES, NORMAL, Exit, Normal
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.results.original_format import evaluation_of
@@ -58,6 +58,10 @@ class EarlyExitGenerator(ABC):
     ):  # fmt: skip
         if mode not in MODES:
             raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+        if mode in MAPPING:
+            raise UsageError(
+                f"mode {mode} needs trained state maps: run a sweep with --state, and take its setting home"
+            )
         if readout not in READOUTS:
             raise UsageError(f"unknown readout {readout!r}: choose from {', '.join(READOUTS)}")
         self.tokenizer, self.mode, self.readout = tokenizer, mode, READOUTS[readout]

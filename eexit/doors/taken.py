@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ONLINE
+from eexit.method.states import STATES
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import GATE, PROBE, locations_of
+from eexit.plan.artefacts import GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
 
@@ -160,6 +161,8 @@ def single(config: SweepConfig, configuration: Configuration, exitable_layers: l
             grid["draft"] = [str(configuration)]
     if not any(rule in ONLINE and ONLINE[rule].probes for rule in grid["rules"]):
         grid[PROBE] = None
+    if not (isinstance(configuration, Exit) and STATES[configuration.state].maps):
+        grid[STATE_MAPS] = None
     if not isinstance(configuration, Exit) or configuration.gate is None:
         grid |= {GATE: None, "gate_thresholds": SweepConfig.model_fields["gate_thresholds"].default}
     else:

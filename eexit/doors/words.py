@@ -33,7 +33,7 @@ def _what(taken: Taken) -> Iterator[str]:
                 f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
                 f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
             )
-    used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
+    used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
         f"{config['decide_on']}; tokens come from the {config.get('head', WHOLE)} head."

@@ -14,6 +14,9 @@ class Exited(Protocol):
     def write_keys(self, layer: int) -> None:
         """Compute the layer's keys and values for them from their residual streams at their exits."""
 
+    def write_mapped_keys(self, layer: int) -> None:
+        """The same by the state maps of their exits; the layer next to an exit needs none."""
+
     def copy_keys(self, layer: int) -> None:
         """Copy keys and values at their positions from the layer before."""
 
@@ -40,6 +43,10 @@ class State(Protocol):
     def definition(self) -> str:
         """What later tokens see, in words, with its source."""
 
+    @property
+    def maps(self) -> bool:
+        """Whether it needs trained state maps, and to know which layer each token exited after."""
+
     def first_altered(self, exit_layer: int) -> int | None:
         """The first layer whose keys and values an exit at this layer alters; None if no layer's ever are.
 
@@ -55,6 +62,7 @@ class State(Protocol):
 
 class Unfrozen:
     definition = "an early exit changes nothing but the token: later tokens attend to the full-depth state"
+    maps = False
 
     def first_altered(self, exit_layer: int) -> int | None:
         return None
@@ -70,6 +78,7 @@ class FrozenResidual:
         "an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values "
         "made from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)"
     )
+    maps = False
 
     def first_altered(self, exit_layer: int) -> int | None:
         return exit_layer + 2  # at full depth, too, the next layer computes keys and values from the stream at the exit
@@ -80,11 +89,28 @@ class FrozenResidual:
         exited.write_keys(layer)
 
 
+class MappedResidual:
+    definition = (
+        "an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values "
+        "that trained maps make of the stream as it was there (--state)"
+    )
+    maps = True
+
+    def first_altered(self, exit_layer: int) -> int | None:
+        return exit_layer + 2  # as above
+
+    def check(self, model: Model) -> None: ...
+
+    def fill(self, layer: int, exited: Exited) -> None:
+        exited.write_mapped_keys(layer)
+
+
 class FrozenCache:
     definition = (
         "an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's "
         "keys and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)"
     )
+    maps = False
 
     def first_altered(self, exit_layer: int) -> int | None:
         return exit_layer + 1
@@ -99,6 +125,7 @@ class FrozenCache:
 
 class Skip:
     definition = "an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"
+    maps = False
 
     def first_altered(self, exit_layer: int) -> int | None:
         return exit_layer + 1
@@ -119,6 +146,7 @@ def alters(state: State) -> bool:
 STATES: Final[dict[str, State]] = {
     "unfrozen": Unfrozen(),
     "frozen_residual": FrozenResidual(),
+    "mapped_residual": MappedResidual(),
     "frozen_cache": FrozenCache(),
     "skip": Skip(),
 }

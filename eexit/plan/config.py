@@ -26,6 +26,7 @@ from eexit.plan.configuration import AUTO, EVERY, MODES, NORMAL, mode_of, parse_
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
 Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
+MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
@@ -326,7 +327,7 @@ class SweepConfig(BaseModel):
         (0.1,), description="chances to exit from which on the gate has a layer read; 0 reads every one"
     )
     state: Text | None = Field(
-        None, description="folder of the trained state maps that mode mapped_residual makes keys and values by"
+        None, description=f"folder of the trained state maps that mode {' or '.join(MAPPING)} makes keys and values by"
     )
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
     decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
@@ -405,6 +406,7 @@ class SweepConfig(BaseModel):
         if self.probe is not None and not probing:
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
         self._refuse_gate()
+        self._refuse_state()
         self._refuse_head()
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
@@ -439,6 +441,16 @@ class SweepConfig(BaseModel):
             )
         if size.n_tokens < self.record_top_k:
             raise ValueError(f"head {size} has fewer tokens than are recorded (record_top_k {self.record_top_k})")
+
+    def _refuse_state(self) -> None:
+        mapping = [mode for mode in (*self.modes, *(control.mode for control in self.controls)) if mode in MAPPING]
+        if mapping and self.state is None:
+            raise ValueError(
+                f"mode {mapping[0]} makes keys and values by trained maps: give --state, a folder that jobs/train.py "
+                "made"
+            )
+        if self.state is not None and not mapping:
+            raise ValueError(f"state {self.state} has no effect: give mode {' or '.join(MAPPING)}")
 
     def _refuse_gate(self) -> None:
         if self.gate is None:

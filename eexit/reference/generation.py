@@ -10,7 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw, Tuned
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
+from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import NORMAL, Exit
 from eexit.reference.rules import STOPS, Seen
@@ -93,7 +94,7 @@ def generate_one(
             probabilities = probabilities[: choice + 1] + later
         logits = [*exit_logits, final_logits][choice]
         if has_own_cache and position > 0:
-            with handing_on_after(own_decoder.layers, exit_layer if mode in LEAVE else final):
+            with leaving(own_decoder, decoding, mode, exit_layer):
                 own = run(own_model, own_decoder, inputs, student)
             if mode in LEAVE:
                 LEAVE[mode](student, exit_layer)
@@ -248,9 +249,11 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
 }
 LEAVE: dict[str, Callable[[Student, int], None]] = {
     "frozen_residual": leave_residual_frozen,
+    "mapped_residual": leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
     "frozen_cache": leave_cache_frozen,
     "skip": leave_nothing,
 }
+MAPPED = {"mapped_residual"}
 
 
 def stick_breaking(stops: list[float]) -> list[float]:
@@ -273,6 +276,18 @@ def draw(stops: list[float], u: float) -> int:
 
 
 @contextmanager
+def leaving(decoder: Decoder, decoding: Decoding, mode: str, exit_layer: int) -> Iterator[None]:
+    """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
+    with ExitStack() as past_the_exit:
+        after = exit_layer if mode in LEAVE else decoder.n_layers - 1
+        past_the_exit.enter_context(handing_on_after(decoder.layers, after))
+        if mode in MAPPED:
+            assert decoding.state_maps
+            past_the_exit.enter_context(mapping_after(decoder, decoding.state_maps, exit_layer))
+        yield
+
+
+@contextmanager
 def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
     """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
 
@@ -285,6 +300,41 @@ def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterator[None]:
+    """A context in which layers past the exit, but the next one, make keys and values by the maps of this exit."""
+    at_exit: list[Tensor] = []  # the stream there
+
+    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        at_exit[:] = [args[0]]
+
+    def enter(of_stream: LinearMap) -> Callable[..., Any]:
+        return lambda _, args: (at_exit[0] + mapped(of_stream, at_exit[0]), *args[1:])
+
+    def make(keys_or_values: LinearMap) -> Callable[..., Any]:
+        return lambda _, args, __: mapped(keys_or_values, args[0])
+
+    handles = [layer.register_forward_pre_hook(note) for layer in decoder.layers[exit_layer + 1 : exit_layer + 2]]
+    for layer in range(exit_layer + 2, len(decoder.layers)):
+        of_layer, module = maps.of_layers[exit_layer, layer], decoder.layers[layer]
+        if maps.form == STREAMS:
+            handles.append(module.register_forward_pre_hook(enter(of_layer[0])))
+            continue
+        for path, each in zip(decoder.for_keys[layer].projections or (), of_layer, strict=True):
+            handles.append(module.get_submodule(path).register_forward_hook(make(each)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
+    """What a map makes of vectors, by one whole matrix."""
+    whole = by.weights[0] if len(by.weights) == 1 else by.weights[0] @ by.weights[1]
+    return vectors @ whole + by.bias
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from eexit.messages.wording import counted
 from eexit.messages.written import percent
-from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits.artefacts import trained, written_versions
@@ -36,6 +36,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Probe", trained(about, PROBE)),
         ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
+        ("State maps", trained(about, STATE_MAPS)),
         ("All reads", str(config.get("head") or "").removeprefix("whole")),
         ("Deciding reads", _deciding(config) + _missed(sweep)),
         ("Sampling", _sampling(config)),

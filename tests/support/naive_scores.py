@@ -14,7 +14,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit
-from eexit.reference.generation import LEAVE, Student, draw, handing_on_after, read_after, read_exits, run
+from eexit.reference.generation import LEAVE, Student, draw, leaving, read_after, read_exits, run
 from eexit.reference.rules import STOPS, Seen
 
 
@@ -40,7 +40,7 @@ def score_naively(
             )
             choice = draw(STOPS[configuration.rule](seen, configuration.parameter)[0], float(u_exit[place]))
         exit_layer = [*decoding.exitable_layers, final][choice]
-        with handing_on_after(decoder.layers, exit_layer if mode in LEAVE else final):
+        with leaving(decoder, decoding, mode, exit_layer):
             own = run(model, decoder, inputs, student)
         if mode in LEAVE:
             LEAVE[mode](student, exit_layer)

@@ -8,7 +8,7 @@ from axes import EXITABLE, some
 from references import decoder_of, packed_decoder_of
 from traces import traces_of
 from transformers import PreTrainedModel
-from untrained import PROBE
+from untrained import PROBE, STATE_MAPS
 
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.rows.requests import Decoding, Request
@@ -18,7 +18,9 @@ from eexit.method.rules import RULES
 from eexit.method.states import STATES
 from eexit.plan.configuration import Configuration, Exit, Normal
 
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
+DECODING = Decoding(
+    EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
+)
 
 
 SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)

@@ -3,17 +3,22 @@
 Shapes: W width of the residual stream, M hidden units, R rank.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from axes import EXITABLE
+from safetensors.torch import save_file
 
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.probes import LayerProbe, Probe
 from eexit.method.readouts import Affine, Linear, Tuned
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
 from eexit.model.decoder import Decoder
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
+from eexit.plan.artefacts import WEIGHTS, Card, write_card
 
 WIDTH: Final = 32  # W
 HIDDEN: Final = 8  # M
@@ -80,11 +85,28 @@ def key_maps(decoder: Decoder, rank: int | None = None, std: float = 0.2) -> dic
     """The tensors of maps to keys and to values, for exits at every layer of a model whose layers have projections."""
     generator, tensors = torch.Generator().manual_seed(4), {}
     for layer, alone in enumerate(decoder.for_keys):
-        widths = [(own.in_features, own.out_features) for own in alone.own_projections]
+        projections: Sequence[Any] = alone.own_projections
         for exit_layer in range(layer - 1):
-            for name, (n, m) in zip(names(KEYS, exit_layer, layer), widths, strict=True):
-                tensors |= _linear_map(generator, name, int(n), int(m), rank, std)
+            for name, own in zip(names(KEYS, exit_layer, layer), projections, strict=True):
+                tensors |= _linear_map(generator, name, own.in_features, own.out_features, rank, std)
     return tensors
+
+
+def save_state_maps(folder: Path, form: str, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
+    """An artefact of state maps, for this `eexit.model.loading.ModelDescription`."""
+    folder.mkdir()
+    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
+    fields = {
+        "what": "state",
+        "holds": (STATE_ROLE,),
+        "model": dict(model),
+        "layers": range(N_LAYERS - 1),
+        "readout": "lens",
+        "settings": {"form": form, "rank": None},
+        "files": {WEIGHTS: sha256([folder / WEIGHTS])},
+    }
+    write_card(folder, Card.model_validate(fields))
+    return folder
 
 
 PROBE: Final = random_probe()

@@ -49,14 +49,18 @@ class Prices:
     look_XK: np.ndarray  # of each of LOOKS, from a residual stream after each layer of X
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
     reads: str = "head_reads"  # which of LOOKS tokens are read with
+    mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
 
 
-def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray | None = None) -> float:
+def cost(
+    prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray | None = None, maps: bool = False
+) -> float:
     """The multiply-adds of a run's decided tokens.
 
     The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
     position and to those earlier ones that lie in the layer's window and are not hidden there. `hidden_LT` says in
-    which layers each token's position is hidden; None hides nothing.
+    which layers each token's position is hidden; None hides nothing. With `maps`, keys and values alone came by the
+    state maps of the last layers that were run.
     """
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
@@ -68,9 +72,13 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray | 
     attended_LT = position_T + 1 - first_LT
     if hidden_LT is not None:
         attended_LT -= _n_hidden(hidden_LT, first_LT - n_prompt)
+    key_price_LT = prices.keys_L[:, None]
+    if maps:
+        assert prices.mapped_LL is not None
+        key_price_LT = prices.mapped_LL[counts.layers_T - 1].T
     per_layer_L = (
         prices.layer_L * run_LT.sum(1)
-        + prices.keys_L * keys_LT.sum(1)
+        + (key_price_LT * keys_LT).sum(1)
         + prices.position_L * (attended_LT * run_LT).sum(1)
     )
     looks = (prices.look_XK * counts.looks_TXK.sum(0)).sum()
@@ -128,6 +136,7 @@ def cost_columns(
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
+    maps = state is not None and state.maps
     least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
     full, with_whole_head = (
         full_depth(len(exit_layer_T), n_layers, len(exitable_layers), reads) for reads in (prices.reads, "head_reads")
@@ -135,8 +144,8 @@ def cost_columns(
     return {
         "cost_full": cost(prices, full, n_prompt),
         "cost_full_whole_head": cost(prices, with_whole_head, n_prompt),
-        "cost_needed": cost(prices, least, n_prompt, hidden_LT),
-        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT),
+        "cost_needed": cost(prices, least, n_prompt, hidden_LT, maps),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT, maps),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
         "keys_written": None if counts is None else int(counts.keys_T.sum()),
@@ -174,6 +183,8 @@ class _Left:
 
     def write_keys(self, layer: int) -> None:
         self.writes = True
+
+    write_mapped_keys = write_keys
 
     def copy_keys(self, layer: int) -> None: ...
 

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from eexit.method.probes import Probe
     from eexit.method.screen import Screen
     from eexit.method.shortlist import Shortlist
+    from eexit.method.state_maps import StateMaps
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, and gated rows a `gate`.
+    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, gated rows a `gate`, and
+    states that map `state_maps`.
 
     With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
     at later ones they look at the tokens that were likeliest there. With a `screen`, they look at the tokens that it
@@ -41,6 +43,7 @@ class Decoding:
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     gate: Gate | None = None
+    state_maps: StateMaps | None = None
     shortlist: Shortlist | None = None
     screen: Screen | None = None
     head: Screen | None = None

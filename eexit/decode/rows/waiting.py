@@ -33,6 +33,7 @@ class Waiting:
         self.start_S, self.state_S, self.device = start_S, state_S, decoder.device
         self.token_SP = np.zeros((n_slots, n_inputs), np.int64)
         self.segment_SP = np.zeros((n_slots, n_inputs), np.int16)  # the next one to run; 0 for tokens that don't wait
+        self.exit_SP = np.zeros((n_slots, n_inputs), np.int16)  # the segment that a token waits behind
         self.n_SG = np.zeros((n_slots, n_segments), np.int64)  # how many tokens wait for each segment
         # On a CPU, memory that was never written is not taken from the operating system.
         self.hidden_SPW = torch.empty(n_slots, n_inputs, decoder.width, dtype=decoder.dtype, device=decoder.device)
@@ -41,7 +42,7 @@ class Waiting:
     @staticmethod
     def token_bytes(decoder: Decoder, n_kept: int) -> int:
         """Bytes of one token that waits."""
-        indices = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
+        indices = np.dtype(np.int64).itemsize + 2 * np.dtype(np.int16).itemsize
         return (1 + n_kept) * decoder.width * decoder.dtype.itemsize + indices
 
     def needed(self, segment: int, before_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +58,10 @@ class Waiting:
     def put(
         self, segment: int, slot_N: np.ndarray, input_index_N: np.ndarray, token_N: np.ndarray, hidden_NW: Tensor
     ) -> None:
-        """Have these tokens wait for a segment, which these residual streams enter."""
+        """Have these tokens, which exited before a segment, wait for it, which these residual streams enter."""
         self.token_SP[slot_N, input_index_N] = token_N
         self.segment_SP[slot_N, input_index_N] = segment
+        self.exit_SP[slot_N, input_index_N] = segment - 1
         np.add.at(self.n_SG[:, segment], slot_N, 1)
         self.hidden_SPW[self.at(slot_N, input_index_N)] = hidden_NW
 
@@ -81,7 +83,7 @@ class Waiting:
 
     def move(self, source: np.ndarray, target: np.ndarray) -> None:
         """Move the tokens of slots `source` to slots `target`, none of which is a source."""
-        for column in (self.token_SP, self.segment_SP, self.n_SG):
+        for column in (self.token_SP, self.segment_SP, self.exit_SP, self.n_SG):
             column[target] = column[source]
         row_N, input_index_N = np.nonzero(self.segment_SP[source])
         here, there = self.at(source[row_N], input_index_N), self.at(target[row_N], input_index_N)

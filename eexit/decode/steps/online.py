@@ -84,8 +84,9 @@ class OnlineBatch(Slots):
         waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs, n_kept)
         cache = caches[decoders.student]
         self.student = StudentRows(
-            decoders.student, layers.segments, cache, self.states, waiting, counts=self.counts, collects=collects
-        )
+            decoders.student, layers.segments, cache, self.states, waiting,
+            counts=self.counts, collects=collects, maps=decoding.state_maps,
+        )  # fmt: skip
 
     @staticmethod
     def exiting(requests: Sequence[Request]) -> list[str]:

@@ -120,12 +120,14 @@ def student_pass(
     for span in routes.spans:
         going_pass = teacher.layer_pass.among(prefix_F[span.going], view.among(span.going))
         exited = []
-        for name, out in zip(batch.states, span.out, strict=True):
-            if len(out):
-                out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
-                out_teacher = teacher.layer_pass.view.among(prefix_F[out])
-                left = ExitedTokens(out_pass, hidden_FW[out, None], out_teacher, batch.layers.fork)
-                exited.append((STATES[name], left))
+        for left in span.out:
+            out, exits = left.rows, () if left.exit_layer is None else [(left.exit_layer, slice(None))]
+            out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
+            out_teacher = teacher.layer_pass.view.among(prefix_F[out])
+            tokens = ExitedTokens(
+                out_pass, hidden_FW[out, None], exits, batch.decoding.state_maps, out_teacher, batch.layers.fork
+            )
+            exited.append((STATES[left.state], tokens))
         going_BTW = hidden_FW[span.going, None]
         for layer in range(span.start, span.end):
             for state, students in exited:

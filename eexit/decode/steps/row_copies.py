@@ -14,6 +14,7 @@ from torch import Tensor
 from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.steps.batch import Batch, padded
+from eexit.method.states import STATES
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,25 @@ def send_rows(batch: Batch, device: torch.device) -> Rows:
 
 
 @dataclass(frozen=True)
+class Left:
+    """Students of one state that have exited and, where their state maps, after one layer."""
+
+    state: str
+    exit_layer: int | None
+    rows: Tensor
+
+
+@dataclass(frozen=True)
 class Span:
     """Successive layers between which no student exits.
 
-    `going` are the students that run them; `out` are, state by state, the students that have exited before them.
+    `going` are the students that run them; `out` are the students that have exited before them.
     """
 
     start: int
     end: int
     going: Tensor
-    out: Sequence[Tensor]
+    out: Sequence[Left]
 
 
 @dataclass(frozen=True)
@@ -80,22 +90,34 @@ def send_routes(batch: Slots, exits: np.ndarray, n_students: int, reads_all: boo
     Without a student, a row's greedy token is known from the reading of all exitable layers, so that it need not be
     read again. `reads_all` has every row read: where tokens are sampled.
     """
-    layers, states = batch.layers, range(len(batch.states))
-    exit_layer_F, state_F = layers.exits[exits[:n_students]], batch.state[:n_students]
-    spans = layers.spans if n_students else []
-    among = [
-        [exit_layer_F >= start, *((exit_layer_F < start) & (state_F == state) for state in states)]
-        for start, _ in spans
-    ]
+    layers, exit_layer_F, state_F = batch.layers, batch.layers.exits[exits[:n_students]], batch.state[:n_students]
+    spans, lefts = (layers.spans, _apart(batch)) if n_students else ([], [])
+    of_left = [(state_F == index) & (exit_layer is None or exit_layer_F == exit_layer) for index, exit_layer in lefts]
+    among = [[exit_layer_F >= start, *((exit_layer_F < start) & these_F for these_F in of_left)] for start, _ in spans]
     rows = [padded(np.flatnonzero(these), n_students) for groups in among for these in groups]
     unread = np.arange(len(exits) if reads_all else n_students)
     exiting = [np.flatnonzero(exits[unread] == rank) for rank in range(len(layers.exits))]
     arrays = [exits, exit_layer_F <= layers.fork, unread, *exiting, *rows]
     exit_B, at_fork_F, sent_unread, *sent = to_device(arrays, device)
     rows_X, groups = sent[: len(exiting)], sent[len(exiting) :]
-    each = 1 + len(batch.states)
+    each = 1 + len(lefts)
     sent_spans = [
-        Span(start, end, groups[at], groups[at + 1 : at + each])
+        Span(start, end, groups[at], _lefts(batch, lefts, groups[at + 1 : at + each]))
         for (start, end), at in zip(spans, range(0, len(groups), each), strict=True)
     ]
     return Routes(exits, exit_B, at_fork_F, sent_spans, sent_unread, rows_X)
+
+
+def _apart(batch: Slots) -> list[tuple[int, int | None]]:
+    """Which students are apart once they have exited: an index of their state and, if it maps, their exit layer."""
+    exits = batch.layers.exits[:-1].tolist()
+    return [
+        (index, exit_layer)
+        for index, name in enumerate(batch.states)
+        for exit_layer in (exits if STATES[name].maps else [None])
+    ]
+
+
+def _lefts(batch: Slots, lefts: Sequence[tuple[int, int | None]], rows: Sequence[Tensor]) -> list[Left]:
+    pairs = zip(lefts, rows, strict=True)
+    return [Left(batch.states[index], exit_layer, some) for (index, exit_layer), some in pairs if len(some)]

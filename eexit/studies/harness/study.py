@@ -118,6 +118,7 @@ class HarnessStudy(Study):
             "readout": config.readout,
             "probe": config.probe,
             "adapter": config.adapter,
+            "state": config.state,
             "decide_on": config.decide_on,
             "versions": with_versions({**versions(), "lm_eval": version("lm_eval")}),
         }

@@ -11,7 +11,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.explaining import explain
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
-from eexit.plan.artefacts import FLAGS, GATE, PROBE, locations_of
+from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
@@ -89,11 +89,12 @@ def _config(
 ) -> SweepConfig:
     """The sweep's configuration with another grid: what checks the settings is what checks those of sweeps."""
     rules = [ONLINE[name] for name in grid["rules"] if name in ONLINE]
-    unused = {
-        name: None
-        for name, used in ((PROBE, any(rule.probes for rule in rules)), (GATE, GATE_THRESHOLDS in grid))
-        if not used
+    uses = {
+        PROBE: any(rule.probes for rule in rules),
+        GATE: GATE_THRESHOLDS in grid,
+        STATE_MAPS: any(STATES[mode].maps for mode in grid["modes"] if mode in STATES),
     }
+    unused = {role: None for role, used in uses.items() if not used}
     # What was not recorded is found with the model.
     reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "observe": "all"}
     same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}

@@ -18,7 +18,7 @@ from tiny_models import ARCHITECTURES
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
-from untrained import PROBE, random_probe
+from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_probe
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.memory import FREE_SHARE, cache_budget
@@ -28,6 +28,7 @@ from eexit.decode.trace import Trace
 from eexit.messages.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
+from eexit.method.state_maps import KEYS, StateMaps
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
@@ -36,9 +37,7 @@ from eexit.plan.configuration import Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
 N_TOKENS = 6
-DECODING = Decoding(
-    exitable_layers=(1, 3, 4), max_new_tokens=N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3
-)
+DECODING = Decoding((1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
 MODES = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
 REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
@@ -66,7 +65,10 @@ def on_card(
     steps: list[Counts] = []
     decoder = decoder_there(model)
     with Card() as card:
-        engine = Engine(decoder, replace(decoding, probe=random_probe(There)))
+        maps = decoding.state_maps or STATE_MAPS
+        there = {name: There(part) for name, part in maps.tensors().items()}
+        state_maps = StateMaps.of(maps.form, there, decoding.exitable_layers, N_LAYERS)
+        engine = Engine(decoder, replace(decoding, probe=random_probe(There), state_maps=state_maps))
 
         def progress(_: int) -> None:
             steps.append(replace(card.counts, operators=0))
@@ -122,6 +124,16 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTra
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
     assert_same_rows(rows, dict(Engine(decoder_of(llama), DECODING).generate(requests)))
+    assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
+
+
+def test_a_step_takes_two_copies_with_maps_to_keys_and_values(llama: PreTrainedModel) -> None:
+    maps = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    decoding = replace(DECODING, state_maps=maps)
+    exits = [Exit("mapped_residual", rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
+    requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
+    rows, steps = on_card(llama, requests, decoding)
+    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(requests)))
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 

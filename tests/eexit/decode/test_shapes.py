@@ -15,7 +15,7 @@ import pytest
 import torch
 from axes import EXITABLE, SOME
 from transformers import PreTrainedModel
-from untrained import PROBE
+from untrained import PROBE, STATE_MAPS
 
 from eexit.decode import layer_reading as reading
 from eexit.decode.engine import Engine
@@ -26,7 +26,9 @@ from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit, Normal
 
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, record_top_k=2)
+DECODING = Decoding(
+    EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=2
+)
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "W": 32, "H": 32}
 _SUFFIX = re.compile(r"_([A-Z1]+)$")
 

@@ -14,16 +14,19 @@ from typing import Any
 
 import pytest
 import torch
+from driving import look_here
 from taken_settings import (
     N_TOKENS,
     TEXTS,
     Folders,
     batch,
+    confidence_of,
     exit_key,
     generated,
     loaded,
     make,
     run,
+    save_family,
     swept,
     texts_of,
 )
@@ -39,14 +42,18 @@ from transformers import (
     TextStreamer,
 )
 from transformers.generation.streamers import BaseStreamer
+from untrained import key_maps, save_state_maps, stream_maps
 
 import eexit
 from eexit.doors import checked_models
 from eexit.doors.setting import Setting
-from eexit.doors.taken import SETTING
+from eexit.doors.taken import SETTING, read_taken
 from eexit.messages.errors import UsageError
+from eexit.method.state_maps import FORMS, STREAMS
+from eexit.model.decoder import Decoder
 from eexit.model.in_memory import weights_digest
 from eexit.model.sources import DEFAULT_MODEL
+from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
 FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
@@ -90,6 +97,32 @@ def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(archi
         whole = model.generate(torch.tensor([prompt]), max_new_tokens=N_TOKENS, do_sample=False)  # type: ignore[operator]
         plain.append(whole[0, len(prompt) :].tolist())
     assert [token_ids for token_ids, _ in drafts] == plain
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_invariant_9_holds_for_a_state_that_maps(form: str, tmp_path: Path) -> None:
+    place = save_family(tmp_path / "model", "llama")
+    model, rules = loaded(place), {"confidence": [confidence_of("llama")]}
+    tensors = stream_maps() if form == STREAMS else key_maps(Decoder(loaded(place)))
+    alone = SweepConfig.model_validate({"model": str(place), "prompts": [{"id": "0", "prompt": "Why?"}]})
+    maps = save_state_maps(tmp_path / "maps", form, tensors, look_here(alone, 1)[0])
+    modes = ["normal", "frozen_residual", "mapped_residual"]
+    out = swept(tmp_path / "sweep", place, rules=rules, modes=modes, state=str(maps))
+    key = exit_key().replace("frozen", "mapped")
+    for each, name in ((key, "mapped"), (exit_key(), "frozen")):
+        take_home(Wanted(str(out), str(tmp_path / name), each))
+    shutil.rmtree(maps)
+    swept_texts = texts_of(out, key)
+    expected, prompts = (
+        [(token_ids, layers) for _, token_ids, layers in swept_texts],
+        [each for each, *_ in swept_texts],
+    )
+    assert expected != [(token_ids, layers) for _, token_ids, layers in texts_of(out, exit_key())]
+    setting = eexit.load(tmp_path / "mapped")
+    assert run(model, setting, prompts) == expected
+    assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
+    assert "state artefacts/state" in setting.describe()
+    assert read_taken(tmp_path / "frozen").config["state"] is None
 
 
 @pytest.mark.slow  # a real model in float32

@@ -9,10 +9,11 @@ import torch
 from pydantic import ValidationError
 from references import decoder_of, shared_model
 from safetensors.torch import save_file
-from untrained import LINEAR, PROBE
+from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
-from eexit.decode.learned_exits import load_probe, load_readout
+from eexit.decode.learned_exits import load_probe, load_readout, load_state_maps
 from eexit.messages.errors import UsageError
+from eexit.method.state_maps import FORMS, KEYS, STREAMS
 from eexit.model.file_digests import sha256
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, read_card, write_card
@@ -144,6 +145,63 @@ def test_a_folder_without_a_card_may_be_a_training_that_goes_on(tmp_path: Path) 
         UsageError, match=r"is not a folder that is there: give lens, raw or one that jobs/train\.py made"
     ):
         read_card(str(tmp_path / "nowhere"), READOUT)
+
+
+MAPPING = {"modes": ("normal", "mapped_residual")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form: str) -> None:
+    decoder = decoder_of(shared_model("llama"))
+    given = stream_maps() if form == STREAMS else key_maps(decoder)
+    place = str(save_state_maps(tmp_path / "maps", form, given, MODEL))
+    maps = load_state_maps(config(state=place, **MAPPING), [1, 3], decoder)
+    assert maps
+    assert maps.form == form
+    assert {exit_layer for exit_layer, _ in maps.of_layers} == {1, 3}
+    assert all(tensor.equal(given[name]) for name, tensor in maps.tensors().items())
+    assert load_state_maps(config(), [1, 3], decoder) is None
+
+
+def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tmp_path: Path) -> None:
+    place = str(save_state_maps(tmp_path / "maps", KEYS, {"state.0.2.key.bias": torch.ones(1)}, MODEL))
+    with pytest.raises(UsageError) as refusal:
+        load_state_maps(config(state=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
+    assert str(refusal.value) == (
+        f"--state {place} is of form keys, but layer 0 makes keys and values by no modules of their own: train maps of "
+        "form streams"
+    )
+
+
+def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
+    place = str(save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL))
+    linear = str(artefact(tmp_path / "linear", "linear", (READOUT,)))
+    with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
+        config(**MAPPING)
+    with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
+        config(controls=[{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}])
+    with pytest.raises(ValidationError, match=r"maps has no effect: give mode mapped_residual"):
+        config(state=place)
+    with pytest.raises(UsageError, match="holds no state, since it was trained with --what linear: give --readout"):
+        config(state=linear, **MAPPING)
+    adapter = str(artefact(tmp_path / "student", "student", (ADAPTER,)))
+    with pytest.raises(UsageError, match=r"was trained on the model's own streams: leave it or --adapter out"):
+        config(state=place, adapter=adapter, **MAPPING)
+    planned = config(state=place, **MAPPING)
+    with pytest.raises(UsageError, match=r"--state .* was trained for layers 0 1 2 3 4 5, not for 6"):
+        refuse_misfit(planned, MODEL, [1, N_LAYERS - 1])
+    with pytest.raises(UsageError, match=r"--state .* was trained for model tiny, not for this other"):
+        refuse_misfit(planned, {**MODEL, "name": "other", "digest": "cd" * 32}, [1])
+
+
+def test_ids_depend_on_what_state_maps_are_and_not_on_where_they_lie(tmp_path: Path) -> None:
+    places = [save_state_maps(tmp_path / name, STREAMS, stream_maps(), MODEL) for name in "ab"]
+    other = save_state_maps(tmp_path / "c", STREAMS, stream_maps(std=0.2), MODEL)
+    first, moved, changed = (
+        [run.run_id for run in plan_runs(config(state=str(place), **MAPPING))] for place in (*places, other)
+    )
+    assert first == moved
+    assert not {*first} & {*changed}
 
 
 def test_a_rule_and_its_probe_come_together() -> None:

@@ -197,6 +197,7 @@ NEEDED = {
     "normal": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
     "unfrozen": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
     "frozen_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
+    "mapped_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
     "frozen_cache": (LAYERS_TO_EXIT, [0] * 6, NOWHERE),
     "skip": (LAYERS_TO_EXIT, [0] * 6, LAYERS_TO_EXIT),
 }
@@ -220,6 +221,8 @@ class Noted:
 
     def write_keys(self, layer: int) -> None:
         self.written.append(layer)
+
+    write_mapped_keys = write_keys
 
     def copy_keys(self, layer: int) -> None: ...
 

@@ -213,7 +213,8 @@ def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, ob
     configuration = Normal() if mode == "normal" else Exit(mode, "fixed", 1.0)
     requests = [Request(PROMPTS[1], configuration)] * 3
     waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).student.waiting
-    held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
+    indices = waiting.token_SP, waiting.segment_SP, waiting.exit_SP
+    held = sum(part.nbytes for part in (*indices, waiting.hidden_SPW, waiting.streams_SPXW))
     others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
     assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
     streams = {"normal": 0, "unfrozen": 1 + kept}.get(mode, 1)  # that a token keeps

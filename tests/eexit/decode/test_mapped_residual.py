@@ -1,0 +1,145 @@
+"""Mode `mapped_residual` with maps of both forms, whole and of a rank: against the reference, and what they cost."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, some
+from ran import Multiplied
+from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from rows import PROMPTS, SAMPLED, generate
+from traces import assert_same, traces_of
+from transformers import PreTrainedModel
+from untrained import N_LAYERS, RANK, STATE_MAPS, WIDTH, key_maps, stream_maps
+
+from eexit.decode import token_pass
+from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import score
+from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
+from eexit.model import cache as kv_cache
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Exit
+
+FEW = replace(SAMPLED, max_new_tokens=12)
+MODE = "mapped_residual"
+
+
+def decoding_of(decoder: Decoder, form: str, rank: int | None = None) -> Decoding:
+    tensors = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
+    return replace(FEW, state_maps=StateMaps.of(form, tensors, EXITABLE, N_LAYERS))
+
+
+def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
+    """An online rule and an oracle, each with two prompts."""
+    exits = [Exit(mode, rule, some(model, rule)[0]) for rule in ("confidence", "kl")]
+    return [Request(prompt, each, seed=3) for prompt in PROMPTS[:2] for each in exits]
+
+
+def has_projections(decoder: Decoder) -> bool:
+    return all(alone.projections for alone in decoder.for_keys)
+
+
+def test_invariant_3_maps_to_keys_and_values_match_the_reference_on_every_family_that_has_them(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_projections(decoder_of(any_model)):
+        with pytest.raises(AssertionError):
+            key_maps(decoder_of(any_model))
+        return
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
+    decoding, requests = decoding_of(decoder_of(any_model), KEYS), requests_of(any_model)
+    together = generate(any_model, requests, decoding)
+    for request, trace in zip(requests, together, strict=True):
+        assert_same(trace, reference_of(any_model, request, decoding))
+    assert_same(together[0], generate(any_model, requests[:1], decoding)[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_maps_of_a_rank_match_the_reference_and_scoring(llama: PreTrainedModel, form: str) -> None:
+    decoder = decoder_of(llama)
+    decoding, requests = decoding_of(decoder, form, RANK), requests_of(llama)
+    whole = generate(llama, requests, decoding_of(decoder, form))
+    traces = generate(llama, requests, decoding)
+    assert [trace.token_id_T.tolist() for trace in traces] != [trace.token_id_T.tolist() for trace in whole]
+    for request, trace in zip(requests, traces, strict=True):
+        assert_same(trace, reference_of(llama, request, decoding))
+        scored = score(decoder, decoding, request, trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mpt"])
+def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None:
+    model = shared_model(architecture)
+    decoder = packed_decoder_of(model)
+    maps = [StateMaps.of(STREAMS, stream_maps(std=0.0), EXITABLE, N_LAYERS)]
+    if architecture == "llama":
+        maps.append(StateMaps.of(KEYS, own_projections(model), EXITABLE, N_LAYERS))
+    frozen = generate(model, requests_of(model, "frozen_residual"), FEW)
+    for each in maps:
+        outcomes = Engine(decoder, replace(FEW, state_maps=each)).generate(requests_of(model))
+        for index, trace in traces_of(outcomes).items():
+            assert_same(trace, frozen[index])
+
+
+def own_projections(llama: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Maps that are the layers' own projections."""
+    tensors = {}
+    for layer, module in enumerate(llama.model.layers):
+        for part, own in (("key", module.self_attn.k_proj), ("value", module.self_attn.v_proj)):
+            for exit_layer in range(layer - 1):
+                tensors[f"state.{exit_layer}.{layer}.{part}.weight"] = own.weight.T
+                tensors[f"state.{exit_layer}.{layer}.{part}.bias"] = own.weight.new_zeros(len(own.weight))
+    return tensors
+
+
+@pytest.mark.parametrize("rank", [None, RANK])
+@pytest.mark.parametrize("form", FORMS)
+def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, form: str, rank: int | None
+) -> None:
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
+    decoder = Decoder(llama)
+    decoding = replace(decoding_of(decoder, form, rank), observe="none")
+    prices = replace(find_prices(decoder, decoding), before=0)
+    ran = Multiplied(llama, decoder, monkeypatch)
+    request = Request(PROMPTS[0], Exit(MODE, "confidence", some(llama, "confidence")[0]), 3)
+    [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
+    assert trace.counts is not None
+    assert trace.counts.keys_T.max() > 1, "something must be mapped"
+    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, MODE, len(PROMPTS[0]))
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert columns["cost_needed"] <= columns["cost_run"]
+
+
+def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
+    decoder, key_width = decoder_of(llama), 2 * 8  # two key heads
+    own = 2 * WIDTH * key_width
+    mapped = {
+        (STREAMS, None): own + WIDTH * WIDTH,
+        (STREAMS, RANK): own + 2 * WIDTH * RANK,
+        (KEYS, None): own,
+        (KEYS, RANK): 2 * RANK * (WIDTH + key_width),
+    }
+    for (form, rank), price in mapped.items():
+        prices = find_prices(decoder, decoding_of(decoder, form, rank))
+        assert prices.mapped_LL is not None
+        for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
+            is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1
+            assert prices.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
+    assert find_prices(decoder, replace(FEW, state_maps=None)).mapped_LL is None
+
+
+def test_tokens_that_wait_know_where_they_exited_when_rows_come_and_go(llama: PreTrainedModel) -> None:
+    """Rows of different lengths take each other's slots."""
+    decoding = replace(FEW, state_maps=STATE_MAPS, rows=2, eos_token_ids=frozenset(range(0, 97, 11)))
+    exits = [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
+    requests = [Request(prompt, each, seed) for prompt in PROMPTS for each in exits for seed in (3, 4)]
+    traces = generate(llama, requests, decoding)
+    for request, trace in zip(requests, traces, strict=True):
+        assert_same(trace, reference_of(llama, request, decoding))
+    assert len({len(trace.token_id_T) for trace in traces}) > 2
