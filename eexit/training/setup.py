@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,16 +22,21 @@ KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables
 ALL_HAVE: Final = ("what", "layers", "seed")  # settings
 _OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
 _LIMITS: Final = ("most_tokens", "most_minutes")
+STATE_FORMS: Final = ("streams", "keys")  # of state maps, as `eexit.method.state_maps` names them
+AUTO: Final = "auto"  # the better one
 _OF_STUDENTS: Final = ("kl_factor", "lora_r", "lora_alpha", "lora_targets")
 
 
 @dataclass(frozen=True)
 class WayToTrain:
-    """What is written, the settings that it takes besides `ALL_HAVE`, and those that suit it if no others are given."""
+    """What is written, the settings that it takes besides `ALL_HAVE`, those that suit it if no others are given, and
+    those that it finds itself then.
+    """
 
     holds: tuple[str, ...]  # roles of the artefact
     has: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    finds: tuple[str, ...] = ()
 
 
 WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
@@ -43,6 +48,7 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
         (PROBE,), ("readout", *_OF_STEPS), {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3}
     ),
     "gate": WayToTrain((GATE,), ("readout", "rules")),
+    "state": WayToTrain((STATE_MAPS,), ("form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
     "student": WayToTrain(
         (ADAPTER, PROBE),
         (*_OF_STEPS, *_LIMITS, *_OF_STUDENTS),
@@ -69,6 +75,9 @@ class Settings:
     lora_r: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] | None = None  # modules; None: the projections of attention
+    form: str | None = None  # of state maps: one of STATE_FORMS; None: the better one
+    rank: int | None = None  # of state maps; None: as large as they are
+    rounds: int | None = None  # of fitting state maps; all but the first are to runs with those of the round before
 
     def with_defaults(self) -> Settings:
         """These settings, with what suits `what` for those that are None."""

@@ -41,7 +41,11 @@ class Sums:
 
     def target(self, index: int) -> "Sums":
         """The sums of one of the targets alone."""
-        return Sums(self.inputs_JJ, self.both_JH[:, index : index + 1], self.squares_H[index : index + 1])
+        return self.targets(slice(index, index + 1))
+
+    def targets(self, some: slice) -> "Sums":
+        """The sums of some of the targets alone."""
+        return Sums(self.inputs_JJ, self.both_JH[:, some], self.squares_H[some])
 
     @property
     def n(self) -> Tensor:
@@ -61,6 +65,12 @@ class Sums:
         std_D = self.covariance_DD.diagonal().clamp_min(0).sqrt()
         return torch.where(std_D > 0, std_D, 1.0)
 
+    @property
+    def variance(self) -> float:
+        """The targets' variance, summed over H."""
+        mean_H = self.both_JH[0] / self.n
+        return (self.squares_H / self.n - mean_H.square()).sum().item()
+
     def error(self, map_JH: Tensor) -> float:
         """The mean squared error of a map, summed over H."""
         explained = (map_JH * (2 * self.both_JH - self.inputs_JJ @ map_JH)).sum()
@@ -73,13 +83,20 @@ class SplitSums:
     def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
         self._parts = dict(parts or {})  # by names such as "5.learn" and "5.choose"
 
-    def add(self, layer: int, chooses: bool, more: Sums) -> None:
-        name = f"{layer}.{'choose' if chooses else 'learn'}"
+    def add(self, layer: int | str, chooses: bool, more: Sums) -> None:
+        name = _name(layer, chooses)
         self._parts[name] = self._parts[name] + more if name in self._parts else more
 
-    def of(self, layer: int) -> tuple[Sums, Sums]:
+    def of(self, layer: int | str) -> tuple[Sums, Sums]:
         """What is to be fitted, and what chooses."""
-        return self._parts[f"{layer}.learn"], self._parts[f"{layer}.choose"]
+        return self.part(layer, chooses=False), self.part(layer, chooses=True)
+
+    def part(self, layer: int | str, chooses: bool) -> Sums:
+        return self._parts[_name(layer, chooses)]
+
+    def beginning(self, prefix: str) -> "SplitSums":
+        """Those with such names alone."""
+        return SplitSums({name: sums for name, sums in self._parts.items() if name.startswith(prefix)})
 
     def state(self) -> dict[str, Tensor]:
         each = [sums.state(f"sums.{name}") for name, sums in self._parts.items()]
@@ -92,18 +109,35 @@ class SplitSums:
         return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
 
 
+def _name(layer: int | str, chooses: bool) -> str:
+    return f"{layer}.{'choose' if chooses else 'learn'}"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The principal axes of standardised inputs, and the variances along them: the same for all targets."""
+
+    variance_D: Tensor
+    axes_DD: Tensor
+
+    @classmethod
+    def of(cls, sums: Sums) -> "Axes":
+        return cls(*torch.linalg.eigh(sums.covariance_DD / torch.outer(sums.std_D, sums.std_D)))
+
+
 class Ridge:
     """Ridge regressions of the same data, with any penalty on standardised weights' distance from a prior's.
 
-    The bias has no penalty.
+    The bias has no penalty. `axes` are those of the same inputs, if they are known.
     """
 
-    def __init__(self, sums: Sums, prior_DH: Tensor):
+    def __init__(self, sums: Sums, prior_DH: Tensor, axes: Axes | None = None):
         self.prior_DH, self.mean_D, self.std_D = prior_DH, sums.mean_D, sums.std_D
         self.target_mean_H = sums.both_JH[0] / sums.n
         both_DH = sums.both_JH[1:] / sums.n - torch.outer(self.mean_D, self.target_mean_H)
         missing_DH = (both_DH - sums.covariance_DD @ prior_DH) / self.std_D[:, None]
-        self.variance_D, self.axes_DD = torch.linalg.eigh(sums.covariance_DD / torch.outer(self.std_D, self.std_D))
+        axes = axes or Axes.of(sums)
+        self.variance_D, self.axes_DD = axes.variance_D, axes.axes_DD
         self.turned_DH = self.axes_DD.mT @ missing_DH
 
     def fit(self, penalty: float) -> Tensor:

@@ -1,0 +1,146 @@
+"""The forms of state maps: what each is regressed on, and the maps that its regressions are.
+
+`streams`: the stream that enters a deeper layer, from the stream at the exit. `keys`: the layer's keys and values, as
+its projections make them, from what its own norm makes of the stream at the exit. Norms that differ in a gain and a
+bias alone, as those of most models' layers do, need one sum of products of inputs: a regression whose penalty is on
+standardised weights does not depend on the inputs' scale.
+
+Shapes: N tokens, W width of the residual stream, D width of what projections to keys get, H of a regression's targets,
+J = D + 1 with a constant 1 in front.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eexit.method.state_maps import KEYS, STREAMS, LinearMap
+from eexit.model.decoder import Decoder
+from eexit.training.readouts.ridge import Sums
+from eexit.training.states.fitting import Regression, linear_map
+from eexit.training.states.norms import compare_norms, entering, is_shared
+
+After = Mapping[int, Tensor]  # streams (N, W) by the layer after which they are
+Pair = tuple[int, int]  # an exit layer, and a deeper one that it leaves out
+
+
+def deeper(exit_layer: int, n_layers: int) -> range:
+    """The layers whose input an exit leaves unknown: that of the next layer is the stream at the exit."""
+    return range(exit_layer + 2, n_layers)
+
+
+class Form(Protocol):
+    """What state maps of one form are fitted to."""
+
+    @property
+    def regressions(self) -> Mapping[Pair, Regression]: ...
+
+    def targets(self, after: After) -> Mapping[int, Tensor]:
+        """What maps are to give for each deeper layer, (N, H), from streams at full depth."""
+
+    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> Mapping[str, Sums]:
+        """The sums of some tokens with these streams at an exit, by the names that `regressions` give them."""
+
+    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
+        """What a regression's map is for `StateMaps`; it may have a rank."""
+
+
+class StreamsForm:
+    """Drawn to the stream at the exit itself, as if the layers between changed nothing."""
+
+    def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
+        self._deeper = {exit_layer: deeper(exit_layer, decoder.n_layers) for exit_layer in exit_layers}
+        width, one_WW = decoder.width, torch.eye(decoder.width, dtype=torch.float64)
+        self.same_JW = torch.cat([torch.zeros_like(one_WW[:1]), one_WW])
+        self.regressions = {
+            (exit_layer, layer): Regression(
+                f"{STREAMS}.{exit_layer}",
+                slice(index * width, (index + 1) * width),
+                self.same_JW,
+                (width,),
+                change=True,
+            )
+            for exit_layer, layers in self._deeper.items()
+            for index, layer in enumerate(layers)
+        }
+
+    def targets(self, after: After) -> dict[int, Tensor]:
+        return {layer + 1: hidden_NW for layer, hidden_NW in after.items()}
+
+    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> dict[str, Sums]:
+        layers = self._deeper[exit_layer]
+        if not layers:
+            return {}
+        return {f"{STREAMS}.{exit_layer}": Sums.of(hidden_NW, torch.cat([targets[layer] for layer in layers], 1))}
+
+    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
+        return (linear_map(map_JH - self.same_JW, rank),)
+
+
+class KeysForm:
+    """Drawn to the layer's own projections of the stream at the exit, which is what `frozen_residual` has."""
+
+    def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
+        self.decoder, self._deeper = decoder, {layer: deeper(layer, decoder.n_layers) for layer in exit_layers}
+        self._norms = compare_norms(decoder, self._deeper[exit_layers[0]])
+        self._own = {layer: self._own_maps(layer) for layer in self._norms}
+        self.regressions: dict[Pair, Regression] = {}
+        for exit_layer in exit_layers:
+            for like, layers in self._groups(exit_layer).items():
+                start = 0
+                for layer in layers:
+                    norm, own_JH = self._norms[layer], torch.cat(self._own[layer], 1)
+                    prior_JH = torch.cat([own_JH[:1] + norm.bias_D @ own_JH[1:], norm.gain_D[:, None] * own_JH[1:]])
+                    widths = tuple(own_JH.shape[1] for own_JH in self._own[layer])
+                    at = slice(start, start + sum(widths))
+                    name = f"{KEYS}.{exit_layer}.{like}"
+                    self.regressions[exit_layer, layer] = Regression(name, at, prior_JH, widths, change=False)
+                    start = at.stop
+
+    @staticmethod
+    def fits(decoder: Decoder, exit_layers: Sequence[int]) -> bool:
+        """Whether the layers make keys and values by two linear modules of their own, of the same input."""
+        layers = deeper(exit_layers[0], decoder.n_layers)
+        return all(decoder.for_keys[layer].projections and is_shared(decoder, layer) for layer in layers)
+
+    def _groups(self, exit_layer: int) -> dict[int, list[int]]:
+        """The deeper layers, by the layer whose norm stands for theirs."""
+        groups: dict[int, list[int]] = {}
+        for layer in self._deeper[exit_layer]:
+            groups.setdefault(self._norms[layer].like, []).append(layer)
+        return groups
+
+    @torch.inference_mode()
+    def _own_maps(self, layer: int) -> list[Tensor]:
+        """The layer's own maps (J, …) to keys and to values, float64, found by what they make of unit vectors."""
+        width = len(self._norms[layer].gain_D)
+        given_JD = torch.eye(width + 1, width, device=self.decoder.device, dtype=self.decoder.dtype).roll(1, 0)
+        made = [project(given_JD).double().cpu() for project in self.decoder.for_keys[layer].own_projections]
+        return [torch.cat([made_JH[:1], made_JH[1:] - made_JH[:1]]) for made_JH in made]
+
+    @torch.inference_mode()
+    def targets(self, after: After) -> dict[int, Tensor]:
+        return {layer: self._keys_and_values(layer, after[layer - 1]) for layer in self._norms}
+
+    def _keys_and_values(self, layer: int, hidden_NW: Tensor) -> Tensor:
+        """What the layer's projections make of the stream that enters it, side by side."""
+        given_ND = entering(self.decoder, layer, hidden_NW)
+        return torch.cat([project(given_ND) for project in self.decoder.for_keys[layer].own_projections], 1)
+
+    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> dict[str, Sums]:
+        return {
+            f"{KEYS}.{exit_layer}.{like}": Sums.of(
+                entering(self.decoder, like, hidden_NW), torch.cat([targets[layer] for layer in layers], 1)
+            )
+            for like, layers in self._groups(exit_layer).items()
+        }
+
+    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
+        norm, regression = self._norms[pair[1]], self.regressions[pair]
+        change_JH = map_JH if rank is not None else map_JH - regression.prior_JH  # whose rank is not that of the map
+        weight_DH = change_JH[1:] / norm.gain_D[:, None]
+        of_norm_JH = torch.cat([change_JH[:1] - norm.bias_D @ weight_DH, weight_DH])
+        if rank is None:
+            of_norm_JH = torch.cat(self._own[pair[1]], 1) + of_norm_JH
+        return tuple(linear_map(part_JH, rank) for part_JH in of_norm_JH.split(regression.widths, 1))

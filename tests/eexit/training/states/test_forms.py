@@ -1,0 +1,120 @@
+"""Both forms of state maps find what is known: a linear dependence, and layers between that change nothing."""
+
+import copy
+
+import pytest
+import torch
+from references import decoder_of, shared_model
+from torch import Tensor, nn
+
+from eexit.method.state_maps import FORMS
+from eexit.model.decoder import Decoder
+from eexit.training.readouts.ridge import SplitSums
+from eexit.training.setup import STATE_FORMS
+from eexit.training.states.fitting import Fits
+from eexit.training.states.forms import Form, KeysForm, StreamsForm, deeper
+from eexit.training.states.norms import compare_norms, entering
+
+EXITS, N = (1, 3), 400
+
+
+def with_norms_of_their_own(architecture: str) -> Decoder:
+    """A model whose norms have other gains, and biases if they have any, in each layer."""
+    model = copy.deepcopy(shared_model(architecture))
+    generator = torch.Generator().manual_seed(0)
+    for name, part in model.named_parameters():
+        if "norm" in name.lower():
+            with torch.no_grad():
+                part.add_(0.3 * torch.randn(part.shape, generator=generator))
+    return Decoder(model)
+
+
+def streams_at(decoder: Decoder) -> dict[int, Tensor]:
+    """Streams after all layers but the last, each an affine map of the one before."""
+    generator = torch.Generator().manual_seed(1)
+    after = {0: torch.randn(N, decoder.width, generator=generator)}
+    for layer in range(1, decoder.n_layers - 1):
+        change_WW = 0.2 * torch.randn(decoder.width, decoder.width, generator=generator)
+        after[layer] = after[layer - 1] @ (torch.eye(decoder.width) + change_WW) + layer
+    return after
+
+
+def summed(form: Form, after: dict[int, Tensor], targets: dict[int, Tensor]) -> Fits:
+    sums = SplitSums()
+    for chooses, rows in ((False, slice(0, 300)), (True, slice(300, N))):
+        for exit_layer in EXITS:
+            of_rows = {layer: target_NH[rows] for layer, target_NH in targets.items()}
+            for name, some in form.sums(exit_layer, after[exit_layer][rows], of_rows).items():
+                sums.add(name, chooses, some)
+    return Fits(sums)
+
+
+def test_the_forms_are_the_engines() -> None:
+    assert set(STATE_FORMS) == set(FORMS)
+    assert list(deeper(3, 7)) == [5, 6], "the stream that enters layer 4 is that at the exit"
+
+
+def test_streams_that_depend_linearly_are_found() -> None:
+    decoder = decoder_of(shared_model("llama"))
+    form, after = StreamsForm(decoder, EXITS), streams_at(decoder)
+    fits = summed(form, after, form.targets(after))
+    assert form.regressions.keys() == {(1, 3), (1, 4), (1, 5), (1, 6), (3, 5), (3, 6)}
+    for (exit_layer, layer), regression in form.regressions.items():
+        [change] = form.maps((exit_layer, layer), fits.of(regression).of_all_JH, None)
+        mapped_NW = after[exit_layer] + change(after[exit_layer])
+        torch.testing.assert_close(mapped_NW, after[layer - 1], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "stablelm", "qwen2", "gemma2"])
+def test_keys_and_values_that_depend_linearly_are_found_in_the_layers_own_norm(architecture: str) -> None:
+    decoder = with_norms_of_their_own(architecture)
+    form, after = KeysForm(decoder, EXITS), streams_at(decoder)
+    generator = torch.Generator().manual_seed(2)
+    widths = {layer: sum(form.regressions[1, layer].widths) for layer in deeper(1, decoder.n_layers)}
+    normed_ND = entering(decoder, 3, after[1])
+    targets = {
+        layer: normed_ND @ torch.randn(normed_ND.shape[1], width, generator=generator)
+        for layer, width in widths.items()
+    }
+    fits = summed(form, after, targets)
+    for layer in targets:
+        fit = fits.of(form.regressions[1, layer])
+        made = [each(entering(decoder, layer, after[1])) for each in form.maps((1, layer), fit.of_all_JH, None)]
+        torch.testing.assert_close(torch.cat(made, 1), targets[layer], rtol=1e-3, atol=1e-2)
+        low_JH = fits.of_rank(form.regressions[1, layer], fit.of_all_JH, 3)
+        made = [each(entering(decoder, layer, after[1])) for each in form.maps((1, layer), low_JH, 3)]
+        expected_NH = low_JH[0] + normed_ND.double() @ low_JH[1:]
+        torch.testing.assert_close(torch.cat(made, 1).double(), expected_NH, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "stablelm", "qwen2"])
+def test_where_the_stream_does_not_change_the_layers_own_keys_and_values_come_out(architecture: str) -> None:
+    decoder = with_norms_of_their_own(architecture)
+    form, same_NW = KeysForm(decoder, EXITS), streams_at(decoder)[0]
+    after = dict.fromkeys(range(decoder.n_layers - 1), same_NW)
+    fits = summed(form, after, form.targets(after))
+    for (_, layer), regression in form.regressions.items():
+        for each, own in zip(
+            form.maps((1, layer), fits.of(regression).of_all_JH, None),
+            decoder.for_keys[layer].own_projections,
+            strict=True,
+        ):
+            assert isinstance(own, nn.Linear)
+            torch.testing.assert_close(each.weights[0], own.weight.detach().T, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(each.bias, own(torch.zeros(own.in_features)).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_norms_that_differ_in_gain_and_bias_share_their_sums_and_others_do_not() -> None:
+    decoder = with_norms_of_their_own("stablelm")
+    assert {scaled.like for scaled in compare_norms(decoder, range(2, 7)).values()} == {2}
+    other = copy.deepcopy(shared_model("stablelm"))
+    other.model.layers[4].input_layernorm = nn.Tanh()
+    with torch.no_grad():
+        other.model.layers[5].input_layernorm.weight[0] = 0
+    found = compare_norms(Decoder(other), range(2, 7))
+    assert {layer: scaled.like for layer, scaled in found.items()} == {2: 2, 3: 2, 4: 4, 5: 5, 6: 2}
+
+
+@pytest.mark.parametrize(("architecture", "fits"), [("llama", True), ("opt", True), ("gpt2", False), ("mpt", False)])
+def test_models_whose_keys_have_no_matrix_of_their_own_take_the_streams(architecture: str, fits: bool) -> None:
+    assert KeysForm.fits(decoder_of(shared_model(architecture)), EXITS) == fits
