@@ -6,13 +6,14 @@
     python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
     python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
     python jobs/train.py results/texts --what student --kl-factor 1 --out exits/student            a LoRA adapter
+    python jobs/train.py results/texts --what state --out exits/state            what exits leave, in closed form
 
 Exits learn from the texts of the sweep's normal runs that went well. One prompt in five is held out, by a hash of its
 text: nothing is learned from it, and what was learned is measured on it. One Ray actor has all CPUs of a node, or a
 whole GPU, for itself. Ctrl-C keeps what was learned, and the same command goes on from there.
 
 The artefact is a folder: card.json says what it was made from and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate or --adapter of jobs/sweep.py.
+--readout, --probe, --gate, --adapter or --state of jobs/sweep.py.
 """
 
 import sys
@@ -29,7 +30,7 @@ from eexit.messages.wording import flag
 from eexit.method.rules import shown
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.setup import WAYS, Settings
+from eexit.training.setup import AUTO, STATE_FORMS, WAYS, Settings
 
 
 @command("what was learned and saved stays: the same command goes on from there")
@@ -54,6 +55,8 @@ def settings_of(flags: Namespace) -> dict[str, Any]:
     """The settings that were given, by their names in `eexit.training.setup.Settings`."""
     names = [name for name in Settings.__dataclass_fields__ if name != "what"]
     given = {name: getattr(flags, name) for name in names}
+    if flags.form == AUTO:
+        given["form"] = None
     if flags.rules:
         given["rules"] = [
             f"{rule}/{shown(parameter)}"
@@ -88,6 +91,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
+    forms = ", ".join(STATE_FORMS)
+    parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
     parser.add_argument("--lora-targets", nargs="+", metavar="MODULE", help="modules that a student's adapter changes")
     return study_flags(parser, arguments)
 
@@ -101,6 +106,8 @@ SETTINGS: Final[Sequence[tuple[str, Callable[[str], float], str]]] = (
     ("kl_factor", float, "KL factor of the exits that a student is trained with"),
     ("lora_r", whole, "rank of a student's adapter"),
     ("lora_alpha", whole, "scale of a student's adapter"),
+    ("rank", whole, "rank of state maps"),
+    ("rounds", whole, "rounds of fitting state maps, all but the first to runs with those of the round before"),
     ("seed", seed, "of everything that is drawn"),
 )
 

@@ -48,6 +48,8 @@ class Card(BaseModel):
     and a control that exits as often at each layer whatever the token. `probes`: the Spearman rank correlation with the
     true KL. `calibration`: predicted and true stop chance in ten bins. `exits`: KLs at the student's exits, before and
     after. `gates`: of each layer, rule and threshold, the share of tokens that are read, and of exits that are kept.
+    `state`: of each exit layer and deeper layer, the share of variance that its map explains. `state_exits`: how many
+    held-out tokens are not full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,9 @@ class Card(BaseModel):
     calibration: Table = []
     exits: Table = []
     gates: Table = []
+    state: Table = []
+    state_exits: Table = []
+    state_costs: Table = []
     progress: Table = []
     versions: dict[str, str | None] = {}
     made: str = ""  # ISO 8601, UTC

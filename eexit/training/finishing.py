@@ -27,7 +27,7 @@ def finish(training: Training, plan: TrainingPlan) -> Card:
         layers=settings.layers,
         readout=settings.readout,
         data=dict(plan.data),
-        settings=settings.as_dict(),
+        settings={**settings.as_dict(), **trainer.found_settings()},
         **tables,
         progress=[dict(row) for row in training.reached.progress],
         versions=versions(),

@@ -22,7 +22,7 @@ from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.run.saving import read_saved
-from eexit.training.setup import ALL_HAVE, WAYS, Settings, rule_and_parameter
+from eexit.training.setup import ALL_HAVE, AUTO, STATE_FORMS, WAYS, Settings, rule_and_parameter
 from eexit.training.texts import Text, n_tokens, thinned
 
 
@@ -103,6 +103,8 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
             raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
         if isinstance(value, float) and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
+    if (form := given.get("form")) and form not in STATE_FORMS:
+        raise UsageError(f"--form {form} is no form of state maps: choose from {', '.join(STATE_FORMS)}, {AUTO}")
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
     if what == "student":
@@ -156,7 +158,9 @@ def is_finished(plan: TrainingPlan) -> bool:
     card = _read_card(plan.folder / CARD)
     if card:
         data = {name: value for name, value in card.data.items() if name != "sweep"}
-        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
+        asked, finds = plan.settings.as_dict(), WAYS[plan.settings.what].finds
+        settings = {name: value for name, value in card.settings.items() if name in asked or name not in finds}
+        _refuse(plan, {"settings": settings, "model": card.model, "data": data})
         if reason := damage(plan.folder, card):
             raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True

@@ -48,12 +48,12 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
         (PROBE,), ("readout", *_OF_STEPS), {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3}
     ),
     "gate": WayToTrain((GATE,), ("readout", "rules")),
-    "state": WayToTrain((STATE_MAPS,), ("form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
     "student": WayToTrain(
         (ADAPTER, PROBE),
         (*_OF_STEPS, *_LIMITS, *_OF_STUDENTS),
         {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
     ),
+    "state": WayToTrain((STATE_MAPS,), ("form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
 }
 
 

@@ -22,14 +22,16 @@ def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], deci
     """
     kept = [*layers, decoder.n_layers - 1]
     with torch.inference_mode():
-        states = torch.cat([_of_text(decoder, text, kept)[int(decided_only) :] for text in block])
+        states = torch.cat([text_pass(decoder, text, kept)[1][int(decided_only) :] for text in block])
     return states.clone()  # outside of inference mode, as an ordinary tensor
 
 
-def _of_text(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
-    """At full depth, up to the token before the last, whose position is the last that something is read from."""
+@torch.inference_mode()
+def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> tuple[KVCache, Tensor]:
+    """A text's keys and values at full depth, and the streams after `kept` where its answer's tokens are read,
+    (T, X, W): up to the token before the last, whose position is the last that something is read from."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
-    token_BT = torch.tensor([ids], device=decoder.device)
-    view = decoder.view(KVCache(1, len(ids)), torch.arange(len(ids), device=decoder.device)[None], len(ids))
+    token_BT, cache = torch.tensor([ids], device=decoder.device), KVCache(1, len(ids))
+    view = decoder.view(cache, torch.arange(len(ids), device=decoder.device)[None], len(ids))
     with decoder.attending():
-        return teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0][0]
+        return cache, teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0][0]

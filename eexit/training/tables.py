@@ -1,9 +1,11 @@
 """The tables that end a training, and how to use what was trained."""
 
+from typing import Any
+
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import percent, written
 from eexit.method.readouts import READOUTS
-from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, Card
+from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, STATE_MAPS, Card
 
 SHOWN_THRESHOLDS = (0.05, 0.1, 0.2, 0.5)  # of a gate
 USES = {
@@ -11,12 +13,16 @@ USES = {
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
     ADAPTER: "--adapter {out}",
     GATE: "--rules {rules} --gate {out} --gate-thresholds 0.05 0.1 0.2",
+    STATE_MAPS: "--modes mapped_residual --state {out}",
 }
 
 
 def training_tables(card: Card) -> list[ResultTable]:
-    """Of held-out tokens: what layers say through each readout, how well probes rank, and a student's exits."""
-    tables = ((card.held_out, _layers), (card.probes, _probes), (card.exits, _exits), (card.gates, _gates))
+    """Of held-out tokens: what layers say through each readout, how well probes rank, a student's exits, and so on."""
+    tables = (
+        (card.held_out, _layers), (card.probes, _probes), (card.exits, _exits), (card.gates, _gates),
+        (card.state_exits, _states), (card.state_costs, _state_costs),
+    )  # fmt: skip
     return [table(card) for rows, table in tables if rows]
 
 
@@ -72,6 +78,46 @@ def _exits(card: Card) -> ResultTable:
         figures = [f"{row['n']:,}", written(row["mean_kl"], ".3f"), percent(row["agreement"])]
         table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
     return table
+
+
+def _states(card: Card) -> ResultTable:
+    """What is no longer full depth's where tokens leave at the first layer that agrees with it."""
+    caption = (
+        "Tokens leave at the first layer of the exit set that says what full depth says, so that what is not full "
+        "depth's is the state's doing. The last column is of the tokens that leave nowhere."
+    )
+    n_tokens, n_prompts = card.state_exits[0]["n"], card.state_exits[0]["n_prompts"]
+    table = ResultTable(caption, title=f"{n_tokens:,} decided tokens of {n_prompts} held-out prompts")
+    table.add("key", "exit set", "state")
+    table.add("number", "layers skipped", "not full depth's", "from", "to", "of those that go on")
+    for row in card.state_exits:
+        ends = [percent(row[f"disagreement_{end}"]) for end in ("low", "high")]
+        shares = percent(row["skipped"]), percent(row["disagreement"]), *ends, percent(row["final_disagreement"])
+        table.add_row(",".join(map(str, row["exits"])), _state(row), *shares)
+    return table
+
+
+def _state_costs(card: Card) -> ResultTable:
+    caption = "Millions of multiply-adds for the layers behind the exit, if a later token needs them all."
+    table = ResultTable(caption, title="a token that leaves")
+    table.add("number", "layer", "skipped", "full depth", "frozen_residual")
+    table.add("key", "maps")
+    table.add("number", "mapped_residual", "MB")
+    for row in card.state_costs:
+        full, frozen, mapped = (
+            written(row[name] / 1e6, ".2f") for name in ("full_depth", "frozen_residual", "mapped_residual")
+        )
+        size = written(row["bytes"] / 1e6, ".1f")
+        table.add_row(str(row["layer"]), str(row["skipped"]), full, frozen, _state(row), mapped, size)
+    return table
+
+
+def _state(row: dict[str, Any]) -> str:
+    """The name of a state in a table: that of the maps, or of the mode without any."""
+    if row["form"] is None:
+        return "frozen_residual"
+    rank = f", rank {row['rank']}" if row["rank"] else ""
+    return f"{row['form']}, round {row['round']}{rank}"
 
 
 def how_to_use(card: Card, out: str) -> str:

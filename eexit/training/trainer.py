@@ -39,6 +39,10 @@ class Trainer(ABC):
     def tables(self, texts: Sequence[Text]) -> Tables:
         """The card's tables of these texts, which nothing was learned from."""
 
+    def found_settings(self) -> dict[str, Any]:
+        """Settings that were not given, and that it has found itself, as in JSON."""
+        return {}
+
     def finish(self) -> None:
         """Called once, when it has learned from all blocks."""
         return

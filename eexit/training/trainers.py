@@ -8,6 +8,7 @@ from eexit.training.probes.probe import ProbeTrainer
 from eexit.training.readouts.linear import LinearTrainer
 from eexit.training.readouts.tuned import TunedTrainer
 from eexit.training.setup import Setup
+from eexit.training.states.state import StateTrainer
 from eexit.training.trainer import Trainer
 
 
@@ -22,5 +23,6 @@ TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {
     "tuned": TunedTrainer,
     "probe": ProbeTrainer,
     "gate": GateTrainer,
+    "state": StateTrainer,
     "student": _student,
 }

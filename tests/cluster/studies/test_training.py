@@ -142,6 +142,30 @@ def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_pa
     assert read_card(str(tmp_path / "probe"), "probe") == probe
 
 
+def test_the_form_of_state_maps_that_was_found_is_on_the_card_and_asks_for_no_other_training(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card, sweep = trained_here(texts, tmp_path / "state", "state", rank=4), read_finished(str(texts), ["prompt_id"])
+    assert (card.holds, card.layers) == (("state",), (2, 4))
+    form = card.settings["form"]
+    held = load_file(tmp_path / "state" / WEIGHTS)
+    assert any(".key." in name for name in held) == (form == "keys")
+    for asked in ({}, {"form": form}):
+        plan = WhatToTrain("state", str(tmp_path / "state"), settings={"rank": 4, **asked})
+        assert is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
+    [other] = {"keys", "streams"} - {form}
+    plan = WhatToTrain("state", str(tmp_path / "state"), settings={"rank": 4, "form": other})
+    with pytest.raises(UsageError, match=f"another training .settings.form: {form} -> {other}"):
+        is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
+
+    monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
+    command = [str(texts), "--what", "state", "--form", "auto", "--rank", "4", "--out", str(tmp_path / "state")]
+    assert train.main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"{form}, round 1, rank 4" in printed
+    assert f"use it with: python jobs/sweep.py --modes mapped_residual --state {tmp_path / 'state'}" in printed
+
+
 def look_at(texts: Path) -> dict[str, Any]:
     described: dict[str, Any] = json.loads((texts / MANIFEST).read_text())["model"]
     return described
@@ -150,7 +174,7 @@ def look_at(texts: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("what", "given", "message"),
     [
-        ("lineal", {}, "--what lineal can't be trained: choose from linear, tuned, probe, gate, student"),
+        ("lineal", {}, "--what lineal can't be trained: choose from linear, tuned, probe, gate, student, state"),
         ("linear", {"passes": 2}, "--passes is for tuned and probe and student, and --what is linear: leave it out"),
         ("tuned", {"learning_rate": -1.0}, "--learning-rate must be a number above 0, got -1"),
         (
@@ -158,6 +182,8 @@ def look_at(texts: Path) -> dict[str, Any]:
             {"most_tokens": 9},
             "--most-tokens must be above 112, the tokens of the texts, got 9: the first pass",
         ),
+        ("linear", {"rank": 8}, "--rank is for state, and --what is linear: leave it out"),
+        ("state", {"form": "key"}, "--form key is no form of state maps: choose from streams, keys, auto"),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
         (
