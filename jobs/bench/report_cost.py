@@ -21,11 +21,11 @@ from pathlib import Path
 from browser import chromium
 from rich.console import Console
 from rich.table import Table
-from reports.page.payload import payload
 from synthetic import kl_grid, write_synthetic_sweep
 
 from cluster.console.flags import Parser
 from reports.page.build import build_report, side_folder
+from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 
 Row = tuple[str, float, str, float | None]  # what, measured, unit, bound
