@@ -49,7 +49,7 @@ def moment_path(decoder: Decoder, folder: Path | None = None) -> Path:
     """Where the moment of a model's head is kept in a folder, by default the user's."""
     weights = plain_weight(decoder.head_alone.get_output_embeddings())
     how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
-    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
+    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy().data, digest_size=16)
     content.update(how.encode())
     return (folder or user_cache_path("eexit") / "screens") / f"{content.hexdigest()}.safetensors"
 

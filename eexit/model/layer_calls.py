@@ -32,8 +32,12 @@ class KeyMaker(Protocol):
     """A layer that makes no more than its keys and values."""
 
     @property
+    def projections(self) -> tuple[str, str] | None:
+        """The paths of the linear modules that make its keys and its values; None where there are no two such."""
+
+    @property
     def own_projections(self) -> tuple[nn.Module, nn.Module]:
-        """The linear modules that make its keys and its values, of layers that have two such modules."""
+        """These modules, of layers that have them."""
 
     def __call__(self, hidden_BTW: Tensor, *args: object, **kwargs: object) -> Any: ...
 

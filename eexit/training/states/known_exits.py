@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from eexit.decode.rows.slots import Layers, find_layers
+from eexit.decode.rows.waiting import Waiting
 from eexit.decode.token_pass import StudentRows, TokenPass, Tokens
-from eexit.decode.waiting import Waiting
 from eexit.method.state_maps import StateMaps
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from eexit.decode.costs.prices import find_prices
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding
 from eexit.method.state_maps import LinearMap, StateMaps
 from eexit.model.decoder import Decoder

@@ -11,8 +11,8 @@ import altair as alt
 import pandas as pd
 
 from reports.sections.learned_exits.cards import EVERYWHERE, series_of
-from reports.sections.quality_against_cost import LABEL_ROOM_PIXELS
 from reports.shared.charts import (
+    LABEL_ROOM_PIXELS,
     PERCENT,
     ROOM_PIXELS,
     ROWS,

@@ -17,9 +17,10 @@ from traces import assert_same, kl_request, traces_of
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows import batch, slots
+from eexit.decode.rows import slots
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.sampling import pick_tokens
+from eexit.decode.steps import batch
 from eexit.decode.steps.batch import padded
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
 from eexit.decode.trace import LENGTH, STOP, Trace

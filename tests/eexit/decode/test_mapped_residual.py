@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, some
-from eexit.decode.costs.prices import find_prices
 from ran import Multiplied
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
 from rows import PROMPTS, SAMPLED, generate
@@ -17,6 +16,7 @@ from untrained import N_LAYERS, RANK, STATE_MAPS, WIDTH, key_maps, stream_maps
 from eexit.decode import token_pass
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps

@@ -116,8 +116,8 @@ def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_mod
         weights = [its.weight for path, its in module.named_modules() if path.rpartition(".")[2] in ran]
         assert ran in (KEYS_AND_VALUES - {"kv_a_proj_with_mqa"}, {"kv_a_proj_with_mqa"}, *({name} for name in TOGETHER))
         assert keys == sum(weight.numel() for weight in weights)
-        alone = decoder.for_keys[decoder.layers.index(module)]
-        own = [path.rpartition(".")[2] for path in alone.projections or ()]
+        maker = decoder.for_keys[decoder.layers.index(module)]
+        own = [path.rpartition(".")[2] for path in maker.projections or ()]
         assert own == (["k_proj", "v_proj"] if ran == {"k_proj", "v_proj"} else [])
     assert set(called.values()) == {1}
 

@@ -87,7 +87,10 @@ def test_the_cards_disagreement_is_what_a_plain_loop_finds(
 ) -> None:
     trainer, tables = of_form[form]
     last = {"form": form, "round": 2, "rank": RANK}
-    states = [({"form": None, "round": None, "rank": None}, {}), (last, trainer.weights())]
+    states: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = [
+        ({"form": None, "round": None, "rank": None}, {}),
+        (last, trainer.weights()),
+    ]
     some_wrong = 0
     for exit_set in exit_sets(LAYERS):
         for named, held in states:
