@@ -35,20 +35,21 @@ from eexit.messages.progress import Display
 from eexit.plan.config import SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.results.layout import REPORT
+from eexit.studies.verdict_file import FILE
 
 if TYPE_CHECKING:
-    from eexit.studies.assessment.record import Record
-    from eexit.studies.assessment.verdict import Verdict
+    from cluster.assessment.outcome.verdict import Verdict
+    from cluster.assessment.record import Record
 
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from cluster.assessment.asked import Asked
+    from cluster.assessment.record import Record, folder_of
     from eexit.results.store.folder import open_store
     from eexit.results.store.lease import ASSESSING, refuse_if_held
-    from eexit.studies.assessment.asked import Asked
-    from eexit.studies.assessment.record import Record, folder_of
 
     asked = Asked(
         common(flags),
@@ -64,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     display = open_display(quiet=flags.quiet)
     log_to_stderr(logging.WARNING)
     display.say("importing Ray")
+    from cluster.assessment.assess import assess
+    from cluster.assessment.place import OnRay
     from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
-    from cluster.studies.assessment.assess import assess
-    from cluster.studies.assessment.place import OnRay
 
     with ray_session(display.say):
         verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
@@ -78,9 +79,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def finish(verdict: "Verdict", out: str, record: "Record") -> None:
     """Print the verdict, and where it is."""
+    from cluster.assessment.outcome.words import closing_sentences, sentences, verdict_table
     from eexit.results.store.folder import open_store
-    from eexit.studies.assessment.verdict import FILE
-    from eexit.studies.assessment.words import closing_sentences, sentences, verdict_table
     from jobs.sweep import write_report
 
     console = console_of(columns=110)

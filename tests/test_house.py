@@ -17,7 +17,7 @@ FLOORS = (
     "eexit.messages", "eexit.whole_files", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.decode", "eexit.results",
     "eexit.reference", "eexit.generator", "eexit.doors", "eexit", "eexit.training", "eexit.studies",
-    "cluster.console", "cluster", "cluster.studies",
+    "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
-`eexit.studies.assessment.words` has what it says. Of it, the report shows `sentences`, up to three; whether it `pays`,
+`cluster/assessment/outcome/words.py` says it. Of it, the report shows `sentences`, up to three; whether it `pays`,
 and where it does not, the largest `cause`; the `ledger` of what restrictions take, or, of format 1, the `losses` of all
 causes, as shares of full depth; and `rows`, up to six records for a table, whose keys are its columns. All but the
 first two may be missing, and other keys are not looked at.
@@ -12,7 +12,7 @@ import pyarrow.fs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eexit.results.files import Location
-from eexit.studies.assessment.verdict import FILE, MOST_ROWS
+from eexit.studies.verdict_file import FILE, MOST_ROWS
 
 
 class LedgerLine(BaseModel):

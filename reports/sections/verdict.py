@@ -13,9 +13,8 @@ import pandas as pd
 from eexit.messages.wording import counted
 from eexit.messages.written import bracketed, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
-from eexit.studies.assessment.causes import MEANINGS
-from eexit.studies.assessment.ledger import KNOWING, STATE
 from eexit.studies.choosing.words import none_certified
+from eexit.studies.verdict_file import KNOWING, MEANINGS, STATE
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL

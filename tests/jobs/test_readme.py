@@ -48,7 +48,7 @@ INSTEAD = {
     "OPENAI_API_KEY=…": "OPENAI_API_KEY=a-key",
 }
 CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py runs it"
-ASSESSES = "many sweeps one after the other: tests/cluster/studies/assessment runs them"
+ASSESSES = "many sweeps one after the other: tests/cluster/assessment runs them"
 INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
 LEFT_OUT = {
     "pip install -e .": INSTALLS,

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from place_here import Here
 
-from cluster.studies.assessment.assess import assess
+from cluster.assessment import asked as of_asked
+from cluster.assessment import learned, sizes
+from cluster.assessment.asked import Asked
+from cluster.assessment.assess import assess
+from cluster.assessment.outcome.verdict import Verdict
 from eexit.messages.progress import Silence
 from eexit.plan.config import Prompt
-from eexit.studies.assessment import asked as of_asked
-from eexit.studies.assessment import learned, sizes
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.verdict import FILE, Verdict
+from eexit.studies.verdict_file import FILE
 
 MARGIN = 0.1
 PROMPTS = tuple(Prompt(f"p{n}", f"word {n * 7919 % 1000} of {n}") for n in range(150))

@@ -8,9 +8,9 @@ import pytest
 from assessing import asked_of, assess_here, make_small
 from exiting_models import save_exiting_model
 
-from eexit.studies.assessment import learned
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.record import RECORD, Record
+from cluster.assessment import learned
+from cluster.assessment.asked import Asked
+from cluster.assessment.record import RECORD, Record
 
 RULES = {"confidence": (0.5, 0.9, 0.99), "entropy": (0.1,)}  # replays of which land one after the other
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cluster.assessment.outcome.ledger import LedgerOptions, Option, Proven
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.ledger import LedgerOptions, Option, Proven
 
 ONE_DRAW = np.zeros(1)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from driving import look_here
 
+from cluster.assessment.place import Plan
 from cluster.console import interruption
-from cluster.studies.assessment.place import Plan
 from cluster.studies.run import Call
 from cluster.studies.training_work import TrainingWork
 from eexit.generator import ModelGenerator

@@ -11,8 +11,9 @@ import pytest
 from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, choose, with_answers
 
+from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.verdict import FILE, Allowed, Contender, Loss
+from eexit.studies.verdict_file import FILE
 from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.verdict import verdict

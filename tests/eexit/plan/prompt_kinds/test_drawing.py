@@ -12,13 +12,13 @@ from commands import here
 from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
+from cluster.assessment.parts import Enough, drawn
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
 from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
-from eexit.studies.assessment.parts import Enough, drawn
 from jobs.files.make_prompts import main
 
 README = Path(__file__).parents[4] / "jobs" / "README.md"

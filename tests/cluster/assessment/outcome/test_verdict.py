@@ -9,14 +9,11 @@ import pytest
 from options import options_of
 from rich.console import Console
 
-from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.causes import MEANINGS, ledger_sentence, models_part
-from eexit.studies.assessment.ledger import BATCHES, DECIDING, KNOWING, MODEL, OVERHEAD, PROOF, RESTRICTIONS, STATE
-from eexit.studies.assessment.verdict import (
+from cluster.assessment.outcome.causes import ledger_sentence, models_part
+from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     GENERATE,
-    MOST_ROWS,
     TRIED,
     Allowed,
     Bound,
@@ -26,7 +23,20 @@ from eexit.studies.assessment.verdict import (
     Texts,
     judge,
 )
-from eexit.studies.assessment.words import as_json, closing_sentences, sentences, verdict_table
+from cluster.assessment.outcome.words import as_json, closing_sentences, sentences, verdict_table
+from eexit.quality.estimates import Estimate
+from eexit.studies.verdict_file import (
+    BATCHES,
+    DECIDING,
+    KNOWING,
+    MEANINGS,
+    MODEL,
+    MOST_ROWS,
+    OVERHEAD,
+    PROOF,
+    RESTRICTIONS,
+    STATE,
+)
 
 KEY = "frozen_residual/confidence/0.97@20,25"
 SETTING = Contender(

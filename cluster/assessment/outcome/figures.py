@@ -5,14 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from eexit.decode.costs.other_models import KNOWN
-from eexit.method.rules import ONLINE
-from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
-from eexit.results.store.finished_sweep import FinishedSweep
-from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED
-from eexit.studies.assessment.ledger import LedgerOptions
-from eexit.studies.assessment.tables import FirstLook, PromptFigures, SweepFigures
-from eexit.studies.assessment.verdict import (
+from cluster.assessment.learned import DEPLOYED, ORACLE, UNALTERED
+from cluster.assessment.outcome.ledger import LedgerOptions
+from cluster.assessment.outcome.tables import FirstLook, PromptFigures, SweepFigures
+from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
@@ -24,7 +20,11 @@ from eexit.studies.assessment.verdict import (
     Loss,
     Texts,
 )
-from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
+from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
+from eexit.decode.costs.other_models import KNOWN
+from eexit.method.rules import ONLINE
+from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
+from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
 
 AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")

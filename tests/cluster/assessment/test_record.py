@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.assessment.learned import Way
+from cluster.assessment.record import RECORD, Front, Record
+from cluster.assessment.sizes import LOOK, RUN, RunSizes, SearchSizes
 from eexit.messages.errors import UsageError
-from eexit.studies.assessment.learned import Way
-from eexit.studies.assessment.record import RECORD, Front, Record
-from eexit.studies.assessment.sizes import LOOK, RUN, RunSizes, SearchSizes
 
 ASKED = {"model": "m", "minutes": 30.0, "margin": 0.02}
 

@@ -5,15 +5,15 @@ from functools import partial
 
 import numpy as np
 
-from cluster.studies.assessment.workshop import RUN, TRIED, Workshop
+from cluster.assessment import sizes
+from cluster.assessment.front import rules_of, spread
+from cluster.assessment.outcome.figures import latest_choice, to_time
+from cluster.assessment.parts import ANSWERS, CHOOSING, REPORTING
+from cluster.assessment.sizes import RunSizes, promise
+from cluster.assessment.workshop import RUN, TRIED, Workshop
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.assessment import sizes
-from eexit.studies.assessment.figures import latest_choice, to_time
-from eexit.studies.assessment.front import rules_of, spread
-from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
-from eexit.studies.assessment.sizes import RunSizes, promise
 from eexit.studies.choosing.evidence import EmptyRiskError
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of

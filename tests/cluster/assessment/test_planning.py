@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eexit.messages.errors import UsageError
-from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.drawing import draw_prompts
-from eexit.quality.learn_then_test import certify, error_of_ask
-from eexit.quality.risk_tests import POWER, exact_binomial
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.front import (
+from cluster.assessment.asked import Asked
+from cluster.assessment.front import (
     Found,
     as_if_free,
     best_set,
@@ -25,8 +20,8 @@ from eexit.studies.assessment.front import (
     rules_of,
     spread,
 )
-from eexit.studies.assessment.learned import exit_sets, searched_layers
-from eexit.studies.assessment.parts import (
+from cluster.assessment.learned import exit_sets, searched_layers
+from cluster.assessment.parts import (
     ANSWERS,
     CHOOSING,
     DISAGREEMENT,
@@ -38,7 +33,7 @@ from eexit.studies.assessment.parts import (
     drawn,
     split,
 )
-from eexit.studies.assessment.sizes import (
+from cluster.assessment.sizes import (
     CHECKED,
     LEAST_TEXTS,
     LOOK,
@@ -60,6 +55,11 @@ from eexit.studies.assessment.sizes import (
     told_of_minutes,
     told_of_prompts,
 )
+from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.quality.learn_then_test import certify, error_of_ask
+from eexit.quality.risk_tests import POWER, exact_binomial
 
 ENOUGH = Enough.at(0.02, 0.95)
 AVAILABLE = {TRAINING: 700, PILOT: 390, CHOOSING: 1158, REPORTING: 519}

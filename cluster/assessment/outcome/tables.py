@@ -16,6 +16,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from cluster.assessment.asked import READS_KEY
+from cluster.assessment.front import head_in_layers, price_of_head
+from cluster.assessment.outcome.ledger import Option, Proven
+from cluster.assessment.outcome.verdict import Allowed, Contender
+from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
 from eexit.plan.runs import OK
@@ -25,11 +30,6 @@ from eexit.quality.risks import RISKS, Losses, losses
 from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.assessment.asked import READS_KEY
-from eexit.studies.assessment.front import head_in_layers, price_of_head
-from eexit.studies.assessment.ledger import Option, Proven
-from eexit.studies.assessment.parts import ANSWERS, DISAGREEMENT
-from eexit.studies.assessment.verdict import Allowed, Contender
 from eexit.studies.timing.speedups import Speedup, speedups
 from eexit.studies.timing.steps import StepTimes, step_times
 

@@ -27,11 +27,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from eexit.quality.estimates import MIN_SAMPLES, Estimate
+from eexit.studies.verdict_file import BATCHES, DECIDING, KNOWING, MODEL, OVERHEAD, PROOF, STATE
 
-STATE, KNOWING, PROOF, DECIDING, BATCHES, OVERHEAD = RESTRICTIONS = (
-    "state", "knowing", "proof", "deciding", "batches", "overhead",
-)  # fmt: skip
-MODEL: Final = "model"  # the cause where the oracle itself saves nothing
 ENDS: Final = (2.5, 97.5)  # of an interval, in percent of the draws
 NORMAL_WIDTH: Final = 2 * 1.959964  # of a 95 % interval, in standard deviations
 

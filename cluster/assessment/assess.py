@@ -7,8 +7,8 @@
     tried/              the front of the replays' settings, run on the pilot: the order in which they are tested
     tried-free/         the front of those that would save most if deciding were free, there too
     run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
-    assessment.json     what was asked and planned, and how long each step took (`eexit.studies.assessment.record`)
-    verdict.json        what came of it (`eexit.studies.assessment.words`), in run/ too
+    assessment.json     what was asked and planned, and how long each step took (`cluster.assessment.record`)
+    verdict.json        what came of it (`cluster.assessment.outcome.words`), in run/ too
 
 What is finished is found and not done again, whatever ended the command before: a step is finished by what it left.
 What of that is gone or damaged is done again, and said. Each step has a deadline. What is not done by then is left out,
@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cluster.console.interruption import TimeIsUpError
-from cluster.console.steps import Steps
-from cluster.studies.assessment.certifying import (
+from cluster.assessment import sizes
+from cluster.assessment.asked import Asked
+from cluster.assessment.certifying import (
     choose,
     cut_timing,
     has_chosen,
@@ -32,8 +32,13 @@ from cluster.studies.assessment.certifying import (
     run,
     time_settings,
 )
-from cluster.studies.assessment.place import Place
-from cluster.studies.assessment.preparing import (
+from cluster.assessment.learned import searched_layers
+from cluster.assessment.outcome.figures import AssessmentTables, figures_of
+from cluster.assessment.outcome.verdict import Verdict, judge
+from cluster.assessment.outcome.words import as_json
+from cluster.assessment.parts import ANSWERS
+from cluster.assessment.place import Place
+from cluster.assessment.preparing import (
     cut_learning,
     find_ceiling,
     has_ceiling,
@@ -42,20 +47,16 @@ from cluster.studies.assessment.preparing import (
     learn,
     look,
 )
-from cluster.studies.assessment.searching import has_searched, search
-from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
+from cluster.assessment.record import Record, folder_of
+from cluster.assessment.searching import has_searched, search
+from cluster.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
+from cluster.console.interruption import TimeIsUpError
+from cluster.console.steps import Steps
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Display
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
-from eexit.studies.assessment import sizes
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.figures import AssessmentTables, figures_of
-from eexit.studies.assessment.learned import searched_layers
-from eexit.studies.assessment.parts import ANSWERS
-from eexit.studies.assessment.record import Record, folder_of
-from eexit.studies.assessment.verdict import FILE, Verdict, judge
-from eexit.studies.assessment.words import as_json
+from eexit.studies.verdict_file import FILE
 from eexit.whole_files import write_whole
 
 

@@ -11,16 +11,16 @@ from exiting_models import save_exiting_model
 from finished_assessments import quick
 from place_here import Here
 
-from cluster.studies.assessment.workshop import CEILING_LEARNED, RUN, TRIED
+from cluster.assessment import learned, sizes
+from cluster.assessment.asked import Asked
+from cluster.assessment.learned import Learned
+from cluster.assessment.record import RECORD
+from cluster.assessment.workshop import CEILING_LEARNED, RUN, TRIED
 from eexit.messages.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.assessment import learned, sizes
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.learned import Learned
-from eexit.studies.assessment.record import RECORD
 
 pytestmark = pytest.mark.usefixtures("two_rules")
 

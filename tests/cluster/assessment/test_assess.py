@@ -16,22 +16,24 @@ from assessing import MARGIN, PROMPTS, Interrupted, Told, asked_of
 from exiting_models import save_exiting_model
 from place_here import Here
 
+from cluster.assessment import learned, sizes
+from cluster.assessment.asked import Asked
+from cluster.assessment.assess import assess
+from cluster.assessment.outcome.tables import SweepFigures
+from cluster.assessment.outcome.verdict import Verdict
+from cluster.assessment.outcome.words import sentences
+from cluster.assessment.record import RECORD, Record
+from cluster.assessment.workshop import LOOK, RUN, Workshop
 from cluster.console.steps import Steps
-from cluster.studies.assessment.assess import assess
-from cluster.studies.assessment.workshop import LOOK, RUN, Workshop
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Silence
 from eexit.method.screen_size import ScreenSize
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
-from eexit.studies.assessment import learned, sizes
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.ledger import BATCHES, DECIDING, OVERHEAD, RESTRICTIONS
-from eexit.studies.assessment.record import RECORD, Record
-from eexit.studies.assessment.tables import SweepFigures
-from eexit.studies.assessment.verdict import FILE, Verdict
-from eexit.studies.assessment.words import sentences
 from eexit.studies.timing.plan import WhatToTime, make_plan
+from eexit.studies.verdict_file import BATCHES, DECIDING, FILE, OVERHEAD, RESTRICTIONS
+
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def assessed(tmp_path: Path, model: Mapping[str, Any], exit_every: int = 3, **others: Any) -> tuple[Verdict, Asked]:

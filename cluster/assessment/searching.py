@@ -9,19 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cluster.studies.assessment.preparing import say_ceiling, sweep_ceiling
-from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FREE, Workshop
-from eexit.messages.errors import UsageError
-from eexit.method.rules import ONLINE
-from eexit.plan.artefacts import GATE, PROBE
-from eexit.plan.configuration import NORMAL
-from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
-from eexit.results.landed import read_columns
-from eexit.results.store.finished_sweep import read_finished
-from eexit.results.store.folder import open_store
-from eexit.results.study_tables import REPLAYS
-from eexit.studies.assessment import learned, sizes
-from eexit.studies.assessment.front import (
+from cluster.assessment import learned, sizes
+from cluster.assessment.front import (
     Found,
     Replays,
     as_if_free,
@@ -32,9 +21,20 @@ from eexit.studies.assessment.front import (
     of_set,
     rules_of,
 )
-from eexit.studies.assessment.learned import LEARNED, UNALTERED, Way
-from eexit.studies.assessment.parts import PILOT
-from eexit.studies.assessment.record import Front
+from cluster.assessment.learned import LEARNED, UNALTERED, Way
+from cluster.assessment.parts import PILOT
+from cluster.assessment.preparing import say_ceiling, sweep_ceiling
+from cluster.assessment.record import Front
+from cluster.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FREE, Workshop
+from eexit.messages.errors import UsageError
+from eexit.method.rules import ONLINE
+from eexit.plan.artefacts import GATE, PROBE
+from eexit.plan.configuration import NORMAL
+from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
+from eexit.results.landed import read_columns
+from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import REPLAYS
 from eexit.studies.choosing.evidence import Evidence
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 

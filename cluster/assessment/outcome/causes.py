@@ -1,31 +1,12 @@
 """Why early exit does not pay: the ledger's largest line, and what would have to be different, a sentence each."""
 
+from cluster.assessment.learned import DEPLOYED, ORACLE
+from cluster.assessment.outcome.ledger import Ledger, Line
+from cluster.assessment.outcome.verdict import Verdict
 from eexit.messages.wording import counted
 from eexit.messages.written import is_known, percent, short_percent, written
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.learned import DEPLOYED, ORACLE
-from eexit.studies.assessment.ledger import (
-    BATCHES,
-    DECIDING,
-    KNOWING,
-    MODEL,
-    OVERHEAD,
-    PROOF,
-    STATE,
-    Ledger,
-    Line,
-)
-from eexit.studies.assessment.verdict import Verdict
-
-MEANINGS = {
-    STATE: "what exits leave behind misleads later tokens",
-    KNOWING: "online rules do not know which tokens may leave",
-    PROOF: "it is not proven, with so many prompts",
-    DECIDING: "deciding costs too much",
-    BATCHES: "batches keep the layers busy",
-    OVERHEAD: "the clock gives less than the steps allow",
-    MODEL: "the model's tokens agree with full depth too late",
-}
+from eexit.studies.verdict_file import BATCHES, DECIDING, KNOWING, OVERHEAD, PROOF, STATE
 
 
 def why(verdict: Verdict) -> str:

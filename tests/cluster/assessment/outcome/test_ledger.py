@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 from options import option, options_of
 
+from cluster.assessment.outcome.ledger import LedgerOptions, Option, Proven, ledger_of
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.ledger import (
-    DECIDING,
-    MODEL,
-    PROOF,
-    RESTRICTIONS,
-    LedgerOptions,
-    Option,
-    Proven,
-    ledger_of,
-)
+from eexit.studies.verdict_file import DECIDING, MODEL, PROOF, RESTRICTIONS
 
 AT_MOST = 0.02
 

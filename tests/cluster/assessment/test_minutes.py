@@ -10,10 +10,10 @@ from exiting_models import save_exiting_model
 from finished_assessments import forget, quick
 from place_here import Here
 
-from cluster.studies.assessment.workshop import RUN, TEXTS
+from cluster.assessment import sizes
+from cluster.assessment.record import Record
+from cluster.assessment.workshop import RUN, TEXTS
 from eexit.messages.errors import UsageError
-from eexit.studies.assessment import sizes
-from eexit.studies.assessment.record import Record
 
 pytestmark = pytest.mark.usefixtures("two_rules")
 

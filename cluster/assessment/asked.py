@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from cluster.assessment.learned import DEPLOYED, ORACLE, UNALTERED, Rules, Way, exit_sets
+from cluster.assessment.parts import Enough, PromptParts, drawn, split
+from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 from eexit.messages.errors import UsageError
 from eexit.messages.explaining import explain
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
-from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED, Rules, Way, exit_sets
-from eexit.studies.assessment.parts import Enough, PromptParts, drawn, split
-from eexit.studies.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 
 CONFIDENCE: Final = 0.95
 READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits

@@ -12,9 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cluster.assessment import sizes
+from cluster.assessment.asked import READS_KEY, Asked
+from cluster.assessment.learned import LEARNED, Way
+from cluster.assessment.outcome.tables import FirstLook, SweepFigures
+from cluster.assessment.outcome.verdict import Bound
+from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
+from cluster.assessment.place import Place
+from cluster.assessment.record import Front, Record
+from cluster.assessment.sizes import Budget, SearchSizes, Speed
 from cluster.console import interruption
 from cluster.console.steps import Steps
-from cluster.studies.assessment.place import Place
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -25,14 +33,6 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.landing import survey
 from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
-from eexit.studies.assessment import sizes
-from eexit.studies.assessment.asked import READS_KEY, Asked
-from eexit.studies.assessment.learned import LEARNED, Way
-from eexit.studies.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
-from eexit.studies.assessment.record import Front, Record
-from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
-from eexit.studies.assessment.tables import FirstLook, SweepFigures
-from eexit.studies.assessment.verdict import Bound
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
 from eexit.studies.timing.plan import WhatToTime, make_plan

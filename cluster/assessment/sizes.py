@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cluster.assessment.parts import ANSWERS, CHOOSING, PILOT, REPORTING, TRAINING, Enough
+from cluster.assessment.parts import SHARES as PARTS_OF_PROMPTS
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import ordinal
 from eexit.messages.written import percent, short_percent
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.quality.risk_tests import POWER
-from eexit.studies.assessment.parts import ANSWERS, CHOOSING, PILOT, REPORTING, TRAINING, Enough
-from eexit.studies.assessment.parts import SHARES as PARTS_OF_PROMPTS
 
 LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
     "look", "ceiling", "learn", "search", "run", "choose", "time",

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from cluster.assessment.learned import Rules, Way
+from cluster.assessment.sizes import RunSizes, SearchSizes
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.plan.artefacts import CARD
 from eexit.plan.configuration import EVERY
 from eexit.results.layout import ASSESSMENT, MANIFEST
 from eexit.results.store.manifest import first_difference
-from eexit.studies.assessment.learned import Rules, Way
-from eexit.studies.assessment.sizes import RunSizes, SearchSizes
 from eexit.whole_files import write_whole
 
 RECORD: Final = ASSESSMENT

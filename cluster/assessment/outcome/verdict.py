@@ -3,7 +3,7 @@
 It pays if a setting was certified on the prompts for choosing, kept the bound on those for reporting, costs less than
 full depth, and takes less time than full depth at one of the batch sizes at least, by the end of its interval.
 
-Otherwise the cause is the largest line of the ledger (`eexit.studies.assessment.ledger`): it begins with what an oracle
+Otherwise the cause is the largest line of the ledger (`outcome.ledger`): it begins with what an oracle
 saves here. What leaving at the first layer would save beyond that is the model's own, told apart, and no rule's to
 lose. This module knows no tables: `figures` makes `Figures` of them.
 """
@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from cluster.assessment.outcome.ledger import Ledger, LedgerOptions, ledger_of
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.studies.assessment.ledger import Ledger, LedgerOptions, ledger_of
+from eexit.studies.verdict_file import MOST_ROWS
 
-FILE: Final = "verdict.json"
 FORMAT: Final = 2
-MOST_ROWS: Final = 6
 BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE = "best", "tried", "control", "ceiling", "draft", "generate"
 
 

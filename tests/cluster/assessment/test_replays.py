@@ -2,7 +2,7 @@
 
 import pytest
 
-from eexit.studies.assessment.front import Replays
+from cluster.assessment.front import Replays
 
 WANTED = Replays({"confidence": (0.9, 0.99), "entropy": (0.5,)}, ("25", "20,25", "all"), replaced={"decide_on": "head"})
 

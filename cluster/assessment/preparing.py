@@ -5,8 +5,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from cluster.assessment import sizes
+from cluster.assessment.asked import READS_KEY
+from cluster.assessment.learned import LEARNED, ORACLE, Learned, Way
+from cluster.assessment.outcome.figures import of_oracle
+from cluster.assessment.outcome.tables import SweepFigures
+from cluster.assessment.parts import ANSWERS, PILOT, TRAINING
+from cluster.assessment.sizes import CURVE, SearchSizes
+from cluster.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from cluster.console.interruption import TimeIsUpError
-from cluster.studies.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from eexit.messages.wording import counted
 from eexit.messages.written import percent, short_percent, written
 from eexit.plan.artefacts import READOUT, Card
@@ -14,13 +21,6 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
 from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.assessment import sizes
-from eexit.studies.assessment.asked import READS_KEY
-from eexit.studies.assessment.figures import of_oracle
-from eexit.studies.assessment.learned import LEARNED, ORACLE, Learned, Way
-from eexit.studies.assessment.parts import ANSWERS, PILOT, TRAINING
-from eexit.studies.assessment.sizes import CURVE, SearchSizes
-from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
 from eexit.training.plan import WhatToTrain
 

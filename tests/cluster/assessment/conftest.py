@@ -2,12 +2,12 @@ import pytest
 from assessing import make_small
 from finished_assessments import RULES, paying
 
-from eexit.studies.assessment import learned
+from cluster.assessment import learned
 
 __all__ = ["paying"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
 

@@ -12,7 +12,7 @@ rows        up to six records: setting, role (best, tried, control, ceiling, dra
             accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
             those of normal; what is not known is null
 ledger      ceiling (saved, low, high, setting), batch (of the times, or null) and lines: each with restriction, taken,
-            low, high, left and setting, as shares of full depth (`eexit.studies.assessment.ledger`)
+            low, high, left and setting, as shares of full depth (`cluster.assessment.outcome.ledger`)
 possible    what leaving at the first layer would save; beyond the ceiling, that is the model's
 bound       risk, at_most, confidence
 ask         which ask of its prompts for choosing it is: further ones share the error with those before
@@ -24,14 +24,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted, ordinal
-from eexit.messages.written import percent, short_percent, written
-from eexit.quality.estimates import Estimate
-from eexit.quality.risks import RISKS
-from eexit.studies.assessment.causes import ledger_sentence, models_part, otherwise, why
-from eexit.studies.assessment.ledger import Ledger
-from eexit.studies.assessment.verdict import (
+from cluster.assessment.outcome.causes import ledger_sentence, models_part, otherwise, why
+from cluster.assessment.outcome.ledger import Ledger
+from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
@@ -46,6 +41,11 @@ from eexit.studies.assessment.verdict import (
     holds,
     known,
 )
+from eexit.messages.result_table import ResultTable
+from eexit.messages.wording import counted, ordinal
+from eexit.messages.written import percent, short_percent, written
+from eexit.quality.estimates import Estimate
+from eexit.quality.risks import RISKS
 
 CAPTION: Final = (
     "Saved, of full depth's multiply-adds: in theory, if deciding were free (cost_needed); by what was run (cost_run). "

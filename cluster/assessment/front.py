@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from cluster.assessment.learned import UNALTERED, Rules
 from eexit.plan.configuration import EVERY, Exit, parse_exit_set
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
-from eexit.studies.assessment.learned import UNALTERED, Rules
 
 Row = Mapping[str, Any]
 # Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers, and more
