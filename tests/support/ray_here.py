@@ -144,7 +144,7 @@ class RayHere:
         self.numbers = count()
 
     def remote(self, *of: type, num_cpus: float = 1, **_: Any) -> Any:
-        return ActorClass(self, *of) if of else lambda its: ActorClass(self, its, num_cpus)
+        return ActorClass(self, of[0]) if of else lambda its: ActorClass(self, its, num_cpus)
 
     def wait(
         self, calls: Sequence[Call], num_returns: int = 1, timeout: float | None = None

@@ -41,8 +41,8 @@ def hooks_of(model: PreTrainedModel) -> list[int]:
 
 def digest(inputs: Tensor, cache: DynamicCache) -> bytes:
     """Identifies the tokens, and the keys and values bit by bit."""
-    seen = blake2b(repr((inputs.tolist(), cache.get_seq_length())).encode())
-    for layer in cache.layers:
+    seen, layers = blake2b(repr((inputs.tolist(), cache.get_seq_length())).encode()), list[Any](cache.layers)
+    for layer in layers:
         for part in (layer.keys, layer.values) if layer.is_initialized else ():
             seen.update(part.contiguous().view(torch.uint8).numpy())
     return seen.digest()
