@@ -47,6 +47,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     ),
     "eexit/decode/test_scoring.py": ("test_invariant_8_holds_for_a_shortlist", "test_a_text_may_be_anything"),
     "eexit/method/test_rules.py": ALL,
+    "eexit/method/test_state_maps.py": ALL,
     "eexit/method/test_stick_breaking.py": ALL,
     # What is planned, and bad input, without a process.
     "eexit/plan/test_artefacts.py": ALL,

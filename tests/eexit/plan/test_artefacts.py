@@ -182,10 +182,12 @@ def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
         config(controls=[{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}])
     with pytest.raises(ValidationError, match=r"maps has no effect: give mode mapped_residual"):
         config(state=place)
-    with pytest.raises(UsageError, match="holds no state, since it was trained with --what linear: give --readout"):
+    with pytest.raises(
+        ValidationError, match="holds no state, since it was trained with --what linear: give --readout"
+    ):
         config(state=linear, **MAPPING)
     adapter = str(artefact(tmp_path / "student", "student", (ADAPTER,)))
-    with pytest.raises(UsageError, match=r"was trained on the model's own streams: leave it or --adapter out"):
+    with pytest.raises(ValidationError, match=r"was trained on the model's own streams: leave it or --adapter out"):
         config(state=place, adapter=adapter, **MAPPING)
     planned = config(state=place, **MAPPING)
     with pytest.raises(UsageError, match=r"--state .* was trained for layers 0 1 2 3 4 5, not for 6"):
