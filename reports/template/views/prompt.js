@@ -206,7 +206,7 @@ function configurationsPage(key) {
       name: promptName(prompt, 40) + ofSeed(run),
     })),
   );
-  const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.trade || DATA.charts[0];
+  const chart = DATA.trade || DATA.charts[0];
   const row = chart?.table.rows.filter((found) => found.configuration === key);
   return [
     trail(key),
