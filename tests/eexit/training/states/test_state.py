@@ -1,6 +1,7 @@
 """`state`: what its maps are worth is what a plain loop finds, and a training that was stopped goes on to the same."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
