@@ -14,9 +14,9 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import ray
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from cluster.console.events import log, log_to_stderr
-from cluster.metrics import Metrics
 from eexit.messages.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
@@ -28,6 +28,23 @@ from eexit.results.store.lease import is_fenced
 
 # Makes a generator for a sweep on a device: auto, cpu, cuda or mps.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
+BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
+
+
+class Metrics:
+    """What an actor counts for Prometheus since it started, and its rows in flight.
+
+    They are on its node's metrics endpoint, where their names begin with `ray_`.
+    """
+
+    def __init__(self) -> None:
+        self.runs = Counter("eexit_runs", "runs landed, errors included")
+        self.errors = Counter("eexit_errors", "runs landed as errors")
+        self.tokens = Counter("eexit_tokens", "tokens generated, whether they landed or not")
+        self.shard_seconds = Histogram(
+            "eexit_shard_seconds", "seconds from a shard's start to its landing", BUCKET_SECONDS
+        )
+        self.rows_in_flight = Gauge("eexit_rows_in_flight", "runs of the shard at hand")
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:

@@ -21,7 +21,7 @@ RUN_ID = described("run_id", pa.string(), "hash", "content hash of model, prompt
 PROMPT_ID = described("prompt_id", pa.string(), "id", "the prompt's id, unique in the sweep", False)
 SEED = described("seed", pa.int64(), "id", "seed of the exit and sampling draws", False)
 
-# The configuration of a run, in both tables: `Configuration.columns`.
+# The configuration of a run, in both tables: what `columns` of each kind of `eexit.plan.configuration` gives.
 CONFIGURATION: Final = [
     described("configuration", pa.string(), "name", "mode/rule/parameter, or normal: what to group by", False),
     described("mode", pa.string(), "name", "; ".join(f"{mode}: {does}" for mode, does in ALL_MODES.items()), False),

@@ -41,7 +41,7 @@ class Quality:
     """One row per configuration, drafts left out: those of `per_configuration` with its columns.
 
     Further columns: those of `Savings`; for accuracy and each judge's score, `<column>_difference`, that to `normal`;
-    `correct_gained`, `correct_lost` and `correct_p`, prompts that are right here alone or in `normal` alone, and
+    `correct` with each of GAINED, LOST and P_VALUE, prompts that are right here alone or in `normal` alone, and
     McNemar's p; `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and
     `certified`, what for it is certified. The best come first, and a control comes after its configuration.
     """

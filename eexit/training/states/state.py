@@ -24,7 +24,7 @@ from eexit.training.states.disagreement import better_form
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import After, Form, KeysForm, Pair, StreamsForm
 from eexit.training.states.known_exits import MAPPED, FullDepth, exit_sets, run_known
-from eexit.training.states.tables import Variant, cost_rows, exit_rows, pair_rows
+from eexit.training.states.tables import FittedMaps, cost_rows, exit_rows, pair_rows
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
 from eexit.training.trainer import Tables, Trainer
@@ -97,14 +97,14 @@ class StateTrainer(Trainer):
         maps = {pair: self.forms[name].maps(pair, map_JH, rank) for pair, map_JH in found.items()}
         return StateMaps(name, maps)
 
-    def _variant(self, name: str, of_round: int, rank: int | None = None) -> Variant:
+    def _variant(self, name: str, of_round: int, rank: int | None = None) -> FittedMaps:
         found: Found = self.found[name, of_round]
         if rank is not None:
             fits, regressions = Fits(self.sums), self.forms[name].regressions
             found = {pair: fits.of_rank(regressions[pair], map_JH, rank) for pair, map_JH in found.items()}
-        return Variant(name, of_round, rank, found, self._as_maps(name, found, rank))
+        return FittedMaps(name, of_round, rank, found, self._as_maps(name, found, rank))
 
-    def _variants(self) -> list[Variant]:
+    def _variants(self) -> list[FittedMaps]:
         """All maps that were made, those that are the artefact's last."""
         whole = [self._variant(*made) for made in sorted(self.found, key=lambda made: (made[0] == self.kept, made[1]))]
         if self.settings.rank is None or self.kept is None:

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Variant:
+class FittedMaps:
     """Maps that a training has made on its way: of a form, after a round, and whole or of a rank."""
 
     form: str
@@ -36,7 +36,9 @@ class Variant:
         return {"form": self.form, "round": self.of_round, "rank": self.rank}
 
 
-def exit_rows(decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], variants: Sequence[Variant]) -> list[Row]:
+def exit_rows(
+    decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], variants: Sequence[FittedMaps]
+) -> list[Row]:
     """A row per exit set and state: `frozen_residual`, and then the maps."""
     names: dict[str, Row] = {"frozen": {"form": None, "round": None, "rank": None}}
     leaves: dict[str, StateMaps | None] = {"frozen": None}
@@ -60,7 +62,7 @@ def exit_rows(decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], va
     ]
 
 
-def cost_rows(decoder: Decoder, layers: Sequence[int], variants: Sequence[Variant]) -> list[Row]:
+def cost_rows(decoder: Decoder, layers: Sequence[int], variants: Sequence[FittedMaps]) -> list[Row]:
     """A row per exit layer and kind of maps: what a token that leaves there costs if a later one needs all layers.
 
     Multiply-adds of the layers behind the exit: run at full depth, without their attention to earlier positions; their
@@ -92,7 +94,7 @@ def _bytes(maps: Sequence[LinearMap]) -> int:
     return sum(part.numel() * FP32_BYTES for each in maps for part in (*each.weights, each.bias))
 
 
-def pair_rows(forms: Mapping[str, Form], sums: SplitSums, variants: Sequence[Variant]) -> list[Row]:
+def pair_rows(forms: Mapping[str, Form], sums: SplitSums, variants: Sequence[FittedMaps]) -> list[Row]:
     """A row per exit layer, deeper layer and kind of maps: which share of its targets' variance a map explains.
 
     Targets are the stream that enters the layer, or its keys and values. What `frozen_residual` has there, the stream
