@@ -73,7 +73,8 @@ def _linear_map(
 
 def stream_maps(rank: int | None = None, std: float = 0.1) -> dict[str, torch.Tensor]:
     """The tensors of maps of the stream, for exits at every layer."""
-    generator, tensors = torch.Generator().manual_seed(3), {}
+    tensors: dict[str, torch.Tensor] = {}
+    generator = torch.Generator().manual_seed(3)
     for exit_layer in range(N_LAYERS):
         for layer in range(exit_layer + 2, N_LAYERS):
             [name] = names(STREAMS, exit_layer, layer)
@@ -83,7 +84,8 @@ def stream_maps(rank: int | None = None, std: float = 0.1) -> dict[str, torch.Te
 
 def key_maps(decoder: Decoder, rank: int | None = None, std: float = 0.2) -> dict[str, torch.Tensor]:
     """The tensors of maps to keys and to values, for exits at every layer of a model whose layers have projections."""
-    generator, tensors = torch.Generator().manual_seed(4), {}
+    tensors: dict[str, torch.Tensor] = {}
+    generator = torch.Generator().manual_seed(4)
     for layer, alone in enumerate(decoder.for_keys):
         projections: Sequence[Any] = alone.own_projections
         for exit_layer in range(layer - 1):
