@@ -89,35 +89,34 @@ def _states(card: Card) -> ResultTable:
     n_tokens, n_prompts = card.state_exits[0]["n"], card.state_exits[0]["n_prompts"]
     table = ResultTable(caption, title=f"{n_tokens:,} decided tokens of {n_prompts} held-out prompts")
     table.add("key", "exit set", "state")
-    table.add("number", "layers skipped", "not full depth's", "from", "to", "of those that go on")
+    table.add("number", "round", "rank", "layers\nskipped", "not full\ndepth's", "95 %", "of those\nthat go on")
     for row in card.state_exits:
-        ends = [percent(row[f"disagreement_{end}"]) for end in ("low", "high")]
-        shares = percent(row["skipped"]), percent(row["disagreement"]), *ends, percent(row["final_disagreement"])
-        table.add_row(",".join(map(str, row["exits"])), _state(row), *shares)
+        ends = "–".join(percent(row[f"disagreement_{end}"]) for end in ("low", "high"))
+        shares = percent(row["skipped"]), percent(row["disagreement"]), ends, percent(row["final_disagreement"])
+        table.add_row(",".join(map(str, row["exits"])), *_state(row), *shares)
     return table
 
 
 def _state_costs(card: Card) -> ResultTable:
     caption = "Millions of multiply-adds for the layers behind the exit, if a later token needs them all."
     table = ResultTable(caption, title="a token that leaves")
-    table.add("number", "layer", "skipped", "full depth", "frozen_residual")
+    table.add("number", "layer", "layers\nskipped", "full\ndepth", "frozen_\nresidual")
     table.add("key", "maps")
-    table.add("number", "mapped_residual", "MB")
+    table.add("number", "round", "rank", "mapped_\nresidual", "MB")
     for row in card.state_costs:
         full, frozen, mapped = (
             written(row[name] / 1e6, ".2f") for name in ("full_depth", "frozen_residual", "mapped_residual")
         )
-        size = written(row["bytes"] / 1e6, ".1f")
-        table.add_row(str(row["layer"]), str(row["skipped"]), full, frozen, _state(row), mapped, size)
+        megabytes = written(row["bytes"] / 1e6, ".1f")
+        table.add_row(str(row["layer"]), str(row["skipped"]), full, frozen, *_state(row), mapped, megabytes)
     return table
 
 
-def _state(row: dict[str, Any]) -> str:
-    """The name of a state in a table: that of the maps, or of the mode without any."""
+def _state(row: dict[str, Any]) -> tuple[str, str, str]:
+    """A state in a table: the mode or the form of its maps, and their round and rank."""
     if row["form"] is None:
-        return "frozen_residual"
-    rank = f", rank {row['rank']}" if row["rank"] else ""
-    return f"{row['form']}, round {row['round']}{rank}"
+        return "frozen_residual", "", ""
+    return row["form"], str(row["round"]), str(row["rank"] or "whole")
 
 
 def how_to_use(card: Card, out: str) -> str:

@@ -86,8 +86,8 @@ def explained(sums: Sums, map_JH: Tensor) -> float:
 
 def linear_map(map_JH: Tensor, rank: int | None) -> LinearMap:
     """As the engine multiplies it: at once, or by two matrices if it has a rank, fp32."""
-    if rank is None:
-        return LinearMap((map_JH[1:].float(),), map_JH[0].float())
-    left_DK, size_K, right_KH = torch.linalg.svd(map_JH[1:], full_matrices=False)
-    down_DR, up_RH = left_DK[:, :rank] * size_K[:rank], right_KH[:rank].contiguous()
-    return LinearMap((down_DR.float(), up_RH.float()), map_JH[0].float())
+    weights: tuple[Tensor, ...] = (map_JH[1:],)
+    if rank is not None:
+        left_DK, size_K, right_KH = torch.linalg.svd(map_JH[1:], full_matrices=False)
+        weights = left_DK[:, :rank] * size_K[:rank], right_KH[:rank]
+    return LinearMap(tuple(weight.float().contiguous() for weight in weights), map_JH[0].float().contiguous())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -162,7 +163,8 @@ def test_the_form_of_state_maps_that_was_found_is_on_the_card_and_asks_for_no_ot
     command = [str(texts), "--what", "state", "--form", "auto", "--rank", "4", "--out", str(tmp_path / "state")]
     assert train.main(command) == 0
     printed = capsys.readouterr().out
-    assert f"{form}, round 1, rank 4" in printed
+    assert re.search(rf"2,4 +{form} +1 +4 +[0-9.]+%", printed)
+    assert re.search(rf" {form} +1 +whole +[0-9.]+ +[0-9.]+ *\n", printed)
     assert f"use it with: python jobs/sweep.py --modes mapped_residual --state {tmp_path / 'state'}" in printed
 
 
