@@ -3,8 +3,9 @@
     python jobs/bench           the engine's speed, about five minutes on two CPU cores (--quick: one)
     python jobs/bench driver    planning, driving and resuming a million runs that do nothing: time and memory
     python jobs/bench report    a report's size, the time to build it, and how long a reader waits
+    python jobs/bench findings  no measurement: FINDINGS.md and README's summary, from the tables of the study
 
-`python jobs/bench engine --help`, `driver --help` and `report --help` list their flags.
+`python jobs/bench engine --help`, and so with each, lists its flags.
 """
 
 import os
@@ -14,7 +15,7 @@ from importlib import import_module
 
 from cluster.console.command import command
 
-PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost"}
+PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost", "findings": "findings"}
 
 
 @command()

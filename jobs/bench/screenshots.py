@@ -2,7 +2,7 @@
 
     python jobs/bench/screenshots.py results/demo --out shots
 
-The picture in reports/sample/ comes from a study's results (reports/sample/FINDINGS.md), by
+The picture in reports/sample/ comes from the results of a study, such as that of jobs/sweeps/study.toml, by
 
     python jobs/bench/screenshots.py results/by-hand --readme reports/sample/overview.png
 

@@ -1,5 +1,6 @@
 """The grader beside a careful reader: how many texts they mark alike, of those that it was made with and of others."""
 
+import csv
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -93,3 +94,17 @@ def test_both_marks_are_as_frequent_in_each_half_and_no_text_is_there_twice(file
 @pytest.mark.parametrize(("prompt", "answer", "text", "right"), BY_NAME)
 def test_what_was_once_marked_wrongly_no_longer_is(prompt: str, answer: str, text: str, right: bool) -> None:
     assert mark(Prompt("", prompt, answer=answer), text).correct == right
+
+
+def test_findings_has_how_many_later_texts_are_marked_alike() -> None:
+    """`grading.csv`, which FINDINGS.md prints: texts that had no part in making the grader, by sort."""
+    rows: dict[str, Counter[str]] = {}
+    for sort, prompt, text, right in (each for file in LATER for each in readings(file, held_out=True)):
+        marked = mark(prompt, text).correct
+        of_sort = rows.setdefault(sort, Counter())
+        of_sort["texts"] += 1
+        of_sort["alike" if marked == right else "wrongly_right" if marked else "wrongly_wrong"] += 1
+    names = ("texts", "alike", "wrongly_right", "wrongly_wrong")
+    counted = [{"sort": sort, **{name: str(rows[sort][name]) for name in names}} for sort in sorted(rows)]
+    with (Path(__file__).parents[3] / "reports" / "sample" / "grading.csv").open() as file:
+        assert list(csv.DictReader(file)) == counted

@@ -1,0 +1,336 @@
+"""The sections of FINDINGS.md: each a table of the study or two, and what follows from it.
+
+What an outcome is called is decided by `outcomes`, as PLAN.md said beforehand.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from cluster.assessment.outcome.figures import AssessmentTables, figures_of
+from cluster.assessment.outcome.tables import FirstLook, SweepFigures
+from cluster.assessment.outcome.verdict import Bound, Verdict, judge
+from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import Estimate
+from eexit.results.study_tables import REPLAYS
+from findings import outcomes
+from findings.frame import commands, grading, limits
+from findings.study import DTYPES, LOOK, PILOT, STUDY, TRIED, StudySweep, card, lost_by_one_alone
+from findings.words import p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
+
+BATCHES: Final = (1, 8)
+LINES: Final = {
+    "state": "what exits leave behind: the oracle in `frozen_residual`",
+    "knowing": "knowing where: online rules, by their mean loss",
+    "proof": "proof: what is certified",
+    "deciding": "deciding, and keys and values",
+    "batches": "what steps allow rows that leave one by one",
+    "overhead": "what the clock says",
+}
+
+
+@cache
+def sweep(name: str) -> StudySweep:
+    return StudySweep(name)
+
+
+@cache
+def setting() -> str:
+    """The one setting that was announced."""
+    [key] = sweep(f"run-{DTYPES[0]}").settings
+    return key
+
+
+@cache
+def certificates() -> dict[str, str]:
+    """What the choice is called, by dtype."""
+    return {dtype: outcomes.certificate(*_tested(dtype), _lost(dtype)) for dtype in DTYPES}
+
+
+@cache
+def verdict(dtype: str) -> Verdict:
+    """That of an assessment with these tables: oracles and settings of the pilot, and this run."""
+    run = SweepFigures.read(str(STUDY / f"run-{dtype}"))
+    tables = AssessmentTables(
+        FirstLook(SweepFigures.read(str(STUDY / LOOK))),
+        [SweepFigures.read(str(STUDY / PILOT))],
+        [SweepFigures.read(str(STUDY / name)) for name in TRIED],
+        run,
+    )
+    return judge(figures_of(tables, Bound("answers", outcomes.AT_MOST, 0.95), BATCHES))
+
+
+def title() -> str:
+    manifest = sweep(PILOT).finished.manifest
+    machine = next(row["machine"] for row in _timings())
+    return f"""
+# Does early exit pay on a small language model?
+
+SmolLM2-135M-Instruct ({manifest.model["n_layers"]} layers), greedy, {machine}. In brackets: 95 % intervals over
+prompts. [PLAN.md](PLAN.md) was committed before the study ran: it names the setting, the prompts, the tests and what
+each outcome is called. Every number here is computed from the tables in [study/](study) by
+`python jobs/bench findings`, and a test does so again. [study.html](study.html) is the report of an older sweep, of
+prompts by hand.
+"""
+
+
+def answer() -> str:
+    saved, run = sweep("run-float32").saved(setting()), verdict("float32")
+    fastest = min(BATCHES, key=lambda batch: _time(batch).high)
+    return f"""
+## The verdict
+
+**{outcomes.pays(saved, certificates(), _time(fastest).high)}.** {outcomes.holds(certificates())}:
+`{setting()}` {_called()} for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts. It
+{outcomes.saving(saved)}: it runs {share_of(saved)} fewer multiply-adds than full depth in float32, deciding
+included, and takes {times_of(_time(fastest))} as long with {rows_at(fastest)}, where it is fastest. What takes most of
+what an oracle's exits would save is *{run.ledger.cause}*.
+"""
+
+
+def summary() -> str:
+    """What README says of the study."""
+    saved, run = sweep("run-float32").saved(setting()), verdict("float32")
+    times = ", ".join(f"{times_of(_time(batch))} with {rows_at(batch)}" for batch in BATCHES)
+    line = run.ledger.line(run.ledger.cause)
+    return f"""
+- {outcomes.holds(certificates())}. A rule that looks at few layers, through a trained linear map, a coarse sketch of
+  the head and a gate (`{setting()}`), {_called()} for a loss of at most {percent_of(outcomes.AT_MOST)} of the
+  prompts. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times} as long.
+- An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
+  most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
+"""
+
+
+def announced() -> str:
+    rows = []
+    for dtype in DTYPES:
+        run, (p_value, error) = sweep(f"run-{dtype}"), _tested(dtype)
+        reporting = run.lost(setting(), reporting=True)
+        rows.append([
+            dtype, f"{_lost(dtype).n:,}", share_of(_lost(dtype)), p_of(p_value), p_of(error), certificates()[dtype],
+            f"{share_of(reporting)} of {reporting.n}",
+        ])  # fmt: skip
+    table = table_of(["dtype", "prompts", "lost", "p", "may err with", "", "reporting: lost"], rows)
+    alone = lost_by_one_alone(*(sweep(f"run-{dtype}").lost_prompts(setting()) for dtype in DTYPES))
+    return f"""
+## The announced test
+
+One setting, `{setting()}`, was asked of the same prompts in both dtypes, so that the two asks share the error.
+
+{table}
+
+The prompts that the setting loses {outcomes.dtypes(alone.p_value)} between dtypes: {alone.first} are lost in
+{DTYPES[0]} alone, {alone.second} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(alone.p_value)}).
+
+{_beside_normal("run", "Of all prompts of the run:")}
+"""
+
+
+def by_kind() -> str:
+    rows = []
+    kinds = sorted(set(sweep("run-float32").runs.kind))
+    for kind in kinds:
+        cells = [kind]
+        for dtype in DTYPES:
+            run = sweep(f"run-{dtype}")
+            paired = run.beside_normal(setting(), run.runs.kind == kind)
+            cells += [f"{paired.difference.n}", f"{paired.gained}, {paired.lost}"] if dtype == DTYPES[0] else [
+                f"{paired.gained}, {paired.lost}"
+            ]  # fmt: skip
+        rows.append(cells)
+    return f"""
+## By kind of prompt
+
+Prompts that the setting gets right and full depth does not, and the other way round.
+
+{table_of(["kind", "prompts", *(f"{dtype}: gained, lost" for dtype in DTYPES)], rows)}
+"""
+
+
+def ledger() -> str:
+    first = verdict(DTYPES[0])
+    rows = [
+        ["the oracle `agree`, in exact state", "", f"{share_of(first.ledger.ceiling)}", f"`{first.ledger.ceiling_key}`"]
+    ]
+    for line in first.ledger.lines:
+        rows.append(
+            [LINES[line.restriction], share_of(line.taken), percent_of(line.left), f"`{line.key or 'full depth'}`"]
+        )
+    largest = {dtype: verdict(dtype).ledger.cause for dtype in DTYPES}
+    said = {f"in {dtype}, *{cause}*" for dtype, cause in largest.items()}
+    same = len(set(largest.values())) == 1
+    largest_is = f"*{largest[DTYPES[0]]}*, in both dtypes" if same else " and ".join(sorted(said))
+    beyond = first.figures.possible - first.ledger.ceiling.mean
+    return f"""
+## Where an oracle's savings go
+
+In float32, as shares of full depth: each line is what the next restriction takes, at a loss of at most
+{percent_of(outcomes.AT_MOST)}. Oracles and settings are those of the pilot ({sweep(PILOT).n_prompts} prompts).
+
+{table_of(["restriction", "takes", "left", "by"], rows)}
+
+The largest line is {largest_is}. What leaving at the first layer would save beyond the oracle, {percent_of(beyond)}, is
+the model's: its tokens do not agree with full depth there. A read of the head costs
+{first.figures.head_in_layers:.1f} layers of this model.
+"""
+
+
+def pilot() -> str:
+    oracles = sweep(PILOT)
+    replayed = {row["configuration"]: row for row in REPLAYS.rows(oracles.finished.store)}
+    rows = [_settings_row(oracles, key, None) for key in oracles.settings]
+    for name in TRIED:
+        tried = sweep(name)
+        replays = [replayed.get(key.replace("frozen_residual", "unfrozen")) for key in tried.settings]
+        rows += [_settings_row(tried, key, replay) for key, replay in zip(tried.settings, replays, strict=True)]
+    heads = ["setting", "layers skipped", "disagreement", "replayed", "lost", "saved"]
+    return f"""
+## The pilot
+
+{oracles.n_prompts} prompts, float32, all read through `linear`; those that decide, on `screen:32:256`. Replayed: the
+disagreement on full depth's own texts, where the state is exact.
+
+{table_of(heads, rows)}
+
+An oracle's tokens are full depth's, so that what it loses is the state's alone.
+"""
+
+
+def long_texts() -> str:
+    parts = []
+    for dtype in DTYPES:
+        run, longer = sweep(f"run-{dtype}"), sweep(f"long-{dtype}")
+        growth = longer.grows_beside(run, setting())
+        parts.append(
+            f"In {dtype}, {outcomes.growth(growth)}: disagreement is {points_of(growth)} points higher than in the "
+            f"first tokens of the same prompts, and {share_of(longer.changed(setting()))} of the texts change "
+            f"({share_of(run.changed(setting(), longer.runs.unit))} of the short ones)."
+        )
+    longest, run = sweep("long-float32"), sweep("run-float32")
+    return f"""
+## Longer texts
+
+{longest.n_prompts} of the prompts once more, with up to {_most_tokens(longest)} tokens instead of
+{_most_tokens(run)} ({longest.tokens(NORMAL):.0f} on average, instead of {run.tokens(NORMAL):.0f}). {" ".join(parts)}
+
+{_beside_normal("long", "")}
+"""
+
+
+def time() -> str:
+    look = FirstLook(SweepFigures.read(str(STUDY / LOOK)))
+    steps = look.steps
+    assert steps is not None
+    rows = [[str(rows), *(f"{1e3 * each:.1f}" for each in seconds)] for rows, seconds in steps.seconds.items()]
+    run = SweepFigures.read(str(STUDY / "run-float32"))
+    share_G = run.share_G(setting())
+    of_setting = [
+        [str(batch), percent_of(steps.independent(batch, share_G)), percent_of(steps.together(batch, share_G)),
+         share_of(_time(batch).complement)]
+        for batch in BATCHES
+    ]  # fmt: skip
+    return f"""
+## Time
+
+A step in milliseconds, by rows and by the last layer that is run (medians over rounds):
+
+{table_of(["rows", *map(str, steps.layers)], rows)}
+
+What that allows the setting's exits to save, if deciding were free, where rows leave each for itself and where they
+leave together, and what the clock says:
+
+{table_of(["rows", "independent", "together", "by the clock"], of_setting)}
+"""
+
+
+def learned() -> str:
+    found = card("linear")
+    by_layer: dict[int, dict[str, float]] = {}
+    for row in found["held_out"]:
+        by_layer.setdefault(row["layer"], {})[row["readout"]] = row["agreement"]
+    readouts = sorted({row["readout"] for row in found["held_out"]})
+    rows = [[f"`{readout}`", *(percent_of(each[readout]) for each in by_layer.values())] for readout in readouts]
+    return f"""
+## Learned exits
+
+Agreement with full depth's likeliest token on held-out texts; `linear` learned
+from {found["data"]["n_tokens"]:,} tokens.
+
+{table_of(["layer", *map(str, by_layer)], rows)}
+"""
+
+
+SECTIONS: Final[Sequence[Callable[[], str]]] = (
+    title, answer, announced, by_kind, ledger, pilot, long_texts, time, learned, grading, commands, limits,
+)  # fmt: skip
+
+
+def _beside_normal(what: str, said: str) -> str:
+    rows = []
+    for dtype in DTYPES:
+        run = sweep(f"{what}-{dtype}")
+        paired = run.beside_normal(setting())
+        rows.append([
+            dtype, share_of(run.accuracy(NORMAL)), share_of(run.accuracy(setting())), points_of(paired.difference),
+            f"{paired.gained}, {paired.lost}", share_of(run.disagreement(setting())), share_of(run.skipped(setting())),
+            share_of(run.saved(setting())),
+        ])  # fmt: skip
+    heads = [
+        "dtype",
+        "`normal` right",
+        "setting right",
+        "difference",
+        "gained, lost",
+        "disagreement",
+        "skipped",
+        "saved",
+    ]
+    return f"{said}\n\n{table_of(heads, rows)}".strip()
+
+
+def _settings_row(each: StudySweep, key: str, replayed: dict[str, Any] | None) -> list[str]:
+    saved = each.saved(key)
+    return [
+        f"`{key}`", share_of(each.skipped(key)), share_of(each.disagreement(key)),
+        percent_of(replayed["expected_disagreement"]) if replayed else "", share_of(each.lost(key)),
+        share_of(saved) if np.isfinite(saved.mean) else "",
+    ]  # fmt: skip
+
+
+def _tested(dtype: str) -> tuple[float, float]:
+    """The p-value of the announced test, and what it may err with."""
+    choice = sweep(f"run-{dtype}").choice
+    [tested] = choice["tested"]
+    return float(tested["p_value"]), float(choice["error_of_each"])
+
+
+def _lost(dtype: str) -> Estimate:
+    return sweep(f"run-{dtype}").lost(setting(), reporting=False)
+
+
+def _called() -> str:
+    named = certificates()
+    if len(set(named.values())) == 1:
+        return (
+            f"is {named[DTYPES[0]]} in both dtypes"
+            if "certified" in named[DTYPES[0]]
+            else f"{named[DTYPES[0]]} in both"
+        )
+    return ", ".join(
+        f"is {each} in {dtype}" if "certified" in each else f"{each} in {dtype}" for dtype, each in named.items()
+    )
+
+
+def _timings() -> Iterable[Mapping[str, Any]]:
+    return SweepFigures.read(str(STUDY / "run-float32")).timing(setting())
+
+
+def _time(batch: int) -> Estimate:
+    return SweepFigures.read(str(STUDY / "run-float32")).times(setting())[batch]
+
+
+def _most_tokens(each: StudySweep) -> int:
+    return int(each.finished.manifest.config["max_new_tokens"])

@@ -1,0 +1,195 @@
+"""The tables of the study that FINDINGS.md tells of: small copies of its sweeps, without tokens and texts.
+
+A copy is a finished sweep's folder, so that `jobs/choose.py` and all that reads runs works on it. Means are over
+prompts; a prompt's runs, or those of its group, count once.
+
+Shapes: P prompts or groups of them.
+"""
+
+import json
+import shutil
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.decode.costs.counting import LOOKS
+from eexit.plan.configuration import NORMAL
+from eexit.plan.splits import for_reporting, sort_of, units
+from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
+from eexit.quality.intervals import mcnemar
+from eexit.results.files import list_files
+from eexit.results.layout import MANIFEST, Manifest, encode, generations_name
+from eexit.results.seals import digest_of, encode_generations
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
+
+HOME: Final = Path(__file__).parents[3] / "reports" / "sample"
+STUDY: Final = HOME / "study"
+LOOK, PILOT = "look", "pilot"
+TRIED: Final = ("tried", "late")  # settings on the pilot, at earlier exits and at later ones
+DTYPES: Final = ("float32", "bfloat16")
+SWEEPS: Final = (LOOK, PILOT, *TRIED, *(f"{what}-{dtype}" for what in ("run", "long") for dtype in DTYPES))
+CARDS: Final = ("linear",)
+COLUMNS: Final = (
+    "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
+    "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",
+    "lcs_share",
+)  # fmt: skip
+
+
+def take(results: Path, into: Path = STUDY) -> None:
+    """Copy what FINDINGS.md needs of the study's own results. Raises `UsageError` for a sweep that is not finished."""
+    shutil.rmtree(into, ignore_errors=True)
+    for name in SWEEPS:
+        sweep, target = read_finished(str(results / name), COLUMNS), open_store(into / name)
+        blank = sweep.runs.set_column(sweep.runs.schema.get_field_index("prompt"), "prompt", [[""] * len(sweep.runs)])
+        target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
+        for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
+            target.publish(file, sweep.store.read(file) or b"")
+        target.publish(MANIFEST, encode(_short(sweep.manifest)))
+    for name in CARDS:
+        (into / name).mkdir()
+        shutil.copy(results / name / "card.json", into / name)
+
+
+def _short(manifest: Manifest) -> Manifest:
+    """Without the cards of what was learned, and with no more of the prompts than what tells them apart."""
+    prompts = [{name: prompt[name] for name in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
+    return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
+
+
+def card(name: str) -> dict[str, Any]:
+    """The card of a learned artefact."""
+    found: dict[str, Any] = json.loads((STUDY / name / "card.json").read_text("utf-8"))
+    return found
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A configuration's answers beside those of `normal`."""
+
+    difference: Estimate
+    gained: int
+    lost: int
+
+    @property
+    def p_value(self) -> float:
+        return mcnemar(self.gained, self.lost)
+
+
+@dataclass(frozen=True)
+class StudySweep:
+    """The runs of one of the study's sweeps, as means over prompts."""
+
+    name: str
+
+    @cached_property
+    def finished(self) -> FinishedSweep:
+        return read_finished(str(STUDY / self.name), COLUMNS)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        return [entry["key"] for entry in self.finished.manifest.configurations]
+
+    @cached_property
+    def settings(self) -> list[str]:
+        return [key for key in self.keys if key != NORMAL]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        unit_of = units(self.finished.manifest.config["prompts"])
+        runs: pd.DataFrame = self.finished.runs.to_pandas()
+        unit = runs.prompt_id.map(unit_of)
+        return runs.assign(unit=unit, kind=runs.prompt_id.map(sort_of), n_decided=(runs.n_tokens - 1).clip(lower=0))
+
+    @cached_property
+    def choice(self) -> dict[str, Any]:
+        """The row of the latest choice."""
+        return CHOICES.rows(self.finished.store)[-1]
+
+    @cached_property
+    def n_prompts(self) -> int:
+        return int(self.runs.unit.nunique())
+
+    def of_prompts(self, key: str, column: str, among: pd.Series | None = None) -> pd.Series:
+        """The mean of a column over each prompt's runs, by prompt."""
+        runs = self.runs if among is None else self.runs[among]
+        return runs[runs.configuration == key].groupby("unit")[column].mean().astype(float)
+
+    def accuracy(self, key: str) -> Estimate:
+        return estimate_columns(self.of_prompts(key, "correct").to_numpy()[:, None], [ValueKind.SHARE])[0]
+
+    def beside_normal(self, key: str, among: pd.Series | None = None) -> Paired:
+        difference = self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
+        [mean] = estimate_columns(difference.to_numpy()[:, None], [ValueKind.DIFFERENCE])
+        return Paired(mean, int((difference > 0).sum()), int((difference < 0).sum()))
+
+    def lost(self, key: str, reporting: bool | None = None) -> Estimate:
+        """The share of the prompts that `normal` gets right and the configuration gets wrong; None: of all prompts."""
+        units_of = {} if reporting is None else {unit: for_reporting(unit) == reporting for unit in self.runs.unit}
+        among = None if reporting is None else self.runs.unit.map(units_of)
+        difference = self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
+        lost_P = (difference < 0).to_numpy(float)
+        return estimate_columns(lost_P[:, None], [ValueKind.SHARE])[0]
+
+    def disagreement(self, key: str) -> Estimate:
+        """The share of the decided tokens that full depth, given the same text, would not have said."""
+        runs = self.runs.assign(unlike=self.runs.disagreement.astype(float) * self.runs.n_decided)
+        return self._ratio(runs, key, "unlike", "n_decided")
+
+    def skipped(self, key: str) -> Estimate:
+        """The share of the layers past the exits of the decided tokens."""
+        runs = self.runs.assign(skipped=(1 - self.runs.mean_depth.astype(float)) * self.runs.n_decided)
+        return self._ratio(runs, key, "skipped", "n_decided")
+
+    def saved(self, key: str, cost: str = "cost_run") -> Estimate:
+        """The share of full depth's multiply-adds that was not needed, or not run."""
+        runs = self.runs.assign(saved=self.runs.cost_full.astype(float) - self.runs[cost].astype(float))
+        return self._ratio(runs, key, "saved", "cost_full")
+
+    def lost_prompts(self, key: str) -> Set[str]:
+        """The prompts that `normal` gets right and the configuration gets wrong."""
+        difference = self.of_prompts(key, "correct") - self.of_prompts(NORMAL, "correct")
+        return set(difference.index[difference < 0])
+
+    def grows_beside(self, short: "StudySweep", key: str) -> Estimate:
+        """The disagreement in these texts less that in shorter ones of the same prompts."""
+        difference = (self.of_prompts(key, "disagreement") - short.of_prompts(key, "disagreement")).dropna()
+        return estimate_columns(difference.to_numpy()[:, None], [ValueKind.NUMBER])[0]
+
+    def changed(self, key: str, among: pd.Series | None = None) -> Estimate:
+        """The share of the texts that are not those of `normal`, of these prompts or of all."""
+        lcs_share = self.of_prompts(key, "lcs_share")
+        if among is not None:
+            lcs_share = lcs_share[lcs_share.index.isin(among)]
+        changed_P = (lcs_share < 1).to_numpy(float)
+        return estimate_columns(changed_P[:, None], [ValueKind.SHARE])[0]
+
+    def tokens(self, key: str) -> float:
+        return float(self.of_prompts(key, "n_tokens").mean())
+
+    def _ratio(self, runs: pd.DataFrame, key: str, above: str, below: str) -> Estimate:
+        known = runs[(runs.configuration == key) & (runs.n_decided > 0)].dropna(subset=[above, below])
+        sums = known.groupby("unit")[[above, below]].sum()
+        return estimate_ratios(sums[[above]].to_numpy(float), sums[[below]].to_numpy(float))[0]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How many prompts are in the first of two sets alone, and how many in the second alone."""
+
+    first: int
+    second: int
+
+    @property
+    def p_value(self) -> float:
+        return mcnemar(self.first, self.second)
+
+
+def lost_by_one_alone(first: Set[str], second: Set[str]) -> Alone:
+    return Alone(len(first - second), len(second - first))

@@ -1,0 +1,105 @@
+"""FINDINGS.md and README say what the study's tables say, and would say something else of other tables."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "jobs" / "bench"))
+
+import findings  # noqa: E402
+from findings import outcomes  # noqa: E402
+
+from eexit.quality.estimates import Estimate  # noqa: E402
+
+SAMPLE = ROOT / "reports" / "sample"
+MOST_BYTES = 2_000_000
+ABOVE, AROUND, BELOW = (Estimate(mean, mean - 0.01, mean + 0.01, 100) for mean in (0.05, 0.0, -0.05))
+
+
+def test_every_number_of_findings_follows_from_the_tables() -> None:
+    assert (SAMPLE / "FINDINGS.md").read_text("utf-8") == findings.findings(), "run python jobs/bench findings"
+
+
+def test_readme_says_what_the_tables_say() -> None:
+    readme = findings.README.read_text("utf-8")
+    assert findings.with_summary(readme) == readme, "run python jobs/bench findings"
+
+
+def test_a_readme_without_the_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the marks"):
+        findings.with_summary("# eexit\n")
+
+
+def test_the_tables_are_small() -> None:
+    assert sum(file.stat().st_size for file in (SAMPLE / "study").rglob("*") if file.is_file()) <= MOST_BYTES
+
+
+def test_no_number_of_findings_is_written_by_hand() -> None:
+    """Names have digits (`float32`, `screen:32:256`, 95 % intervals); whatever else has one is computed."""
+    named = re.compile(r"`[^`]*`|\[[^]]*\]\([^)]*\)|float32|bfloat16|95 % intervals|SmolLM2-135M-Instruct")
+    source = (ROOT / "jobs" / "bench" / "findings" / "parts.py").read_text("utf-8")
+    prose = [named.sub("", text) for text in _prose(ast.parse(source))]
+    assert [text for text in prose if re.search(r"\d", text)] == []
+
+
+def _prose(tree: ast.Module) -> Iterator[str]:
+    """The literal parts of f-strings that are longer than a format."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+            yield from (text for text in texts if isinstance(text, str) and len(text) > 8)
+
+
+def test_paragraphs_are_filled_and_tables_stay() -> None:
+    long = "word " * 60
+    assert findings.filled(f"## Head\n\n{long}\n\n| a | b |\n| --- | --- |") == "\n\n".join(
+        [
+            "## Head",
+            "word " * 23 + "word\n" + "word " * 23 + "word\n" + "word " * 11 + "word",
+            "| a | b |\n| --- | --- |",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("p_value", "error", "lost", "called"),
+    [
+        (0.01, 0.025, Estimate(0.01, 0.005, 0.02, 900), "certified"),
+        (0.03, 0.025, Estimate(0.015, 0.005, 0.03, 900), "not certified"),
+        (1.0, 0.025, Estimate(0.04, 0.03, 0.06, 900), "loses more than that"),
+    ],
+)
+def test_a_certificate_may_be_each_of_three(p_value: float, error: float, lost: Estimate, called: str) -> None:
+    assert outcomes.certificate(p_value, error, lost) == called
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("certified", "certified", "holds in both dtypes"),
+        ("certified", "not certified", "holds in float32 alone"),
+        ("loses more than that", "not certified", "no certificate in either"),
+    ],
+)
+def test_certificates_of_both_dtypes_are_told_together(first: str, second: str, said: str) -> None:
+    assert said in outcomes.holds({"float32": first, "bfloat16": second})
+
+
+def test_savings_growth_and_dtypes_may_come_out_either_way() -> None:
+    assert [outcomes.saving(each) for each in (ABOVE, BELOW)] == ["saves", "costs more"]
+    assert "as far as is shown" in outcomes.saving(AROUND)
+    assert [outcomes.growth(each) for each in (ABOVE, BELOW)] == ["errors build up", "errors get fewer"]
+    assert "not shown" in outcomes.growth(AROUND)
+    assert [outcomes.dtypes(p_value) for p_value in (0.01, 0.5)] == ["differ", "are not shown to differ"]
+
+
+def test_the_verdict_may_be_each_of_three() -> None:
+    certified, not_certified = {"float32": "certified"}, {"float32": "not certified"}
+    assert outcomes.pays(ABOVE, certified, 0.97) == "Yes"
+    assert outcomes.pays(ABOVE, certified, 1.02) == "Not in time"
+    assert outcomes.pays(ABOVE, not_certified, 0.97) == outcomes.pays(BELOW, certified, 0.97) == "No"
