@@ -18,7 +18,7 @@ from eexit.results.study_tables import REPLAYS
 from findings import outcomes
 from findings.frame import commands, grading, limits
 from findings.study import DTYPES, LOOK, PILOT, STUDY, TRIED, StudySweep, card, lost_by_one_alone
-from findings.words import p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
+from findings.words import fine_points_of, p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
 
 BATCHES: Final = (1, 8)
 LINES: Final = {
@@ -93,12 +93,12 @@ what an oracle's exits would save is *{run.ledger.cause}*.
 def summary() -> str:
     """What README says of the study."""
     saved, run = sweep("run-float32").saved(setting()), verdict("float32")
-    times = ", ".join(f"{times_of(_time(batch))} with {rows_at(batch)}" for batch in BATCHES)
+    times = " and ".join(f"{times_of(_time(batch))} as long with {rows_at(batch)}" for batch in BATCHES)
     line = run.ledger.line(run.ledger.cause)
     return f"""
 - {outcomes.holds(certificates())}. A rule that looks at few layers, through a trained linear map, a coarse sketch of
   the head and a gate (`{setting()}`), {_called()} for a loss of at most {percent_of(outcomes.AT_MOST)} of the
-  prompts. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times} as long.
+  prompts. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
 - An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
   most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
 """
@@ -119,6 +119,7 @@ def announced() -> str:
 ## The announced test
 
 One setting, `{setting()}`, was asked of the same prompts in both dtypes, so that the two asks share the error.
+The plan named half of it for each; the choice keeps a part back for asks that were not planned.
 
 {table}
 
@@ -205,8 +206,8 @@ def long_texts() -> str:
         run, longer = sweep(f"run-{dtype}"), sweep(f"long-{dtype}")
         growth = longer.grows_beside(run, setting())
         parts.append(
-            f"In {dtype}, {outcomes.growth(growth)}: disagreement is {points_of(growth)} points higher than in the "
-            f"first tokens of the same prompts, and {share_of(longer.changed(setting()))} of the texts change "
+            f"In {dtype}, {outcomes.growth(growth)}: disagreement is {fine_points_of(growth)} points higher than in "
+            f"the first tokens of the same prompts, and {share_of(longer.changed(setting()))} of the texts change "
             f"({share_of(run.changed(setting(), longer.runs.unit))} of the short ones)."
         )
     longest, run = sweep("long-float32"), sweep("run-float32")
@@ -240,7 +241,7 @@ A step in milliseconds, by rows and by the last layer that is run (medians over 
 {table_of(["rows", *map(str, steps.layers)], rows)}
 
 What that allows the setting's exits to save, if deciding were free, where rows leave each for itself and where they
-leave together, and what the clock says:
+leave together, and what the clock says (more rows, which the plan names too, were not timed):
 
 {table_of(["rows", "independent", "together", "by the clock"], of_setting)}
 """
@@ -319,7 +320,7 @@ def _called() -> str:
             if "certified" in named[DTYPES[0]]
             else f"{named[DTYPES[0]]} in both"
         )
-    return ", ".join(
+    return " and ".join(
         f"is {each} in {dtype}" if "certified" in each else f"{each} in {dtype}" for dtype, each in named.items()
     )
 

@@ -17,6 +17,10 @@ def points_of(share: Estimate) -> str:
     return f"{100 * share.mean:+z.1f} ({100 * share.low:+z.1f} to {100 * share.high:+z.1f})"
 
 
+def fine_points_of(share: Estimate) -> str:
+    return f"{100 * share.mean:+z.2f} ({100 * share.low:+z.2f} to {100 * share.high:+z.2f})"
+
+
 def percent_of(share: float) -> str:
     return f"{100 * share:z.1f} %"
 
