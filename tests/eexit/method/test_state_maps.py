@@ -38,7 +38,7 @@ def written(decoder: Decoder, write: Callable[..., None], hidden_BW: Tensor, exi
 def test_tokens_of_several_exits_get_what_each_gets_alone(llama: PreTrainedModel, form: str, rank: int | None) -> None:
     decoder, hidden_BW = packed_decoder_of(llama), torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
     maps = maps_of(form, decoder, rank)
-    exits = [(layer, (layer == AFTER).nonzero()[:, 0]) for layer in EXITS]
+    exits = [(layer, torch.eq(AFTER, layer).nonzero()[:, 0]) for layer in EXITS]
     together = written(decoder, maps.write_keys, hidden_BW, exits)
     own = written(decoder, lambda layer_pass, *given: layer_pass.write_keys(*given), hidden_BW, None)
     for token, exit_layer in enumerate(AFTER.tolist()):
