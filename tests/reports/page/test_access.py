@@ -148,12 +148,7 @@ def rows_of(download: Any) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("route", "title", "n", "row"),
     [
-        (
-            "#/?open=all",
-            "Disagreement against layers skipped",
-            7,
-            {"configuration": "normal", "layers_skipped": "0", "n": "6"},
-        ),
+        ("#/", "Quality against cost", 7, {"configuration": "normal"}),
         ("#/?open=mix", "Where tokens exit", 7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
         ("#/?beside.kind=one+with+all+others", "Side by side", 6, {"other": "unfrozen/kl/0.5", "base": "normal"}),
         (
