@@ -289,7 +289,7 @@ class SweepConfig(BaseModel):
     modes: Annotated[tuple[Annotated[Text, _one_of(MODES)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
         Field(
             (NORMAL, "unfrozen", "frozen_residual"),
-            description=f"what an early exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+            description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
         )
     )
     kl_factors: KLFactors = Field(

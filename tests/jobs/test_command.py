@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
     path.relative_to(ROOT / "jobs").with_suffix("").as_posix()
     for path in (ROOT / "jobs").rglob("[!_]*.py")
-    if path.parent.name != "bench"
+    if "bench" not in path.parts
 )
 EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
 SECONDS_AT_MOST = 1.0

@@ -156,7 +156,7 @@ def test_the_form_of_state_maps_that_was_found_is_on_the_card_and_asks_for_no_ot
         assert is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
     [other] = {"keys", "streams"} - {form}
     plan = WhatToTrain("state", str(tmp_path / "state"), settings={"rank": 4, "form": other})
-    with pytest.raises(UsageError, match=f"another training .settings.form: {form} -> {other}"):
+    with pytest.raises(UsageError, match=f'another training .settings.form: "{form}" -> "{other}"'):
         is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
 
     monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))

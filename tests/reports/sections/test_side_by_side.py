@@ -98,7 +98,7 @@ def test_without_answers_rules_meet_at_equal_disagreement(sweep: Sweep) -> None:
 def test_of_many_configurations_those_that_differ_in_one_thing_are_compared(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.pairs.MOST_CONFIGURATIONS", 3)
+    monkeypatch.setattr("reports.sections.side_by_side.MOST_CONFIGURATIONS", 3)
     found = {tuple(sorted(pair)) for pair in pairs(sweep)[["baseline", "configuration"]].itertuples(index=False)}
     assert ("frozen_residual/kl/0.5", "unfrozen/kl/0.5") in found
     assert ("unfrozen/kl/0.5", "unfrozen/kl/2") in found
