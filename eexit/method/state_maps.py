@@ -89,7 +89,7 @@ class StateMaps:
         return project(normed)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "StateMaps":
-        """The same on a device, in a precision."""
+        """The maps on a device, in a precision."""
         moved = {layers: tuple(each.to(device, dtype) for each in maps) for layers, maps in self.of_layers.items()}
         return StateMaps(self.form, moved)
 

@@ -15,7 +15,7 @@ class Exited(Protocol):
         """Compute the layer's keys and values for them from their residual streams at their exits."""
 
     def write_mapped_keys(self, layer: int) -> None:
-        """The same by the state maps of their exits; the layer next to an exit needs none."""
+        """Compute the layer's keys and values for them by state maps; the layer next to an exit needs none."""
 
     def copy_keys(self, layer: int) -> None:
         """Copy keys and values at their positions from the layer before."""
@@ -97,7 +97,7 @@ class MappedResidual:
     maps = True
 
     def first_altered(self, exit_layer: int) -> int | None:
-        return exit_layer + 2  # as above
+        return exit_layer + 2  # the next layer computes keys and values from the stream at the exit, and needs no map
 
     def check(self, model: Model) -> None: ...
 

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "jobs" / "bench"))
 
 import findings  # noqa: E402
-from findings import outcomes  # noqa: E402
+from findings import outcomes, study  # noqa: E402
 
+from eexit.messages.errors import UsageError  # noqa: E402
 from eexit.quality.estimates import Estimate  # noqa: E402
 
 SAMPLE = ROOT / "reports" / "sample"
@@ -33,6 +34,15 @@ def test_readme_says_what_the_tables_say() -> None:
 def test_a_readme_without_the_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks the marks"):
         findings.with_summary("# eexit\n")
+
+
+def test_results_that_are_not_there_leave_the_tables_as_they_are(tmp_path: Path) -> None:
+    kept = tmp_path / "study" / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(UsageError, match="give the folder of a finished sweep"):
+        study.take(tmp_path / "nothing", kept.parent)
+    assert kept.exists()
 
 
 def test_the_tables_are_small() -> None:

@@ -17,8 +17,8 @@ def grading() -> str:
 
 Every accuracy has the grader's error beside the sample's. Of {total["texts"]} texts as small models write them, which a
 careful reader had marked and no part of which made the grader, it marks {total["alike"]} alike
-({percent_of(total["alike"] / total["texts"])}); {total["wrongly_right"]} is wrongly right, and {total["wrongly_wrong"]}
-are wrongly wrong. A test counts them again.
+({percent_of(total["alike"] / total["texts"])}); wrongly right: {total["wrongly_right"]}, wrongly wrong:
+{total["wrongly_wrong"]}. A test counts them again.
 
 {table_of(["answers", "texts", "marked alike", "wrongly right", "wrongly wrong"], rows)}
 """

@@ -83,7 +83,7 @@ def answer() -> str:
 ## The verdict
 
 **{outcomes.pays(saved, certificates(), _time(fastest).high)}.** {outcomes.holds(certificates())}:
-`{setting()}` {_called()} for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts. It
+the setting is `{setting()}`, and {_called()}. It
 {outcomes.saving(saved)}: it runs {share_of(saved)} fewer multiply-adds than full depth in float32, deciding
 included, and takes {times_of(_time(fastest))} as long with {rows_at(fastest)}, where it is fastest. What takes most of
 what an oracle's exits would save is *{run.ledger.cause}*.
@@ -97,8 +97,8 @@ def summary() -> str:
     line = run.ledger.line(run.ledger.cause)
     return f"""
 - {outcomes.holds(certificates())}. A rule that looks at few layers, through a trained linear map, a coarse sketch of
-  the head and a gate (`{setting()}`), {_called()} for a loss of at most {percent_of(outcomes.AT_MOST)} of the
-  prompts. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
+  the head and a gate is `{setting()}`; {_called()}.
+  It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
 - An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
   most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
 """
@@ -248,7 +248,7 @@ leave together, and what the clock says (more rows, which the plan names too, we
 
 
 def learned() -> str:
-    found = card("linear")
+    found = card()
     by_layer: dict[int, dict[str, float]] = {}
     for row in found["held_out"]:
         by_layer.setdefault(row["layer"], {})[row["readout"]] = row["agreement"]
@@ -313,16 +313,9 @@ def _lost(dtype: str) -> Estimate:
 
 
 def _called() -> str:
-    named = certificates()
-    if len(set(named.values())) == 1:
-        return (
-            f"is {named[DTYPES[0]]} in both dtypes"
-            if "certified" in named[DTYPES[0]]
-            else f"{named[DTYPES[0]]} in both"
-        )
-    return " and ".join(
-        f"is {each} in {dtype}" if "certified" in each else f"{each} in {dtype}" for dtype, each in named.items()
-    )
+    """What the choice is called in each dtype, for the bound on lost prompts."""
+    named = " and ".join(f"{each} in {dtype}" for dtype, each in certificates().items())
+    return f"for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts, it is called {named}"
 
 
 def _timings() -> Iterable[Mapping[str, Any]]:

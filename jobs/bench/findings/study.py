@@ -17,6 +17,7 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.decode.costs.counting import LOOKS
+from eexit.plan.artefacts import CARD
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import for_reporting, sort_of, units
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
@@ -34,7 +35,7 @@ LOOK, PILOT = "look", "pilot"
 TRIED: Final = ("tried", "late")  # settings on the pilot, at earlier exits and at later ones
 DTYPES: Final = ("float32", "bfloat16")
 SWEEPS: Final = (LOOK, PILOT, *TRIED, *(f"{what}-{dtype}" for what in ("run", "long") for dtype in DTYPES))
-CARDS: Final = ("linear",)
+LEARNED: Final = "linear"  # the readout's artefact, of which the card is kept
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
     "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",
@@ -44,17 +45,17 @@ COLUMNS: Final = (
 
 def take(results: Path, into: Path = STUDY) -> None:
     """Copy what FINDINGS.md needs of the study's own results. Raises `UsageError` for a sweep that is not finished."""
-    shutil.rmtree(into, ignore_errors=True)
-    for name in SWEEPS:
-        sweep, target = read_finished(str(results / name), COLUMNS), open_store(into / name)
+    sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS}
+    held = (results / LEARNED / CARD).read_bytes()
+    shutil.rmtree(into, ignore_errors=True)  # now that all is there that takes its place
+    for name, sweep in sweeps.items():
+        target = open_store(into / name)
         blank = sweep.runs.set_column(sweep.runs.schema.get_field_index("prompt"), "prompt", [[""] * len(sweep.runs)])
         target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
         for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
             target.publish(file, sweep.store.read(file) or b"")
         target.publish(MANIFEST, encode(_short(sweep.manifest)))
-    for name in CARDS:
-        (into / name).mkdir()
-        shutil.copy(results / name / "card.json", into / name)
+    open_store(into / LEARNED).publish(CARD, held)
 
 
 def _short(manifest: Manifest) -> Manifest:
@@ -63,9 +64,9 @@ def _short(manifest: Manifest) -> Manifest:
     return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
 
 
-def card(name: str) -> dict[str, Any]:
-    """The card of a learned artefact."""
-    found: dict[str, Any] = json.loads((STUDY / name / "card.json").read_text("utf-8"))
+def card() -> dict[str, Any]:
+    """The card of the learned readout."""
+    found: dict[str, Any] = json.loads((STUDY / LEARNED / CARD).read_text("utf-8"))
     return found
 
 
@@ -76,10 +77,6 @@ class Paired:
     difference: Estimate
     gained: int
     lost: int
-
-    @property
-    def p_value(self) -> float:
-        return mcnemar(self.gained, self.lost)
 
 
 @dataclass(frozen=True)
@@ -147,9 +144,9 @@ class StudySweep:
         runs = self.runs.assign(skipped=(1 - self.runs.mean_depth.astype(float)) * self.runs.n_decided)
         return self._ratio(runs, key, "skipped", "n_decided")
 
-    def saved(self, key: str, cost: str = "cost_run") -> Estimate:
-        """The share of full depth's multiply-adds that was not needed, or not run."""
-        runs = self.runs.assign(saved=self.runs.cost_full.astype(float) - self.runs[cost].astype(float))
+    def saved(self, key: str) -> Estimate:
+        """The share of full depth's multiply-adds that was not run."""
+        runs = self.runs.assign(saved=self.runs.cost_full.astype(float) - self.runs.cost_run.astype(float))
         return self._ratio(runs, key, "saved", "cost_full")
 
     def lost_prompts(self, key: str) -> Set[str]:
