@@ -84,7 +84,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--readout",
         metavar="READOUT",
-        help="for a probe or a gate: what layers are read through: lens, raw or a folder (default: lens)",
+        help="for a probe, a gate or state maps: what layers are read through: lens, raw or a folder (default: lens)",
     )
     parser.add_argument(
         "--rules", nargs="+", metavar="RULE", help="for a gate: rules that read layers, as in confidence=0.9,0.97"

@@ -53,7 +53,7 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
         (*_OF_STEPS, *_LIMITS, *_OF_STUDENTS),
         {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
     ),
-    "state": WayToTrain((STATE_MAPS,), ("form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
+    "state": WayToTrain((STATE_MAPS,), ("readout", "form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
 }
 
 

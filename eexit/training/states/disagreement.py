@@ -12,7 +12,7 @@ import numpy as np
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.quality.intervals import Ends, of_difference, of_share
-from eexit.training.states.known_exits import FROZEN, MAPPED, ExitSet, FullDepth, exit_sets, says_otherwise
+from eexit.training.states.known_exits import FROZEN, MAPPED, Exits, ExitSet, FullDepth, says_otherwise
 from eexit.training.texts import Text, blocks
 
 BLOCK_TOKENS: Final = 1024  # of the texts that are there at a time
@@ -63,13 +63,13 @@ def less(one: Disagreement, other: Disagreement) -> tuple[float, Ends]:
 
 
 def measure(
-    decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], leaves: Leaves
+    decoder: Decoder, exits: Exits, texts: Sequence[Text], leaves: Leaves, sets: Sequence[ExitSet]
 ) -> dict[tuple[ExitSet, str], Disagreement]:
-    """What is said amiss with each exit set and each of the states."""
+    """What is said amiss with each of the exit sets and each of the states."""
     parts: dict[tuple[ExitSet, str], list[Disagreement]] = {}
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
-        full, _ = FullDepth.of(decoder, layers, block)
-        for exit_set in exit_sets(layers):
+        full, _ = FullDepth.of(decoder, exits, block)
+        for exit_set in sets:
             exit_D = full.exits(exit_set)
             for name, maps in leaves.items():
                 wrong_D = says_otherwise(full, exit_D, MAPPED if maps else FROZEN, maps)
@@ -77,15 +77,13 @@ def measure(
     return {key: Disagreement.joined(of_blocks) for key, of_blocks in parts.items()}
 
 
-def better_form(decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], maps: Mapping[str, StateMaps]) -> str:
-    """The form that says less amiss on texts that its maps were not fitted to, with all exit sets together."""
+def better_form(decoder: Decoder, exits: Exits, texts: Sequence[Text], maps: Mapping[str, StateMaps]) -> str:
+    """The form that says less amiss on texts that its maps were not fitted to, where tokens may leave at all layers."""
     if len(maps) == 1:
         return next(iter(maps))
-    measured = measure(decoder, layers, texts, maps)
-    streams, keys = (
-        _summed([each for (_, name), each in measured.items() if name == form]) for form in (STREAMS, KEYS)
-    )
-    return kept_form(streams, keys)
+    everywhere = tuple(exits.layers)
+    measured = measure(decoder, exits, texts, maps, [everywhere])
+    return kept_form(measured[everywhere, STREAMS], measured[everywhere, KEYS])
 
 
 def kept_form(streams: Disagreement, keys: Disagreement) -> str:
@@ -95,8 +93,3 @@ def kept_form(streams: Disagreement, keys: Disagreement) -> str:
     """
     _, (low, _) = less(streams, keys)
     return STREAMS if low > 0 else KEYS
-
-
-def _summed(parts: Sequence[Disagreement]) -> Disagreement:
-    """Those of several exit sets on the same texts, as one."""
-    return Disagreement(*[sum(getattr(part, field.name) for part in parts) for field in fields(Disagreement)])

@@ -19,6 +19,7 @@ from torch import Tensor
 from eexit.decode.rows.slots import Layers, find_layers
 from eexit.decode.rows.waiting import Waiting
 from eexit.decode.token_pass import StudentRows, TokenPass, Tokens
+from eexit.method.readouts import READOUTS, Readout
 from eexit.method.state_maps import StateMaps
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
@@ -28,8 +29,17 @@ from eexit.training.texts import Text
 READ_TOKENS: Final = 256  # of the head at a time
 FROZEN: Final = "frozen_residual"
 MAPPED: Final = "mapped_residual"
+LENS: Final = READOUTS["lens"]
 
 ExitSet = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Where tokens may leave, and what is read there."""
+
+    layers: Sequence[int]
+    readout: Readout = LENS
 
 
 def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
@@ -39,9 +49,13 @@ def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
 
 
 @torch.inference_mode()
-def likeliest(decoder: Decoder, hidden_DW: Tensor) -> Tensor:
-    """The likeliest tokens, as the model reads streams after its last layer."""
-    return torch.cat([decoder.read(some_DW).argmax(-1) for some_DW in hidden_DW.split(READ_TOKENS)])
+def likeliest(decoder: Decoder, hidden_DW: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
+    """The likeliest tokens, as streams after a layer are read; None: as the model reads those after its last one."""
+
+    def read(some_DW: Tensor) -> Tensor:
+        return decoder.read(some_DW) if layer is None else decoder.head(readout.before_head(decoder, some_DW, layer))
+
+    return torch.cat([read(some_DW).argmax(-1) for some_DW in hidden_DW.split(READ_TOKENS)])
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,20 @@ class FullDepth:
 
     @classmethod
     def of(
-        cls, decoder: Decoder, exitable: Sequence[int], texts: Sequence[Text], kept: Sequence[int] = ()
+        cls, decoder: Decoder, read: Exits, texts: Sequence[Text], kept: Sequence[int] = ()
     ) -> tuple["FullDepth", Tensor]:
         """And the streams (D, …, W) after the layers that are to be `kept`."""
-        layers = find_layers(exitable, decoder.n_layers, ())
+        layers = find_layers(read.layers, decoder.n_layers, ())
         needed = sorted({*layers.exits.tolist(), *kept})
         passes = [text_pass(decoder, text, needed) for text in texts]
         states_DXW = torch.cat([states_TXW[1:] for _, states_TXW in passes])
-        at_exits = [likeliest(decoder, states_DXW[:, needed.index(layer)]) for layer in layers.exits.tolist()]
-        agrees_DE = torch.stack([said_D == at_exits[-1] for said_D in at_exits[:-1]], 1).cpu().numpy()
+        *at_exits_XDW, final_DW = [states_DXW[:, needed.index(layer)] for layer in layers.exits.tolist()]
+        said_D = likeliest(decoder, final_DW)
+        said_XD = [
+            likeliest(decoder, hidden_DW, layer, read.readout)
+            for layer, hidden_DW in zip(read.layers, at_exits_XDW, strict=True)
+        ]
+        agrees_DE = (torch.stack(said_XD, 1) == said_D[:, None]).cpu().numpy()
         lengths = [len(text.token_ids) - 1 for text in texts]
         tokens = Tokens(
             np.repeat(np.arange(len(texts)), lengths),
@@ -75,7 +94,7 @@ class FullDepth:
         )
         caches = [cache for cache, _ in passes]
         streams_DKW = states_DXW[:, [needed.index(layer) for layer in kept]]
-        return cls(decoder, layers, texts, caches, tokens, at_exits[-1], agrees_DE), streams_DKW
+        return cls(decoder, layers, texts, caches, tokens, said_D, agrees_DE), streams_DKW
 
     def exits(self, exit_set: ExitSet) -> np.ndarray:
         """Where each token leaves, an index into X: at the first layer of the set that agrees."""

@@ -23,7 +23,7 @@ from eexit.training.setup import Setup
 from eexit.training.states.disagreement import better_form
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import After, Form, KeysForm, Pair, StreamsForm
-from eexit.training.states.known_exits import MAPPED, FullDepth, exit_sets, run_known
+from eexit.training.states.known_exits import MAPPED, Exits, FullDepth, exit_sets, run_known
 from eexit.training.states.tables import FittedMaps, cost_rows, exit_rows, pair_rows
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
@@ -38,6 +38,7 @@ class StateTrainer(Trainer):
     def __init__(self, setup: Setup):
         self.settings, self.decoder, self.layers = setup.settings, setup.decoder, setup.settings.layers
         assert setup.settings.rounds
+        self.exits = Exits(self.layers, setup.readout)
         self.passes, self.per_pass = setup.settings.rounds, n_tokens(setup.texts)
         self.forms = forms_of(setup)
         self.choosing = [text for text in setup.texts if text.chooses]
@@ -70,7 +71,7 @@ class StateTrainer(Trainer):
     def _add_own_runs(self, chooses: bool, texts: Sequence[Text]) -> None:
         """The streams of runs in which the maps so far have filled in for exits, with each exit set."""
         after_layers = range(self.layers[0], self.decoder.n_layers - 1)
-        full, states_NXW = FullDepth.of(self.decoder, self.layers, texts, after_layers)
+        full, states_NXW = FullDepth.of(self.decoder, self.exits, texts, after_layers)
         after: After = dict(zip(after_layers, states_NXW.unbind(1), strict=True))
         [(name, form)] = [(name, form) for name, form in self.forms.items() if name == self.kept]
         maps = self._variant(name, self.seen // self.per_pass).maps
@@ -90,7 +91,7 @@ class StateTrainer(Trainer):
             self.found[name, of_round] = {pair: fit.of_all_JH for pair, fit in fitted.items()}
             learned[name] = self._as_maps(name, {pair: fit.of_learn_JH for pair, fit in fitted.items()})
         if self.kept is None:
-            self.kept = better_form(self.decoder, self.layers, self.choosing, learned)
+            self.kept = better_form(self.decoder, self.exits, self.choosing, learned)
             self.sums = self.sums.beginning(self.kept)
 
     def _as_maps(self, name: str, found: Mapping[Pair, Tensor], rank: int | None = None) -> StateMaps:
@@ -141,7 +142,7 @@ class StateTrainer(Trainer):
             self._add_full_depth(sums, False, block)
         return {
             "state": pair_rows(self.forms, sums, variants),
-            "state_exits": exit_rows(self.decoder, self.layers, texts, variants),
+            "state_exits": exit_rows(self.decoder, self.exits, texts, variants),
             "state_costs": cost_rows(self.decoder, self.layers, variants),
         }
 

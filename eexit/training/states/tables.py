@@ -14,6 +14,7 @@ from eexit.training.readouts.ridge import SplitSums
 from eexit.training.states.disagreement import measure
 from eexit.training.states.fitting import explained
 from eexit.training.states.forms import Form, Pair
+from eexit.training.states.known_exits import Exits, exit_sets
 from eexit.training.texts import Text
 
 FP32_BYTES: Final = 4
@@ -36,9 +37,7 @@ class FittedMaps:
         return {"form": self.form, "round": self.of_round, "rank": self.rank}
 
 
-def exit_rows(
-    decoder: Decoder, layers: Sequence[int], texts: Sequence[Text], variants: Sequence[FittedMaps]
-) -> list[Row]:
+def exit_rows(decoder: Decoder, exits: Exits, texts: Sequence[Text], variants: Sequence[FittedMaps]) -> list[Row]:
     """A row per exit set and state: `frozen_residual`, and then the maps."""
     names: dict[str, Row] = {"frozen": {"form": None, "round": None, "rank": None}}
     leaves: dict[str, StateMaps | None] = {"frozen": None}
@@ -58,7 +57,7 @@ def exit_rows(
             "n_final": int(found.n_final_P.sum()),
             "final_disagreement": found.share_of_final,
         }
-        for (exit_set, name), found in measure(decoder, layers, texts, leaves).items()
+        for (exit_set, name), found in measure(decoder, exits, texts, leaves, exit_sets(exits.layers)).items()
     ]
 
 

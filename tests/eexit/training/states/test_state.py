@@ -1,6 +1,7 @@
 """`state`: what its maps are worth is what a plain loop finds, and a training that was stopped goes on to the same."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of
 
 from eexit.messages.errors import UsageError
+from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
 from eexit.model.cache import KVCache
 from eexit.training.states.disagreement import Disagreement, kept_form, less
@@ -20,11 +22,16 @@ from eexit.training.texts import Text
 from eexit.training.trainer import Tables
 
 RANK = 8
+READ = {  # what layers are read through, in what is trained of each form
+    STREAMS: READOUTS["lens"],
+    KEYS: Linear({layer: (torch.eye(32).roll(layer, 0), torch.linspace(-1, 1, 32)) for layer in LAYERS}),
+}
 
 
 def trained(form: str | None, rounds: int = 2, rank: int | None = RANK) -> StateTrainer:
     texts = learned(frozen_llama())
-    trainer = StateTrainer(setup_of(frozen_llama(), "state", form=form, rounds=rounds, rank=rank))
+    setup = setup_of(frozen_llama(), "state", form=form, rounds=rounds, rank=rank)
+    trainer = StateTrainer(replace(setup, readout=READ[form or STREAMS]))
     for _ in range(rounds):
         for block in (texts[:5], texts[5:]):
             trainer.train(block)
@@ -39,7 +46,7 @@ def of_form() -> dict[str, tuple[StateTrainer, Tables]]:
 
 @torch.inference_mode()
 def naive_disagreement(
-    text: Text, exit_set: tuple[int, ...], held: Mapping[str, Tensor]
+    text: Text, exit_set: tuple[int, ...], held: Mapping[str, Tensor], readout: Readout
 ) -> tuple[list[bool], list[int]]:
     """Which decided tokens are not full depth's, and where they leave; one token after the other, with these maps."""
     model, decoder = frozen_llama(), decoder_of(frozen_llama())
@@ -55,7 +62,10 @@ def naive_disagreement(
             exit_layer = 6
             if len(positions) == 1:
                 at = positions[0]
-                reads = {layer: model.lm_head(model.model.norm(hidden_states[layer + 1][0, at])) for layer in exit_set}
+                ready = {
+                    layer: readout.before_head(decoder, hidden_states[layer + 1][0, [at]], layer) for layer in exit_set
+                }
+                reads = {layer: model.lm_head(ready_1H[0]) for layer, ready_1H in ready.items()}
                 exit_layer = next((layer for layer, logits in reads.items() if logits.argmax() == said_T[at]), 6)
             for layer in range(exit_layer + 1):
                 hidden_1TW = layer_pass.block(layer, hidden_1TW)
@@ -98,7 +108,7 @@ def test_the_cards_disagreement_is_what_a_plain_loop_finds(
             [row] = [
                 row for row in tables["state_exits"] if row["exits"] == list(exit_set) and row.items() >= named.items()
             ]
-            found = [naive_disagreement(text, exit_set, held) for text in held_out(frozen_llama())]
+            found = [naive_disagreement(text, exit_set, held, READ[form]) for text in held_out(frozen_llama())]
             wrong, exits = np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
             assert row["mode"] == ("mapped_residual" if held else "frozen_residual")
             assert (row["n"], row["n_prompts"], row["n_final"]) == (len(wrong), len(found), (exits == 6).sum())
