@@ -64,6 +64,7 @@ class FullDepth:
 
     decoder: Decoder
     layers: Layers  # where tokens may exit
+    readout: Readout  # through which they do
     texts: Sequence[Text]
     caches: Sequence[KVCache]  # of a text each
     tokens: Tokens  # those that are decided next, in the order of the texts
@@ -94,7 +95,7 @@ class FullDepth:
         )
         caches = [cache for cache, _ in passes]
         streams_DKW = states_DXW[:, [needed.index(layer) for layer in kept]]
-        return cls(decoder, layers, texts, caches, tokens, said_D, agrees_DE), streams_DKW
+        return cls(decoder, layers, read.readout, texts, caches, tokens, said_D, agrees_DE), streams_DKW
 
     def exits(self, exit_set: ExitSet) -> np.ndarray:
         """Where each token leaves, an index into X: at the first layer of the set that agrees."""
@@ -137,5 +138,10 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     token_pass = full.student(state, maps)
     for _ in run_known(token_pass, exit_D):
         pass
-    wrong_D: np.ndarray = (likeliest(full.decoder, token_pass.hidden_DW) != full.said_D).cpu().numpy()
+    wrong_D = np.zeros(len(exit_D), bool)
+    for rank, layer in enumerate(full.layers.exits.tolist()):
+        here = torch.from_numpy(np.flatnonzero(exit_D == rank)).to(full.said_D.device)
+        read_at = None if layer == full.decoder.n_layers - 1 else layer
+        said = likeliest(full.decoder, token_pass.hidden_DW[here], read_at, full.readout)
+        wrong_D[exit_D == rank] = (said != full.said_D[here]).cpu().numpy()
     return wrong_D

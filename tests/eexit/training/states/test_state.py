@@ -24,7 +24,7 @@ from eexit.training.trainer import Tables
 RANK = 8
 READ = {  # what layers are read through, in what is trained of each form
     STREAMS: READOUTS["lens"],
-    KEYS: Linear({layer: (torch.eye(32).roll(layer, 0), torch.linspace(-1, 1, 32)) for layer in LAYERS}),
+    KEYS: Linear({layer: (torch.eye(32) + 0.5 * torch.eye(32).roll(layer, 0), torch.zeros(32)) for layer in LAYERS}),
 }
 
 
@@ -82,7 +82,11 @@ def naive_disagreement(
                     layer_pass.write_keys(layer, hidden_1TW, made)
         if len(positions) == 1:
             exits.append(exit_layer)
-            wrong.append(bool(model.lm_head(model.model.norm(hidden_1TW[0, 0])).argmax() != said_T[positions[0]]))
+            stream_1W = hidden_1TW[0]
+            ready_1H = (
+                model.model.norm(stream_1W) if exit_layer == 6 else readout.before_head(decoder, stream_1W, exit_layer)
+            )
+            wrong.append(bool(model.lm_head(ready_1H[0]).argmax() != said_T[positions[0]]))
     return wrong, exits
 
 
