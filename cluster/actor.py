@@ -17,7 +17,7 @@ import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from cluster.console.events import log, log_to_stderr
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
 from eexit.results.layout import MANIFEST

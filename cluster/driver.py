@@ -16,22 +16,30 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from cluster import interruption
 from cluster.actor import InFlight, MakeGenerator
-from cluster.console import interruption
 from cluster.console.events import log
-from cluster.console.job import SweepJob
-from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
-from cluster.liveness import Liveness
+from cluster.failures import (
+    Breaker,
+    Kind,
+    ShardFailure,
+    failure_of_actor,
+    failure_of_call,
+    hung,
+    next_tries,
+    was_preempted,
+)
+from cluster.job import SweepJob
 from cluster.pool import Pool
+from cluster.session import Liveness
 from cluster.shards import Shard, halve
 from cluster.worker import Worker, hire
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Display, Progress
-from eexit.messages.wording import counted
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Display, Progress
+from eexit.output.text import counted
 from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import error_results
-from eexit.results.store.breaker import Breaker
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import LandingError, Tally, clear_debris, land, landed_tally
 from eexit.results.store.lease import Lease

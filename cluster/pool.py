@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.console.job import SweepJob
-from eexit.messages.errors import UsageError
+from cluster.job import SweepJob
+from eexit.errors import UsageError
 from eexit.plan.model_facts import Memory, size
 from eexit.plan.runs import count_runs
 

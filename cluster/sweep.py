@@ -11,20 +11,19 @@ from pydantic import ValidationError
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.console.display import open_display
-from cluster.console.job import FIELDS, Device, SweepJob
 from cluster.driver import Assignment, Driver
-from cluster.locations import location_for_all
+from cluster.job import FIELDS, Device, SweepJob, location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, ray_session
 from cluster.shards import cut, rows_for
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.explaining import explain
-from eexit.messages.locations import shown
-from eexit.messages.progress import Display
-from eexit.messages.wording import counted
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.locations import shown
+from eexit.output.progress import Display
+from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
 from eexit.plan.runs import configurations, count_runs, plan_runs
+from eexit.plan.validation_errors import explain
 from eexit.results.layout import (
     REPORT,
     REPORT_HEAD_BYTES,

@@ -4,24 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eexit.doors.original import (
+    from eexit.custom_generate.original import (
         EarlyExitGenerator,
         KLExitGenerator,
         PredictionObject,
         get_early_exit_indices,
         load_default_model_and_tokenizer,
     )
-    from eexit.doors.setting import load
+    from eexit.custom_generate.setting import load
     from eexit.model.chat import format_and_tokenize_input
 
 _HOMES = {
-    "EarlyExitGenerator": "eexit.doors.original",
-    "KLExitGenerator": "eexit.doors.original",
-    "PredictionObject": "eexit.doors.original",
+    "EarlyExitGenerator": "eexit.custom_generate.original",
+    "KLExitGenerator": "eexit.custom_generate.original",
+    "PredictionObject": "eexit.custom_generate.original",
     "format_and_tokenize_input": "eexit.model.chat",
-    "get_early_exit_indices": "eexit.doors.original",
-    "load": "eexit.doors.setting",
-    "load_default_model_and_tokenizer": "eexit.doors.original",
+    "get_early_exit_indices": "eexit.custom_generate.original",
+    "load": "eexit.custom_generate.setting",
+    "load_default_model_and_tokenizer": "eexit.custom_generate.original",
 }
 
 __all__ = [

@@ -20,7 +20,7 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
-from eexit.messages.errors import first_line
+from eexit.errors import first_line
 from eexit.method.shortlist import Shortlist
 from eexit.model.adapters import merged
 from eexit.model.chat import format_and_tokenize_input

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cluster.console.command import Command, command
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 
 FOLDER = Path(__file__).parent
 WHERE = f"""eexit --version prints its version.

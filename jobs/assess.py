@@ -30,8 +30,8 @@ from cluster.console.command import command
 from cluster.console.display import console_of, open_display
 from cluster.console.events import log_to_stderr
 from cluster.console.flags import Parser, study_flags, whole
-from eexit.messages.locations import inside, shown
-from eexit.messages.progress import Display
+from eexit.output.locations import inside, shown
+from eexit.output.progress import Display
 from eexit.plan.config import SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.results.layout import REPORT
@@ -100,7 +100,7 @@ def bring_home(out: str, device: str, display: Display) -> None:
     """Take the chosen setting home, unless it is there."""
     place = inside(out, "setting")
     if not Path(place).expanduser().exists():
-        from eexit.doors.words import described
+        from eexit.custom_generate.words import described
         from eexit.studies.taking_home.take_home import Wanted, take_home
 
         print(described(take_home(Wanted(inside(out, "run"), place, device=device), display.say)))

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     """0: it ended. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
     from cluster.console.conversation import Conversation
-    from eexit.doors.setting import load
-    from eexit.doors.taken import config_of
+    from eexit.custom_generate.setting import load
+    from eexit.custom_generate.taken import config_of
     from eexit.model.loading import load_model_and_tokenizer
 
     setting = load(flags.setting, packed=flags.packed)

@@ -24,7 +24,7 @@ from typing import Any
 
 from cluster.console.command import command
 from cluster.console.flags import study_parser, whole
-from eexit.messages.progress import Silence
+from eexit.output.progress import Silence
 from eexit.quality.learn_then_test import ORDERS, PARETO
 from eexit.quality.risk_tests import RISK_TESTS
 from eexit.quality.risks import RISKS

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.harness_job import load_harness_job
-from eexit.messages.locations import without_secrets
-from eexit.messages.wording import counted
+from cluster.console.harness_flags import load_harness_job
+from eexit.output.locations import without_secrets
+from eexit.output.text import counted
 
 
 @command("what has landed stays: the same command goes on from there")

@@ -27,9 +27,9 @@ from urllib.parse import urlsplit
 from cluster.console.command import command
 from cluster.console.display import console_of, open_display
 from cluster.console.flags import number, study_parser, whole
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown, without_secrets
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.locations import shown, without_secrets
+from eexit.output.text import counted
 from eexit.quality.rubric import RESPONSE_FORMATS, RUBRIC
 from eexit.studies.judging.endpoint import JudgeModel, require_client
 from eexit.studies.judging.kept_replies import KeptReplies

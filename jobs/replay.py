@@ -25,8 +25,8 @@ from functools import partial
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
-from eexit.messages.wording import flag
 from eexit.method.rules import RULES
+from eexit.output.text import flag
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules

@@ -23,9 +23,9 @@ from rich.console import Console
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.events import log_to_stderr
-from cluster.console.job import load_job
-from eexit.messages.locations import inside, reading, shown, without_secrets
-from eexit.messages.wording import counted
+from cluster.console.sweep_flags import load_job
+from eexit.output.locations import inside, reading, shown, without_secrets
+from eexit.output.text import counted
 from eexit.plan.runs import ERROR, configurations
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
@@ -105,7 +105,7 @@ def publish_report(page: Path, store: "Store") -> None:
 
 
 def write_figures(summary: "Summary", out: str, path: Path) -> None:
-    from eexit.whole_files import write_whole
+    from eexit.output.whole_files import write_whole
 
     by_configuration = summary.figures()
     figures = {

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_parser
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def main(arguments: Sequence[str]) -> int:
     """0: taken home. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
-    from eexit.doors.words import described
+    from eexit.custom_generate.words import described
     from eexit.studies.taking_home.take_home import Wanted, take_home
 
     wanted = Wanted(flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device)

@@ -26,8 +26,8 @@ from rich.console import Console
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import layer, seed, study_flags, study_parser, whole
-from eexit.messages.wording import flag
 from eexit.method.rules import shown
+from eexit.output.text import flag
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
 from eexit.training.setup import AUTO, STATE_FORMS, WAYS, Settings

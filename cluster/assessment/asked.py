@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from cluster.assessment.learned import DEPLOYED, ORACLE, UNALTERED, Rules, Way, exit_sets
 from cluster.assessment.parts import Enough, PromptParts, drawn, split
 from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
-from eexit.messages.errors import UsageError
-from eexit.messages.explaining import explain
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
+from eexit.plan.validation_errors import explain
 
 CONFIDENCE: Final = 0.95
 READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits

@@ -50,14 +50,14 @@ from cluster.assessment.preparing import (
 from cluster.assessment.record import Record, folder_of
 from cluster.assessment.searching import has_searched, search
 from cluster.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
-from cluster.console.interruption import TimeIsUpError
 from cluster.console.steps import Steps
-from eexit.messages.errors import UsageError
-from eexit.messages.progress import Display
+from cluster.interruption import TimeIsUpError
+from eexit.errors import UsageError
+from eexit.output.progress import Display
+from eexit.output.whole_files import write_whole
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.studies.verdict_file import FILE
-from eexit.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.text import counted
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.splits import for_pilot, for_reporting, is_drawn, shuffled, units

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cluster.console.job import Device
+from cluster.job import Device
 from cluster.studies.run import run_study
 from cluster.studies.training import train_exits
 from cluster.sweep import run_sweep
-from eexit.messages.progress import Display
+from eexit.output.progress import Display
 from eexit.plan.artefacts import Card
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers

@@ -13,9 +13,8 @@ from cluster.assessment.outcome.tables import SweepFigures
 from cluster.assessment.parts import ANSWERS, PILOT, TRAINING
 from cluster.assessment.sizes import CURVE, SearchSizes
 from cluster.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
-from cluster.console.interruption import TimeIsUpError
-from eexit.messages.wording import counted
-from eexit.messages.written import percent, short_percent, written
+from cluster.interruption import TimeIsUpError
+from eexit.output.text import counted, percent, short_percent, written
 from eexit.plan.artefacts import READOUT, Card
 from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson

@@ -20,13 +20,13 @@ from pydantic import BaseModel
 
 from cluster.assessment.learned import Rules, Way
 from cluster.assessment.sizes import RunSizes, SearchSizes
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.whole_files import write_whole
 from eexit.plan.artefacts import CARD
 from eexit.plan.configuration import EVERY
 from eexit.results.layout import ASSESSMENT, MANIFEST
 from eexit.results.store.manifest import first_difference
-from eexit.whole_files import write_whole
 
 RECORD: Final = ASSESSMENT
 FORMAT: Final = 1

@@ -26,7 +26,7 @@ from cluster.assessment.parts import PILOT
 from cluster.assessment.preparing import say_ceiling, sweep_ceiling
 from cluster.assessment.record import Front
 from cluster.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FREE, Workshop
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.plan.artefacts import GATE, PROBE
 from eexit.plan.configuration import NORMAL

@@ -13,9 +13,8 @@ from typing import Final
 
 from cluster.assessment.parts import ANSWERS, CHOOSING, PILOT, REPORTING, TRAINING, Enough
 from cluster.assessment.parts import SHARES as PARTS_OF_PROMPTS
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import ordinal
-from eexit.messages.written import percent, short_percent
+from eexit.errors import UsageError
+from eexit.output.text import ordinal, percent, short_percent
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.quality.risk_tests import POWER
 

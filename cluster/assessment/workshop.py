@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cluster import interruption
 from cluster.assessment import sizes
 from cluster.assessment.asked import READS_KEY, Asked
 from cluster.assessment.learned import LEARNED, Way
@@ -21,7 +22,6 @@ from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
 from cluster.assessment.place import Place
 from cluster.assessment.record import Front, Record
 from cluster.assessment.sizes import Budget, SearchSizes, Speed
-from cluster.console import interruption
 from cluster.console.steps import Steps
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig

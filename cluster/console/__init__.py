@@ -1,1 +1,1 @@
-"""What commands share: flags and files to a job, progress, signals, logs, tables, and how a command ends."""
+"""What commands share: flags and files to a job, progress, logs, tables, and how a command ends."""

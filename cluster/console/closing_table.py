@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import percent, written
+from eexit.output.result_table import ResultTable
+from eexit.output.text import percent, written
 from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR, OK
 from eexit.results.landed import read_columns

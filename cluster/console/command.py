@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cluster.console import interruption
-from eexit.messages.errors import SweepStopped, UsageError, first_line
-from eexit.messages.locations import without_secrets
+from cluster import interruption
+from eexit.errors import SweepStopped, UsageError, first_line
+from eexit.output.locations import without_secrets
 
 
 class Command(Protocol):

@@ -11,10 +11,10 @@ from rich.text import Text
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eexit.doors.setting import Setting
-from eexit.messages.written import percent
+from eexit.custom_generate.setting import Setting
 from eexit.model.chat import Tokenizer, tokenize_conversation
 from eexit.model.decoder import context_of
+from eexit.output.text import percent
 
 EARLIEST, LATEST = (0, 175, 95), (215, 175, 0)  # the colours, in RGB, of the first and of the last exitable layer
 FULL_DEPTH: Final = "default"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from eexit.messages.progress import Display, Progress, Silence
+from eexit.output.progress import Display, Progress, Silence
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
 SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far

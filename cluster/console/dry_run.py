@@ -4,9 +4,10 @@ import json
 import math
 from typing import Final
 
-from cluster.console.job import Options, SweepJob
-from eexit.messages.locations import shown
-from eexit.messages.wording import counted
+from cluster.console.sweep_flags import Options
+from cluster.job import SweepJob
+from eexit.output.locations import shown
+from eexit.output.text import counted
 from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model

@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from eexit.messages.locations import without_secrets
+from eexit.output.locations import without_secrets
 
 LOGGER = logging.getLogger("eexit")
 

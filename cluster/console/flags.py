@@ -10,8 +10,8 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import flag
+from eexit.errors import UsageError
+from eexit.output.text import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
 _SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from eexit.messages.progress import Display, Progress
+from eexit.output.progress import Display, Progress
 
 
 class Steps:

@@ -8,17 +8,15 @@ from collections import deque
 from collections.abc import Callable
 
 from cluster.console.display import open_display
-from cluster.console.job import SweepJob
-from cluster.liveness import Liveness
-from cluster.locations import location_for_all
+from cluster.job import SweepJob, location_for_all
 from cluster.pool import plan_pools
-from cluster.session import ray_session
+from cluster.session import Liveness, ray_session
 from cluster.studies.run import Call, Studied
 from cluster.studies.workers import Workers
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
-from eexit.messages.progress import Display
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.progress import Display
+from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.layout import MANIFEST, Manifest

@@ -11,14 +11,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.console import interruption
+from cluster import interruption
 from cluster.failures import Kind, failure_of_actor, failure_of_call
-from cluster.liveness import Liveness, answers
 from cluster.pool import Node
-from cluster.session import ray_session
+from cluster.session import Liveness, answers, ray_session
 from cluster.studies.actor import StudyActor
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Display
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Display
 from eexit.studies.study import Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone

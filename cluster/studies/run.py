@@ -15,11 +15,11 @@ from uuid import uuid4
 
 from rich.text import Text
 
-from cluster.console import interruption
+from cluster import interruption
 from cluster.console.display import console_of, open_display
-from cluster.locations import location_for_all
-from eexit.messages.locations import reading, shown
-from eexit.messages.progress import Display, Progress
+from cluster.job import location_for_all
+from eexit.output.locations import reading, shown
+from eexit.output.progress import Display, Progress
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model

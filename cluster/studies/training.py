@@ -14,14 +14,13 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.console.display import open_display
-from cluster.console.job import Device
-from cluster.locations import location_for_all
+from cluster.job import Device, location_for_all
 from cluster.studies.own_node import OwnActor, own_actor
 from cluster.studies.training_work import Advanced, TrainingWork
 from cluster.sweep import run_sweep
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
-from eexit.messages.progress import Display, Progress
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.progress import Display, Progress
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL

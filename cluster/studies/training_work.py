@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.text import counted
 from eexit.studies.study import Work
 from eexit.training.plan import TrainingPlan
 

@@ -9,15 +9,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.console import interruption
+from cluster import interruption
 from cluster.failures import failure_of_actor, failure_of_call
-from cluster.liveness import Liveness
 from cluster.pool import Pool
+from cluster.session import Liveness
 from cluster.studies.actor import StudyActor
 from cluster.studies.run import Call
 from cluster.worker import as_actor
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Display, Progress
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Display, Progress
 from eexit.studies.study import Done, Unit
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -25,7 +25,7 @@ from eexit.decode.steps.drafting import DraftBatch, draft_of, draft_step
 from eexit.decode.steps.online import OnlineBatch, observe, online_step, taught_step
 from eexit.decode.steps.oracle import decode_step, first_tokens
 from eexit.decode.teacher import Prefilled, prefill
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Configuration, Draft, Exit

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.gate import Gate
 from eexit.method.probes import Probe
 from eexit.method.readouts import LEARNED, READOUTS, Affine, Readout

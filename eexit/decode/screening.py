@@ -24,7 +24,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.whole_files import write_whole
+from eexit.output.whole_files import write_whole
 
 ROWS: Final = 32
 TOKENS: Final = 96  # of each row

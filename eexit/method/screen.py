@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.search import likeliest
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.method.shortlist import Shortlist, ShortReading
 from eexit.model.decoder import Decoder

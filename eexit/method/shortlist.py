@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.packed_linear import plain_bias, plain_weight
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
 from eexit.model.support.grafting import graft

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 
 WEIGHTS: Final = "adapter_model.safetensors"
 FILES: Final = ("adapter_config.json", WEIGHTS)  # as peft saves them

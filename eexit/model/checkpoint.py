@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.file_digests import sha256
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, row_axes
 from eexit.model.layerwise import Layerwise

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import some
+from eexit.errors import UsageError
 from eexit.model.support.refusals import refuse_compiled
+from eexit.output.text import some
 
 # Names of files, of tokens, of what is returned and of how weights are held; none changes what the layers compute.
 _ASIDE: Final = (

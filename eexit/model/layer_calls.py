@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.views import CacheView
 
 ATTENTION: Final = "eexit"  # our implementation of attention, for our cache

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
 from eexit.cpu.kernels import AttentionOptions
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, KeyMaker, LayerCall, attention_by
 from eexit.model.longrope import embed_apart

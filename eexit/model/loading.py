@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.model.adapters import own_weights
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import (

@@ -20,9 +20,9 @@ from urllib.request import getproxies
 
 from platformdirs import user_cache_path
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.model.file_digests import sha256
-from eexit.whole_files import plain_errors, publish
+from eexit.output.whole_files import plain_errors, publish
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 # SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.artefacts import FLAGS, GATE, Card, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit

@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.file_digests import sha256
-from eexit.whole_files import write_whole
+from eexit.output.whole_files import write_whole
 
 STATE: Final = "state.safetensors"  # of a training that has not ended
 

@@ -2,7 +2,7 @@
 
     SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
 
-Every field here changes results; how and where a sweep is executed (`cluster.console.job.SweepJob`) does not.
+Every field here changes results; how and where a sweep is executed (`cluster.job.SweepJob`) does not.
 """
 
 import difflib

@@ -1,6 +1,6 @@
 """Which layers are exitable."""
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit
 from eexit.plan.runs import configurations

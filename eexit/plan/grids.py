@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import RULES
 
 GEOMETRIC_UNITS: Final = ("1/nat", "nats")

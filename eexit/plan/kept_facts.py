@@ -17,8 +17,8 @@ from typing import Any, Final
 from platformdirs import user_cache_path
 
 from eexit.model.sources import files_of, within
+from eexit.output.whole_files import write_whole
 from eexit.plan.config import SweepConfig
-from eexit.whole_files import write_whole
 
 FORMAT: Final = 1  # of what is kept, and of how it is found
 # What is found depends on these fields of a sweep, on these packages, and on the devices that a process may use.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import IO, Any, Final, ParamSpec, TypeVar
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eexit.messages.errors import UsageError, first_line
-from eexit.messages.locations import shown
+from eexit.errors import UsageError, first_line
+from eexit.output.locations import shown
 from eexit.plan.config import Prompt
 
 COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group")

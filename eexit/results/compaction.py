@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.results.files import list_files, read_generations, read_tokens, without
 from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens

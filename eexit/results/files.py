@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.plan.runs import OK
 from eexit.results.layout import (
     FOLDERS,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eexit.whole_files import write_whole
+from eexit.output.whole_files import write_whole
 
 
 def evaluation_of(

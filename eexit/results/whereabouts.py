@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
+from eexit.errors import UsageError
+from eexit.output.locations import shown
 from eexit.plan.artefacts import CARD, FILES, STATE, TEXTS_FOLDER
 from eexit.results.files import list_folder
 from eexit.results.layout import FOLDERS, HARNESS_FOLDER, MANIFEST, REPORT, OtherFormatError, decode

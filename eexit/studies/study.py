@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eexit.messages.result_table import ResultTable
+from eexit.output.result_table import ResultTable
 from eexit.plan.config import SweepConfig
 from eexit.results.study_table import Table
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from eexit.model.file_digests import sha256
+from eexit.output.whole_files import publish
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
 from eexit.training.run.loop import Training
 from eexit.training.run.saving import remove_state, save_tensors
 from eexit.training.setup import WAYS
-from eexit.whole_files import publish
 
 
 def finish(training: Training, plan: TrainingPlan) -> Card:

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import flag
+from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
+from eexit.output.text import flag
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
 from eexit.plan.config import Prompt, SweepConfig

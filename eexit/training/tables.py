@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import percent, written
 from eexit.method.readouts import READOUTS
+from eexit.output.result_table import ResultTable
+from eexit.output.text import percent, written
 from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, STATE_MAPS, Card
 
 SHOWN_THRESHOLDS = (0.05, 0.1, 0.2, 0.5)  # of a gate

@@ -14,11 +14,11 @@ from machine import runs_for
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cluster.console.job import load_job
+from cluster.console.sweep_flags import load_job
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Outcome, Request
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.method.rules import ORACLES
 from eexit.model.decoder import Decoder
 from eexit.plan.config import Observe, SweepConfig

@@ -23,10 +23,10 @@ from ray import cloudpickle
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.console.flags import Parser, whole
-from cluster.console.job import load_job
+from cluster.console.sweep_flags import load_job
 from cluster.shards import cut
 from cluster.sweep import run_sweep
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_facts import ModelFacts, aside, look_at_model
 from eexit.plan.runs import Run, count_runs, plan_runs

@@ -53,9 +53,9 @@ from rich.table import Table
 from cluster.console.flags import Parser
 from eexit.decode.rows.requests import Request
 from eexit.decode.trace import Trace
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
+from eexit.output.whole_files import write_whole
 from eexit.plan.model_facts import aside
-from eexit.whole_files import write_whole
 
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)

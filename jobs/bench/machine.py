@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from cluster.console.job import load_job
+from cluster.console.sweep_flags import load_job
 from eexit.cpu import kernels
 from eexit.decode.steps.batch import Batch
 from eexit.generator import ModelGenerator

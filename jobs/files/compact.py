@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, whole
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.text import counted
 
 ROWS_PER_FILE = 20_000
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_parser
-from eexit.messages.locations import HIDDEN, inside, shown, without_secrets
-from eexit.messages.wording import counted
+from eexit.output.locations import HIDDEN, inside, shown, without_secrets
+from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL
 
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, seed, whole
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 
 
 @command()
@@ -27,9 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)
+    from eexit.output.whole_files import write_whole
     from eexit.plan.prompt_kinds.drawing import draw_prompts
     from eexit.results.whereabouts import refuse_for_file
-    from eexit.whole_files import write_whole
 
     out = Path(flags.out)
     if out.suffix.lower() != ".jsonl":

@@ -16,9 +16,9 @@ import jinja2
 import vl_convert
 
 from eexit.decode.costs.other_models import Shapes
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import some
-from eexit.messages.written import bracketed, written
+from eexit.errors import UsageError
+from eexit.output.text import bracketed, some, written
+from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
     REPORT_HEAD_BYTES,
@@ -30,7 +30,6 @@ from eexit.results.layout import (
     side_file_name,
     side_folder_name,
 )
-from eexit.whole_files import write_all
 from reports.page.packing import KINDS, Packed, squeeze
 from reports.page.payload import payload
 from reports.progress import Progress, ignore

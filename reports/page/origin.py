@@ -4,8 +4,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from eexit.messages.wording import counted
-from eexit.messages.written import percent
+from eexit.output.text import counted, percent
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep

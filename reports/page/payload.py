@@ -8,9 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.wording import counted
-from eexit.messages.written import is_known
 from eexit.method.rules import ORACLES, RULES, Rule
+from eexit.output.text import counted, is_known
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL

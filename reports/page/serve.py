@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 from reports.page.build import PageSettings, build_report, side_folder
 from reports.read.sweep import NotASweepError, read_sweep

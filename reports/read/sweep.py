@@ -11,8 +11,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from eexit.decode.costs.other_models import Shapes
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import HIDDEN, shown
+from eexit.errors import UsageError
+from eexit.output.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import groups

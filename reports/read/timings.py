@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from eexit.messages.wording import counted
+from eexit.output.text import counted
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.studies.timing.speedups import Speedup, speedups
 

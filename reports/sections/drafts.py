@@ -15,8 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from eexit.messages.wording import counted, counted_between
-from eexit.messages.written import bracketed, is_known
+from eexit.output.text import bracketed, counted, counted_between, is_known
 from eexit.plan.configuration import ALL_MODES, AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
 from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL

@@ -9,8 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from eexit.messages.wording import counted
-from eexit.messages.written import is_known, percent, written
+from eexit.output.text import counted, is_known, percent, written
 from eexit.quality.estimates import MIN_ROUNDS, MIN_SAMPLES
 from eexit.studies.choosing.words import told_choice
 from reports.read.judgements import BEST, PREFERRED, SCORE, WORST, Judge

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.messages.wording import counted
-from eexit.messages.written import bracketed, is_known, percent, short_percent, written
+from eexit.output.text import bracketed, counted, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.words import none_certified
 from eexit.studies.verdict_file import KNOWING, MEANINGS, STATE

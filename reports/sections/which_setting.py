@@ -4,8 +4,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.messages.wording import counted
-from eexit.messages.written import is_known, short_percent
+from eexit.output.text import counted, is_known, short_percent
 from eexit.quality.learn_then_test import FULL_DEPTH
 from reports.shared.figures import Columns, table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL

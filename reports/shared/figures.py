@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from eexit.messages.wording import counted_between
+from eexit.output.text import counted_between
 from eexit.quality.intervals import LEVEL
 from reports.shared.charts import specification
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eexit.messages.written import bracketed, is_known, percent, written
+from eexit.output.text import bracketed, is_known, percent, written
 from reports.shared.measures import RUN, SKIPPED, CostAxis
 
 Row = dict[Any, Any]

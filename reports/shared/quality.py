@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from eexit.messages.wording import counted
-from eexit.messages.written import is_known, short_percent
+from eexit.output.text import counted, is_known, short_percent
 from eexit.plan.configuration import GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
 from eexit.results.study_tables import CHOICES, REPLAYS, SCORES

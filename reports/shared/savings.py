@@ -17,7 +17,7 @@ import pandas as pd
 
 from eexit.decode.costs.counting import LOOKS, MISSES
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
-from eexit.messages.written import is_known
+from eexit.output.text import is_known
 from eexit.plan.configuration import GENERATE
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup

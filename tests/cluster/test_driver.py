@@ -13,7 +13,7 @@ import scripted
 from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, wait_until
 from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 
-from eexit.messages.errors import SweepStopped, UsageError
+from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import Run, count_runs
 from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.landing import Tally

@@ -28,8 +28,8 @@ from driving import (
 from scripted import sweep_of
 
 from cluster.actor import model_generator
+from eexit.errors import SweepStopped
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import SweepStopped
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land, survey, tally_of

@@ -13,8 +13,8 @@ from driving import actor_pids, assert_undisturbed, drive, wait_until
 from ray.cluster_utils import Cluster
 from scripted import look, sweep_of
 
-from cluster import liveness
-from eexit.messages.errors import SweepStopped
+from cluster import session
+from eexit.errors import SweepStopped
 from eexit.plan.model_facts import Memory
 from eexit.results.store.landing import Tally
 
@@ -99,7 +99,7 @@ def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_pa
 def test_where_no_node_can_hold_an_actor_it_says_so_and_stops_after_a_time(
     nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(liveness.SECONDS_WITHOUT_ACTOR, "cluster", 6)
+    monkeypatch.setitem(session.SECONDS_WITHOUT_ACTOR, "cluster", 6)
     log = io.StringIO()
     with pytest.raises(SweepStopped, match="no actor has come up for 0 minutes, and no node can hold one"):
         drive(sweep_of(tmp_path, "one"), tmp_path / "out", log=log)

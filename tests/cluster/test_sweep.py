@@ -20,10 +20,10 @@ from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.console.closing_table import closing_table
 from cluster.console.display import Lines
-from cluster.console.job import SweepJob
+from cluster.job import SweepJob
 from cluster.sweep import Summary, run_sweep
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Progress, Silence
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Progress, Silence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_different_runs, plan_runs
 from eexit.results.layout import MANIFEST, encode

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "jobs" / "bench"))
 import findings  # noqa: E402
 from findings import outcomes, study  # noqa: E402
 
-from eexit.messages.errors import UsageError  # noqa: E402
+from eexit.errors import UsageError  # noqa: E402
 from eexit.quality.estimates import Estimate  # noqa: E402
 
 SAMPLE = ROOT / "reports" / "sample"

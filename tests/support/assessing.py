@@ -13,7 +13,7 @@ from cluster.assessment import learned, sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.assess import assess
 from cluster.assessment.outcome.verdict import Verdict
-from eexit.messages.progress import Silence
+from eexit.output.progress import Silence
 from eexit.plan.config import Prompt
 from eexit.studies.verdict_file import FILE
 

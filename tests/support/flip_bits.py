@@ -18,7 +18,7 @@ from random import Random
 import pandas as pd
 from scripted import rows_of, sweep_of
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.runs import plan_runs
 from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, decode

@@ -7,12 +7,12 @@ from typing import Any
 
 from driving import look_here
 
+from cluster import interruption
 from cluster.assessment.place import Plan
-from cluster.console import interruption
 from cluster.studies.run import Call
 from cluster.studies.training_work import TrainingWork
 from eexit.generator import ModelGenerator
-from eexit.messages.progress import Silence
+from eexit.output.progress import Silence
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts

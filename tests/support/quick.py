@@ -57,9 +57,9 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "eexit/plan/test_prompts.py": ALL,
     "eexit/plan/test_runs.py": ALL,
     "eexit/plan/test_splits.py": ALL,
-    "eexit/messages/test_locations.py": ALL,
-    "eexit/messages/test_findings.py": ALL,
-    "eexit/messages/test_result_table.py": ALL,
+    "eexit/output/test_locations.py": ALL,
+    "eexit/studies/choosing/test_findings.py": ALL,
+    "eexit/output/test_result_table.py": ALL,
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # What lands, and what of it is damaged.
     "eexit/results/test_layout.py": ALL,
@@ -74,7 +74,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     ),
     "eexit/results/store/test_folder.py": ALL,
     "eexit/results/store/test_landing.py": ALL,
-    "eexit/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
+    "eexit/output/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
     # Answers, risks and choosing.
     "eexit/quality/test_answers.py": (
         "test_of_",

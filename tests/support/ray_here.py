@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 import cluster.actor
 import cluster.driver
-import cluster.liveness
+import cluster.session
 from cluster.studies import own_node
 
 REPLACED = (
@@ -235,7 +235,7 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
     monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_LOOKS", 0.001)
     monkeypatch.setattr(own_node, "placement_group", partial(Group, here))
     monkeypatch.setattr(own_node, "remove_placement_group", lambda group: None)
-    for module in (cluster.liveness, own_node):
+    for module in (cluster.session, own_node):
         monkeypatch.setattr(module, "answers", lambda address: True)
     for name in ("log", "log_to_stderr"):  # of the actor's process, whose lines are not the driver's
         monkeypatch.setattr(cluster.actor, name, lambda *_, **__: None)

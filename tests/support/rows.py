@@ -13,7 +13,7 @@ from untrained import PROBE, STATE_MAPS
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
 from eexit.plan.configuration import Configuration, Exit, Normal

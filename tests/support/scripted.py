@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import Run

@@ -20,9 +20,9 @@ from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.studies.run import Studied, run_study
 from eexit.decode.trace import described
-from eexit.messages.errors import UsageError
-from eexit.messages.progress import Display
-from eexit.messages.result_table import ResultTable
+from eexit.errors import UsageError
+from eexit.output.progress import Display
+from eexit.output.result_table import ResultTable
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.hashes import content_hash
 from eexit.results.layout import MANIFEST, Manifest, encode

@@ -13,7 +13,7 @@ from driving import look_here
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from eexit.doors.setting import ExitOutput, Setting
+from eexit.custom_generate.setting import ExitOutput, Setting
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs

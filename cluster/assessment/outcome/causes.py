@@ -3,8 +3,7 @@
 from cluster.assessment.learned import DEPLOYED, ORACLE
 from cluster.assessment.outcome.ledger import Ledger, Line
 from cluster.assessment.outcome.verdict import Verdict
-from eexit.messages.wording import counted
-from eexit.messages.written import is_known, percent, short_percent, written
+from eexit.output.text import counted, is_known, percent, short_percent, written
 from eexit.quality.estimates import Estimate
 from eexit.studies.verdict_file import BATCHES, DECIDING, KNOWING, OVERHEAD, PROOF, STATE
 

@@ -41,9 +41,8 @@ from cluster.assessment.outcome.verdict import (
     holds,
     known,
 )
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted, ordinal
-from eexit.messages.written import percent, short_percent, written
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, ordinal, percent, short_percent, written
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.plan.config import HEAD, WHOLE, screen_size
 

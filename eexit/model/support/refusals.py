@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 
 
 def refuse_unsupported(outer: Any, config: Any) -> None:

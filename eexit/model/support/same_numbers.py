@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.layerwise import Layerwise
 
 # Relative tolerances. Inputs of attention and what layers add come from the same operations on the same numbers, though

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, RowAxis
 from eexit.model.layerwise import LayerPass, Layerwise

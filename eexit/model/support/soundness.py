@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.kernels import AttentionOptions
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import Handed
 from eexit.model.layerwise import LayerPass, Layerwise, options_of

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.model.layer_calls import Handed, named
 
 WATCHED_NAMES: Final = ("eager", "sdpa")  # a model with another implementation is watched as one with the first

@@ -10,7 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds import facts, passages, writing
 from eexit.plan.prompt_kinds.kind import one

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
-from eexit.messages.wording import some
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.text import some
 from eexit.plan.config import SweepConfig
 from eexit.results.landed import read_columns
 from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode

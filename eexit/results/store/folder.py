@@ -14,10 +14,10 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import HIDDEN, shown, without_secrets
+from eexit.errors import UsageError
+from eexit.output.locations import HIDDEN, shown, without_secrets
+from eexit.output.whole_files import temporary_name, write_whole
 from eexit.results.files import Location
-from eexit.whole_files import temporary_name, write_whole
 
 DAMAGED_FOLDER = "damaged"
 GCS_RETRY_SECONDS = 60  # the client's default, for a missing bucket or network, is a quarter of an hour

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
     DamagedError,

@@ -25,7 +25,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from eexit.messages.errors import SweepStopped, UsageError
+from eexit.errors import SweepStopped, UsageError
 from eexit.results.store.folder import Store
 
 LEASE = "lease.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.artefact_fit import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from pyarrow import fs
 
-from eexit.messages.wording import some
+from eexit.output.text import some
 from eexit.results.files import digest_of_file, list_files, read_generations, read_tokens, without
 from eexit.results.layout import generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.hashes import content_hash
 from eexit.plan.splits import digest
 from eexit.quality.learn_then_test import error_of_ask

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.errors import UsageError
-from eexit.messages.written import short_percent
+from eexit.errors import UsageError
+from eexit.output.text import short_percent
 from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import ordinal, some
-from eexit.messages.written import short_percent
+from eexit.errors import UsageError
+from eexit.output.text import ordinal, short_percent, some
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import ORDERS, PARETO

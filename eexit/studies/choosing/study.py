@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eexit.messages.result_table import ResultTable
+from eexit.output.result_table import ResultTable
 from eexit.plan.runs import OK
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store

@@ -6,16 +6,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from eexit.messages import findings
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted, ordinal
-from eexit.messages.written import is_known, short_percent, written
 from eexit.method.rules import ORACLES
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, is_known, ordinal, short_percent, written
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import ONE_IN
 from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
 from eexit.quality.risk_tests import BETTING, EXACT, HOEFFDING_BENTKUS, prompts_without_loss
 from eexit.quality.risks import RISKS
+from eexit.studies.choosing import findings
 from eexit.studies.choosing.choice import Choice, Tested, TestedSequence, choice_columns
 from eexit.studies.choosing.question import COSTS
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import exit_probabilities

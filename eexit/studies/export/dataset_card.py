@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.locations import without_secrets
-from eexit.messages.wording import with_versions
-from eexit.messages.written import percent
+from eexit.output.locations import without_secrets
+from eexit.output.text import percent, with_versions
 from eexit.results.layout import Manifest
 from eexit.studies.export.columns import CONVERSATIONS, SHAPES
 

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
-from eexit.messages.progress import Display, Progress
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.progress import Display, Progress
+from eexit.output.text import counted
 from eexit.plan.runs import OK
 from eexit.results.files import DamagedError, list_files, read_generations, without
 from eexit.results.landed import read_columns, tokens_of

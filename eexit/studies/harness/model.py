@@ -19,8 +19,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Failure, Request, RowSoFar
 from eexit.decode.scoring import score_texts
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.model.chat import Tokenizer
 from eexit.plan.configuration import Configuration
 

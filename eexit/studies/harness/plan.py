@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Bool, Count, Float, SweepConfig, Text
 from eexit.plan.configuration import Configuration, hashed
 from eexit.plan.hashes import content_hash

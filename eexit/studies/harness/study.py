@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from eexit.messages.errors import first_line
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import with_versions
+from eexit.errors import first_line
+from eexit.output.result_table import ResultTable
+from eexit.output.text import with_versions
 from eexit.plan.config import SweepConfig
 from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import written
+from eexit.output.result_table import ResultTable
+from eexit.output.text import written
 
 CAPTION = (
     "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "

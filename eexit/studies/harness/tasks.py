@@ -15,7 +15,7 @@ import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 
 HARNESS_TASKS: Final = Path(lm_eval.tasks.__file__).parent  # the harness's own
 NEAR: Final = 3  # names to suggest

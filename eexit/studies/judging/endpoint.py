@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.quality.rubric import Question, RubricVerdict
 from eexit.studies.judging.kept_replies import KeptReplies
 

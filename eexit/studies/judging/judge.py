@@ -8,17 +8,16 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from eexit.messages.errors import SweepStopped
-from eexit.messages.progress import Display, Progress
-from eexit.messages.wording import counted
+from eexit.errors import SweepStopped
+from eexit.output.progress import Display, Progress
+from eexit.output.text import counted
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.rubric import RUBRIC, Comparison, Question, TextScores, preference
-from eexit.results.store.breaker import Breaker
 from eexit.results.store.lease import Lease
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply
@@ -28,6 +27,7 @@ from eexit.studies.judging.plan import Judged, JudgingPlan
 ROWS_PER_FILE: Final = 1000
 SECONDS_BETWEEN_FILES = 15.0
 SECONDS_BETWEEN_LOOKS: Final = 0.5  # at the progress, where no answer comes
+FAILURES_IN_A_ROW: Final = 5  # of one kind, that are not a text's
 FAILURES_WITHOUT_ANSWER: Final = 10  # of texts, if none ever worked
 
 Answer = Reply | AskingError
@@ -114,7 +114,8 @@ class _Asker:
 class _JudgeBreaker:
     """Stops when the endpoint only fails: after failures of the environment in a row, or if no text was ever judged."""
 
-    breaker: Breaker = field(default_factory=Breaker)
+    kind: str = ""  # of the last failures in a row
+    n_in_a_row: int = 0
     has_worked: bool = False
     n_failed_texts: int = 0
 
@@ -122,11 +123,14 @@ class _JudgeBreaker:
         """Raises `SweepStopped`."""
         if isinstance(answer, Reply):
             self.has_worked = True
-            self.breaker.reset()
+            self.kind, self.n_in_a_row = "", 0
         elif answer.is_final:
             raise SweepStopped(str(answer))
         elif not answer.of_text:
-            self.breaker.environment_failed(answer.kind, str(answer))
+            self.n_in_a_row = self.n_in_a_row + 1 if answer.kind == self.kind else 1
+            self.kind = answer.kind
+            if self.n_in_a_row >= FAILURES_IN_A_ROW:
+                raise SweepStopped(f"{self.n_in_a_row} failures in a row, the last: {answer}")
         else:
             self.n_failed_texts += 1
             if not self.has_worked and self.n_failed_texts >= FAILURES_WITHOUT_ANSWER:

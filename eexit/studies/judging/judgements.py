@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from eexit.messages.locations import reading
+from eexit.output.locations import reading
 from eexit.plan.runs import OK
 from eexit.quality.rubric import ASPECTS
 from eexit.results.study_table import Row

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from eexit.messages.errors import first_line
+from eexit.errors import first_line
 
 MOST_BYTES_OF_ONE: Final = 64 * 2**10  # of one reply
 MOST_BYTES: Final = 2**20  # of all of them; the first ones are kept

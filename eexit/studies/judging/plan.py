@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
-from eexit.messages.wording import counted
+from eexit.errors import UsageError
+from eexit.output.locations import shown
+from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted
-from eexit.messages.written import interval, is_known, written
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, interval, is_known, written
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.quality.estimates import MIN_SAMPLES, Estimate, ValueKind, estimate_columns, means_of_groups

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from eexit.messages.errors import UsageError
-from eexit.messages.explaining import explain
+from eexit.errors import UsageError
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
@@ -17,6 +16,7 @@ from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 from eexit.plan.splits import groups
+from eexit.plan.validation_errors import explain
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.replay.study import ReplayStudy

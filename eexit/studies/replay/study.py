@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
 from eexit.results.study_tables import REPLAYS

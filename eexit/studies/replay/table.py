@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import interval, percent, written
+from eexit.output.result_table import ResultTable
+from eexit.output.text import interval, percent, written
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.doors.taken import Certificate, Drawn, HeldOutCheck, TimedAt
-from eexit.messages.errors import UsageError
-from eexit.messages.written import is_known
+from eexit.custom_generate.taken import Certificate, Drawn, HeldOutCheck, TimedAt
+from eexit.errors import UsageError
+from eexit.output.text import is_known
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import OK
 from eexit.plan.splits import sort_of

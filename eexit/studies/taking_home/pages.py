@@ -1,10 +1,10 @@
 """What stands beside a setting: a README for whoever gets the folder, and the files of a repository on the Hub."""
 
-from eexit.doors.taken import README, Taken
-from eexit.doors.words import described
-from eexit.messages.locations import shown
-from eexit.messages.wording import with_versions
+from eexit.custom_generate.taken import README, Taken
+from eexit.custom_generate.words import described
 from eexit.model.sources import DEFAULT_MODEL
+from eexit.output.locations import shown
+from eexit.output.text import with_versions
 
 GENERATE = '''"""Generates with the setting in this repository: `custom_generate="{hub}"`, by the package eexit."""
 

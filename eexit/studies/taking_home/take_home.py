@@ -14,16 +14,17 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
+from eexit.custom_generate.checked_models import checked, decoders_of, precision
+from eexit.custom_generate.setting import Setting
+from eexit.custom_generate.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
 from eexit.decode.screening import fit_screen, moment_path
-from eexit.doors.checked_models import checked, decoders_of, precision
-from eexit.doors.setting import Setting
-from eexit.doors.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
+from eexit.errors import UsageError
 from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
 from eexit.model.in_memory import config_facts, weights_digest
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
+from eexit.output.locations import shown
+from eexit.output.whole_files import publish
 from eexit.plan.artefacts import CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
@@ -34,7 +35,6 @@ from eexit.results.whereabouts import refuse_for_copy
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.studies.taking_home.pages import hub_files, readme
 from eexit.training.texts import Text
-from eexit.whole_files import publish
 
 N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
 COLUMNS: Final = ("configuration", "seed", "cost_full", "cost_needed", "cost_run")

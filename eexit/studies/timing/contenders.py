@@ -25,8 +25,8 @@ from eexit.decode.costs.counting import Counts, cost_columns
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Failure, Outcome, Request
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Generate, Normal

@@ -8,9 +8,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.messages.errors import UsageError
-from eexit.messages.wording import some
+from eexit.errors import UsageError
 from eexit.method.states import STATES
+from eexit.output.text import some
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.runs import OK, configurations

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import percent, written
 from eexit.method.rules import RULES
+from eexit.output.result_table import ResultTable
+from eexit.output.text import percent, written
 from eexit.plan.configuration import NORMAL
 from eexit.studies.timing.speedups import speedups
 

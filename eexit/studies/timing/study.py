@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, Final
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted, with_versions
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, with_versions
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Exit, Generate, Normal
 from eexit.results.store.manifest import versions

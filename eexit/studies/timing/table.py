@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eexit.messages.result_table import ResultTable
-from eexit.messages.written import interval, percent
+from eexit.output.result_table import ResultTable
+from eexit.output.text import interval, percent
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.timing.speedups import Speedup, speedups

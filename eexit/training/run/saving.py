@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
+from eexit.output.whole_files import becoming, plain_errors
 from eexit.plan.artefacts import STATE
-from eexit.whole_files import becoming, plain_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

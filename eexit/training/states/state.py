@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.training.held_out import BLOCK_TOKENS
 from eexit.training.readouts.ridge import SplitSums, Sums

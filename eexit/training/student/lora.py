@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from eexit.messages.errors import UsageError, first_line
+from eexit.errors import UsageError, first_line
 from eexit.training.run.saving import save_tensors
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures

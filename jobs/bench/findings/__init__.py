@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.console.flags import Parser
-from eexit.whole_files import write_whole
+from eexit.output.whole_files import write_whole
 from findings import parts
 from findings.study import HOME, take
 

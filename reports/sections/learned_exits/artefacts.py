@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from eexit.messages.wording import counted
+from eexit.output.text import counted
 from eexit.plan.artefacts import READOUT
 from reports.sections.learned_exits.cards import Artefact, artefacts, short
 

@@ -6,8 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from eexit.messages.wording import counted
-from eexit.messages.written import percent
+from eexit.output.text import counted, percent
 from eexit.plan.artefacts import ADAPTER, PROBE
 from reports.sections.learned_exits import cards
 from reports.sections.learned_exits.artefacts import basis

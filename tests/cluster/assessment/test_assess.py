@@ -25,9 +25,9 @@ from cluster.assessment.outcome.words import sentences
 from cluster.assessment.record import RECORD, Record
 from cluster.assessment.workshop import LOOK, RUN, Workshop
 from cluster.console.steps import Steps
-from eexit.messages.errors import UsageError
-from eexit.messages.progress import Silence
+from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
+from eexit.output.progress import Silence
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
 from eexit.studies.timing.plan import WhatToTime, make_plan

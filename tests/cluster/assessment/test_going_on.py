@@ -16,7 +16,7 @@ from cluster.assessment.asked import Asked
 from cluster.assessment.learned import Learned
 from cluster.assessment.record import RECORD
 from cluster.assessment.workshop import CEILING_LEARNED, RUN, TRIED
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold

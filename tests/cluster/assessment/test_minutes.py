@@ -13,7 +13,7 @@ from place_here import Here
 from cluster.assessment import sizes
 from cluster.assessment.record import Record
 from cluster.assessment.workshop import RUN, TEXTS
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("two_rules")
 

@@ -55,7 +55,7 @@ from cluster.assessment.sizes import (
     told_of_minutes,
     told_of_prompts,
 )
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
 from eexit.quality.learn_then_test import certify, error_of_ask

@@ -9,7 +9,7 @@ import pytest
 from cluster.assessment.learned import Way
 from cluster.assessment.record import RECORD, Front, Record
 from cluster.assessment.sizes import LOOK, RUN, RunSizes, SearchSizes
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 
 ASKED = {"model": "m", "minutes": 30.0, "margin": 0.02}
 

@@ -9,7 +9,7 @@ import pytest
 from commands import here
 
 from cluster.console.command import command
-from eexit.messages.errors import SweepStopped, UsageError
+from eexit.errors import SweepStopped, UsageError
 
 
 @command("what is done stays")

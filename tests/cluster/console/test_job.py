@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from commands import here
 
-from cluster.console.job import FIELDS, GROUPS, SweepJob, load_job
-from eexit.messages.errors import UsageError
+from cluster.console.sweep_flags import GROUPS, load_job
+from cluster.job import FIELDS, SweepJob
+from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES

@@ -1,7 +1,7 @@
 """One progress over several steps."""
 
 from cluster.console.steps import Steps
-from eexit.messages.progress import Progress, Silence
+from eexit.output.progress import Progress, Silence
 
 
 class Shown(Silence):

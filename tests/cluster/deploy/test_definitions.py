@@ -16,7 +16,7 @@ from kuberay_schema import SCHEMAS
 from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.console.job import FIELDS
+from cluster.job import FIELDS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "cluster" / "deploy"

@@ -17,8 +17,8 @@ from full_disk import left, on_a_full_disk_aside
 from scripted_study import TABLE, ScriptedStudy, land_nothing, main, marked
 from sweeping import wait_for
 
-from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Progress, Silence
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Progress, Silence
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold

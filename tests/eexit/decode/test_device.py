@@ -25,7 +25,7 @@ from eexit.decode.rows.memory import FREE_SHARE, cache_budget
 from eexit.decode.rows.requests import Decoding, Outcome, Request
 from eexit.decode.steps.batch import Batch
 from eexit.decode.trace import Trace
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.state_maps import KEYS, StateMaps

@@ -24,7 +24,7 @@ from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.decode.screening import second_moment
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method import rules
 from eexit.method.rules import BLIND, ONLINE, RULES, Control, Parameter, Rule
 from eexit.method.states import STATES, State

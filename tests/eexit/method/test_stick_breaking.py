@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES

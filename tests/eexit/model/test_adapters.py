@@ -17,8 +17,8 @@ from tiny_models import tiny_model
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.model.adapters import FILES, WEIGHTS, merged, own_weights
 from eexit.model.file_digests import sha256
 from eexit.model.loading import estimate_memory

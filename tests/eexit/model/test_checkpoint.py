@@ -15,7 +15,7 @@ from tiny_gguf import save_tiny_gguf
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.loading import describe_model, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
 

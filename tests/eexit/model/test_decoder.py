@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import Decoder
 
 SMALL: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}

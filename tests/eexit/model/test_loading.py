@@ -9,7 +9,7 @@ import transformers as tf
 from tiny_models import ARCHITECTURES, GROUPED
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.loading import estimate_memory
 from eexit.plan.config import SweepConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_model
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.loading import describe_model, load_model_and_tokenizer
 from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.config import SweepConfig

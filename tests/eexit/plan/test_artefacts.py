@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
 from eexit.decode.learned_exits import load_probe, load_readout, load_state_maps
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, KEYS, STREAMS
 from eexit.model.file_digests import sha256
 from eexit.plan.artefact_fit import refuse_misfit

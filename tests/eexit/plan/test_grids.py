@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.grids import parse_numbers, parse_rules
 
 

@@ -9,7 +9,7 @@ import pytest
 from byte_model import save_byte_model
 from commands import asked_here
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan import model_facts
 from eexit.plan.config import SweepConfig
 from eexit.plan.kept_facts import KeptFacts

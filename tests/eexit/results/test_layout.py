@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from eexit.output.whole_files import temporary_name
 from eexit.results.layout import (
     FORMAT,
     FORMATS,
@@ -17,7 +18,6 @@ from eexit.results.layout import (
     side_folder_name,
     tokens_name,
 )
-from eexit.whole_files import temporary_name
 
 MANIFEST = Manifest(
     config={"prompts": [{"id": "0", "prompt": "Où ?"}]},

@@ -8,9 +8,9 @@ import pytest
 from commands import here, without_steps
 from full_disk import left
 
-from cluster.console.job import job_of
+from cluster.job import job_of
 from cluster.studies.harness import evaluate_on_tasks
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt
 from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name

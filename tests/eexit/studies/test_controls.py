@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from scripted import rows_of, sweep_of
 
-from cluster.console.job import load_job
-from eexit.messages.errors import UsageError
+from cluster.console.sweep_flags import load_job
+from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, plan_runs
 from eexit.results.layout import MANIFEST, encode

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eexit.decode.costs.other_models import KNOWN, Looked, Shapes, cost_at, full_cost_at, shapes_of
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 
 SMALL = Shapes("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)

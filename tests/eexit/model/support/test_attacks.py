@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
 from eexit.cpu.kernels import AttentionOptions
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.layer_calls import ATTENTION
 from eexit.model.views import CacheView

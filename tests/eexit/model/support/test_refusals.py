@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import Decoder
 
 

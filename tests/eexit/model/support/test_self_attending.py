@@ -11,7 +11,7 @@ from tiny_models import SIZES, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView, TokensView
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from eexit import load_default_model_and_tokenizer
 from eexit.cpu.kernels import AttentionOptions
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.decoder import PROBE_TOKENS, Decoder
 from eexit.model.layer_calls import RowAxis
 from eexit.model.layerwise import LayerPass

@@ -13,7 +13,7 @@ from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
 from cluster.assessment.parts import Enough, drawn
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
 from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole

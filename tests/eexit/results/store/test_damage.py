@@ -11,7 +11,7 @@ import pytest
 from flip_bits import READERS, flip_bits
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.shard_tables import error_results

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scripted import sweep_of
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.results.layout import FORMAT, MANIFEST, encode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import (

@@ -15,7 +15,7 @@ from scripted import rows_of, sweep_of
 
 import eexit.results.store.lease
 from cluster.actor import SweepActor
-from eexit.messages.errors import SweepStopped, UsageError
+from eexit.errors import SweepStopped, UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST

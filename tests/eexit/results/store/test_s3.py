@@ -14,7 +14,7 @@ from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
 from scripted import look, rows_of, sweep_of
 
-from eexit.messages.errors import SweepStopped, UsageError
+from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.compaction import compact
 from eexit.results.landed import read_columns

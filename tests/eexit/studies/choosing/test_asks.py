@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from blank_rows import blank
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.splits import digest
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store

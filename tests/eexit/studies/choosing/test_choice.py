@@ -19,7 +19,7 @@ from commands import here
 from full_disk import left, on_a_full_disk
 from scripted import rows_of, sweep_of
 
-from eexit.messages.written import short_percent
+from eexit.output.text import short_percent
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.plan.splits import for_pilot, for_reporting

@@ -18,8 +18,8 @@ from traces import traces_of
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request, RowSoFar
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig

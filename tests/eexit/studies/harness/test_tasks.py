@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from own_tasks import CHOICE, PAGES, WORDS, save_task, save_tasks
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.studies.harness import tasks as harness_tasks
 from eexit.studies.harness.tasks import find_tasks
 

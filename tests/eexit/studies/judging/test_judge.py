@@ -23,7 +23,7 @@ from full_disk import left, on_a_full_disk
 from judge_server import Judge, Response, completion, first, judging, refusal, scores_of
 from scripted import rows_of, sweep_of
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import ASPECTS

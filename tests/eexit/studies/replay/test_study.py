@@ -16,8 +16,8 @@ from place_here import Here
 from cluster.studies import own_node
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
-from eexit.messages.errors import UsageError
-from eexit.messages.progress import Progress, Silence
+from eexit.errors import UsageError
+from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store

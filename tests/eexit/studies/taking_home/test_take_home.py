@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from untrained import PROBE
 
 import eexit
-from eexit.doors.taken import SETTING, Certificate
+from eexit.custom_generate.taken import SETTING, Certificate
 from eexit.model.adapters import FILES
 from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, write_card

@@ -14,7 +14,7 @@ from byte_model import POSITIONS, save_byte_model
 from eexit.decode.costs.counting import cost, full_depth
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Request
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Generate, Normal
 from eexit.studies.timing import contenders as timing

@@ -20,8 +20,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cluster.studies import own_node as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
-from eexit.messages.errors import UsageError
-from eexit.messages.progress import Progress, Silence
+from eexit.errors import UsageError
+from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.plan.artefacts import STATE
 from eexit.training.run import loop
 from eexit.training.run.loop import Training

@@ -11,7 +11,7 @@ from references import decoder_of, shared_model
 from torch import Tensor
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
 from eexit.model.cache import KVCache

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder

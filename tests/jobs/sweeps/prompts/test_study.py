@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.console.job import load_job
+from cluster.console.sweep_flags import load_job
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
 from eexit.plan.splits import for_reporting

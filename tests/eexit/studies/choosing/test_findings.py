@@ -6,9 +6,9 @@ from string import Formatter
 
 import pytest
 
-from eexit.messages import findings
+from eexit.studies.choosing import findings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TEMPLATES = {name: text for name, text in vars(findings).items() if name.isupper()}
 SOURCES = "\n".join(
     path.read_text() for room in ("eexit", "cluster", "reports", "jobs") for path in (ROOT / room).rglob("*.py")

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from eexit.doors.taken import Certificate, Drawn, Taken
-from eexit.messages.wording import ordinal
-from eexit.messages.written import percent, short_percent, written
+from eexit.custom_generate.taken import Certificate, Drawn, Taken
+from eexit.output.text import ordinal, percent, short_percent, written
 from eexit.plan.config import WHOLE
 from eexit.plan.configuration import ALL_MODES, Draft, Exit
 

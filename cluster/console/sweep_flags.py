@@ -1,85 +1,22 @@
-"""A sweep and how it is executed, read from a TOML file and flags, which are merged and validated once.
+"""The flags of `jobs/sweep.py`: a sweep and how it is executed, from them and a TOML file, merged and validated once.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
 
-import os
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from cluster.console.flags import make_parser, parse_flags
-from eexit.messages.errors import UsageError
-from eexit.messages.explaining import explain
-from eexit.messages.locations import shown
-from eexit.plan.config import Count, Float, SweepConfig
+from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
+from eexit.errors import UsageError
+from eexit.output.locations import shown
 from eexit.plan.prompts import read_prompts
-
-
-def _out(out: str) -> str:
-    if odd := re.match(r"(\w\w+):/[^/]", out):
-        raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
-    return os.path.expanduser(out)
-
-
-def _whole_or_fraction(gpus: float) -> float:
-    if 0 < gpus < 0.01 or (gpus > 1 and gpus % 1):
-        raise ValueError(f"gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got {gpus:g}")
-    return gpus
-
-
-Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
-
-
-class SweepJob(BaseModel):
-    """A sweep, and how and where it is executed, which does not change its results."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    config: SweepConfig
-    out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
-    device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
-    actors: Count | None = Field(
-        None,
-        ge=1,
-        description="processes that each hold the loaded model; by default one per GPU, or one per 8 CPUs, or more "
-        "with fewer CPUs each if there are 100 runs and enough memory for each",
-    )
-    cpus_per_actor: Float | None = Field(
-        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each actor; by default its share"
-    )
-    gpus_per_actor: GPUs | None = Field(
-        None, description="GPUs of each actor, or a fraction of one; by default 1 if there are any"
-    )
-    accelerator_type: tuple[str, ...] | None = Field(
-        None, min_length=1, description="GPU types as Ray names them (A100, L4, …), with a pool of actors for each"
-    )
-    timeout: Float | None = Field(
-        None,
-        gt=0,
-        description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
-    )
-    rows_per_shard: Count = Field(
-        128,
-        ge=1,
-        description="about how many runs are batched together and land in one file; lower it if memory is short",
-    )
-
-
-_EXECUTION: dict[str, FieldInfo] = {name: field for name, field in SweepJob.model_fields.items() if name != "config"}
-# All flags, and all keys of a TOML file.
-FIELDS: dict[str, FieldInfo] = {
-    name: field for name, field in (SweepConfig.model_fields | _EXECUTION).items() if name != "digests"
-}
-
+from eexit.plan.validation_errors import explain
 
 # The flags as `--help-all` groups them, and those that `--help` describes.
 WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
@@ -95,21 +32,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "shortlist", "head", "gate_thresholds",
     ),
     LEARNED: ("readout", "probe", "gate", "adapter", "state"),
-    EXECUTION: tuple(name for name in _EXECUTION if name != "out"),
+    EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
     OUTPUT: ("out", "record_top_k", "observe"),
 }  # fmt: skip
 FIRST = (
     "help", "prompts", "model", "max_new_tokens", "modes", "kl_factors", "rules", "out", "config", "dry_run",
 )  # fmt: skip
-
-
-def job_of(fields: Mapping[str, Any]) -> SweepJob:
-    """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
-    execution = {name: value for name, value in fields.items() if name in _EXECUTION}
-    config = {
-        name: value for name, value in fields.items() if name not in _EXECUTION
-    }  # SweepConfig refuses unknown ones
-    return SweepJob.model_validate({"config": config, **execution})
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, TextI
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import eexit
-from eexit.doors.setting import Setting
-from eexit.messages.errors import UsageError
+from eexit.custom_generate.setting import Setting
+from eexit.errors import UsageError
 from eexit.model.in_memory import SeenModel
 
 CONTEXT = 256  # of these models, in tokens

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eexit.messages.locations import inside, reading, shown, without_secrets
+from eexit.output.locations import inside, reading, shown, without_secrets
 
 SECRETS = [
     ("s3://KEY:SECRET@bucket/mine", "s3://…@bucket/mine"),

@@ -8,10 +8,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from cluster.console.flags import make_parser, parse_flags
-from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, job_of
-from eexit.messages.errors import UsageError
-from eexit.messages.explaining import explain
+from cluster.console.sweep_flags import GROUPS, OUTPUT, WHERE
+from cluster.job import FIELDS, SweepJob, job_of
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt
+from eexit.plan.validation_errors import explain
 from eexit.studies.harness.plan import TasksAsked
 
 # What prompts, lengths and sampling are is a matter of the tasks. Drafts give the texts of `normal`.

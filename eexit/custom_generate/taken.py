@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.method.states import STATES
 from eexit.model.file_digests import sha256

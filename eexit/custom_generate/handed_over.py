@@ -30,7 +30,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 
 from eexit.decode.rows.requests import RowSoFar
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 
 _GENERATE: Final = inspect.unwrap(GenerationMixin.generate).__code__
 # What `generate` (5.24) takes and does not pass on to a callable: it would be lost without a word.

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from eexit.messages.result_table import ResultTable
+from eexit.output.result_table import ResultTable
 from eexit.quality.estimates import Estimate
 from eexit.quality.rubric import ASPECTS
 from eexit.studies.harness.table import scores_table

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 
-from eexit.messages.errors import first_line
+from eexit.errors import first_line
 
 MOST_NAME = 60  # characters of a file's name that its temporary file has too, since file systems take 255 bytes
 

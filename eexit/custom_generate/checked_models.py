@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.custom_generate.taken import Taken
 from eexit.decode.rows.decoders import Decoders
-from eexit.doors.taken import Taken
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.model.adapters import merged, sharing
 from eexit.model.decoder import Decoder
 from eexit.model.in_memory import SeenModel, refuse_unusual, weights_digest

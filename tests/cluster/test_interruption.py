@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.console import interruption
+from cluster import interruption
 
 pytestmark = pytest.mark.usefixtures("interruptible")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eexit.messages.wording import flag
+from eexit.output.text import flag
 
 
 def explain(error: ValidationError, flags: set[str], path: Path, known: Collection[str]) -> str:

@@ -45,10 +45,10 @@ from transformers.generation.streamers import BaseStreamer
 from untrained import key_maps, save_state_maps, stream_maps
 
 import eexit
-from eexit.doors import checked_models
-from eexit.doors.setting import Setting
-from eexit.doors.taken import SETTING, read_taken
-from eexit.messages.errors import UsageError
+from eexit.custom_generate import checked_models
+from eexit.custom_generate.setting import Setting
+from eexit.custom_generate.taken import SETTING, read_taken
+from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.decoder import Decoder
 from eexit.model.in_memory import weights_digest
@@ -497,7 +497,7 @@ def test_a_model_on_another_device_is_refused(folders: Folders, model: PreTraine
 
 def altered(folder: Path, change: Any, sealed: bool = False) -> None:
     """Change what is in setting.json; `sealed`: with a checksum that fits, as another version would have written it."""
-    from eexit.doors.taken import _checksum
+    from eexit.custom_generate.taken import _checksum
 
     held = json.loads((folder / SETTING).read_text())
     checksum = held.pop("checksum")

@@ -23,8 +23,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Request
 from eexit.decode.steps.batch import Batch
+from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.messages.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Exit
 from eexit.plan.runs import plan_runs

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.messages.errors import UsageError
+from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.chat import Tokenizer
 from eexit.model.decoder import Decoder

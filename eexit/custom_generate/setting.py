@@ -19,14 +19,8 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from eexit.decode.costs.counting import Prices, cost_columns
-from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.decode.trace import LENGTH, Trace
-from eexit.doors.checked_models import CheckedModel, checked, decoders_of
-from eexit.doors.handed_over import (
+from eexit.custom_generate.checked_models import CheckedModel, checked, decoders_of
+from eexit.custom_generate.handed_over import (
     HandedOver,
     Watcher,
     ends_nowhere,
@@ -35,11 +29,17 @@ from eexit.doors.handed_over import (
     running_call,
     with_stop_strings,
 )
-from eexit.doors.stats import Stats
-from eexit.doors.taken import SCREENS, Taken, config_of, read_taken
-from eexit.doors.words import described
+from eexit.custom_generate.stats import Stats
+from eexit.custom_generate.taken import SCREENS, Taken, config_of, read_taken
+from eexit.custom_generate.words import described
+from eexit.decode.costs.counting import Prices, cost_columns
+from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Failure, Request
+from eexit.decode.trace import LENGTH, Trace
+from eexit.errors import UsageError
 from eexit.generator import decoding_of
-from eexit.messages.errors import UsageError
 from eexit.model.chat import Tokenizer
 
 PADDING: Final = -1  # in place of an exit layer

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.messages.written import written
+from eexit.output.text import written
 
 
 @pytest.mark.parametrize(

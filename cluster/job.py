@@ -1,0 +1,99 @@
+"""A sweep, and how and where it is executed. Needs no Ray, which takes a second to import."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from eexit.errors import UsageError
+from eexit.plan.config import Count, Float, SweepConfig
+
+
+def _out(out: str) -> str:
+    if odd := re.match(r"(\w\w+):/[^/]", out):
+        raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
+    return os.path.expanduser(out)
+
+
+def _whole_or_fraction(gpus: float) -> float:
+    if 0 < gpus < 0.01 or (gpus > 1 and gpus % 1):
+        raise ValueError(f"gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got {gpus:g}")
+    return gpus
+
+
+Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
+
+
+class SweepJob(BaseModel):
+    """A sweep, and how and where it is executed, which does not change its results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SweepConfig
+    out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
+    device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
+    actors: Count | None = Field(
+        None,
+        ge=1,
+        description="processes that each hold the loaded model; by default one per GPU, or one per 8 CPUs, or more "
+        "with fewer CPUs each if there are 100 runs and enough memory for each",
+    )
+    cpus_per_actor: Float | None = Field(
+        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each actor; by default its share"
+    )
+    gpus_per_actor: GPUs | None = Field(
+        None, description="GPUs of each actor, or a fraction of one; by default 1 if there are any"
+    )
+    accelerator_type: tuple[str, ...] | None = Field(
+        None, min_length=1, description="GPU types as Ray names them (A100, L4, …), with a pool of actors for each"
+    )
+    timeout: Float | None = Field(
+        None,
+        gt=0,
+        description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
+    )
+    rows_per_shard: Count = Field(
+        128,
+        ge=1,
+        description="about how many runs are batched together and land in one file; lower it if memory is short",
+    )
+
+
+EXECUTION_FIELDS: dict[str, FieldInfo] = {
+    name: field for name, field in SweepJob.model_fields.items() if name != "config"
+}
+# All flags, and all keys of a TOML file.
+FIELDS: dict[str, FieldInfo] = {
+    name: field for name, field in (SweepConfig.model_fields | EXECUTION_FIELDS).items() if name != "digests"
+}
+
+
+def job_of(fields: Mapping[str, Any]) -> SweepJob:
+    """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
+    execution = {name: value for name, value in fields.items() if name in EXECUTION_FIELDS}
+    config = {
+        name: value for name, value in fields.items() if name not in EXECUTION_FIELDS
+    }  # SweepConfig refuses unknown ones
+    return SweepJob.model_validate({"config": config, **execution})
+
+
+def location_for_all(out: str, flag: str = "--out") -> str:
+    """The location of results as a URI or an absolute path; `flag` is the one that named it, for messages.
+
+    Raises `UsageError` for a relative path in a job whose working directory Ray removes.
+    """
+    if "://" in out or os.path.isabs(out):
+        return out
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if (submitted.get("runtime_env") or {}).get("working_dir"):
+        raise UsageError(
+            f"{flag} {out} is relative, and this job's working directory is a copy that Ray removes: "
+            "give an absolute path or a URI"
+        )
+    return os.path.abspath(out)
