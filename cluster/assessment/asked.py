@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from cluster.assessment.learned import DEPLOYED, ORACLE, UNALTERED, Rules, Way, exit_sets
+from cluster.assessment.learned import ORACLE, UNALTERED, Rules, Way, exit_sets
 from cluster.assessment.parts import Enough, PromptParts, drawn, split
 from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 from eexit.errors import UsageError
@@ -101,7 +101,7 @@ class Asked:
     def ceiling(self, prompts: Sequence[Prompt], way: Way, layers: Sequence[int]) -> SweepConfig:
         """What the oracle would save, read in this way, by exit set: in exact state and in the one that is deployed."""
         rules, sets = {ORACLE: ()}, exit_sets(layers)
-        modes = (NORMAL, UNALTERED, DEPLOYED)
+        modes = (NORMAL, UNALTERED, way.mode)
         return self.config(prompts, modes=modes, rules=rules, exit_sets=sets, **way.fields({}))
 
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
@@ -114,4 +114,4 @@ class Asked:
     ) -> SweepConfig:
         """Settings beside full depth, and their controls."""
         fields = {"rules": rules, "exit_sets": (exit_set,), "controls": tuple(controls), **way.fields(rules)}
-        return self.config(prompts, modes=(NORMAL, DEPLOYED), **fields)
+        return self.config(prompts, modes=(NORMAL, way.mode), **fields)

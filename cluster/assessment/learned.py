@@ -9,12 +9,13 @@ from typing import Any, Final
 from eexit.method.rules import ONLINE, shown
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES, alters
-from eexit.plan.artefacts import GATE, PROBE, READOUT
+from eexit.plan.artefacts import GATE, PROBE, READOUT, STATE_MAPS
 from eexit.plan.config import HEAD
 from eexit.plan.configuration import EVERY
 
 UNALTERED: Final = next(name for name, state in STATES.items() if not alters(state))  # the state of replays
-DEPLOYED: Final = "frozen_residual"  # the state of what is run: in `unfrozen`, skipped layers are run in the end
+FROZEN, MAPPED = "frozen_residual", "mapped_residual"
+DEPLOYED: Final = (FROZEN, MAPPED)  # the states of what is run: in `unfrozen`, skipped layers are run in the end
 ORACLE: Final = "agree"
 LENS: Final = "lens"
 # Coarse, since a rule needs no exact likeliest token: of the default model, nearly as many tokens leave at equal
@@ -45,6 +46,7 @@ READING: Final = [f"{rule}/{shown(each)}" for rule, values in RULES.items() if O
 GATE_THRESHOLDS: Final = ("0.05", "0.2")
 LEARNED: Final[Sequence[Learned]] = (  # each is trained through the readout, if that comes before it
     Learned("linear", READOUT),
+    Learned("state", STATE_MAPS),
     Learned("probe", PROBE, {"predicted_kl": (1.0, 2.0, 4.0, 8.0)}),
     Learned("gate", GATE, settings={"rules": tuple(READING)}, for_reads=True),
 )
@@ -59,6 +61,12 @@ class Way:
     probe: str | None = None
     gate: str | None = None
     gate_threshold: str | None = None  # None: the gate is not used
+    state: str | None = None
+
+    @property
+    def mode(self) -> str:
+        """What exits leave behind in it."""
+        return MAPPED if self.state else FROZEN
 
     def fields(self, rules: Rules) -> dict[str, Any]:
         """The fields of a sweep's configuration by which these rules use what was learned."""
@@ -67,6 +75,7 @@ class Way:
         return {
             "readout": self.readout,
             "decide_on": self.decide_on,
+            **({"state": self.state} if self.state else {}),
             **({"probe": self.probe} if probing else {}),
             **({"gate": self.gate, "gate_thresholds": (float(self.gate_threshold or 0),)} if gated else {}),
         }

@@ -16,6 +16,10 @@ from cluster.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from cluster.interruption import TimeIsUpError
 from eexit.output.text import counted, percent, short_percent, written
 from eexit.plan.artefacts import READOUT, Card
+from eexit.errors import UsageError
+from eexit.output.text import counted
+from eexit.output.text import percent, short_percent, written
+from eexit.plan.artefacts import READOUT, STATE_MAPS, Card
 from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
@@ -155,7 +159,14 @@ def learn(shop: Workshop) -> None:
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
         asked = WhatToTrain(each.what, folders[each.role], settings={**through, **each.settings})
-        card = shop.place.train(shop.at(TEXTS), asked)
+        try:
+            card = shop.place.train(shop.at(TEXTS), asked)
+        except UsageError as refused:
+            if each.role != STATE_MAPS:
+                raise
+            shop.learn_no_more_than([what for what in shop.search_sizes.learns if what != each.what])
+            shop.leave_out(f"{sizes.NAMES[each.what]}, which this model can't have ({refused})")
+            continue
         if each.role == READOUT and sizes.CURVE in planned.learns:
             shop.work(part[sizes.CURVE])
             few = WhatToTrain(each.what, shop.exits(shop.few(each.what)), one_in=ONE_IN)

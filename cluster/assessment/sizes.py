@@ -31,14 +31,18 @@ LEAST_PILOT, MOST_PILOT = 24, 120
 CONFIGURATIONS_OF_THE_PILOT: Final = 26  # that generate there, about, with every readout
 MOST_TRIED, MOST_FREE, MOST_SETTINGS = 8, 4, 4  # settings on the pilot, also as if free; on prompts for choosing
 CURVE: Final = "curve"
-NAMES: Final = {  # of what is learned, in order: each comes only with those before it
-    "linear": "a linear readout", "probe": "a probe", "gate": "a gate", CURVE: "agreement by number of tokens",
-}  # fmt: skip
+NAMES: Final = {  # of what is learned, in order: each comes only after those before it
+    "linear": "a linear readout",
+    "state": "maps of what exits leave",
+    "probe": "a probe",
+    "gate": "a gate",
+    CURVE: "agreement by number of tokens",
+}
 # How long each takes, as a multiple of the time that its texts took: its passes over them, and reads of held-out ones.
 OF_TEXTS: Final = "texts"
-TAKES: Final = {"linear": 1.2, "probe": 4.7, "gate": 1.6, CURVE: 0.9}
+TAKES: Final = {"linear": 1.2, "state": 3.0, "probe": 4.7, "gate": 1.6, CURVE: 0.9}
 # How often work begins with all up to this that is learned.
-STARTS: Final = {CURVE: 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
+STARTS: Final = {CURVE: 16, "gate": 15, "probe": 13, "state": 12, "linear": 11, "": 7}
 TIMES_ITS_SHARE: Final = 3  # of what is left a step may take, so that one that takes longer than planned can end
 LEAST_SHARE, MOST_SHARE = 0.05, 0.8  # of a step that count as done when the minutes that would do are told
 USUAL_START: Final = 20.0  # seconds that work takes to begin, where that was measured and is lost

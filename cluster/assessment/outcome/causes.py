@@ -1,6 +1,6 @@
 """Why early exit does not pay: the ledger's largest line, and what would have to be different, a sentence each."""
 
-from cluster.assessment.learned import DEPLOYED, ORACLE
+from cluster.assessment.learned import ORACLE
 from cluster.assessment.outcome.ledger import Ledger, Line
 from cluster.assessment.outcome.verdict import Verdict
 from eexit.output.text import counted, is_known, percent, short_percent, written
@@ -20,7 +20,7 @@ def why(verdict: Verdict) -> str:
         case "state":
             return (
                 f"What exits leave behind takes most: of {before} that the oracle {ORACLE} would save in exact state, "
-                f"{taken} is lost in {DEPLOYED}; within the bound, {key} saves {left}."
+                f"{taken} is lost without that; within the bound, {key} saves {left}."
             )
         case "knowing":
             return (

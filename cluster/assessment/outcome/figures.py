@@ -92,9 +92,9 @@ def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | N
 
 
 def _oracles(figures: SweepFigures) -> list[str]:
-    """The oracle's configurations in the state that is deployed."""
+    """The oracle's configurations in the states that are deployed."""
     entries = figures.sweep.manifest.configurations
-    return [entry["key"] for entry in entries if (entry["mode"], entry["rule"]) == (DEPLOYED, ORACLE)]
+    return [entry["key"] for entry in entries if entry["mode"] in DEPLOYED and entry["rule"] == ORACLE]
 
 
 def _deployed(figures: SweepFigures) -> list[str]:

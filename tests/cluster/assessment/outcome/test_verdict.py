@@ -122,7 +122,7 @@ def test_only_the_batch_sizes_that_are_asked_about_count() -> None:
 # The lines of ten ledgers: ceiling, state, knowing, proof, and of what is proven: run, allowed and time of one row.
 LEDGERS = [
     (STATE, (0.279, 0.07, 0.05, None), "What exits leave behind takes most: of 27.9% that the oracle agree would save"),
-    (STATE, (0.279, 0.02, 0.02, (0.018, 0.012, 0.015, 0.99)), "25.9% is lost in frozen_residual; within the bound"),
+    (STATE, (0.279, 0.02, 0.02, (0.018, 0.012, 0.015, 0.99)), "25.9% is lost without that; within the bound"),
     (KNOWING, (0.279, 0.25, 0.04, None), "of 25.0% that an oracle saves there, online rules lose 21.0%"),
     (KNOWING, (0.279, 0.279, 0.0, None), "full depth keeps the bound and saves 0.0%"),
     (PROOF, (0.279, 0.25, 0.2, None), "knowing would save 20.0% by its mean loss, of which 20.0% is not certified"),
