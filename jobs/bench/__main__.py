@@ -1,8 +1,6 @@
-"""Measuring the project's speed and memory on this machine.
+"""Measuring the engine's speed on this machine.
 
     python jobs/bench           the engine's speed, about five minutes on two CPU cores (--quick: one)
-    python jobs/bench driver    planning, driving and resuming a million runs that do nothing: time and memory
-    python jobs/bench report    a report's size, the time to build it, and how long a reader waits
     python jobs/bench findings  no measurement: FINDINGS.md and README's summary, from the tables of the study
 
 `python jobs/bench engine --help`, and so with each, lists its flags.
@@ -15,7 +13,7 @@ from importlib import import_module
 
 from cluster.console.command import command
 
-PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost", "findings": "findings"}
+PARTS = {"engine": "engine_speed", "findings": "findings"}
 
 
 @command()

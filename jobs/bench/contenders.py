@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, TypeVar
 
 import torch
-from machine import runs_for
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +22,7 @@ from eexit.method.rules import ORACLES
 from eexit.model.decoder import Decoder
 from eexit.plan.config import Observe, SweepConfig
 from eexit.plan.configuration import NORMAL, Normal
-from eexit.plan.runs import Run, count_runs
+from eexit.plan.runs import Run, configurations, count_runs, plan_runs
 from eexit.reference.generation import generate_one
 from eexit.results.shard_tables import OnProgress, Results
 from eexit.studies.timing.contenders import generate_greedily, now, plain_model
@@ -207,6 +206,13 @@ class Bench:
 
     def now(self) -> float:
         return now(self.plain.device)
+
+
+def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
+    """The first `n_rows` runs of the sweep, with as many seeds as that takes; of a grid with more, the last ones."""
+    seeds = tuple(range(-(-n_rows // count_runs(config))))
+    first = max(0, len(configurations(config)) - n_rows)
+    return list(plan_runs(config.model_copy(update={"seeds": seeds})))[first : first + n_rows]
 
 
 def halfway(n_tokens: int) -> tuple[int, int]:

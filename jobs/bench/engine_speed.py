@@ -1,8 +1,8 @@
 """The engine's speed, compared with the naive reference, transformers' `generate`, and its matrix products alone.
 
-    python jobs/bench                                1, 27 and 108 rows, about six minutes on two CPU cores
+    python jobs/bench                                1, 27 and 108 rows, about five minutes on two CPU cores
     python jobs/bench --quick                        1 and 27 rows, within a minute
-    python jobs/bench --rows 1 27 108 --tokens 100   what the README shows
+    python jobs/bench --rows 1 27 108 --tokens 100
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
 It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. One row is of the last
@@ -23,44 +23,31 @@ halfway.
 """
 
 import json
+import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import (
-    DEMO,
-    FLOOR_STEPS,
-    OBSERVE,
-    PHASES,
-    REFERENCE_TOKENS,
-    Bench,
-    Timed,
-    count_prefixes,
-    decode,
-    halfway,
-)
-from machine import machine, start
+import torch
+from contenders import FLOOR_STEPS, OBSERVE, PHASES, REFERENCE_TOKENS, Bench, Timed, halfway
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from cluster.console.flags import Parser
-from eexit.decode.rows.requests import Request
-from eexit.decode.trace import Trace
+from eexit.cpu import kernels
 from eexit.errors import UsageError
 from eexit.output.whole_files import write_whole
-from eexit.plan.model_facts import aside
+from eexit.plan.config import SweepConfig
+from eexit.studies.timing.contenders import describe_machine
 
-SCALING_TOKENS, LENGTH_TOKENS = 20, 9
-SCALING_ROWS = (27, 54, 108, 216)
 MIN_TOKENS = 10
-LENGTHS = (100, 250, 500, 1000)  # tokens of a prompt
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
@@ -85,31 +72,6 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
         for timed, run in contenders:
             run(timed)
     return [timed for timed, _ in contenders]
-
-
-def scale(
-    bench: Bench, batches: Sequence[Sequence[Request]], n_tokens: int, n_rounds: int
-) -> tuple[list[float], list[int]]:
-    """Milliseconds per step in the second half of `n_tokens`, and unique prefixes halfway, for each batch in turn."""
-    engine = bench.engine(n_tokens)
-    steps: list[list[float]] = [[] for _ in batches]
-    prefixes: list[int] = [0 for _ in batches]
-    for _ in range(n_rounds):
-        for index, batch in enumerate(batches):
-            outcomes, spent = bench.steps(partial(decode, engine, batch))
-            steps[index] += spent[len(spent) // 2 :]
-            traces = ((batch[row].prompt_token_ids, outcome) for row, outcome in outcomes.items())
-            prefixes[index] = count_prefixes(
-                (prompt, trace.token_id_T[: n_tokens // 2].tolist())
-                for prompt, trace in traces
-                if isinstance(trace, Trace)
-            )
-    return [1e3 * median(spent) for spent in steps], prefixes
-
-
-def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
-    """The same requests with prompts of `length` tokens, which repeat the original prompt."""
-    return [replace(request, prompt_token_ids=(request.prompt_token_ids * length)[-length:]) for request in requests]
 
 
 def comparison_table(timings: Sequence[Timed]) -> Table:
@@ -138,6 +100,19 @@ def observation_table(timings: Sequence[Timed]) -> Table:
     return table
 
 
+def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
+    """The hardware, the model, its dtype and kernels, and the versions of packages."""
+    no_logits = torch.empty(0, 1, 0, dtype=model.dtype, device=model.device)
+    return {
+        "machine": describe_machine(model.device),
+        "model": config.model,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers")},
+    }
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=box.MARKDOWN)
     for column in columns:
@@ -154,30 +129,6 @@ def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: i
     return dict(zip(map(str, rows), phases, strict=True))
 
 
-def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, tuple[int, float]]:
-    steps, prefixes = scale(bench, [bench.requests(bench.config, n) for n in rows], SCALING_TOKENS, n_rounds)
-    table = _table("rows", "prefixes", "ms/step", "ms/token")
-    for n, n_prefixes, step in zip(rows, prefixes, steps, strict=True):
-        table.add_row(str(n), str(n_prefixes), f"{step:.1f}", f"{step / n:.2f}")
-    console.print(f"\nAs rows grow, within {SCALING_TOKENS} tokens", table)
-    return dict(zip(map(str, rows), zip(prefixes, steps, strict=True), strict=True))
-
-
-def show_lengths(
-    console: Console, bench: Bench, lengths: Sequence[int], n_rows: int, n_rounds: int
-) -> dict[str, tuple[int, float, float]]:
-    batches = [lengthened(bench.requests(bench.config, n_rows), length) for length in lengths]
-    steps, prefixes = scale(bench, batches, LENGTH_TOKENS, n_rounds)
-    profiled = [bench.phases(batch, LENGTH_TOKENS, (4, LENGTH_TOKENS - 1)) for batch in batches]
-    shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
-    attention = [share * step for share, step in zip(shares, steps, strict=True)]
-    table = _table("tokens before", "prefixes", "ms/step", "attention", "the rest")
-    for length, n_prefixes, step, of_it in zip(lengths, prefixes, steps, attention, strict=True):
-        table.add_row(f"{length:,}", str(n_prefixes), f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")
-    console.print(f"\nAs texts grow, {n_rows} rows", table)
-    return dict(zip(map(str, lengths), zip(prefixes, steps, attention, strict=True), strict=True))
-
-
 def positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError
@@ -189,9 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 1 27 108")
     parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
     parser.add_argument("--rounds", type=positive, help="default: 5")
-    parser.add_argument(
-        "--quick", action="store_true", help="1 and 27 rows, 12 tokens, 2 rounds, and fewer other measurements"
-    )
+    parser.add_argument("--quick", action="store_true", help="1 and 27 rows, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
@@ -208,18 +157,11 @@ def main(arguments: Sequence[str]) -> int:
     timings = compare(bench, rows, n_tokens, n_rounds)
     console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", comparison_table(timings))
     console.print("\nObservation of the online rows' finished texts", observation_table(timings))
-    room = (bench.plain_decoder.context or sys.maxsize) - LENGTH_TOKENS
-    lengths = [length for length in LENGTHS if length <= room]
-    n_points, few_rows = 2 if flags.quick else 4, min(rows[-1], SCALING_ROWS[0])  # whose caches fit at any length
     figures: dict[str, Any] = {
         "machine": about,
         "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],
         "phases": show_phases(console, bench, rows, n_tokens),
-        "rows": show_rows(console, bench, SCALING_ROWS[:n_points], max(1, n_rounds // 2)),
-        "length": show_lengths(console, bench, lengths[:n_points], few_rows, max(1, n_rounds // 2)),
-        "start": aside(start, of_sweep, DEMO, rows[-1], n_tokens, time.time()),
     }
-    console.print(f"\n{', '.join(f'{name} {value:.1f}' for name, value in figures['start'].items())}", highlight=False)
     if flags.json:
         write_whole(Path(flags.json), json.dumps(figures, indent=1))
     return 0

@@ -1,7 +1,6 @@
 """The benchmarks at a small size measure what they claim to. No time is asserted."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +39,6 @@ def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     for phases in figures["phases"].values():
         assert min(phases.values()) > 0
         assert phases["attention"] < phases["teacher"] + phases["student"]
-    assert [1 <= n_prefixes <= int(rows) for rows, (n_prefixes, _) in figures["rows"].items()] == [True, True]
-    assert list(figures["length"]) == ["100"], "longer ones have no room in the model's 256 positions"
-    assert (
-        figures["start"]["seconds to imported"] < figures["start"]["to loaded"] < figures["start"]["to a first token"]
-    )
     assert "| rows | ms/token observed | share of the time |" in done.stdout
     assert "| rows |" in done.stdout
     assert "profiler_start" not in done.stdout + done.stderr
@@ -56,22 +50,10 @@ def main(*arguments: object) -> int:
     return code
 
 
-def test_the_driver_prints_a_table_of_what_it_measured() -> None:
-    done = bench("driver", "--runs", 5000)
-    assert done.returncode == 0, done.stderr
-    row = done.stdout.splitlines()[-1].replace(",", "")
-    runs, files, per_second, driving, resuming, first, whole = (float(x) for x in re.findall(r"[\d.]+", row))
-    assert (runs, files) == (5000, 84)
-    assert per_second > 0
-    assert 0 < driving < 300
-    assert 0 < resuming < 300
-    assert 0 <= first <= whole
-
-
 def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("--help") == 0
     said = capsys.readouterr().out
-    assert all(f"jobs/bench {part}" in said for part in ("driver", "report"))
+    assert "jobs/bench findings" in said
     assert "`python jobs/bench engine --help`" in said
     with pytest.raises(SystemExit) as ended:
         main("engine", "--help")
@@ -88,9 +70,6 @@ def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
         (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
         (["--model", "no/such"], "no/such"),
         (["--rules", "patience=2"], "rule patience is no oracle: --rules takes kl and agree here"),
-        (["driver", "--runs", "few"], "invalid int value: 'few'"),
-        (["driver", "--runs", "0"], "--runs must be at least 1280, got 0"),
-        (["driver", "--actors", "0"], "must be a whole number above 0, got 0"),
         (["nonsense"], "unrecognized arguments: nonsense"),
     ],
 )
@@ -102,5 +81,5 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pyt
 
 
 def test_bad_input_is_an_exit_code_of_the_command() -> None:
-    done = bench("driver", "nonsense")
+    done = bench("findings", "nonsense")
     assert (done.returncode, done.stderr) == (2, "error: unrecognized arguments: nonsense: --help lists the flags\n")

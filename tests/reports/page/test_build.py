@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_cost import bytes_per_token
 from report_fixtures import MakeSweep
 from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
@@ -187,9 +186,11 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
-    rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))
-    assert [bound for *_, bound in rows] == [2, 9, None, None]
-    assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
+    _, packed = payload(read_sweep(str(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))), "")
+    size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
+    core = size["core"] + size["disagree"] + len(packed.pieces)
+    assert core <= 2 * sum(packed.n)
+    assert core + size["kl"] <= 9 * sum(packed.n), "with the KL of each layer"
 
 
 def test_a_report_of_some_prompts_says_what_it_holds(full: Path) -> None:

@@ -1,4 +1,4 @@
-"""A synthetic sweep of any size, made without a model, on which the bench measures reports.
+"""A synthetic sweep with the rules of the project, made without a model, that reports are built of.
 
 Texts have Zipf's frequencies; a run follows its prompt's normal run for a while and comes back to stretches of it, as
 greedy texts do. KLs fall with depth; the smaller the KL at a token's exit, the more often full depth says the same.
@@ -27,7 +27,6 @@ from eexit.results.tables import GENERATIONS, TOKENS
 LAYERS: Final = (5, 10, 15, 20, 25)
 N_LAYERS: Final = 28
 N_WORDS: Final = 50_000
-FACTORS: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 RETURN_CHANCE: Final = 0.06  # per token, to continue with a stretch of the normal run
 STRETCH_TOKENS: Final = 12
 WORDS: Final = np.array(
@@ -38,11 +37,9 @@ WORDS: Final = np.array(
 )
 
 
-def kl_grid(n_factors: int = len(FACTORS)) -> list[Configuration]:
-    """Normal, and two modes × `n_factors` KL factors."""
-    factors = FACTORS[3 - n_factors // 2 :][:n_factors] if n_factors < len(FACTORS) else FACTORS
-    modes = ("unfrozen", "frozen_residual")
-    return [Normal(), *(Exit(mode, "kl", k) for mode in modes for k in factors)]
+def kl_grid() -> list[Configuration]:
+    """Normal, and two modes × eight KL factors."""
+    return [Normal(), *(Exit(mode, "kl", 2.0**n) for mode in ("unfrozen", "frozen_residual") for n in range(-3, 5))]
 
 
 def rules_grid() -> list[Configuration]:
@@ -81,7 +78,7 @@ def write_synthetic_sweep(
 ) -> Path:
     """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `top_k` likeliest tokens of layers.
 
-    With `timed`, the runs of the first prompts have timings too.
+    With `timed`, the runs have timings too.
     """
     grid = grid or kl_grid()
     for name in FOLDERS:
@@ -89,24 +86,23 @@ def write_synthetic_sweep(
     draw = np.random.default_rng(0)
     weights = 1 / np.arange(1, N_WORDS + 1) ** 1.05
     weights /= weights.sum()
-    for first in range(0, n_prompts, 20):
-        generations: list[dict[str, Any]] = []
-        tokens: list[pa.Table] = []
-        for prompt in range(first, min(first + 20, n_prompts)):
-            normal = draw.choice(N_WORDS, n_tokens, p=weights)
-            counts: dict[str, list[tuple[int, int]]] = {}  # of each configuration: its decided tokens by exit layer
-            for configuration in grid:
-                exits = _exits(draw, configuration, counts, n_tokens)
-                ids, start = _text(draw, weights, normal, exits.harm)
-                generation, table = _run(draw, str(prompt), configuration, exits, ids, start, top_k)
-                counts[configuration.key] = generation["exit_layer_counts"]
-                generations.append(generation)
-                tokens.append(table)
-        if timed and first == 0:
-            write_synthetic_timings(folder, generations)
-        stem = f"{first:032x}"
-        pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / generations_name(stem))
-        pq.write_table(pa.concat_tables(tokens), folder / tokens_name(stem), compression="zstd")
+    generations: list[dict[str, Any]] = []
+    tokens: list[pa.Table] = []
+    for prompt in range(n_prompts):
+        normal = draw.choice(N_WORDS, n_tokens, p=weights)
+        counts: dict[str, list[tuple[int, int]]] = {}  # of each configuration: its decided tokens by exit layer
+        for configuration in grid:
+            exits = _exits(draw, configuration, counts, n_tokens)
+            ids, start = _text(draw, weights, normal, exits.harm)
+            generation, table = _run(draw, str(prompt), configuration, exits, ids, start, top_k)
+            counts[configuration.key] = generation["exit_layer_counts"]
+            generations.append(generation)
+            tokens.append(table)
+    if timed:
+        write_synthetic_timings(folder, generations)
+    stem = f"{0:032x}"
+    pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / generations_name(stem))
+    pq.write_table(pa.concat_tables(tokens), folder / tokens_name(stem), compression="zstd")
     (folder / MANIFEST).write_bytes(encode(_manifest(n_prompts, grid, n_tokens)))
     return folder
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 
 from eexit.method.rules import ONLINE, ORACLES, RULES, Control, Distribution, Look
 from eexit.plan.configuration import Configuration, Exit
@@ -27,8 +28,6 @@ def decide(
 
     The first token is not decided. `counts` are the exits of the configurations so far, for their controls.
     """
-    import torch  # here: the process whose memory is measured imports this module, and builds a report without torch
-
     if not isinstance(configuration, Exit):
         return np.zeros_like(kl_nE), None
     rule, parameter = configuration.rule, configuration.parameter
@@ -48,8 +47,6 @@ def decide(
 
 def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
     """One per exitable layer. The smaller the KL, the surer the layer, and the less the stream changes there."""
-    import torch
-
     kl, agrees = torch.from_numpy(kl_nE), torch.from_numpy(agrees_nX[:, :-1])
     likeliest = torch.where(agrees, 0, 1 + torch.arange(kl.shape[1]))
     found = []
