@@ -21,7 +21,6 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     drops: bool = False  # ends the connection without an answer
     hangs: bool = False  # never answers
-    trickles: bool = False  # answers, a byte at a time
     reason: str | None = None  # beside the status, in its line
 
 
@@ -100,13 +99,7 @@ def judging(**how: Any) -> Iterator[Judge]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(response.body)))
             self.end_headers()
-            for at in range(len(response.body)) if response.trickles else ():
-                if judge.closing.wait(0.05):
-                    return
-                self.wfile.write(response.body[at : at + 1])
-                self.wfile.flush()
-            if not response.trickles:
-                self.wfile.write(response.body)
+            self.wfile.write(response.body)
 
         def log_message(self, *args: object) -> None: ...
 
