@@ -58,7 +58,6 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "eexit/plan/test_runs.py": ALL,
     "eexit/plan/test_splits.py": ALL,
     "eexit/output/test_locations.py": ALL,
-    "eexit/studies/choosing/test_findings.py": ALL,
     "eexit/output/test_result_table.py": ALL,
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # What lands, and what of it is damaged.

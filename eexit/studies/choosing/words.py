@@ -14,7 +14,6 @@ from eexit.plan.splits import ONE_IN
 from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
 from eexit.quality.risk_tests import BETTING, EXACT, HOEFFDING_BENTKUS, prompts_without_loss
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing import findings
 from eexit.studies.choosing.choice import Choice, Tested, TestedSequence, choice_columns
 from eexit.studies.choosing.question import COSTS
 
@@ -27,6 +26,7 @@ TESTS = {
     BETTING: "bets against it, prompt by prompt (Waudby-Smith and Ramdas)",
     HOEFFDING_BENTKUS: "Hoeffding–Bentkus",
 }
+DEFENSIBLE = "normal is what can be defended."
 Row = Mapping[Any, Any]  # of `eexit.results.study_tables.CHOICES`
 
 
@@ -67,38 +67,42 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
     if choice.chosen and not _is_oracle(choice.chosen.configuration):
         for each in choice.realised:
             rows = counted(each.batch, "row")
-            yield findings.REALISED.format(times=f"{each.speedup:.2f}", rows=rows)
+            yield f"Realised: {each.speedup:.2f} times as fast as normal with {rows} at a time (jobs/timings.py)."
         if not choice.realised:
-            yield findings.UNREALISED
+            yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
 
 
 def _about_losses(choice: Choice) -> Iterator[str]:
     evidence = choice.evidence
     question = evidence.question
-    yield findings.LOSS.format(definition=RISKS[question.risk].definition)
-    yield findings.AVERAGED.format(seeds=counted(evidence.n_seeds, "seed"))
-    yield findings.COUNTED
+    yield f"Loss of a prompt: {RISKS[question.risk].definition}."
+    yield f"It is averaged over {counted(evidence.n_seeds, 'seed')} first."
+    yield "Prompts are what is counted, never tokens, and those of the same text are one."
     yield from _about_groups(*evidence.n_groups)
     if evidence.n_seeds > 1 and evidence.n_same_for_every_seed:
-        yield findings.SAME_RUNS.format(settings=counted(evidence.n_same_for_every_seed, "setting"))
+        settings = counted(evidence.n_same_for_every_seed, "setting")
+        yield f"Of {settings}, all seeds have the same run, which counts once: nothing is left to chance."
     if evidence.judges:
-        yield findings.JUDGED_BY.format(judges=", ".join(evidence.judges))
-        yield from [findings.JUDGES_AVERAGED] * (len(evidence.judges) > 1)
+        yield f"Judged by {', '.join(evidence.judges)}."
+        if len(evidence.judges) > 1:
+            yield "The losses that they give a text are averaged."
     if question.risk == "answers":
         right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
         if is_known(right):
-            yield findings.NORMAL_ANSWERS.format(share=short_percent(right))
-            yield from [findings.MOST_TO_LOSE] * (not evidence.failed)
+            yield f"normal answers {short_percent(right)} of them correctly."
+            if not evidence.failed:
+                yield "No more than that can be lost."
     is_sampled = evidence.sweep.manifest.config["temperature"] > 0
     if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
-        yield findings.NORMAL_LOSES.format(mean=short_percent(float(own.mean())))
+        mean = short_percent(float(own.mean()))
+        yield f"normal itself has a mean loss of {mean}, since this sweep samples its tokens."
 
 
 def _about_groups(n_prompts: int, n_groups: int) -> Iterator[str]:
     if n_groups:
-        prompts, groups = counted(n_prompts, "prompt"), counted(n_groups, "group")
-        yield findings.GROUPED.format(prompts=prompts, groups=groups)
-        yield from [findings.GROUPS_OF_ONE] * (n_groups == n_prompts)
+        yield f"{counted(n_prompts, 'prompt')} belong to {counted(n_groups, 'group')}, each of which counts once."
+        if n_groups == n_prompts:
+            yield "No group has two prompts, so that groups change nothing."
 
 
 def _about_order(choice: Choice) -> Iterator[str]:
@@ -106,57 +110,61 @@ def _about_order(choice: Choice) -> Iterator[str]:
     if evidence.question.order == PARETO:
         n = counted(choice.sequences[0].sequence.n_pilot, "prompt")
         settings = counted(len(choice.sequences[0].settings), "setting")
-        yield findings.PILOT.format(n=n, settings=settings)
+        yield (
+            f"The order comes from {n} of a pilot, which choose nothing: {settings} that none beats in both loss and "
+            "cost."
+        )
 
 
 def _about_failures(choice: Choice) -> Iterator[str]:
     evidence = choice.evidence
     if evidence.failed:
-        yield findings.FAILED_IS_LOST.format(runs=counted(len(evidence.failed), "run"))
+        runs = counted(len(evidence.failed), "run")
+        yield f"{runs} failed: each is a loss of 1, since no prompt may be left out."
     if (n_of_normal := evidence.failed.count(NORMAL)) and evidence.risk.compares:
-        yield findings.FAILED_NORMAL.format(n=f"{n_of_normal:,}")
+        yield f"{n_of_normal:,} of these are of normal: settings are compared with the best that it could have said."
     if evidence.n_unusable:
-        yield findings.UNJUDGED.format(texts=counted(evidence.n_unusable, "text"))
-        yield findings.ASK_AGAIN
+        texts = counted(evidence.n_unusable, "text")
+        yield f"{texts} got no usable judgement, and have the worst score, or the best as texts of normal."
+        yield "jobs/judge.py asks for them again."
 
 
 def _stopped(sequence: TestedSequence, setting: Tested, share: float) -> Iterator[str]:
-    template = findings.STOPPED if setting.n else findings.STOPPED_WITHOUT
-    yield template.format(
-        family=sequence.name,
-        setting=setting.configuration,
-        mean=short_percent(setting.mean_loss),
-        n=counted(setting.n, "prompt"),
-    )
-    if setting.n:
-        yield _would_do(setting.prompts_needed, share)
+    stopped = f"{sequence.name} stopped at {setting.configuration}"
+    if not setting.n:
+        yield f"{stopped}: no prompt for choosing has a loss there."
+        return
+    yield f"{stopped}: its mean loss is {short_percent(setting.mean_loss)} over {counted(setting.n, 'prompt')}."
+    yield _would_do(setting.prompts_needed, share)
 
 
 def told_choice(row: Row) -> Iterator[str]:
     """What was chosen and with which guarantee, or plainly that nothing can be; `row` is one of `CHOICES`."""
     if len(row["families"]) > 1:
-        yield findings.SHARED_ERROR.format(
-            families=len(row["families"]),
-            error=short_percent(row["error"] if is_known(row.get("error")) else 1 - row["confidence"]),
-            each=short_percent(row["error_of_each"]),
-        )
+        error = short_percent(row["error"] if is_known(row.get("error")) else 1 - row["confidence"])
+        each = short_percent(row["error_of_each"])
+        yield f"{len(row['families'])} families of settings share the error of {error}: {each} for each (Bonferroni)."
         if row["order"] == PASSED_ON:
-            yield findings.PASSED_ON
+            yield "A family that is through passes its part on to the others."
     yield from _which_ask(row)
     if isinstance(row["configuration"], str) and row["cost"] < FULL_DEPTH:
         yield from _chosen(row)
         yield from _held_out(row, "")
     else:
         yield from _none_chosen(row)
-    key = row["naive_configuration"]
+    yield from _naive(row)
+
+
+def _naive(row: Row) -> Iterator[str]:
+    key, naive = row["naive_configuration"], "The naive choice, the cheapest whose mean is within the bound, is"
     if not isinstance(key, str):
-        yield findings.NAIVE_IS_NONE
+        yield "There is no naive choice either: no setting that costs less than full depth has a mean within the bound."
     elif key == row["configuration"]:
-        yield findings.NAIVE_IS_THE_SAME
+        yield f"{naive} the same."
     else:
         mean, cost = (short_percent(row[f"naive_{name}"]) for name in ("mean_loss", "cost"))
-        yield findings.NAIVE.format(setting=key, mean=mean, cost=cost)
-        yield findings.NO_GUARANTEE
+        yield f"{naive} {key}: mean {mean}, cost {cost}."
+        yield "It has no guarantee."
         yield from _held_out(row, "naive_")
 
 
@@ -178,23 +186,23 @@ def _which_ask(row: Row) -> Iterator[str]:
     )
 
 
-def _promise(row: Row) -> dict[str, str]:
-    """What is to hold, by its names in templates."""
+def _bound(row: Row) -> str:
+    """What is to hold."""
     bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
-    shares = {name: short_percent(row[name]) for name in ("confidence", "at_most")}
-    return {"bound": bound, **shares}
+    return f"{bound} is at most {short_percent(row['at_most'])}"
 
 
 def _chosen(row: Row) -> Iterator[str]:
     definition = COSTS[row["cost_by"]].definition if row["cost_by"] in COSTS else row["cost_by"]
-    yield findings.CHOSEN.format(setting=row["configuration"], cost=short_percent(row["cost"]), definition=definition)
-    yield findings.GUARANTEE.format(**_promise(row))
+    key, cost = row["configuration"], short_percent(row["cost"])
+    yield f"Certified: {key}, the cheapest that is, at {cost} of full depth: {definition}."
+    yield f"With {short_percent(row['confidence'])} confidence, over prompts like these, {_bound(row)}."
     yield from _of_the_right(row)
     mean, p_value = short_percent(row["mean_loss"]), written(row["p_value"], ".2g")
-    yield findings.TESTED.format(n=counted(int(row["n"]), "prompt"), mean=mean, p=p_value)
+    yield f"n = {counted(int(row['n']), 'prompt')}, mean {mean}, p = {p_value}."
     yield from _about_texts(row)
-    if _is_oracle(row["configuration"]):
-        yield findings.IS_AN_ORACLE
+    if _is_oracle(key):
+        yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
 
 
 def _of_the_right(row: Row) -> Iterator[str]:
@@ -226,29 +234,25 @@ def _is_oracle(key: str) -> bool:
 def _none_chosen(row: Row) -> Iterator[str]:
     certified = [setting for setting in row["tested"] if setting["certified"]]
     if certified:
-        yield findings.NONE_SAVES_ANYTHING.format(settings=counted(len(certified), "setting"))
-        yield findings.DEFENSIBLE
+        yield f"Certified: {counted(len(certified), 'setting')}, but none costs less than full depth."
+        yield DEFENSIBLE
         return
     yield none_certified(row)
     known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
     if known:
         nearest = min(known, key=lambda setting: setting["p_value"])
-        yield findings.NEAREST.format(
-            setting=nearest["configuration"],
-            mean=short_percent(nearest["mean_loss"]),
-            n=counted(int(nearest["n"]), "prompt"),
-            p=written(nearest["p_value"], ".2g"),
-        )
+        mean, n = short_percent(nearest["mean_loss"]), counted(int(nearest["n"]), "prompt")
+        p_value = written(nearest["p_value"], ".2g")
+        yield f"The nearest, {nearest['configuration']}, has a mean of {mean} (n = {n}, p = {p_value})."
         yield _would_do(nearest.get("prompts_needed"), _share_for_choosing(row))
-    yield findings.DEFENSIBLE
+    yield DEFENSIBLE
     least = prompts_without_loss(row["at_most"], row["error_of_each"])
-    yield findings.WITHOUT_LOSS.format(n=counted(least, "prompt"))
+    yield f"A setting without any loss would be certified with {counted(least, 'prompt')}."
 
 
 def none_certified(row: Row) -> str:
     """The answer to a question for which no setting is certified."""
-    bound, confidence, at_most = (_promise(row)[name] for name in ("bound", "confidence", "at_most"))
-    return f"No setting is certified with {confidence} confidence that {bound} is at most {at_most}."
+    return f"No setting is certified with {short_percent(row['confidence'])} confidence that {_bound(row)}."
 
 
 def _share_for_choosing(row: Row) -> float:
@@ -260,20 +264,25 @@ def _share_for_choosing(row: Row) -> float:
 def _would_do(enough: float | None, share: float) -> str:
     """How many prompts would certify a setting whose losses stay as they are; `share` of a sweep are for choosing."""
     if enough is None or not is_known(enough):
-        return findings.NONE_WOULD_DO
-    in_all = math.ceil(enough / share)
-    return findings.WOULD_DO.format(enough=f"{enough:,.0f}", in_all=f"{in_all:,}")
+        return "If it stays so, no number of prompts that can be asked for would do."
+    return (
+        f"If it stays so, {enough:,.0f} prompts for choosing would do with a chance of 80%, which is a sweep of about "
+        f"{math.ceil(enough / share):,}."
+    )
 
 
 def _held_out(row: Row, start: str) -> Iterator[str]:
     """How a setting does on the prompts that had no part in choosing it; `start` is that of its columns."""
     mean, n, upper, p_value = (row[f"{start}reporting_{name}"] for name in ("mean_loss", "n", "upper", "p_value"))
     if not is_known(mean):
-        yield findings.UNCHECKED
+        yield "No prompt for reporting has a loss, so that nothing checks it."
         return
-    yield findings.HELD_OUT.format(n=counted(int(n), "prompt"), mean=short_percent(mean))
-    yield findings.HELD_OUT_RISK.format(upper=short_percent(upper))
+    prompts = counted(int(n), "prompt")
+    yield f"On {prompts} for reporting, which had no part in the choice, its mean is {short_percent(mean)}."
+    yield f"By these alone, the risk is at most {short_percent(upper)} with the same confidence."
     if mean > row["at_most"]:
-        yield findings.ABOVE_THE_BOUND
+        yield "That mean is above the bound."
+    elif p_value <= 1 - row["confidence"]:
+        yield "They confirm the bound."
     else:
-        yield findings.CONFIRMED if p_value <= 1 - row["confidence"] else findings.TOO_FEW_TO_CONFIRM
+        yield "It is within the bound, but they are too few to confirm it by themselves."
