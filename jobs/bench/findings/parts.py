@@ -8,16 +8,18 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
 from cluster.assessment.outcome.figures import AssessmentTables, figures_of
 from cluster.assessment.outcome.tables import FirstLook, SweepFigures
 from cluster.assessment.outcome.verdict import Bound, Verdict, judge
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import Estimate
+from eexit.quality.estimates import Estimate, ValueKind
+from eexit.quality.intervals import mcnemar
 from eexit.results.study_tables import REPLAYS
 from findings import outcomes
 from findings.frame import commands, grading, limits
-from findings.study import DTYPES, LOOK, PILOT, STUDY, TRIED, StudySweep, card, lost_by_one_alone
+from findings.study import DTYPES, LOOK, PILOT, STUDY, TRIED, StudySweep, card, mean_of
 from findings.words import fine_points_of, p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
 
 BATCHES: Final = (1, 8)
@@ -114,7 +116,8 @@ def announced() -> str:
             f"{share_of(reporting)} of {reporting.n}",
         ])  # fmt: skip
     table = table_of(["dtype", "prompts", "lost", "p", "may err with", "", "reporting: lost"], rows)
-    alone = lost_by_one_alone(*(sweep(f"run-{dtype}").lost_prompts(setting()) for dtype in DTYPES))
+    one, other = (sweep(f"run-{dtype}").lost_prompts(setting()) for dtype in DTYPES)
+    p_alone = mcnemar(len(one - other), len(other - one))
     return f"""
 ## The announced test
 
@@ -123,8 +126,8 @@ The plan named half of it for each; the choice keeps a part back for asks that w
 
 {table}
 
-The prompts that the setting loses {outcomes.dtypes(alone.p_value)} between dtypes: {alone.first} are lost in
-{DTYPES[0]} alone, {alone.second} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(alone.p_value)}).
+The prompts that the setting loses {outcomes.dtypes(p_alone)} between dtypes: {len(one - other)} are lost in
+{DTYPES[0]} alone, {len(other - one)} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(p_alone)}).
 
 {_beside_normal("run", "Of all prompts of the run:")}
 """
@@ -137,10 +140,9 @@ def by_kind() -> str:
         cells = [kind]
         for dtype in DTYPES:
             run = sweep(f"run-{dtype}")
-            paired = run.beside_normal(setting(), run.runs.kind == kind)
-            cells += [f"{paired.difference.n}", f"{paired.gained}, {paired.lost}"] if dtype == DTYPES[0] else [
-                f"{paired.gained}, {paired.lost}"
-            ]  # fmt: skip
+            difference = run.beside_normal(setting(), run.runs.kind == kind)
+            n = [f"{difference.count()}"] if dtype == DTYPES[0] else []
+            cells += [*n, _gained_and_lost(difference)]
         rows.append(cells)
     return f"""
 ## By kind of prompt
@@ -273,11 +275,11 @@ def _beside_normal(what: str, said: str) -> str:
     rows = []
     for dtype in DTYPES:
         run = sweep(f"{what}-{dtype}")
-        paired = run.beside_normal(setting())
+        difference = run.beside_normal(setting())
         rows.append([
-            dtype, share_of(run.accuracy(NORMAL)), share_of(run.accuracy(setting())), points_of(paired.difference),
-            f"{paired.gained}, {paired.lost}", share_of(run.disagreement(setting())), share_of(run.skipped(setting())),
-            share_of(run.saved(setting())),
+            dtype, share_of(run.accuracy(NORMAL)), share_of(run.accuracy(setting())),
+            points_of(mean_of(difference, ValueKind.DIFFERENCE)), _gained_and_lost(difference),
+            share_of(run.disagreement(setting())), share_of(run.skipped(setting())), share_of(run.saved(setting())),
         ])  # fmt: skip
     heads = [
         "dtype",
@@ -290,6 +292,10 @@ def _beside_normal(what: str, said: str) -> str:
         "saved",
     ]
     return f"{said}\n\n{table_of(heads, rows)}".strip()
+
+
+def _gained_and_lost(difference: pd.Series) -> str:
+    return f"{(difference > 0).sum()}, {(difference < 0).sum()}"
 
 
 def _settings_row(each: StudySweep, key: str, replayed: dict[str, Any] | None) -> list[str]:

@@ -21,7 +21,6 @@ from eexit.plan.artefacts import CARD
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import for_reporting, sort_of, units
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
-from eexit.quality.intervals import mcnemar
 from eexit.results.files import list_files
 from eexit.results.layout import MANIFEST, Manifest, encode, generations_name
 from eexit.results.seals import digest_of, encode_generations
@@ -71,15 +70,6 @@ def card() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A configuration's answers beside those of `normal`."""
-
-    difference: Estimate
-    gained: int
-    lost: int
-
-
-@dataclass(frozen=True)
 class StudySweep:
     """The runs of one of the study's sweeps, as means over prompts."""
 
@@ -90,12 +80,8 @@ class StudySweep:
         return read_finished(str(STUDY / self.name), COLUMNS)
 
     @cached_property
-    def keys(self) -> list[str]:
-        return [entry["key"] for entry in self.finished.manifest.configurations]
-
-    @cached_property
     def settings(self) -> list[str]:
-        return [key for key in self.keys if key != NORMAL]
+        return [entry["key"] for entry in self.finished.manifest.configurations if entry["key"] != NORMAL]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -119,74 +105,54 @@ class StudySweep:
         return runs[runs.configuration == key].groupby("unit")[column].mean().astype(float)
 
     def accuracy(self, key: str) -> Estimate:
-        return estimate_columns(self.of_prompts(key, "correct").to_numpy()[:, None], [ValueKind.SHARE])[0]
+        return mean_of(self.of_prompts(key, "correct"), ValueKind.SHARE)
 
-    def beside_normal(self, key: str, among: pd.Series | None = None) -> Paired:
-        difference = self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
-        [mean] = estimate_columns(difference.to_numpy()[:, None], [ValueKind.DIFFERENCE])
-        return Paired(mean, int((difference > 0).sum()), int((difference < 0).sum()))
+    def beside_normal(self, key: str, among: pd.Series | None = None) -> pd.Series:
+        """By prompt, how much more of its runs the configuration gets right than `normal`."""
+        return self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
 
     def lost(self, key: str, reporting: bool | None = None) -> Estimate:
         """The share of the prompts that `normal` gets right and the configuration gets wrong; None: of all prompts."""
-        units_of = {} if reporting is None else {unit: for_reporting(unit) == reporting for unit in self.runs.unit}
-        among = None if reporting is None else self.runs.unit.map(units_of)
-        difference = self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
-        lost_P = (difference < 0).to_numpy(float)
-        return estimate_columns(lost_P[:, None], [ValueKind.SHARE])[0]
+        among = None if reporting is None else self.runs.unit.map(for_reporting) == reporting
+        return mean_of(self.beside_normal(key, among) < 0, ValueKind.SHARE)
 
     def disagreement(self, key: str) -> Estimate:
         """The share of the decided tokens that full depth, given the same text, would not have said."""
-        runs = self.runs.assign(unlike=self.runs.disagreement.astype(float) * self.runs.n_decided)
-        return self._ratio(runs, key, "unlike", "n_decided")
+        return self._ratio(key, self.runs.disagreement.astype(float) * self.runs.n_decided, "n_decided")
 
     def skipped(self, key: str) -> Estimate:
         """The share of the layers past the exits of the decided tokens."""
-        runs = self.runs.assign(skipped=(1 - self.runs.mean_depth.astype(float)) * self.runs.n_decided)
-        return self._ratio(runs, key, "skipped", "n_decided")
+        return self._ratio(key, (1 - self.runs.mean_depth.astype(float)) * self.runs.n_decided, "n_decided")
 
     def saved(self, key: str) -> Estimate:
         """The share of full depth's multiply-adds that was not run."""
-        runs = self.runs.assign(saved=self.runs.cost_full.astype(float) - self.runs.cost_run.astype(float))
-        return self._ratio(runs, key, "saved", "cost_full")
+        return self._ratio(key, self.runs.cost_full.astype(float) - self.runs.cost_run.astype(float), "cost_full")
 
     def lost_prompts(self, key: str) -> Set[str]:
         """The prompts that `normal` gets right and the configuration gets wrong."""
-        difference = self.of_prompts(key, "correct") - self.of_prompts(NORMAL, "correct")
+        difference = self.beside_normal(key)
         return set(difference.index[difference < 0])
 
     def grows_beside(self, short: "StudySweep", key: str) -> Estimate:
         """The disagreement in these texts less that in shorter ones of the same prompts."""
-        difference = (self.of_prompts(key, "disagreement") - short.of_prompts(key, "disagreement")).dropna()
-        return estimate_columns(difference.to_numpy()[:, None], [ValueKind.NUMBER])[0]
+        difference = self.of_prompts(key, "disagreement") - short.of_prompts(key, "disagreement")
+        return mean_of(difference, ValueKind.NUMBER)
 
     def changed(self, key: str, among: pd.Series | None = None) -> Estimate:
         """The share of the texts that are not those of `normal`, of these prompts or of all."""
         lcs_share = self.of_prompts(key, "lcs_share")
-        if among is not None:
-            lcs_share = lcs_share[lcs_share.index.isin(among)]
-        changed_P = (lcs_share < 1).to_numpy(float)
-        return estimate_columns(changed_P[:, None], [ValueKind.SHARE])[0]
+        return mean_of((lcs_share if among is None else lcs_share[lcs_share.index.isin(among)]) < 1, ValueKind.SHARE)
 
     def tokens(self, key: str) -> float:
         return float(self.of_prompts(key, "n_tokens").mean())
 
-    def _ratio(self, runs: pd.DataFrame, key: str, above: str, below: str) -> Estimate:
-        known = runs[(runs.configuration == key) & (runs.n_decided > 0)].dropna(subset=[above, below])
-        sums = known.groupby("unit")[[above, below]].sum()
-        return estimate_ratios(sums[[above]].to_numpy(float), sums[[below]].to_numpy(float))[0]
+    def _ratio(self, key: str, above: pd.Series, below: str) -> Estimate:
+        runs = self.runs.assign(above=above)
+        known = runs[(runs.configuration == key) & (runs.n_decided > 0)].dropna(subset=["above", below])
+        sums = known.groupby("unit")[["above", below]].sum().to_numpy(float)
+        return estimate_ratios(sums[:, :1], sums[:, 1:])[0]
 
 
-@dataclass(frozen=True)
-class Alone:
-    """How many prompts are in the first of two sets alone, and how many in the second alone."""
-
-    first: int
-    second: int
-
-    @property
-    def p_value(self) -> float:
-        return mcnemar(self.first, self.second)
-
-
-def lost_by_one_alone(first: Set[str], second: Set[str]) -> Alone:
-    return Alone(len(first - second), len(second - first))
+def mean_of(values: pd.Series, kind: ValueKind) -> Estimate:
+    """Over prompts, of which each has a value; NaN where it has none."""
+    return estimate_columns(values.to_numpy(float)[:, None], [kind])[0]
