@@ -135,19 +135,15 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--margin", type=float, default=0.02, metavar="SHARE",
         help="what may be lost at most: answers that normal has right, of all prompts, or tokens (default: 0.02)",
     )  # fmt: skip
-    parser.add_argument(
-        "--batch", nargs="+", type=whole, default=(1, 8, 32), metavar="ROWS",
-        help="rows that are decoded together where it is to pay (default: 1 8 32)",
-    )  # fmt: skip
+    rows = "rows that are decoded together where it is to pay (default: 1 8 32)"
+    parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
     parser.add_argument(
         "--max-new-tokens", type=whole, default=32, metavar="N", help="tokens per run at most (default: 32)"
     )
     parser.add_argument(
         "--exit-every", type=whole, metavar="N", help=(fields["exit_every"].description or "").replace("%", "%%")
     )
-    parser.add_argument(
-        "--exit-layers", nargs="+", type=int, metavar="L", help=f"{fields['exit_layers'].description}, such as 23"
-    )
+    parser.several("--exit-layers", "L", f"{fields['exit_layers'].description}, such as 23", type=int, default=None)
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     return study_flags(parser, arguments)
 

@@ -20,7 +20,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from cluster.console.command import command
 from cluster.console.flags import study_parser, whole
@@ -79,10 +78,10 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--asks", type=whole, metavar="N", help="of these prompts, how many are planned: they share the error in equal "
         "parts (default: 1; any further one gets what little of it is kept for that)",
     )  # fmt: skip
-    among: dict[str, Any] = {"nargs": "+", "default": (), "help": "choose among these only (default: all)"}
-    parser.add_argument("--modes", metavar="MODE", **among)
-    parser.add_argument("--rules", metavar="RULE", **among)
-    parser.add_argument("--configurations", dest="keys", metavar="KEY", **among)
+    among = "choose among these only (default: all)"
+    parser.several("--modes", "MODE", among)
+    parser.several("--rules", "RULE", among)
+    parser.several("--configurations", "KEY", among, dest="keys")
     return parser.read(arguments)
 
 

@@ -141,13 +141,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable ({KEY_FROM})")
     parser.add_argument("--key", "--api-key", dest="key", help=SUPPRESS)  # to be refused without being shown
     parser.add_argument("--no-key", action="store_true", help="the endpoint needs no key, and is sent none")
-    parser.add_argument(
-        "--configurations",
-        nargs="+",
-        default=(),
-        metavar="KEY",
-        help="keys of configurations, as in the sweep's table (default: all)",
-    )
+    parser.several("--configurations", "KEY", "keys of configurations, as in the sweep's table (default: all)")
     parser.add_argument(
         "--limit", type=whole, metavar="N", help="judge N prompts only: a hash draws them, of each sort its share"
     )

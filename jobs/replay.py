@@ -63,27 +63,17 @@ def threshold(text: str) -> str:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument(
-        "--kl-factors", nargs="+", default=(), metavar="K", help="KL factors of rule kl: numbers, or LOW:HIGH:N"
-    )
-    parser.add_argument(
-        "--rules",
-        nargs="+",
-        default=(),
-        metavar="RULE",
-        help="rules with their parameters, as numbers with commas or as ranges: confidence=0.5:0.95:10 entropy=0.1,1",
-    )
-    parser.add_argument(
-        "--modes",
-        nargs="+",
-        default=(),
-        metavar="MODE",
-        help="what exits leave behind (default: the sweep's modes; for rules that look at the final layer, those that "
-        "leave the state alone)",
-    )
-    parser.add_argument(
-        "--exit-sets", nargs="+", default=(EVERY,), metavar="LAYERS", help="as in 25 20,25 all (default: all)"
-    )
+    parser.several("--kl-factors", "K", "KL factors of rule kl: numbers, or LOW:HIGH:N")
+    parser.several(
+        "--rules", "RULE",
+        "rules with their parameters, as numbers with commas or as ranges: confidence=0.5:0.95:10 entropy=0.1,1",
+    )  # fmt: skip
+    parser.several(
+        "--modes", "MODE",
+        "what exits leave behind (default: the sweep's modes; for rules that look at the final layer, those that leave "
+        "the state alone)",
+    )  # fmt: skip
+    parser.several("--exit-sets", "LAYERS", "as in 25 20,25 all (default: all)", default=(EVERY,))
     parser.add_argument(
         "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
     )
@@ -91,10 +81,10 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         parser.add_argument(
             flag(name), metavar=of, help=f"in place of the sweep's: {SweepConfig.model_fields[name].description}"
         )
-    parser.add_argument(
-        "--gate-thresholds", nargs="+", default=(), type=threshold, metavar="CHANCE",
-        help=f"read a layer only where the gate gives the rule this chance to exit; {PERFECT}: a gate that always "
-        "knows, which shows how much any gate could save",
+    parser.several(
+        "--gate-thresholds", "CHANCE",
+        f"read a layer only where the gate gives the rule this chance to exit; {PERFECT}: a gate that always knows, "
+        "which shows how much any gate could save", type=threshold,
     )  # fmt: skip
     return study_flags(parser, arguments)
 

@@ -49,14 +49,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--hub", metavar="NAME", help="name of the repository on the Hub that the folder will be: adds custom_generate/"
     )
-    parser.add_argument(
-        "--dtypes",
-        nargs="+",
-        choices=DTYPES,
-        default=(),
-        metavar="DTYPE",
-        help="further precisions to measure the setting in, and to allow (default: the sweep's alone)",
-    )
+    further = "further precisions to measure the setting in, and to allow (default: the sweep's alone)"
+    parser.several("--dtypes", "DTYPE", further, choices=DTYPES)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: as for a sweep")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     flags = parser.read(arguments)

@@ -46,22 +46,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument(
-        "--configurations",
-        nargs="+",
-        default=(),
-        metavar="KEY",
-        help="keys of configurations, as in the sweep's table (default: all but oracles); normal and generate always "
-        "run",
-    )
-    parser.add_argument(
-        "--batch",
-        nargs="+",
-        type=whole,
-        default=(1, 8, 32),
-        metavar="ROWS",
-        help="rows that are decoded together; prompts repeat where there are fewer (default: 1 8 32)",
-    )
+    keys = "keys of configurations, as in the sweep's table (default: all but oracles); normal and generate always run"
+    parser.several("--configurations", "KEY", keys)
+    rows = "rows that are decoded together; prompts repeat where there are fewer (default: 1 8 32)"
+    parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
     parser.add_argument(
         "--prompts",
         type=whole,

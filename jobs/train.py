@@ -73,27 +73,19 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--what", required=True, help=f"what to train: {', '.join(WAYS)}")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
     parser.add_argument("--prompts", metavar="FILE", help="more prompts, whose texts are generated first")
-    parser.add_argument(
-        "--exit-layers",
-        dest="layers",
-        nargs="+",
-        type=layer,
-        metavar="LAYER",
-        help="exitable layers (default: the sweep's)",
-    )
+    layers = "exitable layers (default: the sweep's)"
+    parser.several("--exit-layers", "LAYER", layers, dest="layers", type=layer, default=None)
     parser.add_argument(
         "--readout",
         metavar="READOUT",
         help="for a probe, a gate or state maps: what layers are read through: lens, raw or a folder (default: lens)",
     )
-    parser.add_argument(
-        "--rules", nargs="+", metavar="RULE", help="for a gate: rules that read layers, as in confidence=0.9,0.97"
-    )
+    parser.several("--rules", "RULE", "for a gate: rules that read layers, as in confidence=0.9,0.97", default=None)
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
     forms = ", ".join(STATE_FORMS)
     parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
-    parser.add_argument("--lora-targets", nargs="+", metavar="MODULE", help="modules that a student's adapter changes")
+    parser.several("--lora-targets", "MODULE", "modules that a student's adapter changes", default=None)
     return study_flags(parser, arguments)
 
 

@@ -58,6 +58,10 @@ class Parser(argparse.ArgumentParser):
             self._groups[title] = self.add_argument_group(title)
         return self._groups[title]
 
+    def several(self, name: str, metavar: str, text: str, **how: Any) -> None:
+        """Add a flag that takes several values; by default none."""
+        self.add_argument(name, nargs=argparse.ONE_OR_MORE, metavar=metavar, help=text, **{"default": (), **how})
+
     def format_help(self) -> str:
         """What `--help` prints."""
         later = [action for action in self._actions if self._first and action.dest not in (*self._first, "help_all")]

@@ -61,21 +61,10 @@ def reading(out: str) -> str:
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__, "folder or URI of a sweep")
     parser.add_argument("--out", required=True, help="folder or URI for the data; it must be empty, or not be there")
-    parser.add_argument(
-        "--configurations",
-        nargs="+",
-        default=(NORMAL,),
-        metavar="KEY",
-        help=f"keys of configurations, as in the sweep's table (default: {NORMAL})",
-    )
-    parser.add_argument(
-        "--kl-factors",
-        nargs="+",
-        type=_number,
-        default=KL_FACTORS,
-        metavar="K",
-        help=f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})",
-    )
+    keys = f"keys of configurations, as in the sweep's table (default: {NORMAL})"
+    parser.several("--configurations", "KEY", keys, default=(NORMAL,))
+    factors = f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})"
+    parser.several("--kl-factors", "K", factors, type=_number, default=KL_FACTORS)
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     flags = parser.read(arguments)
     flags.configurations = tuple(dict.fromkeys(flags.configurations))
