@@ -12,11 +12,11 @@ remarks    what was left out, and what else is to be known
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cluster.assessment.learned import Rules, Way
 from cluster.assessment.sizes import RunSizes, SearchSizes
@@ -62,28 +62,16 @@ class Plans:
     run: RunSizes | None = None
 
 
-class _Held(BaseModel):
-    """What the file has to hold."""
+class Record(BaseModel):
+    """What an assessment did and planned. Whatever is added is written at once, so that the same command goes on."""
 
+    path: Path = Field(exclude=True)
     asked: dict[str, Any]
     plans: Plans
     seconds: dict[str, float]
     finished: list[str]
-    remarks: list[str]
     cut: dict[str, str] = {}
-
-
-@dataclass
-class Record:
-    """What an assessment did and planned. Whatever is added is written at once, so that the same command goes on."""
-
-    path: Path
-    asked: Mapping[str, Any]
-    plans: Plans = field(default_factory=Plans)
-    seconds: dict[str, float] = field(default_factory=dict)
-    finished: list[str] = field(default_factory=list)
-    cut: dict[str, str] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str]
 
     @classmethod
     def open(cls, out: str | Path, asked: Mapping[str, Any]) -> "Record":
@@ -93,18 +81,18 @@ class Record:
         and for what is no folder of an assessment.
         """
         path, asked = folder_of(out) / RECORD, json.loads(json.dumps(asked))
+        new = cls(path=path, asked=asked, plans=Plans(), seconds={}, finished=[], remarks=[])
         if not path.is_file():
-            return cls(path, asked)
+            return new
         try:
-            held = _Held.model_validate_json(path.read_bytes())
-        except ValueError as error:
+            found = cls.model_validate({**json.loads(path.read_bytes()), "path": path})
+        except (ValueError, TypeError) as error:
             raise UsageError(f"{path} is damaged: remove it, and what is finished of the steps is kept") from error
-        found = cls(path, **dict(held))
         if found.had_too_little_time and "minutes" in asked:
             found.asked = {**found.asked, "minutes": asked["minutes"]}
         if difference := first_difference(found.asked, asked):
             if found.plans == Plans() and not found.finished:
-                return cls(path, asked)
+                return new
             raise UsageError(f"--out {out} holds another assessment ({difference}): choose another --out")
         return found
 
@@ -114,9 +102,9 @@ class Record:
         return bool(self.cut) or self.plans.search is None
 
     def write(self) -> None:
-        content = {name: value for name, value in asdict(self).items() if name != "path"}
+        content = {"format": FORMAT, **self.model_dump(mode="json")}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def begins(self, step: str) -> float:
         """A step begins, perhaps again; returns the seconds that it took if it had come to an end before.
