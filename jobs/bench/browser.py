@@ -1,9 +1,8 @@
-"""A headless Chromium that opens reports, for measurements, pictures and tests; needs the package playwright."""
+"""A headless Chromium that opens reports, for pictures and tests; needs the package playwright."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 FLAGS = [
@@ -24,13 +23,3 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
-
-
-def visit(browser: Any, report: Path, route: str, **look: Any) -> Any:
-    """A report's page at a route, once its charts are drawn."""
-    page = browser.new_context(**look).new_page()
-    page.goto(report.resolve().as_uri() + route)
-    page.locator("body[data-ready]").wait_for()
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
-    return page
