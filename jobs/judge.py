@@ -35,7 +35,7 @@ from eexit.studies.judging.endpoint import JudgeModel, require_client
 from eexit.studies.judging.kept_replies import KeptReplies
 
 if TYPE_CHECKING:
-    from eexit.studies.judging.judge import JudgingSummary
+    from eexit.studies.judging.judge import Judging
     from eexit.studies.judging.plan import JudgingPlan
 
 KEY_FROM = "OPENAI_API_KEY"
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with hold(store, use=JUDGING) as lease:
             plan = plan_of(flags)  # what another call has judged meanwhile is not asked for
-            summary = judge_sweep(plan, judge, flags.concurrency, display, lease, replies)
+            judging = judge_sweep(plan, judge, flags.concurrency, display, lease, replies)
     finally:
         if replies.told:
             print(replies.told, file=sys.stderr)
-    return finish(flags.results, plan, summary)
+    return finish(flags.results, plan, judging)
 
 
 def plan_of(flags: Namespace) -> "JudgingPlan":
@@ -77,7 +77,7 @@ def plan_of(flags: Namespace) -> "JudgingPlan":
     return plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
 
 
-def finish(results: str, plan: "JudgingPlan", summary: "JudgingSummary") -> int:
+def finish(results: str, plan: "JudgingPlan", judging: "Judging") -> int:
     """Print the table and how to read the judgements; returns the exit code."""
     from eexit.results.study_tables import JUDGEMENTS
     from eexit.studies.judging.judgements import in_pandas
@@ -88,10 +88,10 @@ def finish(results: str, plan: "JudgingPlan", summary: "JudgingSummary") -> int:
     found = by_configuration(of_judge, plan.keys, plan.groups)
     console.print(judgements_table(found, len({row["seed"] for row in of_judge})))
     print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in of_judge))))
-    if summary.errors:
-        failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"
+    if judging.errors:
+        failed = f"{counted(judging.errors, 'run')} got no judgement, such as: {judging.reason}"
         print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)
-    return 1 if summary.errors and not summary.judged else 0
+    return 1 if judging.errors and not judging.judged else 0
 
 
 def judge_of(flags: Namespace) -> JudgeModel:

@@ -33,25 +33,16 @@ FAILURES_WITHOUT_ANSWER: Final = 10  # of texts, if none ever worked
 Answer = Reply | AskingError
 
 
-@dataclass
-class JudgingSummary:
-    """How many rows landed in this call, and how many of them are errors, the last of which has this reason."""
-
-    judged: int = 0
-    errors: int = 0
-    reason: str = ""
-
-
 def judge_sweep(
     plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display, lease: Lease, replies: KeptReplies
-) -> JudgingSummary:
-    """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`.
+) -> "Judging":
+    """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`; says how many rows landed.
 
     `lease` is that of judging, under which the plan was made: so no two calls pay for the same answers. `replies` keeps
     what is no verdict. Raises `SweepStopped` when the lease is lost, or going on would only fail; whatever is raised,
     all answers that have come have landed.
     """
-    judging = _Judging(plan)
+    judging = Judging(plan)
     asker = _Asker(judging, judge, concurrency, replies)
     with display, ThreadPoolExecutor(1, "judge") as pool:
         all_asked = pool.submit(asker.ask_all)
@@ -63,13 +54,13 @@ def judge_sweep(
             asker.give_up()
             all_asked.result()
         display.show(judging.progress, last=True)
-    return judging.summary
+    return judging
 
 
 class _Asker:
     """Asks all questions of `judging`, many at a time; the event loop runs in the thread that calls `ask_all`."""
 
-    def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int, replies: KeptReplies) -> None:
+    def __init__(self, judging: "Judging", judge: JudgeModel, concurrency: int, replies: KeptReplies) -> None:
         self._judging, self._judge, self._concurrency, self._replies = judging, judge, concurrency, replies
         self._left = iter(judging.questions)
         self._breaker = _JudgeBreaker()
@@ -137,13 +128,16 @@ class _JudgeBreaker:
                 raise SweepStopped(f"none of {counted(self.n_failed_texts, 'text')} was judged, the last: {answer}")
 
 
-class _Judging:
-    """Makes rows of answers, and lands them. `progress` may be read from other threads."""
+class Judging:
+    """Makes rows of answers, and lands them. `progress` may be read from other threads.
+
+    `judged` rows were made, and `errors` of runs without a judgement, the last of which has this `reason`.
+    """
 
     def __init__(self, plan: JudgingPlan) -> None:
         self.questions = plan.questions
-        self._n_errors = self._tokens = 0
-        self.summary = JudgingSummary()
+        self.judged = self.errors = self._n_failed = self._tokens = 0
+        self.reason = ""
         self._plan = plan
         self._started = datetime.now(UTC)
         self._answers: dict[Question, Answer] = {}
@@ -160,7 +154,7 @@ class _Judging:
     @property
     def progress(self) -> Progress:
         done, planned = len(self._answers), len(self.questions)
-        doing = f"{done:,}/{planned:,} questions · {counted(self._n_errors, 'error')}"
+        doing = f"{done:,}/{planned:,} questions · {counted(self._n_failed, 'error')}"
         return Progress(doing, self._tokens, done / planned if planned else 1.0, done > 0)
 
     def settle(self, question: Question, answer: Answer) -> None:
@@ -170,7 +164,7 @@ class _Judging:
             self._open[run] -= 1
             if not self._open[run]:
                 self._finish(run)
-        self._n_errors += isinstance(answer, AskingError)
+        self._n_failed += isinstance(answer, AskingError)
         self._tokens += answer.tokens if isinstance(answer, Reply) else 0
         if len(self._rows) >= ROWS_PER_FILE or time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
             self._land()
@@ -202,11 +196,11 @@ class _Judging:
             columns |= {"preferred": preference(compared), "pair_hash": run.pair_hash, "orders": len(compared)}
         if columns and not self._plan.holds(run, columns):
             self._add(run, status=OK, **columns)
-            self.summary.judged += 1
+            self.judged += 1
         if reasons := list(dict.fromkeys(str(answer) for _, answer in answers if isinstance(answer, AskingError))):
-            self.summary.reason = "; ".join(reasons)
-            self.summary.errors += 1
-            self._add(run, status=ERROR, error=self.summary.reason)
+            self.reason = "; ".join(reasons)
+            self.errors += 1
+            self._add(run, status=ERROR, error=self.reason)
 
     def _add(self, run: Judged, **columns: Any) -> None:
         about = {"judge": self._plan.judge, "rubric": RUBRIC, "started": self._started, "text_hash": run.text_hash}
