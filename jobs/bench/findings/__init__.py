@@ -4,7 +4,7 @@
     python jobs/bench findings --from results    take the tables from the study's own results first
 
 Every number of both is computed here; PLAN.md, which was committed before the study ran, says what each outcome is
-called.
+called. What FINDINGS.md says from its commands on is written by hand, and stays.
 """
 
 import re
@@ -20,6 +20,8 @@ from findings.study import HOME, take
 
 WIDTH: Final = 120
 README: Final = HOME.parents[1] / "README.md"
+FINDINGS: Final = HOME / "FINDINGS.md"
+BY_HAND: Final = "## The commands\n"  # begins what is
 BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!-- end of findings -->"
 
 
@@ -29,15 +31,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--from", dest="results", metavar="FOLDER", help="the study's results, whose tables are taken")
     if results := parser.read(arguments).results:
         take(Path(results))
-    write_whole(HOME / "FINDINGS.md", findings())
+    write_whole(FINDINGS, findings())
     write_whole(README, with_summary(README.read_text("utf-8")))
-    print(HOME / "FINDINGS.md")
+    print(FINDINGS)
     return 0
 
 
 def findings() -> str:
     """The whole of FINDINGS.md."""
-    return "\n\n".join(filled(section()) for section in parts.SECTIONS) + "\n"
+    _, begin, by_hand = FINDINGS.read_text("utf-8").partition(BY_HAND)
+    return "\n\n".join([*(filled(section()) for section in parts.SECTIONS), begin + by_hand])
 
 
 def with_summary(readme: str) -> str:

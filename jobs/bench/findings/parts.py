@@ -3,6 +3,7 @@
 What an outcome is called is decided by `outcomes`, as PLAN.md said beforehand.
 """
 
+import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -18,8 +19,7 @@ from eexit.quality.estimates import Estimate, ValueKind
 from eexit.quality.intervals import mcnemar
 from eexit.results.study_tables import REPLAYS
 from findings import outcomes
-from findings.frame import commands, grading, limits
-from findings.study import DTYPES, LOOK, PILOT, STUDY, TRIED, StudySweep, card, mean_of
+from findings.study import DTYPES, HOME, LOOK, PILOT, STUDY, TRIED, StudySweep, card, mean_of
 from findings.words import fine_points_of, p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
 
 BATCHES: Final = (1, 8)
@@ -266,8 +266,26 @@ from {found["data"]["n_tokens"]:,} tokens.
 """
 
 
+def grading() -> str:
+    with (HOME / "grading.csv").open() as file:
+        found = list(csv.DictReader(file))
+    names = ("texts", "alike", "wrongly_right", "wrongly_wrong")
+    total = {name: sum(int(row[name]) for row in found) for name in names}
+    rows = [[row["sort"], *(row[name] for name in names)] for row in found]
+    return f"""
+## How well answers are graded
+
+Every accuracy has the grader's error beside the sample's. Of {total["texts"]} texts as small models write them, which a
+careful reader had marked and no part of which made the grader, it marks {total["alike"]} alike
+({percent_of(total["alike"] / total["texts"])}); wrongly right: {total["wrongly_right"]}, wrongly wrong:
+{total["wrongly_wrong"]}. A test counts them again.
+
+{table_of(["answers", "texts", "marked alike", "wrongly right", "wrongly wrong"], rows)}
+"""
+
+
 SECTIONS: Final[Sequence[Callable[[], str]]] = (
-    title, answer, announced, by_kind, ledger, pilot, long_texts, time, learned, grading, commands, limits,
+    title, answer, announced, by_kind, ledger, pilot, long_texts, time, learned, grading,
 )  # fmt: skip
 
 
