@@ -1,12 +1,13 @@
 """Training exits on the texts of a finished sweep: `train_exits`, which `jobs/train.py` uses.
 
 One actor has a node's CPUs, or a GPU, for itself. What it has learned is saved every so often and when it is
-interrupted, and the same call goes on from there.
+interrupted, and the same call goes on from there. It answers with numbers and text only, so that the driver need not
+import torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from ray.exceptions import RayError
 from cluster.console.display import open_display
 from cluster.job import Device, location_for_all
 from cluster.studies.own_node import OwnActor, own_actor
-from cluster.studies.training_work import Advanced, TrainingWork
 from cluster.sweep import run_sweep
 from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display, Progress
+from eexit.output.text import counted
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -28,6 +29,7 @@ from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.whereabouts import refuse_for_learned
+from eexit.studies.study import Work
 from eexit.training.plan import (
     DamagedArtefactError,
     TrainingPlan,
@@ -87,6 +89,84 @@ def _folder(out: str) -> Path:
     refuse_for_learned(store, f"--out {out}")
     store.probe()
     return folder
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """How far a training is; losses are the latest ones, in nats, if there are any."""
+
+    done: bool
+    share: float
+    tokens: int
+    loss: float | None
+    held_out_loss: float | None
+
+
+class TrainingWork(Work):
+    """One training, which resumes inside what it has learned."""
+
+    doing, if_memory_is_short = "training", "lower --tokens-per-step"
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan, data = plan, plan.data
+        self.opening = (
+            f"training {plan.settings.what} on {counted(data['n_tokens'], 'token')} of "
+            f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
+        )
+
+    def load(self, device: str, memory_share: float) -> Sequence[str]:
+        """Load the model and, if the training began before, what it has learned.
+
+        Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
+        """
+        import torch
+
+        from eexit.decode.learned_exits import load_readout
+        from eexit.model.decoder import Decoder
+        from eexit.model.loading import load_model_and_tokenizer
+        from eexit.training.run.loop import Training
+        from eexit.training.setup import Setup
+        from eexit.training.trainers import TRAINERS
+
+        plan = self._plan
+        if not plan.folder.is_dir():
+            raise UsageError(
+                f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
+                "nodes share"
+            )
+        torch.manual_seed(plan.settings.seed)
+        model, _ = load_model_and_tokenizer(plan.config, device)
+        model.requires_grad_(False)
+        decoder = Decoder(model)
+        readout = load_readout(plan.config, plan.settings.layers, decoder)
+        setup = Setup(model, decoder, plan.settings, readout, plan.learn)
+        trainer = TRAINERS[plan.settings.what](setup)
+        self._training = Training(trainer, plan.learn, plan.held_out, plan.folder, plan.identity)
+        n_before = self.reached().tokens
+        return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
+
+    def advance(self, seconds: float) -> Advanced:
+        """Train for about so long: on one block of texts at least."""
+        self._training.advance(seconds)
+        return self.reached()
+
+    def save(self) -> None:
+        """Save what was learned so far."""
+        self._training.save()
+
+    def finish(self) -> dict[str, Any]:
+        """Measure what was learned on held-out texts, and write the artefact; returns its card."""
+        from eexit.training.finishing import finish
+
+        return finish(self._training, self._plan).model_dump(mode="json")
+
+    def reached(self) -> Advanced:
+        training = self._training
+        losses = {
+            name: next((row[name] for row in reversed(training.reached.progress) if row[name] is not None), None)
+            for name in ("loss", "held_out_loss")
+        }
+        return Advanced(training.done, training.share, training.reached.tokens, **losses)
 
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> Card:

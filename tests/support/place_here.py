@@ -10,7 +10,7 @@ from driving import look_here
 from cluster import interruption
 from cluster.assessment.place import Plan
 from cluster.studies.run import Call
-from cluster.studies.training_work import TrainingWork
+from cluster.studies.training import TrainingWork
 from eexit.generator import ModelGenerator
 from eexit.output.progress import Silence
 from eexit.plan.artefacts import CARD, Card, damage

@@ -1,23 +1,29 @@
-"""Evaluating a grid of configurations on tasks of the lm-evaluation-harness."""
+"""Evaluating a grid of configurations on tasks of the lm-evaluation-harness, and the table that ends it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from eexit.errors import first_line
 from eexit.output.result_table import ResultTable
-from eexit.output.text import with_versions
+from eexit.output.text import with_versions, written
 from eexit.plan.config import SweepConfig
 from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import SCORES
 from eexit.studies.harness.plan import Evaluation, TasksAsked, need_harness
-from eexit.studies.harness.table import scores_table
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
 if TYPE_CHECKING:
     from eexit.studies.harness.model import EarlyExitLM
+
+
+CAPTION = (
+    "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
+    "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
+)
+NUMBERS = {"value": ".4f", "stderr": ".4f", "n": ",.0f", "mean_depth": ".3f"}  # how columns are written
 
 
 class HarnessStudy(Study):
@@ -55,8 +61,7 @@ class HarnessStudy(Study):
 
     def do(self, part: Part) -> Done:
         """Evaluate, and publish the harness's files. Raises `OSError` if they can't be written."""
-        from eexit.studies.harness.model import EarlyExitLM
-        from eexit.studies.harness.scores import evaluate
+        from eexit.studies.harness.model import EarlyExitLM, evaluate
 
         evaluation: Evaluation = part.what
         asked, about = self.asked, self._about(evaluation)
@@ -122,3 +127,26 @@ class HarnessStudy(Study):
             "decide_on": config.decide_on,
             "versions": with_versions({**versions(), "lm_eval": version("lm_eval")}),
         }
+
+
+def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
+    """A line for each configuration, seed, task, metric and filter, with a section for each configuration."""
+    rows = list(rows)
+    seeds = {row["seed"] for row in rows}
+    table = ResultTable(CAPTION + "".join(f" Seed {seed}." for seed in seeds if len(seeds) == 1))
+    table.add("key", "configuration")
+    table.add("number", *["seed"] * (len(seeds) > 1))
+    table.add("name", "task")
+    table.add("number", "n-\nshot")
+    table.add("name", "metric", "filter")
+    table.add("number", "value", "stderr", "n", "depth")
+    for row in rows:
+        key, seed = row["configuration"], [str(row["seed"])] * (len(seeds) > 1)
+        names = [*seed, row["task"], written(row["n_shot"], ",.0f"), _arrow(row) + row["metric"], row["filter"]]
+        table.add_in(key, key, *names, *(written(row[name], form) for name, form in NUMBERS.items()))
+    return table
+
+
+def _arrow(row: Mapping[str, Any]) -> str:
+    """Which way is better, as in the harness's own tables."""
+    return {True: "↑ ", False: "↓ ", None: ""}[row["higher_is_better"]]

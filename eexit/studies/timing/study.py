@@ -12,8 +12,8 @@ from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Exit, Gene
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
-from eexit.studies.timing.table import drafts_table, timings_table
 from eexit.studies.timing.time_left import TimeLeft
 
 WARM_UP_TOKENS: Final = 8

@@ -18,8 +18,7 @@ from driving import look_here
 from safetensors.numpy import load_file
 
 from cluster.studies import training
-from cluster.studies.training import train_exits
-from cluster.studies.training_work import TrainingWork
+from cluster.studies.training import TrainingWork, train_exits
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.output.progress import Progress, Silence
