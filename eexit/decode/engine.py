@@ -1,16 +1,12 @@
 """Batched decoding: many rows (prompt × configuration × seed) advance together, and each exits at its own layer.
 
 Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
-batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
-`normal` (`eexit.decode.steps.oracle`). All others, and `normal` where there is no oracle, decode in the loop of online
-rules (`eexit.decode.steps.online`), and rows that draft in a loop of their own (`eexit.decode.steps.drafting`). A
-student with weights of its own runs the rows of all modes with exits in the loop of online rules; those of oracles
-after a full-depth pass of their teacher.
+batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teacher, the full-depth pass, and those of
+`normal` with them; all others, and `normal` where there is no oracle, without one, and rows that draft by themselves.
+A student with weights of its own runs the rows of all modes with exits; what it is compared with is the base model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -21,16 +17,13 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.drafting import DraftBatch, draft_of, draft_step
-from eexit.decode.steps.online import OnlineBatch, observe, online_step, taught_step
-from eexit.decode.steps.oracle import decode_step, first_tokens
+from eexit.decode.steps.observing import observe
+from eexit.decode.steps.step import first_tokens, step
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration, Draft, Exit
-
-BatchT = TypeVar("BatchT", Batch, OnlineBatch, DraftBatch)
+from eexit.plan.configuration import Draft, Normal
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -81,42 +74,35 @@ class Engine:
     def _generate(
         self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
     ) -> Iterator[tuple[int, Outcome]]:
-        drafting = [index for index in waiting if isinstance(requests[index].configuration, Draft)]
-        waiting = [index for index in waiting if not isinstance(requests[index].configuration, Draft)]
-        oracles = any(_is_oracle(requests[index].configuration) for index in waiting)
-        beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
-        online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
-        if decoders.are_one:
-            yield from self._decode(Batch, decode_step, decoders, requests, beside, progress)
-        else:
-            yield from self._decode(OnlineBatch, taught_step, decoders, requests, beside, progress)
-        yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
-        costs = self._serial_costs([requests[index] for index in drafting])
-        yield from self._decode(DraftBatch, partial(draft_step, costs=costs), decoders, requests, drafting, progress)
-
-    def _serial_costs(self, drafting: Sequence[Request]) -> SerialCosts | None:
-        """For rows that draft as many tokens as suit; None if there are none."""
-        if not any(draft_of(request).n_tokens is None for request in drafting):
-            return None
-        self._prices = self._prices or find_prices(self.decoder, self.decoding)
-        return SerialCosts.of(self._prices, self.decoding.exitable_layers)
+        has_oracles = any(requests[index].is_oracle for index in waiting)
+        beside: list[int] = []
+        alone: list[int] = []
+        drafting: list[int] = []
+        for index in waiting:
+            match requests[index].configuration:
+                case Draft():
+                    drafting.append(index)
+                case Normal() if has_oracles:
+                    beside.append(index)
+                case _:
+                    (beside if requests[index].is_oracle else alone).append(index)
+        for group in (beside, alone, drafting):
+            if group:
+                yield from self._decode(decoders, requests, group, progress)
 
     def _decode(
-        self, kind: type[BatchT], step: Callable[[Decoders, Decoding, BatchT], None], decoders: Decoders,
-        requests: Sequence[Request], waiting: list[int], progress: Callable[[int], None],
-    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
-        if not waiting:
-            return
-        batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
+        self, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Callable[[int], None]
+    ) -> Iterator[tuple[int, Outcome]]:
+        batch = self._new_batch(decoders, [requests[index] for index in waiting])
         waiting.reverse()
         prefilled: Prefilled | None = None
         while waiting or batch.n_rows:
             while waiting and batch.n_rows < batch.n_slots:
-                prefilled = self._admit(decoders, batch, waiting, requests, prefilled)
+                prefilled = self._admit(batch, waiting, requests, prefilled)
                 yield from self._retire(batch)
             if batch.n_rows:
                 before = batch.n_tokens
-                step(decoders, self.decoding, batch)
+                step(batch)
                 progress(batch.n_tokens - before)
                 yield from self._retire(batch)
 
@@ -139,24 +125,26 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
-    def _new_batch(self, kind: type[BatchT], decoders: Decoders, requests: Sequence[Request]) -> BatchT:
+    def _new_batch(self, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = self.decoding.cache_bytes
         if budget is None:
             budget = cache_budget(self.decoder.device, self.decoding.memory_share)
-        row_bytes = kind.row_bytes(self.decoder, self.decoding, length, requests)
-        fit = budget // (row_bytes if decoders.are_one else 2 * row_bytes)
+        fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return kind(self.n_slots, length, decoders, self.decoding, requests)
+        costs = None
+        if any(isinstance(each := request.configuration, Draft) and each.n_tokens is None for request in requests):
+            self._prices = self._prices or find_prices(self.decoder, self.decoding)
+            costs = SerialCosts.of(self._prices, self.decoding.exitable_layers)
+        return Batch(self.n_slots, length, decoders, self.decoding, requests, costs)
 
     def _admit(
-        self, decoders: Decoders, batch: Batch | OnlineBatch, waiting: list[int], requests: Sequence[Request],
-        prefilled: Prefilled | None,
-    ) -> Prefilled:  # fmt: skip
+        self, batch: Batch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None
+    ) -> Prefilled:
         """Fill free slots with waiting requests of one prompt, and give each its first token."""
         prompt = requests[waiting[-1]].prompt_token_ids
         if prefilled is None or prefilled.token_ids != prompt:
-            prefilled = prefill(decoders, self.decoding, batch.layers, prompt)
+            prefilled = prefill(batch.decoders, self.decoding, batch.layers, prompt)
         admitted: dict[int, Request] = {}
         while (
             waiting
@@ -167,22 +155,14 @@ class Engine:
             admitted[index] = requests[index]
         batch.admit(admitted, self._limit(requests[index]), prefilled)
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
-        first_tokens(self.decoder, self.decoding, batch, slots, prefilled)
+        first_tokens(batch, slots, prefilled)
         return prefilled
 
-    def _retire(self, batch: Batch | OnlineBatch) -> Iterator[tuple[int, Outcome]]:
+    def _retire(self, batch: Batch) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
         ended = batch.ended()
-        if isinstance(batch, OnlineBatch) and self.decoding.n_observed:
-            observe(self.decoder, self.decoding, batch, ended)
+        if batch.teacher is None and self.decoding.n_observed:
+            observe(batch, ended)
         outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
-        batch.remove(ended, self.decoder.device)
+        batch.remove(ended)
         yield from outcomes
-
-
-def _is_online(configuration: Configuration) -> bool:
-    return isinstance(configuration, Exit) and not configuration.is_oracle
-
-
-def _is_oracle(configuration: Configuration) -> bool:
-    return isinstance(configuration, Exit) and configuration.is_oracle

@@ -58,8 +58,7 @@ class ExitsTaken:
     evidence_DE: Tensor
     hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
-    looks_DXK: np.ndarray  # how often each of `costs.counting.LOOKS` looked at them after each layer
-    through: Sequence[Through]
+    through: Sequence[Through] = ()
 
 
 def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
@@ -133,7 +132,7 @@ class ExitPass:
         self.likeliest_DE = torch.zeros_like(deciding.setting_DE, dtype=torch.long)
         self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
         self.unread_D = np.ones(n_tokens, bool)
-        self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)
+        self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)  # how often each looked after each layer
         if decoding.shortlist:
             self.shortlist_DK = self.likeliest_DE.new_zeros(n_tokens, decoding.shortlist.n_tokens)
 
@@ -147,9 +146,12 @@ class ExitPass:
                 if rank < len(self.decoding.exitable_layers):
                     self._decide(rank, going)
             self._take_unread()
+        tokens, counts = self.token_pass.tokens, self.token_pass.student.counts
+        if counts:
+            counts["looks_TXK"][tokens.slot_D, tokens.input_index_D] += self.looks_DXK
         return ExitsTaken(
             self.exit_D, self._finish_probabilities(), self.evidence_DE, self.token_pass.hidden_DW, self.picked,
-            self.looks_DXK, self.token_pass.through,
+            self.token_pass.through,
         )  # fmt: skip
 
     def _of_tokens(self, of_rules: Sequence[bool]) -> np.ndarray:

@@ -112,7 +112,7 @@ class _Texts:
         u_exit_T: np.ndarray,
     ):
         self.decoders, self.decoding, self.u_exit_T = decoders, decoding, u_exit_T
-        self.layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers, ())
+        self.layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers)
         # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
         self.prompt = prefill(decoders, decoding, self.layers, request.prompt_token_ids or (texts[0][0],))
         self.n_prompt, n_tokens = len(request.prompt_token_ids), max(map(len, texts))
@@ -122,12 +122,11 @@ class _Texts:
         configuration = request.configuration
         self.rules: list[RuleOfRows] = []
         self.states: list[str] = []
-        self.setting_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), False
+        self.setting_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), request.is_oracle
         if isinstance(configuration, Exit):
             self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
             self.states = [configuration.state]
             self.setting_E[:] = configuration.per_layer(decoding.exitable_layers)
-            self.is_oracle = configuration.is_oracle
         n_texts, length = len(texts), self.n_prompt + n_tokens
         self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
         for held, keys in ((cache, self.prompt.student), (self.teacher, self.prompt.teacher))[: 1 + self.is_oracle]:

@@ -23,7 +23,9 @@ from eexit.model.decoder import Decoder
 from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView, TokensView
 
-PROMPT_STEP_TOKENS: Final = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
+PROMPT_STEP_TOKENS: Final = (
+    32  # prompts are padded to multiples of it, for the reason given at `prefixes.MAX_BATCH_SIZES`
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ there (deferred computation, as in EE-LLM, Chen et al. 2023). What goes in diffe
     scoring                     all tokens of a text; exits are decided layer by layer
 
 Oracles' students, which have a full-depth pass beside them anyway, go through spans of the layers together with those
-that have exited, so that a step needs two copies to a GPU however many rows there are (`eexit.decode.steps.oracle`).
+that have exited, so that a step needs two copies to a GPU however many rows there are (`eexit.decode.steps.beside`).
 
 Shapes: D tokens that are to exit, N tokens that run together, S slots, P indices of a row's inputs, E exitable layers,
 X = E + 1 with the final layer last, W width of the residual stream.
@@ -260,7 +260,7 @@ def in_parts(rows: np.ndarray) -> list[np.ndarray]:
 def padded_for(device: torch.device, rows: np.ndarray) -> np.ndarray:
     """Repeat the last of these rows on a CPU, where every new number of them costs time and memory.
 
-    `batch.MAX_BATCH_SIZES` says why; few numbers are used.
+    `prefixes.MAX_BATCH_SIZES` says why; few numbers are used.
     """
     size = rounded(len(rows)) if device.type == "cpu" else len(rows)
     return np.pad(rows, (0, size - len(rows)), mode="edge")

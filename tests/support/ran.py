@@ -1,4 +1,4 @@
-"""What the online loop really runs, seen by hooks on the model's modules and by torch's formulas for products."""
+"""What steps without a teacher really run, by hooks on the model's modules and by torch's formulas for products."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +17,8 @@ from transformers import PreTrainedModel
 from eexit.cpu.kernels import AttentionOptions
 from eexit.decode import engine
 from eexit.decode.costs.counting import Prices
-from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding
-from eexit.decode.steps.drafting import DraftBatch, draft_step
-from eexit.decode.steps.online import OnlineBatch, online_step
+from eexit.decode.steps.batch import Batch
+from eexit.decode.steps.step import step
 from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView
 
@@ -37,16 +34,11 @@ class Ran:
         self.is_watching = False
         self.begun_L, self.ended_L, self.calls_L = np.zeros((3, decoder.n_layers), np.int64)
         self.reads = 0
-        monkeypatch.setattr(engine, "online_step", self.step)
-        monkeypatch.setattr(engine, "draft_step", self.draft_step)
+        monkeypatch.setattr(engine, "step", self.step)
 
-    def step(self, decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
+    def step(self, batch: Batch) -> None:
         with self.watching():
-            online_step(decoders, decoding, batch)
-
-    def draft_step(self, decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs: SerialCosts | None) -> None:
-        with self.watching():
-            draft_step(decoders, decoding, batch, costs)
+            step(batch)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS, Readout
 from eexit.plan.config import Observe
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit
 
 if TYPE_CHECKING:
     from eexit.method.gate import Gate
@@ -69,6 +69,11 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     configuration: Configuration
     seed: int = 0
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether its rule looks at the full-depth pass, which then runs beside it."""
+        return isinstance(self.configuration, Exit) and self.configuration.is_oracle
 
 
 @dataclass(frozen=True)

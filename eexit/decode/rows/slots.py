@@ -16,12 +16,12 @@ from eexit.decode.costs.counting import Counts
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
 from eexit.method.draws import exit_draws, sampling_draws
-from eexit.method.rules import ORACLES, RULES
-from eexit.method.states import STATES, State
+from eexit.method.rules import RULES
+from eexit.method.states import STATES
 from eexit.plan.configuration import PERFECT, Exit
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
-NONE: Final = -1  # the index of a rule or a state for rows that have none
+NONE: Final = -1  # the index of a rule, a state or a layer where there is none
 
 
 class GateAt(NamedTuple):
@@ -50,7 +50,8 @@ class RuleOfRows(NamedTuple):
 class Layers:
     """Where rows may exit, and the fork: the last layer that no exit can alter.
 
-    Up to and including the fork, teacher and student are the same pass with the same cache.
+    Up to and including the fork, teacher and student are the same pass with the same cache; it is `NONE` if they have
+    no layer in common.
     """
 
     exits: np.ndarray  # (X,): the exitable layers, then the final one
@@ -69,11 +70,14 @@ class Layers:
         return list(pairwise([*sorted(starts), self.n_layers]))
 
 
-def find_layers(exitable_layers: Sequence[int], n_layers: int, states: Iterable[State]) -> Layers:
-    """The layers and the fork for rows of these states."""
-    altered = [state.first_altered(exitable_layers[0]) for state in states]
+def find_layers(exitable_layers: Sequence[int], n_layers: int, modes: Iterable[str] | None = None) -> Layers:
+    """The layers and, beside a teacher of the same decoder, the fork of students in these modes."""
+    exits = np.array([*exitable_layers, n_layers - 1])
+    if modes is None:
+        return Layers(exits, NONE, n_layers)
+    altered = [STATES[mode].first_altered(exitable_layers[0]) for mode in modes]
     first = min((layer for layer in altered if layer is not None), default=n_layers)
-    return Layers(np.array([*exitable_layers, n_layers - 1]), min(first, n_layers) - 1, n_layers)
+    return Layers(exits, min(first, n_layers) - 1, n_layers)
 
 
 class Slots:
@@ -115,8 +119,8 @@ class Slots:
         if isinstance(configuration, Exit):
             self.rule[slot] = self.rules.index(RuleOfRows.of(configuration, self.decoding.exitable_layers))
             self.setting[slot] = configuration.per_layer(self.decoding.exitable_layers)
-        for counted in self.counts.values():
-            counted[slot] = 0
+        for values in (*self.counts.values(), *self.records.values()):
+            values[slot] = 0
         self.requests[index] = request
         self._draw(slot)
         return slot
@@ -203,12 +207,8 @@ class Slots:
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
-        is_told = counts and self._rule_of(slot) not in ORACLES  # oracles need the teacher's pass on top
-        counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if is_told else None
+        counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if counts else None
         return Trace(reason, counted, None, **columns)
-
-    def _rule_of(self, slot: int) -> str | None:
-        return None if self.rule[slot] == NONE else self.rules[self.rule[slot]].name
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens, as far as they are recorded, are all finite."""

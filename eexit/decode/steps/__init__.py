@@ -1,1 +1,1 @@
-"""The ways to give every row in flight its next token: beside a full-depth pass, by online rules, and with drafts."""
+"""The step that gives every row in flight its next tokens: beside a teacher, without one, and with drafts."""

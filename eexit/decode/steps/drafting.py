@@ -1,113 +1,30 @@
-"""The loop of mode `draft`: tokens are read ahead after an early layer, and verified by one pass of the others.
+"""A round of rows that draft: tokens are proposed, and verified by one pass through all layers.
 
-Lossless (LayerSkip, Elhoushi et al. 2024; Leviathan et al. 2023). A draft's early layers are not run again to verify
-it: a draft is a token that exits there in a state that is left as it was, and verifying is what all such tokens wait
-for. What is not accepted is taken back by going on from before it, since no token attends to positions behind its own,
-and all are written anew.
+Lossless (LayerSkip, Elhoushi et al. 2024; Leviathan et al. 2023). What proposes is in one place, `propose`: an early
+layer reads the next tokens, one after the other. A draft's early layers are not run again to verify it: a draft is a
+token that exits there in a state that is left as it was, and verifying is what all such tokens wait for. What is not
+accepted is taken back by going on from before it, since no token attends to positions behind its own, and all are
+written anew.
 
 Shapes: B rows in flight, N tokens in a pass, A the most tokens that any row drafts, X exitable layers and the final one
 last, E without it, W width of the residual stream, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
 from eexit.decode.layer_reading import Picked, Reader, read_tokens, rows_after
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request, RowSoFar
+from eexit.decode.rows.requests import Decoding, RowSoFar
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.sampling import Drafted, pick_tokens
-from eexit.decode.steps.online import OnlineBatch
+from eexit.decode.steps.batch import Batch
 from eexit.decode.token_pass import Tokens, run_to
-from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Draft
-
-
-class DraftBatch(OnlineBatch):
-    """Slots for rows that draft, with one cache, and what came of each row's rounds."""
-
-    observes_running = False
-
-    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
-        """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
-        super().__init__(n_slots, length, decoders, decoding, requests)
-        self.counts.clear()  # they follow from the rounds
-        self.rank = np.zeros(n_slots, np.int64)  # of the early layer among X
-        self.rounds: dict[int, list[tuple[int, int, int, int]]] = {}  # by request: see `Rounds`
-
-    @classmethod
-    def row_bytes(cls, decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-        """The bytes of a row and, if tokens are sampled, of the logits of all drafts of a round."""
-        most = max(draft_of(request).most for request in requests) if decoding.temperature > 0 else 0
-        kept = decoder.vocabulary * decoder.dtype.itemsize * most
-        return super().row_bytes(decoder, decoding, length, requests) + kept
-
-    @staticmethod
-    def exiting(requests: Sequence[Request]) -> list[str]:
-        """The modes of these requests: all drafts wait to be verified."""
-        return sorted({request.configuration.mode for request in requests})
-
-    def add(self, index: int, request: Request, limit: int) -> int:
-        slot = super().add(index, request, limit)
-        self.rank[slot] = self.decoding.exitable_layers.index(draft_of(request).layer)
-        self.rounds[index] = []
-        return slot
-
-    def ahead(self, costs: SerialCosts | None) -> np.ndarray:
-        """How many tokens each row drafts now, (B,): a round may yield one more, which its limit leaves room for.
-
-        Rows that draft as many as suit need the `costs`.
-        """
-        wanted = [self._wanted(int(index), costs) for index in self.request[: self.n_rows]]
-        ahead_B: np.ndarray = np.minimum(wanted, self.limit[: self.n_rows] - self.n_generated[: self.n_rows] - 1)
-        return ahead_B
-
-    def _wanted(self, index: int, costs: SerialCosts | None) -> int:
-        draft = draft_of(self.requests[index])
-        if draft.n_tokens is not None:
-            return draft.n_tokens
-        assert costs
-        accepted, rejected = (sum(one_round[column] for one_round in self.rounds[index]) for column in (2, 3))
-        return costs.best_length(draft.layer, accepted, accepted + rejected)
-
-    def note(self, row: int, n_drafted: int, n_accepted: int, rejected: bool) -> None:
-        """Keep what came of a round; the row has not been given its tokens yet."""
-        input_index = int(self.n_generated[row]) - 1
-        self.rounds[int(self.request[row])].append((input_index, n_drafted, n_accepted, int(rejected)))
-
-    def until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
-        """How many of these tokens, which full depth said, a row gets if it ends where `Decoding.stops` says so."""
-        assert self.decoding.stops
-        before, final = self.so_far(slot), self.layers.n_layers - 1
-        for n_given in range(1, len(token_id_N)):
-            token_ids = [*before.token_ids, *token_id_N[:n_given].tolist()]
-            if self.decoding.stops(RowSoFar(before.request, token_ids, [*before.exit_layers, *[final] * n_given])):
-                return n_given
-        return len(token_id_N)
-
-    def outcome(self, slot: int) -> Outcome:
-        outcome = super().outcome(slot)
-        if isinstance(outcome, Failure):
-            return outcome
-        index = int(self.request[slot])
-        rounds = Rounds(*np.array(self.rounds.pop(index), np.int64).reshape(-1, 4).T)
-        counts = rounds.counts(draft_of(self.requests[index]).layer, self.layers.exits)
-        return replace(outcome, rounds=rounds, counts=counts)
-
-    def _of_rows(self) -> list[np.ndarray]:
-        return [*super()._of_rows(), self.rank]
-
-
-def draft_of(request: Request) -> Draft:
-    """What a row of this loop drafts."""
-    assert isinstance(request.configuration, Draft)
-    return request.configuration
 
 
 @dataclass(frozen=True)
@@ -125,19 +42,16 @@ class DraftedTokens:
         return row_N, index_N
 
 
-@torch.inference_mode()
-def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs: SerialCosts | None = None) -> None:
-    """One round of every row: each gets one token or more. Rows that draft as many as suit need the `costs`."""
-    ahead_B = batch.ahead(costs)
-    batch.make_room_for(int((batch.n_generated[: batch.n_rows] + ahead_B).max()) + 1)
-    with decoders.student.attending():
-        # 1. Up to A tokens are read one after the other, after each row's early layer: they exit there, and wait.
+def draft_round(batch: Batch) -> None:
+    """One round of every row: each gets one token or more."""
+    with batch.student.decoder.attending():
+        # 1. Up to A tokens of each row are proposed. They have been through some layers, and wait for the others.
         with record_function("drafting"):
-            drafts = draft(decoding, batch, ahead_B)
+            drafts = propose(batch)
         # 2. The last one of each row goes through all layers, and those that wait come along: one pass says what full
         #    depth would have said.
         with record_function("verifying"):
-            picked = verify(decoding, batch, drafts)
+            picked = verify(batch, drafts)
     # 3. The drafts that it agrees with are kept, and its own next token after them.
     with record_function("records"):
         found = to_host({"token": picked.token_B, **picked.columns()})
@@ -146,11 +60,14 @@ def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs:
         keep(batch, drafts, said_BA, found)
 
 
-def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> DraftedTokens:
-    """Read tokens ahead, one after the other."""
-    decoder, kept = batch.student.decoder, []
-    reader = Reader(decoder, decoding.readout)
-    input_index_B, rank_B = batch.n_generated[: batch.n_rows] - 1, batch.rank[: batch.n_rows]
+def propose(batch: Batch) -> DraftedTokens:
+    """Read tokens ahead after each row's early layer, one after the other: they exit there, and wait."""
+    decoding, decoder, kept = batch.decoding, batch.student.decoder, []
+    reader, drafts = Reader(decoder, decoding.readout), _drafts(batch)
+    ahead_B = _ahead(batch, drafts)
+    batch.make_room_for(int((batch.n_generated[: batch.n_rows] + ahead_B).max()) + 1)
+    input_index_B, layer_B = batch.n_generated[: batch.n_rows] - 1, np.array([draft.layer for draft in drafts])
+    rank_B = np.searchsorted(batch.layers.exits, layer_B)
     token_BA = np.zeros((batch.n_rows, int(ahead_B.max()) + 1), np.int64)
     token_BA[:, 0] = batch.last_token()
     for index in range(token_BA.shape[1] - 1):
@@ -158,18 +75,38 @@ def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> Drafted
         tokens = Tokens(rows, input_index_B[rows] + index, token_BA[rows, index])
         hidden_NW = run_to(batch.student, tokens, rank_B[rows])
         [u_N] = to_device([batch.u_token[rows, input_index_B[rows] + 1 + index]], decoder.device)
-        logits_NV = decoder.head(
-            reader.ready_each(hidden_NW, rows_after(batch.layers.exits[rank_B[rows]], decoder.device))
-        )
+        logits_NV = decoder.head(reader.ready_each(hidden_NW, rows_after(layer_B[rows], decoder.device)))
         token_BA[rows, index + 1] = pick_tokens(logits_NV, decoding.temperature, decoding.top_p, u_N).cpu().numpy()
         if decoding.temperature > 0:
             kept.append(logits_NV)
     return DraftedTokens(ahead_B, token_BA, kept)
 
 
-def verify(decoding: Decoding, batch: DraftBatch, drafts: DraftedTokens) -> Picked:
+def _drafts(batch: Batch) -> list[Draft]:
+    """What each row drafts."""
+    configurations = [batch.requests[index].configuration for index in batch.request[: batch.n_rows].tolist()]
+    return [each for each in configurations if isinstance(each, Draft)]
+
+
+def _ahead(batch: Batch, drafts: Sequence[Draft]) -> np.ndarray:
+    """How many tokens each row drafts now, (B,): a round may yield one more, which its limit leaves room for."""
+    rounds = [batch.rounds[index] for index in batch.request[: batch.n_rows].tolist()]
+    wanted = [_wanted(batch, *of_row) for of_row in zip(drafts, rounds, strict=True)]
+    ahead_B: np.ndarray = np.minimum(wanted, batch.limit[: batch.n_rows] - batch.n_generated[: batch.n_rows] - 1)
+    return ahead_B
+
+
+def _wanted(batch: Batch, draft: Draft, rounds: Sequence[Sequence[int]]) -> int:
+    if draft.n_tokens is not None:
+        return draft.n_tokens
+    assert batch.costs
+    accepted, rejected = (sum(one_round[column] for one_round in rounds) for column in (2, 3))
+    return batch.costs.best_length(draft.layer, accepted, accepted + rejected)
+
+
+def verify(batch: Batch, drafts: DraftedTokens) -> Picked:
     """What full depth says after each token of the round."""
-    student, rows = batch.student, np.arange(batch.n_rows)
+    student, decoding, rows = batch.student, batch.decoding, np.arange(batch.n_rows)
     decoder, waiting, final = student.decoder, student.waiting, len(decoding.exitable_layers)
     last_index_B = batch.n_generated[rows] - 1 + drafts.ahead_B
     last = Tokens(rows, last_index_B, drafts.token_BA[rows, drafts.ahead_B])
@@ -194,21 +131,20 @@ def sampled(decoding: Decoding, drafts: DraftedTokens, u_accept_N: np.ndarray, d
     return Drafted(made_D, token_D, torch.cat(list(drafts.logits))[logits_D], u_D, decoding.temperature, decoding.top_p)
 
 
-def keep(batch: DraftBatch, drafts: DraftedTokens, said_BA: np.ndarray, found: dict[str, np.ndarray]) -> None:
+def keep(batch: Batch, drafts: DraftedTokens, said_BA: np.ndarray, found: dict[str, np.ndarray]) -> None:
     """Give each row the drafts that full depth agrees with and its own next token, up to one that ends the row."""
-    token_BA, ahead_B = drafts.token_BA, drafts.ahead_B
+    token_BA, ahead_B, n_rows = drafts.token_BA, drafts.ahead_B, batch.n_rows
     index_A = np.arange(token_BA.shape[1] - 1)
     agrees_BA = (said_BA[:, :-1] == token_BA[:, 1:]) & (index_A < ahead_B[:, None])
     agreed_B = np.logical_and.accumulate(agrees_BA, 1).sum(1)
     ends_BA = np.isin(said_BA, list(batch.decoding.eos_token_ids)) & (np.arange(said_BA.shape[1]) <= agreed_B[:, None])
     given_B = np.where(ends_BA.any(1), ends_BA.argmax(1), agreed_B) + 1
     if batch.decoding.stops:
-        given_B = np.array([batch.until_stop(row, said_BA[row, :n]) for row, n in enumerate(given_B)])
-    for row in range(batch.n_rows):
-        batch.note(
-            row, int(ahead_B[row]), min(int(agreed_B[row]), int(given_B[row])),
-            agreed_B[row] < ahead_B[row] and given_B[row] > agreed_B[row],
-        )  # fmt: skip
+        given_B = np.array([_until_stop(batch, row, said_BA[row, :n]) for row, n in enumerate(given_B)])
+    rejects_B = (agreed_B < ahead_B) & (given_B > agreed_B)
+    columns = batch.n_generated[:n_rows] - 1, ahead_B, np.minimum(agreed_B, given_B), rejects_B.astype(np.int64)
+    for index, of_row in zip(batch.request[:n_rows].tolist(), np.stack(columns, 1).tolist(), strict=True):
+        batch.rounds[index].append(of_row)
     at_BA = np.zeros_like(said_BA)
     at_BA[drafts.row_index_N] = np.arange(int((ahead_B + 1).sum()))
     final = len(batch.decoding.exitable_layers)
@@ -216,11 +152,22 @@ def keep(batch: DraftBatch, drafts: DraftedTokens, said_BA: np.ndarray, found: d
         slots = np.flatnonzero(given_B > index)
         prob_BX = np.zeros((len(slots), final + 1), np.float32)
         prob_BX[:, final] = 1
-        columns = {
+        of_all = {
             "token_id_T": said_BA[slots, index],
             "exit_layer_T": np.full(len(slots), batch.layers.n_layers - 1),
             "exit_prob_TX": prob_BX,
             "evidence_TE": np.full((len(slots), final), np.nan, np.float32),
             "drafted_T": index < agreed_B[slots],
         }
-        batch.record(slots, columns | {name: values[at_BA[slots, index]] for name, values in found.items()})
+        batch.record(slots, of_all | {name: values[at_BA[slots, index]] for name, values in found.items()})
+
+
+def _until_stop(batch: Batch, slot: int, token_id_N: np.ndarray) -> int:
+    """How many of these tokens, which full depth said, a row gets if it ends where `Decoding.stops` says so."""
+    assert batch.decoding.stops
+    before, final = batch.so_far(slot), batch.layers.n_layers - 1
+    for n_given in range(1, len(token_id_N)):
+        token_ids = [*before.token_ids, *token_id_N[:n_given].tolist()]
+        if batch.decoding.stops(RowSoFar(before.request, token_ids, [*before.exit_layers, *[final] * n_given])):
+            return n_given
+    return len(token_id_N)

@@ -222,9 +222,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
-        batch = new_batch(engine, kind, decoders, requests)
+        batch = new_batch(engine, decoders, requests)
         held.append(weakref.ref(batch))
         return batch
 
@@ -238,7 +238,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     requests = list(generator.requests(runs).values())
     n_prompt = len(requests[0].prompt_token_ids)
     row = Batch.row_bytes(
-        generator.engine.decoder, generator.engine.decoding, n_prompt + generator.config.max_new_tokens, requests
+        generator.engine.decoders, generator.engine.decoding, n_prompt + generator.config.max_new_tokens, requests
     )
     decoding = replace(generator.engine.decoding, cache_bytes=3 * row, rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))

@@ -128,8 +128,8 @@ def test_invariant_9_holds_for_a_state_that_maps(form: str, tmp_path: Path) -> N
 
 
 def texts_of_a_gguf(gguf: Path, tmp_path: Path, key: str, **asked: Any) -> tuple[Any, Any]:
-    """What a setting that was taken home from a sweep of a GGUF file writes with the model of that file, as transformers
-    loads it, and what the sweep wrote."""
+    """What a setting taken home from a sweep of a GGUF file writes with the model that transformers makes of that file,
+    and what the sweep wrote."""
     out = swept(tmp_path / "sweep", gguf, modes=["frozen_residual"], **asked)
     take_home(Wanted(str(out), str(tmp_path / "exits"), key))
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()

@@ -97,7 +97,7 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
         assert all({*step.waits} == {"aten.is_nonzero.default"} for step in steps)
         steps = [replace(step, waits=[]) for step in steps]
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
-    assert steps[0] == Counts(to_card=5, to_host=3), "a prompt is three copies more, and one back"
+    assert steps[0] == Counts(to_card=3, to_host=3), "a prompt is one copy more, and one back"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
     with Card():
         engine = Engine(decoder, decoding)
         room = rows_of_room * Batch.row_bytes(
-            engine.decoder, engine.decoding, len(PROMPT) + decoding.max_new_tokens, REQUESTS
+            engine.decoders, engine.decoding, len(PROMPT) + decoding.max_new_tokens, REQUESTS
         )
         monkeypatch.setattr(Memory, "taken", (1 << 30) - int(room / FREE_SHARE) - 100)
         outcomes = dict(engine.generate(REQUESTS))

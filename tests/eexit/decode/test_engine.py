@@ -17,11 +17,10 @@ from traces import assert_same, kl_request, traces_of
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows import slots
+from eexit.decode.rows import prefixes, slots
+from eexit.decode.rows.prefixes import padded
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.steps import batch
-from eexit.decode.steps.batch import padded
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
 from eexit.decode.trace import LENGTH, STOP, Trace
 from eexit.model.decoder import Decoder
@@ -95,7 +94,7 @@ def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
 def test_passes_take_few_numbers_of_rows() -> None:
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
-        assert len(sizes - {0}) <= batch.MAX_BATCH_SIZES
+        assert len(sizes - {0}) <= prefixes.MAX_BATCH_SIZES
         assert max(sizes) == most
     assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
 
@@ -105,7 +104,7 @@ def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monke
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
-    monkeypatch.setattr(batch, "MAX_BATCH_SIZES", 2)
+    monkeypatch.setattr(prefixes, "MAX_BATCH_SIZES", 2)
     twice = dict(engine.generate(requests))
     for index, trace in once.items():
         assert_same(twice[index], trace)

@@ -1,4 +1,4 @@
-"""The loop of online rules: what it runs, tokens that wait for their deeper layers, and observation afterwards."""
+"""Steps without a teacher: what they run, tokens that wait for their deeper layers, and observation afterwards."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,8 +28,8 @@ from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
-from eexit.decode.steps import online
-from eexit.decode.steps.online import OnlineBatch
+from eexit.decode.steps import observing
+from eexit.decode.steps.batch import Batch
 from eexit.decode.trace import Trace
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.method.shortlist import Shortlist
@@ -147,8 +147,8 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mpt"])
 def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    monkeypatch.setattr(online, "OBSERVED_TOKENS", 7)
-    monkeypatch.setattr(online, "OBSERVED_POSITIONS", 100)
+    monkeypatch.setattr(observing, "OBSERVED_TOKENS", 7)
+    monkeypatch.setattr(observing, "OBSERVED_POSITIONS", 100)
     model = shared_model(architecture)
     requests = grid([Exit(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
     for index, trace in traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests)).items():
@@ -212,11 +212,12 @@ def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, ob
     decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
     configuration = Normal() if mode == "normal" else Exit(mode, "fixed", 1.0)
     requests = [Request(PROMPTS[1], configuration)] * 3
-    waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).student.waiting
+    decoders = Decoders.of(decoder)
+    waiting = Batch(3, length, decoders, decoding, requests).student.waiting
     indices = waiting.token_SP, waiting.segment_SP, waiting.exit_SP
     held = sum(part.nbytes for part in (*indices, waiting.hidden_SPW, waiting.streams_SPXW))
     others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
-    assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
+    assert 3 * (Batch.row_bytes(decoders, decoding, length, requests) - others) == held
     streams = {"normal": 0, "unfrozen": 1 + kept}.get(mode, 1)  # that a token keeps
     assert waiting.hidden_SPW.numel() + waiting.streams_SPXW.numel() == 3 * 200 * decoder.width * streams
 
@@ -249,9 +250,9 @@ class Largest(TorchDispatchMode):
 
 def test_observation_of_a_longer_text_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    decoder, observe = Decoder(LlamaForCausalLM(LONG).eval()), online.observe
+    decoder, observe = Decoder(LlamaForCausalLM(LONG).eval()), observing.observe
     request = Request(PROMPTS[1], Exit("frozen_residual", "fixed", 1.0))
-    monkeypatch.setattr(online, "OBSERVED_TOKENS", 32)
+    monkeypatch.setattr(observing, "OBSERVED_TOKENS", 32)
 
     def largest(n_tokens: int) -> int:
         largest = Largest()
@@ -270,8 +271,8 @@ def test_observation_of_a_longer_text_takes_no_more_memory(monkeypatch: pytest.M
 
 def test_observation_copies_keys_for_few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that attend by code of their own get a row's keys for each of its tokens."""
-    monkeypatch.setattr(online, "OBSERVED_POSITIONS", 120)
-    decoder, observe, largest = decoder_of(shared_model("mpt")), online.observe, Largest()
+    monkeypatch.setattr(observing, "OBSERVED_POSITIONS", 120)
+    decoder, observe, largest = decoder_of(shared_model("mpt")), observing.observe, Largest()
 
     def watched(*args: Any) -> None:
         with largest:
