@@ -17,7 +17,7 @@ from eexit.cpu.packed_linear import plain_bias, plain_weight
 from eexit.errors import UsageError
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
-from eexit.model.support.grafting import graft
+from eexit.model.layerwise import graft
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, row_axes
-from eexit.model.layerwise import Layerwise
+from eexit.model.layerwise import KeysAlone, Layerwise, graft
 from eexit.model.longrope import switch_length
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
-from eexit.model.support.grafting import Echo, KeysAlone, Recorder, graft
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
     cached_windows,
@@ -162,6 +162,40 @@ class Decoder(Layerwise):
             for layer in range(self.n_layers):
                 layer_pass.write_keys(layer, hidden_BTW)
         return cache
+
+
+class Recorder:
+    """Replaces a layer: records how it is called, and returns the residual stream unchanged."""
+
+    def __init__(self, layer: nn.Module, calls: list[tuple[Tensor, LayerCall]], returns_tuple: bool):
+        self.layer, self.calls, self.returns_tuple = layer, calls, returns_tuple
+
+    def __call__(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+        self.calls.append((hidden_states, LayerCall(args, kwargs)))
+        return (hidden_states,) if self.returns_tuple else hidden_states
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.layer, name)
+
+
+class _StackOutput(BaseModelOutputWithPast):
+    """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class Echo:
+    """Replaces the stack of layers: returns its input embeddings as the last hidden state."""
+
+    def __init__(self, stack: nn.Module):
+        self.stack = stack
+
+    def __call__(self, *_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+        return _StackOutput(last_hidden_state=inputs_embeds)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stack, name)
 
 
 def context_of(config: Any) -> int | None:

@@ -4,11 +4,11 @@ Shapes: T tokens of one row, S positions it attends to, H heads, G query heads p
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +26,6 @@ class LayerCall:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-
-
-class KeyMaker(Protocol):
-    """A layer that makes no more than its keys and values."""
-
-    @property
-    def projections(self) -> tuple[str, str] | None:
-        """The paths of the linear modules that make its keys and its values; None where there are no two such."""
-
-    @property
-    def own_projections(self) -> tuple[nn.Module, nn.Module]:
-        """These modules, of layers that have them."""
-
-    def __call__(self, hidden_BTW: Tensor, *args: object, **kwargs: object) -> Any: ...
-
-    def projecting(self, *projections: Callable[[Tensor], Tensor]) -> Self:
-        """The layer with these in place of the two modules."""
 
 
 @dataclass(frozen=True)

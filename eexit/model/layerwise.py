@@ -5,9 +5,11 @@ How a transformers model is taken apart into this, and checked, is in `eexit.mod
 Shapes: B rows, T tokens, W width of the residual stream, H width of what the head takes, V vocabulary.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -17,7 +19,7 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cpu.kernels import AttentionOptions
 from eexit.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, KeyMaker, LayerCall, attention_by
+from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, LayerCall, attention_by
 from eexit.model.longrope import embed_apart
 from eexit.model.views import CacheView, KeysWritten
 
@@ -59,11 +61,50 @@ def _attention(
 AttentionInterface.register(ATTENTION, _attention)
 
 
+def graft(root: nn.Module, path: str, replacement: object) -> Any:
+    """A copy of `root` that shares all its weights, with the module at `path` replaced."""
+    shell = copy.copy(root)
+    head, _, rest = path.partition(".")
+    child = graft(getattr(root, head), rest, replacement) if rest else replacement
+    object.__setattr__(shell, head, child)
+    return shell
+
+
+@dataclass(frozen=True)
+class KeysAlone:
+    """A layer that makes no more than its keys and values.
+
+    `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
+    norms and rotary angles; None where there are no two such modules.
+    """
+
+    layer: nn.Module
+    projections: tuple[str, str] | None = None
+
+    def __call__(self, hidden_BTW: Tensor, *args: object, **kwargs: object) -> Any:
+        return self.layer(hidden_BTW, *args, **kwargs)
+
+    @property
+    def own_projections(self) -> tuple[nn.Module, nn.Module]:
+        """Of layers that have two such modules."""
+        assert self.projections
+        key, value = (self.layer.get_submodule(path) for path in self.projections)
+        return key, value
+
+    def projecting(self, *projections: Callable[[Tensor], Tensor]) -> "KeysAlone":
+        """The layer with these in place of the two modules."""
+        assert self.projections
+        layer = self.layer
+        for path, project in zip(self.projections, projections, strict=True):
+            layer = graft(layer, path, project)
+        return KeysAlone(layer, self.projections)
+
+
 class LayerPass:
     """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], for_keys: Sequence[KeyMaker], view: CacheView, calls: Sequence[LayerCall],
+        self, layers: Sequence[nn.Module], for_keys: Sequence[KeysAlone], view: CacheView, calls: Sequence[LayerCall],
         axes: Sequence[LayerCall], windows: Sequence[int | None],
     ):  # fmt: skip
         self.layers, self.for_keys, self.view, self.calls = layers, for_keys, view, calls
@@ -117,7 +158,7 @@ class Layerwise:
     device: torch.device
     dtype: torch.dtype
     layers: list[nn.Module]
-    for_keys: Sequence[KeyMaker]  # layers that make no more than keys and values
+    for_keys: Sequence[KeysAlone]  # layers that make no more than keys and values
     windows: list[int | None]  # tokens that a layer attends to, the own one included
     configs: Any  # whose attention implementation is set while layers run
     attends_itself: bool  # whether layers compute attention by code of their own

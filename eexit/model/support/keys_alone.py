@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eexit.model.cache import KVCache
-from eexit.model.layerwise import Layerwise
-from eexit.model.support.grafting import Constant, KeysAlone, graft
+from eexit.model.layerwise import KeysAlone, Layerwise, graft
 from eexit.model.support.same_numbers import require_same
 from eexit.model.views import KeysWritten
 
@@ -66,6 +65,19 @@ def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> Keys
     for what, ours, expected in zip(("keys", "values"), written(alone), whole_parts, strict=True):
         require_same(f"what layer {layer} writes as {what} without its queries", ours, expected)
     return KeysAlone(alone, _projections(linear))
+
+
+class Constant:
+    """Replaces a module that maps vectors to vectors of this width: returns the same number everywhere."""
+
+    def __init__(self, module: nn.Module, width: int, dtype: torch.dtype, number: float):
+        self.module, self.width, self.dtype, self.number = module, width, dtype, number
+
+    def __call__(self, vectors: Tensor, *_: object, **__: object) -> Tensor:
+        return vectors.new_full((*vectors.shape[:-1], self.width), self.number, dtype=self.dtype)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.module, name)
 
 
 def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | None:
