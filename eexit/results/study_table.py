@@ -10,7 +10,7 @@ import pyarrow as pa
 from eexit.results.files import DamagedError, Location, list_folder, once_each, read_sealed
 from eexit.results.seals import encode_sealed
 from eexit.results.store.folder import Store
-from eexit.results.tables import describe
+from eexit.results.tables import describe, schema
 
 Row = Mapping[str, Any]
 
@@ -25,12 +25,12 @@ class Table:
 
     name: str  # of its folder
     id_column: str | None  # of what a file is named after; None: nothing in its rows
-    columns: Sequence[pa.Field]  # with `started`, when the call began
+    columns: Mapping[str, pa.Field]  # by name; with `started`, when the call began
     once: Sequence[str] = ()
 
     @cached_property
     def schema(self) -> pa.Schema:
-        return pa.schema(self.columns)
+        return schema(self.columns)
 
     def describe(self) -> str:
         """One line per column: name, type, unit, definition."""

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.studies.run import Studied, run_study
@@ -29,18 +27,19 @@ from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import Table
+from eexit.results.tables import int32, moment, string
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
 MODEL = {"name": "m", "n_layers": 30}
 TABLE = Table(
     "marks",
     "mark_id",
-    [
-        described("mark_id", pa.string(), "id", "of a call or a unit", False),
-        described("started", pa.timestamp("us", "UTC"), "time", "when that began", False),
-        described("unit", pa.int32(), "number", "from 0", False),
-        described("text", pa.string(), "text", "so that a file is of some size", False),
-    ],
+    {
+        "mark_id": string("id", "of a call or a unit", nullable=False),
+        "started": moment("time", "when that began", nullable=False),
+        "unit": int32("number", "from 0", nullable=False),
+        "text": string("text", "so that a file is of some size", nullable=False),
+    },
 )
 
 

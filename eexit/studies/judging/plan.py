@@ -32,7 +32,7 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import CONFIGURATION
 from eexit.studies.judging.judgements import is_compared, is_scored
 
-IDENTITY = ("run_id", "prompt_id", *(field.name for field in CONFIGURATION), "seed")
+IDENTITY = ("run_id", "prompt_id", *CONFIGURATION, "seed")
 
 
 @dataclass(frozen=True, eq=False)
