@@ -35,7 +35,7 @@ from eexit.results.layout import (
 )
 from eexit.results.means import figures
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import Survey, Tally, clear_debris, remove_errors
+from eexit.results.store.landing import Survey, Tally, clear_debris, remove_errors, take_stock
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import (
     LostManifestError,
@@ -46,7 +46,6 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
     written,
 )
-from eexit.results.store.repair import take_stock
 from eexit.results.whereabouts import refuse_for_results
 
 

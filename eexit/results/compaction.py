@@ -9,10 +9,9 @@ import pyarrow.parquet as pq
 
 from eexit.errors import UsageError
 from eexit.results.files import list_files, read_generations, read_tokens, without
-from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name, tokens_name
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name
 from eexit.results.store.folder import Store
-from eexit.results.store.landing import name_of, sound
+from eexit.results.store.landing import name_of, publish_shard, sound
 from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.whereabouts import refuse_around, refuse_for_copy
@@ -101,9 +100,8 @@ def _merge(source: Store, copy: _Copy, stems: list[str], superseded: Mapping[str
     if not generations.num_rows:
         return 0
     name = name_of(stems) if len(stems) > 1 else stems[0]
-    tokens = (read_tokens(source, shard) for shard in shards)
-    content = encode_tokens(pa.concat_tables(map(without, tokens, dropped), promote_options="default"))
-    copy.publish(tokens_name(name), content)
-    attempt = max(shard.attempt for shard in shards)
-    copy.publish(generations_name(name), encode_generations(generations, digest_of(content), attempt))
+    tokens = pa.concat_tables(
+        map(without, (read_tokens(source, shard) for shard in shards), dropped), promote_options="default"
+    )
+    publish_shard(copy.publish, name, generations, tokens, max(shard.attempt for shard in shards))
     return 1

@@ -152,7 +152,7 @@ def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | Non
     if not shard.tokens.hex:
         with location.filesystem.open_input_file(path) as file:
             _open_tokens(path, shard, file)
-    elif info.size != shard.tokens.size or (location.is_local and digest_of_file(location, path) != shard.tokens):
+    elif info.size != shard.tokens.size or (location.is_local and _digest_of_file(location, path) != shard.tokens):
         raise _changed(path)
 
 
@@ -293,7 +293,7 @@ def _read(location: Location, path: str) -> bytes:
     return content
 
 
-def digest_of_file(location: Location, path: str) -> Digest:
+def _digest_of_file(location: Location, path: str) -> Digest:
     digest, size = hashlib.blake2b(digest_size=32), 0
     try:
         with location.filesystem.open_input_stream(path) as stream:

@@ -1,4 +1,4 @@
-"""Shards as Parquet files: landing them, finding out what has landed, removing what a killed process left.
+"""Shards as Parquet files: landing them, finding out what has landed, repairing it, removing what a kill left behind.
 
 A shard's name is a hash of its run ids, and its generations file is its commit mark: a run has landed if a generations
 file has its row, and the tokens file of the same name matches that file (`eexit.results.files` checks it). A shard that
@@ -7,13 +7,14 @@ is done again lands under the same name, so that a lost acknowledgement can't du
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.errors import UsageError
+from eexit.output.text import some
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
     DamagedError,
@@ -22,7 +23,9 @@ from eexit.results.files import (
     list_files,
     read_generations,
     read_shards,
+    read_tokens,
     superseded,
+    without,
 )
 from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
@@ -82,24 +85,31 @@ def land(
     tally = tally_of(results.generations)
     if tally.tokens != results.tokens.num_rows:
         raise ValueError(f"the generator returned {results.tokens.num_rows} tokens where its runs have {tally.tokens}")
-    name, tokens = shard_name(runs), encode_tokens(results.tokens)
-    generations = encode_generations(results.generations, digest_of(tokens), attempt or time.time_ns())
-    _publish(store, tokens_name(name), tokens, refuse)
-    _publish(store, generations_name(name), generations, refuse)
+
+    def publish(name: str, content: bytes) -> None:
+        """Retries brief failures of a shared disk, as clients of object stores do themselves."""
+        for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
+            refuse()
+            try:
+                store.publish(name, content)
+                return
+            except (OSError, pa.ArrowException) as error:
+                if wait is None:
+                    raise LandingError(f"{store.root} can't be written to: {error}") from error
+                time.sleep(wait)
+
+    publish_shard(publish, shard_name(runs), results.generations, results.tokens, attempt or time.time_ns())
     return tally
 
 
-def _publish(store: Store, name: str, content: bytes, refuse: Callable[[], None]) -> None:
-    """Publish a file; retries brief failures of a shared disk, as clients of object stores do themselves."""
-    for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
-        refuse()
-        try:
-            store.publish(name, content)
-            return
-        except (OSError, pa.ArrowException) as error:
-            if wait is None:
-                raise LandingError(f"{store.root} can't be written to: {error}") from error
-            time.sleep(wait)
+def publish_shard(
+    publish: Callable[[str, bytes], None], name: str, generations: pa.Table, tokens: pa.Table, attempt: int
+) -> None:
+    """Publish the two files of a shard, the one that is its commit mark last."""
+    content = encode_tokens(tokens)
+    sealed = encode_generations(generations, digest_of(content), attempt)
+    publish(tokens_name(name), content)
+    publish(generations_name(name), sealed)
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
@@ -146,6 +156,38 @@ def survey(store: Store) -> Survey:
             with_errors.append(stem)
     again = (found for found in read_shards(store, listing, columns) if isinstance(found, Generations))
     return Survey(done, len(errors - done), with_errors, damaged, superseded(again, twice), listing.foreign)
+
+
+def take_stock(store: Store) -> tuple[Survey, list[str]]:
+    """What has landed undamaged, and a message for each repair. The lease must be held.
+
+    A damaged shard is moved to the folder `damaged`, so that its runs are done again. If a run is there twice, the row
+    that does not count is removed. Nothing else is touched: files that no sweep wrote are named and left alone.
+    """
+    found = survey(store)
+    lines = []
+    for stem, reason in found.damaged.items():
+        # The commit mark goes first: what a kill in between leaves is debris.
+        aside = store.set_aside(generations_name(stem), tokens_name(stem))
+        lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
+    for stem, run_ids in found.superseded.items():
+        n_left = _drop(store, stem, run_ids)
+        what = f"{len(run_ids)} of its runs were" if n_left else "all of its runs were"
+        lines.append(f"{store.path(generations_name(stem))}: {what} there twice; the later attempt's rows stay")
+    lines += [f"{store.path(name)} is not one of the sweep's files, and is left alone" for name in found.foreign]
+    return survey(store) if found.damaged or found.superseded else found, some(lines)
+
+
+def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
+    """Remove these runs from a shard; returns how many are left, which land as a new shard before the old one goes."""
+    shard = read_generations(store, stem)
+    kept = without(shard.rows, run_ids)
+    n_left: int = kept.num_rows
+    if n_left:
+        name = name_of(kept["run_id"].to_pylist())
+        publish_shard(store.publish, name, kept, without(read_tokens(store, shard), run_ids), shard.attempt)
+    remove_shard(store, stem)
+    return n_left
 
 
 def sound(store: Store) -> Survey:

@@ -1,6 +1,5 @@
 """Damaged results: damage is named and its runs are done again, foreign files stay, and each run counts once."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,16 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import clear_debris, land, landed_tally, remove_errors, shard_name, survey
+from eexit.results.store.landing import (
+    clear_debris,
+    land,
+    landed_tally,
+    remove_errors,
+    shard_name,
+    survey,
+    take_stock,
+)
 from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_runs, written
-from eexit.results.store.repair import take_stock
 
 MODEL = {"name": "tiny", "n_layers": 30}
 
@@ -137,18 +143,6 @@ def test_what_no_sweep_wrote_is_named_and_left_alone(store: Store, runs: list[Ru
         f"{store.root}/{name}" for name in ("generations/mine.parquet", "tokens/backup", "tokens/my_notes.txt")
     ]
     assert {name: store.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
-
-
-def test_a_copied_file_goes_and_the_original_stays(store: Store, runs: list[Run]) -> None:
-    for folder in ("tokens", "generations"):
-        original = file(store, folder, runs[:9])
-        shutil.copy(original, original.with_name("copy (1).parquet"))
-    found, lines = take_stock(store)
-    assert found.done == ids(runs)
-    assert len(lines) == 2
-    assert all("was a copy of" in line for line in lines)
-    assert len(pd.read_parquet(f"{store.root}/generations")) == 18
-    assert take_stock(store)[1] == []
 
 
 @pytest.mark.parametrize("late", ["the whole", "its halves"])
