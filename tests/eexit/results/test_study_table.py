@@ -101,6 +101,7 @@ def test_of_a_judged_run_a_row_without_an_error_counts_and_then_the_latest(tmp_p
 
 def test_rows_of_an_older_version_lack_columns(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    older = Table(TIMINGS.name, TIMINGS.id_column, [field for field in TIMINGS.schema if field.name != "prompt_ids"])
+    columns = {name: field for name, field in TIMINGS.columns.items() if name != "prompt_ids"}
+    older = Table(TIMINGS.name, TIMINGS.id_column, columns)
     older.publish(store, "0" * 32, [blank(older) | started(1)])
     assert TIMINGS.read(store)["prompt_ids"].to_pylist() == [None]
