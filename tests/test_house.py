@@ -150,7 +150,7 @@ WRITES = re.compile(
 # Files in memory or in a scratch folder; the packages' own folder is made whole by its rename; what isn't a file.
 MAY_WRITE = {
     "eexit/output/whole_files.py": 3,
-    "eexit/training/run/saving.py": 1,  # within `becoming`
+    "eexit/training/saving.py": 1,  # within `becoming`
     "eexit/model/sources.py": 1,
     "eexit/results/seals.py": 1,
     "eexit/studies/export/export.py": 1,

@@ -124,7 +124,7 @@ class TrainingWork(Work):
         from eexit.decode.learned_exits import load_readout
         from eexit.model.decoder import Decoder
         from eexit.model.loading import load_model_and_tokenizer
-        from eexit.training.run.loop import Training
+        from eexit.training.loop import Training
         from eexit.training.setup import Setup
         from eexit.training.trainers import TRAINERS
 
@@ -141,7 +141,7 @@ class TrainingWork(Work):
         readout = load_readout(plan.config, plan.settings.layers, decoder)
         setup = Setup(model, decoder, plan.settings, readout, plan.learn)
         trainer = TRAINERS[plan.settings.what](setup)
-        self._training = Training(trainer, plan.learn, plan.held_out, plan.folder, plan.identity)
+        self._training = Training(trainer, plan)
         n_before = self.reached().tokens
         return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
 
@@ -156,9 +156,7 @@ class TrainingWork(Work):
 
     def finish(self) -> dict[str, Any]:
         """Measure what was learned on held-out texts, and write the artefact; returns its card."""
-        from eexit.training.finishing import finish
-
-        return finish(self._training, self._plan).model_dump(mode="json")
+        return self._training.finish().model_dump(mode="json")
 
     def reached(self) -> Advanced:
         training = self._training

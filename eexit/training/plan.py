@@ -21,7 +21,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
-from eexit.training.run.saving import read_saved
+from eexit.training.saving import read_saved
 from eexit.training.setup import ALL_HAVE, AUTO, STATE_FORMS, WAYS, Settings, rule_and_parameter
 from eexit.training.texts import Text, n_tokens, thinned
 

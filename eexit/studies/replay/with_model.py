@@ -31,8 +31,7 @@ from eexit.studies.replay.recorded import (
     follows_from_full_depth,
     replay_at_full_depth,
 )
-from eexit.training.held_out import READ_TOKENS
-from eexit.training.streams import streams
+from eexit.training.streams import READ_TOKENS, streams
 
 
 class Replayer:

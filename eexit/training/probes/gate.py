@@ -6,7 +6,7 @@ the training texts that choose, what it predicts becomes a chance by logistic re
 Shapes: N tokens, E exitable layers, R rules, J = W + 1 with a constant 1 in front, W width of the residual stream.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -16,12 +16,11 @@ from eexit.decode.layer_reading import read_layer
 from eexit.decode.rows.requests import Decoding
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.rules import ONLINE, Look
-from eexit.training.held_out import BLOCK_TOKENS, Row, decided_streams
 from eexit.training.probes.calibration import calibrate_odds
-from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
+from eexit.training.ridge import best_fit
 from eexit.training.setup import Setup, rule_and_parameter
-from eexit.training.streams import streams
-from eexit.training.texts import Text, blocks, parted
+from eexit.training.streams import BLOCK_TOKENS, Row, decided_streams, streams
+from eexit.training.texts import Text, blocks
 from eexit.training.trainer import Tables, Trainer
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the card's table
@@ -30,23 +29,19 @@ THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the card's table
 class GateTrainer(Trainer):
     """Trains the gates of all rules and exitable layers side by side."""
 
-    passes = 1
-
     def __init__(self, setup: Setup):
-        self.settings, self.decoder, self.texts = setup.settings, setup.decoder, setup.texts
-        self.layers, self.rules = setup.settings.layers, setup.settings.rules
+        super().__init__(setup)
+        self.rules = setup.settings.rules
         self.decoding = Decoding(tuple(self.layers), 1, frozenset(), readout=setup.readout)
-        self.sums = SplitSums()
         self.gate = Gate(self.rules, {})
 
     @torch.inference_mode()
     def train(self, block: Sequence[Text]) -> float | None:
-        for chooses, texts in parted(block):
-            states_NXW = streams(self.decoder, texts, self.layers)
-            stop_NER = self._stops(states_NXW)
-            for rank, layer in enumerate(self.layers):
-                self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], stop_NER[:, rank]))
+        self.add_sums(block, self._pairs)
         return None
+
+    def _pairs(self, states_NXW: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(states_NXW.unbind(1)[:-1], self._stops(states_NXW).unbind(1), strict=True)
 
     def _stops(self, states_NXW: Tensor) -> Tensor:
         """The rules' chances to exit at each layer, (N, E, R)."""
@@ -63,12 +58,6 @@ class GateTrainer(Trainer):
                 chances = rule.chances(rule.evidence(look)[:, None], setting_N[:, None])
                 stop_NER[:, rank, index] = chances.stop_BE[:, 0]
         return stop_NER
-
-    def state(self) -> dict[str, Tensor]:
-        return self.sums.state()
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums = SplitSums.from_state(state)
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -17,21 +17,18 @@ import torch
 from torch import Tensor
 
 from eexit.method.probes import LayerProbe, Probe
-from eexit.training.held_out import BLOCK_TOKENS, compare, decided_streams
 from eexit.training.probes.calibration import calibrate
 from eexit.training.probes.mlp import LayerMLPs
 from eexit.training.probes.tables import Predicted, probe_tables
-from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
-from eexit.training.run.saving import optimiser_tensors, restore_optimiser
+from eexit.training.ridge import Sums, best_fit
 from eexit.training.setup import KL_FACTORS, Setup
-from eexit.training.streams import streams
+from eexit.training.streams import BLOCK_TOKENS, compare, decided_streams, streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
 from eexit.training.trainer import Tables, Trainer
 
 WEIGHT_DECAY: Final = 0.1
 EPOCHS_PER_BLOCK: Final = 2  # since streams take longer to compute than to learn from
-OWN: Final = ("seen", "log_kl_NE", "least_E")  # tensors of a trainer's state
-MLPS: Final = ("mlps", "best")
+MLPS: Final = ("mlps", "best")  # attributes
 LEAST_KL: Final = 1e-4  # nats: below, an exit is as good as certain at any sensible k, and the logarithm says little
 
 
@@ -43,16 +40,18 @@ def log_kl(kl: Tensor) -> Tensor:
 class ProbeTrainer(Trainer):
     """Trains the probes of all exitable layers side by side."""
 
+    optimiser: torch.optim.AdamW
+    own = ("seen", "log_kl_NE", "least_E")
+
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings
+        super().__init__(setup)
+        settings, self.readout = setup.settings, setup.readout
         assert settings.passes
         assert settings.learning_rate
-        self.decoder, self.readout, self.layers, self.texts = setup.decoder, setup.readout, settings.layers, setup.texts
         self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
         self.starts = dict(zip(setup.texts, _starts(setup.texts), strict=True))
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
-        self.sums = SplitSums()
         self.mlps = LayerMLPs(len(self.layers), self.decoder.width, settings.seed).to(self.decoder.device)
         self.optimiser = torch.optim.AdamW(self.mlps.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
         self.best = copy.deepcopy(self.mlps)
@@ -144,19 +143,14 @@ class ProbeTrainer(Trainer):
         return torch.cat(seen), torch.cat(true)
 
     def state(self) -> dict[str, Tensor]:
-        own = {name: getattr(self, name) for name in OWN}
         mlps = {f"{name}.{key}": part for name in MLPS for key, part in getattr(self, name).state_dict().items()}
-        return self.sums.state() | own | mlps | optimiser_tensors(self.optimiser)
+        return super().state() | mlps
 
-    @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums = SplitSums.from_state(state)
-        for name in OWN:
-            getattr(self, name).copy_(state[name])
+        super().restore(state)
         for name in MLPS:
             parts = {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}
             getattr(self, name).load_state_dict(parts)
-        restore_optimiser(self.optimiser, state)
 
     def finish(self) -> None:
         """Fit the linear probes, calibrate both kinds, and choose one for each layer."""

@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from eexit.method.rules import RULES
-from eexit.training.held_out import Compared, Row, layer_rows, trade_off_rows
 from eexit.training.setup import KL_FACTORS
+from eexit.training.streams import Compared, Row, layer_rows, trade_off_rows
 from eexit.training.trainer import Tables
 
 BINS: Final = 10  # of the predicted chance to stop, equally wide

@@ -20,37 +20,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eexit.decode.learned_exits import readout_of
 from eexit.method.readouts import Affine
 from eexit.model.decoder import Decoder
-from eexit.training.held_out import compare_texts
-from eexit.training.readouts.affine import affine_tensors, readout_tables
-from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
-from eexit.training.run.saving import optimiser_tensors, restore_optimiser
+from eexit.training.readouts.affine import ReadoutTrainer
+from eexit.training.ridge import SplitSums, best_fit
 from eexit.training.setup import Setup
-from eexit.training.streams import streams
-from eexit.training.texts import Text, n_tokens, parted
-from eexit.training.trainer import Tables, Trainer
+from eexit.training.streams import compare_texts, streams
+from eexit.training.texts import Text, n_tokens
 
 WARM_UP: Final = 0.2  # of the tokens whose gradients are taken
 CLIP_NORM: Final = 1.0  # per layer
 WEIGHT_DECAY: Final = 1e-3
 DAMPING: Final = 1e-3  # of the directions' mean variance, added to each before the stream is made white
-OWN: Final = ("seen", "mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")  # of a trainer's state
 
 
-class TunedTrainer(Trainer):
+class TunedTrainer(ReadoutTrainer):
     """Learns A and b of all layers side by side; a step learns from tokens of all texts of a block, mixed."""
 
+    optimiser: torch.optim.Adam
+    own = ("seen", "mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")
+
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings
+        super().__init__(setup)
+        settings = setup.settings
         assert settings.passes
         assert settings.learning_rate
-        self.decoder, self.layers, self.rate = setup.decoder, settings.layers, settings.learning_rate
+        self.rate = settings.learning_rate
         self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
         self.total = min(self.passes * self.per_pass, settings.most_tokens or sys.maxsize)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
-        self.sums = SplitSums()
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
         zeros_EWW = torch.diag_embed(zeros_EW)
         self.mean_EW, self.white_EWW = zeros_EW, zeros_EWW
@@ -98,10 +96,7 @@ class TunedTrainer(Trainer):
 
     def _measure(self, block: Sequence[Text]) -> None:
         """Add to the sums; once all texts are in them, find where to start."""
-        for chooses, texts in parted(block):
-            states_NXW = streams(self.decoder, texts, self.layers)
-            for rank, layer in enumerate(self.layers):
-                self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], states_NXW[:, -1]))
+        self.add_sums(block, _to_the_final_one)
         self.seen += n_tokens(block)
         if int(self.seen) == self.per_pass:
             self._start()
@@ -129,33 +124,21 @@ class TunedTrainer(Trainer):
         return self.decoder.normed(moved_NW.to(self.decoder.dtype))
 
     @torch.no_grad()
-    def _of_layer(self) -> dict[int, Affine]:
+    def of_layer(self) -> Mapping[int, Affine]:
         """A and b in the stream's own basis."""
         learned_EWW = self.white_EWW @ self.map_EWW
         weight_EWW = self.start_EWW + learned_EWW
         bias_EW = self.start_EW + self.bias_EW - (self.mean_EW[:, None] @ learned_EWW)[:, 0]
         return {layer: (weight_EWW[rank], bias_EW[rank]) for rank, layer in enumerate(self.layers)}
 
-    def state(self) -> dict[str, Tensor]:
-        return self.sums.state() | {name: getattr(self, name) for name in OWN} | optimiser_tensors(self.optimiser)
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums = SplitSums.from_state(state)
-        for name in OWN:
-            getattr(self, name).copy_(state[name])
-        restore_optimiser(self.optimiser, state)
-
-    def weights(self) -> dict[str, Tensor]:
-        return affine_tensors(self._of_layer())
-
     def held_out_loss(self, texts: Sequence[Text]) -> float:
-        readout = readout_of("tuned", self._of_layer(), self.decoder)
-        return compare_texts(self.decoder, {"tuned": readout}, self.layers, texts)["tuned"].kl_NE.mean().item()
+        readouts = {"tuned": self.readout()}
+        return compare_texts(self.decoder, readouts, self.layers, texts)["tuned"].kl_NE.mean().item()
 
-    def tables(self, texts: Sequence[Text]) -> Tables:
-        readout = readout_of("tuned", self._of_layer(), self.decoder)
-        return readout_tables("tuned", readout, self.decoder, self.layers, texts)
+
+def _to_the_final_one(states_NXW: Tensor) -> list[tuple[Tensor, Tensor]]:
+    *streams_NW, final_NW = states_NXW.unbind(1)
+    return [(stream_NW, final_NW) for stream_NW in streams_NW]
 
 
 def kl_loss(decoder: Decoder, ready_NH: Tensor, log_p_NV: Tensor) -> Tensor:

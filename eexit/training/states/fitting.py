@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eexit.method.state_maps import LinearMap
-from eexit.training.readouts.ridge import PENALTIES, Axes, Ridge, SplitSums, Sums
+from eexit.training.ridge import PENALTIES, Axes, Ridge, SplitSums, Sums
 
 NO_TARGETS = slice(0, 0)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eexit.method.state_maps import KEYS, STREAMS, LinearMap
 from eexit.model.decoder import Decoder
-from eexit.training.readouts.ridge import Sums
+from eexit.training.ridge import Sums
 from eexit.training.states.fitting import Regression, linear_map
 from eexit.training.states.norms import compare_norms, entering, is_shared
 

@@ -17,15 +17,14 @@ from torch import Tensor
 
 from eexit.errors import UsageError
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
-from eexit.training.held_out import BLOCK_TOKENS
-from eexit.training.readouts.ridge import SplitSums, Sums
+from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import Setup
 from eexit.training.states.disagreement import better_form
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import After, Form, KeysForm, Pair, StreamsForm
 from eexit.training.states.known_exits import MAPPED, Exits, FullDepth, exit_sets, run_known
 from eexit.training.states.tables import FittedMaps, cost_rows, exit_rows, pair_rows
-from eexit.training.streams import streams
+from eexit.training.streams import BLOCK_TOKENS, streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
 from eexit.training.trainer import Tables, Trainer
 
@@ -36,14 +35,13 @@ class StateTrainer(Trainer):
     """Fits the maps of all exitable layers, in both forms until one of them is kept."""
 
     def __init__(self, setup: Setup):
-        self.settings, self.decoder, self.layers = setup.settings, setup.decoder, setup.settings.layers
+        super().__init__(setup)
         assert setup.settings.rounds
         self.exits = Exits(self.layers, setup.readout)
         self.passes, self.per_pass = setup.settings.rounds, n_tokens(setup.texts)
         self.forms = forms_of(setup)
         self.choosing = [text for text in setup.texts if text.chooses]
         self.seen = 0  # tokens, of all rounds
-        self.sums = SplitSums()
         self.found: dict[tuple[str, int], Found] = {}  # by form and round, fitted to all training texts
         self.kept: str | None = None  # the form
 
@@ -119,10 +117,11 @@ class StateTrainer(Trainer):
             for (exit_layer, layer), map_JH in maps.items()
         }
         kept = list(self.forms).index(self.kept) if self.kept else -1
-        return self.sums.state() | found | {"seen": torch.tensor(self.seen), "kept": torch.tensor(kept)}
+        return super().state() | found | {"seen": torch.tensor(self.seen), "kept": torch.tensor(kept)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums, self.seen, kept = SplitSums.from_state(state), int(state["seen"]), int(state["kept"])
+        super().restore(state)
+        self.seen, kept = int(state["seen"]), int(state["kept"])
         self.kept = list(self.forms)[kept] if kept >= 0 else None
         for key, map_JH in state.items():
             if key.startswith("found."):

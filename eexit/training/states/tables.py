@@ -10,7 +10,7 @@ from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding
 from eexit.method.state_maps import LinearMap, StateMaps
 from eexit.model.decoder import Decoder
-from eexit.training.readouts.ridge import SplitSums
+from eexit.training.ridge import SplitSums
 from eexit.training.states.disagreement import measure
 from eexit.training.states.fitting import explained
 from eexit.training.states.forms import Form, Pair

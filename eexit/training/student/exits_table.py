@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from eexit.training.held_out import Row
 from eexit.training.setup import KL_FACTORS
+from eexit.training.streams import Row
 from eexit.training.student.exit_loss import AtExits
 from eexit.training.student.passes import Pair
 from eexit.training.texts import Text

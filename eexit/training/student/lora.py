@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from eexit.errors import UsageError, first_line
-from eexit.training.run.saving import save_tensors
+from eexit.training.saving import save_tensors
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures
 ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)

@@ -16,7 +16,7 @@ from torch import Tensor
 from eexit.method.probes import LOG_KL_RANGE, LayerProbe
 from eexit.training.probes.probe import linear_probe, log_kl
 from eexit.training.probes.tables import calibration_rows, probe_row, rank_correlation
-from eexit.training.readouts.ridge import SplitSums, Sums
+from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import KL_FACTORS
 from eexit.training.student.exit_loss import layer_divergences
 from eexit.training.student.exits_table import Draw

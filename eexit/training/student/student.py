@@ -19,7 +19,6 @@ from torch import Tensor
 
 from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
-from eexit.training.run.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
 from eexit.training.student.exit_loss import LogitsReader
 from eexit.training.student.exits_table import exits_table
@@ -38,8 +37,11 @@ MOST_NORM: Final = 1.0  # of a step's gradient
 class StudentTrainer(Trainer):
     """Trains an adapter and, in the end, probes on the streams that it leaves."""
 
+    optimiser: torch.optim.AdamW
+
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings
+        super().__init__(setup)
+        settings = setup.settings
         assert settings.tokens_per_step
         assert settings.learning_rate
         assert settings.most_tokens
@@ -49,7 +51,7 @@ class StudentTrainer(Trainer):
         stack = LayerStack(setup.model, setup.decoder.n_layers)
         model = add_adapter(setup.model, settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.seed)
         self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
-        self.parameters, self.texts = adapter_parameters(model), setup.texts
+        self.parameters = adapter_parameters(model)
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
         self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))
         self.steps, self.tokens, self.seconds = 0, 0, 0.0
@@ -97,15 +99,15 @@ class StudentTrainer(Trainer):
 
     def state(self) -> dict[str, Tensor]:
         reached = torch.tensor([self.steps, self.tokens, self.seconds], dtype=torch.float64)
-        return {"reached": reached, **self.parameters, **optimiser_tensors(self.optimiser)}
+        return super().state() | {"reached": reached, **self.parameters}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
         steps, tokens, self.seconds = state["reached"].tolist()
         self.steps, self.tokens = int(steps), int(tokens)
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
-        restore_optimiser(self.optimiser, state)
 
     def finish(self) -> None:
         self.probes = fit_probes(self.pair, self._some_blocks(self.texts), self.settings.kl_factor, self.same_draws)

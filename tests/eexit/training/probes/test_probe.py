@@ -15,7 +15,7 @@ from eexit.method.stick_breaking import choose_exits
 from eexit.training.probes.calibration import calibrate
 from eexit.training.probes.probe import ProbeTrainer, linear_probe, log_kl
 from eexit.training.probes.tables import calibration_rows, rank_correlation
-from eexit.training.readouts.ridge import Sums
+from eexit.training.ridge import Sums
 
 
 def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> None:

@@ -8,13 +8,12 @@ from references import decoder_of
 from trained import LAYERS, held_out, learned, setup_of
 from transformers import PreTrainedModel
 
-from eexit.decode.learned_exits import readout_of
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
-from eexit.training.held_out import compare_texts
 from eexit.training.readouts.linear import LinearTrainer
-from eexit.training.readouts.ridge import PENALTIES, Ridge, Sums, best_fit
+from eexit.training.ridge import PENALTIES, Ridge, Sums, best_fit
 from eexit.training.setup import Settings, Setup
+from eexit.training.streams import compare_texts
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,7 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
     trainer = LinearTrainer(Setup(idle_after_1, decoder, Settings("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.train(texts)
     trainer.finish()
-    readout = readout_of("linear", trainer.of_layer, decoder)
-    kl_NE = compare_texts(decoder, {"linear": readout}, (0, 1, 3), held_out(llama))["linear"].kl_NE
+    kl_NE = compare_texts(decoder, {"linear": trainer.readout()}, (0, 1, 3), held_out(llama))["linear"].kl_NE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit.training.readouts.ridge import Axes, Ridge, SplitSums, Sums
+from eexit.training.ridge import Axes, Ridge, SplitSums, Sums
 from eexit.training.states.fitting import Fits, Regression, explained, linear_map
 
 N, D, WIDTHS = 200, 6, (5, 4)

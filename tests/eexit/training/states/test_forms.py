@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eexit.method.state_maps import FORMS
 from eexit.model.decoder import Decoder
-from eexit.training.readouts.ridge import SplitSums
+from eexit.training.ridge import SplitSums
 from eexit.training.setup import STATE_FORMS
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import Form, KeysForm, StreamsForm, deeper

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from eexit.errors import UsageError
 from eexit.plan.artefacts import STATE
-from eexit.training.run import loop
-from eexit.training.run.loop import Training
-from eexit.training.run.saving import read_saved
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.training import loop
+from eexit.training.loop import Training
+from eexit.training.plan import TrainingPlan
+from eexit.training.saving import read_saved
 from eexit.training.setup import Settings
 from eexit.training.texts import Text
 from eexit.training.trainer import Tables, Trainer
 
 TEXTS = [Text(str(number), (number,), (7,) * 5) for number in range(12)]
 CHECK = [Text("held out", (99,), (7,) * 5, held_out=True)]
-IDENTITY = {"settings": {"what": "tuned"}}
 
 
 class Remembers(Trainer):
@@ -57,7 +58,8 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def training(folder: Path, **settings: float) -> Training:
     trainer = Remembers(Settings("tuned", (1,), **settings))  # type: ignore[arg-type]
-    return Training(trainer, TEXTS, CHECK, folder, IDENTITY)
+    config = SweepConfig(prompts=(Prompt(id="0", prompt="?"),))
+    return Training(trainer, TrainingPlan(config, {}, trainer.settings, TEXTS, CHECK, {}, folder))
 
 
 def given(its: Training) -> list[float]:

@@ -1,19 +1,26 @@
-"""The training loop: blocks of texts in a seeded order, pass after pass, whatever is trained.
+"""The training loop: blocks of texts in a seeded order, pass after pass, whatever is trained; then the artefact.
 
 What a trainer has learned and how far the loop has come are saved together every so often. From there, the same
 training goes on with the same blocks in the same order: an interrupted one has the result of an undisturbed one.
 """
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import Final
 
-from eexit.training.run.saving import Saved, load_state, read_saved, save_state
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import WEIGHTS, Card, write_card
+from eexit.results.store.manifest import versions
+from eexit.training.plan import TrainingPlan
+from eexit.training.saving import Saved, load_state, read_saved, remove_state, save_state, save_tensors
+from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Trainer
+from eexit.output.whole_files import publish
 
 BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0
@@ -25,25 +32,18 @@ MOST_ROWS: Final = 400  # of progress
 class Training:
     """A trainer and how far it has come with its texts."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        texts: Sequence[Text],
-        held_out: Sequence[Text],
-        folder: Path,
-        identity: Mapping[str, Any],
-    ):
-        """Goes on from the state in `folder`, which must be of the same `identity`, if there is one."""
-        self.trainer, self.settings, self.texts, self.folder = trainer, trainer.settings, texts, folder
-        self.check = blocks(held_out, CHECK_TOKENS)[0]
-        self.total = trainer.passes * n_tokens(texts)  # tokens to learn from
+    def __init__(self, trainer: Trainer, plan: TrainingPlan):
+        """Goes on from the state in the plan's folder, which must be of the same identity, if there is one."""
+        self.trainer, self.plan, self.settings = trainer, plan, trainer.settings
+        self.check = blocks(plan.held_out, CHECK_TOKENS)[0]
+        self.total = trainer.passes * n_tokens(plan.learn)  # tokens to learn from
         self.total = min(self.total, self.settings.most_tokens or self.total)
         self.saved_at = time.monotonic()
         self._cut: tuple[int, list[list[Text]]] | None = None
-        self.saved = read_saved(folder) or Saved(identity)
+        self.saved = read_saved(plan.folder) or Saved(plan.identity)
         self.reached = self.saved.reached
         if self.reached.steps:
-            trainer.restore(load_state(folder))
+            trainer.restore(load_state(plan.folder))
 
     @property
     def done(self) -> bool:
@@ -70,8 +70,46 @@ class Training:
 
     def save(self) -> None:
         """Save the state. Raises `OSError`."""
-        save_state(self.folder, replace(self.saved, reached=self.reached), self.trainer.state())
+        save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.trainer.state())
         self.saved_at = time.monotonic()
+
+    def finish(self) -> Card:
+        """Measure what was learned on the held-out texts, and write the artefact: its files, then its card.
+
+        Raises `OSError`.
+        """
+        plan, trainer, settings = self.plan, self.trainer, self.settings
+        trainer.finish()
+        tables, files = trainer.tables(plan.held_out), self._write_files()
+        card = Card(
+            what=settings.what,
+            holds=WAYS[settings.what].holds,
+            model=dict(plan.model),
+            layers=settings.layers,
+            readout=settings.readout,
+            data=dict(plan.data),
+            settings={**settings.as_dict(), **trainer.found_settings()},
+            **tables,
+            progress=[dict(row) for row in self.reached.progress],
+            versions=versions(),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=self.reached.seconds,
+            files=files,
+        )
+        write_card(plan.folder, card)
+        remove_state(plan.folder)
+        return card
+
+    def _write_files(self) -> dict[str, str]:
+        """Write everything but the card; returns the SHA-256 of each file, by name."""
+        folder, digests = self.plan.folder, {}
+        with TemporaryDirectory(dir=folder, prefix=".") as made:
+            save_tensors(Path(made, WEIGHTS), self.trainer.weights())
+            self.trainer.save_further(Path(made))
+            for file in sorted(path for path in Path(made).iterdir() if path.is_file()):
+                digests[file.name] = sha256([file])
+                publish(file, folder / file.name)
+        return digests
 
     def _learn(self) -> None:
         """Learn from the next block, and note what came of it."""
@@ -108,6 +146,6 @@ class Training:
     def _blocks(self, of_pass: int) -> list[list[Text]]:
         """The blocks of a pass, in its own order."""
         if self._cut is None or self._cut[0] != of_pass:
-            order = Random(f"{self.settings.seed} {of_pass}").sample(self.texts, len(self.texts))
+            order = Random(f"{self.settings.seed} {of_pass}").sample(self.plan.learn, len(self.plan.learn))
             self._cut = of_pass, blocks(order, BLOCK_TOKENS)
         return self._cut[1]

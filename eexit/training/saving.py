@@ -19,7 +19,6 @@ from eexit.plan.artefacts import STATE
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
 _METADATA: Final = "training"
 
@@ -84,20 +83,3 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 def remove_state(folder: Path) -> None:
     """Called when the artefact is complete."""
     (folder / STATE).unlink(missing_ok=True)
-
-
-def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """What an optimiser has of its parameters, by name."""
-    held = optimiser.state_dict()["state"]
-    return {f"optimiser.{index}.{name}": tensor for index, tensors in held.items() for name, tensor in tensors.items()}
-
-
-def restore_optimiser(optimiser: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Give an optimiser what `optimiser_tensors` told of it, which may be among other tensors."""
-    by_parameter: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        kind, _, rest = key.partition(".")
-        index, _, name = rest.partition(".")
-        if kind == "optimiser":
-            by_parameter.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": by_parameter})
