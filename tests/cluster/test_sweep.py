@@ -141,7 +141,7 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
     assert count_different_runs(sampled) == 18
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "raise", "three")
     first = scripted_sweep(config, tmp_path / "out")
@@ -151,7 +151,7 @@ def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
     assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one")
     first = scripted_sweep(config, tmp_path / "out")
@@ -162,7 +162,7 @@ def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path
     assert_undisturbed(config, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "two")
 

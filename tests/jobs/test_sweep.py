@@ -168,7 +168,7 @@ def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
     assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_run_again_it_has_nothing_left_to_do(
     finished: tuple[Path, str], environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
@@ -190,7 +190,7 @@ def test_run_again_it_has_nothing_left_to_do(
     assert "<html" in (tmp_path / "results" / "here" / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_what_was_damaged_or_lost_meanwhile_is_named_and_done_again(
     finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -233,7 +233,7 @@ def test_files_of_others_in_the_way_are_refused_before_anything_is_written(
     assert (tmp_path / name).read_text() == '{"mine": "<html>"}'
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_controls_say_what_they_follow(finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
     folder, _ = finished
     out = tmp_path / "controlled"

@@ -182,7 +182,7 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     assert done.stderr.startswith("importing Ray\nerror: ")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -218,7 +218,7 @@ def test_a_node_that_will_never_join_is_not_waited_for(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_sweep_whose_runs_are_all_errors_says_so(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("x" * 300)
     done = sweep_here(environment, "--model", tiny, "--prompts", tmp_path / "long.txt", "--out", tmp_path / "out")
@@ -227,7 +227,7 @@ def test_a_sweep_whose_runs_are_all_errors_says_so(environment: dict[str, str], 
     assert (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

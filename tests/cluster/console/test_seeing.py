@@ -52,7 +52,7 @@ def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
     assert "ray_eexit_shard_seconds_bucket" in text
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_events_are_objects_with_the_ids_of_their_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = sweep_of(tmp_path, "one", "raise", modes=["normal"])
     with caplog.at_level(logging.INFO, logger="eexit"):

@@ -185,7 +185,7 @@ class Interrupts(Silence):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_finished_stays_when_a_unit_can_not_be_done_or_its_process_dies(out: Path, how: str) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -213,7 +213,7 @@ def test_a_unit_that_fails_is_told_and_the_others_go_on(out: Path, how: str) -> 
     assert marked(out, how, 2, display=Silence()).failures == {"unit 1": "no such luck"}
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no sweep.json: give the folder of a finished sweep"):
         marked(tmp_path, "here", 1, display=Silence())

@@ -260,7 +260,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(
     "damage", [pytest.param(each, marks=() if each in ("a bit", "no card") else pytest.mark.slow) for each in DAMAGES]
 )

@@ -131,7 +131,7 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
     assert "replaying 4 settings on 10 texts of unfrozen/kl/1, from what was recorded" in printed.err
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

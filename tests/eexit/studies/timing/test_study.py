@@ -1,7 +1,6 @@
-"""Timing a finished sweep on Ray: what lands, what is refused, and what stays when it is stopped."""
+"""Timing a finished sweep: what lands, what is refused, and what stays when it is stopped."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -10,12 +9,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-import ray
 from byte_model import N_LAYERS, save_byte_model
 from commands import here
 from driving import look_here
 from landed_sweep import land_all
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray_here import RayHere
 
 from cluster.studies import own_node as alone
 from cluster.studies import run as running_studies
@@ -66,7 +64,7 @@ def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_studies, "run_study", partial(run_study, look=look_here))
 
 
-@pytest.mark.usefixtures("local_ray", "model_is_described_here")
+@pytest.mark.usefixtures("ray_here", "model_is_described_here")
 def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by_side(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +92,7 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
 
 
-@pytest.mark.usefixtures("local_ray", "model_is_described_here")
+@pytest.mark.usefixtures("ray_here", "model_is_described_here")
 def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,8 +163,9 @@ class StopsInRound2(Silence):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(finished: Path) -> None:
+def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(
+    finished: Path, ray_here: RayHere
+) -> None:
     before = TIMINGS.read(open_store(finished)).to_pandas()
     with pytest.raises(KeyboardInterrupt):
         timed(finished, batches=(1,), display=StopsInRound2())
@@ -175,21 +174,14 @@ def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(f
     new = after[len(before) :]
     assert new[["round", "configuration"]].to_numpy().tolist() == [[1, key] for key in KEYS]
     assert not set(new.timing_id) & set(before.timing_id)
-    while ray.available_resources().get("CPU") != 2:  # the actor's are free again
-        time.sleep(0.05)
+    assert ray_here.free == 2, "the actor's are free again"
 
 
-@pytest.fixture
-def busy() -> Iterator[None]:
-    group = placement_group([{"CPU": 1}])
-    assert group.wait(10)
-    yield
-    remove_placement_group(group)
-
-
-@pytest.mark.usefixtures("local_ray", "busy")
-def test_a_busy_node_is_not_waited_for_forever(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alone, "SECONDS_TO_GET_FREE", 0.1)
+def test_a_busy_node_is_not_waited_for_forever(
+    finished: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "SECONDS_TO_GET_FREE", 0.0)
+    ray_here.free = 1
     with pytest.raises(UsageError) as raised:
         timed(finished)
     assert str(raised.value) == (
