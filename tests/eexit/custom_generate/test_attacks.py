@@ -45,6 +45,12 @@ def plain(model: PreTrainedModel, prompt: list[int], **asked: Any) -> list[int]:
     return generated
 
 
+@pytest.fixture(scope="module")
+def before(folders: Folders, prompt: list[int]) -> list[int]:
+    """What `generate` generates for the prompt with a model that nothing was done to."""
+    return plain(loaded(folders["model"]), prompt)
+
+
 def drafted(model: PreTrainedModel, setting: Setting, prompt: list[int], **asked: Any) -> list[int]:
     """The same by a setting that drafts."""
     return plain(model, prompt, custom_generate=setting, **asked)
@@ -195,10 +201,10 @@ ATTACKS = {
 @pytest.mark.parametrize("used_before", [True, False])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_what_is_changed_or_asked_is_followed_as_plain_generate_follows_it_or_refused_in_a_line(
-    folders: Folders, prompt: list[int], attack: Attack, used_before: bool
+    folders: Folders, prompt: list[int], before: list[int], attack: Attack, used_before: bool
 ) -> None:
     model, setting = loaded(folders["model"]), eexit.load(folders["drafts"])
-    before, asked = plain(model, prompt), {"prompt": prompt, **attack.asked}
+    asked = {"prompt": prompt, **attack.asked}
     if used_before:
         assert drafted(model, setting, prompt) == before
     done = attack.change(model)
