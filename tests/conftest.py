@@ -60,20 +60,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure() -> None:
     """What holds for all processes of the tests.
 
-    Threads wait asleep: two that spin take turns on a core that is wanted. And no Ray wants a token: a process that has
+    Torch has one thread, since matrices this small gain nothing from more, and those that there are wait asleep: two
+    that spin take turns on a core that is wanted. And no Ray wants a token: a process that has
     started one with a token asks each later one for it, so that a cluster without tokens takes it for dead, and ends
     the actors that it has just started.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Matrices this small gain nothing from threads, and lose much when others want the cores."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
