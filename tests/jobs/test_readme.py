@@ -19,6 +19,7 @@ import pytest
 from byte_model import save_byte_model
 from commands import here
 from judge_server import judging
+from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
 
 from eexit.model.sources import DEFAULT_MODEL
@@ -31,7 +32,7 @@ N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some a
 FEW_TOKENS = ["--max-new-tokens", "6"]
 # Flags that are added behind those of a script, where the last one counts.
 SMALLER = {
-    "jobs/sweep.py": FEW_TOKENS,
+    "jobs/sweep.py": [*FEW_TOKENS, "--actors", "1"],  # each takes seconds to start
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/files/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
@@ -109,7 +110,7 @@ def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[Path]:
     """The folder that all is run in, as a fresh clone: with its prompts, and a model that was fetched before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
@@ -125,10 +126,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "mine.csv").write_text(MINE)
     save_tasks(folder / "tasks", CHOICE, WORDS)
     monkeypatch.chdir(folder)
-    return folder
+    with started_ray({name: environment[name] for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}):
+        yield folder
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_the_blocks_run_as_printed_one_after_the_other(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
     with judging() as judge:
