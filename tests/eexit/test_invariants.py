@@ -11,7 +11,19 @@ import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
 from references import packed_decoder_of, reference_of, shared_model
-from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, configurations, each_rule, generate, grid, modes_of
+from rows import (
+    ARCHITECTURES,
+    DECODING,
+    PROMPTS,
+    SAMPLED,
+    as_reference,
+    assert_as_reference,
+    configurations,
+    each_rule,
+    generate,
+    grid,
+    modes_of,
+)  # fmt: skip
 from scipy.stats import chi2
 from tiny_models import VOCABULARY
 from tokenizers import Tokenizer
@@ -22,7 +34,7 @@ from untrained import LINEAR, TUNED
 
 from eexit import KLExitGenerator
 from eexit.decode import token_pass
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.rows.requests import Request
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import ONLINE, RULES
@@ -95,7 +107,7 @@ def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
 
 def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
     requests, traces = together(any_model)
-    compare_with_reference(any_model, requests, traces, SAMPLED_SHORT)
+    assert_as_reference(any_model, requests, traces, SAMPLED_SHORT)
     final = any_model.config.num_hidden_layers - 1
     seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
     assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
@@ -110,11 +122,11 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     prompts = {"llama": PROMPTS[:2], "gemma3": PROMPTS[:1]}.get(architecture, PROMPTS[1:2])
     decoding = {"llama": SHORT, "gemma3": SAMPLED}.get(architecture, SAMPLED_SHORT)
     requests = grid(configurations(model, [mode], [rule]), prompts)
-    seen = exits_of(check_reference(model, requests, decoding), requests, rule)
+    seen = exits_of(as_reference(model, requests, decoding), requests, rule)
     assert len(seen) > 1 or (architecture, rule) == ("gemma3", "agree")  # a random one's layers always agree
     if rule in ONLINE and architecture != "llama":  # tokens that have waited for their layers run in parts
         monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
-        check_reference(model, requests, decoding)
+        as_reference(model, requests, decoding)
 
 
 def exits_of(traces: Sequence[Trace], requests: Sequence[Request], rule: str) -> set[int]:
@@ -122,19 +134,6 @@ def exits_of(traces: Sequence[Trace], requests: Sequence[Request], rule: str) ->
     pairs = zip(traces, requests, strict=True)
     its = [trace for trace, request in pairs if request.configuration.columns["rule"] == rule]
     return {layer for trace in its for layer in trace.exit_layer_T[1:].tolist()}
-
-
-def check_reference(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding) -> list[Trace]:
-    traces = generate(model, requests, decoding)
-    compare_with_reference(model, requests, traces, decoding)
-    return traces
-
-
-def compare_with_reference(
-    model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[Trace], decoding: Decoding
-) -> None:
-    for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(model, request, decoding))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -174,7 +173,7 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: in
             if isinstance(configuration, Exit):
                 configuration.per_layer(decoding.exitable_layers)
             fitting.append(configuration)
-    check_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=12))
+    as_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=12))
 
 
 def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel) -> None:

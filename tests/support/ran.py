@@ -1,7 +1,8 @@
 """What steps without a teacher really run, by hooks on the model's modules and by torch's formulas for products."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.cpu.kernels import AttentionOptions
@@ -19,6 +21,17 @@ from eexit.decode import engine
 from eexit.decode.costs.counting import Prices
 from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.step import step
+from eexit.decode import engine, token_pass
+from eexit.decode.costs.counting import Counts, Prices, cost_columns
+from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.steps.drafting import DraftBatch, draft_step
+from eexit.decode.steps.online import OnlineBatch, online_step
+from eexit.decode.trace import Trace
+from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView
 
@@ -171,3 +184,34 @@ def n_attended(view: CacheView, window: int | None) -> int:
         n_hidden = 0 if hidden is None else int(hidden[view.layer, slot, first:position].sum())
         n_positions += position + 1 - first - n_hidden
     return n_positions
+
+
+@dataclass(frozen=True)
+class RanAlone:
+    """A row that was generated alone, what was run for it, and the columns that say so."""
+
+    trace: Trace
+    counts: Counts
+    ran: Ran
+    columns: Mapping[str, Any]
+
+
+def exactly(patch: pytest.MonkeyPatch) -> None:
+    """No pass has more rows, and no cache more positions, than are needed."""
+    patch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
+    patch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
+
+
+def run_alone(model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request) -> RanAlone:
+    """Generates a row alone. What is run for it costs what its columns say."""
+    with pytest.MonkeyPatch.context() as patch:
+        exactly(patch)
+        prices = replace(find_prices(decoder, decoding), before=0)
+        ran = Multiplied(model, decoder, patch)
+        [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
+    assert trace.counts is not None
+    exit_T, layers = trace.exit_layer_T[1:], decoding.exitable_layers
+    mode, n_prompt = request.configuration.mode, len(request.prompt_token_ids)
+    columns = cost_columns(prices, trace.counts, exit_T, layers, mode, n_prompt)
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    return RanAlone(trace, trace.counts, ran, columns)

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from axes import EXITABLE, some
-from references import decoder_of, packed_decoder_of
-from traces import traces_of
+from references import decoder_of, packed_decoder_of, reference_of
+from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
@@ -35,6 +35,23 @@ ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every r
 def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
     traces = traces_of(Engine(packed_decoder_of(model), decoding).generate(requests))
     return [traces[index] for index in range(len(requests))]
+
+
+def assert_as_reference(
+    model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[Trace], decoding: Decoding
+) -> None:
+    """Each of these rows is what the naive reference makes of its request."""
+    for request, trace in zip(requests, traces, strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+
+
+def as_reference(
+    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, rows: int | None = None
+) -> list[Trace]:
+    """Generated rows, each of which the naive reference makes too; at most `rows` of them are in flight."""
+    traces = generate(model, requests, decoding if rows is None else replace(decoding, rows=rows))
+    assert_as_reference(model, requests, traces, decoding)
+    return traces
 
 
 def configurations(

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, some
-from ran import Multiplied
-from references import decoder_of, packed_decoder_of, reference_of, shared_model
-from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, generate, modes_of
+from ran import run_alone
+from references import decoder_of, packed_decoder_of, shared_model
+from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, as_reference, generate, modes_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
-from eexit.decode import token_pass
 from eexit.decode.costs.counting import cost_columns, full_depth
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
@@ -29,12 +28,12 @@ from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.method.shortlist import Shortlist
-from eexit.model import cache as kv_cache
 from eexit.plan.configuration import Exit, Normal
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 FEW = replace(SAMPLED, max_new_tokens=12)
 LOOKING = [rule for rule in RULES if rule not in BLIND]
+READING = ("confidence", "margin", "entropy", "patience")
 
 
 def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKING) -> list[Request]:
@@ -59,8 +58,7 @@ def screen_of(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = T
 def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift: int, architecture: str) -> None:
     model, seen = shared_model(architecture), set()
     requests = requests_of(model, shift)
-    for request, trace in zip(requests, generate(model, requests, FEW), strict=True):
-        assert_same(trace, reference_of(model, request, FEW))
+    for request, trace in zip(requests, as_reference(model, requests, FEW), strict=True):
         assert isinstance(request.configuration, Exit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
@@ -80,23 +78,18 @@ def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
         decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(packed_decoder_of(model), 5))
     else:
         decoding = replace(FEW, readout=LINEAR, screen=screen_of(model, 6, 9))
-    requests = requests_of(model, shift, ("confidence", "margin", "entropy", "patience", "predicted_kl"))
-    for request, trace in zip(requests, generate(model, requests, decoding), strict=True):
-        assert_same(trace, reference_of(model, request, decoding))
+    as_reference(model, requests_of(model, shift, (*READING, "predicted_kl")), decoding)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(architecture: str) -> None:
     model = shared_model(architecture)
-    requests = requests_of(model, 1, ("confidence", "margin", "entropy", "patience"))
+    requests = requests_of(model, 1, READING)
     vocabulary, width = model.get_output_embeddings().weight.shape
     whole = generate(model, requests, FEW)
     screened = generate(model, requests, replace(FEW, screen=screen_of(model, width, vocabulary)))
     for trace, other in zip(screened, whole, strict=True):
         assert_same(trace, other)
-
-
-READING = ("confidence", "margin", "entropy", "patience")
 
 
 def beside_normal(model: PreTrainedModel) -> list[Request]:
@@ -110,8 +103,8 @@ def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str,
     model = shared_model(architecture)
     decoding = replace(FEW, readout=LINEAR, head=screen_of(model, 2, 3), temperature=temperature)
     missed = 0
-    for request, trace in zip(beside_normal(model), generate(model, beside_normal(model), decoding), strict=True):
-        assert_same(trace, reference_of(model, request, decoding))
+    requests = beside_normal(model)
+    for request, trace in zip(requests, as_reference(model, requests, decoding), strict=True):
         assert trace.counts is not None
         assert trace.counts.looks_TX("head_reads").sum() == 0
         looked_T = (~np.isnan(trace.evidence_TE[1:])).sum(1) + (trace.exit_layer_T[1:] == 6)
@@ -143,31 +136,24 @@ def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) 
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])
 @pytest.mark.parametrize("looks_through", ["head", "shortlist", "screen"])
 def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, looks_through: str, layers: tuple[int, ...]
+    llama: PreTrainedModel, looks_through: str, layers: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     decoder, decoding = decoder_of(llama), replace(FEW, observe="none")
     if looks_through == "shortlist":
         decoding = replace(decoding, shortlist=Shortlist(decoder, 5))
     if looks_through == "screen":
         decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
-    prices = replace(find_prices(decoder, decoding), before=0)
-    ran = Multiplied(llama, decoder, monkeypatch)
-    configuration = Exit("frozen_residual", "confidence", 0.3, layers)
-    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
-    counts, exit_T = trace.counts, trace.exit_layer_T[1:]
-    assert counts is not None
+    request = Request(PROMPTS[0], Exit("frozen_residual", "confidence", 0.3, layers), 3)
+    alone = run_alone(llama, decoder, decoding, request)
+    counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
     whole_T = {"head": looked_T, "shortlist": np.minimum(looked_T, 1), "screen": 0 * looked_T}[looks_through]
     unread_T = (exit_T == 6) | (whole_T < looked_T)  # whose token is read by itself
-    assert counts.looks_TX("head_reads").sum() == ran.reads == (whole_T + unread_T).sum()
+    assert counts.looks_TX("head_reads").sum() == alone.ran.reads == (whole_T + unread_T).sum()
     assert counts.looks_TX("screen_reads").sum() == (looked_T.sum() if looks_through == "screen" else 0)
     assert counts.looks_TX("shortlist_reads").sum() == (
         (looked_T - whole_T).sum() if looks_through == "shortlist" else 0
     )
-    columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
-    assert columns["cost_run"] == ran.multiply_adds(prices)
     assert {*exit_T.tolist()} & {*layers}, "it exits at all"
 
 

@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, some
-from ran import Multiplied
-from references import decoder_of, packed_decoder_of, reference_of, shared_model
-from rows import PROMPTS, SAMPLED, generate
+from ran import run_alone
+from references import decoder_of, packed_decoder_of, shared_model
+from rows import PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, RANK, STATE_MAPS, WIDTH, key_maps, stream_maps
 
 from eexit.decode import token_pass
-from eexit.decode.costs.counting import cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
-from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit
 
@@ -52,9 +50,7 @@ def test_invariant_3_maps_to_keys_and_values_match_the_reference_on_every_family
         return
     monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
     decoding, requests = decoding_of(decoder_of(any_model), KEYS), requests_of(any_model)
-    together = generate(any_model, requests, decoding)
-    for request, trace in zip(requests, together, strict=True):
-        assert_same(trace, reference_of(any_model, request, decoding))
+    together = as_reference(any_model, requests, decoding)
     assert_same(together[0], generate(any_model, requests[:1], decoding)[0])
 
 
@@ -65,8 +61,8 @@ def test_maps_of_a_rank_match_the_reference_and_scoring(llama: PreTrainedModel, 
     whole = generate(llama, requests, decoding_of(decoder, form))
     traces = generate(llama, requests, decoding)
     assert [trace.token_id_T.tolist() for trace in traces] != [trace.token_id_T.tolist() for trace in whole]
+    assert_as_reference(llama, requests, traces, decoding)
     for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(llama, request, decoding))
         scored = score(decoder, decoding, request, trace.token_id_T.tolist())
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
 
@@ -99,22 +95,14 @@ def own_projections(llama: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("rank", [None, RANK])
 @pytest.mark.parametrize("form", FORMS)
 def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, form: str, rank: int | None
+    llama: PreTrainedModel, form: str, rank: int | None
 ) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
-    decoder = Decoder(llama)
+    decoder = decoder_of(llama)
     decoding = replace(decoding_of(decoder, form, rank), observe="none")
-    prices = replace(find_prices(decoder, decoding), before=0)
-    ran = Multiplied(llama, decoder, monkeypatch)
     request = Request(PROMPTS[0], Exit(MODE, "confidence", some(llama, "confidence")[0]), 3)
-    [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
-    assert trace.counts is not None
-    assert trace.counts.keys_T.max() > 1, "something must be mapped"
-    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, MODE, len(PROMPTS[0]))
-    assert columns["cost_run"] == ran.multiply_adds(prices)
-    assert columns["cost_needed"] is not None
-    assert columns["cost_needed"] <= ran.multiply_adds(prices)
+    alone = run_alone(llama, decoder, decoding, request)
+    assert alone.counts.keys_T.max() > 1, "something must be mapped"
+    assert alone.columns["cost_needed"] <= alone.columns["cost_run"]
 
 
 def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
@@ -140,7 +128,5 @@ def test_tokens_that_wait_know_where_they_exited_when_rows_come_and_go(llama: Pr
     decoding = replace(FEW, state_maps=STATE_MAPS, rows=2, eos_token_ids=frozenset(range(0, 97, 11)))
     exits = [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
     requests = [Request(prompt, each, seed) for prompt in PROMPTS for each in exits for seed in (3, 4)]
-    traces = generate(llama, requests, decoding)
-    for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(llama, request, decoding))
+    traces = as_reference(llama, requests, decoding)
     assert len({len(trace.token_id_T) for trace in traces}) > 2

@@ -1,6 +1,5 @@
 """Mode `draft`: the text of full depth, whatever is drafted, and what is run for it."""
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,27 +8,22 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE
-from ran import Multiplied, Ran
-from references import decoder_of, reference_of, shared_model
-from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, generate
+from ran import Ran, exactly, run_alone
+from references import decoder_of, shared_model
+from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from scipy.stats import chi2
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, TUNED
 
-from eexit.decode import token_pass
-from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
 from eexit.decode.rows import slots
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS, Readout
-from eexit.model import cache
-from eexit.model.decoder import Decoder
-from eexit.plan.configuration import DRAFT, MOST_AUTO_TOKENS, Configuration, Draft, parse_drafts
+from eexit.plan.configuration import MOST_AUTO_TOKENS, Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, None))]
 EOS = frozenset(range(0, 97, 11))
@@ -48,8 +42,7 @@ def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: P
     drafts, decoding = DRAFTS[:3], replace(DECODING, max_new_tokens=10)
     requests = requests_of(drafts)[3:]
     traces = generate(any_model, requests, replace(decoding, rows=4))
-    for request, trace in zip(requests[1:3], traces[1:3], strict=True):  # the reference is slow
-        assert_same(trace, reference_of(any_model, request, decoding))
+    assert_as_reference(any_model, requests[1:3], traces[1:3], decoding)  # which is slow
     normal = generate(any_model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
     for index, trace in enumerate(traces):
         its = normal[index // len(drafts)]
@@ -64,9 +57,7 @@ def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: P
 def test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows(architecture: str, top_p: float) -> None:
     model, requests = shared_model(architecture), requests_of(DRAFTS[1:])
     decoding = replace(SAMPLED, top_p=top_p, eos_token_ids=EOS)
-    traces = generate(model, requests, replace(decoding, rows=4))
-    for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(model, request, decoding))
+    traces = as_reference(model, requests, decoding, rows=4)
     assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
 
 
@@ -126,15 +117,11 @@ def test_the_distribution_is_that_of_picked_tokens() -> None:
 
 @pytest.mark.parametrize("readout", [READOUTS["lens"], LINEAR, TUNED], ids=["lens", "linear", "tuned"])
 def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
-    decoding = replace(DECODING, readout=readout, max_new_tokens=12)
-    requests = requests_of(DRAFTS[1:3])
-    for request, trace in zip(requests, generate(llama, requests, decoding), strict=True):
-        assert_same(trace, reference_of(llama, request, decoding))
+    as_reference(llama, requests_of(DRAFTS[1:3]), replace(DECODING, readout=readout, max_new_tokens=12))
 
 
 def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    exactly(monkeypatch)
     decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
     requests = [Request(PROMPTS[0], draft)]
@@ -156,19 +143,10 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     assert columns["expected_speedup"] == 8 * n_decided / (n_rounds * 8 + n_drafted * 6)
 
 
-def test_what_is_run_for_drafts_is_priced_position_by_position(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
-    decoder = Decoder(copy.deepcopy(llama))
-    prices = replace(find_prices(decoder, DECODING), before=0)
-    ran = Multiplied(llama, decoder, monkeypatch)
-    decoding = replace(DECODING, observe="none")
-    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], DRAFTS[2])])).values()
-    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, DRAFT, len(PROMPTS[0]))
-    assert columns["cost_run"] == ran.multiply_adds(prices)
-    assert columns["cost_needed"] == columns["cost_full"] < columns["cost_run"]  # type: ignore[operator]
+def test_what_is_run_for_drafts_is_priced_position_by_position(llama: PreTrainedModel) -> None:
+    request = Request(PROMPTS[0], DRAFTS[2])
+    columns = run_alone(llama, decoder_of(llama), replace(DECODING, observe="none"), request).columns
+    assert columns["cost_needed"] == columns["cost_full"] < columns["cost_run"]
 
 
 def test_drafts_reach_beyond_the_room_that_records_have(

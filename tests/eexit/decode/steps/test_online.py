@@ -11,9 +11,9 @@ import pytest
 import torch
 from axes import EXITABLE, SOME, control, some
 from long_llama import LONG
-from ran import Multiplied, Ran
+from ran import Ran, run_alone
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
-from rows import ARCHITECTURES, PROMPTS, SAMPLED, grid, modes_of
+from rows import ARCHITECTURES, PROMPTS, SAMPLED, as_reference, grid, modes_of
 from tiny_models import GROUPED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,7 +34,6 @@ from eexit.decode.trace import Trace
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
-from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder
 from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Exit, Normal
@@ -50,17 +49,12 @@ def confident(model: PreTrainedModel) -> list[Configuration]:
 def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     monkeypatch.setattr(any_model.config, "_experts_implementation", "eager")  # made of products that torch counts
     decoder, seen = decoder_of(any_model), set()
-    prices, layer_L = replace(find_prices(decoder, FEW), before=0), np.arange(decoder.n_layers)
+    layer_L = np.arange(decoder.n_layers)
     for configuration in confident(any_model):
-        with monkeypatch.context() as patch:
-            ran = Multiplied(any_model, decoder, patch)
-            [trace] = traces_of(Engine(decoder, FEW).generate([Request(PROMPTS[0], configuration, 3)])).values()
-        counts, exit_T = trace.counts, trace.exit_layer_T[1:]
-        assert counts is not None
+        alone = run_alone(any_model, decoder, FEW, Request(PROMPTS[0], configuration, 3))
+        counts, ran, exit_T = alone.counts, alone.ran, alone.trace.exit_layer_T[1:]
         layers_T1, keys_T1 = counts.layers_T[:, None], counts.keys_T[:, None]
         assert ran.ended_L.tolist() == (layer_L < layers_T1).sum(0).tolist()
         written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
@@ -69,33 +63,22 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
         least, _ = needed(exit_T, EXITABLE, decoder.n_layers, STATES[configuration.mode])
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         assert counts.keys_T.tolist() == least.keys_T.tolist()
-        columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
-        assert columns["cost_run"] == ran.multiply_adds(prices)
         seen |= set(exit_T.tolist())
     assert len(seen) > 1
 
 
 @pytest.mark.parametrize(("rule", "parameter"), [("predicted_kl", 4.0), ("confidence", 0.3), ("patience", 2.0)])
-def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, parameter: float
-) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
-    decoder = Decoder(llama)
+def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(llama: PreTrainedModel, rule: str, parameter: float) -> None:
+    decoder = decoder_of(llama)
     decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
-    prices = replace(find_prices(decoder, decoding), before=0)
-    ran = Multiplied(llama, decoder, monkeypatch)
-    configuration = Exit("frozen_residual", rule, parameter)
-    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
-    counts, exit_T = trace.counts, trace.exit_layer_T[1:]
-    assert counts is not None
+    alone = run_alone(llama, decoder, decoding, Request(PROMPTS[0], Exit("frozen_residual", rule, parameter), 3))
+    counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
     looked_T = 1 + np.minimum(np.searchsorted(EXITABLE, exit_T), len(EXITABLE) - 1)
     reads = rule != "predicted_kl"
     assert counts.looks_TX("probe_reads").sum() == (0 if reads else looked_T.sum())
     assert counts.looks_TX("shortlist_reads").sum() == ((looked_T - 1).sum() if reads else 0)
-    assert ran.reads == counts.looks_TX("head_reads").sum() == len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
-    columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
-    assert columns["cost_run"] == ran.multiply_adds(prices)
+    n_reads = len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
+    assert alone.ran.reads == counts.looks_TX("head_reads").sum() == n_reads
     assert len(set(exit_T)) > 1
 
 
@@ -137,12 +120,9 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
     exits = [Exit(mode, rule, some(model, rule)[0]) for rule, mode in dict.fromkeys(pairs)]
     requests = [Request(PROMPTS[index % 2], exit, seed=index) for index, exit in enumerate(exits)]
     decoding = replace(SAMPLED, max_new_tokens=12, eos_token_ids=frozenset(range(0, 97, 11)))
-    few_at_a_time = Engine(packed_decoder_of(model), replace(decoding, rows=3)).generate(requests)
-    traces = traces_of(few_at_a_time)
-    for index, request in enumerate(requests):
-        assert_same(traces[index], reference_of(model, request, decoding))
+    traces = as_reference(model, requests, decoding, rows=3)
     assert max(n_parts) > 1
-    assert len({len(trace.token_id_T) for trace in traces.values()}) > 2, "rows must end at different times"
+    assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mpt"])
@@ -150,9 +130,7 @@ def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.Monke
     monkeypatch.setattr(observing, "OBSERVED_TOKENS", 7)
     monkeypatch.setattr(observing, "OBSERVED_POSITIONS", 100)
     model = shared_model(architecture)
-    requests = grid([Exit(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
-    for index, trace in traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests)).items():
-        assert_same(trace, reference_of(model, requests[index], SAMPLED))
+    as_reference(model, grid([Exit(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2]), SAMPLED)
 
 
 @cache
