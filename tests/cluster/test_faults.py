@@ -1,9 +1,11 @@
-"""Faults to expect on preemptible machines, with real processes: no run is lost, and none lands twice."""
+"""Faults to expect on preemptible machines, with real processes: no run is lost, and none lands twice.
+
+Drivers and actors that are killed, and rows that are the same bit for bit, are in `tests/support/chaos.py`.
+"""
 
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,32 +14,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import scripted
-from byte_model import save_byte_model
-from driving import (
-    actor_pids,
-    alone,
-    assert_complete,
-    assert_same,
-    assert_undisturbed,
-    drive,
-    is_alive,
-    look_here,
-    read_both,
-    wait_until,
-)
+from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, is_alive, wait_until
 from scripted import sweep_of
 
 from cluster.actor import model_generator
 from eexit.errors import SweepStopped
 from eexit.generator import ModelGenerator
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.runs import count_runs
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land, survey, tally_of
+from eexit.results.store.landing import survey
 
 pytestmark = pytest.mark.slow
-KILLS = 4
-N_SHARDS = 30  # more than land while a loaded machine gets round to a kill
-DRIVE = Path(__file__).parents[1] / "support" / "drive_script.py"
 
 
 @contextmanager
@@ -57,90 +45,6 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
     thread.join()
     if failures:
         raise failures[0]
-
-
-def kill_actors(folder: Path, out: Path, times: int) -> None:
-    """Kill one living actor after another, each once something more has landed."""
-    landed_before = 0
-    for _ in range(times):
-        generations = out / "generations"
-        wait_until(lambda: len(list(generations.glob("*.parquet"))) > landed_before)  # noqa: B023
-        landed_before = len(list(generations.glob("*.parquet")))
-        wait_until(lambda: any(map(is_alive, actor_pids(folder))))
-        os.kill(next(filter(is_alive, actor_pids(folder))), signal.SIGKILL)
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_actors_killed_again_and_again_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["sleep 0.02"] * 40)
-    out = tmp_path / "out"
-    with meanwhile(lambda: kill_actors(tmp_path, out, KILLS)):
-        tally = drive(config, out)
-    assert len(actor_pids(tmp_path)) >= 2 + KILLS - 1
-    assert tally.errors == 0
-    assert_undisturbed(config, out)
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_real_model_gives_the_same_rows_here_with_3_actors_and_with_2_one_of_them_killed(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    save_byte_model(model)
-    config = sweep_of(model, *(f"prompt {n}" for n in range(16)), max_new_tokens=12, dtype="float32", exit_every=2)
-    tallies = [drive(config, tmp_path / "3", model_generator, actors=3, cpus=0.5, look=look_here)]
-
-    earlier = set(children_named("SweepActor"))
-
-    def kill() -> None:  # at once when something has landed, since a fast machine may not be long about the rest
-        wait_until(lambda: bool(set(children_named("SweepActor")) - earlier))
-        victim = (set(children_named("SweepActor")) - earlier).pop()
-        wait_until(lambda: any((tmp_path / "2" / "generations").glob("*.parquet")))
-        os.kill(victim, signal.SIGKILL)
-
-    with meanwhile(kill):
-        tallies.append(drive(config, tmp_path / "2", model_generator, actors=2, look=look_here))
-    runs = list(plan_runs(config))
-    here = ModelGenerator(config, "cpu").generate(runs)
-    land(open_store(tmp_path / "here"), runs, here)
-    assert set(tallies) == {tally_of(here.generations)}
-    assert tallies[0].errors == 0
-    generations, tokens = read_both(tmp_path / "here")
-    for other in ("2", "3"):
-        other_generations, other_tokens = read_both(tmp_path / other)
-        assert_same(generations, other_generations, ["run_id"])
-        assert_same(tokens, other_tokens, ["run_id", "position"])
-
-
-def children_named(name: str) -> list[int]:
-    """Processes below this one that call themselves so, as Ray's actors do."""
-    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in lines.splitlines()}
-
-    def is_ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid][0]
-        return pid == os.getpid()
-
-    return [pid for pid, (_, line) in parents.items() if f"ray::{name}" in line and is_ours(pid)]
-
-
-def test_a_driver_that_is_killed_goes_on_without_orphans_or_temporary_files(
-    tmp_path: Path, ray_environment: dict[str, str]
-) -> None:
-    out = tmp_path / "out"
-    config = sweep_of(tmp_path, *["sleep 0.05"] * N_SHARDS)
-    command = [sys.executable, str(DRIVE), str(tmp_path), str(out), str(N_SHARDS)]
-    environment = {**os.environ, **ray_environment}
-    driver = subprocess.Popen(command, env=environment)
-    wait_until(lambda: len(list((out / "generations").glob("*.parquet"))) >= 2)
-    driver.kill()
-    driver.wait()
-    wait_until(lambda: not any(map(is_alive, actor_pids(tmp_path))))  # no orphans
-    assert len(list((out / "generations").glob("*.parquet"))) < N_SHARDS
-    n_landed = len(survey(open_store(out)).done)
-    done_before = {path.name for path in tmp_path.glob("did-*")}
-    subprocess.run(command, env=environment, check=True, timeout=60)
-    assert_undisturbed(config, out)
-    assert len({path.name for path in tmp_path.glob("did-*")} - done_before) <= count_runs(config) - n_landed
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -3,8 +3,8 @@
     PYTHONPATH=tests python tests/support/chaos.py --seed 7 --blows 24
 
 Drivers are killed or told to stop at any moment. Actors are killed or frozen, some of them for longer than `--timeout`.
-The same command is then repeated until it finishes. The seed determines the faults and the times between them; what the
-sweep is doing at that time depends on the machine too.
+Each of these is done in turn, and the same command is repeated until it finishes. The seed determines the faults and
+the times between them; what the sweep is doing at that time depends on the machine too.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Chaos:
         self._folder, self._tokens, self._seconds = folder, tokens, seconds
         self._random = random.Random(seed)
         self._began = time.monotonic()
-        self.starts = 0  # of drivers
+        self.starts = self._n_struck = 0  # drivers that were started, and blows
         self._out, self._stopped = folder, False
         self._frozen: list[tuple[float, psutil.Process]] = []  # when they go on
 
@@ -104,7 +104,7 @@ class Chaos:
 
     def _strike(self, driver: subprocess.Popen[bytes]) -> bool:
         """Whether there was anything to strike."""
-        blow, by = self._random.choice(BLOWS), self._random.choice(SIGNALS)
+        blow, by = BLOWS[self._n_struck % len(BLOWS)], self._random.choice(SIGNALS)
         for_seconds = self._random.uniform(0, 2 * TIMEOUT_SECONDS)
         actors = actors_of(driver)
         victim = self._random.choice(actors) if actors else None
@@ -126,6 +126,7 @@ class Chaos:
         if blow in ("kill driver", "stop driver"):
             self._stopped = True
             driver.wait()
+        self._n_struck += 1
         return True
 
     def _thaw(self, all_of_them: bool = False) -> None:

@@ -75,10 +75,6 @@ def assert_undisturbed(config: SweepConfig, out: Path) -> None:
     assert_same(pd.read_parquet(out / "tokens"), expected.tokens.to_pandas(), ["run_id", "position"])
 
 
-def read_both(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return pd.read_parquet(out / "generations"), pd.read_parquet(out / "tokens")
-
-
 def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
     """The same rows, whatever their order."""
     frames = [frame.sort_values(key).reset_index(drop=True) for frame in (one, other)]

@@ -156,7 +156,6 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--kl-factors", "0.5", "1", "-1"], "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)"),
         (["--kl-factors", "-.5,1"], "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)"),
         (["--kl-factors", "-1e3"], "kl_factors must be ≥ 0, got -1e3 (entry 1 of --kl-factors)"),
-        (["--kl-factors", "-inf"], "kl_factors must be ≥ 0, got -inf (entry 1 of --kl-factors)"),
         (["--kl-factors", "strong"], "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)"),
         (
             ["--kl-factors", "inf"],
@@ -193,10 +192,6 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--rules", "kl=1,1"], "1.0 of rule kl is listed more than once (--rules)"),
         (
             ["--rules", "kl=1", "agree", "kl=2"],
-            "rule kl is listed more than once: give all its parameters in one entry (--rules)",
-        ),
-        (
-            ["--rules", "kl=1", "--rules", "kl=2"],
             "rule kl is listed more than once: give all its parameters in one entry (--rules)",
         ),
         (["--draft", "20"], "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, got '20' (--draft)"),
@@ -236,7 +231,6 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--seeds", "0", str(-(2**63) - 1)], f"seeds must be ≥ {-(2**63)}, got {-(2**63) - 1} (entry 2 of --seeds)"),
         (["--max-new-tokens", str(2**31)], f"max_new_tokens must be ≤ {2**31 - 1}, got {2**31} (--max-new-tokens)"),
         (["--system", "caf\udce9"], "system must be valid Unicode, got 'caf\\udce9' (--system)"),
-        (["--prefiller", "caf\udce9"], "prefiller must be valid Unicode, got 'caf\\udce9' (--prefiller)"),
         (["--model", "caf\udce9"], "model must be valid Unicode, got 'caf\\udce9' (--model)"),
         (["--seeds", ","], "seeds needs at least one entry (--seeds)"),
         (["--out", ""], "out must be given, got '' (--out)"),

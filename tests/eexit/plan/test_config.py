@@ -23,22 +23,12 @@ def test_defaults_are_the_documented_grid() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"modes": ["frozen"]}, "Input should be 'normal', 'unfrozen'"),
         ({"modes": []}, "at least 1 item"),
-        ({"kl_factors": [-1]}, "greater than or equal to 0"),
         ({"kl_factors": [float("nan")]}, "greater than or equal to 0"),
-        ({"kl_factors": [float("inf")]}, "must be finite, got inf; mode normal is the limit"),
-        ({"kl_factors": [1, 1.0]}, "1.0 is listed more than once"),
         ({"kl_factors": []}, "only mode normal can do without one"),
-        ({"seeds": []}, "at least 1 item"),
-        ({"exit_layers": [5, 3]}, "must be strictly increasing, got 5,3"),
         ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
         ({"exit_layers": []}, "at least 1 item"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
-        ({"temperature": float("inf")}, "finite"),
-        ({"top_p": 0.9}, "no effect at temperature 0"),
-        ({"prompts": []}, "at least 1 item"),
-        ({"prompts": [*PROMPTS, *PROMPTS]}, "'0' is there more than once"),
         ({"observe": "some"}, "Input should be 'all', 'final' or 'none'"),
         ({"observe": "none"}, "rule kl decides by what the full-depth model says at every exitable layer, which"),
         (
@@ -49,6 +39,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
+    """What a flag or a TOML can say of it is in `tests/cluster/console/test_job.py`, with its words."""
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **fields})
 

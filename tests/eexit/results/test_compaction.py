@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +23,6 @@ from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from jobs.files.compact import main
-
-SCRIPT = Path(__file__).parents[3] / "jobs" / "files" / "compact.py"
 
 
 def results(runs: list[Run], config: SweepConfig) -> Results:
@@ -82,11 +79,6 @@ def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return here(main, *arguments)
 
 
-def compacted_aside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, as users run it."""
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
-
-
 def test_one_file_is_counted_as_one(store: Store, tmp_path: Path) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert compacted(store.root, "--into", once).stdout == "40 files merged into 1\n"
@@ -101,7 +93,7 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     store: Store, config: SweepConfig, tmp_path: Path
 ) -> None:
     before = contents(Path(store.root))
-    done = compacted_aside(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
+    done = compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
     assert done.stdout == "40 files merged into 4\n", done.stderr
     assert contents(Path(store.root)) == before
     copy = open_store(tmp_path / "copy")
@@ -257,24 +249,6 @@ def test_not_while_a_sweep_is_at_work(store: Store, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}" in done.stderr
     assert not (tmp_path / "copy").exists()
-
-
-@pytest.mark.parametrize("rows", ["-1", "0", "many"])
-def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> None:
-    done = compacted(store.root, "--into", "copy", f"--rows-per-file={rows}")
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: argument --rows-per-file: must be a whole number above 0, got {rows}: --help lists the flags\n"
-    )
-    spaced = compacted(store.root, "--into", "copy", "--rows-per-file", rows)
-    assert spaced.returncode == 2
-    assert len(spaced.stderr.splitlines()) == 1
-
-
-def test_the_help_keeps_its_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "\n    python jobs/files/compact.py results/mine --into results/merged\n" in capsys.readouterr().out
 
 
 def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: Store, tmp_path: Path) -> None:

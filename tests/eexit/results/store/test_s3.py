@@ -1,6 +1,5 @@
 """Results in a bucket: a real server with the S3 protocol on loopback, and a connection that breaks during a write."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -25,7 +24,6 @@ from eexit.results.store.lease import hold
 from eexit.results.store.manifest import make_manifest, written
 from eexit.results.tables import TOKENS
 from eexit.results.whereabouts import FolderKind, whereabouts
-from reports.page.build import build_report
 
 MEGABYTE = 1_000_000
 
@@ -133,23 +131,6 @@ def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
     assert (read_columns(store, ["run_id"]).num_rows, clear_debris(store)) == (9, 0)
     aside = store.filesystem.get_file_info(fs.FileSelector(store.path("damaged"), recursive=True))
     assert sum(info.type == fs.FileType.File for info in aside) == 3
-
-
-def test_a_report_names_the_file_in_a_bucket_whose_bits_have_changed(store: Store, wire: Wire, tmp_path: Path) -> None:
-    config = sweep_of("m", "one")
-    runs = list(plan_runs(config))
-    with written(store, make_manifest(config, {"name": "m", "n_layers": 30}, (5,))):
-        land(store, runs, rows_of(runs, config))
-    results = uri(wire, store.root.rpartition("/")[2])
-    build_report(results, tmp_path / "whole.html")
-    name = f"tokens/{shard_name(runs)}.parquet"
-    content = bytearray(store.read(name) or b"")
-    columns = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0)
-    index = TOKENS.names.index("position")
-    content[columns.column(index).data_page_offset + columns.column(index).total_compressed_size // 2] ^= 1
-    store.publish(name, bytes(content))
-    with pytest.raises(UsageError, match=rf"{name} is damaged \(its checksum does not match\)"):
-        build_report(results, tmp_path / "changed.html")
 
 
 def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:

@@ -24,8 +24,9 @@ QUESTIONS = [about_text(f"prompt {n}", "text" * n) for n in range(3)]
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where replies are kept
 
 
 def ask(judge: Judge, n: int = 1, replies: KeptReplies | None = None, **how: Any) -> list[Reply | BaseException]:
