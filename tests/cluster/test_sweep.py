@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 import ray
 import scripted
 from byte_model import save_byte_model
 from driving import assert_undisturbed
+from landed_sweep import land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
@@ -26,13 +26,10 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_different_runs, plan_runs
-from eexit.results.layout import MANIFEST, encode
 from eexit.results.means import figures
-from eexit.results.shard_tables import Results, error_results
+from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import Tally, land
-from eexit.results.store.manifest import make_manifest
-from eexit.results.tables import GENERATIONS
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration
@@ -82,13 +79,8 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     """The geometric mean of 2, 8 and 64 with two seeds each is 10.08; the arithmetic one is 24.67."""
     config = sweep_of(tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], kl_factors=[1], seeds=[0, 1])
     store, runs = open_store(tmp_path / "results" / "demo"), list(plan_runs(config))
-    results = rows_of(runs, config)
-    rows = [
-        {**row, "perplexity": {"one": 2.0, "two": 8.0, "three": 64.0}[run.prompt.prompt]}
-        for row, run in zip(results.generations.to_pylist(), runs, strict=True)
-    ]
-    land(store, runs, Results(pa.Table.from_pylist(rows, GENERATIONS), results.tokens))
-    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
+    perplexity = {"one": 2.0, "two": 8.0, "three": 64.0}
+    land_rows(tmp_path / "results" / "demo", config, lambda run: {"perplexity": perplexity[run.prompt.prompt]})
     expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
 
     summary = Summary(config, store.root, {}, [5], len(runs), 0, Tally())
@@ -114,13 +106,10 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
         tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], rules={"kl": [1], "fixed": [5]}, seeds=[0, 1]
     )
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    failed, done = error_results(runs[:1], config, "no"), rows_of(runs[1:], config)
-    rows = [
-        {**row, "mean_depth": 0.9 if run.prompt.prompt == "one" else 0.6, "correct": True}
-        for row, run in zip(done.generations.to_pylist(), runs[1:], strict=True)
-    ]
-    generations = pa.concat_tables([failed.generations, pa.Table.from_pylist(rows, GENERATIONS)])
-    land(store, runs, Results(generations, done.tokens))
+    land(store, runs[:1], error_results(runs[:1], config, "no"))
+    depth = {"one": 0.9, "two": 0.6, "three": 0.6}
+    done = rows_of(runs[1:], config, lambda run: {"mean_depth": depth[run.prompt.prompt], "correct": True})
+    land(store, runs[1:], done)
     found = figures(store, configurations(config), config.temperature)
     counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
     assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}

@@ -1,13 +1,15 @@
-"""Sweeps that are generated and landed here, without Ray."""
+"""Finished sweeps that are landed here, without Ray: of a model's texts, or of rows that a test makes up."""
 
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from driving import look_here
+from scripted import rows_of
 
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import plan_runs
+from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
@@ -15,11 +17,24 @@ from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
 
 
-def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> None:
+def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
+    """What the model of the configuration writes; the runs of a prompt called `failed` are errors."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     model, layers, _ = look_here(config, 1)
     store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
-    generator = cache(lambda: ModelGenerator(config, "cpu"))
-    for prompt in config.prompts:
-        its = [run for run in runs if run.prompt.id == prompt.id]
-        land(store, its, error_results(its, config, "no") if prompt.id == "failed" else generator().generate(its))
+    failed, done = ([run for run in runs if (run.prompt.id == "failed") == fails] for fails in (True, False))
+    if failed:
+        land(store, failed, error_results(failed, config, "no"))
+    if done:
+        land(store, done, ModelGenerator(config, "cpu").generate(done))
+    return out
+
+
+def land_rows(
+    out: Path, config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}, leave_out: int = 0
+) -> Path:
+    """Rows of scripted runs, with these columns instead of their own."""
+    store, runs = open_store(out), list(plan_runs(config))[leave_out:]
+    land(store, runs, rows_of(runs, config, columns))
+    store.publish(MANIFEST, encode(make_manifest(config, {"name": config.model, "n_layers": 30}, [5])))
+    return out

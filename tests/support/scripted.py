@@ -21,8 +21,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -131,8 +132,10 @@ class ScriptedGenerator:
                 os._exit(1)
 
 
-def rows_of(runs: Sequence[Run], config: SweepConfig) -> Results:
-    """Three tokens a run, with numbers that follow from the run's id."""
+def rows_of(
+    runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
+) -> Results:
+    """Three tokens a run, with numbers that follow from the run's id, but for these `columns` of its row."""
     generations = [
         {
             **run_columns(run, config),
@@ -145,6 +148,7 @@ def rows_of(runs: Sequence[Run], config: SweepConfig) -> Results:
             "exit_rate": _share(run),
             "mean_depth": 1 - _share(run) / 2,
             "exit_layer_counts": [(5, 1), (29, 1)],
+            **columns(run),
         }
         for run in runs
     ]

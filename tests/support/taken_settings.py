@@ -9,18 +9,13 @@ from typing import Any
 import pandas as pd
 import torch
 from byte_model import save_byte_model
-from driving import look_here
+from landed_sweep import land_all
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.custom_generate.setting import ExitOutput, Setting
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import plan_runs
-from eexit.results.layout import MANIFEST, encode
-from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
-from eexit.results.store.manifest import make_manifest
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
 LAYERS = (1, 3, 4)
@@ -51,11 +46,7 @@ def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -
     prompts = [{"id": f"{index}", "prompt": text} for index, text in enumerate(texts)]
     asked = {"dtype": "float32", "exit_layers": LAYERS, "max_new_tokens": N_TOKENS, "record_top_k": 0, **fields}
     config = SweepConfig.model_validate({"model": str(model), "prompts": prompts, **asked})
-    store, runs = open_store(out), list(plan_runs(config))
-    described, layers, _ = look_here(config, 1)
-    store.publish(MANIFEST, encode(make_manifest(config, described, layers)))
-    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
-    return out
+    return land_all(out, config)
 
 
 @cache

@@ -15,6 +15,7 @@ import pytest
 from byte_model import save_byte_model
 from commands import asked_here
 from driving import look_here
+from landed_sweep import land_all
 from safetensors.numpy import load_file
 
 from cluster.studies import training
@@ -22,15 +23,13 @@ from cluster.studies.training import TrainingWork, train_exits
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.output.progress import Progress, Silence
+from cluster.studies.training import train_exits
+from cluster.studies.training_work import TrainingWork
 from eexit.plan import model_facts
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.runs import plan_runs
-from eexit.results.layout import MANIFEST, encode
+from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import read_finished
-from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
-from eexit.results.store.manifest import make_manifest
 from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
 from eexit.training.texts import chooses, is_held_out, read_texts
 from jobs import train
@@ -48,11 +47,7 @@ def swept(out: Path, model: Path, prompts: list[str], **others: Any) -> Path:
         max_new_tokens=8,
         **{"modes": ("normal",), "kl_factors": (), **others},
     )
-    store, runs = open_store(out), list(plan_runs(config))
-    described, layers, _ = look_here(config, 1)
-    store.publish(MANIFEST, encode(make_manifest(config, described, layers)))
-    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
-    return out
+    return land_all(out, config)
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,16 @@
 """Controls follow the exits of a finished sweep's configurations."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from scripted import rows_of, sweep_of
+from landed_sweep import land_rows
+from scripted import sweep_of
 
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, plan_runs
-from eexit.results.layout import MANIFEST, encode
-from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import land
-from eexit.results.store.manifest import make_manifest
-from eexit.results.tables import GENERATIONS
+from eexit.results.layout import MANIFEST
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 CONFIG = sweep_of("a-model", "one", "two", rules=["kl=0.5,1", "agree"])
@@ -25,19 +19,7 @@ CONFIG = sweep_of("a-model", "one", "two", rules=["kl=0.5,1", "agree"])
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """A sweep whose runs all exit once at layer 5 and once at the final one."""
-    land_all(open_store(tmp_path / "finished"), CONFIG)
-    return tmp_path / "finished"
-
-
-def land_all(
-    store: Store, config: SweepConfig, leave_out: int = 0, counts: Sequence[tuple[int, int]] = ((5, 1), (29, 1))
-) -> None:
-    runs = list(plan_runs(config))[leave_out:]
-    rows = rows_of(runs, config)
-    table = rows.generations.drop_columns("exit_layer_counts").to_pylist()
-    its = pa.Table.from_pylist([row | {"exit_layer_counts": counts} for row in table], GENERATIONS)
-    land(store, runs, replace(rows, generations=its))
-    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
+    return land_rows(tmp_path / "finished", CONFIG)
 
 
 def load(*arguments: str | Path) -> SweepConfig:
@@ -59,13 +41,13 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it(finished: P
 
 def test_a_control_has_none_of_its_own(finished: Path, tmp_path: Path) -> None:
     config = load("--controls-of", finished, "--rules", "kl=0.5", "--modes", "unfrozen")
-    land_all(open_store(tmp_path / "again"), config)
+    land_rows(tmp_path / "again", config)
     again = load("--controls-of", tmp_path / "again", "--modes", "normal")
     assert [control.of for control in again.controls] == ["unfrozen/kl/0.5"]
 
 
 def test_what_always_exits_at_one_layer_has_no_control(tmp_path: Path) -> None:
-    land_all(open_store(tmp_path / "one"), CONFIG, counts=[(5, 2), (29, 0)])
+    land_rows(tmp_path / "one", CONFIG, lambda run: {"exit_layer_counts": [(5, 2), (29, 0)]})
     assert load("--controls-of", tmp_path / "one", "--modes", "normal").controls == ()
 
 
@@ -83,7 +65,7 @@ def control_with(config: SweepConfig, counts: dict[int, int]) -> object:
 
 
 def test_only_a_finished_sweep_of_this_format_can_be_followed(finished: Path, tmp_path: Path) -> None:
-    land_all(open_store(tmp_path / "half"), CONFIG, leave_out=3)
+    land_rows(tmp_path / "half", CONFIG, leave_out=3)
     (tmp_path / "empty").mkdir()
     manifest = finished / MANIFEST
     for results, message in (

@@ -8,17 +8,15 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from byte_model import N_LAYERS, save_byte_model
+from byte_model import save_byte_model
 from landed_sweep import land_all
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.console.closing_table import closing_table
-from eexit.generator import ModelGenerator
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, configurations, plan_runs
 from eexit.results.landed import read_columns
-from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results, error_results
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import (
@@ -31,7 +29,6 @@ from eexit.results.store.landing import (
     shard_name,
     survey,
 )
-from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.page.origin import facts
 from reports.read.sweep import read_sweep
@@ -92,8 +89,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
         modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, decide_on="screen:8:8", kl_factors=(),
         exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
-    land_all(tmp_path / "out", config)
-    store = open_store(tmp_path / "out")
+    store = open_store(land_all(tmp_path / "out", config))
     runs = read_columns(store, ["configuration", "n_tokens", "screen_misses"]).to_pandas().set_index("configuration")
     looking = runs.loc["unfrozen/confidence/0.1"]
     n_left, n_missed = (looking.n_tokens - 1).sum(), looking.screen_misses.sum()
@@ -111,10 +107,7 @@ def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
         draft=("2:2", "4:auto"), kl_factors=(), exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
-    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    manifest = make_manifest(config, {"name": "m", "n_layers": N_LAYERS}, (2, 4))
-    store.publish(MANIFEST, encode(manifest))
-    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
+    store = open_store(land_all(tmp_path / "out", config))
     table = closing_table(store, configurations(config))
     *_, accepted, expected = (list(column.cells) for column in table.columns)
     found = drafted(read_sweep(store.root))

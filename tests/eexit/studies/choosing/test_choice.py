@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from blank_rows import blank
 from commands import here
 from full_disk import left, on_a_full_disk
-from scripted import rows_of, sweep_of
+from landed_sweep import land_rows
+from scripted import sweep_of
 
 from eexit.output.text import short_percent
 from eexit.plan.config import SweepConfig
@@ -26,13 +26,8 @@ from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import error_of_ask
 from eexit.quality.risk_tests import betting, exact_binomial, prompts_needed, prompts_without_loss
 from eexit.quality.rubric import ASPECTS
-from eexit.results.layout import MANIFEST, encode
-from eexit.results.shard_tables import Results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
-from eexit.results.store.manifest import make_manifest
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, TIMINGS
-from eexit.results.tables import GENERATIONS
 from jobs.choose import main
 
 PROMPTS = [f"What is {n} plus {n}?" for n in range(120)]
@@ -63,18 +58,9 @@ def number(run: Run) -> dict[str, Any]:
     }
 
 
-def land_sweep(out: Path, config: SweepConfig, numbers: Callable[[Run], Mapping[str, Any]], leave_out: int = 0) -> Path:
-    store, runs = open_store(out), list(plan_runs(config))[leave_out:]
-    results = rows_of(runs, config)
-    rows = [row | numbers(run) for row, run in zip(results.generations.to_pylist(), runs, strict=True)]
-    land(store, runs, Results(pa.Table.from_pylist(rows, GENERATIONS), results.tokens))
-    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
-    return out
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return land_sweep(tmp_path_factory.mktemp("chosen") / "out", CONFIG, number)
+    return land_rows(tmp_path_factory.mktemp("chosen") / "out", CONFIG, number)
 
 
 @pytest.fixture
@@ -193,7 +179,7 @@ def answered(run: Run) -> dict[str, Any]:
 
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
-    out = land_sweep(tmp_path / "out", config, answered)
+    out = land_rows(tmp_path / "out", config, answered)
     code, said = chosen(out, "--risk", "answers", "--order", "passed-on")
     assert code == 0
     assert "normal answers 75% of them correctly. No more than that can be lost." in said
@@ -226,7 +212,7 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         texts = {"correct": is_normal and run.prompt.prompt in right, "lcs_share": 1.0 if is_normal else 0.1}
         return {**number(run), **texts}
 
-    out = land_sweep(tmp_path / "out", config, numbers)
+    out = land_rows(tmp_path / "out", config, numbers)
     asked = (out, "--risk", "answers", "--order", "passed-on", "--at-most")
     code, said = chosen(*asked, "0.05")
     share = short_percent(3 / len(CHOOSING))
@@ -261,7 +247,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
         is_wrong = run.configuration.mode == "skip" and fails.get(run.prompt.prompt) == "normal"
         return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
 
-    out = land_sweep(tmp_path / "out", config, numbers)
+    out = land_rows(tmp_path / "out", config, numbers)
     code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
     row = last_choice(out)
     assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
@@ -277,7 +263,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
 def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
     fails = {"skip/confidence/0.9": {"status": "error"}}
-    out = land_sweep(
+    out = land_rows(
         tmp_path / "out",
         config,
         lambda run: {
@@ -292,7 +278,7 @@ def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once
 
 def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
-    out = land_sweep(tmp_path / "out", config, number)
+    out = land_rows(tmp_path / "out", config, number)
     unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
     rows = [
         {
@@ -318,7 +304,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
 def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_path: Path) -> None:
     """One judge is stricter with all texts, and gives the setting's half a point less: a quarter, over both judges."""
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
-    out = land_sweep(tmp_path / "out", config, number)
+    out = land_rows(tmp_path / "out", config, number)
     for minute in range(3):  # of the calls, the second counts: the third is an error
         rows = [
             {
@@ -369,8 +355,8 @@ def test_what_nothing_can_be_chosen_from_is_told_in_a_line(finished: Path, argum
 
 def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: Path) -> None:
     few = sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"])
-    land_sweep(tmp_path / "few", few, number)
-    land_sweep(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), number, leave_out=3)
+    land_rows(tmp_path / "few", few, number)
+    land_rows(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), number, leave_out=3)
     n_few = sum(not for_reporting(prompt) and not for_pilot(prompt) for prompt in PROMPTS[:20])
     for out, risk, message in (
         (finished, "answers", "has no answers to check: sweep prompts that bring an answer"),
@@ -397,7 +383,7 @@ def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finishe
 
 def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
-    pilot = land_sweep(tmp_path / "pilot", others, number)
+    pilot = land_rows(tmp_path / "pilot", others, number)
     code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06", "--pilot", pilot)
     row = last_choice(finished)
     assert (code, row["pilot"], row["tested"][0]["n"]) == (0, str(pilot), len(CHOOSING))
@@ -412,7 +398,7 @@ def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: P
 def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
     """Such as the run of an assessment, whose pilot is another sweep."""
     without = CONFIG.model_copy(update={"prompts": tuple(it for it in CONFIG.prompts if not for_pilot(it.prompt))})
-    out = land_sweep(tmp_path / "run", without, number)
+    out = land_rows(tmp_path / "run", without, number)
     assert chosen(out, "--risk", "disagreement") == (
         2,
         f"error: {out} has no prompts for a pilot, which gives the order of testing: name a finished sweep of other "
@@ -420,13 +406,13 @@ def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
         "which needs none",
     )
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
-    pilot = land_sweep(tmp_path / "tried", others, number)
+    pilot = land_rows(tmp_path / "tried", others, number)
     for way_out in (("--pilot", pilot), ("--order", "passed-on")):
         assert chosen(out, "--risk", "disagreement", "--at-most", "0.4", *way_out)[0] == 0
 
 
 def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_error(tmp_path: Path) -> None:
-    out = land_sweep(tmp_path / "out", CONFIG, number)
+    out = land_rows(tmp_path / "out", CONFIG, number)
     for bound, which, name, may_err in (
         ("0.2", 1, "", 0.0475),
         ("0.25", 2, "second", 0.002375),
@@ -478,14 +464,14 @@ def test_asks_that_were_planned_share_the_error_equally_and_say_so(finished: Pat
 def test_groups_of_one_prompt_are_called_so(tmp_path: Path) -> None:
     prompts = tuple(replace(prompt, group=prompt.id) for prompt in CONFIG.prompts)
     config = CONFIG.model_copy(update={"prompts": prompts, "rules": {"confidence": (0.99,)}, "seeds": (0,)})
-    _, said = chosen(land_sweep(tmp_path / "out", config, number), "--risk", "disagreement", "--order", "equal")
+    _, said = chosen(land_rows(tmp_path / "out", config, number), "--risk", "disagreement", "--order", "equal")
     assert "120 prompts belong to 120 groups, each of which counts once. No group has two prompts, so that" in said
 
 
 def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}, "seeds": (0,)})
     wrong = {"disagreement": 1.5}
-    out = land_sweep(tmp_path / "out", config, lambda run: {**number(run), **(wrong if run.prompt.id == "3" else {})})
+    out = land_rows(tmp_path / "out", config, lambda run: {**number(run), **(wrong if run.prompt.id == "3" else {})})
     code, said = chosen(out, "--risk", "disagreement")
     assert code == 2
     assert "has a loss of 1.5, and losses for risk disagreement are between 0 and 1: check its column" in said
@@ -494,7 +480,7 @@ def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
 def test_no_setting_that_costs_as_much_as_full_depth_is_chosen(tmp_path: Path) -> None:
     dear = {"cost_run": 120.0, "cost_full": 100.0}
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}})
-    out = land_sweep(tmp_path / "out", config, lambda run: {**number(run), **dear})
+    out = land_rows(tmp_path / "out", config, lambda run: {**number(run), **dear})
     code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
     assert (code, last_choice(out)["configuration"]) == (1, None)
     assert last_choice(out)["tested"][0]["certified"]
@@ -510,7 +496,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
     )
     changed = {"prompts": prompts, "rules": {"confidence": (0.9,)}, "seeds": (0,)}
     lost = {f"What is {n} plus {n}?" for n in range(0, 80, 10)}
-    out = land_sweep(
+    out = land_rows(
         tmp_path / "out",
         CONFIG.model_copy(update=changed),
         lambda run: {**number(run), "correct": run.configuration.key == "normal" or run.prompt.prompt not in lost},
@@ -525,7 +511,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
 
 
 def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:
-    out = land_sweep(tmp_path / "out", CONFIG, number)
+    out = land_rows(tmp_path / "out", CONFIG, number)
     done = on_a_full_disk(2048, main, out, "--risk", "disagreement")
     assert done.returncode == 1
     [stopped] = done.stderr.splitlines()

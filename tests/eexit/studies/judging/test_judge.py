@@ -17,7 +17,6 @@ from typing import Any
 
 import openai._base_client
 import pandas as pd
-import pyarrow as pa
 import pytest
 from commands import here
 from driving import wait_until
@@ -30,7 +29,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
-from eexit.results.shard_tables import Results, error_results
+from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
@@ -73,17 +72,11 @@ def write(
     config = config.model_copy(update={"prompts": named})
     store, runs = open_store(out), list(plan_runs(config))[:land_first]
     store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30}, (5,))))
-    land(store, [it for it in runs if it.prompt.prompt == "failed"], failed(runs, config))
+    failed = [it for it in runs if it.prompt.prompt == "failed"]
+    land(store, failed, error_results(failed, config, "no"))
     done = [it for it in runs if it.prompt.prompt != "failed"]
-    results = rows_of(done, config)
-    at = results.generations.schema.get_field_index("text")
-    column = pa.array([text(it) for it in done])
-    land(store, done, Results(results.generations.set_column(at, "text", column), results.tokens))
+    land(store, done, rows_of(done, config, lambda run: {"text": text(run)}))
     return out
-
-
-def failed(runs: list[Run], config: SweepConfig) -> Results:
-    return error_results([it for it in runs if it.prompt.prompt == "failed"], config, "no")
 
 
 @pytest.fixture
