@@ -80,9 +80,8 @@ def test_invariant_2_the_ends_of_the_kl_rule(any_model: PreTrainedModel) -> None
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_invariant_2_the_ends_of_every_rule(architecture: str, rule: str) -> None:
-    check_ends(shared_model(architecture), rule, list(STATES))
+def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -> None:
+    check_ends(llama, rule, list(STATES))
 
 
 def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
@@ -218,9 +217,9 @@ def draws(model: PreTrainedModel, rule: str, n_seeds: int = 132, n_tokens: int =
 
 
 @pytest.mark.parametrize("rule", ["kl", "random"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(architecture: str, rule: str) -> None:
-    exit_N, probability_NX = draws(shared_model(architecture), rule)
+def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel, rule: str) -> None:
+    """Of one model: that probabilities are those of the reference is seen on all of them."""
+    exit_N, probability_NX = draws(llama, rule)
     assert len(exit_N) >= 5000
     observed, expected = np.bincount(exit_N, minlength=len(EXITABLE) + 1), probability_NX.sum(0)
     assert not observed[expected == 0].any()
@@ -243,8 +242,7 @@ def test_invariant_5_exits_happen_as_often_as_they_could_where_a_layer_was_reach
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("kl", "random", "predicted_kl")])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_invariant_5_exits_that_are_certain_always_happen(architecture: str, rule: str) -> None:
-    exit_N, probability_NX = draws(shared_model(architecture), rule, len(STATES), n_tokens=24)
+def test_invariant_5_exits_that_are_certain_always_happen(llama: PreTrainedModel, rule: str) -> None:
+    exit_N, probability_NX = draws(llama, rule, len(STATES), n_tokens=24)
     assert (probability_NX[np.arange(len(exit_N)), exit_N] == 1).all()
     assert rule == "fixed" or len(set(exit_N)) > 1

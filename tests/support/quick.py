@@ -17,7 +17,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "eexit/test_invariants.py": (
         "test_every_rule_is_tested",
         "test_invariant_1_normal_is_greedy_generate[llama]",
-        "test_invariant_2_the_ends_of_every_rule[llama",
+        "test_invariant_2_the_ends_of_every_rule",
         "test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference[llama]",
         "test_invariant_3_every_rule_and_state_matches_the_naive_reference[gpt_neox",
         "test_invariant_3_holds_for_the_kl_generator[llama",

@@ -304,7 +304,7 @@ WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", ["99999999999999999999", "-99999999999999999999", "9" * 5000])
+@pytest.mark.parametrize("number", ["-99999999999999999999", "9" * 5000])
 @pytest.mark.parametrize(
     ("run", "command", "flag"),
     [

@@ -5,6 +5,7 @@ Exitable are the layers of `EXITABLE`, and sets are parts of them; rows of all s
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,14 +82,13 @@ def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
     as_reference(model, requests_of(model, shift, (*READING, "predicted_kl")), decoding)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(architecture: str) -> None:
-    model = shared_model(architecture)
-    requests = requests_of(model, 1, READING)
-    vocabulary, width = model.get_output_embeddings().weight.shape
-    whole = generate(model, requests, FEW)
-    screened = generate(model, requests, replace(FEW, screen=screen_of(model, width, vocabulary)))
-    for trace, other in zip(screened, whole, strict=True):
+@pytest.mark.parametrize("reads", ["screen", "head"])
+def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel, reads: str) -> None:
+    requests = beside_normal(llama)
+    vocabulary, width = llama.get_output_embeddings().weight.shape
+    whole = generate(llama, requests, FEW)
+    of_all: dict[str, Any] = {reads: screen_of(llama, width, vocabulary)}
+    for trace, other in zip(generate(llama, requests, replace(FEW, **of_all)), whole, strict=True):
         assert_same(trace, other)
 
 
@@ -96,8 +96,7 @@ def beside_normal(model: PreTrainedModel) -> list[Request]:
     return [Request(PROMPTS[0], Normal(), seed=3), *requests_of(model, 3, READING)]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), *((name, 0.8) for name in ARCHITECTURES)])
 def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
     """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
     model = shared_model(architecture)
@@ -112,14 +111,6 @@ def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str,
         if isinstance(request.configuration, Normal):
             missed += int((trace.token_id_T != trace.final_token_id_T).sum())
     assert missed, "so coarse a screen misses the likeliest token at times, which is recorded as disagreement"
-
-
-def test_a_head_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel) -> None:
-    vocabulary, width = llama.get_output_embeddings().weight.shape
-    whole = generate(llama, beside_normal(llama), FEW)
-    screened = generate(llama, beside_normal(llama), replace(FEW, head=screen_of(llama, width, vocabulary)))
-    for trace, other in zip(screened, whole, strict=True):
-        assert_same(trace, other)
 
 
 def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) -> None:

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
 from eexit.model.loading import describe_model, load_model_and_tokenizer
+from eexit.model.decoder import Decoder
+from eexit.model.loading import describe_model, estimate_memory, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
 
 Weights = dict[str, torch.Tensor]
@@ -83,11 +85,15 @@ def test_keys_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_whole_checkpoints_of_every_family_are_taken(tmp_path: Path, architecture: str) -> None:
+def test_whole_checkpoints_of_every_family_are_taken_and_keep_the_keys_and_values_that_were_estimated(
+    tmp_path: Path, architecture: str
+) -> None:
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
-    load_model_and_tokenizer(config(tmp_path), "cpu")
+    _, token_bytes, _ = estimate_memory(config(tmp_path))
+    model, _ = load_model_and_tokenizer(config(tmp_path), "cpu")
+    assert token_bytes == 2 * Decoder(model).cache_bytes_per_token
 
 
 @pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight", "both"])

@@ -114,7 +114,14 @@ def only_the_first_row(part: Tensor) -> Tensor:
     return part[:1].expand_as(part)
 
 
-MIX_UPS = [reversed_rows, rolled_rows, two_swapped_rows, swapped_halves, means_with_a_neighbour, only_the_first_row]
+def half_as_much_more(part: Tensor) -> Tensor:
+    return part * 1.5
+
+
+MIX_UPS = [
+    reversed_rows, rolled_rows, two_swapped_rows, swapped_halves, means_with_a_neighbour, only_the_first_row,
+    half_as_much_more,
+]  # fmt: skip
 
 
 def mix_up(model: PreTrainedModel, name: str, mixed: Callable[[Tensor], Tensor], more_than: int) -> None:

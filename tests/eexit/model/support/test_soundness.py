@@ -266,12 +266,3 @@ def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason
     router.register_forward_hook(choose_otherwise)
     assert Decoder(model).n_layers == 3
     assert max(n_chosen_otherwise) > 1
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
-def test_a_layer_that_adds_more_beside_other_rows_is_refused(architecture: str, dtype: torch.dtype) -> None:
-    model = shallow_model(architecture, dtype)
-    model.model.layers[1].mlp.register_forward_hook(lambda _, args, output: output * (1.5 if len(args[0]) > 1 else 1))
-    with pytest.raises(UsageError, match=r"what layer 1 adds for single tokens is .*% off"):
-        Decoder(model)

@@ -1,7 +1,7 @@
 """Replays of what tiny models wrote: against draws, against runs at the same settings, and at the ends of each rule."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +132,13 @@ def test_the_ends_of_each_rule_are_its_first_exit_and_full_depth(
             assert replayed.costs.cost_needed == replayed.costs.cost_full
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", STATES)
+@pytest.mark.parametrize(  # each rule in two states, and in another one, each of which is some rule's
+    ("mode", "rule"),
+    [
+        *product(("unfrozen", "frozen_residual"), RULES),
+        *zip(cycle([mode for mode in STATES if mode not in ("unfrozen", "frozen_residual")]), RULES, strict=False),
+    ],
+)
 def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
     llama: PreTrainedModel, replayer: Replayer, mode: str, rule: str
 ) -> None:
