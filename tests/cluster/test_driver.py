@@ -147,12 +147,3 @@ def test_a_place_that_can_no_longer_be_written_to_stops_the_sweep(tmp_path: Path
 def test_a_sweep_that_only_fails_stops(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: RuntimeError: no such luck"):
         drive(sweep_of(tmp_path, *["raise"] * 20), tmp_path / "out")
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_errors_are_tried_again_by_the_next_sweep(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, "one", "raise", "three")
-    drive(config, tmp_path / "out", rows=18)
-    tally = drive(config, tmp_path / "out", rows=18)
-    assert (tally.runs, tally.errors) == (9, 9)
-    alone(assert_complete(config, tmp_path / "out"), "raise")

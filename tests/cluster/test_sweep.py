@@ -21,6 +21,7 @@ from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 from cluster.console.closing_table import closing_table
 from cluster.console.display import Lines
 from cluster.job import SweepJob
+from cluster.console.job import SweepJob
 from cluster.sweep import Summary, run_sweep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
@@ -138,17 +139,6 @@ def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
     assert [(row["runs"], row["errors"]) for row in first.figures()] == [(3, 1)] * 9
     second = scripted_sweep(config, tmp_path / "out")
     assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, "one")
-    first = scripted_sweep(config, tmp_path / "out")
-    log = io.StringIO()
-    second = scripted_sweep(config, tmp_path / "out", display=Lines(log))
-    assert log.getvalue() == f"looking at the model\nnothing is left to do: 9 runs landed in {tmp_path}/out\n"
-    assert (second.done, second.errors, second.tally) == (first.done, 0, Tally())
-    assert_undisturbed(config, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -14,13 +14,12 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 import pytest
 import torch
-from byte_model import save_byte_model
+from byte_model import save_family
 from golden.collecting import Recording, collapsed, without_volatile
 from golden.digests import Digests, Record, without_floats
 from judge_server import judging
 from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
-from tiny_models import tiny_model
 
 from jobs import find_scripts
 
@@ -47,7 +46,7 @@ def recorded(keep: Path | None = None) -> Digests:
             recording.help(script)
         save_time(patch)
         for architecture in MODELS:
-            save(architecture)
+            save_family(Path("models", architecture), architecture)
         write_prompts()
         temporary = tempfile.mkdtemp(prefix="golden-")  # short: Ray's socket names are limited
         with started_ray({"RAY_TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"}):
@@ -78,15 +77,6 @@ def save_time(patch: pytest.MonkeyPatch) -> None:
         if callable(vars(module).get("aside")):
             patch.setattr(module, "aside", lambda function, *given: function(*given))
     patch.setattr("jobs.sweep.write_report", lambda results, store: None)
-
-
-def save(architecture: str) -> None:
-    """A random model of this architecture whose tokens are bytes, as a user has it in a folder."""
-    folder = Path("models", architecture)
-    save_byte_model(folder, ends=True)
-    config = json.loads((folder / "config.json").read_text())
-    sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": 256}
-    tiny_model(architecture, **sizes, eos_token_id=config["eos_token_id"]).save_pretrained(folder)
 
 
 def write_prompts() -> None:

@@ -1,8 +1,10 @@
 """A model folder such as a user has: a small random Llama whose tokens are bytes, with its tokenizer."""
 
+import json
 from pathlib import Path
 
 import torch
+from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -35,3 +37,12 @@ def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, 
         eos_token_id=alphabet.index(EOS) if ends else None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def save_family(folder: Path, architecture: str) -> Path:
+    """A random model of this architecture whose tokens are bytes, with a token that ends a text."""
+    save_byte_model(folder, ends=True)
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": POSITIONS}
+    tiny_model(architecture, **sizes, eos_token_id=config["eos_token_id"]).save_pretrained(folder)
+    return folder

@@ -1,6 +1,5 @@
 """Settings that were taken home from small sweeps of models in folders, as a user has both."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from byte_model import save_byte_model
+from byte_model import save_family
 from landed_sweep import land_all
-from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.custom_generate.setting import ExitOutput, Setting
@@ -26,15 +24,6 @@ TEXTS = ("Why?", "Count to ten.", "a", "What is it that we", "No", "Yes yes yes"
 # Parameters of rule confidence with which these random models exit here and there.
 CONFIDENCE = {"gemma3": 0.9, "bloom": 0.15, "gpt2": 0.3}
 Folders = dict[str, Path]
-
-
-def save_family(folder: Path, architecture: str) -> Path:
-    """A random model of this architecture whose tokens are bytes, with a token that ends a text."""
-    save_byte_model(folder, ends=True)
-    config = json.loads((folder / "config.json").read_text())
-    sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": 256}
-    tiny_model(architecture, **sizes, eos_token_id=config["eos_token_id"]).save_pretrained(folder)
-    return folder
 
 
 def confidence_of(architecture: str) -> float:

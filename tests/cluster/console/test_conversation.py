@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from byte_model import save_family
 from commands import here
 from driving import wait_until
 from rich.console import Console
-from taken_settings import save_family, swept
+from taken_settings import swept
 from transformers import AutoTokenizer
 
 from cluster.console.conversation import COMMANDS, ColouredText

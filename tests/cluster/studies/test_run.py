@@ -217,6 +217,8 @@ def test_a_unit_that_fails_is_told_and_the_others_go_on(out: Path, how: str) -> 
 def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no sweep.json: give the folder of a finished sweep"):
         marked(tmp_path, "here", 1, display=Silence())
+    with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 30 -> 31\)"):
+        marked(out, "actor", 1, display=Silence(), n_layers=31)
     done = here(main, out, "actor", "2", "0")
     assert done.returncode == 0
     assert done.stderr.splitlines()[:2] == [

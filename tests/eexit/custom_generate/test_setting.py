@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from byte_model import save_family
 from driving import look_here
 from taken_settings import (
     N_TOKENS,
@@ -24,7 +25,6 @@ from taken_settings import (
     loaded,
     make,
     run,
-    save_family,
     swept,
     texts_of,
 )

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from blank_rows import blank
+from byte_model import save_family
 from commands import here
 from references import save_adapter
 from safetensors.torch import save_file
-from taken_settings import confidence_of, save_family, swept, texts_of
+from taken_settings import confidence_of, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE
 
