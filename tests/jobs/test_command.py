@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import here
+from commands import here, refusal
 
 import jobs
 
@@ -75,9 +75,7 @@ def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.Mon
     assert said.startswith(f"usage: eexit {name} ")
     assert f"\neexit {name} " in said.replace("\n    ", "\n")
     assert "python jobs/" not in said
-    wrong = here(jobs.main, name, "--nonsense")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: ")
+    refusal(jobs.main, name, "--nonsense")
 
 
 def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
@@ -128,9 +126,8 @@ def test_it_says_its_version() -> None:
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, meant: str) -> None:
-    done = here(jobs.main, name, "--help")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: there is no command {name}{meant}: eexit --help lists them\n"
+    said = f"error: there is no command {name}{meant}: eexit --help lists them"
+    assert refusal(jobs.main, name, "--help") == said
 
 
 def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:

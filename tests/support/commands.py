@@ -41,6 +41,15 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
+def refusal(run: Callable[[list[str]], int], *arguments: str | Path) -> str:
+    """The one line with which a command refuses its input; it says nothing else."""
+    done = here(run, *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 def asked_here(told: Callable[[str], object] = lambda name: None) -> Callable[..., Any]:
     """In place of `asking`: this process answers. `told` is told what was asked for."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from byte_model import save_family
-from commands import here
+from commands import here, refusal
 from driving import wait_until
 from rich.console import Console
 from taken_settings import swept
@@ -130,6 +130,4 @@ def test_a_token_has_the_colour_of_its_layer_and_a_character_of_several_tokens_c
 
 
 def test_what_is_no_setting_is_refused_before_a_model_loads(tmp_path: Path) -> None:
-    done = here(main, tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "has no setting.json" in done.stderr
+    assert "has no setting.json" in refusal(main, tmp_path)

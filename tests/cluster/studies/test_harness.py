@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
-from commands import here
+from commands import here, refusal
 from driving import look_here
 from own_tasks import CHOICE, WORDS, save_task, save_tasks
 
@@ -121,27 +121,20 @@ def test_a_flipped_bit_in_scores_is_found_and_what_they_held_is_left_to_do(tmp_p
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(arguments: list[str], message: str) -> None:
-    done = here(harness.main, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert message in refusal(harness.main, *arguments)
 
 
 def test_a_missing_harness_and_another_model_s_sweep_are_told(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness_plan, "find_spec", lambda name: None)
-    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
-    assert done.stderr == "error: the lm-evaluation-harness is not installed: pip install 'eexit[lm-eval]'\n"
+    asked = (harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
+    assert refusal(*asked) == "error: the lm-evaluation-harness is not installed: pip install 'eexit[lm-eval]'"
     monkeypatch.undo()
     manifest = Manifest(config={"model": "another"}, model={}, exitable_layers=[2])
     (tmp_path / MANIFEST).write_bytes(encode(manifest))
-    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
-    assert done.stderr == (
-        f"error: --out {tmp_path} holds a sweep of another, and --model is {model}: give another folder\n"
-    )
+    said = f"error: --out {tmp_path} holds a sweep of another, and --model is {model}: give another folder"
+    assert refusal(*asked) == said
     changed = Manifest(config={"model": str(model)}, model={"weights": "others"}, exitable_layers=[2])
     (tmp_path / MANIFEST).write_bytes(encode(changed))
-    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
-    assert "holds a sweep of this model as it was before (model." in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "holds a sweep of this model as it was before (model." in refusal(*asked)

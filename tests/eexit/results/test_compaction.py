@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from commands import here
+from commands import here, refusal
 from full_disk import left, on_a_full_disk
 from pandas.testing import assert_frame_equal
 
@@ -137,15 +137,15 @@ def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
         compact(store, copy, 100)
     monkeypatch.undo()
     assert not copy.has(MANIFEST)
-    again = compacted(store.root, "--into", copy.root)
-    assert (again.returncode, again.stderr) == (2, f"error: --into {copy.root} holds results: choose another place\n")
+    assert refusal(main, store.root, "--into", copy.root) == (
+        f"error: --into {copy.root} holds results: choose another place"
+    )
 
 
 def test_without_a_place_for_the_copy_nothing_is_done(store: Store) -> None:
     before = contents(Path(store.root))
-    done = compacted(store.root)
-    assert done.returncode == 2
-    assert done.stderr == "error: --into is missing: give the folder or URI that the merged copy goes to\n"
+    said = refusal(main, store.root)
+    assert said == "error: --into is missing: give the folder or URI that the merged copy goes to"
     assert contents(Path(store.root)) == before
 
 
@@ -153,10 +153,10 @@ def test_without_a_place_for_the_copy_nothing_is_done(store: Store) -> None:
 def test_a_place_that_holds_results_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     copy = open_store(tmp_path / "copy")
     copy.publish(name, b"of another sweep")
-    done = compacted(store.root, "--into", copy.root)
-    assert (done.returncode, done.stderr) == (2, f"error: --into {copy.root} holds results: choose another place\n")
+    said = f"error: --into {copy.root} holds results: choose another place"
+    assert refusal(main, store.root, "--into", copy.root) == said
     assert contents(tmp_path / "copy") == {name: b"of another sweep"}
-    assert compacted(store.root, "--into", store.root).returncode == 2
+    refusal(main, store.root, "--into", store.root)
 
 
 @pytest.mark.parametrize("into", [".", "deep/..", "deep", "above", "file://{}"])
@@ -168,9 +168,7 @@ def test_a_place_around_results_is_refused_since_nothing_could_be_written_to_the
     for place in ("deep/down/mine", "above/other"):
         shutil.copytree(made, tmp_path / place)
     before = contents(tmp_path)
-    done = compacted("deep/down/mine", "--into", into.format(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = done.stderr.splitlines()
+    line = refusal(main, "deep/down/mine", "--into", into.format(tmp_path))
     held = "above/other" if into == "above" else "deep/down/mine"
     assert line.startswith("error: --into /")
     assert line.endswith(
@@ -181,8 +179,8 @@ def test_a_place_around_results_is_refused_since_nothing_could_be_written_to_the
 
 
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
-    done = compacted(tmp_path / "typo", "--into", tmp_path / "copy")
-    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {MANIFEST}: is it a sweep's?\n")
+    said = refusal(main, tmp_path / "typo", "--into", tmp_path / "copy")
+    assert said == f"error: {tmp_path}/typo holds no {MANIFEST}: is it a sweep's?"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,10 +191,7 @@ def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, ma
         (tmp_path / name).write_text("mine")
     (tmp_path / MANIFEST).write_text(manifest)
     before = contents(tmp_path)
-    done = compacted(tmp_path, "--into", tmp_path / "copy")
-    assert done.returncode == 2
-    assert f"{MANIFEST} is no sweep's, or damaged" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert f"{MANIFEST} is no sweep's, or damaged" in refusal(main, tmp_path, "--into", tmp_path / "copy")
     assert contents(tmp_path) == before
 
 
@@ -214,11 +209,9 @@ def test_a_damaged_file_is_named_and_nothing_is_copied(store: Store, tmp_path: P
     path = next(Path(store.root, "tokens").iterdir())
     path.write_bytes(damage)
     before = contents(Path(store.root))
-    done = compacted(store.root, "--into", tmp_path / "copy")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {path} is damaged")
-    assert "run the sweep's own command first" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    said = refusal(main, store.root, "--into", tmp_path / "copy")
+    assert said.startswith(f"error: {path} is damaged")
+    assert "run the sweep's own command first" in said
     assert contents(Path(store.root)) == before
     assert not (tmp_path / "copy").exists()
 
@@ -245,9 +238,8 @@ def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> 
 
 def test_not_while_a_sweep_is_at_work(store: Store, tmp_path: Path) -> None:
     with hold(store):
-        done = compacted(store.root, "--into", tmp_path / "copy")
-    assert done.returncode == 2
-    assert f"is in use by process {os.getpid()}" in done.stderr
+        said = refusal(main, store.root, "--into", tmp_path / "copy")
+    assert f"is in use by process {os.getpid()}" in said
     assert not (tmp_path / "copy").exists()
 
 

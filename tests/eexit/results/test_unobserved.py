@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
-from commands import here
+from commands import here, refusal
 from landed_sweep import land_all
 from rich.console import Console
 
@@ -97,17 +97,13 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: O
 
 def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
     for risk in ("disagreement", "perplexity"):
-        done = here(choose.main, str(sweeps / "none"), "--risk", risk)
-        assert done.returncode == 2
-        assert done.stderr == (
+        assert refusal(choose.main, sweeps / "none", "--risk", risk) == (
             f"error: {sweeps}/none was swept with --observe none, and risk {risk} needs what full depth says of its "
-            "texts: sweep with --observe final, or choose another --risk\n"
+            "texts: sweep with --observe final, or choose another --risk"
         )
         assert "needs what full depth says" not in here(choose.main, str(sweeps / "final"), "--risk", risk).stderr
     for observe in ("final", "none"):
-        done = here(export.main, str(sweeps / observe), "--out", str(tmp_path / "data"))
-        assert done.returncode == 2
-        assert done.stderr == (
+        assert refusal(export.main, sweeps / observe, "--out", tmp_path / "data") == (
             f"error: the sweep was run with --observe {observe}, and teacher data has the KL of every exitable layer: "
-            "run it with --observe all\n"
+            "run it with --observe all"
         )

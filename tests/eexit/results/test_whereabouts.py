@@ -127,7 +127,6 @@ def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:
     assert here(make_prompts.main, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
     for run, command in ((make_prompts.main, []), (report.main, ["mine"]), (sweep.main, ["--json"])):
         done = here(run, *command, *([] if command == ["--json"] else ["--out"]), "s3://user:secret@b/x.jsonl")
-        assert done.returncode == 2
+        assert (done.returncode, "secret" in done.stderr) == (2, False)
         assert "is a URI: give the name of a local file" in done.stderr
-        assert "secret" not in done.stderr
     assert not os.path.exists("s3:")
