@@ -28,7 +28,7 @@ from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
-from eexit.method.state_maps import KEYS, StateMaps
+from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
@@ -84,11 +84,19 @@ def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome])
         assert_same(ours[index], trace)
 
 
+def as_on_cpu(
+    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
+) -> tuple[dict[int, Trace], list[Counts]]:
+    """What `on_card` gives, where the rows are those of the CPU."""
+    rows, steps = on_card(model, requests, decoding)
+    assert_same_rows(rows, dict(Engine(decoder_of(model), decoding).generate(requests)))
+    return rows, steps
+
+
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str) -> None:
     model = shared_model(family)
-    rows, steps = on_card(model, REQUESTS, DECODING)
-    assert_same_rows(rows, dict(Engine(decoder_of(model), DECODING).generate(REQUESTS)))
+    rows, steps = as_on_cpu(model, REQUESTS, DECODING)
     assert len({*rows[6].exit_layer_T, *rows[7].exit_layer_T}) > 1, "students must exit here and there"
     if family in SEND_THEMSELVES:
         assert all(step.blocking_to_card > 0 for step in steps)
@@ -100,40 +108,30 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
     assert steps[0] == Counts(to_card=3, to_host=3), "a prompt is one copy more, and one back"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"temperature": 0.8, "top_p": 0.9},
-        {"readout": READOUTS["raw"]},
-        {"readout": READOUTS["raw"], "temperature": 0.8, "record_top_k": 0},
-        {"exitable_layers": (0, 1, 2, 3, 4, 5)},
-        {"exitable_layers": (5,)},
-    ],
-    ids=lambda change: "-".join(change),
-)
+CHANGES: list[dict[str, Any]] = [
+    {"temperature": 0.8, "top_p": 0.9},
+    {"readout": READOUTS["raw"]},
+    {"readout": READOUTS["raw"], "temperature": 0.8, "record_top_k": 0},
+    {"exitable_layers": (0, 1, 2, 3, 4, 5)},
+    {"exitable_layers": (5,)},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids="-".join)
 def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
     decoding = replace(DECODING, **change)
-    rows, steps = on_card(llama, REQUESTS, decoding)
-    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(REQUESTS)))
+    _, steps = as_on_cpu(llama, REQUESTS, decoding)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
-@pytest.mark.parametrize("mode", STATES)
-def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTrainedModel, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "form"), [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)])
+def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
+    llama: PreTrainedModel, mode: str, form: str
+) -> None:
+    of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
-    requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
-    rows, steps = on_card(llama, requests, DECODING)
-    assert_same_rows(rows, dict(Engine(decoder_of(llama), DECODING).generate(requests)))
-    assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
-
-
-def test_a_step_takes_two_copies_with_maps_to_keys_and_values(llama: PreTrainedModel) -> None:
-    maps = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
-    decoding = replace(DECODING, state_maps=maps)
-    exits = [Exit("mapped_residual", rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
-    requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
-    rows, steps = on_card(llama, requests, decoding)
-    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(requests)))
+    _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
@@ -141,8 +139,7 @@ def test_a_step_takes_two_copies_with_maps_to_keys_and_values(llama: PreTrainedM
 def test_online_rules_wait_for_their_decisions_alone(llama: PreTrainedModel, mode: str) -> None:
     exits = [Exit(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
-    rows, steps = on_card(llama, requests, DECODING)
-    assert_same_rows(rows, dict(Engine(decoder_of(llama), DECODING).generate(requests)))
+    _, steps = as_on_cpu(llama, requests, DECODING)
     assert {step.blocking_to_card for step in steps} == {0}
 
 
@@ -154,8 +151,7 @@ def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None
         for seed in (0, 1)
         for request in REQUESTS
     ]
-    rows, steps = on_card(llama, requests, decoding)
-    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(requests)))
+    rows, steps = as_on_cpu(llama, requests, decoding)
     assert len({len(trace.token_id_T) for trace in rows.values()}) > 3, "rows must end at different times"
     assert {step.blocking_to_card for step in steps} == {0}
     assert not any(step.waits for step in steps)
@@ -167,8 +163,7 @@ def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing() -> None
     prompts = [tuple(range(3, 40)), tuple(token % 97 for token in range(400)), (5, 7)]
     requests = [replace(request, prompt_token_ids=prompt) for prompt in prompts for request in REQUESTS[4:6]]
     decoding = replace(DECODING, rows=2)
-    rows, _ = on_card(model, requests, decoding)
-    assert_same_rows(rows, dict(Engine(Decoder(model), decoding).generate(requests)))
+    as_on_cpu(model, requests, decoding)
 
 
 @pytest.mark.parametrize("rows_of_room", [1, 5, 100])
