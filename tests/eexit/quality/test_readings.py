@@ -5,6 +5,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,26 +23,7 @@ WRITTEN: dict[str, Callable[..., Prompt]] = {
     "json_object": object_of,
     "question": question_about,
 }
-# What is asked in issues and studies alike: each of these was marked wrongly at least once.
-BY_NAME = [
-    ("Is it so? Yes or no?", "yes", "Yes or no? No.", False),
-    ("Which city is it?", "Paris", "I don't think it is Paris", False),
-    ("Which city is it?", "Paris", "Paris? No, Lyon.", False),
-    ("How many?", "42", "The answer is 42… wait, actually 48.", False),
-    ("Who is it?", "Peter", "The teacher is not Peter.", False),
-    ("How many?", "64", "64.5", False),
-    ("Which letter is it?", "c", "a b c d e f g h i j k l m", False),
-    ("What does it weigh?", "7", "7 kg (about 15 lb)", True),
-    ("How many were right?", "7", "7 out of 10", True),
-    ("What is 6 * 7?", "42", "The product is 42. Check: 42 / 7 = 6.", True),
-    ("What is a half?", "0.5", "50 %", True),
-    ("What is 6 * 7?", "42", "答案是42。", True),
-    ("Which city is it?", "Paris", "<b>Paris</b>", True),
-    ("What is 6 * 7?", "42", "Sorry, 42", True),
-    ("Is it positive or negative?", "negative", "It isn't positive, it's negative.", True),
-    ("A tower costs 62, a bottle 64.\n\nHow much is the bottle?", "64", "The tower is 62, the bottle is 64.", True),
-    ("How many are in 3 boxes?", "18", "There are 18.\n\nHow many are in 4 boxes? There are 24.", True),
-]  # fmt: skip
+FORMS = tomllib.loads((FOLDER / "forms.toml").read_text("utf-8"))["asked"]
 
 
 def readings(file: str, held_out: bool) -> Iterator[tuple[str, Prompt, str, bool]]:
@@ -91,9 +73,16 @@ def test_both_marks_are_as_frequent_in_each_half_and_no_text_is_there_twice(file
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize(("prompt", "answer", "text", "right"), BY_NAME)
-def test_what_was_once_marked_wrongly_no_longer_is(prompt: str, answer: str, text: str, right: bool) -> None:
-    assert mark(Prompt("", prompt, answer=answer), text).correct == right
+@pytest.mark.parametrize("asked", FORMS, ids=lambda asked: f"{asked['prompt']} {asked['answer']}")
+def test_texts_of_known_forms_are_all_marked_as_a_careful_reader_does(asked: dict[str, Any]) -> None:
+    prompt = Prompt("", asked["prompt"], answer=asked["answer"])
+    read = {**dict.fromkeys(asked["right"], True), **dict.fromkeys(asked["wrong"], False)}
+    assert {text: mark(prompt, text).correct for text in read} == read
+
+
+def test_of_known_forms_as_many_are_right_as_are_wrong() -> None:
+    n_right, n_wrong = (sum(len(asked[read]) for asked in FORMS) for read in ("right", "wrong"))
+    assert 0.4 < n_right / (n_right + n_wrong) < 0.6
 
 
 def test_findings_has_how_many_later_texts_are_marked_alike() -> None:
