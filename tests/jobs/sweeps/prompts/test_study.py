@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -82,104 +83,13 @@ def test_a_text_that_repeats_the_question_is_wrong_and_the_prompt_too_unless_a_p
                 assert not mark(prompt, echo).correct, (prompt.id, echo)
 
 
-PYTHON_MAXIMUM = "def maximum(a, b):\n    "
-TELLING = {  # right and wrong texts by id, of prompts whose texts are easily marked wrongly
-    "arithmetic-10": (["10 - 3 = 7", "7"], ["10 - 3", "10 - 3 = 3", "3"]),
-    "arithmetic-13": (["60 − 25 = 35."], ["60 - 25", "60 − 25 = 25"]),
-    "arithmetic-23": (["54 ÷ 9 = 6", "54 divided by 9 is 6."], ["54 divided by 9", "54 divided by 9 is 9"]),
-    "choice-20": (["D", "(D) Sing", "Sing is a verb."], ["A window", "I run, you run.", "Happy", "A verb is a noun."]),
-    "fact-9": (["Carbon dioxide", "CO2", "CO₂ is taken in", "$CO_2$"], ["Carbon", "CO", "carbon monoxide", "oxygen"]),
-    "fact-30": (["A puppy.", "It is a pup", "puppies"], ["puppet", "A kitten", "pupil", "cup"]),
-    "extraction-6": (["It needs 3 eggs.", "Three eggs", "3"], ["It needs 2 eggs.", "250 grams and 3"]),
-    "extraction-12": (["15 euros", "€15", "It costs 15."], ["20 euros", "at 20:00 for 15"]),
-    "extraction-17": (["a flood", "flooding", "The street was flooded."], ["a food festival", "repairs", "blood"]),
-    "format-9": (
-        [
-            "1. Apple\n2. Banana\n3. Cherry",
-            "1. **Apples**\n2. Blueberries\n3. Red grapes",
-            "1) Kiwi\n2) Fig\n3) Plum\n",
-        ],
-        [
-            "1. Apple, 2. Banana, 3. Cherry",
-            "1. Apple\n2. Apple\n3. Apple",
-            "1. Apple\n2. Banana\n3. Cherry\n4. Plum",
-            "1. Carrot\n2. Dog\n3. Car",
-            "1.5 apples and 2.5 pears, 3. plums",
-            "Apple\nBanana\nCherry",
-        ],
-    ),
-    "format-12": (["2020-07-04", "It is 2020-07-04."], ["2020-07-04-2020", "12020-07-04", "2020-04-07", "4 July 2020"]),
-    "format-13": (
-        ["What is the Moon?", "**How far away is the moon?**", "Question: Why does the Moon have phases?"],
-        ["I like the Moon. What time is it?", "The Moon?", "What is the Moon? It is a rock.", "What is moonlight?"],
-    ),
-    "format-22": (
-        ["True", "**True**", "True, 2 is smaller than 3.", "The answer is True.", "true\n"],
-        ["True or False", "False", "Truely", "true love is smaller", "It is true that 2 is small", "True. False."],
-    ),
-    "code-3": (
-        [
-            "numbers = list(range(10))",
-            "list(range(0, 10, 1))",
-            "[*range(10)]",
-            "print([*range(0, 10)])",
-            "[i for i in range(9 + 1)]",
-            "list(n for n in range(10))",
-        ],
-        ["range(10)", "list(range(9))", "list(range(1, 10))", "[i for j in range(10)]", "list(range(10, 1))"],
-    ),
-    "code-4": (
-        [
-            "for i in range(1, 6):\n    print(i)",
-            "for number in [1, 2, 3, 4, 5]: print(number)",
-            "for n in (1,2,3,4,5):\n    # one of them\n    print(n, end=' ')",
-            "for i in range(5):\n    print(i + 1)",
-            "for i in range(1, 5 + 1):\n    print(str(i))",
-            'for i in range(1, 6, 1):\n    print(f"{i}")',
-            "n = 5\nfor i in range(1, n + 1):\n    print(i)",
-            "def show(n):\n    for i in range(1, n + 1):\n        print(i)\n\nshow(5)",
-        ],
-        [
-            "for i in range(1, 5):\n    print(i)",
-            "for i in range(5):\n    print(i)",
-            "for i in range(1, 6):\n    print(j)",
-            "for i in range(1, 6, 2):\n    print(i)",
-            "n = 6\nfor i in range(1, n + 1):\n    print(i)",
-            "def show(n):\n    for i in range(1, n + 1):\n        print(i)\n\nshow(6)",
-            "def show(n):\n    for i in range(1, n + 1):\n        print(i)",
-            "print(1, 2, 3, 4, 5)",
-        ],
-    ),
-    "code-12": (
-        ["x = 5", "```python\nx=5\n```", "x: int = 5  # five", "Write x = 5."],
-        ["x = 5.5", "x == 5", "x = 55", "x = 5 + 1", "max = 5", "self.x = 5", "y = 5"],
-    ),
-    "code-14": (
-        [
-            PYTHON_MAXIMUM + "return max(a, b)",
-            PYTHON_MAXIMUM + "return a if a > b else b",
-            PYTHON_MAXIMUM + "return b if a < b else a",
-            PYTHON_MAXIMUM + "return a if (b <= a) else b",
-            PYTHON_MAXIMUM + "if a > b:\n        return a\n    else:\n        return b",
-            PYTHON_MAXIMUM + '"""The larger."""\n    if b >= a:\n        return b\n    return a',
-            "def maximum(a: int, b: int) -> int:\n    return max(a, b)",
-        ],
-        [
-            PYTHON_MAXIMUM + "return min(a, b)",
-            PYTHON_MAXIMUM + "return a if a < b else b",
-            PYTHON_MAXIMUM + "return b if a > b else a",
-            PYTHON_MAXIMUM + "if a < b:\n        return a\n    else:\n        return b",
-            PYTHON_MAXIMUM + "return a > b",
-            "def max(a, b):\n    return max(a, b)",
-        ],
-    ),
-}
+TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("prompt_id", TELLING)
 def test_right_and_wrong_texts_are_told_apart(prompt_id: str) -> None:
     (prompt,) = (prompt for prompt in STUDY if prompt.id == prompt_id)
-    right, wrong = TELLING[prompt_id]
+    right, wrong = TELLING[prompt_id]["right"], TELLING[prompt_id]["wrong"]
     assert {text: mark(prompt, text).correct for text in right} == dict.fromkeys(right, True)
     assert {text: mark(prompt, text).correct for text in wrong} == dict.fromkeys(wrong, False)
 
