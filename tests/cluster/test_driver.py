@@ -85,7 +85,7 @@ def test_runs_that_raise_become_error_rows_and_their_neighbours_are_done(tmp_pat
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_kills_its_process_becomes_the_one_error_row(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "die", "three", "four", modes=["normal"])
-    drive(config, tmp_path / "out", rows=2)
+    drive(config, tmp_path / "out", rows=2, actors=1)
     errors = alone(assert_complete(config, tmp_path / "out"), "die")
     assert len(errors) == 1
     assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()

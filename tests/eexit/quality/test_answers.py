@@ -174,7 +174,6 @@ def test_what_the_rules_get_wrong_is_known(
     assert marked(text, answer, prompt=prompt).correct == marked_right
 
 
-@pytest.mark.parametrize("tail", ["", "x"])
 @pytest.mark.parametrize(
     "unit",
     [
@@ -184,8 +183,8 @@ def test_what_the_rules_get_wrong_is_known(
         *(" ", "\n", "*", "* ", "_a", "\\frac{", "\\boxed{", "####", "$", "Rome is ", "not Rome ", "Jane ", "’", "…"),
     ],
 )  # fmt: skip
-def test_a_text_of_100_000_characters_is_marked_in_less_than_a_second(unit: str, tail: str) -> None:
-    text = unit * (100_000 // len(unit)) + tail
+def test_a_text_of_100_000_characters_is_marked_in_less_than_a_second(unit: str) -> None:
+    text = unit * (100_000 // len(unit)) + "x"  # at which every way to read the repetition fails
     for prompt, answer in ((PRODUCT, "42"), (FRUIT, "B"), (NOVEL, "Jane Austen"), (VITAMIN, "A")):
         started = time.process_time()  # of this process alone, whatever else the machine does
         marked(text, answer, prompt=prompt)
