@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from own_ray import SHARED_RAY
 from quick import has_quick_tests, is_quick
+from ray_fixtures import SHARED_RAY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     with_ray = config.stash[FILES_WITH_RAY] = set()
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if is_quick(item.path, item.name, fixtures):
+        if is_quick(item.path, item.name, fixtures) and not item.get_closest_marker("slow"):
             item.add_marker("quick")
         if "local_ray" in fixtures:
             with_ray.add(item.path)

@@ -18,8 +18,8 @@ from byte_model import save_family
 from golden.collecting import Recording, collapsed, without_volatile
 from golden.digests import Digests, Record, without_floats
 from judge_server import judging
-from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
+from ray_fixtures import started_ray
 
 from jobs import find_scripts
 

@@ -19,8 +19,8 @@ import pytest
 from byte_model import save_byte_model
 from commands import here
 from judge_server import judging
-from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
+from ray_fixtures import started_ray
 
 from eexit.model.sources import DEFAULT_MODEL
 

@@ -1,7 +1,7 @@
 """The tests of `pytest -m quick`: those that find most mistakes in little time, without Ray, a browser or a download.
 
-Of a file, all tests are named, or those whose names begin with one of the words that stand beside it. Tests that ask
-for one of the fixtures in NOT_QUICK are left out whatever their file.
+Of a file, all tests are named, or those whose names begin with one of the words that stand beside it. Slow tests, and
+those that ask for one of the fixtures in NOT_QUICK, are left out whatever their file.
 """
 
 from collections.abc import Iterable
@@ -62,15 +62,9 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # What lands, and what of it is damaged.
     "eexit/results/test_layout.py": ALL,
-    "eexit/results/test_original_format.py": ("test_an_evaluation", "test_what_was_written", "test_a_single"),
+    "eexit/results/test_original_format.py": ALL,
     "eexit/results/test_seals.py": ALL,
-    "eexit/results/store/test_damage.py": (
-        "test_a_",
-        "test_what_",
-        "test_results_of",
-        "test_error_rows",
-        "test_runs_that",
-    ),
+    "eexit/results/store/test_damage.py": ALL,
     "eexit/results/store/test_folder.py": ALL,
     "eexit/results/store/test_landing.py": ALL,
     "eexit/output/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),

@@ -1,12 +1,60 @@
-"""Fixtures that start Ray for the tests of this folder."""
+"""Rays of tests' own, beside any other on this machine, and the fixtures that start them."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from own_ray import SHARED_RAY
+
+
+@contextmanager
+def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
+    """A Ray of two CPUs, whose actors get the environment of this process as it is now, and `environment`."""
+    import ray
+
+    from cluster.session import NO_PRESTART
+
+    SHARED_RAY.end()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv(*NO_PRESTART)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        os.makedirs(environment["RAY_TMPDIR"], exist_ok=True)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100_000_000,
+            _temp_dir=environment["RAY_TMPDIR"],
+        )
+        yield
+        ray.shutdown()
+
+
+class SharedRay:
+    """The one that tests share, also of several files that come one after the other: to start it takes seconds."""
+
+    def __init__(self) -> None:
+        self._until_its_end = ExitStack()
+        self.is_up = False
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """If it is not up."""
+        if not self.is_up:
+            self._until_its_end.enter_context(started_ray(environment))
+            self.is_up = True
+
+    def end(self) -> None:
+        self._until_its_end.close()
+        self.is_up = False
+
+
+SHARED_RAY = SharedRay()
 
 
 @pytest.fixture(scope="session")

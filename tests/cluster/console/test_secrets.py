@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from byte_model import save_byte_model
 from commands import here, without_steps
-from own_ray import started_ray
 from pyarrow import fs
+from ray_fixtures import started_ray
 from s3_server import BUCKET, KEYS, Wire, s3_server
 
 from cluster.console.events import log, log_to_stderr

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 from driving import assert_same, drive
-from own_ray import started_ray
 from pyarrow import fs
+from ray_fixtures import started_ray
 from s3_server import BUCKET, KEYS, Wire, s3_server
 from scripted import look, rows_of, sweep_of
 
