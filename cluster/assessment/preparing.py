@@ -14,11 +14,8 @@ from cluster.assessment.parts import ANSWERS, PILOT, TRAINING
 from cluster.assessment.sizes import CURVE, SearchSizes
 from cluster.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from cluster.interruption import TimeIsUpError
-from eexit.output.text import counted, percent, short_percent, written
-from eexit.plan.artefacts import READOUT, Card
 from eexit.errors import UsageError
-from eexit.output.text import counted
-from eexit.output.text import percent, short_percent, written
+from eexit.output.text import counted, percent, short_percent, written
 from eexit.plan.artefacts import READOUT, STATE_MAPS, Card
 from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson

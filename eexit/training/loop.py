@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from eexit.model.file_digests import sha256
+from eexit.output.whole_files import publish
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
@@ -20,7 +21,6 @@ from eexit.training.saving import Saved, load_state, read_saved, remove_state, s
 from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Trainer
-from eexit.output.whole_files import publish
 
 BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0

@@ -17,10 +17,7 @@ import scripted
 from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, is_alive, wait_until
 from scripted import sweep_of
 
-from cluster.actor import model_generator
 from eexit.errors import SweepStopped
-from eexit.generator import ModelGenerator
-from eexit.plan.runs import count_runs, plan_runs
 from eexit.plan.runs import count_runs
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import survey

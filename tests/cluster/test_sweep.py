@@ -19,9 +19,7 @@ from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.console.closing_table import closing_table
-from cluster.console.display import Lines
 from cluster.job import SweepJob
-from cluster.console.job import SweepJob
 from cluster.sweep import Summary, run_sweep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence

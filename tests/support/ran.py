@@ -17,19 +17,13 @@ from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.cpu.kernels import AttentionOptions
-from eexit.decode import engine
-from eexit.decode.costs.counting import Prices
-from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.step import step
 from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import Counts, Prices, cost_columns
-from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.steps.drafting import DraftBatch, draft_step
-from eexit.decode.steps.online import OnlineBatch, online_step
+from eexit.decode.steps.batch import Batch
+from eexit.decode.steps.step import step
 from eexit.decode.trace import Trace
 from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder

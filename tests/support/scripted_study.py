@@ -17,7 +17,6 @@ from typing import Any
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.studies.run import Studied, run_study
-from eexit.decode.trace import described
 from eexit.errors import UsageError
 from eexit.output.progress import Display
 from eexit.output.result_table import ResultTable

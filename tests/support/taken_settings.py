@@ -12,7 +12,6 @@ from landed_sweep import land_all
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.custom_generate.setting import ExitOutput, Setting
-from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home
 

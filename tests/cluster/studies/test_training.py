@@ -21,10 +21,7 @@ from safetensors.numpy import load_file
 from cluster.studies import training
 from cluster.studies.training import TrainingWork, train_exits
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.output.progress import Progress, Silence
-from cluster.studies.training import train_exits
-from cluster.studies.training_work import TrainingWork
 from eexit.plan import model_facts
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig

@@ -20,9 +20,6 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows import prefixes, slots
 from eexit.decode.rows.prefixes import padded
 from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.decode.sampling import pick_tokens
-from eexit.decode.steps import batch
-from eexit.decode.steps.batch import padded
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
 from eexit.decode.trace import LENGTH, STOP, Trace
 from eexit.model.decoder import Decoder

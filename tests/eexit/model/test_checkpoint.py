@@ -16,7 +16,6 @@ from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
-from eexit.model.loading import describe_model, load_model_and_tokenizer
 from eexit.model.decoder import Decoder
 from eexit.model.loading import describe_model, estimate_memory, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig

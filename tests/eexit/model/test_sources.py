@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from eexit.errors import UsageError
-from eexit.model.loading import describe_model, load_model_and_tokenizer
 from eexit.model.loading import describe_model
 from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.config import SweepConfig

@@ -22,7 +22,6 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import LandingError, clear_debris, land, shard_name, survey, take_stock
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import make_manifest, written
-from eexit.results.tables import TOKENS
 from eexit.results.whereabouts import FolderKind, whereabouts
 
 MEGABYTE = 1_000_000

@@ -20,7 +20,6 @@ from landed_sweep import land_rows
 from scripted import sweep_of
 
 from eexit.output.text import short_percent
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import error_of_ask

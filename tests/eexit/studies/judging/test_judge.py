@@ -25,7 +25,6 @@ from judge_server import Judge, Response, completion, first, judging, refusal, s
 from scripted import rows_of, sweep_of
 
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
