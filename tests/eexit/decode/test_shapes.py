@@ -20,7 +20,7 @@ from untrained import PROBE, STATE_MAPS
 from eexit.decode import layer_reading as reading
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.steps import oracle as step
+from eexit.decode.steps import beside, step, teaching
 from eexit.decode.trace import Trace
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
@@ -61,17 +61,9 @@ def checked(function: Callable[..., Any], seen: dict[str, int]) -> Callable[...,
 
 
 PARTS = {
-    step: [
-        "teacher_pass",
-        "decide",
-        "student_pass",
-        "take_tokens",
-        "record",
-        "send_rows",
-        "send_routes",
-        "read_layers",
-        "read_tokens",
-    ],
+    step: ["teach", "pass_beside", "record"],
+    teaching: ["teacher_pass", "read_layers"],
+    beside: ["decide", "run_students", "send_routes", "read_tokens"],
     reading: ["pick_tokens"],
 }
 
@@ -91,14 +83,7 @@ def test_names_say_the_axes_of_what_they_hold(
         assert isinstance(trace, Trace)
         n_columns = len(fields(Trace)) - 3  # without how it finished, what was counted, and rounds
         assert check("", replace(trace, counts=None), {}) == n_columns
-    looked_at = (
-        "teacher_pass",
-        "decide",
-        "student_pass",
-        "take_tokens",
-        "record",
-        "read_tokens",
-    )
+    looked_at = ("teach", "teacher_pass", "decide", "run_students", "pass_beside", "record", "read_tokens")
     assert all(seen[name] > 0 for name in looked_at), seen
 
 
