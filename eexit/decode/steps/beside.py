@@ -21,7 +21,7 @@ from eexit.decode.layer_reading import read_tokens
 from eexit.decode.rows.prefixes import padded
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.teaching import Taught
+from eexit.decode.steps.teaching import TeacherPass
 from eexit.decode.token_pass import ExitedTokens
 from eexit.method.states import STATES
 
@@ -58,7 +58,7 @@ class Routes:
     rows_X: Sequence[Tensor]  # for each layer, which entries of `unread` exit there
 
 
-def pass_beside(batch: Batch, taught: Taught) -> ExitsTaken:
+def pass_beside(batch: Batch, taught: TeacherPass) -> ExitsTaken:
     """Have the rows exit where the teacher's reading lets their rules, and read their next tokens there."""
     decoder, decision = batch.decoders.teacher, decide(taught.deciding, taught.reading)
     with record_function("student"):
@@ -112,7 +112,7 @@ def _lefts(batch: Batch, lefts: Sequence[tuple[int, int | None]], rows: Sequence
     return [Left(batch.states[index], exit_layer, some) for (index, exit_layer), some in pairs if len(some)]
 
 
-def run_students(batch: Batch, taught: Taught, routes: Routes, hidden_FW: Tensor) -> None:
+def run_students(batch: Batch, taught: TeacherPass, routes: Routes, hidden_FW: Tensor) -> None:
     """Run the students, and write each one's residual stream at its exit layer to `hidden_FW`, in place.
 
     Rows that exit no deeper than the fork keep the teacher's stream, which `hidden_FW` holds at the start.

@@ -16,7 +16,7 @@ from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.beside import pass_beside
 from eexit.decode.steps.drafting import draft_round
 from eexit.decode.steps.observing import read_complete
-from eexit.decode.steps.teaching import Taught, teach
+from eexit.decode.steps.teaching import TeacherPass, teach
 from eexit.decode.teacher import Prefilled
 
 
@@ -38,7 +38,7 @@ def step(batch: Batch) -> None:
     read_complete(batch, if_many=True)
 
 
-def take_exits(batch: Batch, taught: Taught | None) -> ExitsTaken:
+def take_exits(batch: Batch, taught: TeacherPass | None) -> ExitsTaken:
     """Where the rows' last tokens exit: known before where a teacher was read, or decided layer by layer."""
     if taught is None:
         deciding = deciding_of(batch, batch.student.decoder.device)

@@ -19,8 +19,8 @@ from eexit.model.layerwise import LayerPass
 
 
 @dataclass(frozen=True)
-class Taught:
-    """What the teacher says of the rows' last tokens, and its pass, for students that share it."""
+class TeacherPass:
+    """The teacher over the rows' last tokens: what it says there, and its pass, for students that share it."""
 
     reading: Reading  # of each row
     deciding: Deciding
@@ -32,7 +32,7 @@ class Taught:
     layer_pass: LayerPass
 
 
-def teach(batch: Batch) -> Taught:
+def teach(batch: Batch) -> TeacherPass:
     """Run and read the last token of every prefix at full depth."""
     teacher, decoder, layers, slots = batch.teacher, batch.decoders.teacher, batch.layers, np.arange(batch.n_rows)
     assert teacher
@@ -56,4 +56,4 @@ def teach(batch: Batch) -> Taught:
             states_UXW = streams_UXW[:, : len(layers.exits)]
             reading = read_layers(decoder, states_UXW, batch.decoding).of(prefix_B)
     deciding = Deciding(batch.rules, batch.rule[slots], *of_rows)
-    return Taught(reading, deciding, prefix_B, position_U1, reach, states_UXW, streams_UXW[:, -1], layer_pass)
+    return TeacherPass(reading, deciding, prefix_B, position_U1, reach, states_UXW, streams_UXW[:, -1], layer_pass)
