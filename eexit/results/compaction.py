@@ -1,8 +1,7 @@
 """Copying a sweep into fewer, larger Parquet files."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,39 +29,28 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
         raise UsageError(f"--into {target.root} holds results: choose another place")
     refuse_for_copy(target, f"--into {target.root}")
     refuse_around(target, f"--into {target.root}", store)
-    copy = _Copy(target)
-    with hold(store), copy.removed_on_errors():
+    with hold(store), ExitStack() as on_errors:
+
+        def publish(name: str, content: bytes | pa.Buffer) -> None:
+            on_errors.callback(_remove, target, name)
+            target.publish(name, content)
+
         found = sound(store)
         stems = list_files(store).stems
+        for folder in ("", *(table.name for table in STUDY_TABLES), *FOLDERS):
+            on_errors.callback(target.remove_if_empty, folder)
         for name in (name for table in STUDY_TABLES for name in table.files(store)):
-            copy.publish(name, store.read(name) or b"")
-        n_files = sum(_merge(store, copy, group, found.superseded) for group in _groups(store, stems, rows_per_file))
-        copy.publish(MANIFEST, manifest)
+            publish(name, store.read(name) or b"")
+        groups = _groups(store, stems, rows_per_file)
+        n_files = sum(_merge(store, publish, group, found.superseded) for group in groups)
+        publish(MANIFEST, manifest)
+        on_errors.pop_all()
     return len(stems), n_files
 
 
-@dataclass
-class _Copy:
-    """The files that were written to `target`."""
-
-    target: Store
-    names: list[str] = field(default_factory=list)
-
-    def publish(self, name: str, content: bytes | pa.Buffer) -> None:
-        self.names.append(name)
-        self.target.publish(name, content)
-
-    @contextmanager
-    def removed_on_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError, pa.ArrowException):
-                for name in reversed(self.names):  # a copy without its manifest is none
-                    self.target.remove(name)
-            for folder in (*FOLDERS, *(table.name for table in STUDY_TABLES), "") if self.names else ():
-                self.target.remove_if_empty(folder)
-            raise
+def _remove(target: Store, name: str) -> None:
+    with suppress(OSError, pa.ArrowException):
+        target.remove(name)
 
 
 def checked_manifest(store: Store) -> bytes:
@@ -91,7 +79,9 @@ def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list
         yield group
 
 
-def _merge(source: Store, copy: _Copy, stems: list[str], superseded: Mapping[str, Collection[str]]) -> int:
+def _merge(
+    source: Store, publish: Callable[[str, bytes], None], stems: list[str], superseded: Mapping[str, Collection[str]]
+) -> int:
     """Merge these shards into one, without superseded rows, and land it in the copy; returns the number of files."""
     shards = [read_generations(source, stem) for stem in stems]
     dropped = [superseded.get(stem, ()) for stem in stems]
@@ -103,5 +93,5 @@ def _merge(source: Store, copy: _Copy, stems: list[str], superseded: Mapping[str
     tokens = pa.concat_tables(
         map(without, (read_tokens(source, shard) for shard in shards), dropped), promote_options="default"
     )
-    publish_shard(copy.publish, name, generations, tokens, max(shard.attempt for shard in shards))
+    publish_shard(publish, name, generations, tokens, max(shard.attempt for shard in shards))
     return 1

@@ -8,6 +8,7 @@ agree.
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -119,11 +120,8 @@ def read_generations(location: Location, stem: str, columns: Sequence[str] | Non
     """
     path = location.path(generations_name(stem))
     content = _read(location, path)
-    try:
+    with _naming(path):
         sealed = check_seal(content)
-    except BrokenSealError as error:
-        raise _changed(path) from error
-    try:
         # ParquetFile rather than pyarrow.dataset, which would import pandas: 50 MB per process.
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
@@ -133,8 +131,6 @@ def read_generations(location: Location, stem: str, columns: Sequence[str] | Non
             raise ValueError(f"it has no column {missing[0]}")
         if pc.count_distinct(rows["run_id"]).as_py() < rows.num_rows:
             raise ValueError("it holds a run more than once")
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
     n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
     if not sealed:
         return Generations(stem, rows, location.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
@@ -162,10 +158,8 @@ def read_tokens(location: Location, shard: Generations) -> pa.Table:
     content = _read(location, path)
     if shard.tokens.hex and digest_of(content) != shard.tokens:
         raise _changed(path)
-    try:
+    with _naming(path):
         return _open_tokens(path, shard, pa.BufferReader(content)).read(use_threads=False)
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
 
 
 def stream_tokens(location: Location, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
@@ -174,13 +168,10 @@ def stream_tokens(location: Location, shard: Generations, columns: Sequence[str]
     Its pages' checksums are verified; that of the whole file is not, which `check_tokens` does. Raises `DamagedError`.
     """
     path = location.path(tokens_name(shard.stem))
-    with location.filesystem.open_input_file(path) as source:
-        try:
-            file = pq.ParquetFile(source, page_checksum_verification=True, buffer_size=READ_BYTES)
-            for batch in file.iter_batches(most_rows, columns=list(columns), use_threads=False):
-                yield pa.Table.from_batches([batch])
-        except _UNREADABLE as error:
-            raise _damaged(path, error) from error
+    with location.filesystem.open_input_file(path) as source, _naming(path):
+        file = pq.ParquetFile(source, page_checksum_verification=True, buffer_size=READ_BYTES)
+        for batch in file.iter_batches(most_rows, columns=list(columns), use_threads=False):
+            yield pa.Table.from_batches([batch])
 
 
 def list_folder(location: Location, folder: str) -> list[str]:
@@ -193,14 +184,10 @@ def read_sealed(location: Location, name: str) -> pa.Table:
     """The rows of a file that seals itself. Raises `DamagedError`, and `OSError` if it can't be read at all."""
     path = location.path(name)
     content = _read(location, path)
-    try:
+    with _naming(path):
         if not check_seal(content):
             raise BrokenSealError
         return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
-    except BrokenSealError as error:
-        raise _changed(path) from error
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
 
 
 def read_shards(
@@ -306,10 +293,8 @@ def _digest_of_file(location: Location, path: str) -> Digest:
 
 
 def _open_tokens(path: str, shard: Generations, source: pa.NativeFile) -> pq.ParquetFile:
-    try:
+    with _naming(path):
         file = pq.ParquetFile(source, page_checksum_verification=True)
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
     if file.metadata.num_rows != shard.n_tokens:
         raise DamagedError(f"{path} has {file.metadata.num_rows:,} rows, not {shard.n_tokens:,} as its generations say")
     return file
@@ -319,5 +304,14 @@ def _changed(path: str) -> DamagedError:
     return DamagedError(f"{path} is damaged (its checksum does not match)")
 
 
-def _damaged(path: str, error: Exception) -> DamagedError:
-    return DamagedError(f"{path} is damaged ({first_line(error)})")
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Raises `DamagedError`, which names the file, for whatever reading damaged bytes raises."""
+    try:
+        yield
+    except DamagedError:
+        raise
+    except BrokenSealError as error:
+        raise _changed(path) from error
+    except _UNREADABLE as error:
+        raise DamagedError(f"{path} is damaged ({first_line(error)})") from error
