@@ -18,9 +18,7 @@ from eexit.training.probes.probe import linear_probe, log_kl
 from eexit.training.probes.tables import calibration_rows, probe_row, rank_correlation
 from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import KL_FACTORS
-from eexit.training.student.exit_loss import layer_divergences
-from eexit.training.student.exits_table import Draw
-from eexit.training.student.passes import Pair
+from eexit.training.student.passes import Draw, Pair, layer_divergences
 from eexit.training.texts import Text, parted
 from eexit.training.trainer import Tables
 

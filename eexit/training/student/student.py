@@ -9,7 +9,8 @@ Shapes: N decided positions of some texts.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +20,11 @@ from torch import Tensor
 
 from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
-from eexit.training.setup import Setup
-from eexit.training.student.exit_loss import LogitsReader
-from eexit.training.student.exits_table import exits_table
+from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.streams import Row
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
-from eexit.training.student.passes import Pair
+from eexit.training.student.passes import AtExits, Draw, LogitsReader, Pair
 from eexit.training.student.probes import fit_probes, student_probe_tables
 from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Tables, Trainer
@@ -142,3 +142,38 @@ class StudentTrainer(Trainer):
 def decided(draws: Sequence[np.ndarray]) -> Tensor:
     """The draws of the decided tokens of some texts, (N,): all but each one's first."""
     return torch.from_numpy(np.concatenate([of_text[1:] for of_text in draws]))
+
+
+def exits_table(pair: Pair, some_texts: Sequence[Sequence[Text]], draw: Draw) -> list[Row]:
+    """At each KL factor, before and after: a row for all tokens (layer None), and one per exit layer.
+
+    Before is the base model itself, with the same exits and what they leave. KLs are from the teacher's final layer, in
+    nats, and agreement is how often the likeliest token is the teacher's.
+    """
+    found: dict[tuple[float, str], list[tuple[Tensor, AtExits]]] = {}
+    for texts in some_texts:
+        taught, u_N = pair.teach(texts), draw(texts)
+        for factor in KL_FACTORS:
+            exit_N = pair.draw_exits(taught, factor, u_N)
+            for when, context in (("before", pair.model.disable_adapter()), ("after", nullcontext())):
+                with context:
+                    read = pair.compare(taught, exit_N)
+                found.setdefault((factor, when), []).append((exit_N, read))
+    return [row for (factor, when), parts in found.items() for row in _rows(factor, when, parts)]
+
+
+def _rows(factor: float, when: str, parts: Sequence[tuple[Tensor, AtExits]]) -> Iterator[Row]:
+    exit_N = torch.cat([exit_N for exit_N, _ in parts])
+    kl_N = torch.cat([read.kl_N for _, read in parts])
+    agrees_N = torch.cat([read.agrees_N for _, read in parts]).float()
+    for layer in (None, *exit_N.unique().tolist()):
+        counted_N = torch.ones_like(exit_N, dtype=torch.bool) if layer is None else exit_N == layer
+        yield {
+            "kl_factor": factor,
+            "when": when,
+            "layer": layer,
+            "n": int(counted_N.sum()),
+            "mean_kl": kl_N[counted_N].mean().item(),
+            "median_kl": kl_N[counted_N].median().item(),
+            "agreement": agrees_N[counted_N].mean().item(),
+        }

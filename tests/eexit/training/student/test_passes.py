@@ -20,11 +20,10 @@ from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit
-from eexit.training.student import exit_loss
-from eexit.training.student.exit_loss import LogitsReader, read_exits
+from eexit.training.student import passes
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
-from eexit.training.student.passes import Pair
+from eexit.training.student.passes import LogitsReader, Pair, read_exits
 from eexit.training.texts import Text
 
 DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=14, eos_token_ids=frozenset())
@@ -101,7 +100,7 @@ def test_gradients_are_those_of_the_kl_however_few_positions_are_read_at_a_time(
     kl_N = kl_div(own_NV, at_end_NV, log_target=True, reduction="none").sum(-1)
     (gradient_NW,) = torch.autograd.grad(kl_N.sum(), hidden_NW)
     for at_a_time in (1, 5 * decoder.vocabulary, 1 << 23):
-        monkeypatch.setattr(exit_loss, "LOGITS_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(passes, "LOGITS_AT_A_TIME", at_a_time)
         read = read_exits(reader, teacher_NW, hidden_NW, exit_N, learns=True)
         torch.testing.assert_close(read.kl_N, kl_N.detach(), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(read.gradient_NW, gradient_NW, atol=1e-5, rtol=1e-4)
