@@ -19,10 +19,9 @@ from eexit.errors import UsageError
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import Setup
-from eexit.training.states.disagreement import better_form
+from eexit.training.states.disagreement import MAPPED, Exits, FullDepth, better_form, exit_sets, run_known
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import After, Form, KeysForm, Pair, StreamsForm
-from eexit.training.states.known_exits import MAPPED, Exits, FullDepth, exit_sets, run_known
 from eexit.training.states.tables import FittedMaps, cost_rows, exit_rows, pair_rows
 from eexit.training.streams import BLOCK_TOKENS, streams
 from eexit.training.texts import Text, blocks, n_tokens, parted

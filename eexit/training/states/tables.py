@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
@@ -11,15 +11,13 @@ from eexit.decode.rows.requests import Decoding
 from eexit.method.state_maps import LinearMap, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.training.ridge import SplitSums
-from eexit.training.states.disagreement import measure
+from eexit.training.states.disagreement import Exits, exit_sets, measure
 from eexit.training.states.fitting import explained
 from eexit.training.states.forms import Form, Pair
-from eexit.training.states.known_exits import Exits, exit_sets
+from eexit.training.streams import Row
 from eexit.training.texts import Text
 
 FP32_BYTES: Final = 4
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

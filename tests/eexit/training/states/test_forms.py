@@ -12,8 +12,7 @@ from eexit.model.decoder import Decoder
 from eexit.training.ridge import SplitSums
 from eexit.training.setup import STATE_FORMS
 from eexit.training.states.fitting import Fits
-from eexit.training.states.forms import Form, KeysForm, StreamsForm, deeper
-from eexit.training.states.norms import compare_norms, entering
+from eexit.training.states.forms import Form, KeysForm, StreamsForm, compare_norms, deeper, entering
 
 EXITS, N = (1, 3), 400
 

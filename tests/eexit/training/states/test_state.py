@@ -15,8 +15,7 @@ from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
 from eexit.model.cache import KVCache
-from eexit.training.states.disagreement import Disagreement, kept_form, less
-from eexit.training.states.known_exits import exit_sets
+from eexit.training.states.disagreement import Disagreement, exit_sets, kept_form, less
 from eexit.training.states.state import StateTrainer, forms_of
 from eexit.training.texts import Text
 from eexit.training.trainer import Tables
