@@ -52,20 +52,6 @@ def test_a_gate_predicts_exits_of_texts_that_it_learned_from() -> None:
     assert len(trainer.tables(held_out(frozen_llama()))["gates"]) == 2 * len(LAYERS) * 6
 
 
-def test_a_training_goes_on_from_its_state() -> None:
-    whole, half = trained(), GateTrainer(setup_of(frozen_llama(), "gate", rules=(RULE, "entropy/1.5")))
-    first, *later = blocks(learned(frozen_llama()), 30)
-    half.train(first)
-    other = GateTrainer(setup_of(frozen_llama(), "gate", rules=(RULE, "entropy/1.5")))
-    other.restore(half.state())
-    for block in later:
-        other.train(block)
-    whole.finish()
-    other.finish()
-    for name, part in whole.weights().items():
-        assert torch.equal(part, other.weights()[name])
-
-
 def test_the_shares_of_a_row() -> None:
     found = row(3, RULE, 0.5, torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([1.0, 0.0, 1.0, 0.0]))
     assert found == pytest.approx(

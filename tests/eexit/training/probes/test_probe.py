@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from trained import LAYERS, frozen_llama, held_out, learned, setup_of
+from trained import LAYERS, frozen_llama, learned, setup_of
 
 from eexit.method.probes import LayerProbe, Probe
 from eexit.method.rules import RULES
@@ -110,21 +110,6 @@ def test_both_kinds_learn_and_the_better_one_is_kept() -> None:
             bins = [row for row in tables["calibration"] if (row["layer"], row["kl_factor"]) == (layer, factor)]
             assert sum(row["n"] for row in bins) == n_tokens
             assert all(row["bin"] <= 10 * row["predicted"] <= row["bin"] + 1 for row in bins)
-
-
-def test_going_on_from_a_state_gives_the_same_weights() -> None:
-    model, whole = frozen_llama(), trained(passes=2)
-    part = ProbeTrainer(setup_of(model, "probe", passes=2, tokens_per_step=24, learning_rate=1e-2))
-    for _ in range(3):
-        state = {name: tensor.clone() for name, tensor in part.state().items()}
-        part = ProbeTrainer(setup_of(model, "probe", passes=2, tokens_per_step=24, learning_rate=1e-2))
-        part.restore(state)
-        part.train(learned(model))
-    part.finish()
-    for trainer in (whole, part):
-        trainer.tables(held_out(model))
-    for name, tensor in whole.weights().items():
-        assert torch.equal(tensor, part.weights()[name])
 
 
 def test_rank_correlation_is_spearmans_ties_included() -> None:

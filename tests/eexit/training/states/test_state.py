@@ -147,22 +147,6 @@ def test_the_card_says_what_maps_explain_and_what_a_token_costs(
             assert row["rank"] is None or row["bytes"] == n_bytes
 
 
-def test_going_on_from_a_state_gives_the_same_weights_in_either_round() -> None:
-    texts, whole = learned(frozen_llama()), trained(None, rank=None)
-    for stopped_after in (1, 2, 3):
-        blocks = [texts[:5], texts[5:], texts[:5], texts[5:]]
-        first, second = (StateTrainer(setup_of(frozen_llama(), "state", rounds=2)) for _ in range(2))
-        for block in blocks[:stopped_after]:
-            first.train(block)
-        second.restore(first.state())
-        for block in blocks[stopped_after:]:
-            second.train(block)
-        assert second.found_settings() == whole.found_settings() == {"form": whole.kept}
-        assert second.weights().keys() == whole.weights().keys()
-        for name, tensor in whole.weights().items():
-            assert torch.equal(tensor, second.weights()[name])
-
-
 def of_texts(wrong: list[int]) -> Disagreement:
     n_P = np.full(len(wrong), 20)
     return Disagreement(n_P, np.array(wrong), n_P, np.array(wrong), n_P)
