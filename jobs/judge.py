@@ -31,8 +31,7 @@ from eexit.errors import UsageError
 from eexit.output.locations import shown, without_secrets
 from eexit.output.text import counted
 from eexit.quality.rubric import RESPONSE_FORMATS, RUBRIC
-from eexit.studies.judging.endpoint import JudgeModel, require_client
-from eexit.studies.judging.kept_replies import KeptReplies
+from eexit.studies.judging.endpoint import JudgeModel, KeptReplies, require_client
 
 if TYPE_CHECKING:
     from eexit.studies.judging.judge import Judging

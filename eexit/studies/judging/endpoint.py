@@ -6,17 +6,20 @@ may echo the key.
 """
 
 import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from ssl import SSLError
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from eexit.errors import UsageError
+from eexit.errors import UsageError, first_line
 from eexit.quality.rubric import Question, RubricVerdict
-from eexit.studies.judging.kept_replies import KeptReplies
 
 TRIES: Final = 5  # of one question, if each fails in a way that may pass
+MOST_BYTES_OF_ONE: Final = 64 * 2**10  # of one reply
+MOST_BYTES: Final = 2**20  # of all of them; the first ones are kept
 NO_KEY: Final = "no-key"  # what is sent where no key is needed
 
 _OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
@@ -82,6 +85,44 @@ def require_client() -> None:
         import openai  # noqa: F401
     except ImportError as error:
         raise UsageError("judging needs the package openai: pip install 'eexit[judge]'") from error
+
+
+class KeptReplies:
+    """What an endpoint replied where it gave no verdict, in a file of the folder for temporary files.
+
+    A reply may echo the key that it was sent, in any form. So none of it is printed, logged or stored among results:
+    only the user can read the file, and messages say where that is.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._trouble = ""
+        self._n_bytes = 0
+
+    def keep(self, reason: str, reply: bytes) -> None:
+        """Add a reply below what it was taken for. One that can't be written is given up, and `told` says why."""
+        if self._n_bytes >= MOST_BYTES:
+            return
+        entry = f"{reason}:\n".encode() + reply[:MOST_BYTES_OF_ONE] + b"\n\n"
+        try:
+            if self.path is None:
+                descriptor, name = tempfile.mkstemp(prefix="eexit-judge-", suffix=".txt")  # readable by its owner alone
+                os.close(descriptor)
+                self.path = Path(name)
+            with self.path.open("ab") as file:
+                file.write(entry)
+        except OSError as error:
+            self._trouble = first_line(error)
+        self._n_bytes += len(entry)
+
+    @property
+    def told(self) -> str:
+        """Where the replies are, in a sentence, or nothing if there are none."""
+        if self._trouble:
+            return f"what the endpoint replied could not be kept ({self._trouble})"
+        if self.path is None:
+            return ""
+        return f"what the endpoint replied is in {self.path}, which only you can read: it may hold your key"
 
 
 class Endpoint:

@@ -20,8 +20,7 @@ from eexit.plan.runs import ERROR, OK
 from eexit.quality.rubric import RUBRIC, Comparison, Question, TextScores, preference
 from eexit.results.store.lease import Lease
 from eexit.results.study_tables import JUDGEMENTS
-from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply
-from eexit.studies.judging.kept_replies import KeptReplies
+from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, KeptReplies, Reply
 from eexit.studies.judging.plan import Judged, JudgingPlan
 
 ROWS_PER_FILE: Final = 1000

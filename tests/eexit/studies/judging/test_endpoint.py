@@ -16,8 +16,7 @@ import pytest
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
 
 from eexit.quality.rubric import TextScores, about_text
-from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply
-from eexit.studies.judging.kept_replies import MOST_BYTES, KeptReplies
+from eexit.studies.judging.endpoint import MOST_BYTES, AskingError, Endpoint, JudgeModel, KeptReplies, Reply
 
 KEY = "sk-THIS-IS-A-SECRET"
 QUESTIONS = [about_text(f"prompt {n}", "text" * n) for n in range(3)]
