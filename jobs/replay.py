@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
-    from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
+    from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
 
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
     replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}

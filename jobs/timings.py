@@ -30,12 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
-    from eexit.studies.timing import plan
+    from eexit.studies.timing.study import WhatToTime, make_plan
 
-    asked = plan.WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
+    asked = WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
     done = run_study(
         flags.results,
-        partial(plan.make_plan, asked=asked),
+        partial(make_plan, asked=asked),
         flags.device,
         open_display(quiet=flags.quiet),
         columns=asked.columns,

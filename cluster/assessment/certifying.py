@@ -17,7 +17,7 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.choosing.evidence import EmptyRiskError
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
-from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime
+from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime
 
 
 def run(shop: Workshop) -> None:

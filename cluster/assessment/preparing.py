@@ -21,7 +21,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
 from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.timing.plan import WhatToTime
+from eexit.studies.timing.study import WhatToTime
 from eexit.training.plan import WhatToTrain
 
 ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with, beside all

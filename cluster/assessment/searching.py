@@ -36,7 +36,7 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.choosing.evidence import Evidence
-from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
+from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
 
 Row = Mapping[str, Any]
 FAR_LESS: Final = 4  # times less than the margin

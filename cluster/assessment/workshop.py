@@ -35,7 +35,7 @@ from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
-from eexit.studies.timing.plan import WhatToTime, make_plan
+from eexit.studies.timing.study import WhatToTime, make_plan
 
 LOOK: Final = "look"
 CEILING: Final = "ceiling"

@@ -30,7 +30,7 @@ from eexit.method.screen_size import ScreenSize
 from eexit.output.progress import Silence
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
-from eexit.studies.timing.plan import WhatToTime, make_plan
+from eexit.studies.timing.study import WhatToTime, make_plan
 from eexit.studies.verdict_file import BATCHES, DECIDING, FILE, OVERHEAD, RESTRICTIONS
 
 pytestmark = pytest.mark.usefixtures("small")

@@ -13,7 +13,7 @@ from eexit.quality.estimates import Estimate
 from eexit.quality.rubric import ASPECTS
 from eexit.studies.harness.study import scores_table
 from eexit.studies.judging.table import COMPARED, judgements_table
-from eexit.studies.replay.table import replays_table
+from eexit.studies.replay.study import replays_table
 from eexit.studies.timing.speedups import timings_table
 
 KEYS = ("normal", "unfrozen/kl/0.5", "frozen_residual/kl/0.5", "frozen_residual/predicted_kl/0.125")

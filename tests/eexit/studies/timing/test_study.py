@@ -25,7 +25,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.plan import WhatToTime, make_plan
+from eexit.studies.timing.study import WhatToTime, make_plan
 from jobs import timings
 
 TOKENS = 4
