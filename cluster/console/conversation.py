@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from rich.console import Console
@@ -143,11 +144,12 @@ class Conversation:
 
     def _generated(self, inputs: dict[str, Tensor], setting: Setting | None) -> ColouredText:
         streamer = ColouredText(self.console, self.tokenizer, self._colours())
-        model: Any = self.model
         context = self._context
         left = self.max_new_tokens if context is None else context - inputs["input_ids"].shape[1]
-        model.generate(
-            **inputs, custom_generate=setting, streamer=streamer, do_sample=False,
+        model: Any = self.model
+        generate = model.generate if setting is None else partial(setting.generate, model)
+        generate(
+            **inputs, streamer=streamer, do_sample=False,
             max_new_tokens=min(self.max_new_tokens, left),
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         )  # fmt: skip

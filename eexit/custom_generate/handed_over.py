@@ -3,11 +3,9 @@
 Everything that depends on how `generate` prepares a call is in this file. Shapes: B rows, T tokens.
 """
 
-import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Final, Protocol
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
-    GenerationMixin,
     LogitNormalization,
     MaxLengthCriteria,
     MaxTimeCriteria,
@@ -32,8 +29,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from eexit.decode.rows.requests import RowSoFar
 from eexit.errors import UsageError
 
-_GENERATE: Final = inspect.unwrap(GenerationMixin.generate).__code__
-# What `generate` (5.24) takes and does not pass on to a callable: it would be lost without a word.
+# What `generate` (5.24) takes and does not pass on to a callable.
 _KEPT_BACK: Final = ("streamer", "assistant_model", "synced_gpus")
 _MODES: Final = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _OF_EVERY_ROW: Final = (MaxLengthCriteria, EosTokenCriteria)  # which the engine has itself
@@ -114,27 +110,14 @@ def with_stop_strings(
     return {**asked, "stopping_criteria": criteria, "stop_strings": None}
 
 
-def running_call(caller: FrameType | None, model: PreTrainedModel) -> Mapping[str, Any]:
-    """What the innermost call of `generate` for this model was given and has made of it; nothing if there is none.
-
-    Other callables may stand between it and the setting, as where a user's own function calls the setting.
-    """
-    while caller is not None:
-        if caller.f_code is _GENERATE and caller.f_locals.get("self") is model:
-            return caller.f_locals
-        caller = caller.f_back
-    return {}
+def kept_back(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of a call that `generate` does not pass on."""
+    return {name: asked[name] for name in _KEPT_BACK if asked.get(name) is not None}
 
 
-def kept_back(running: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call of `generate` was given and does not pass on."""
-    return {name: running[name] for name in _KEPT_BACK if running.get(name) is not None}
-
-
-def ends_nowhere(running: Mapping[str, Any], model: PreTrainedModel) -> bool:
-    """Whether a call without EOS tokens is meant to have none, since it says so, or since the model had some."""
-    config = model.config.get_text_config(decoder=True)
-    return "eos_token_id" in running.get("kwargs", {}) or getattr(config, "eos_token_id", None) is not None
+def names_an_eos_token(model: PreTrainedModel) -> bool:
+    """Whether the model has an EOS token, so that a call without one is meant to have none."""
+    return getattr(model.config.get_text_config(decoder=True), "eos_token_id", None) is not None
 
 
 def read_call(

@@ -6,10 +6,10 @@
 It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N generated tokens of the longest.
 """
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -23,10 +23,9 @@ from eexit.custom_generate.checked_models import CheckedModel, checked, decoders
 from eexit.custom_generate.handed_over import (
     HandedOver,
     Watcher,
-    ends_nowhere,
     kept_back,
+    names_an_eos_token,
     read_call,
-    running_call,
     with_stop_strings,
 )
 from eexit.custom_generate.stats import Stats
@@ -102,12 +101,12 @@ class Setting:
         self, model: PreTrainedModel, *inputs: Tensor, tokenizer: Tokenizer | None = None,
         stop_strings: str | Sequence[str] | None = None, **asked: Any,
     ) -> Any:  # fmt: skip
-        """`model.generate(…, custom_generate=self)`, with stop strings too.
+        """`model.generate(…, custom_generate=self)`, with stop strings and a streamer too.
 
-        `generate` itself doesn't pass the tokenizer on that it needs for stop strings.
+        `generate` passes neither a streamer on nor the tokenizer that stop strings need.
         """
         asked = with_stop_strings(model, asked, tokenizer, stop_strings)
-        return model.generate(*inputs, custom_generate=self, **asked)  # type: ignore[operator]  # of a mixin
+        return model.generate(*inputs, custom_generate=partial(self, **kept_back(asked)), **asked)  # type: ignore[operator]  # of a mixin
 
     def __call__(
         self, model: PreTrainedModel, input_ids: Tensor, logits_processor: Sequence[Any] = (),
@@ -120,11 +119,9 @@ class Setting:
         Without it, those of sampling come from torch's generator, and a rule that leaves exits to chance has the
         sweep's. Raises `UsageError` for what can't be done.
         """
-        running = running_call(sys._getframe(1), model)
-        others |= kept_back(running)
         asked = generation_config or model.generation_config or GenerationConfig()
         call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
-        if not call.eos_token_ids and not ends_nowhere(running, model):
+        if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         found = checked(model, self.taken, str(self.folder))
         with found.lock:

@@ -1,7 +1,7 @@
 """Settings that were taken home from small sweeps of models in folders, as a user has both."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,10 @@ def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]
 
 
 def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
-    """What is generated for these prompts in a batch, by transformers' own `generate`."""
+    """What is generated for these prompts in a batch, by transformers' own `generate`, or that of the setting."""
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
-    output = model.generate(**inputs, custom_generate=setting, **given)  # type: ignore[operator]  # of a mixin
+    generate: Any = partial(model.generate, custom_generate=setting)  # type: ignore[arg-type]  # of a mixin
+    if "streamer" in asked:  # which transformers keeps for itself
+        generate = partial(setting.generate, model)
+    output = generate(**inputs, **given)
     return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output

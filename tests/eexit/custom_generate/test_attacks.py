@@ -14,7 +14,7 @@ import torch
 from taken_settings import DRAFT, N_TOKENS, Folders, loaded, make, run, texts_of
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, TextIteratorStreamer
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import eexit
@@ -280,18 +280,14 @@ def test_without_eos_tokens_a_row_goes_on(folders: Folders, prompt: list[int]) -
     assert drafted(model, setting, prompt) == own, "the sweep had its tokenizer's"
 
 
-def test_a_wrapped_setting_has_its_streamer(folders: Folders, prompt: list[int]) -> None:
+def test_a_setting_may_be_wrapped(folders: Folders, prompt: list[int]) -> None:
     model, setting = loaded(folders["model"]), eexit.load(folders["drafts"])
-    whole, tokenizer = plain(model, prompt), AutoTokenizer.from_pretrained(folders["model"])
 
     def wrapped(*args: Any, **given: Any) -> Any:
         return setting(*args, **given)
 
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
-    assert plain(model, prompt, custom_generate=wrapped, streamer=streamer) == whole
-    assert "".join(streamer) == tokenizer.decode(whole)
-    with pytest.raises(UsageError, match="assistant_model can't be followed here"):
-        plain(model, prompt, custom_generate=wrapped, assistant_model=model)
+    assert plain(model, prompt, custom_generate=wrapped) == plain(model, prompt)
+    assert setting.stats["eexit_rows_total"] == 1
 
 
 @pytest.mark.parametrize("way", ["arguments", "configuration of the call", "configuration of the model"])

@@ -367,9 +367,7 @@ def test_what_can_not_be_done_is_refused_by_name(
     own = {"cache": DynamicCache(config=model.config), "assistant_model": model}
     asked = {name: own[name] if value == "own" else value for name, value in asked.items() if name}
     with pytest.raises(ValueError, match=reason):
-        model.generate(  # type: ignore[operator]
-            torch.tensor([[70, 71, 72, 73]]), custom_generate=setting, max_new_tokens=4, **asked
-        )
+        setting.generate(model, torch.tensor([[70, 71, 72, 73]]), max_new_tokens=4, **asked)
     assert setting.stats["eexit_rows_total"] == 0
 
 
@@ -384,9 +382,10 @@ def test_rows_that_can_not_be_generated_from_are_refused(model: PreTrainedModel,
     asked("row 1 has no token", input_ids=two, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
     asked("give at least one row", input_ids=torch.zeros(0, 3, dtype=torch.long))
     asked("row 0 can't be generated: the prompt has 256 tokens", input_ids=torch.full((1, 256), 9))
-    asked("a streamer takes one row, got 2", input_ids=two, streamer=Recorded())
     asked("AtLength may look at all rows", input_ids=two, stopping_criteria=[AtLength(4)])
     asked("inputs_embeds", inputs_embeds=torch.zeros(1, 3, 32))
+    with pytest.raises(ValueError, match="a streamer takes one row, got 2"):
+        setting.generate(model, two, streamer=Recorded(), max_new_tokens=2)
 
 
 def looks(model: PreTrainedModel) -> dict[str, Any]:
