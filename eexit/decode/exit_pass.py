@@ -34,7 +34,7 @@ class Deciding:
     rules: Sequence[RuleOfRows]
     rule_D: np.ndarray  # an index into `rules`; NONE for `normal`
     sent_rule_D: Tensor  # the same on the device
-    setting_DE: Tensor  # of the rule; NaN outside the exit set
+    parameter_DE: Tensor  # of the rule; NaN outside the exit set
     u_exit_D: Tensor
     u_token_D: Tensor
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
@@ -67,19 +67,19 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     Those of `normal`, which never exits, of rules that look at nothing, and of oracles, which look at the teacher's
     `reading`. What is said of tokens of other rules means nothing.
     """
-    stop_DE = torch.zeros_like(deciding.setting_DE)
+    stop_DE = torch.zeros_like(deciding.parameter_DE)
     go_on_DE, evidence_DE = stop_DE + 1, torch.full_like(stop_DE, torch.nan)
     for index, (name, *_) in enumerate(deciding.rules):
         if name in ONLINE:
             continue
         of_rule_D1 = (deciding.sent_rule_D == index)[:, None]
         if name in BLIND:
-            chances = chances_in_set(BLIND[name], None, deciding.setting_DE)
+            chances = chances_in_set(BLIND[name], None, deciding.parameter_DE)
         else:
             assert reading, f"{name} looks at the teacher"
             seen_DE = ORACLES[name].evidence(reading)
-            chances = chances_in_set(ORACLES[name], seen_DE, deciding.setting_DE)
-            seen_DE = seen_DE.masked_fill(deciding.setting_DE.isnan(), torch.nan)
+            chances = chances_in_set(ORACLES[name], seen_DE, deciding.parameter_DE)
+            seen_DE = seen_DE.masked_fill(deciding.parameter_DE.isnan(), torch.nan)
             evidence_DE = torch.where(of_rule_D1, seen_DE, evidence_DE)
         stop_DE = torch.where(of_rule_D1, chances.stop_BE, stop_DE)
         go_on_DE = torch.where(of_rule_D1, chances.go_on_BE, go_on_DE)
@@ -97,7 +97,7 @@ def deciding_of(batch: Slots, device: torch.device) -> Deciding:
     """How each row's last token is decided."""
     slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
     uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
-    sent = to_device([batch.rule[slots], batch.setting[slots], *uniform], device)
+    sent = to_device([batch.rule[slots], batch.parameter[slots], *uniform], device)
     return Deciding(batch.rules, batch.rule[slots], *sent)
 
 
@@ -129,7 +129,7 @@ class ExitPass:
         self.exit_D = np.where(self.looks_D, n_exits - 1, known.exit_D.cpu().numpy())
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
-        self.likeliest_DE = torch.zeros_like(deciding.setting_DE, dtype=torch.long)
+        self.likeliest_DE = torch.zeros_like(deciding.parameter_DE, dtype=torch.long)
         self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
         self.unread_D = np.ones(n_tokens, bool)
         self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)  # how often each looked after each layer
@@ -209,7 +209,7 @@ class ExitPass:
                 self.token_pass.hidden_DW[row],
                 read.distribution(index_read) if read and rule.reads else None,
                 self._likeliest(row, [at for at in ranks if at <= rank]) if rule.compares else None,
-                self.deciding.setting_DE[row, rank],
+                self.deciding.parameter_DE[row, rank],
                 self.decoding.probe,
             )
             exits_B[index_among(of_rule, len(looking), device)] = self._draw(rank, row, rule, look)
@@ -270,7 +270,7 @@ class ExitPass:
     def _draw(self, rank: int, row: Tensor | slice, rule: Online, look: Look) -> Tensor:
         """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""
         evidence_B = rule.evidence(look)
-        chances = rule.chances(evidence_B[:, None], look.setting_B[:, None])
+        chances = rule.chances(evidence_B[:, None], look.parameter_B[:, None])
         self.evidence_DE[row, rank] = evidence_B
         self.prob_DX[row, rank] = self.passed_D[row] * chances.stop_BE[:, 0]
         self.passed_D[row] *= chances.go_on_BE[:, 0]

@@ -122,11 +122,11 @@ class _Texts:
         configuration = request.configuration
         self.rules: list[RuleOfRows] = []
         self.states: list[str] = []
-        self.setting_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), request.is_oracle
+        self.parameter_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), request.is_oracle
         if isinstance(configuration, Exit):
             self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
             self.states = [configuration.state]
-            self.setting_E[:] = configuration.per_layer(decoding.exitable_layers)
+            self.parameter_E[:] = configuration.per_layer(decoding.exitable_layers)
         n_texts, length = len(texts), self.n_prompt + n_tokens
         self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
         for held, keys in ((cache, self.prompt.student), (self.teacher, self.prompt.teacher))[: 1 + self.is_oracle]:
@@ -151,16 +151,16 @@ class _Texts:
         """Score the tokens at these indices of these texts, behind those that were scored before."""
         tokens = Tokens(slot, index - 1, self.token_ids_ST[slot, index - 1])
         rule = np.full(len(index), 0 if self.rules else NONE)
-        rule_N, setting_NE, u_N, given_N = to_device(
+        rule_N, parameter_NE, u_N, given_N = to_device(
             [
                 rule,
-                np.tile(self.setting_E.astype(np.float32), (len(index), 1)),
+                np.tile(self.parameter_E.astype(np.float32), (len(index), 1)),
                 self.u_exit_T[index],
                 self.token_ids_ST[slot, index],
             ],
             self.decoders.student.device,
         )
-        deciding = Deciding(self.rules, rule, rule_N, setting_NE, u_N, u_N, given_N)
+        deciding = Deciding(self.rules, rule, rule_N, parameter_NE, u_N, u_N, given_N)
         taken = exit_pass(self.student, self.decoding, tokens, deciding, self._taught(tokens))
         seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
         token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)

@@ -67,7 +67,7 @@ class Look:
     after_BW: Tensor
     read: Distribution | None
     likeliest_BR: Tensor | None
-    setting_B: Tensor  # of the rule, at this layer
+    parameter_B: Tensor  # of the rule, at this layer
     probe: Probe | None = None
 
 
@@ -101,14 +101,14 @@ class Rule(Protocol):
     def check(self, parameter: Parameter) -> None:
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The parameter as a number per exitable layer, (E,), which `chances` gets.
 
         Raises `ValueError` for a parameter that does not fit these layers.
         """
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-        """The chances to exit, from the evidence and the rows' settings; each layer's from its own alone.
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+        """The chances to exit, from the evidence and the rows' parameters; each layer's from its own alone.
 
         The evidence is None for rules that look at nothing.
         """
@@ -151,14 +151,14 @@ class ByKL:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
             raise ValueError(f"the KL factor of rule {self.name} must be finite and ≥ 0, got {shown(parameter)}")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         return [parameter] * len(exitable_layers)
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
         """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
         assert evidence_BE is not None
-        return Chances(2 * (-setting_BE * evidence_BE).sigmoid(), (setting_BE * evidence_BE / 2).tanh())
+        return Chances(2 * (-parameter_BE * evidence_BE).sigmoid(), (parameter_BE * evidence_BE / 2).tanh())
 
 
 class TrueKL(ByKL):
@@ -181,7 +181,7 @@ class PredictedKL(ByKL):
 
     def evidence(self, look: Look) -> Tensor:
         assert look.probe is not None
-        return look.probe.predicted_kl(look.after_BW, look.layer, look.setting_B)
+        return look.probe.predicted_kl(look.after_BW, look.layer, look.parameter_B)
 
 
 class Agree:
@@ -195,19 +195,19 @@ class Agree:
         if parameter is not None:
             raise ValueError(f"rule agree has no parameter, got {shown(parameter)}")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         return [0.0] * len(exitable_layers)
 
     def evidence(self, teacher: Divergence) -> Tensor:
         """1 where the layer's likeliest token is the final layer's, else 0."""
         return (teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]).to(teacher.kl_BE.dtype)
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
         assert evidence_BE is not None
         return Chances(evidence_BE, 1 - evidence_BE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Threshold:
     """Exits at layers where what it sees is at least the threshold; `at_most` turns that round."""
 
@@ -240,27 +240,27 @@ class Threshold:
         example = f"{self.name}={self.example:g}"
         raise ValueError(f"rule {self.name} takes a threshold {ends}, as in {example}, got {shown(parameter)}")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         return [parameter] * len(exitable_layers)
 
     def evidence(self, look: Look) -> Tensor:
         return self.see(look)
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
         assert evidence_BE is not None
-        return certain(evidence_BE <= setting_BE if self.at_most else evidence_BE >= setting_BE, setting_BE)
+        return certain(evidence_BE <= parameter_BE if self.at_most else evidence_BE >= parameter_BE, parameter_BE)
 
 
-def certain(stop_BE: Tensor, setting_BE: Tensor) -> Chances:
+def certain(stop_BE: Tensor, parameter_BE: Tensor) -> Chances:
     """The chances of a rule that leaves nothing to chance, from where it stops."""
-    stop_BE = stop_BE.to(setting_BE.dtype)
+    stop_BE = stop_BE.to(parameter_BE.dtype)
     return Chances(stop_BE, 1 - stop_BE)
 
 
-def chances_in_set(rule: Rule, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-    """The rule's chances, and none to exit at layers outside the exit set, whose setting is NaN."""
-    found, outside_BE = rule.chances(evidence_BE, setting_BE), setting_BE.isnan()
+def chances_in_set(rule: Rule, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+    """The rule's chances, and none to exit at layers outside the exit set, whose parameter is NaN."""
+    found, outside_BE = rule.chances(evidence_BE, parameter_BE), parameter_BE.isnan()
     return Chances(found.stop_BE.masked_fill(outside_BE, 0), found.go_on_BE.masked_fill(outside_BE, 1))
 
 
@@ -287,15 +287,15 @@ class Fixed:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
             raise ValueError(f"rule fixed takes a layer as its parameter, as in fixed=10, got {shown(parameter)}")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The chance to exit at each layer: 1 at the parameter's layer, else 0."""
         if parameter not in exitable_layers:
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
         return [float(layer == parameter) for layer in exitable_layers]
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-        return Chances(setting_BE, 1 - setting_BE)
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+        return Chances(parameter_BE, 1 - parameter_BE)
 
 
 class Random:
@@ -311,7 +311,7 @@ class Random:
         if sum(count for _, count in parameter.counts) < 1:
             raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The chance to exit at a layer that is reached: the copied exits there over those there and deeper."""
         assert isinstance(parameter, Control)
         counts = dict(parameter.counts)
@@ -322,8 +322,8 @@ class Random:
         beyond = [sum(n for other, n in counts.items() if other >= layer) for layer in exitable_layers]
         return [counts.get(layer, 0) / n if n else 0.0 for layer, n in zip(exitable_layers, beyond, strict=True)]
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-        return Chances(setting_BE, 1 - setting_BE)
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+        return Chances(parameter_BE, 1 - parameter_BE)
 
 
 class Patience:
@@ -341,7 +341,7 @@ class Patience:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
             raise ValueError(f"rule patience takes a whole number ≥ 2, as in patience=2, got {shown(parameter)}")
 
-    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         if parameter > len(exitable_layers):
             layers = " ".join(map(str, exitable_layers))
@@ -357,39 +357,63 @@ class Patience:
         same_BR = (look.likeliest_BR == look.likeliest_BR[:, -1:]).flip(-1)
         return same_BR.float().cumprod(-1).sum(-1)
 
-    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
         assert evidence_BE is not None
-        return certain(evidence_BE >= setting_BE, setting_BE)
+        return certain(evidence_BE >= parameter_BE, parameter_BE)
 
 
 ORACLES: Final[dict[str, Oracle]] = {"kl": TrueKL(), "agree": Agree()}
 ONLINE: Final[dict[str, Online]] = {
     "confidence": Threshold(
-        "confidence",
-        "exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)",
-        "probability", 0.9, 0, 1, lambda look: _read(look).top_p_B2[:, 0], "probability", positive=True,
+        name="confidence",
+        definition="exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. "
+        "2023)",
+        see=lambda look: _read(look).top_p_B2[:, 0],
+        sees="probability",
+        unit="probability",
+        example=0.9,
+        least=0,
+        most=1,
+        positive=True,
     ),
     "margin": Threshold(
-        "margin",
-        "exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response "
-        "of CALM, Schuster et al. 2022)",
-        "probability", 0.5, 0, 1, lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1], "margin",
+        name="margin",
+        definition="exits at a layer whose likeliest token is at least so much more probable than the next (the "
+        "softmax response of CALM, Schuster et al. 2022)",
+        see=lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1],
+        sees="margin",
+        unit="probability",
+        example=0.5,
+        least=0,
+        most=1,
     ),
     "entropy": Threshold(
-        "entropy",
-        "exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; "
-        "DeeBERT, Xin et al. 2020)",
-        "nats", 0.5, 0, math.inf, lambda look: _read(look).entropy_B, "entropy, nats", at_most=True,
+        name="entropy",
+        definition="exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. "
+        "2016; DeeBERT, Xin et al. 2020)",
+        see=lambda look: _read(look).entropy_B,
+        sees="entropy, nats",
+        unit="nats",
+        example=0.5,
+        least=0,
+        most=math.inf,
+        at_most=True,
     ),
     "similarity": Threshold(
-        "similarity",
-        "exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it "
-        "(the hidden-state saturation of CALM, Schuster et al. 2022)",
-        "cosine", 0.95, -1, 1, _cosine, "cosine", reads=False,
+        name="similarity",
+        definition="exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one "
+        "before it (the hidden-state saturation of CALM, Schuster et al. 2022)",
+        see=_cosine,
+        sees="cosine",
+        unit="cosine",
+        example=0.95,
+        least=-1,
+        most=1,
+        reads=False,
     ),
     "patience": Patience(),
     "predicted_kl": PredictedKL(),
-}  # fmt: skip
+}
 BLIND: Final[dict[str, Rule]] = {"fixed": Fixed(), CONTROL: Random()}  # they look at nothing
 RULES: Final[dict[str, Rule]] = {**ORACLES, **ONLINE, **BLIND}
 

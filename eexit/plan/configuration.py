@@ -120,7 +120,7 @@ class Exit:
         return self.rule in ORACLES
 
     def per_layer(self, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The parameter as `Rule.setting` has it: a number per exitable layer, (E,), NaN outside the exit set.
+        """The parameter as `Rule.per_layer` has it: a number per exitable layer, (E,), NaN outside the exit set.
 
         Raises `ValueError` as that, and for an exit set that is not among these layers.
         """
@@ -128,7 +128,7 @@ class Exit:
             layers = ", ".join(map(str, exitable_layers))
             raise ValueError(f"exit set {self.exit_set}: layer {foreign[0]} is not exitable, only {layers} are")
         own = self.layers or exitable_layers
-        by_layer = dict(zip(own, RULES[self.rule].setting(self.parameter, own), strict=True))
+        by_layer = dict(zip(own, RULES[self.rule].per_layer(self.parameter, own), strict=True))
         return [by_layer.get(layer, math.nan) for layer in exitable_layers]
 
     def ranks(self, exitable_layers: Sequence[int]) -> tuple[int, ...]:

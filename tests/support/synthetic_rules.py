@@ -33,14 +33,14 @@ def decide(
     rule, parameter = configuration.rule, configuration.parameter
     if isinstance(parameter, Control):
         parameter = Control(parameter.of, tuple(counts[parameter.of]))
-    setting = torch.tensor([list(RULES[rule].setting(parameter, layers))] * len(kl_nE))
+    parameters = torch.tensor([list(RULES[rule].per_layer(parameter, layers))] * len(kl_nE))
     evidence = None
     if rule in ORACLES:
         seen = SimpleNamespace(kl_BE=torch.from_numpy(kl_nE), likeliest_BX=torch.from_numpy(agrees_nX.astype(int)))
         evidence = ORACLES[rule].evidence(cast("Divergence", seen))
     elif rule in ONLINE:
         evidence = torch.stack([ONLINE[rule].evidence(look) for look in _looks(kl_nE, agrees_nX)], dim=1)
-    stop: np.ndarray = RULES[rule].chances(evidence, setting).stop_BE.numpy().astype(float)
+    stop: np.ndarray = RULES[rule].chances(evidence, parameters).stop_BE.numpy().astype(float)
     stop[0] = 0
     return stop, None if evidence is None else evidence.numpy().astype(np.float32)
 
@@ -65,7 +65,7 @@ def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
                     top_p_B2=torch.stack([top, second], dim=1), entropy_B=(0.7 * kl[:, layer]).clamp(max=9)
                 ),
                 likeliest_BR=likeliest[:, : layer + 1],
-                setting_B=torch.ones(len(kl)),
+                parameter_B=torch.ones(len(kl)),
                 probe=cast("Probe", probe),
             )
         )

@@ -99,7 +99,7 @@ class Slots:
         self.limit = np.zeros(n_slots, np.int64)
         self.state = np.full(n_slots, NONE)
         self.rule = np.full(n_slots, NONE)
-        self.setting = np.zeros((n_slots, len(decoding.exitable_layers)), np.float32)
+        self.parameter = np.zeros((n_slots, len(decoding.exitable_layers)), np.float32)
         self.u_exit = np.zeros((n_slots, n_tokens), np.float32)
         self.u_token = np.zeros((n_slots, n_tokens), np.float32)
         self.counts: dict[str, np.ndarray] = {}  # what was run for each decided token, where that is counted
@@ -115,10 +115,10 @@ class Slots:
         n_prompt = len(request.prompt_token_ids)
         self.request[slot], self.n_prompt[slot], self.limit[slot], self.n_generated[slot] = index, n_prompt, limit, 0
         self.state[slot] = self.states.index(configuration.mode) if configuration.mode in self.states else NONE
-        self.rule[slot], self.setting[slot] = NONE, 0
+        self.rule[slot], self.parameter[slot] = NONE, 0
         if isinstance(configuration, Exit):
             self.rule[slot] = self.rules.index(RuleOfRows.of(configuration, self.decoding.exitable_layers))
-            self.setting[slot] = configuration.per_layer(self.decoding.exitable_layers)
+            self.parameter[slot] = configuration.per_layer(self.decoding.exitable_layers)
         for values in (*self.counts.values(), *self.records.values()):
             values[slot] = 0
         self.requests[index] = request
@@ -225,4 +225,4 @@ class Slots:
 
     def _of_rows(self) -> list[np.ndarray]:
         of_rows = [self.request, self.n_prompt, self.n_generated, self.limit]
-        return [*of_rows, self.state, self.rule, self.setting, self.u_exit, self.u_token]
+        return [*of_rows, self.state, self.rule, self.parameter, self.u_exit, self.u_token]

@@ -41,7 +41,7 @@ def teach(batch: Batch) -> TeacherPass:
     position_B, n_generated = batch.position(), batch.n_generated[slots]
     arrays = (
         teacher.slot_S[slots], batch.last_token()[row_U, None].astype(np.int64), position_B[row_U, None],
-        source_P, target_P, batch.rule[slots], batch.setting[slots],
+        source_P, target_P, batch.rule[slots], batch.parameter[slots],
         batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated],
     )  # fmt: skip
     prefix_B, token_U1, position_U1, source, target, *of_rows = to_device(arrays, decoder.device)

@@ -112,8 +112,8 @@ def replay_at_full_depth(
     agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
-    setting_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
+    parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
+    chances = chances_in_set(RULES[setting.rule], evidence_NE, parameter_E.expand(len(agrees_NE), -1))
     expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
     costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED

@@ -52,10 +52,10 @@ class GateTrainer(Trainer):
             read = read_layer(self.decoder, stream_NW, rank, self.decoding)
             distribution = read.distribution(torch.arange(n_tokens, device=device))
             for index, (name, parameter) in enumerate(map(rule_and_parameter, self.rules)):
-                rule, [setting] = ONLINE[name], ONLINE[name].setting(parameter, [layer])
-                setting_N = torch.full((n_tokens,), setting, device=device)
-                look = Look(layer, stream_NW, stream_NW, distribution, None, setting_N)
-                chances = rule.chances(rule.evidence(look)[:, None], setting_N[:, None])
+                rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
+                parameter_N = torch.full((n_tokens,), threshold, device=device)
+                look = Look(layer, stream_NW, stream_NW, distribution, None, parameter_N)
+                chances = rule.chances(rule.evidence(look)[:, None], parameter_N[:, None])
                 stop_NER[:, rank, index] = chances.stop_BE[:, 0]
         return stop_NER
 

@@ -86,12 +86,12 @@ def test_patience_that_the_exitable_layers_can_not_try_is_refused() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["patience=2,5,6"]})
     with pytest.raises(UsageError, match=r"^patience=6 never exits: the exitable layers are only 5 10 15 20 25; lower"):
         resolve_exitable_layers(config, 30)
-    assert RULES["patience"].setting(5.0, (5, 10, 15, 20, 25)) == [5.0] * 5
+    assert RULES["patience"].per_layer(5.0, (5, 10, 15, 20, 25)) == [5.0] * 5
 
 
 def test_a_control_exits_as_often_at_each_layer_as_what_it_follows() -> None:
-    assert RULES["random"].setting(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
-    assert RULES["random"].setting(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
+    assert RULES["random"].per_layer(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
+    assert RULES["random"].per_layer(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
 
 
 def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(nam
     chances = RULES[name].chances(evidence_BE.round() if name == "agree" else evidence_BE, torch.full((50, 5), 0.5))
     is_certain = bool(np.isin(chances.stop_BE.numpy(), (0, 1)).all())
     if name == "fixed":  # whose setting is 1 at one layer
-        is_certain = bool(np.isin(RULES[name].setting(3.0, (1, 3)), (0, 1)).all())
+        is_certain = bool(np.isin(RULES[name].per_layer(3.0, (1, 3)), (0, 1)).all())
     assert depends_on_seed(Exit("skip", name), 0.0) == (not is_certain)
     assert depends_on_seed(Exit("skip", name), 0.7)
 
