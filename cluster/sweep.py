@@ -22,7 +22,7 @@ from eexit.output.progress import Display
 from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
-from eexit.plan.runs import configurations, count_runs, plan_runs
+from eexit.plan.runs import configurations, count_runs, plan_runs, same_for_every_seed
 from eexit.plan.validation_errors import explain
 from eexit.results.layout import (
     REPORT,
@@ -68,7 +68,7 @@ class Summary:
 
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results."""
-        return figures(open_store(self.out), configurations(self.config), self.config.temperature)
+        return figures(open_store(self.out), configurations(self.config), same_for_every_seed(self.config))
 
 
 def run_sweep(

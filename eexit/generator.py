@@ -27,9 +27,9 @@ from eexit.model.chat import format_and_tokenize_input
 from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, depends_on_seed
+from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.runs import Run, configurations
+from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
 from eexit.results.run_rows import generation_columns, text_pieces, token_text, tokens_table
 from eexit.results.shard_tables import OnProgress, Results, error_results, run_columns
@@ -88,6 +88,7 @@ class ModelGenerator:
         self.prices = find_prices(both.teacher, decoding)
         self.engine = Engine(both.teacher, decoding, both.student, self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
+        self._same_for_every_seed = same_for_every_seed(config)
 
     def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0: None) -> Results:
         """Do the runs together. A run that fails becomes an error row, and does not affect the others.
@@ -157,7 +158,7 @@ class ModelGenerator:
 
     def _is_shared(self, request: Request, outcome: Outcome) -> bool:
         """Whether a request with another seed has this outcome too. One that failed is tried again."""
-        return not (isinstance(outcome, Failure) or depends_on_seed(request.configuration, self.config.temperature))
+        return not isinstance(outcome, Failure) and request.configuration.key in self._same_for_every_seed
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))

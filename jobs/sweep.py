@@ -26,7 +26,7 @@ from cluster.console.events import log_to_stderr
 from cluster.console.sweep_flags import load_job
 from eexit.output.locations import inside, reading, shown, without_secrets
 from eexit.output.text import counted
-from eexit.plan.runs import ERROR, configurations
+from eexit.plan.runs import ERROR, configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
         write_report(summary.out, store)
-    Console().print(closing_table(store, configurations(summary.config), summary.config.temperature))
+    Console().print(closing_table(store, configurations(summary.config), same_for_every_seed(summary.config)))
     print(reading(out, GENERATIONS_FOLDER))
     print(shown(inside(out, REPORT)))
     if figures:

@@ -12,7 +12,7 @@ from cluster.assessment.learned import ORACLE, UNALTERED, Rules, Way, exit_sets
 from cluster.assessment.parts import Enough, PromptParts, drawn, split
 from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.plan.validation_errors import explain
@@ -85,8 +85,7 @@ class Asked:
         return tuple(sorted({1, *self.batches}))
 
     def config(self, prompts: Sequence[Prompt], **fields: Any) -> SweepConfig:
-        grid: dict[str, Any] = {"kl_factors": (), "modes": (NORMAL,), **fields}
-        return SweepConfig(prompts=tuple(prompts), record_top_k=1, **{**self.common, **grid})
+        return SweepConfig(prompts=tuple(prompts), record_top_k=1, **{**self.common, **NO_EXITS, **fields})
 
     def look(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> SweepConfig:
         """Exits of all tokens at each layer, a read at each layer, and drafts at the last one."""

@@ -1,6 +1,6 @@
 """The table that is printed at the end of a sweep: one line per configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,11 +53,11 @@ DRAFTS_CAPTION = (
 
 
 def closing_table(
-    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+    store: Store, configurations: Sequence[Configuration], same_for_every_seed: Collection[str] = ()
 ) -> ResultTable:
     """Means over the different runs of each configuration; agreement is with the prompt's normal run.
 
-    `temperature` is as in `figures`.
+    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
     """
     generations = read_columns(store, COLUMNS)
     has_answers = generations["correct"].null_count < len(generations)
@@ -65,7 +65,7 @@ def closing_table(
     has_drafts = any(isinstance(configuration, Draft) for configuration in configurations)
     done = generations.filter(pc.field("status") == OK)
     is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
-    found = [outcomes(configuration, generations, temperature) for configuration in configurations]
+    found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
     captions = {
         UNOBSERVED_CAPTION: is_unobserved,

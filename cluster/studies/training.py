@@ -23,8 +23,7 @@ from eexit.output.locations import shown
 from eexit.output.progress import Display, Progress
 from eexit.output.text import counted
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
-from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
@@ -63,7 +62,7 @@ def train_exits(
     refuse_settings(sweep, asked)
     texts = read_texts(sweep.store)
     if asked.prompts:
-        grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": tuple(asked.prompts)}
+        grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
         config = SweepConfig.model_validate({**sweep.manifest.config, **grid, "observe": "none"})
         summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])

@@ -29,6 +29,8 @@ Observe = Literal["all", "final", "none"]  # at which layers the full-depth mode
 MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
+# In place of a sweep's grid: full depth alone.
+NO_EXITS: Final[Mapping[str, Any]] = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": ()}
 
 
 def _encodable(text: str) -> str:
@@ -356,6 +358,11 @@ class SweepConfig(BaseModel):
     )
 
     @property
+    def all_rules(self) -> dict[str, tuple[float, ...]]:
+        """All rules with their parameters; `kl_factors` are those of rule kl, which comes first then."""
+        return {"kl": self.kl_factors, **self.rules} if self.kl_factors else self.rules
+
+    @property
     def screen(self) -> ScreenSize | None:
         """The size of the screen that rules look through, if they do."""
         return screen_size(self.decide_on)
@@ -390,9 +397,9 @@ class SweepConfig(BaseModel):
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
         if self.kl_factors and "kl" in self.rules:
             raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
-        if not self.kl_factors and not self.rules and not self.draft and set(self.modes) != {NORMAL}:
+        if not self.all_rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
-        rules = {*self.rules, *(["kl"] if self.kl_factors else [])} if set(self.modes) != {NORMAL} else set()
+        rules = self.all_rules if set(self.modes) != {NORMAL} else {}
         if self.observe != "all" and (oracles := [name for name in ORACLES if name in rules]):
             raise ValueError(
                 f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "
@@ -428,8 +435,7 @@ class SweepConfig(BaseModel):
             raise ValueError(
                 f"decide_on {self.decide_on} has no effect: with head {size}, rules look at what tokens are"
             )
-        rules = [*(["kl"] if self.kl_factors else []), *self.rules]
-        if oracles := [rule for rule in rules if rule in ORACLES]:
+        if oracles := [rule for rule in self.all_rules if rule in ORACLES]:
             raise ValueError(
                 f"rule {oracles[0]} compares distributions of the whole head, which head {size} is not: leave it out"
             )

@@ -49,12 +49,11 @@ def configurations(config: SweepConfig) -> list[Configuration]:
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:
-    rules = {"kl": config.kl_factors, **config.rules} if config.kl_factors else config.rules
     for mode in config.modes:
         if mode == NORMAL:
             yield Normal()
             continue
-        for rule, parameters in rules.items():
+        for rule, parameters in config.all_rules.items():
             for parameter in parameters or (None,):
                 looks = not gives_its_exits(Exit(mode, rule, parameter))
                 reads = rule in ONLINE and ONLINE[rule].reads
@@ -70,10 +69,15 @@ def count_runs(config: SweepConfig) -> int:
     return len(config.prompts) * len(configurations(config)) * len(config.seeds)
 
 
+def same_for_every_seed(config: SweepConfig) -> frozenset[str]:
+    """The configurations, by their keys, whose runs are the same for every seed, so that one stands for all."""
+    return frozenset(each.key for each in configurations(config) if not depends_on_seed(each, config.temperature))
+
+
 def count_different_runs(config: SweepConfig) -> int:
     """How many runs there are if those that are the same for every seed count once."""
-    n_seeds = [len(config.seeds) if depends_on_seed(c, config.temperature) else 1 for c in configurations(config)]
-    return len(config.prompts) * sum(n_seeds)
+    n_grid, n_same = len(configurations(config)), len(same_for_every_seed(config))
+    return len(config.prompts) * ((n_grid - n_same) * len(config.seeds) + n_same)
 
 
 def shared_settings(config: SweepConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.plan.configuration import Configuration, depends_on_seed
+from eexit.plan.configuration import Configuration
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.text_measures import log_perplexity, mean_perplexity
 from eexit.results.files import once_each
@@ -42,24 +42,24 @@ class Outcomes:
 
 
 def figures(
-    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+    store: Store, configurations: Sequence[Configuration], same_for_every_seed: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
 
-    `temperature` is that of the sweep, by which runs are known that are the same for every seed; None: not known.
+    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
 
     A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
     generations = read_columns(store, ["prompt_id", "status", "configuration", *MEASURES])
-    return [_of_configuration(configuration, generations, temperature) for configuration in configurations]
+    return [_of_configuration(configuration, generations, same_for_every_seed) for configuration in configurations]
 
 
-def outcomes(configuration: Configuration, generations: pa.Table, temperature: float | None) -> Outcomes:
+def outcomes(configuration: Configuration, generations: pa.Table, same_for_every_seed: Collection[str]) -> Outcomes:
     """Columns: prompt_id, configuration, status, and those that `done` is to have."""
     runs = generations.filter(pc.field("configuration") == configuration.key)
     n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
-    if not depends_on_seed(configuration, temperature):
+    if configuration.key in same_for_every_seed:
         runs = once_each(runs, RUN_OF_ALL_SEEDS)
     return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
 
@@ -91,8 +91,10 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
 
 
-def _of_configuration(configuration: Configuration, generations: pa.Table, temperature: float | None) -> dict[str, Any]:
-    found = outcomes(configuration, generations, temperature)
+def _of_configuration(
+    configuration: Configuration, generations: pa.Table, same_for_every_seed: Collection[str]
+) -> dict[str, Any]:
+    found = outcomes(configuration, generations, same_for_every_seed)
     return {
         **configuration.columns,
         "runs": found.n_runs,

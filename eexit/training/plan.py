@@ -16,7 +16,7 @@ from eexit.method.rules import ONLINE
 from eexit.output.text import flag
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
@@ -198,7 +198,7 @@ def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
 def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) -> SweepConfig:
     """The sweep's configuration, without its grid, and read as asked."""
     config = sweep.config()
-    grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": config.prompts[:1]}
+    grid = {**NO_EXITS, "prompts": config.prompts[:1]}
     reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
     same = {name: value for name, value in dict(config).items() if name not in ("digests", "probe", "adapter")}
     try:

@@ -24,7 +24,8 @@ from cluster.sweep import Summary, run_sweep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import configurations, count_different_runs, plan_runs
+from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.results.layout import MANIFEST, encode
 from eexit.results.means import figures
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
@@ -109,13 +110,13 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
     depth = {"one": 0.9, "two": 0.6, "three": 0.6}
     done = rows_of(runs[1:], config, lambda run: {"mean_depth": depth[run.prompt.prompt], "correct": True})
     land(store, runs[1:], done)
-    found = figures(store, configurations(config), config.temperature)
+    found = figures(store, configurations(config), same_for_every_seed(config))
     counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
     assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}
     assert [row["means"]["mean_depth"] for row in found] == [pytest.approx(0.7)] * 3, "of each prompt once"
     assert sum(its[1] for its in counts.values()) == count_different_runs(config) == 12
 
-    table = closing_table(store, configurations(config), config.temperature)
+    table = closing_table(store, configurations(config), same_for_every_seed(config))
     cells = {str(column.header): list(column.cells) for column in table.columns}
     assert (cells["runs"], cells["dif-\nferent"], cells["failed"]) == (["6"] * 3, ["3", "6", "3"], ["1", "0", "0"])
     assert "all seeds have the same run" in str(table.caption)
@@ -125,7 +126,8 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
     assert max(map(len, lines)) <= 80
     assert [line.split()[-1] for line in lines if line.split()[-1:] == ["100.0%"]] == ["100.0%"] * 3, "no number is cut"
     sampled = config.model_copy(update={"temperature": 1.0})
-    assert [row["different_runs"] for row in figures(store, configurations(sampled), 1.0)] == [6] * 3
+    found = figures(store, configurations(sampled), same_for_every_seed(sampled))
+    assert [row["different_runs"] for row in found] == [6] * 3
     assert count_different_runs(sampled) == 18
 
 

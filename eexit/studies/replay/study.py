@@ -17,9 +17,9 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, percent, written
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration_of, depends_on_seed
+from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration_of
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.runs import configurations
+from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import groups
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
@@ -193,7 +193,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     settings = [each for each in exits if modes or each.state in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
     refuse_unknown([text_of], list(there), sweep.name)
-    is_same = not depends_on_seed(there[text_of], stored.temperature)
+    is_same = text_of in same_for_every_seed(stored)
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")

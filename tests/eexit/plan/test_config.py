@@ -68,8 +68,8 @@ def test_a_control_has_the_mode_of_what_it_follows() -> None:
 
 
 HERE = "an artefact of any role"
-GATED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "gate": HERE}
-SCREENED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "head": "screen:8:16"}
+GATED = {"rules": {"confidence": (0.9,)}, "gate": HERE}
+SCREENED = {"rules": {"confidence": (0.9,)}, "head": "screen:8:16"}
 
 
 @pytest.mark.parametrize(

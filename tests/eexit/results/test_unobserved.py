@@ -37,7 +37,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for observe in UNOBSERVED:
         config = SweepConfig(
             model=str(folder / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-            modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, kl_factors=(), exit_every=2,
+            modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, exit_every=2,
             max_new_tokens=12, dtype="float32", observe=observe,
         )  # fmt: skip
         land_all(folder / observe, config)

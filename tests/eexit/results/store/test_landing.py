@@ -86,7 +86,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, decide_on="screen:8:8", kl_factors=(),
+        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, decide_on="screen:8:8",
         exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
     store = open_store(land_all(tmp_path / "out", config))
@@ -105,7 +105,7 @@ def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        draft=("2:2", "4:auto"), kl_factors=(), exit_every=2, max_new_tokens=30, dtype="float32",
+        draft=("2:2", "4:auto"), exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
     store = open_store(land_all(tmp_path / "out", config))
     table = closing_table(store, configurations(config))

@@ -117,7 +117,6 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
         model="m",
         prompts=tuple(Prompt(id=text, prompt=text) for text in prompts),
         modes=("normal", "unfrozen"),
-        kl_factors=(),
         rules={"fixed": (2.0,)},
     )
     failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
@@ -135,7 +134,6 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
         model="m",
         prompts=tuple(Prompt(id=text, prompt=text) for text in ("sum-1", "sum-2", "sum-3")),
         modes=("normal", "unfrozen"),
-        kl_factors=(),
         rules={"fixed": (2.0,)},
     )
     key = "unfrozen/fixed/2"
