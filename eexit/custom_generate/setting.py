@@ -7,10 +7,12 @@ It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, cast
 
 import numpy as np
@@ -28,7 +30,6 @@ from eexit.custom_generate.handed_over import (
     read_call,
     with_stop_strings,
 )
-from eexit.custom_generate.stats import Stats
 from eexit.custom_generate.taken import SCREENS, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import Prices, cost_columns
@@ -42,6 +43,8 @@ from eexit.generator import decoding_of
 from eexit.model.chat import Tokenizer
 
 PADDING: Final = -1  # in place of an exit layer
+_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
+_counting: Final = Lock()  # of all stats, since an object that has a lock can't be copied or pickled
 
 
 @dataclass
@@ -63,6 +66,43 @@ class _Ready:
     decoders: Decoders
     decoding: Decoding
     prices: Prices
+
+
+class Stats:
+    """What rows generated and cost, as counters that Prometheus could collect. Several threads may use it."""
+
+    def __init__(self, n_layers: int) -> None:
+        self._n_layers = n_layers
+        self._totals: Counter[str] = Counter()
+        self._exits: Counter[int] = Counter()
+
+    def add(self, trace: Trace, costs: Mapping[str, float | int | None]) -> None:
+        """Count a row, with what it cost (`eexit.decode.costs.counting.cost_columns`)."""
+        decided = trace.exit_layer_T[1:]
+        with _counting:
+            self._exits.update(decided.tolist())
+            self._totals["rows"] += 1
+            self._totals["tokens"] += len(trace.token_id_T)
+            self._totals["decided_tokens"] += len(decided)
+            self._totals["layers_run"] += int(costs["layers_run"] or 0)
+            self._totals["layers_of_full_depth"] += self._n_layers * len(decided)
+            self._totals["drafted_tokens"] += int(trace.drafted_T.sum())
+            self._totals.update({name: int(costs[name] or 0) for name in _COSTS})
+
+    def read(self) -> dict[str, float]:
+        """Each total by its name, and exits by layer; layers and multiply-adds are those of decided tokens.
+
+        `eexit_saved_ratio` is 1 − cost_run / cost_full: what was saved of full depth's multiply-adds.
+        """
+        with _counting:
+            totals, exits = Counter(self._totals), Counter(self._exits)
+        names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *_COSTS)
+        full = totals["cost_full"]
+        return {
+            **{f"eexit_{name}_total": float(totals[name]) for name in names},
+            **{f'eexit_exits_total{{layer="{layer}"}}': float(n) for layer, n in sorted(exits.items())},
+            "eexit_saved_ratio": 1 - totals["cost_run"] / full if full else 0.0,
+        }
 
 
 def load(folder: str | Path, packed: bool = False) -> "Setting":

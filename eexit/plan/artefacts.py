@@ -136,13 +136,13 @@ def training_command(card: Card, location: str) -> str:
 
     FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
     """
-    settings = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
-    if "readout" in settings and settings["readout"] not in READOUTS:
-        settings["readout"] = "FOLDER"
+    options = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
+    if "readout" in options and options["readout"] not in READOUTS:
+        options["readout"] = "FOLDER"
     if Path(location, TEXTS_FOLDER).expanduser().is_dir():
-        settings["prompts"] = "FILE"
+        options["prompts"] = "FILE"
     words = ["python", "jobs/train.py", str(card.data.get("sweep", "RESULTS"))]
-    for name, given in {"what": card.what, "out": location, **settings}.items():
+    for name, given in {"what": card.what, "out": location, **options}.items():
         values = given if isinstance(given, list) else [given]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

@@ -41,13 +41,13 @@ class KeptFacts:
     """What is kept about a sweep's model, as long as its files are those that were looked at."""
 
     def __init__(self, config: SweepConfig):
-        settings = [str(getattr(config, name)) for name in FIELDS]
+        fields = [str(getattr(config, name)) for name in FIELDS]
         files = files_of(config.model)
         adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
-        about = [FORMAT, *settings, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
+        about = [FORMAT, *fields, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
         self.state = [about, [_state(path) for path in [*files, *adapter]]]
         self.first = str(files[0].resolve()) if files else ""
-        name = hashlib.sha256(json.dumps([settings, self.first]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([fields, self.first]).encode()).hexdigest()
         self.path = user_cache_path("eexit") / "facts" / f"{name}.json"
 
     def read(self) -> ModelFound | None:

@@ -80,7 +80,7 @@ def count_different_runs(config: SweepConfig) -> int:
     return len(config.prompts) * ((n_grid - n_same) * len(config.seeds) + n_same)
 
 
-def shared_settings(config: SweepConfig) -> dict[str, Any]:
+def shared_fields(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
     grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
     defaults = {"head": WHOLE, "observe": "all"}  # with which ids are those that they always were
@@ -90,7 +90,7 @@ def shared_settings(config: SweepConfig) -> dict[str, Any]:
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
-    shared = shared_settings(config)
+    shared = shared_fields(config)
     grid = [(configuration, content_hash(hashed(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern

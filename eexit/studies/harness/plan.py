@@ -14,7 +14,7 @@ from eexit.plan.config import Bool, Count, Float, SweepConfig, Text
 from eexit.plan.configuration import Configuration, hashed
 from eexit.plan.hashes import content_hash
 from eexit.plan.model_facts import aside
-from eexit.plan.runs import configurations, shared_settings
+from eexit.plan.runs import configurations, shared_fields
 
 
 class TasksAsked(BaseModel):
@@ -84,7 +84,7 @@ def evaluations_of(
     found: Sequence[tuple[str, str]],
 ) -> list[Evaluation]:
     """Every configuration and seed on every task. What an evaluation depends on is in its id."""
-    shared = shared_settings(config)
+    shared = shared_fields(config)
     how = asked.model_dump(mode="json", exclude={"tasks", "include_path"})
     return [
         Evaluation(content_hash(shared, dict(model), list(layers), how, hashed(each), seed, digest), each, seed, task)
