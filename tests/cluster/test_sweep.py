@@ -25,7 +25,6 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
-from eexit.results.layout import MANIFEST, encode
 from eexit.results.means import figures
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
