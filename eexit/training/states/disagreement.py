@@ -47,9 +47,11 @@ class Exits:
 
 
 def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
-    """All exitable layers, the two deepest, and each alone."""
-    sets = [tuple(layers), tuple(layers[-2:]), *((layer,) for layer in layers)]
-    return list(dict.fromkeys(sets))
+    """All exitable layers, the deeper half of them, the deeper half of these, and so on to the deepest alone."""
+    sets = [tuple(layers)]
+    while len(sets[-1]) > 1:
+        sets.append(sets[-1][-(len(sets[-1]) // 2) :])
+    return sets
 
 
 @torch.inference_mode()
