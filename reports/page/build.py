@@ -46,7 +46,6 @@ SCRIPTS: Final = (
     "dom.js",
     "terms.js",
     "tables.js",
-    "labels.js",
     "charts.js",
     "views/overview.js",
     "views/trade.js",
@@ -272,20 +271,9 @@ def _statics(trade: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     rows = trade["table"]["rows"]
     for variant in trade["variants"]:
         if variant["x"] == trade["variants"][0]["x"]:
-            labels = _ends(rows, **{axis: variant["axes"][axis] for axis in "xy"})
-            spec = variant["spec"] | {"datasets": {"rows": rows, "labels": labels}, "config": NARROW}
+            spec = variant["spec"] | {"datasets": {"rows": rows}, "config": NARROW}
             title = f"{variant['y']} against {variant['x']}"
             yield title, f"{variant['note']} {trade['caption']}", vl_convert.vegalite_to_svg(spec)
-
-
-def _ends(rows: Sequence[dict[str, Any]], x: str, y: str) -> list[dict[str, Any]]:
-    """A label above the setting of each series that saves most; the page has all labels, and finds places for them."""
-    ends: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["rule"] is not None and row["beneath"] is None and None not in (row[x], row[y]):
-            ends[row["series"]] = max(row, ends.get(row["series"], row), key=lambda each: each[x])
-    placed = {"dx": 0, "dy": -13, "align": "center", "leads": False}
-    return [row | placed | {"text": row["label"]} for row in ends.values()]
 
 
 def _hash(source: str) -> str:

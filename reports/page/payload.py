@@ -87,7 +87,6 @@ def payload(
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, answers, by_prompt),
         "confident": confident_section(sweep, held),
-        "margin": sweep.margin,
         "failures": _failures(sweep),
         "kinds": list(packed.blobs),
         "top": packed.top_k,
@@ -140,7 +139,6 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "sees": RULES[name].sees,
             "compares": _compares(RULES[name]),
             "oracle": name in ORACLES,
-            "mark": ORACLE_MARK if name in sweep.marked else "",
         }
         for name in names
     }

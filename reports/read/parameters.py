@@ -66,12 +66,3 @@ def representatives(frame: pd.DataFrame) -> list[dict[Any, Any]]:
         standing = rows["parameter"] == representative(rows["rule"].iloc[0], known) if known else rows["rule"].notna()
         found.append(rows[standing].iloc[0].to_dict())
     return found
-
-
-def labels_are(frame: pd.DataFrame) -> str:
-    """A phrase that says which parameters the labels of points are; empty if no configuration has one."""
-    rules = frame.loc[frame["parameter"].notna(), "rule"].unique()
-    names = list(dict.fromkeys(map(parameter_name, rules)))
-    if not names:
-        return ""
-    return f"labels are {names[0]}s" if len(names) == 1 else "labels are the rules' parameters"

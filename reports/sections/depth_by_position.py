@@ -11,7 +11,7 @@ import pandas as pd
 from reports.progress import Progress, ignore
 from reports.read.parameters import representatives
 from reports.read.sweep import Sweep, index_of_runs
-from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered
+from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, told
 from reports.shared.figures import Figure, Slice, basis, one
 from reports.shared.per_configuration import estimates_of, n_seeds_of, naming
 from reports.shared.styles import Looks
@@ -48,13 +48,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
     y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=alt.Scale(zero=False, domainMax=1))
-    base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
-    tooltip = [
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip("position:Q", title="Position", format=".0f"),
-        alt.Tooltip("depth:Q", title="Mean depth", format=".1%"),
-        alt.Tooltip("depth_n:Q", title="n prompts"),
-    ]
+    base, tooltip = told(alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True)), DEPTH, frame)
     return layered(
         *interval_bars(base.mark_area(aria=False, opacity=0.2), frame, "depth", y_title),
         base.mark_line(aria=False).encode(y=y),

@@ -13,10 +13,9 @@ from reports.shared.charts import (
     PERCENT,
     ROOM_PIXELS,
     ROWS,
-    estimate_tooltip,
     interval_bars,
-    interval_words,
     layered,
+    told,
     where_known,
 )
 from reports.shared.figures import Figure, Variant, basis
@@ -63,9 +62,8 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     axis = alt.Axis(values=values, labelExpr=exact_labels(values))
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
-    dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
+    dosed, tooltip = told(dosed.encode(x=x, color=looks.colour(frame, one_rule=True)), DOSE, frame)
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
-    tooltip = estimate_tooltip(frame, y, y_title, ".1%")
     return layered(
         *where_known(
             frame.loc[frame["rule"].isna(), y],
@@ -75,9 +73,9 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
         ),
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
         *interval_bars(dosed.mark_rule(aria=False).encode(opacity=OPACITY), frame, y, y_title),
-        dosed.transform_calculate(interval=interval_words(y, ".1%"))
-        .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip),
+        dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
+            y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
+        ),
         description=description,
     )
 

@@ -7,7 +7,7 @@ full depth on the same path, and the `generate` of transformers: a draft has to 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups, timed_over
-from reports.shared.charts import RAMP, ROWS, layered
-from reports.shared.figures import Columns, Figure, Variant, one, table
+from reports.shared.charts import RAMP, ROWS, Columns, layered, told
+from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.numbers import Row, with_interval
 from reports.shared.per_configuration import ratios
 
@@ -102,7 +102,7 @@ def draft_section(sweep: Sweep) -> dict[str, Any] | None:
     drafts = drafted(sweep)
     if not drafts:
         return None
-    columns = tuple(_columns(drafts))
+    columns = tuple(_columns(drafts, drafts.measured))
     figures = [*_acceptance(drafts, columns), *_speed(drafts, columns)]
     return {
         "about": ABOUT[0].upper() + ABOUT[1:],
@@ -118,7 +118,8 @@ def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
-        chart = acceptance_chart(drafts, f"Acceptance by layer and N. {caption}")
+        colour = alt.Color("acceptance:Q", legend=None).scale(domain=[0, 1], range=SHADES)
+        chart = _grid(drafts, "acceptance", colour, None, f"Acceptance by layer and N. {caption}")
         yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns)
 
 
@@ -149,18 +150,18 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
         yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns)
 
 
-def _columns(drafts: Drafts) -> Iterator[tuple[str, str, str]]:
-    """The columns of the table, as key, label and form."""
+def _columns(drafts: Drafts, measured: Sequence[Measured] = ()) -> Iterator[tuple[str, str, str]]:
+    """The columns of the table, as key, label and form, with what was measured at these places."""
     yield "configuration", "Configuration", "text"
     yield "acceptance", "Acceptance", "share"
     yield "acceptance_per_token", "Acceptance per token", "share"
     yield "tokens_per_pass", "Tokens per pass", "times"
     yield "expected", "× normal, expected", "times"
-    for each in drafts.measured:
+    for each in measured:
         yield each.column("speedup"), f"× normal, measured, {each.label}", "times"
         yield each.column("over_generate"), f"× generate, measured, {each.label}", "times"
         yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
-    for each in drafts.measured:
+    for each in measured:
         yield each.column("expected_timed"), f"× normal, expected, {each.label}", "times"
     yield "n", "n prompts", "count"
     if drafts.rows["n_failed"].fillna(0).any():
@@ -264,22 +265,6 @@ def times(row: Row, name: str) -> str:
     return f"{row[name]:.2f}{bracketed(row[f'{name}_low'], row[f'{name}_high'], '.2f')} times"
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """What a cell shows: a column with its format and colour; `outlined` is a column that says which cells are."""
-
-    column: str
-    form: str
-    colour: alt.Color
-    outlined: str | None = None
-
-
-def acceptance_chart(drafts: Drafts, description: str) -> alt.LayerChart:
-    """The accepted share of drafted tokens."""
-    colour = alt.Color("acceptance:Q", legend=None).scale(domain=[0, 1], range=SHADES)
-    return _grid(drafts, _Cell("acceptance", ".0%", colour), _told(drafts, None), description)
-
-
 def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:
     """The speed-up over `normal`, as it was measured, or as it is expected; the fastest measured one is outlined."""
     name = measured.column("speedup") if measured else "expected"
@@ -287,54 +272,26 @@ def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> 
     most = max(known.max(), 1 / known.min(), 1.05)  # that a small difference is not shown as a large one
     colour = alt.Color(f"{name}:Q", legend=None)
     colour = colour.scale(type="log", domain=[1 / most, 1, most], range=[SLOWER, AS_FAST, FASTER])
-    fastest = measured.column("fastest") if measured else None
-    return _grid(drafts, _Cell(name, ".2f", colour, fastest), _told(drafts, measured), description)
+    return _grid(drafts, name, colour, measured, description)
 
 
-def _grid(drafts: Drafts, cell: _Cell, told: dict[str, tuple[str, str]], description: str) -> alt.LayerChart:
+def _grid(
+    drafts: Drafts, column: str, colour: alt.Color, measured: Measured | None, description: str
+) -> alt.LayerChart:
     """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
     x = alt.X("draft_length:N", title="N: tokens drafted at a time", sort=drafts.lengths).axis(labelAngle=0)
     y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{cell.column}'])").encode(x=x, y=y)
-    tooltip = [alt.Tooltip("configuration:N", title="Configuration")]
-    for column, (title, form) in told.items():
-        base = base.transform_calculate(**{f"{column}_words": _words(column, form)})
-        tooltip.append(alt.Tooltip(f"{column}_words:N", title=title))
-    tooltip.append(alt.Tooltip("n:Q", title="n prompts"))
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
+    base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
-    outlines += [{"test": f"datum['{cell.outlined}']", "value": INK}] if cell.outlined else []
+    outlines += [{"test": f"datum['{measured.column('fastest')}']", "value": INK}] if measured else []
     # Other cells must not fade, since a paler cell means another value here.
     cells = base.mark_rect(cursor="pointer", strokeWidth=2).encode(
-        color=cell.colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
+        color=colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
     )
-    text = base.mark_text(aria=False, fontSize=13, color=INK, cursor="pointer")
-    text = text.encode(text=alt.Text(f"{cell.column}:Q", format=cell.form), tooltip=tooltip)
-    return layered(cells, text, description=description).properties(height=alt.Step(CELL_PIXELS))
-
-
-def _told(drafts: Drafts, measured: Measured | None) -> dict[str, tuple[str, str]]:
-    """What a tooltip tells of a cell: column → title and format, for what is known of any cell."""
-    timed = {
-        "speedup": ("× normal, measured", ".2f"),
-        "over_generate": ("× generate, measured", ".2f"),
-        "expected_timed": ("× normal, expected of it", ".2f"),
-        "tokens_per_s": ("tokens/s", ".4~g"),
-    }
-    counted = {
-        "acceptance": ("Acceptance", ".1%"),
-        "acceptance_per_token": ("Acceptance per token", ".1%"),
-        "tokens_per_pass": ("Tokens per pass", ".2f"),
-        "expected": ("× normal, expected", ".2f"),
-    }
-    told = {measured.column(name): told for name, told in timed.items()} if measured else {}
-    return {name: each for name, each in (told | counted).items() if drafts.drafts[name].notna().any()}
-
-
-def _words(name: str, written: str) -> str:
-    """The Vega expression that writes an estimate and its interval as text."""
-    value, low, high = (f"format(datum['{name}{end}'], '{written}')" for end in ("", "_low", "_high"))
-    interval = f"isValid(datum['{name}_low']) ? ' [' + {low} + ', ' + {high} + ']' : ''"
-    return f"isValid(datum['{name}']) ? {value} + ({interval}) : '–'"
+    text = alt.Text(f"{column}:Q", format=".0%" if column == "acceptance" else ".2f")
+    words = base.mark_text(aria=False, fontSize=13, color=INK, cursor="pointer").encode(text=text, tooltip=tooltip)
+    return layered(cells, words, description=description).properties(height=alt.Step(CELL_PIXELS))
 
 
 def _naming(columns: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from reports.shared.quality import (
     Quality,
     cheapest,
     held_against_normal,
-    how_many_keep,
     kept_of,
     row_of_normal,
 )
@@ -33,23 +32,6 @@ ACCURACY: Final = "accuracy"
 MOST_TOLD: Final = 6  # questions; the latest are told
 SAMPLED: Final = "Tokens are sampled, but compared with full depth's most likely token, so that normal disagrees too."
 SEVERAL: Final = 6  # pairs of mode and rule; with more than that, there are sentences for each mode only
-
-
-def headline(quality: Quality) -> list[str]:
-    """For the top of the report: how often answers are right, and how many settings that a deployed model could use
-    are not worse by more than the margin. None without answers of `normal`.
-    """
-    normal = row_of_normal(quality, CORRECT)
-    if normal is None:
-        return []
-    said, changed = [_answers(normal)], f"{CORRECT}{DIFFERENCE}"
-    held = held_against_normal(quality, changed)
-    kept = kept_of(held, changed, quality.margin)
-    if held:
-        said.append(how_many_keep(len(kept), len(held), points(quality.margin)))
-    if kept:
-        said += _cheapest_kept(*cheapest(quality, kept), changed, is_share=True)
-    return [" ".join(said)]
 
 
 def quality_findings(quality: Quality, n_failed: int) -> list[str]:

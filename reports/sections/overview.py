@@ -5,18 +5,19 @@ from typing import Any
 from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
+from reports.sections.all_numbers import heat_chart, quality_section
 from reports.sections.depth_by_position import depth_figure
 from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
-from reports.sections.findings import headline, quality_findings, saved, sweep_findings, unobserved
+from reports.sections.findings import quality_findings, saved, sweep_findings, unobserved
 from reports.sections.learned_exits.section import learned_section
-from reports.sections.quality_against_cost import quality_figure, quality_section
+from reports.sections.quality_against_cost import quality_figure
 from reports.sections.side_by_side import beside_section
-from reports.sections.single_runs import page_charts
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
 from reports.sections.where_tokens_exit import mix_figure
 from reports.sections.which_setting import settings_section
+from reports.shared.charts import specification
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import Quality, quality_of
@@ -50,7 +51,7 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     return {
         "verdict": card and vars(card),
         "findings": [
-            *_first_findings(quality, saves if main or figures else None),
+            *(saved(saves) if saves and (main or figures) else []),
             *sweep_findings(configurations, sweep.is_sampled),
             *unobserved(sweep),
         ],
@@ -62,7 +63,7 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "quality": _quality(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
-        "specs": page_charts(sweep),
+        "heat": specification(heat_chart()),
     }
 
 
@@ -73,10 +74,6 @@ def _quality(sweep: Sweep, quality: Quality | None, saves: Savings | None, has_c
         return None
     findings = quality_findings(quality, len(sweep.failed))
     return {"findings": findings, **tables, **({"table": None} if has_chart else {})}
-
-
-def _first_findings(quality: Quality | None, saves: Savings | None) -> list[str]:
-    return [*(headline(quality) if quality and quality.is_studied else []), *(saved(saves) if saves else [])]
 
 
 def _tells_of_exits(sweep: Sweep) -> bool:

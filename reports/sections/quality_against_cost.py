@@ -1,8 +1,8 @@
-"""The overview's section "Quality against cost": its chart, its table of all configurations, and how both are read.
+"""The overview's section "Quality against cost": its chart, and how it is read.
 
 Each measure of quality stands against each sense in which something is saved. A line joins the parameters of a mode and
-rule; controls, settings that were only replayed and the chosen one are told apart. The page's script chooses what is
-shown, and where the labels stand.
+rule; controls, settings that were only replayed and the chosen one are told apart. The page's script chooses which are
+shown.
 """
 
 import json
@@ -15,32 +15,28 @@ import pandas as pd
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
-from eexit.quality.rubric import ASPECTS
-from eexit.results.study_tables import SCORES
-from reports.read.judgements import BEST, PREFERRED, SCORE
-from reports.read.parameters import labels_are
 from reports.read.sweep import Sweep
 from reports.read.timings import timed_over
+from reports.sections.all_numbers import configuration_columns
 from reports.shared import measures
 from reports.shared.charts import (
     CONTROL_GREY,
-    INTERVAL,
     LABEL_ROOM_PIXELS,
+    LABELLED,
     OPACITY,
     RING,
     ROOM_PIXELS,
     ROWS,
+    Columns,
     interval_bars,
-    interval_words,
     is_logarithmic,
-    label_layers,
     layered,
     scale_of,
+    told,
     where_known,
 )
-from reports.shared.figures import Columns, Figure, Variant, basis, table
+from reports.shared.figures import Figure, Variant, basis, table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
-from reports.shared.paired import GAINED, LOST, P_VALUE
 from reports.shared.quality import Quality
 from reports.shared.savings import Savings
 from reports.shared.styles import HOLLOW, Looks
@@ -54,21 +50,6 @@ REPLAYED: Final[Columns] = (
     ("theoretical", "Saving, theoretical", "share"),
     ("n", "n prompts", "count"),
 )
-HARNESS: Final[Columns] = (
-    ("configuration", "Configuration", "text"),
-    ("task", "Task", "text"),
-    ("metric", "Metric", "text"),
-    ("filter", "Filter", "text"),
-    ("value", "Value", "real"),
-    ("stderr", "± standard error", "real"),
-    ("n", "n documents", "count"),
-    ("n_shot", "Shots", "count"),
-    (SKIPPED, LAYERS_SKIPPED, "share"),
-    ("seed", "Seed", "count"),
-    ("limit", "Limit", "real"),
-    ("first_token", "First token of continuations", "text"),
-)
-ONLY_WHERE_SEVERAL: Final = ("seed", "first_token")  # columns that say nothing where all rows have the same
 HEIGHT_PIXELS: Final = 330
 MOST_TICKS: Final = 10
 RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
@@ -135,24 +116,19 @@ class TradeOff:
         return (self.measure.column, self.cost.column) == (DISAGREEMENT, SKIPPED) and len(self.quality.replayed) > 0
 
     @property
-    def form(self) -> str:
-        """How values of the measure are written."""
-        return ".1%" if self.measure.is_share else ".4~g"
-
-    def column(self, name: str) -> pd.Series:
-        """A column of the rows; without values if they lack it."""
-        return self.quality.rows.get(name, pd.Series(dtype=float))
-
-
-def quality_section(sweep: Sweep, quality: Quality, saves: Savings | None) -> dict[str, Any] | None:
-    """The tables behind the findings of quality; None for a sweep that has nothing of it."""
-    if not quality.is_studied:
-        return None
-    scores = sweep.rows_of(SCORES)
-    return {
-        "table": table(quality.rows, tuple(configuration_columns(sweep, saves))),
-        "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
-    }
+    def columns(self) -> Columns:
+        """What a point tells, by the columns of the rows."""
+        form, cost = "share" if self.measure.is_share else "real", self.cost
+        return (
+            ("configuration", "Configuration", "text"),
+            (self.measure.column, self.measure.label, form),
+            (cost.column, cost.title, "share"),
+            (f"{self.measure.column}_control", "Its control", form),
+            (f"{cost.column}_control", "Its control's saving", "share"),
+            ("loop_share", "In one loop", "share"),
+            ("chosen", "Chosen for", "text"),
+            (f"{self.measure.column}_n", "n prompts", "count"),
+        )
 
 
 def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Figure | None:
@@ -161,23 +137,12 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     if quality.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."
     variants = []
-    for measure in quality.measures:
-        for cost in quality.costs:
-            shown = TradeOff(quality, measure, cost, looks)
-            if shown.drawn.empty:
-                continue
-            chart = trade_off_chart(shown, f"{measure.label} against {cost.label}. {caption}")
-            variants.append(
-                Variant(
-                    "",
-                    chart,
-                    y=measure.label,
-                    x=cost.label,
-                    note=" ".join(_note(shown, sweep.is_sampled)),
-                    shown=("configuration", measure.column, cost.column, "chosen"),
-                    axes=_axes(shown),
-                )
-            )
+    for shown in (TradeOff(quality, measure, cost, looks) for measure in quality.measures for cost in quality.costs):
+        y, x = shown.measure.label, shown.cost.label
+        if len(shown.drawn):
+            axes = {"y": shown.measure.column, "x": shown.cost.column}
+            chart = trade_off_chart(shown, f"{y} against {x}. {caption}")
+            variants.append(Variant("", chart, y=y, x=x, note=" ".join(_note(shown, sweep.is_sampled)), axes=axes))
     if not variants:
         return None
     return Figure(
@@ -193,18 +158,6 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     )
 
 
-def _axes(shown: TradeOff) -> dict[str, Any]:
-    """What the page needs to know of a measure and a cost, to say what is drawn and to place labels."""
-    measure = shown.measure
-    return {
-        "y": measure.column,
-        "x": shown.cost.column,
-        "better": measure.higher_is_better,
-        "is_share": measure.is_share,
-        "even": measure.even,
-    }
-
-
 def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
     """What is particular to a measure and a cost: which way is better, and what the axes mean."""
     measure = shown.measure
@@ -215,6 +168,10 @@ def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
         yield "Tokens are sampled, so that normal disagrees too."
     if shown.is_logarithmic:
         yield "The axis is logarithmic."
+    if measure.column == measures.CORRECT and shown.quality.margin:
+        yield "Grey band: as good as full depth."
+    if measure.higher_is_better is not None and not shown.quality.settings["oracle"].all():
+        yield "Thick line: what no online setting that is shown beats in both."
     yield from _meaning(shown.cost)
     yield basis(shown.points, measure.column, "Bars")
     if shown.has_replays:
@@ -240,68 +197,14 @@ def _meaning(cost: CostAxis) -> Iterator[str]:
 
 
 def _how_points_are_read(rows: pd.DataFrame) -> str:
-    """What labels and grey points are, and what a click does."""
-    labels = labels_are(rows)
-    said = f"Means over prompts; {f'{labels}; ' if labels else ''}a click opens the configuration."
+    """What grey points are, and what a click does."""
+    said = "Means over prompts; a click opens the configuration."
     if rows["beneath"].notna().any():
         said += (
             " Grey, with a dotted line from its configuration: its control, which exits equally often at each layer, "
             "but at random tokens: the same depth without the knowledge."
         )
     return f"{said} {HOLLOW}" if rows["looping"].any() else said
-
-
-def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[str, str, str]]:
-    """The columns of a table of configurations, as key, label and form; a table shows those that have a value."""
-    measured = savings.measured if savings else ()
-    yield "configuration", "Configuration", "text"
-    yield measures.CORRECT, "Accuracy", "share"
-    yield f"{measures.CORRECT}{measures.DIFFERENCE}", "Accuracy, beside normal", "points"
-    yield f"{measures.CORRECT}{GAINED}", "Right here, wrong in normal", "real"
-    yield f"{measures.CORRECT}{LOST}", "Wrong here, right in normal", "real"
-    yield f"{measures.CORRECT}{P_VALUE}", "McNemar’s p", "fine"
-    for judge in sweep.judges:
-        by = f", {judge.name}" if len(sweep.judges) > 1 else ""
-        yield judge.column(SCORE), f"Judge's score of {BEST}{by}", "real"
-        yield f"{judge.column(SCORE)}{measures.DIFFERENCE}", f"Score, beside normal{by}", "fine"
-        yield judge.column(PREFERRED), f"Win rate{by}", "share"
-        yield from ((judge.column(name), f"{name.replace('_', ' ').capitalize()}{by}", "real") for name in ASPECTS)
-    yield from ((key, label, "real") for key, label in sweep.scores.items())
-    yield SKIPPED, LAYERS_SKIPPED, "share"
-    yield DISAGREEMENT, "Disagreement", "share"
-    yield "loop_share", "In one loop", "share"
-    for each in measured:
-        yield each.column(measures.REALISED), f"Saving, realised, {each.label}", "share"
-        yield each.column("lacks"), f"Realised lacks of run, {each.label}", "points"
-    yield measures.RUN, "Saving, run", "share"
-    if savings and savings.elsewhere:
-        yield measures.ELSEWHERE, f"Saving, run, these exits at the prices of {savings.elsewhere}", "share"
-    yield measures.THEORETICAL, "Saving, theoretical", "share"
-    yield "exit_rate", "Early exits", "share"
-    yield measures.PERPLEXITY, "Perplexity", "real"
-    yield measures.FIDELITY, "Same as normal until", "real"
-    yield "lcs_share", "Agreement with normal", "share"
-    yield "distinct_2", "Distinct 2-grams", "share"
-    for each in measured:
-        yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
-        yield each.column("run_timed"), f"Saving, run, of what was timed, {each.label}", "share"
-    yield "chosen", "Chosen for", "text"
-    yield "certified", "Certified for", "text"
-    yield "n", "n prompts", "count"
-    yield f"{measures.CORRECT}_n", "n with an answer", "count"
-    yield "n_failed", "Failed runs", "count"
-    yield "judge_errors", "Judge's errors", "count"
-
-
-def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
-    """The latest score of each configuration, seed, task, metric, filter and convention, by task and metric."""
-    what = ["task", "metric", "filter", "n_shot", "limit", "first_token"]
-    may_exit = scores["first_token_exits"].astype("boolean").fillna(True)  # null in scores that say nothing of it
-    said = scores.assign(first_token=may_exit.map({True: "may exit", False: "full depth's"}))
-    latest = said.drop_duplicates(["configuration", "seed", *what], keep="last")
-    found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
-    names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]
-    return found.sort_values(what, kind="stable")[names].reset_index(drop=True)
 
 
 def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
@@ -320,8 +223,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=scale, axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
-    base = base.transform_calculate(interval=interval_words(measure.column, shown.form))
-    tooltip = list(_tooltip(shown))
+    base, tooltip = told(base, shown.columns, shown.quality.rows)
     bars = base.mark_rule(aria=False).encode(opacity=alt.OpacityValue(0.35))
     return layered(
         *_as_good(shown, y),
@@ -334,9 +236,8 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         *where_known(shown.controlled, *_controls(base, shown, tooltip)),
         *interval_bars(bars, shown.drawn, measure.column, measure.title),
         *where_known(shown.drawn.get("chosen", pd.Series(dtype=object)), _ring(x, y, known)),
-        *_marks(base, shown, tooltip),
-        _full_depth(x, y, known),
-        *label_layers(x, y, looks.colour(points), at=(cost.column, measure.column)),
+        _marks(base, shown, tooltip),
+        *_full_depth(shown, known, x, y),
         description=description,
     ).properties(height=HEIGHT_PIXELS)
 
@@ -378,22 +279,22 @@ def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.C
     yield line.encode(x=x, y=y, order=alt.Order(f"{cost.column}:Q"))
 
 
-def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.Chart:
     """The points; those of configurations whose text is mostly one loop are hollow."""
-    shape, loops = shown.looks.shape(shown.points), shown.drawn["looping"]
-    encoded = base.encode(shape=shape, opacity=OPACITY, tooltip=tooltip)
-    sound = encoded.transform_filter("!datum.looping") if loops.any() else encoded
-    if not loops.all():
-        yield sound.mark_point(filled=True, size=80, cursor="pointer")
-    if loops.any():
-        hollow = encoded.transform_filter("datum.looping")
-        yield hollow.mark_point(filled=False, size=80, strokeWidth=2, cursor="pointer")
+    looks: dict[str, Any] = {"filled": True, "size": 80, "cursor": "pointer"}
+    if shown.drawn["looping"].any():
+        outline = f"scale('color', datum.{'family' if shown.looks.has_several_rules else 'mode'})"
+        looks |= {"strokeWidth": 2, "stroke": {"expr": outline}, "fillOpacity": {"expr": "datum.looping ? 0 : 1"}}
+    marks = base.mark_point(**looks).encode(shape=shown.looks.shape(shown.points), opacity=OPACITY, tooltip=tooltip)
+    named: alt.Chart = marks.properties(name=LABELLED)
+    return named
 
 
-def _full_depth(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
-    normal = alt.Chart(ROWS).transform_filter(f"datum.mode === '{NORMAL}' && {known}")
-    found: alt.Chart = normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False).encode(x=x, y=y)
-    return found
+def _full_depth(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+    normal = alt.Chart(ROWS).transform_filter(f"datum.mode === '{NORMAL}' && {known}").encode(x=x, y=y)
+    yield normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False)
+    beside: dict[str, Any] = {"align": "left", "dx": 9, "dy": -9, "strokeWidth": 0}
+    yield normal.mark_text(style=RING, aria=False, **beside).encode(text=alt.TextValue("full depth"))
 
 
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
@@ -431,19 +332,3 @@ def _replays(shown: TradeOff, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     yield base.mark_line(aria=False, strokeWidth=1).encode(
         order=alt.Order("parameter:Q"), detail=alt.Detail("curve:N"), strokeDash=looks.dash(points)
     )
-
-
-def _tooltip(shown: TradeOff) -> Iterator[alt.Tooltip]:
-    up, across = shown.measure.column, shown.cost.column
-    yield alt.Tooltip("shown_as:N", title="Configuration")
-    yield alt.Tooltip(f"{up}:Q", title=shown.measure.label, format=shown.form)
-    yield from where_known(shown.column(f"{up}_low"), alt.Tooltip("interval:N", title=INTERVAL))
-    yield alt.Tooltip(f"{across}:Q", title=shown.cost.title, format=".1%")
-    for column, title, form in (
-        (f"{up}_control", "Its control", shown.form),
-        (f"{across}_control", "Its control's saving", ".1%"),
-        ("loop_share", "In one loop", ".1%"),
-    ):
-        yield from where_known(shown.column(column), alt.Tooltip(f"{column}:Q", title=title, format=form))
-    yield from where_known(shown.column("chosen"), alt.Tooltip("chosen:N", title="Chosen for"))
-    yield alt.Tooltip(f"{up}_n:Q", title="n prompts")

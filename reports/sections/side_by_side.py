@@ -24,13 +24,12 @@ from reports.shared.charts import (
     OPACITY,
     ROOM_PIXELS,
     ROWS,
-    estimate_tooltip,
     interval_bars,
-    interval_words,
     layered,
     rows_of,
     scale_of,
     specification,
+    told,
 )
 from reports.shared.figures import clean
 from reports.shared.measures import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
@@ -142,12 +141,12 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
     y = rows_of("shown_as", alt.SortField("order"))
     base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)
+    tells = ("configuration", "Configuration", "text"), (x, difference.label, difference.form)
+    base, tooltip = told(base, (*tells, (f"{x}_n", "n prompts", "count")), frame)
     return layered(
         alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
-        base.transform_calculate(interval=interval_words(x, ".4~g"))
-        .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(x=channel, shape=shape, tooltip=estimate_tooltip(frame, x, x_title, ".4~g")),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(x=channel, shape=shape, tooltip=tooltip),
         description=description,
     ).properties(height=alt.Step(22))
 

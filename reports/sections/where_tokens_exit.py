@@ -8,7 +8,7 @@ import pandas as pd
 
 from eexit.plan.runs import OK
 from reports.read.sweep import Sweep
-from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, layer_colour, rows_of
+from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, layer_colour, rows_of, told
 from reports.shared.figures import Figure, basis, one
 from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds_of, naming
 
@@ -24,33 +24,22 @@ def mix_figure(sweep: Sweep) -> Iterator[Figure]:
     """A stacked bar for each configuration; none where it is not known where tokens exit."""
     mix = exit_mix(sweep)
     if len(mix) and mix["share"].notna().any():
-        mix = mix.assign(name=mix["shown_as"])
-        labels = list(layer_labels(sweep).values())
         caption = "Share of tokens read at each layer, mean over prompts; a click opens the configuration. "
         caption += basis(mix, "share", "In the table")
-        chart = exit_mix_chart(labels, "Share of decided tokens", f"Stacked bars. {caption}")
+        chart = exit_mix_chart(mix, list(layer_labels(sweep).values()), f"Stacked bars. {caption}")
         yield Figure("mix", "Where tokens exit", caption, one(chart), mix, MIX, wide=True)
 
 
-def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
+def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.Chart:
     """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
-    tooltip = [
-        alt.Tooltip("name:N", title="Configuration"),
-        alt.Tooltip("layer:N", title="Exit layer"),
-        alt.Tooltip("share:Q", title="Share", format=".1%"),
-        alt.Tooltip("n:Q", title="n"),
-    ]
-    chart: alt.Chart = (
-        alt.Chart(ROWS)
-        .mark_bar(cursor="pointer")
-        .encode(
-            x=alt.X("share:Q", title=x_title, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
-            y=rows_of("name"),
-            color=layer_colour(labels),
-            order=alt.Order("rank:Q"),
-            opacity=OPACITY,
-            tooltip=tooltip,
-        )
+    base, tooltip = told(alt.Chart(ROWS), MIX, frame)
+    chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
+        x=alt.X("share:Q", title="Share of decided tokens", axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+        y=rows_of("shown_as"),
+        color=layer_colour(labels),
+        order=alt.Order("rank:Q"),
+        opacity=OPACITY,
+        tooltip=tooltip,
     )
     return chart.properties(width=WIDTH_PIXELS, height=alt.Step(22), description=description)
 

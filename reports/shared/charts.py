@@ -9,12 +9,11 @@ from typing import Any, Literal, TypeVar
 import altair as alt
 import pandas as pd
 
-from eexit.quality.estimates import MIN_SAMPLES
-from eexit.quality.intervals import LEVEL
 from reports.shared.palette import exit_colours
 
 ROWS = alt.NamedData("rows")
-RING, HALO = "ring", "halo"  # styles in the theme: the colour of ink, and that of paper around labels
+RING = "ring"  # a style in the theme: the colour of ink
+LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels: the column `label`
 LIGHT: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
@@ -42,16 +41,17 @@ DARK = {
 }
 # Of charts that are drawn without the page, which have room for few legend entries side by side.
 NARROW = LIGHT | {
-    "style": {RING: {"color": "#16191d", "stroke": "#16191d"}, HALO: {"stroke": "#ffffff", "color": "#ffffff"}},
+    "style": {RING: {"color": "#16191d", "stroke": "#16191d"}},
     "legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}},
 }
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
-LABELS = alt.NamedData("labels")  # where they stand, which the page's script finds
 CONTROL_GREY = "#8a929e"
 LABEL_ROOM_PIXELS = 24  # between the outermost marks and the axes, with space for labels above and below points
 ROOM_PIXELS = 16  # between the outermost marks and the axes
 PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
-INTERVAL = f"{LEVEL:.0%} interval"
+Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
+# How Vega writes the forms of columns, which the page writes in the same way.
+FORMATS = {"count": ",.1~f", "share": ".1%", "real": ".4~g", "times": ".2f", "points": "+.1%", "change": "+.1f"}
 _Part = TypeVar("_Part")
 # Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has.
 OPACITY = alt.OpacityValue(0.2, condition=[{"test": "picked == '' || picked == datum.configuration", "value": 1}])
@@ -81,20 +81,22 @@ def interval_bars(
     return where_known(frame[f"{column}_low"], bars)
 
 
-def estimate_tooltip(frame: pd.DataFrame, column: str, title: str, written: str) -> list[alt.Tooltip]:
-    """The configuration, its estimate with the interval (`interval_words`), and n."""
-    return [
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip(f"{column}:Q", title=title, format=written),
-        *where_known(frame[f"{column}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
-        alt.Tooltip(f"{column}_n:Q", title="n prompts"),
-    ]
-
-
-def interval_words(name: str, written: str) -> str:
-    """The Vega expression that writes a row's interval as text."""
-    low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
-    return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_SAMPLES} prompts'"
+def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Chart, list[alt.Tooltip]]:
+    """A chart whose points tell what the columns of the table beside it have, estimates with their intervals."""
+    tooltips = []
+    for key, label, form in columns:
+        if key not in frame or frame[key].isna().all():
+            continue
+        if form == "text":
+            name = "shown_as" if key == "configuration" and "shown_as" in frame else key
+            tooltips.append(alt.Tooltip(f"{name}:N", title=label))
+            continue
+        value, low, high = (f"format(datum['{key}{end}'], '{FORMATS[form]}')" for end in ("", "_low", "_high"))
+        interval = f"isValid(datum['{key}_low']) ? ' [' + {low} + ', ' + {high} + ']' : ''"
+        words = f"isValid(datum['{key}']) ? {value} + ({interval}) : null"
+        base = base.transform_calculate(**{f"{key}_words": words})
+        tooltips.append(alt.Tooltip(f"{key}_words:N", title=label))
+    return base, tooltips
 
 
 def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
@@ -123,21 +125,3 @@ def layer_colour(labels: list[str]) -> alt.Color:
 def is_logarithmic(values: pd.Series) -> bool:
     """Whether the values are positive and span more than a factor of ten."""
     return bool(values.min() > 0 and values.max() > 10 * values.min())
-
-
-def label_layers(x: alt.X, y: alt.Y, colour: alt.Color, at: tuple[str, str]) -> list[alt.Chart]:
-    """The named data `labels` beside their points, which are at the columns `at`: `text`, where it stands from there
-    in pixels (`dx`, `dy`), its `align`, and whether a line leads to it (`leads`).
-    """
-    base = alt.Chart(LABELS).encode(x=x, y=y)
-    dx, dy, align = ({"expr": f"datum.{name}"} for name in ("dx", "dy", "align"))
-    font: dict[str, Any] = {"aria": False, "fontSize": 11.5, "fontWeight": 600, "baseline": "middle"}
-    beside: dict[str, Any] = {"dx": dx, "dy": dy, "align": align} | font
-    lead: Any = {"x2Offset": dx, "y2Offset": dy, "aria": False}
-    across, up = at
-    text = base.encode(text=alt.Text("text:N"))
-    return [
-        base.transform_filter("datum.leads").mark_rule(**lead).encode(x2=alt.X2(across), y2=alt.Y2(up)),
-        text.mark_text(style=HALO, strokeWidth=4, **beside),
-        text.mark_text(**beside).encode(color=colour),
-    ]

@@ -10,32 +10,27 @@ import pandas as pd
 
 from eexit.output.text import counted_between
 from eexit.quality.intervals import LEVEL
-from reports.shared.charts import specification
-
-Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
+from reports.shared.charts import Columns, specification
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way of drawing a figure's rows, which the reader chooses by its label, or by the axes `y` and `x`.
 
-    Its own caption, if it has one, stands in place of the figure's, and `note` beside the choice. `shown` are the
-    columns of the table beside it, if not all.
+    `note` stands before the figure's caption, and `axes` are the columns that are drawn.
     """
 
     label: str
     chart: alt.Chart | alt.LayerChart
-    caption: str | None = None
     y: str | None = None
     x: str | None = None
     note: str | None = None
-    shown: Sequence[str] | None = None
-    axes: dict[str, Any] | None = None  # the columns that it draws, and how they are read
+    axes: dict[str, str] | None = None
 
-    def data(self, is_choice: bool) -> dict[str, Any]:
-        """As JSON; what is not set is left out, and the caption too where there is nothing to choose."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("chart", "caption")}
-        told |= {"caption": self.caption if is_choice else None}
+    @property
+    def data(self) -> dict[str, Any]:
+        """As JSON; what is not set is left out."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "chart"}
         return {name: value for name, value in told.items() if value is not None} | {"spec": specification(self.chart)}
 
 
@@ -70,7 +65,7 @@ class Figure:
         """As JSON; what is not set is left out."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "columns")}
         told |= {
-            "variants": [variant.data(len(self.variants) > 1) for variant in self.variants],
+            "variants": [variant.data for variant in self.variants],
             "slice": self.slice and vars(self.slice),
             "table": table(self.rows, self.columns),
         }

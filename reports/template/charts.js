@@ -44,13 +44,41 @@ function theme(width) {
       symbolBaseStrokeColor: ink,
     },
     rule: { color: soft },
-    // Of full depth and around the chosen setting, and around labels.
-    style: { ring: { color: ink, stroke: ink, opacity: 1 }, halo: { color: paper, stroke: paper } },
+    // Of full depth and around the chosen setting.
+    style: { ring: { color: ink, stroke: ink, opacity: 1 } },
   };
 }
 
+// The labels of the points in a chart's layer "labelled" (`LABELLED` of reports/shared/charts.py): Vega places each where it
+// covers no other one and no point, and leaves out those that find no place.
+function labelled(vega) {
+  const points = "labelled_marks";
+  if (!vega.marks.some(({ name }) => name === points)) return vega;
+  const others = vega.marks.filter(({ type }) => type === "text").map(({ name }) => name);
+  const text = "datum.datum.label + (datum.datum.looping ? ' ↻' : '')";
+  const labels = (look) => ({
+    type: "text",
+    from: { data: points },
+    interactive: false,
+    aria: false,
+    encode: { update: { text: { signal: text }, fontSize: { value: 11.5 }, fontWeight: { value: 600 }, ...look } },
+    transform: [
+      {
+        type: "label",
+        size: { signal: "[width, height]" },
+        anchor: ["top", "bottom", "right", "left", "top-right", "top-left", "bottom-right", "bottom-left"],
+        offset: [3],
+        avoidMarks: others,
+      },
+    ],
+  });
+  const halo = labels({ stroke: { value: coloursOf("paper")[0] }, strokeWidth: { value: 4 } }),
+    words = labels({ fill: { signal: "datum.stroke && datum.stroke !== 'transparent' ? datum.stroke : datum.fill" } });
+  return { ...vega, marks: [...vega.marks, halo, words] };
+}
+
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as in reports/shared/figures.py, or
-// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box, variant),
+// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -84,11 +112,10 @@ function figure(chart) {
           rows: rowsOf(entry),
         });
   const details = unfold(h("details", h("summary", "Table")), () => [makeTwin()]);
-  const captionNow = () => chart.captionNodes?.() ?? [chart.variants[entry.variant].caption ?? chart.caption];
-  const caption = h("figcaption", ...captionNow());
+  const caption = h("figcaption", chart.caption);
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
-    caption.replaceChildren(...captionNow());
+    caption.replaceChildren(chart.caption);
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
@@ -99,7 +126,6 @@ function figure(chart) {
     h(chart.heading ?? "h2", chart.id ? { id: chart.id, tabindex: -1 } : {}, chart.title),
     controls.length ? h("div.row", ...controls) : null,
     box,
-    chart.below?.(),
     caption,
     h(
       "div.below",
@@ -133,7 +159,7 @@ async function draw(entry, again = false) {
   const spec = {
     ...variant.spec,
     params: [{ name: "picked", value: picked }],
-    datasets: { rows, labels: [] },
+    datasets: { rows },
     config: theme(width),
     width,
     autosize: { type: "fit-x", contains: "padding" },
@@ -143,9 +169,10 @@ async function draw(entry, again = false) {
     ast: true,
     renderer: "canvas",
     actions: false,
+    patch: labelled,
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true, sanitize: inTooltip },
-    // Vega warns of layers without rows, as those are of labels at first, and of what the reader hasn't asked for.
+    // Vega warns of layers without rows, as those are of what the reader hasn't asked for.
     ...(variant.axes ? { logLevel: 1 } : {}),
   };
   const prepare = chart.prepare || ((same) => same);
@@ -162,7 +189,7 @@ async function draw(entry, again = false) {
   canvas.setAttribute("aria-label", variant.spec.description);
   box.style.minHeight = "";
   heights[chart.key] = box.offsetHeight;
-  if (chart.drawn) await chart.drawn(view, box, variant);
+  chart.drawn?.(view, box);
   box.dataset.ink = inkOf(canvas);
 }
 
@@ -186,7 +213,7 @@ function inkOf(canvas) {
 }
 
 const openConfiguration = (datum) => {
-  if (datum.configuration) location.hash = everywhere(datum.configuration);
+  if (configurationOf(datum.configuration)) location.hash = everywhere(datum.configuration);
 };
 
 // Highlight one configuration in every chart; "" shows all alike.

@@ -89,9 +89,17 @@ const form = (value, how) => (value === null || value === undefined ? "–" : FO
 
 const shorten = (text, length) => (text.length > length ? `${Array.from(text).slice(0, length).join("")}…` : text);
 
-function button(label, pressed, onclick) {
-  return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
+// A button that turns something on and off.
+function toggle(label, isOn, flip) {
+  const onclick = () => {
+    flip();
+    control.setAttribute("aria-pressed", String(isOn()));
+  };
+  const control = h("button", { type: "button", "aria-pressed": String(isOn()), onclick }, label);
+  return control;
 }
+
+const isNumber = (value) => typeof value === "number";
 
 // A labelled choice between names, each a text or [value, text].
 function chooser(label, names, now, onchange, id = null) {
@@ -105,6 +113,20 @@ function chooser(label, names, now, onchange, id = null) {
       ...options.map(([value, text = value]) => h("option", { value, selected: value === now }, text)),
     ),
   );
+}
+
+// A choice under `key` of the address, and a box with what `make` gives for the name that is chosen: [chooser, box]. Where
+// there is nothing to choose, there is no chooser.
+function chosenBox(label, key, names, make) {
+  const box = h("div"),
+    first = choiceOf(key, names);
+  const show = (name) => box.replaceChildren(...[make(name)].flat());
+  const change = (name) => {
+    choose(key, name);
+    show(name);
+  };
+  show(first);
+  return [names.length > 1 && h("div.row", chooser(label, names, first, change)), box];
 }
 
 // A list of items, each a node or several.

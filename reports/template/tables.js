@@ -1,9 +1,9 @@
 // Sortable tables. A column is {label, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
-// `show`, or else the value in its form.
+// `show`, or else the value in its form. `records` gives what is saved, under `name`.
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
 
-function table(caption, columns, rows, { page = AT_ONCE, isPart = false } = {}) {
+function table(caption, columns, rows, { page = AT_ONCE, name = caption, records } = {}) {
   const body = h("tbody"),
     said = h("span.soft", { role: "status" });
   let ordered = rows,
@@ -55,15 +55,10 @@ function table(caption, columns, rows, { page = AT_ONCE, isPart = false } = {}) 
   fill();
   const grid = h("table", h("caption", caption), h("thead", h("tr", ...heads)), body);
   const scroll = h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
-  if (isPart) return scroll; // whoever shows it says of how many, and saves all
   return h(
     "div.tabled",
     scroll,
-    h(
-      "div.below",
-      h("span", said, " ", more),
-      savesOf(caption, () => exported(columns, ordered)),
-    ),
+    h("div.below", h("span", said, " ", more), savesOf(name, records ?? (() => exported(columns, ordered)))),
   );
 }
 

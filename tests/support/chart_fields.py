@@ -9,7 +9,7 @@ from reports.sections.overview import overview
 
 def missing_fields(chart: dict[str, Any]) -> set[str]:
     """The fields that any variant of a chart encodes, and that neither its rows nor a transform have."""
-    known = {column for row in chart["table"]["rows"] for column in row} | {"text"}  # the page makes labels'
+    known = {column for row in chart["table"]["rows"] for column in row}
     encoded: set[str] = set()
     for variant in chart["variants"]:
         for part in _objects(variant["spec"]):

@@ -88,7 +88,6 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     # What is read, its frames, its charts, and the page.
     "reports/shared/test_accuracy.py": ALL,
     "reports/sections/test_quality_against_cost.py": (
-        "test_accuracy",
         "test_findings",
         "test_the_",
         "test_a_choice",
@@ -114,7 +113,6 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_the_page_asks",
         "test_tokens_come_back",
         "test_which_tokens",
-        "test_numbers",
         "test_nats",
         "test_exit_colours",
         "test_readers",

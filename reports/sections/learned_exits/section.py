@@ -1,6 +1,6 @@
 """The overview's section "Learned exits": what was trained on which data, what it changes, where it does not help."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,10 +13,10 @@ from reports.sections.learned_exits import cards
 from reports.sections.learned_exits import charts as drawing
 from reports.sections.learned_exits.artefacts import artefact_facts, basis, summary
 from reports.sections.learned_exits.cards import Artefact
-from reports.sections.learned_exits.charts import NATS, SHARE, Quantity
+from reports.sections.learned_exits.charts import Quantity
 from reports.sections.learned_exits.words import learned_findings
-from reports.shared.charts import is_logarithmic
-from reports.shared.figures import Columns, Figure, Slice, Variant, one
+from reports.shared.charts import Columns, is_logarithmic
+from reports.shared.figures import Figure, Slice, Variant, one
 from reports.shared.measures import LAYERS_SKIPPED
 
 ARTEFACT: Final = "Artefact"
@@ -70,24 +70,25 @@ EXITS: Final[Columns] = (
 )
 _BY_LAYER: Final = (  # quantity, title, how it is read
     (
-        Quantity("agreement", "Agreement (share of held-out tokens)", SHARE),
+        Quantity("agreement", "Agreement (share of held-out tokens)", is_share=True),
         "Agreement with the final layer",
         "Up is better. The share of held-out tokens for which a layer's likeliest token is the final layer's.",
     ),
     (
-        Quantity("median_kl", "Median KL(final ‖ layer), nats", NATS),
+        Quantity("median_kl", "Median KL(final ‖ layer), nats"),
         "KL from the final layer",
         "Down is better. The median over held-out tokens.",
     ),
 )
 _TRADES: Final = (  # quantity, title, which way is better
-    (Quantity("agreement", "Expected agreement", SHARE), "Expected agreement against layers skipped", "Up"),
-    (Quantity("expected_kl", "Expected KL(final ‖ exit), nats", NATS), "Expected KL against layers skipped", "Down"),
+    (Quantity("agreement", "Expected agreement", is_share=True), "Expected agreement against layers skipped", "Up"),
+    (Quantity("expected_kl", "Expected KL(final ‖ exit), nats"), "Expected KL against layers skipped", "Down"),
 )
+RANK: Final = Quantity("rank_correlation", "Rank correlation with the true KL")
 _AT_EXITS: Final = (  # quantity, label
-    (Quantity("mean_kl", "Mean KL(final ‖ exit), nats", NATS), "Mean KL"),
-    (Quantity("median_kl", "Median KL(final ‖ exit), nats", NATS), "Median KL"),
-    (Quantity("agreement", "Agreement with the final layer", SHARE), "Agreement"),
+    (Quantity("mean_kl", "Mean KL(final ‖ exit), nats"), "Mean KL"),
+    (Quantity("median_kl", "Median KL(final ‖ exit), nats"), "Median KL"),
+    (Quantity("agreement", "Agreement with the final layer", is_share=True), "Agreement"),
 )
 
 
@@ -114,34 +115,26 @@ def _held_out(used: Sequence[Artefact]) -> Iterator[Figure]:
     """Agreement and median KL by layer, with a variant per artefact: those with several readouts, if there are any."""
     found = [(artefact, frame) for artefact in used if len(frame := cards.held_out(artefact))]
     kept = [(artefact, frame) for artefact, frame in found if len(cards.series_of(frame)) > 1] or found
-    rows = cards.together(kept)
+    rows, columns = cards.together(kept), HELD_OUT
     for y, title, means in _BY_LAYER:
         if len(rows) and rows[y.column].notna().any():
-            log = _logarithmic(rows[y.column]) if y.form == NATS else ""
-            caption = f"{means} {log}{_n([artefact for artefact, _ in kept])}"
-            draw = partial(drawing.by_layer_chart, y=y, description=f"{title} by layer. {caption}")
-            variants = _by_artefact(rows, y, draw)
-            columns = _of_artefacts(HELD_OUT, rows)
-            yield Figure(f"learned-{y.column}", f"{title}, by layer", caption, variants, rows, columns, choice=ARTEFACT)
+            caption = f"{means} {_logarithmic(y, rows[y.column])}{_n([artefact for artefact, _ in kept])}"
+            description = f"{title} by layer. {caption}"
+            draw = partial(drawing.by_layer_chart, y=y, columns=columns, description=description)
+            yield _of_artefacts(f"learned-{y.column}", f"{title}, by layer", caption, y, rows, draw)
 
 
 def _trade_offs(used: Sequence[Artefact]) -> Iterator[Figure]:
     kept = [(artefact, frame) for artefact in used if len(frame := cards.trade_off(artefact))]
     rows = cards.together(kept)
-    if rows.empty:
-        return
-    rows = rows.assign(point=[f"{row.artefact} {row.series} {row.label}" for row in rows.itertuples()])
     for y, title, better in _TRADES:
-        if rows[y.column].notna().any():
+        if len(rows) and rows[y.column].notna().any():
             control = rows[f"{y.column}_control"]
             controls = CONTROLS if control.notna().any() else ""
-            log = _logarithmic(pd.concat([rows[y.column], control])) if y.form == NATS else ""
-            n = _n([artefact for artefact, _ in kept])
+            log, n = _logarithmic(y, pd.concat([rows[y.column], control])), _n([artefact for artefact, _ in kept])
             caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{n}"
-            draw = partial(drawing.learned_trade_off_chart, y=y, description=f"{title}. {caption}")
-            variants = _by_artefact(rows, y, draw, {"x": "layers_skipped", "y": y.column})
-            columns = _of_artefacts(TRADE_OFF, rows)
-            yield Figure(f"learned-trade-{y.column}", title, caption, variants, rows, columns, choice=ARTEFACT)
+            draw = partial(drawing.learned_trade_off_chart, y=y, columns=TRADE_OFF, description=f"{title}. {caption}")
+            yield _of_artefacts(f"learned-trade-{y.column}", title, caption, y, rows, draw)
 
 
 def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure]:
@@ -154,7 +147,7 @@ def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure
                 "Up is better: 1 would order tokens as their true KL does, 0 is no better than chance. Spearman's "
                 f"correlation over held-out tokens. Larger points: the kind of probe that was kept for the layer. {n}"
             )
-            chart = drawing.rank_chart(ranks, f"The probe's rank correlation by layer. {caption}")
+            chart = drawing.by_layer_chart(ranks, RANK, RANKS, f"The probe's rank correlation by layer. {caption}")
             title = "How well the probe ranks tokens"
             yield Figure("learned-ranks", title, caption, one(chart), ranks, RANKS)
         if len(bins):
@@ -163,7 +156,9 @@ def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure
                 f"Means of held-out tokens in ten bins of the predicted chance; larger points have more tokens. {n}"
             )
             known = drawing.layer_colours(layers or tuple(sorted(bins["layer"].unique())))
-            chart = drawing.calibration_chart(bins, known, f"True against predicted stop chances. {caption}")
+            chart = drawing.calibration_chart(
+                bins, CALIBRATION, known, f"True against predicted stop chances. {caption}"
+            )
             title, by_factor = "The probe's calibration", _by_kl_factor(bins)
             yield Figure("learned-calibration", title, caption, one(chart), bins, CALIBRATION, slice=by_factor)
 
@@ -180,7 +175,7 @@ def _student(used: Sequence[Artefact]) -> Iterator[Figure]:
         )
         told = f"at the exits before and after training. {caption}"
         variants = [
-            Variant(label, drawing.exits_chart(rows, x, f"{label} {told}"))
+            Variant(label, drawing.exits_chart(rows, x, EXITS, f"{label} {told}"))
             for x, label in _AT_EXITS
             if rows[x.column].notna().any()
         ]
@@ -195,20 +190,15 @@ def _by_kl_factor(rows: pd.DataFrame) -> Slice:
     return Slice("KL factor", "k", values, cards.nearest_to_one(values))
 
 
-def _by_artefact(
-    rows: pd.DataFrame,
-    y: Quantity,
-    draw: Callable[[pd.DataFrame], alt.LayerChart],
-    axes: dict[str, Any] | None = None,
-) -> list[Variant]:
-    """A variant for each artefact that has it; `axes` are the columns beside whose points the page places labels."""
+def _of_artefacts(
+    key: str, title: str, caption: str, y: Quantity, rows: pd.DataFrame, draw: partial[alt.LayerChart]
+) -> Figure:
+    """A variant for each artefact that has it; artefacts are named in the table where there are several."""
+    columns: Columns = draw.keywords["columns"]
     known = {name: frame for name, frame in cards.groups(rows, "artefact").items() if frame[y.column].notna().any()}
-    return [Variant(name, draw(frame), axes=axes and axes | {"artefact": name}) for name, frame in known.items()]
-
-
-def _of_artefacts(columns: Columns, rows: pd.DataFrame) -> Columns:
-    """Artefacts are named in the table where there are several."""
-    return tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
+    variants = [Variant(name, draw(frame)) for name, frame in known.items()]
+    told = tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
+    return Figure(key, title, caption, variants, rows, told, choice=ARTEFACT)
 
 
 def _n(used: Sequence[Artefact]) -> str:
@@ -217,5 +207,5 @@ def _n(used: Sequence[Artefact]) -> str:
     return f"n = {counted}; the card has no intervals." if counted else "The card has no n and no intervals."
 
 
-def _logarithmic(values: pd.Series) -> str:
-    return "The axis is logarithmic. " if is_logarithmic(values) else ""
+def _logarithmic(y: Quantity, values: pd.Series) -> str:
+    return "The axis is logarithmic. " if not y.is_share and is_logarithmic(values) else ""

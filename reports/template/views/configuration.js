@@ -116,20 +116,17 @@ function comparisons(prompt, run, others, named, t) {
   );
 }
 
+// Ways of showing a text that the page's body has as classes.
 function toggles() {
-  const toggle = (label, option) => {
-    const show = (on) => {
-      control.setAttribute("aria-pressed", String(on));
-      document.body.classList.toggle(option, on);
-    };
-    const control = button(label, false, () => {
-      choose(option, !choice(option, false));
-      show(choice(option, false));
+  return Object.entries({ numbers: "Layer numbers", filled: "Fill final layer" }).map(([option, label]) => {
+    const isOn = () => choice(option, false),
+      show = () => document.body.classList.toggle(option, isOn());
+    show();
+    return toggle(label, isOn, () => {
+      choose(option, !isOn());
+      show();
     });
-    show(choice(option, false));
-    return control;
-  };
-  return [toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled")];
+  });
 }
 
 // Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without

@@ -25,7 +25,7 @@ function heatmap() {
       (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") +
       ". ✕: failed. A click opens the run.",
     wide: true,
-    variants: [{ spec: DATA.specs.heat }],
+    variants: [{ spec: DATA.heat }],
     controls: [
       chooser(
         "Metric",

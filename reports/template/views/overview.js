@@ -179,21 +179,9 @@ function timePart() {
   const { about, table: timed, places: where, steps } = DATA.time;
   const nodes = [h("p.soft", about)];
   if (timed) {
-    const box = h("div"),
-      first = choiceOf("time.at", where);
-    const show = (now) =>
-      box.replaceChildren(
-        twin(`Time at ${now}`, { ...timed, rows: timed.rows.filter(({ at }) => at === now) }, { page: 8 }),
-      );
-    show(first);
-    if (where.length > 1)
-      nodes.push(
-        chooser("Measured at", where, first, (value) => {
-          choose("time.at", value);
-          show(value);
-        }),
-      );
-    nodes.push(box);
+    const at = (now) =>
+      twin(`Time at ${now}`, { ...timed, rows: timed.rows.filter((row) => row.at === now) }, { page: 8 });
+    nodes.push(...chosenBox("Measured at", "time.at", where, at));
   }
   for (const { where: machine, table: rows } of steps)
     nodes.push(
@@ -276,7 +264,6 @@ function findings() {
       list(DATA.findings),
       of.length ? h("h4", "Quality") : null,
       of.length ? list(of) : null,
-      meanings(),
       h(
         "p.soft",
         `In brackets: ${100 * level}% intervals over prompts. ` +
@@ -321,18 +308,6 @@ function oracles() {
   if (!names.length) return "";
   return `${one ? "Rule" : "Rules"} ${names.join(", ")} ${one ? "looks" : "look"} at the final layer to decide, so ${one ? "it saves" : "they save"} nothing at run time. `;
 }
-
-const shortly = (definition) => definition.replace(/ \([^()]*\)$/, ""); // without the source, which is on the methods page
-
-// Definitions of the sweep's modes and rules.
-const meanings = () =>
-  h(
-    "dl.modes.soft",
-    ...[
-      ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal),
-      ...Object.entries(DATA.rules).map(([rule, { definition, mark }]) => [rule + mark, definition]),
-    ].map(([name, does]) => h("div", h("dt", `${name}:`), h("dd", `${shortly(does)}.`))),
-  );
 
 const held = () =>
   `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +

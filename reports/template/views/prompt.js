@@ -29,7 +29,7 @@ async function promptPage(number) {
         ...failed.flatMap(({ run }, i) => [i ? ", " : "", h("a", { href: address(prompt, run) }, runName(run))]),
       ),
     );
-  return [...page, writtenTexts(prompt, rows), promptNumbers(prompt, rows)];
+  return [...page, writtenTexts(prompt, rows), promptNumbers(prompt)];
 }
 
 const MOST_NAMES = 3, // of the settings that wrote a text, before the others are folded
@@ -61,17 +61,12 @@ function writtenTexts(prompt, rows) {
   const right = metricAt("correct"),
     baseRight = base && right >= 0 ? base.members.find(isNormal).run.m[right] : null;
   const lost = ({ members }) => baseRight === 1 && members.some(({ run }) => run.m[right] === 0);
-  const box = h("div.written"),
-    show = (all) =>
-      box.replaceChildren(
-        ...ordered
-          .filter((group) => all || lost(group) || group.text === base?.text)
-          .map((group) => saidBy(prompt, group)),
-      );
   const filters = ["all texts", "right at full depth, wrong here"];
-  const last = choice("prompt.texts", filters[0]);
-  const canFilter = ordered.some(lost);
-  show(!canFilter || last === filters[0]);
+  const make = (name) =>
+    ordered
+      .filter((group) => name === filters[0] || lost(group) || group.text === base?.text)
+      .map((group) => saidBy(prompt, group));
+  const [filter, box] = chosenBox("Show", "prompt.texts", ordered.some(lost) ? filters : filters.slice(0, 1), make);
   return h(
     "section",
     { "aria-labelledby": "written" },
@@ -81,15 +76,7 @@ function writtenTexts(prompt, rows) {
       `What was written: ${form(groups.size, "count")} different text${groups.size === 1 ? "" : "s"}`,
     ),
     right >= 0 && prompt.answer !== null ? h("p", rightWords(rows, right)) : null,
-    canFilter
-      ? h(
-          "div.row",
-          chooser("Show", filters, last, (value) => {
-            choose("prompt.texts", value);
-            show(value === filters[0]);
-          }),
-        )
-      : null,
+    filter,
     legend(),
     box,
   );
@@ -177,23 +164,12 @@ function stretchesOf(tokens) {
   return found;
 }
 
-// Tables and charts of the runs, which are made when they are asked for.
-function promptNumbers(prompt, rows) {
-  const details = h(
-    "details.fold",
-    { open: choice("prompt.numbers", false) },
-    h("summary", h("h2", "Numbers and charts")),
-  );
-  const recorded = rows.filter(({ tokens }) => tokens),
-    counted = rows.filter(({ run }) => run.counts.some(Boolean));
+// A table of the runs, which is made when it is asked for.
+function promptNumbers(prompt) {
+  const details = h("details.fold", { open: choice("prompt.numbers", false) }, h("summary", h("h2", "Numbers")));
   details.addEventListener("toggle", () => choose("prompt.numbers", details.open));
-  return unfold(details, () => [
-    runsTable(
-      `Configurations on prompt ${prompt.id}`,
-      prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark })),
-    ),
-    h("div.figures", recorded.length ? strip(prompt, recorded) : null, counted.length ? mix(prompt, counted) : null),
-  ]);
+  const rows = prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark }));
+  return unfold(details, () => [runsTable(`Configurations on prompt ${prompt.id}`, rows)]);
 }
 
 const notThere = (number) => h("p.bad", `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
@@ -252,99 +228,4 @@ function runsTable(caption, rows, first = "Configuration") {
     })),
   ];
   return table(caption, columns, rows);
-}
-
-// Position × run, coloured by exit layer. A row of data is a stretch of tokens with one exit layer.
-function strip(prompt, rows) {
-  const stretches = rows.flatMap(({ run, tokens }, row) => {
-    const naming = { row, name: runShown(run), configuration: DATA.configurations[run.c].key };
-    return stretchesOf(tokens).map(({ start, last, rank }) => {
-      const layer = DATA.layers[rank],
-        words = `${naming.name}, position ${start}${last > start ? `–${last}` : ""}: layer ${layer}`;
-      return { ...naming, layer, early: rank !== DATA.final, start, end: last + 1, last, words };
-    });
-  });
-  return figure({
-    key: "strip",
-    title: "Exit layer at every position",
-    heading: "h3",
-    caption: "Each row is a run with its tokens from left to right; a click opens the text at that token.",
-    wide: true,
-    variants: [{ spec: DATA.specs.strip }],
-    rows: () => stretches,
-    open: ({ row, start, last }, event, view) => {
-      const left = view.container().querySelector("canvas").getBoundingClientRect().left;
-      const x = event.clientX - left - view.padding().left - view.origin()[0];
-      const t = Math.min(last, Math.max(start, Math.floor(view.scale("x").invert(x))));
-      location.hash = address(prompt, rows[row].run, { t });
-    },
-    twin: () =>
-      table(
-        "Where each run exits early",
-        [
-          runColumn(prompt),
-          { label: "Tokens", value: ({ run }) => run.n, form: "count" },
-          {
-            label: "Positions read at",
-            text: true,
-            look: () => "words prose",
-            value: ({ run }) => run.n,
-            show: ({ run }) => early(stretches.filter((s) => s.name === runShown(run))),
-          },
-        ],
-        rows,
-      ),
-  });
-}
-
-const runColumn = (prompt) => ({
-  label: "Run",
-  text: true,
-  value: ({ run }) => run.c,
-  show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
-});
-
-const early = (stretches) =>
-  stretches
-    .filter((s) => s.early)
-    .map((s) => `${s.start}${s.last > s.start ? `–${s.last}` : ""}: ${s.layer}`)
-    .join(", ") || "none early";
-
-function mix(prompt, rows) {
-  const shares = rows.flatMap(({ run }) => {
-    const n = run.counts.reduce((sum, count) => sum + count, 0);
-    return run.counts.map((count, rank) => ({
-      name: runShown(run),
-      configuration: DATA.configurations[run.c].key,
-      layer: DATA.layers[rank],
-      rank,
-      share: count / n,
-      n,
-    }));
-  });
-  return figure({
-    key: "mix",
-    title: "Layer mix",
-    heading: "h3",
-    caption: "Share of decided tokens read at each layer; a click opens the run.",
-    wide: true,
-    variants: [{ spec: DATA.specs.mix }],
-    rows: () => shares,
-    open: ({ name }) => {
-      location.hash = address(prompt, rows.find(({ run }) => runShown(run) === name).run);
-    },
-    twin: () =>
-      table(
-        "Decided tokens by exit layer",
-        [
-          runColumn(prompt),
-          ...DATA.layers.map((layer, rank) => ({
-            label: layer,
-            value: ({ run }) => run.counts[rank],
-            form: "count",
-          })),
-        ],
-        rows,
-      ),
-  });
 }

@@ -1,40 +1,18 @@
 // The overview's sections of words: what a setting wrote beside full depth, right or wrong; and the wrong exits that rules
 // were surest of.
 
-const TEXTS_AT_ONCE = 4,
+const TEXTS_AT_ONCE = 4, // rows, before the reader asks for more
   LETTERS = 130, // of a text that are shown
   LOST = "right at full depth, wrong here",
   GAINED = "wrong at full depth, right here";
 
 const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
-// Rows of which some are shown, and more on demand: `rows()` are all, `load(row)` gets what one needs, `draw(rows)` draws
-// some, and `words(shown, all)` tells how many. Gives {box, below, renew()}.
-function someOf({ rows, load, draw, words }) {
-  const box = h("div"),
-    said = h("p.soft", { role: "status" });
-  let most = TEXTS_AT_ONCE,
-    turn = 0;
-  async function show() {
-    const mine = ++turn,
-      all = rows(),
-      some = await Promise.all(all.slice(0, most).map(load));
-    if (mine !== turn) return;
-    more.hidden = all.length <= some.length;
-    said.textContent = words(some.length, all.length);
-    box.replaceChildren(draw(some));
-  }
-  const onclick = () => {
-    most += 2 * TEXTS_AT_ONCE;
-    show();
-  };
-  const more = h("button.screen", { type: "button", onclick }, "Show more");
-  const renew = () => {
-    most = TEXTS_AT_ONCE;
-    show();
-  };
-  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
-  return { box, below: h("span", said, more), renew };
+// What `draw` makes of a promise's value, once it is there.
+function later(promise, draw) {
+  const box = h("span");
+  promise.then((value) => box.replaceChildren(h("span", ...draw(value))));
+  return box;
 }
 
 const markOf = (run) => {
@@ -117,47 +95,32 @@ function textsPart() {
     names = filters.map(({ name }) => name);
   const state = { key: choiceOf("texts.setting", keys, firstSetting()) };
   const found = (name) => state.runs.filter(({ one, base }) => filters[names.indexOf(name)].isSo(one, base));
-  const records = async () => (await Promise.all(found(state.filter).map(withTexts))).map(textRecord);
   const counted = () => {
     const [lost, gained] = [LOST, GAINED].map((name) => names.includes(name) && found(name).length);
     return lost === false ? "" : `: ${lost} lost, ${gained} gained`;
   };
   const noun = DATA.seeds.length > 1 ? "runs" : "prompts";
-  const list = someOf({
-    rows: () => found(state.filter),
-    load: withTexts,
-    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", `No ${noun.slice(0, -1)} is so.`)),
-    words: (shown, all) =>
-      `${shown} of ${all} ${noun} shown, of ${state.runs.length} that this file holds with this setting${counted()}.`,
-  });
   const heading = h("h2", { id: "texts", tabindex: -1 }),
-    shows = h("span");
-  const settle = () => {
+    shows = h("span"),
+    box = h("div.texts-table");
+  const show = () => {
     state.runs = runsBeside(baseKey, state.key);
     const first = names.find((name) => name !== GAINED && found(name).length) ?? "all";
     state.filter = choiceOf("texts.filter", names, first);
     heading.textContent = filters[names.indexOf(state.filter)].title;
-  };
-  const offer = () => {
     const options = names.map((name) => [name, `${name} (${form(found(name).length, "count")})`]);
     shows.replaceChildren(chooser("Show", options, state.filter, change("filter")));
+    const of = `Of ${state.runs.length} ${noun} that this file holds with this setting${counted()}. Bold: after the first difference.`;
+    box.replaceChildren(textsTable(of, found(state.filter), state.key, baseKey));
   };
   const change = (key) => (value) => {
     state[key] = value;
     choose(key === "key" ? "texts.setting" : "texts.filter", value);
-    settle();
-    if (key === "key") offer();
+    show();
     readdress(pathOf(location.hash));
-    list.renew();
   };
-  settle();
-  offer();
-  return part("texts", null, [
-    heading,
-    h("div.row", chooser("Setting", keys, state.key, change("key")), shows),
-    list.box,
-    h("div.below", list.below, savesOf("Texts", records)),
-  ]);
+  show();
+  return part("texts", null, [heading, h("div.row", chooser("Setting", keys, state.key, change("key")), shows), box]);
 }
 
 // null where its tokens are in a file that isn't there.
@@ -168,55 +131,47 @@ function isSame(one, base) {
   return at >= 0 && one.m[at] === 1 && one.n === base.n;
 }
 
-function textsTable(rows, key, baseKey) {
-  const cells = ({ prompt, base, one, texts, tokens, baseTokens }) => {
-    const isKnown = texts.every((text) => typeof text === "string"),
-      from = isKnown ? firstDifference(...texts) : null,
-      t = tokens && baseTokens ? tokenDifference(tokens, baseTokens) : null;
-    const written = (run, text) => [markOf(run), " ", ...(text === null ? ["not in this file"] : excerpt(text, from))];
-    return h(
-      "tr",
-      h(
-        "th.words",
-        { scope: "row" },
-        h("a", { href: address(prompt) }, prompt.id),
-        ofSeed(one),
-        prompt.answer === null ? null : h("div.soft", `expected: ${shorten(prompt.answer, 24)}`),
-      ),
-      baseKey ? h("td.words.prose", ...(base ? written(base, texts[0]) : ["–"])) : null,
-      h(
-        "td.words.prose",
-        ...written(one, texts[1]),
-        " ",
-        h(
-          "a",
-          { href: address(prompt, one, { vs: baseKey, t }), "aria-label": `Why: ${key} on prompt ${prompt.id}` },
-          "why",
-        ),
-      ),
-    );
+function textsTable(caption, rows, key, baseKey) {
+  const written = (row, side) => {
+    const run = side ? row.one : row.base;
+    if (!run) return "–";
+    const text = later(withTexts(row), ({ texts }) => {
+      const isKnown = texts.every((text) => typeof text === "string");
+      return texts[side] === null
+        ? ["not in this file"]
+        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null);
+    });
+    return h("div", markOf(run), " ", text);
   };
-  return h(
-    "div.scroll.texts-table",
-    { tabindex: 0, role: "group", "aria-label": "Texts" },
-    h(
-      "table",
-      h(
-        "caption",
-        `Texts of ${key} on prompts${baseKey ? " beside full depth" : ""}; bold: after the first difference.`,
-      ),
-      h(
-        "thead",
-        h(
-          "tr",
-          h("th.words", { scope: "col" }, "Prompt"),
-          baseKey ? h("th.words", { scope: "col" }, "Full depth") : null,
-          h("th.words", { scope: "col" }, key),
-        ),
-      ),
-      h("tbody", ...rows.map(cells)),
-    ),
-  );
+  const why = ({ prompt, one, number, base }) => {
+    const link = h("a", { "aria-label": `Why: ${key} on prompt ${prompt.id}` }, "why");
+    link.href = address(prompt, one, { vs: baseKey });
+    withTexts({ prompt, one, number, base }).then(({ tokens, baseTokens }) => {
+      if (tokens && baseTokens)
+        link.href = address(prompt, one, { vs: baseKey, t: tokenDifference(tokens, baseTokens) });
+    });
+    return link;
+  };
+  const columns = [
+    {
+      label: "Prompt",
+      text: true,
+      value: ({ number }) => number,
+      show: ({ prompt, one }) => {
+        const expected = prompt.answer === null ? null : h("div.soft", `expected: ${shorten(prompt.answer, 24)}`);
+        return h("div", h("a", { href: address(prompt) }, prompt.id), ofSeed(one), expected);
+      },
+    },
+    ...(baseKey ? ["Full depth", key] : [key]).map((label) => ({
+      label,
+      text: true,
+      look: () => "words prose",
+      value: ({ base, one }) => (label === key ? rightOf(one) : base && rightOf(base)),
+      show: (row) => (label === key ? h("div", written(row, 1), why(row)) : written(row, 0)),
+    })),
+  ];
+  const records = () => Promise.all(rows.map(async (row) => textRecord(await withTexts(row))));
+  return table(caption, columns, rows, { page: TEXTS_AT_ONCE, name: "Texts", records });
 }
 
 // Where the first word begins that differs; null if none does.
@@ -259,80 +214,42 @@ function confidentPart() {
   const keyOf = ({ run }) => DATA.configurations[run.c].key,
     all = "all, each token once",
     keys = [all, ...new Set(found.map(keyOf))];
-  let setting = choiceOf("confident.setting", keys);
-  const chosenRows = () => {
+  const make = (setting) => {
     const seen = new Set();
-    return sorted(found, ({ sure, full }) => sure - full, true).filter((row) => {
+    const rows = sorted(found, ({ sure, full }) => sure - full, true).filter((row) => {
       if (setting !== all) return keyOf(row) === setting;
       const place = `${row.number} ${row.i}`;
       return !seen.has(place) && seen.add(place);
     });
+    return confidentTable(rows);
   };
-  const records = () =>
-    Promise.all(
-      chosenRows().map(async ({ prompt, number, run, at, i, sure, full }) => {
-        const tokens = (await coreOf(number))[at],
-          { said: other } = (await detailOf(number, run))(i);
-        return {
-          prompt_id: prompt.id,
-          configuration: keyOf({ run }),
-          seed: seedOf(run),
-          position: i,
-          exit_layer: tokens ? layerNumber(tokens.rank[i]) : null,
-          token: tokens ? pieceText(tokens.piece[i]) : null,
-          full_depth_token: other === null ? null : pieceText(other),
-          at_exit: sure,
-          at_full_depth: full,
-        };
-      }),
-    );
-  const list = someOf({
-    rows: chosenRows,
-    load: async (row) => ({
-      ...row,
-      tokens: (await coreOf(row.number))[row.at],
-      detail: (await detailOf(row.number, row.run))(row.i),
-    }),
-    draw: (rows) => confidentTable(rows.filter(({ tokens }) => tokens)),
-    words: (shown, all) => `${shown} of ${all} shown; of each setting, the eight surest are held.`,
-  });
-  return part("confident", "Where was it sure, and wrong?", [
-    h(
-      "div.row",
-      chooser("Setting", keys, setting, (value) => {
-        setting = value;
-        choose("confident.setting", value);
-        list.renew();
-      }),
-    ),
-    list.box,
-    h("div.below", list.below, savesOf("Sure and wrong", records)),
-  ]);
+  return part("confident", "Where was it sure, and wrong?", chosenBox("Setting", "confident.setting", keys, make));
+}
+
+// A row's token and what full depth would have said there; none of both where they are in a file that isn't there.
+async function wrongToken({ number, run, at, i }) {
+  const tokens = (await coreOf(number))[at],
+    said = tokens && (await detailOf(number, run))(i).said;
+  return { tokens, layer: tokens && layerNumber(tokens.rank[i]), said };
 }
 
 function confidentTable(rows) {
+  const shown = (label, draw) => ({
+    label,
+    text: true,
+    look: () => "words prose",
+    value: ({ number }) => number,
+    show: (row) => later(wrongToken(row), (found) => (found.tokens ? draw(row, found) : ["not in this file"])),
+  });
   const columns = [
-    {
-      label: "Token",
-      text: true,
-      look: () => "words prose",
-      value: ({ tokens, i }) => pieceText(tokens.piece[i]),
-      show: ({ prompt, run, tokens, i }) =>
-        h(
-          "span",
-          ...before(tokens, i),
-          h("a", { href: address(prompt, run, { t: i }) }, "“", ...alone(tokens.piece[i]), "”"),
-        ),
-    },
-    {
-      label: "Full depth",
-      text: true,
-      value: ({ detail }) => detail.said,
-      show: ({ detail }) => (detail.said === null ? "–" : h("span", "“", ...alone(detail.said), "”")),
-    },
+    shown("Token", ({ prompt, run, i }, { tokens }) => [
+      ...before(tokens, i),
+      h("a", { href: address(prompt, run, { t: i }) }, "“", ...alone(tokens.piece[i]), "”"),
+    ]),
+    shown("Full depth", (_, { said }) => (said === null ? ["–"] : ["“", ...alone(said), "”"])),
     { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => surely(sure) },
     { label: "Under full depth", value: ({ full }) => full, show: ({ full }) => percent(full) },
-    { label: "Layer", value: ({ tokens, i }) => tokens.rank[i], show: ({ tokens, i }) => layerNumber(tokens.rank[i]) },
+    shown("Layer", (_, { layer }) => [layer]),
     {
       label: "Setting",
       text: true,
@@ -346,7 +263,24 @@ function confidentTable(rows) {
       show: ({ prompt }) => h("a", { href: address(prompt) }, prompt.id),
     },
   ];
-  return table("The wrong exits that were surest", columns, rows, { isPart: true });
+  const record = async (row) => {
+    const { prompt, run, i, sure, full } = row,
+      { tokens, layer, said } = await wrongToken(row);
+    return {
+      prompt_id: prompt.id,
+      configuration: DATA.configurations[run.c].key,
+      seed: seedOf(run),
+      position: i,
+      exit_layer: layer,
+      token: tokens ? pieceText(tokens.piece[i]) : null,
+      full_depth_token: said === null ? null : pieceText(said),
+      at_exit: sure,
+      at_full_depth: full,
+    };
+  };
+  const caption = "The wrong exits that were surest; of each setting, eight are held";
+  const records = () => Promise.all(rows.map(record));
+  return table(caption, columns, rows, { page: TEXTS_AT_ONCE, name: "Sure and wrong", records });
 }
 
 const surely = (share) => (share > 0.9995 ? "> 99.9%" : percent(share));

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from report_fixtures import Page, Visit
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
+TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
 # The words that are seen, without those of options and of what is folded.
 WORDS = """() => {
   let n = 0;
@@ -107,29 +109,19 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     assert again.locator("[data-fold][open]").count() == 1
 
 
-def test_labels_cover_neither_each_other_nor_a_point_and_none_is_lost(visit: Visit, answered: Path) -> None:
-    """The script that places them, with many points in little room."""
-    source = (Path(__file__).parents[3] / "reports/template/labels.js").read_text()
-    page = visit("#/methods", path=answered)
-    placed = page.evaluate(
-        f"""() => {{ {source}
-        const place = (i) => ({{ x: 40 + 37 * (i % 6), y: 40 + 60 * Math.floor(i / 6) }});
-        const points = Array.from({{ length: 24 }}, (_, i) => place(i));
-        const labels = points.map((point, i) => ({{ ...point, text: `0.9${{i}}` }}));
-        const found = placeLabels(labels, points, {{ width: 300, height: 300 }});
-        return found.map((label) => {{
-          const wide = widthOf(label.text);
-          const left = label.lx - {{ left: 0, center: wide / 2, right: wide }}[label.align];
-          return [left, label.ly - LABEL_HEIGHT / 2, left + wide, label.ly + LABEL_HEIGHT / 2, label.x, label.y];
-        }}); }}"""
+def test_labels_that_are_shown_cover_neither_each_other_nor_a_point(visit: Visit, answered: Path) -> None:
+    page = visit(TOGGLES, path=answered, viewport=PHONE)
+    drawn(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save Quality against cost as SVG").click()
+    svg = download.value.path().read_text()
+    labels = re.findall(
+        r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>', svg
     )
-    assert len(placed) == 24
-    for i, (left, top, right, bottom, *_) in enumerate(placed):
-        assert 0 <= left < right <= 300
-        assert 0 <= top < bottom <= 300
-        for other in placed[:i]:
-            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
-        assert not any(left < x < right and top < y < bottom for *_, x, y in placed)
+    places = {(float(x), float(y)) for x, y in labels}
+    assert len(places) > 4
+    for x, y in places:
+        assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places - {(x, y)})
 
 
 @pytest.mark.parametrize("how", ["hover", "focus", "tap"])
@@ -177,9 +169,6 @@ def test_paper_says_where_it_comes_from_and_what_was_chosen(visit: Visit, answer
     assert "quality.oracles true" in paper
     assert "#/?quality.oracles=true" in paper
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-
-
-TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

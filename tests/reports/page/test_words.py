@@ -59,17 +59,6 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
 
 
-@pytest.mark.parametrize(
-    ("setting", "shown"), [("unfrozen/kl/0.5", "right at full depth, wrong here"), ("unfrozen/kl/2", "all")]
-)
-def test_texts_are_shown_at_first_by_the_first_choice_that_shows_any(
-    setting: str, shown: str, visit: Visit, written: Path
-) -> None:
-    page = visit(f"#/?texts.setting={setting}", path=written)
-    page.locator(".texts-table tbody tr").first.wait_for()
-    assert page.locator("#texts ~ div").get_by_label("Show").input_value() == shown
-
-
 def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, written: Path) -> None:
     page = visit("#/p/0", path=written)
     text = page.locator(".said-by .text").first

@@ -1,6 +1,5 @@
 """Quality against cost: answers, judges, replays, the certified setting, and scores of the harness."""
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_answers
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import ValueKind, estimate_columns
-from eexit.results.study_tables import CHOICES, JUDGEMENTS, SCORES
+from eexit.results.study_tables import CHOICES, SCORES
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.findings import choice_findings, headline, quality_findings
-from reports.sections.quality_against_cost import scores_of_harness
+from reports.sections.all_numbers import scores_of_harness
+from reports.sections.findings import choice_findings, quality_findings
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import Quality, latest_choices, quality_of
@@ -50,26 +48,6 @@ def row_of(found: Quality, key: str) -> dict[Any, Any]:
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen prompts with two seeds, twelve of which bring an answer."""
     return with_answers(tmp_path_factory.mktemp("quality") / "s", 14, (0, 1), ("unfrozen",))
-
-
-def test_accuracy_and_its_difference_are_over_prompts_with_seeds_averaged_first(answered: Path) -> None:
-    found, runs = known(answered), pd.read_parquet(answered / "generations")
-    columns = ["configuration", "prompt_id", "seed", "correct"]
-    right = {(key, p, seed): float(it) for key, p, seed, it in runs[columns].dropna().itertuples(index=False)}
-    prompts = sorted(str(number) for number in range(14))  # of which 0 and 1 bring no answer
-    by_prompt = {
-        key: [float(np.mean([right[key, p, seed] for seed in (0, 1)])) if int(p) > 1 else math.nan for p in prompts]
-        for key in (NORMAL, BOLD)
-    }
-    for key, values in by_prompt.items():
-        assert row_of(found, key)["correct"] == pytest.approx(np.nanmean(values))
-        assert row_of(found, key)["correct_n"] == 12
-    differences = np.array(by_prompt[BOLD]) - np.array(by_prompt[NORMAL])
-    (paired,) = estimate_columns(differences[:, None], [ValueKind.DIFFERENCE])
-    its = [row_of(found, BOLD)[f"correct_difference{end}"] for end in ("", "_low", "_high")]
-    assert its == pytest.approx([paired.mean, paired.low, paired.high])
-    assert paired.mean < 0
-    assert row_of(found, BOLD)["correct_control"] < row_of(found, BOLD)["correct"]
 
 
 def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: Path) -> None:
@@ -106,42 +84,15 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
     assert rest == ["3 runs failed, and count in no mean."]
 
 
-def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_oracles_out(answered: Path) -> None:
-    found = known(answered)
-    rows, ends = found.rows.copy(), [f"correct_difference{end}" for end in ("", "_low", "_high")]
-    rows.loc[rows["rule"] == "kl", ends] = [0.0, -0.1, 0.1]
-    rows.loc[rows["rule"] == "confidence", ends] = [-0.2, -0.3, -0.1]
-    (none,) = headline(replace(found, rows=rows))
-    assert re.fullmatch(
-        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\. Of the 2 settings "
-        r"tried that a deployed model can follow, none is shown to be at most 2 points worse\.",
-        none,
-    )
-    rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.06]
-    (unsure,) = headline(replace(found, rows=rows))
-    assert unsure == none, "no certain difference is no proof of being as good"
-    (wider,) = headline(replace(found, rows=rows, margin=0.1))
-    assert "At most 10 points worse, by the interval's end: 1 of the 2 settings tried" in wider
-    rows.loc[rows["configuration"] == CHOSEN, ends] = [0.01, -0.015, 0.035]
-    (one,) = headline(replace(found, rows=rows))
-    assert one.endswith(
-        "At most 2 points worse, by the interval's end: 1 of the 2 settings tried that a deployed model can follow. "
-        "Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp."
-    )
-    (dear,) = headline(replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
-    assert dear.endswith("None of these costs less than full depth."), "what costs more is in no sentence"
-    assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
-
-
 def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path) -> None:
     found = known(answered)
     rows = found.rows.copy()
     rows.loc[rows["configuration"] != NORMAL, ["correct_difference_low", "correct_difference_high"]] = [0.0, 0.1]
     rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
     alone = replace(found, rows=rows[rows["configuration"] != CHOSEN].assign(beneath=None))
-    said = [*headline(alone), *quality_findings(alone, 0)]
-    assert "random/" not in " ".join(said)
-    assert f"Of these, {BOLD} costs least" in said[0]
+    said = " ".join(quality_findings(alone, 0))
+    assert "random/" not in said
+    assert f"Of these, {BOLD} costs least" in said
 
 
 def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
@@ -175,18 +126,6 @@ def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_p
     assert any(
         sentence.startswith(f"Judge {JUDGE} gives normal a score of 4.75 [4.75, 4.75] of 5") for sentence in said
     )
-
-
-def test_a_damaged_table_is_left_out_and_named(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
-    judge(folder)
-    (path,) = (folder / JUDGEMENTS.name).iterdir()
-    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
-    sweep = read_sweep(str(folder))
-    assert sweep.judges == ()
-    (line,) = sweep.left_out
-    assert line.startswith(f"{path} is damaged")
-    assert line.endswith("no judgements are shown")
 
 
 def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_path: Path) -> None:
@@ -349,16 +288,6 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
     cells = figure.locator("tbody tr").filter(has_text=CHOSEN).first.inner_text()
     assert "disagreement ≤ 5%" in cells, "not by the ring alone"
     assert page.locator("section.whole h4").inner_text() == "Tasks of the lm-evaluation-harness"
-
-
-def test_axe_finds_nothing_in_the_section(report: Path, visit: Visit, axe: str) -> None:
-    page = visit("#/?open=all", report)
-    for toggle in ("controls", "replayed"):
-        page.get_by_role("button", name=toggle).click()
-    page.locator('[data-chart="quality"] summary').click()
-    page.evaluate(axe)
-    found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
-    assert found == []
 
 
 def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: Path, visit: Visit) -> None:
