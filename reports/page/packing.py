@@ -1,30 +1,27 @@
-"""Tokens as compact bytes for the page: columns, compressed with gzip and written as base64.
+"""Tokens as compact bytes for the page: columns of numbers, compressed with gzip and written as base64.
 
 Each prompt has one blob of every kind below, decoded by `template/data.js`. T is the number of tokens of the prompt,
 its runs one after the other; E the number of exitable layers; R = E + 1 the number of exit ranks; K the number of
-recorded top tokens. A piece is the text of a token, given by its number in the dictionary of `pieces.py`.
+recorded top tokens. A piece is the text of a token, given by its number in a dictionary.
 
-core      the exit rank of each token, two in a byte (one if R > 16), then its piece (T numbers)
-disagree  T bits, lowest bit of a byte first: 1 where a decided token isn't the most likely one of full depth
-drafted   T bits likewise: 1 where a token was drafted at an early layer
-kl        T rows of E bytes: the KL on a logarithmic scale, see `encode_log`
-prob      T rows of E bytes: exit probabilities in hundredths, which sum to 100 with that of the final layer
-evidence  what the rule saw, T rows of E numbers in half precision: all of their high bytes, then all of their low ones.
-          NaN where it looked at nothing, and in configurations whose rule looks at the KLs above
-more      T bytes of −logprob and T bytes of entropy on the same logarithmic scale, then the most likely token of full
-          depth (T numbers: 1 + piece, or 0 if it is the token itself)
-read      the K most likely tokens of the distribution that the token was read from, as K columns of T numbers
-          (1 + piece, or 0 for none), then K columns of their probabilities in steps of 1/255
-top       the same for full depth read at each exit rank, as R × K columns each
-
-A number takes one byte below 128, two bytes up to 32,639, and otherwise four. All first bytes come first, then all
-second bytes of two-byte numbers, then the rest.
+core      of each token, 4 · its exit rank + 2 if it was drafted at an early layer + 1 if it was decided and is not the
+          most likely one of full depth; and its piece
+kl        E per token: the KL on a logarithmic scale, see `encode_log`
+prob      E per token: exit probabilities in hundredths, which sum to 100 with that of the final layer
+evidence  E per token: what the rule saw. NaN where it looked at nothing, and in configurations whose rule looks at the
+          KLs above
+more      −logprob and entropy on the same logarithmic scale, and the most likely token of full depth (1 + piece, or 0
+          if it is the token itself)
+read      the K most likely tokens of the distribution that the token was read from (1 + piece, or 0 for none), and
+          their probabilities in steps of 1/255
+top       the same for full depth read at each exit rank: R × K per token
 """
 
 import base64
 import gzip
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,7 +33,7 @@ import pyarrow.compute as pc
 from reports.page.pieces import Pieces, flat, number_pieces
 from reports.read.sweep import Sweep, disagreeing
 
-KINDS: Final = ("core", "disagree", "drafted", "kl", "prob", "more", "evidence", "read", "top")
+KINDS: Final = ("core", "kl", "prob", "more", "evidence", "read", "top")
 KL: Final = "kl"
 OWN: Final = "evidence"
 LOG2_LOW: Final = -10.0
@@ -65,18 +62,21 @@ COLUMNS: Final = (
 )
 
 
+Columns = dict[str, np.ndarray]  # of a kind: T numbers by their name, or T × W
+
+
 @dataclass(frozen=True)
 class Packed:
     """The encoded tokens of the prompts that the page holds."""
 
     pieces: str  # an encoded JSON list: the text of each piece, or a token id (a number) whose text isn't known
     blobs: dict[str, list[str]]  # kind → one blob per prompt; only kinds that were recorded
+    columns: dict[str, list[tuple[str, str, int]]]  # kind → name, type and W of each of its columns
     n: list[int]  # number of recorded tokens of each run
     undrawn: list[int]  # how many of its first tokens had no exit drawn
+    flags: dict[str, bool]  # what of `core` was recorded: whether tokens disagree, and which were drafted
     top_k: int  # K
-    saw: dict[
-        str, str
-    ]  # configuration → KL or OWN, the kind that has what its rule saw; without those that saw nothing
+    saw: dict[str, str]  # configuration → KL or OWN, the kind that has what its rule saw; not of those that saw nothing
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
@@ -88,17 +88,32 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
         for ids in (run_ids, run_ids[~np.asarray(tokens["decided"].fill_null(True))])
     )
     pieces = number_pieces(tokens)
-    columns = _columns(sweep, tokens, pieces)
+    kinds = dict(_kinds(sweep, tokens, pieces))
     keys = run_ids.map(dict(zip(runs["run_id"], runs["configuration"], strict=True))).to_numpy()
     evidence, saw = _evidence(tokens, keys, len(sweep.exitable_layers))
     if OWN in saw.values():
-        columns[OWN] = lambda at: encode_halves(evidence[at])
+        kinds[OWN] = {"saw": evidence.astype(np.float16).astype(np.float32)}  # three digits, of which most bytes are 0
     per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    blobs = {kind: [squeeze(column(at)) for at in stretches] for kind, column in columns.items()}
+    blobs = {
+        kind: [squeeze(b"".join(encode(values[at]) for values in columns.values())) for at in stretches]
+        for kind, columns in kinds.items()
+    }
+    described = {
+        kind: [(name, values.dtype.str[1:], math.prod(values.shape[1:])) for name, values in columns.items()]
+        for kind, columns in kinds.items()
+    }
+    flags = {"disagrees": _is_observed(tokens), "drafted": bool(_drafted(tokens).any())}
     top_k = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
-    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), top_k, saw)
+    packed = squeeze(json.dumps(pieces.texts).encode())
+    return Packed(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, saw)
+
+
+def encode(values: np.ndarray) -> bytes:
+    """The numbers column by column, all of their first bytes before all second ones, which compress better apart."""
+    by_number = np.ascontiguousarray(values.T).view(np.uint8).reshape(-1, values.itemsize)
+    return by_number.T.tobytes()
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
@@ -119,32 +134,6 @@ def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
     return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
 
 
-def encode_halves(values: np.ndarray) -> bytes:
-    """Numbers in half precision: their high bytes, then their low ones, which compress better apart."""
-    halves = values.astype(np.float16).view(np.uint16).ravel()
-    return b"".join((halves >> shift & 255).astype(np.uint8).tobytes() for shift in (8, 0))
-
-
-def encode_numbers(numbers: np.ndarray) -> bytes:
-    """Numbers below 2^24 in the variable-length code that the top of this file describes."""
-    two, long = (numbers >= 128) & (numbers < 128 + (127 << 8)), numbers >= 128 + (127 << 8)
-    first = np.where(long, 255, np.where(two, 128 + ((numbers - 128) >> 8), numbers))
-    rest = [numbers[long] >> shift for shift in (0, 8, 16)]
-    return b"".join((part & 255).astype(np.uint8).tobytes() for part in (first, numbers[two] - 128, *rest))
-
-
-def encode_flags(flags: np.ndarray) -> bytes:
-    return np.packbits(flags, bitorder="little").tobytes()
-
-
-def encode_ranks(ranks: np.ndarray, n_ranks: int) -> bytes:
-    if n_ranks > 16:
-        return ranks.tobytes()
-    even = np.append(ranks, np.uint8(0)) if len(ranks) % 2 else ranks
-    packed: np.ndarray = (even[::2] | even[1::2] << 4).astype(np.uint8)
-    return packed.tobytes()
-
-
 def squeeze(content: bytes) -> str:
     # A fixed mtime, so that the same results give the same file.
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
@@ -161,34 +150,33 @@ def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Tab
     return tokens.take(order[(run < 0).sum() :]).combine_chunks()
 
 
-def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callable[[slice], bytes]]:
-    """For each kind that was recorded, a function that encodes a slice of the tokens."""
+def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str, Columns]]:
+    """The kinds that were recorded, but what rules saw."""
     ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
-    rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=np.uint8)
-    found: dict[str, Callable[[slice], bytes]] = {
-        "core": lambda at: encode_ranks(rank[at], len(ranks) + 1) + encode_numbers(pieces.token[at])
-    }
-    if len(tokens) and not tokens["final_token_id"].null_count:
-        disagree = disagreeing(tokens)
-        found["disagree"] = lambda at: encode_flags(disagree[at])
-    drafted = np.asarray(tokens["drafted"].fill_null(False))
-    if drafted.any():
-        found["drafted"] = lambda at: encode_flags(drafted[at])
+    rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=int)
+    disagrees = disagreeing(tokens) if _is_observed(tokens) else np.zeros(len(tokens), dtype=bool)
+    flagged = 4 * rank + 2 * _drafted(tokens) + disagrees
+    yield "core", {"exit": flagged.astype(np.min_scalar_type(4 * len(ranks) + 3)), "piece": pieces.token}
     if len(tokens) and ranks and not tokens["kl"].null_count:
-        kl = encode_log(np.asarray(tokens["kl"].combine_chunks().flatten()).reshape(len(tokens), len(ranks)))
-        found["kl"] = lambda at: kl[at].tobytes()
+        yield "kl", {"kl": encode_log(_rows(tokens["kl"], len(ranks)))}
     if len(tokens) and ranks and not tokens["exit_prob"].null_count:
-        stored = np.asarray(tokens["exit_prob"].combine_chunks().flatten()).reshape(len(tokens), len(ranks) + 1)
-        prob = encode_probabilities(stored)
-        found["prob"] = lambda at: prob[at].tobytes()
+        yield "prob", {"prob": encode_probabilities(_rows(tokens["exit_prob"], len(ranks) + 1))}
     if len(tokens) and not tokens["logprob"].null_count:
         logprob, entropy = encode_log(-np.asarray(tokens["logprob"])), encode_log(np.asarray(tokens["entropy"]))
-        found["more"] = lambda at: logprob[at].tobytes() + entropy[at].tobytes() + encode_numbers(pieces.said[at])
+        yield "more", {"logprob": logprob, "entropy": entropy, "said": pieces.said}
     if pieces.read is not None:
-        found["read"] = _likely(pieces.read, tokens["exit_top_prob"])
+        yield "read", {"read": pieces.read, "read_prob": _steps(pieces.read, tokens["exit_top_prob"])}
     if pieces.top is not None:
-        found["top"] = _likely(pieces.top, tokens["top_prob"])
-    return found
+        yield "top", {"top": pieces.top, "top_prob": _steps(pieces.top, tokens["top_prob"])}
+
+
+def _is_observed(tokens: pa.Table) -> bool:
+    return len(tokens) > 0 and not tokens["final_token_id"].null_count
+
+
+def _drafted(tokens: pa.Table) -> np.ndarray:
+    drafted: np.ndarray = np.asarray(tokens["drafted"].fill_null(False)).astype(bool)
+    return drafted
 
 
 def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
@@ -215,9 +203,8 @@ def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
     return rows
 
 
-def _likely(numbers: np.ndarray, probabilities: pa.ChunkedArray) -> Callable[[slice], bytes]:
-    """Encodes columns of pieces, then as many columns of their probabilities in steps of 1/255; 0 if not recorded."""
-    probability = np.zeros(numbers.shape, dtype=np.uint8)
-    recorded = np.asarray(probabilities.is_valid())
-    probability[recorded] = np.round(np.asarray(flat(probabilities)) * 255).reshape(-1, numbers.shape[1])
-    return lambda at: encode_numbers(numbers[at].T.ravel()) + probability[at].T.tobytes()
+def _steps(likely: np.ndarray, probabilities: pa.ChunkedArray) -> np.ndarray:
+    """The probabilities of likely tokens in steps of 1/255; 0 if not recorded."""
+    found = np.nan_to_num(_rows(probabilities, likely.shape[1]))
+    steps: np.ndarray = np.round(found * 255).astype(np.uint8)
+    return steps

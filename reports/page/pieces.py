@@ -30,9 +30,7 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     grouped = pairs.groupby(["id", "text"], sort=False)
     by_frequency = grouped.size().to_numpy().argsort(kind="stable")[::-1]
     distinct = pairs.drop_duplicates().iloc[by_frequency]
-    number_of = np.empty(len(by_frequency), dtype=np.int64)
-    number_of[by_frequency] = np.arange(len(by_frequency))
-    token = number_of[grouped.ngroup().to_numpy()]
+    token = by_frequency.argsort()[grouped.ngroup().to_numpy()]
     texts: list[str | int] = distinct["text"].to_list()
     top_ids, read_ids = _likely_ids(tokens["top_token_ids"]), _likely_ids(tokens["exit_top_token_ids"])
     known = _likely_texts(tokens, "top") | _likely_texts(tokens, "exit_top")
@@ -50,9 +48,10 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     table = np.zeros(max(of_id, default=0) + 2, dtype=np.int32)  # its last entry is for UNKNOWN, which is -1
     table[list(of_id)] = 1 + np.array(list(of_id.values()), dtype=np.int32)
     # Ids are compared, since a token may have a rarer text of the same id.
-    said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids])
-    top, read = (None if found is None else table[found] for found in (top_ids, read_ids))
-    return Pieces(texts, token, said, top, read)
+    size = np.min_scalar_type(max(len(texts), 256))  # two bytes, or four
+    said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids]).astype(size)
+    top, read = (None if found is None else table[found].astype(size) for found in (top_ids, read_ids))
+    return Pieces(texts, token.astype(size), said, top, read)
 
 
 def _ids(column: pa.ChunkedArray) -> np.ndarray:

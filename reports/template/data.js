@@ -1,5 +1,5 @@
-// Decoding the blobs of this file, which are compressed with gzip and written as base64, when they are needed. Their
-// layout is defined in packing.py.
+// Decoding the blobs of this file, which are compressed with gzip and written as base64, when they are needed. packing.py
+// says what they hold.
 
 let DATA = null; // the payload
 let PIECES = []; // the text of each token, or its id (a number) where the text isn't known
@@ -51,19 +51,24 @@ async function blob(kind, number) {
   return named && inflate(named[`${kind}-${number}`]);
 }
 
-// n numbers that start at byte `at`, decoded from the format of encode_numbers in packing.py.
-function numbersAt(bytes, at, n) {
-  const numbers = new Uint32Array(n);
-  let two = 0,
-    long = 0;
-  for (let i = 0; i < n; i++) bytes[at + i] === 255 ? long++ : bytes[at + i] >= 128 && two++;
-  for (let i = 0, second = at + n, rest = at + n + two; i < n; i++) {
-    const first = bytes[at + i];
-    if (first < 128) numbers[i] = first;
-    else if (first < 255) numbers[i] = 128 + ((first - 128) << 8) + bytes[second++];
-    else numbers[i] = bytes[rest] | (bytes[rest + long] << 8) | (bytes[rest++ + 2 * long] << 16);
+const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
+
+// The columns of a kind: an array for each name, with all tokens of the prompt for the first of a column's numbers, then for
+// the second, …; none of what wasn't recorded or isn't there.
+async function columnsOf(kind, number) {
+  const found = {},
+    bytes = kind in DATA.kinds ? await blob(kind, number) : null;
+  let start = 0;
+  for (const [name, type, width] of bytes ? DATA.kinds[kind] : []) {
+    const n = total(number) * width,
+      size = TYPES[type].BYTES_PER_ELEMENT,
+      joined = new Uint8Array(n * size);
+    for (let place = 0; place < size; place++)
+      for (let i = 0; i < n; i++) joined[i * size + place] = bytes[start + place * n + i];
+    found[name] = new TYPES[type](joined.buffer);
+    start += n * size;
   }
-  return { numbers, end: at + n + two + 3 * long };
+  return found;
 }
 
 const metricAt = (key) => DATA.metrics.findIndex((metric) => metric.key === key);
@@ -79,30 +84,17 @@ const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + r
 // drafted at an early layer; null if that isn't recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
-    const bytes = await blob("core", number),
-      n = total(number),
-      halves = DATA.layers.length <= 16;
-    const ranks = new Uint8Array(n);
-    for (let i = 0; bytes && i < n; i++) ranks[i] = halves ? (bytes[i >> 1] >> (4 * (i & 1))) & 15 : bytes[i];
-    const pieces = bytes && numbersAt(bytes, halves ? (n + 1) >> 1 : n, n).numbers;
-    const flags = async (kind) => {
-      const bits = DATA.kinds.includes(kind) ? await blob(kind, number) : null;
-      return bits && Uint8Array.from({ length: n }, (_, i) => (bits[i >> 3] >> (i & 7)) & 1);
-    };
-    const disagrees = await flags("disagree"),
-      drafted = await flags("drafted");
+    const { exit, piece } = await columnsOf("core", number),
+      rank = exit?.map((each) => each >> 2),
+      flag = (name, bit) => (exit && DATA.flags[name] ? exit.map((each) => (each >> bit) & 1) : null),
+      disagrees = flag("disagrees", 0),
+      drafted = flag("drafted", 1);
     cores.set(
       number,
-      DATA.prompts[number].runs.map((run) => {
-        const part = (whole) => whole?.subarray(run.start, run.start + run.n);
-        if (!run.n || !bytes) return null;
-        return {
-          n: run.n,
-          piece: part(pieces),
-          rank: part(ranks),
-          disagrees: part(disagrees),
-          drafted: part(drafted),
-        };
+      DATA.prompts[number].runs.map(({ start, n }) => {
+        const part = (whole) => whole?.subarray(start, start + n);
+        if (!n || !piece) return null;
+        return { n, piece: part(piece), rank: part(rank), disagrees: part(disagrees), drafted: part(drafted) };
       }),
     );
   }
@@ -110,68 +102,45 @@ async function coreOf(number) {
 }
 
 // A function that gives {kl, probability, saw, logprob, entropy, said, top, read} for token i of a run, with null for what
-// wasn't recorded. `saw` is what the rule saw at each layer, null where it looked at none. `top` are the most likely tokens of full depth at each exit rank, `read` those of the distribution
-// that the token was read from. `said` is full depth's most likely token, or null if that is the token itself.
+// wasn't recorded. `saw` is what the rule saw at each layer, null where it looked at none. `top` are the most likely tokens of
+// full depth at each exit rank, `read` those of the distribution that the token was read from. `said` is full depth's most
+// likely token, or null if that is the token itself.
 async function detailOf(number, run) {
-  const n = total(number),
-    E = DATA.final;
+  const n = total(number);
   if (!details.has(number)) {
-    const [kl, prob, more, top, read, evidence] = await Promise.all(
-      ["kl", "prob", "more", "top", "read", "evidence"].map((kind) =>
-        DATA.kinds.includes(kind) ? blob(kind, number) : null,
-      ),
-    );
-    details.set(number, {
-      kl,
-      prob,
-      more,
-      said: more && numbersAt(more, 2 * n, n).numbers,
-      likely: top && likelyOf(top, n, E + 1),
-      source: read && likelyOf(read, n, 1),
-      evidence,
-    });
+    const kinds = ["kl", "prob", "more", "top", "read", "evidence"];
+    const some = await Promise.all(kinds.map((kind) => columnsOf(kind, number)));
+    details.set(number, Object.assign({}, ...some));
   }
-  const { kl, prob, more, said, likely, source, evidence } = details.get(number);
+  const { kl, prob, logprob, entropy, said, saw, ...likely } = details.get(number);
   const own = DATA.configurations[run.c].saw === "evidence";
   return (i) => {
     const at = run.start + i;
-    const early = prob && Array.from(prob.subarray(at * E, at * E + E)); // in hundredths
+    // One number for each exitable layer.
+    const early = (column, read) =>
+      column && Array.from({ length: DATA.final }, (_, layer) => read(column[layer * n + at]));
+    const hundredths = early(prob, (part) => part);
+    const top = (name, rows) =>
+      likely[name]?.[at] ? Array.from({ length: rows }, (_, row) => likelyAt(likely, name, n, row, at)) : null;
     return {
-      kl: kl && Array.from(kl.subarray(at * E, at * E + E), unlog),
-      probability: early && [...early, early.reduce((rest, here) => rest - here, 100)].map((part) => part / 100),
-      saw: own && evidence ? Array.from({ length: E }, (_, layer) => half(evidence, at * E + layer)) : null,
-      logprob: more && -unlog(more[at]),
-      entropy: more && unlog(more[n + at]),
+      kl: early(kl, unlog) ?? null,
+      probability:
+        hundredths && [...hundredths, hundredths.reduce((rest, here) => rest - here, 100)].map((part) => part / 100),
+      saw: (own && early(saw, (value) => (Number.isNaN(value) ? null : value))) || null,
+      logprob: logprob ? -unlog(logprob[at]) : null,
+      entropy: entropy ? unlog(entropy[at]) : null,
       said: said?.[at] ? said[at] - 1 : null,
-      top: likely?.(at) ?? null,
-      read: source?.(at)?.[0] ?? null,
+      top: top("top", DATA.layers.length),
+      read: top("read", 1)?.[0] ?? null,
     };
   };
 }
 
-// A function that gives the most likely tokens for token `at` of n, as rows of up to DATA.top tokens each; null if they
-// weren't recorded.
-function likelyOf(bytes, n, rows) {
-  const { numbers, end } = numbersAt(bytes, 0, rows * DATA.top * n);
-  return (at) =>
-    numbers[at]
-      ? Array.from({ length: rows }, (_, row) =>
-          Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
-            .filter((place) => numbers[place])
-            .map((place) => ({ piece: numbers[place] - 1, probability: bytes[end + place] / 255 })),
-        )
-      : null;
-}
-
-// Number `at` of an array in half precision, whose high bytes come first; null for NaN.
-function half(bytes, at) {
-  const high = bytes[at],
-    low = bytes[at + bytes.length / 2],
-    exponent = (high >> 2) & 31,
-    fraction = ((high & 3) << 8) | low,
-    size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction / 2 ** 24;
-  if (exponent === 31) return fraction ? null : Infinity;
-  return high & 128 ? -size : size;
+// The most likely tokens of token `at` of n, in one of the rows that it has of them.
+function likelyAt(likely, name, n, row, at) {
+  return Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
+    .filter((place) => likely[name][place])
+    .map((place) => ({ piece: likely[name][place] - 1, probability: likely[`${name}_prob`][place] / 255 }));
 }
 
 // How many tokens two texts have in common at their start.

@@ -10,14 +10,14 @@ function layerGrid(run, tokens, detail) {
     box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
     mark: () => {},
   };
-  const hasRoom = innerWidth >= ROOMY && tokens.n <= SHORT && DATA.kinds.includes("top");
+  const hasRoom = innerWidth >= ROOMY && tokens.n <= SHORT && "top" in DATA.kinds;
   const details = h(
     "details.screen",
     { open: choice("grid", hasRoom) },
     h("summary", "Layers × positions: what each layer would have said"),
   );
   const fill = () => {
-    const rows = DATA.kinds.includes("top") ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
+    const rows = "top" in DATA.kinds ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
       known = rows.some(({ top }) => top);
     if (!known)
       return [h("p.soft", "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more.")];

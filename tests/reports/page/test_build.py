@@ -20,7 +20,7 @@ from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 from eexit.plan.configuration import Exit
 from reports import PageSettings, build_report
 from reports.page.build import split
-from reports.page.packing import encode_log, encode_numbers
+from reports.page.packing import encode_log
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 from reports.shared.numbers import with_interval
@@ -32,6 +32,19 @@ def blob(page: str, name: str) -> bytes:
     found = re.search(rf'id="blob-{name}">([^<]*)</script>', page)
     assert found, name
     return gzip.decompress(base64.b64decode(found[1]))
+
+
+def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarray]:
+    """The columns of a kind of the first prompt: numbers × tokens, from bytes that stand apart."""
+    content, found, start = np.frombuffer(blob(page, f"{kind}-0"), np.uint8), {}, 0
+    n = sum(run["n"] for run in data["prompts"][0]["runs"])
+    for name, dtype, width in data["kinds"][kind]:
+        size = np.dtype(dtype).itemsize
+        planes = content[start : start + n * width * size].reshape(size, -1)
+        found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(width, n)
+        start += planes.size
+    assert start == len(content)
+    return found
 
 
 @cache
@@ -69,26 +82,24 @@ def test_the_same_results_give_the_same_file(full: Path, tmp_path: Path) -> None
 
 def test_tokens_come_back_from_the_file(full: Path) -> None:
     page, data = report(full)
-    pieces, core = json.loads(blob(page, "pieces")), blob(page, "core-0")
+    pieces, core = json.loads(blob(page, "pieces")), columns_of(page, data, "core")
     n = [run["n"] for run in data["prompts"][0]["runs"]]
     assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
-    ranks = [core[i // 2] >> 4 * (i % 2) & 15 for i in range(n[0], n[0] + 6)]
-    assert ranks == [len(LAYERS), 1, 2, 3, 4, 0]
-    numbers = decode_numbers(core[(sum(n) + 1) // 2 :], sum(n))
-    assert [pieces[number] for number in numbers[n[0] :][:3]] == ["The", " cat", " u2"]
-    assert len(blob(page, "kl-0")) == sum(n) * len(LAYERS)
+    assert (core["exit"][0, n[0] : n[0] + 6] >> 2).tolist() == [len(LAYERS), 1, 2, 3, 4, 0]
+    assert [pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
+    assert columns_of(page, data, "kl")["kl"].shape == (len(LAYERS), sum(n))
 
 
 def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Path) -> None:
     page, data = report(full)
-    n = [run["n"] for run in data["prompts"][0]["runs"]]
-    flags = np.unpackbits(np.frombuffer(blob(page, "disagree-0"), np.uint8), bitorder="little")
-    expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
-    assert flags[: sum(n)].astype(bool).tolist() == expected
+    lengths = [run["n"] for run in data["prompts"][0]["runs"]]
+    expected = [i > 0 and i % 3 == 0 for length in lengths for i in range(length)]  # the first is not decided
+    assert (columns_of(page, data, "core")["exit"][0] & 1).tolist() == expected
+    assert data["flags"] == {"disagrees": True, "drafted": False}
 
 
 def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
-    """In half precision, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
+    """To three digits, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
     own = Exit("unfrozen", "similarity", 0.95).columns
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     generations, tokens = [], []
@@ -103,8 +114,7 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
         "unfrozen/kl/1": "kl",
         "unfrozen/similarity/0.95": "evidence",
     }
-    high, low = np.frombuffer(blob(page, "evidence-0"), np.uint8).reshape(2, -1).astype(np.uint16)
-    decoded = (high << 8 | low).view(np.float16).reshape(6, len(LAYERS))
+    decoded = columns_of(page, data, "evidence")["saw"].T
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
     np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
     assert not any(
@@ -116,28 +126,6 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
 def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the first run, without evidence, as a rule that looks at nothing leaves them."""
     return [token | {"evidence": None} for token in tokens[:3]]
-
-
-def decode_numbers(content: bytes, n: int) -> list[int]:
-    first = content[:n]
-    second, rest = n, n + sum(128 <= byte < 255 for byte in first)
-    long = first.count(255)
-    found = []
-    for byte in first:
-        if byte < 128:
-            found.append(byte)
-        elif byte < 255:
-            found.append(128 + ((byte - 128) << 8) + content[second])
-            second += 1
-        else:
-            found.append(content[rest] + (content[rest + long] << 8) + (content[rest + 2 * long] << 16))
-            rest += 1
-    return found
-
-
-def test_numbers_of_any_size_survive_packing() -> None:
-    numbers = [0, 127, 128, 383, 384, 32_639, 32_640, 65_535, 65_536, (1 << 24) - 1, 5]
-    assert decode_numbers(encode_numbers(np.array(numbers)), len(numbers)) == numbers
 
 
 def test_nats_survive_packing_to_five_percent() -> None:
@@ -155,14 +143,14 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
         token["top_tokens"] = None if ids is None else [[f"t{i}" for i in layer] for layer in ids]
         token["top_prob"] = None if ids is None else [[0.6, 0.2, 0.1]] * 6
     page, data = report(write_sweep(tmp_path / "s", [row], rows))
-    pieces, top = json.loads(blob(page, "pieces")), blob(page, "top-0")
+    pieces, top = json.loads(blob(page, "pieces")), columns_of(page, data, "top")
     assert data["top"] == 3
-    numbers = decode_numbers(top, 18 * 3)
-    assert [pieces[number - 1] for number in numbers[0::3]] == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
-    assert numbers[1::3] == [0] * 18
-    assert list(top[-18 * 3 :][:3]) == [153, 0, 153]
-    more = blob(page, "more-0")  # position 0 and 2 are token 7's; its text is known now
-    assert pieces[decode_numbers(more[6:], 3)[0] - 1] == "t7"
+    said = [pieces[number - 1] for number in top["top"][:, 0]]
+    assert said == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    assert top["top"][:, 1].tolist() == [0] * 18
+    assert top["top_prob"][0].tolist() == [153, 0, 153]
+    # Position 0 and 2 are token 7's; its text is known now.
+    assert pieces[columns_of(page, data, "more")["said"][0, 0] - 1] == "t7"
 
 
 def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path: Path) -> None:
@@ -179,7 +167,7 @@ def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path
 def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
     _, packed = payload(read_sweep(str(full)), "")
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
-    room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"] + sizes["prob"]
+    room = len(packed.pieces) + sizes["core"] + sizes["kl"] + sizes["prob"]
     assert list(split(packed, room)[1]) == ["more"]
     assert list(split(packed, room - 1)[1]) == ["more", "prob"]
     assert list(split(packed, room + sizes["more"])[1]) == []

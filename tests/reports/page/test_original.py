@@ -82,7 +82,7 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     assert numbers.keys().isdisjoint({"perplexity", "disagreement"}), "the file doesn't say"
     assert run["counts"] == [3, 0, 0, 0, 0, 3]
     assert run["notes"] == [["Scores", "coherence 7, accuracy 8"], ["Evaluation", "Fine."]]
-    assert data["kinds"] == ["core"]
+    assert list(data["kinds"]) == ["core"]
 
 
 def test_a_result_that_is_only_text_is_no_finding() -> None:
