@@ -7,7 +7,7 @@ shown.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import altair as alt
@@ -133,7 +133,8 @@ class TradeOff:
 
 def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Figure | None:
     """A chart of each measure against each cost; None if there is nothing to draw."""
-    looks, caption = Looks.of(sweep.configurations), _how_points_are_read(quality.rows)
+    looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
+    caption = _how_points_are_read(quality.rows)
     if quality.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."
     variants = []

@@ -42,6 +42,7 @@ class Looks:
     modes: tuple[str, ...]
     rules: tuple[str, ...]
     has_several_rules: bool  # not counting the rules of controls
+    legends: str = "top"  # where they stand
 
     @classmethod
     def of(cls, configurations: Iterable[Configuration]) -> Self:
@@ -68,7 +69,9 @@ class Looks:
         """The dash pattern of lines in a chart of all rules."""
         dashes = _in_turn(DASHES if self.has_several_rules else DASHES[:1], self.modes)
         channel = alt.StrokeDash("mode:N", title="Mode" if self.has_several_rules else None)
-        return channel.scale(domain=list(self.modes), range=dashes).legend(values=self._modes(frame))
+        return channel.scale(domain=list(self.modes), range=dashes).legend(
+            values=self._modes(frame), orient=self.legends
+        )
 
     def mark(self, rule: str) -> str:
         """What follows the rule's name: a mark if it is an oracle beside other rules."""
@@ -81,9 +84,9 @@ class Looks:
         """
         if one_rule or not self.has_several_rules:
             title = "Mode" if self.has_several_rules else None
-            return "mode:N", title, list(self.modes), {"values": self._modes(frame)}
+            return "mode:N", title, list(self.modes), {"values": self._modes(frame), "orient": self.legends}
         rules = [rule for rule in self.rules if rule in set(frame["rule"])]
-        legend: dict[str, Any] = {"values": rules}
+        legend: dict[str, Any] = {"values": rules, "orient": self.legends}
         if oracles := [rule for rule in rules if self.mark(rule)]:
             marked = f"indexof({json.dumps(oracles)}, datum.value) >= 0"
             legend["labelExpr"] = f"{marked} ? datum.label + '{ORACLE_MARK}' : datum.label"

@@ -54,14 +54,15 @@ function theme(width) {
 function labelled(vega) {
   const points = "labelled_marks";
   if (!vega.marks.some(({ name }) => name === points)) return vega;
-  const others = vega.marks.filter(({ type }) => type === "text").map(({ name }) => name);
+  const others = vega.marks.filter(({ style }) => [style].flat().includes("ring")).map(({ name }) => name);
   const text = "datum.datum.label + (datum.datum.looping ? ' ↻' : '')";
+  const font = { font: { value: THEME.font }, fontSize: { value: 11.5 }, fontWeight: { value: 600 } };
   const labels = (look) => ({
     type: "text",
     from: { data: points },
     interactive: false,
     aria: false,
-    encode: { update: { text: { signal: text }, fontSize: { value: 11.5 }, fontWeight: { value: 600 }, ...look } },
+    encode: { update: { text: { signal: text }, ...font, ...look } },
     transform: [
       {
         type: "label",

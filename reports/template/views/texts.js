@@ -141,7 +141,7 @@ function textsTable(caption, rows, key, baseKey) {
         ? ["not in this file"]
         : excerpt(texts[side], isKnown ? firstDifference(...texts) : null);
     });
-    return h("div", markOf(run), " ", text);
+    return h("span", markOf(run), " ", text);
   };
   const why = ({ prompt, one, number, base }) => {
     const link = h("a", { "aria-label": `Why: ${key} on prompt ${prompt.id}` }, "why");
@@ -167,7 +167,7 @@ function textsTable(caption, rows, key, baseKey) {
       text: true,
       look: () => "words prose",
       value: ({ base, one }) => (label === key ? rightOf(one) : base && rightOf(base)),
-      show: (row) => (label === key ? h("div", written(row, 1), why(row)) : written(row, 0)),
+      show: (row) => (label === key ? h("span", written(row, 1), " ", why(row)) : written(row, 0)),
     })),
   ];
   const records = () => Promise.all(rows.map(async (row) => textRecord(await withTexts(row))));
