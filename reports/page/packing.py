@@ -62,9 +62,6 @@ COLUMNS: Final = (
 )
 
 
-Columns = dict[str, np.ndarray]  # of a kind: T numbers by their name, or T × W
-
-
 @dataclass(frozen=True)
 class Packed:
     """The encoded tokens of the prompts that the page holds."""
@@ -150,8 +147,8 @@ def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Tab
     return tokens.take(order[(run < 0).sum() :]).combine_chunks()
 
 
-def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str, Columns]]:
-    """The kinds that were recorded, but what rules saw."""
+def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The kinds that were recorded, but what rules saw: the columns of each, T or T × W numbers by their name."""
     ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
     rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=int)
     disagrees = disagreeing(tokens) if _is_observed(tokens) else np.zeros(len(tokens), dtype=bool)
