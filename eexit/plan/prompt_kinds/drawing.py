@@ -12,10 +12,9 @@ from typing import Final
 
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import facts, passages, writing
 from eexit.plan.prompt_kinds.kind import one
+from eexit.plan.prompt_kinds.kinds import KINDS
 
-KINDS: Final = (*facts.KINDS, *passages.KINDS, *writing.KINDS)
 TURNS: Final = tuple(kind for kind in KINDS for _ in range(kind.turns))
 MOST: Final = 15_000
 

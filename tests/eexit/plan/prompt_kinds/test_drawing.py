@@ -16,8 +16,9 @@ from scipy.stats import chisquare
 from cluster.assessment.parts import Enough, drawn
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
+from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole
+from eexit.plan.prompt_kinds.kinds import KINDS
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
 from jobs.files.make_prompts import main

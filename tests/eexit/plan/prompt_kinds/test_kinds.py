@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from eexit.plan.prompt_kinds.drawing import KINDS
 from eexit.plan.prompt_kinds.kind import PromptKind
+from eexit.plan.prompt_kinds.kinds import KINDS
 from eexit.plan.prompt_kinds.tables import CAPITALS, CATEGORIES, CONTINENTS, OPPOSITES, WORDS
 from eexit.quality.answers import mark
 

@@ -1,0 +1,184 @@
+"""The kinds of prompts, each by a function that draws one.
+
+Facts stand in tables; they are few, so that their kinds are drawn seldom. Passages are texts or lists in the prompt,
+and ask what is said of somebody or what comes where. What is to be written is a text of a given form: copies, a
+question, a Python list, a JSON object.
+"""
+
+from collections.abc import Sequence
+from math import perm
+from random import Random
+from re import escape
+from typing import Final
+
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.kind import PromptKind, asked, asked_to_write, one, some, whole, with_article
+from eexit.plan.prompt_kinds.tables import (
+    CAPITALS,
+    CATEGORIES,
+    CITIES,
+    CONTINENTS,
+    DAYS,
+    MONTHS,
+    OPPOSITES,
+    WORDS,
+)
+
+_LISTED: Final = (WORDS["nouns"], WORDS["adjectives"], WORDS["verbs"], *CATEGORIES.values())
+# Words whose first letter is no word of its own, as "a" and "I" are.
+_SPELLED: Final = tuple(dict.fromkeys(word for words in _LISTED for word in words if word[0] not in "ai"))
+_CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
+_FACTORS: Final = range(2, 11)
+_PEOPLE, _NOUNS, _ADJECTIVES = len(WORDS["people"]), len(WORDS["nouns"]), len(WORDS["adjectives"])
+_CLAUSES: Final = _PEOPLE * len(WORDS["verbs"]) * _ADJECTIVES * _NOUNS
+
+
+def capital(rng: Random) -> Prompt:
+    country, answer = one(rng, CAPITALS)
+    return asked(f"What is the capital of {country}?", answer)
+
+
+def continent(rng: Random) -> Prompt:
+    country, answer = one(rng, CONTINENTS)
+    others = some(rng, [name for name in _CONTINENTS if name != answer], 2)
+    a, b, c = some(rng, [answer, *others], 3)
+    question = f"Which continent is {country} in: {a}, {b} or {c}? Answer with its name only."
+    return asked(question, answer, f"the continent of {country}")
+
+
+def opposite(rng: Random) -> Prompt:
+    word, answer = one(rng, OPPOSITES)
+    return asked(f'What is the opposite of the word "{word}"? Answer with one word.', answer)
+
+
+def multiplication(rng: Random) -> Prompt:
+    a, b = whole(rng, _FACTORS[0], _FACTORS[-1]), whole(rng, _FACTORS[0], _FACTORS[-1])
+    return asked(f"What is {a} * {b}?", a * b, f"{min(a, b)} * {max(a, b)}")
+
+
+def letter(rng: Random) -> Prompt:
+    word = one(rng, _SPELLED)
+    return asked(f'What is the first letter of the word "{word}"? Answer with the letter only.', word[0])
+
+
+def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
+    """One of the questions about what is told."""
+    question, answer = one(rng, questions)
+    return asked(f"{told}\n\n{question}", answer)
+
+
+def birthday(rng: Random) -> Prompt:
+    name, day, month, year = one(rng, WORDS["people"]), whole(rng, 1, 28), one(rng, MONTHS), whole(rng, 1950, 2020)
+    questions = ((f"In which month was {name} born?", month), (f"In which year was {name} born?", str(year)))
+    return _about(rng, f"{name} was born on {day} {month} {year}.", questions)
+
+
+def loss(rng: Random) -> Prompt:
+    name, city, thing = one(rng, WORDS["people"]), one(rng, CITIES), one(rng, WORDS["nouns"])
+    thing = with_article(thing)
+    return asked(f"{name} from {city} lost {thing}. Who lost {thing}?", name)
+
+
+def journey(rng: Random) -> Prompt:
+    """When, and on which days."""
+    name, (start, end), (first, last) = one(rng, WORDS["people"]), some(rng, CITIES, 2), some(rng, DAYS, 2)
+    year = str(whole(rng, 1950, 2020))
+    told = f"In {year}, {name} travelled from {start} to {end}. The journey began on a {first} and ended on a {last}."
+    questions = (
+        (f"In which year did {name} travel? Answer with the number only.", year),
+        ("On which day did the journey begin? Answer with one word.", first),
+        ("On which day did the journey end? Answer with one word.", last),
+    )
+    return _about(rng, told, questions)
+
+
+def meeting(rng: Random) -> Prompt:
+    """A day and two rooms."""
+    name, day, thing = one(rng, WORDS["people"]), one(rng, DAYS), one(rng, WORDS["nouns"])
+    room, other = some(rng, range(101, 400), 2)
+    told = (
+        f"{name} has a meeting on {day} in room {room}. It is about {with_article(thing)}. "
+        f"The next meeting is in room {other}."
+    )
+    questions = (
+        ("In which room is the next meeting?", str(other)),
+        (f"On which day does {name} have a meeting?", day),
+    )
+    return _about(rng, told, questions)
+
+
+def prices(rng: Random) -> Prompt:
+    name, things, costs = one(rng, WORDS["people"]), some(rng, WORDS["nouns"], 3), some(rng, range(2, 100), 3)
+    told = ", ".join(f"{with_article(thing)} costs {cost} dollars" for thing, cost in zip(things, costs, strict=True))
+    asks = [
+        (f"How much does the {thing} cost? Answer with the number only.", str(cost))
+        for thing, cost in zip(things, costs, strict=True)
+    ]
+    return _about(rng, f"In the shop of {name}, {told}.", asks)
+
+
+def copied_codes(rng: Random) -> Prompt:
+    codes = [f"{one(rng, 'ABCDEFGHJKLMNPQRSTUVWXYZ')}{whole(rng, 1, 99)}" for _ in range(8)]
+    return copied(" ".join(codes))
+
+
+def copied_sentence(rng: Random) -> Prompt:
+    return copied(f"{_clause(rng)} when {_clause(rng)}.")
+
+
+def question(rng: Random) -> Prompt:
+    return question_about(one(rng, WORDS["people"]), one(rng, WORDS["adjectives"]), one(rng, WORDS["nouns"]))
+
+
+def python_list(rng: Random) -> Prompt:
+    return list_of(*some(rng, range(1, 100), 3))
+
+
+def json_object(rng: Random) -> Prompt:
+    return object_of(one(rng, WORDS["people"]), whole(rng, 18, 90), one(rng, CITIES))
+
+
+def copied(text: str) -> Prompt:
+    """To be copied on a line of its own, perhaps in quotation marks, with or without its full stop."""
+    copy = escape(text.removesuffix("."))
+    pattern = rf"(?m)^(?:\W*|[^\n]{{1,40}}:\W*){copy}\W*$"
+    return Prompt("", f"Repeat the following text exactly:\n{text}", answer_pattern=pattern)
+
+
+def question_about(name: str, adjective: str, thing: str) -> Prompt:
+    asks = f"Write a question that {name} asks about a {adjective} {thing}."
+    return asked_to_write(asks, rf"(?i:{thing})s?\b[^\n.!?]*\?")
+
+
+def list_of(a: int, b: int, c: int) -> Prompt:
+    asks = f"Write a Python list with the numbers {a}, {b} and {c}."
+    return asked_to_write(asks, rf"\[\s*{a},\s*{b},\s*{c},?\s*\]")
+
+
+def object_of(name: str, age: int, city: str) -> Prompt:
+    asks = f'Write a JSON object with the keys "name", "age" and "city" for {name}, who is {age} and lives in {city}.'
+    return Prompt("", asks, answer_pattern=rf'\{{\s*"name":\s*"{name}",\s*"age":\s*"?{age}"?,\s*"city":\s*"{city}"')
+
+
+def _clause(rng: Random) -> str:
+    name, verb, adjective, noun = (one(rng, WORDS[table]) for table in ("people", "verbs", "adjectives", "nouns"))
+    return f"{name} {verb} the {adjective} {noun}"
+
+
+KINDS: Final = (
+    PromptKind("capital", len(CAPITALS), capital, turns=1),
+    PromptKind("continent", len(CONTINENTS), continent, turns=1),
+    PromptKind("opposite", len(OPPOSITES), opposite, turns=1),
+    PromptKind("multiplication", len(_FACTORS) ** 2 // 2, multiplication, turns=1),
+    PromptKind("letter", len(_SPELLED), letter, turns=1),
+    PromptKind("birthday", _PEOPLE * 28 * len(MONTHS) * 71 * 2, birthday),
+    PromptKind("loss", _PEOPLE * len(CITIES) * _NOUNS, loss),
+    PromptKind("journey", _PEOPLE * perm(len(CITIES), 2) * perm(7, 2) * 71 * 3, journey),
+    PromptKind("meeting", _PEOPLE * 7 * perm(299, 2) * _NOUNS * 2, meeting),
+    PromptKind("prices", _PEOPLE * perm(_NOUNS, 3) * perm(98, 3) * 3, prices),
+    PromptKind("copied_codes", (23 * 99) ** 8, copied_codes),
+    PromptKind("copied_sentence", _CLAUSES**2, copied_sentence),
+    PromptKind("question", _PEOPLE * _ADJECTIVES * _NOUNS, question),
+    PromptKind("python_list", perm(99, 3), python_list),
+    PromptKind("json_object", _PEOPLE * 73 * len(CITIES), json_object),
+)
