@@ -91,9 +91,9 @@ class EarlyExitGenerator(ABC):
             tokens=tokens,
             exit_layers=exit_layers,
             exitable_layers=self.exitable_layers,
-            decided_at=exits.exit_layer_counts,
+            decided_at=dict(exits["exit_layer_counts"]),
             n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
-            mean_depth=exits.mean_depth,
+            mean_depth=exits["mean_depth"],
         )
 
 

@@ -1,7 +1,7 @@
 """From traces to tables: the rows of a run in `tables.GENERATIONS` and `tables.TOKENS`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,15 @@ from eexit.quality.text_measures import agreement, disagreement, distinct, longe
 from eexit.results.tables import TOKENS
 
 
-@dataclass(frozen=True)
-class Exits:
-    """Exit statistics over the decided tokens; None if there are none."""
-
-    exit_rate: float | None  # fraction of decided tokens
-    mean_depth: float | None  # fraction of L
-    exit_layer_counts: dict[int, int]  # decided tokens by exit layer
-
-
-def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> Exits:
-    """Statistics of a run's exit layers; its first token is not decided and does not count."""
+def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
+    """The columns of a run's exit layers; its first token is not decided and does not count."""
     decided = np.asarray(exit_layer_T)[1:]
     counts = {layer: int((decided == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
-    if not len(decided):
-        return Exits(None, None, counts)
-    return Exits(float((decided < n_layers - 1).mean()), float((decided + 1).mean() / n_layers), counts)
+    return {
+        "exit_rate": float((decided < n_layers - 1).mean()) if len(decided) else None,
+        "mean_depth": float((decided + 1).mean() / n_layers) if len(decided) else None,
+        "exit_layer_counts": list(counts.items()),
+    }
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
@@ -62,16 +55,13 @@ def generation_columns(
     """The columns of a generations row that follow from the trace: text, exits and quality."""
     tokens = trace.token_id_T
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
-    exits = exit_statistics(trace.exit_layer_T, exitable_layers, n_layers)
     return {
         "status": OK,
         "finish_reason": trace.finish_reason,
         "text": "".join(pieces),
         "n_tokens": len(tokens),
-        "exit_rate": exits.exit_rate,
-        "mean_depth": exits.mean_depth,
+        **exit_statistics(trace.exit_layer_T, exitable_layers, n_layers),
         "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
-        "exit_layer_counts": list(exits.exit_layer_counts.items()),
         "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,
         "distinct_2": distinct(tokens.tolist(), 2),
