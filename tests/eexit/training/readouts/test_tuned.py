@@ -4,7 +4,6 @@ import torch
 from references import decoder_of
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of
 
-from eexit.decode.learned_exits import readout_of
 from eexit.method.readouts import READOUTS
 from eexit.training.readouts.tuned import TunedTrainer
 from eexit.training.streams import streams
@@ -13,7 +12,7 @@ from eexit.training.streams import streams
 def test_before_it_has_learned_it_is_the_logit_lens() -> None:
     model = frozen_llama()
     decoder, trainer = decoder_of(model), TunedTrainer(setup_of(model, "tuned"))
-    readout = readout_of("tuned", trainer._of_layer(), decoder)
+    readout = trainer.readout()
     states_NXW = streams(decoder, held_out(model), LAYERS)
     for rank, layer in enumerate(LAYERS):
         hidden_NW = states_NXW[:, rank]
@@ -36,7 +35,7 @@ def test_it_learns_what_its_weights_then_say() -> None:
     assert losses == sorted(losses, reverse=True)
     assert after < of_start
     decoder, states_NXW = decoder_of(model), streams(decoder_of(model), texts, LAYERS)
-    readout = readout_of("tuned", trainer._of_layer(), decoder)
+    readout = trainer.readout()
     for rank, layer in enumerate(LAYERS):  # in the white basis, and in the stream's own
         written = readout.before_head(decoder, states_NXW[:, rank], layer)
         torch.testing.assert_close(trainer._ready(states_NXW[:, rank], rank), written, rtol=1e-3, atol=1e-3)
