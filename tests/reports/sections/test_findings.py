@@ -8,7 +8,7 @@ from synthetic_quality import graded, with_answers
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from reports.read.sweep import read_sweep
-from reports.sections.findings import SEVERAL, headline, quality_findings, sweep_findings
+from reports.sections.findings import SEVERAL, quality_findings, sweep_findings
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
 from reports.shared.paired import paired_differences
@@ -41,7 +41,6 @@ def test_every_place_counts_the_same_settings(tmp_path: Path, margin: float, kep
     said = verdict(None, found)
     assert said
     assert counts(said.sentences[0]) == [(kept, 4)]
-    assert counts(" ".join(headline(found))) == [(kept, 4)]
     by_mode = [count for finding in quality_findings(found, 0) for count in counts(finding)]
     assert [n for _, n in by_mode] == [2, 2]
     assert sum(of_mode for of_mode, _ in by_mode) == kept
