@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Final, ParamSpec, TypeVar
 
 from eexit.errors import UsageError, first_line
 from eexit.plan.artefact_fit import refuse_misfit
+from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.kept_facts import KeptFacts, ModelFound
@@ -167,7 +169,7 @@ def _facts(config: SweepConfig, rows_per_shard: int, found: ModelFound) -> Model
 
 
 def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
-    """The memory of an actor with a shard of `rows` rows of the longest prompt.
+    """The memory of an actor with a shard of `rows` rows of the longest prompt, and with state maps as they lie on disk.
 
     Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine.
     """
@@ -175,7 +177,8 @@ def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
         return None
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
     row = found.token * int(min(longest + config.max_new_tokens, found.context or math.inf))
-    return Memory(found.weights, row * rows, row)
+    maps = Path(config.state).expanduser().joinpath(WEIGHTS).stat().st_size if config.state else 0
+    return Memory(found.weights + maps, row * rows, row)
 
 
 def _find(config: SweepConfig) -> tuple[dict[str, Any], int | None, int, int | None]:

@@ -19,6 +19,8 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import SweepConfig
+from eexit.plan.kept_facts import ModelFound
+from eexit.plan.model_facts import _memory
 from eexit.plan.runs import plan_runs
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
@@ -161,6 +163,15 @@ def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form:
     assert {exit_layer for exit_layer, _ in maps.of_layers} == {1, 3}
     assert all(tensor.equal(given[name]) for name, tensor in maps.tensors().items())
     assert load_state_maps(config(), [1, 3], decoder) is None
+
+
+def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
+    place = save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL)
+    found = ModelFound(MODEL, 1000, 10, None)
+    mapped, plain = (_memory(each, 1, found) for each in (config(state=str(place), **MAPPING), config()))
+    assert mapped
+    assert plain
+    assert (plain.weights, mapped.weights) == (1000, 1000 + (place / WEIGHTS).stat().st_size)
 
 
 def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tmp_path: Path) -> None:
