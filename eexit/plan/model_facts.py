@@ -169,7 +169,7 @@ def _facts(config: SweepConfig, rows_per_shard: int, found: ModelFound) -> Model
 
 
 def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
-    """The memory of an actor with a shard of `rows` rows of the longest prompt, and with state maps as they lie on disk.
+    """The memory of an actor with a shard of `rows` rows of the longest prompt, and state maps as they lie on disk.
 
     Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine.
     """
