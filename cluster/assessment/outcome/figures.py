@@ -48,7 +48,8 @@ class AssessmentTables:
 def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> Figures:
     """All that is judged."""
     look, run = steps.look, steps.run
-    ceiling = max(steps.ceilings, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
+    in_exact_state = [each for each in steps.ceilings if CEILING_KEY in each.by_key]
+    ceiling = max(in_exact_state, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
     choice = latest_choice(run.sweep) if run else None
     best, others = _tested(run, choice, look, batches) if run and choice else (_cheapest_tried(steps, batches), [])
     timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others

@@ -15,7 +15,7 @@ from typing import Final
 
 from cluster.console.flags import Parser
 from eexit.output.whole_files import write_whole
-from findings import parts
+from findings import parts, states
 from findings.study import HOME, take
 
 WIDTH: Final = 120
@@ -23,6 +23,11 @@ README: Final = HOME.parents[1] / "README.md"
 FINDINGS: Final = HOME / "FINDINGS.md"
 BY_HAND: Final = "## The commands\n"  # begins what is
 BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!-- end of findings -->"
+
+SECTIONS: Final = (
+    parts.title, parts.answer, parts.announced, parts.by_kind, parts.ledger, states.pilot, states.maps, parts.time,
+    parts.first_question, parts.long_texts, parts.learned, parts.grading,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 def findings() -> str:
     """The whole of FINDINGS.md."""
     _, begin, by_hand = FINDINGS.read_text("utf-8").partition(BY_HAND)
-    return "\n\n".join([*(filled(section()) for section in parts.SECTIONS), begin + by_hand])
+    return "\n\n".join([*(filled(section()) for section in SECTIONS), begin + by_hand])
 
 
 def with_summary(readme: str) -> str:

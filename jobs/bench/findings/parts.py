@@ -4,11 +4,10 @@ What an outcome is called is decided by `outcomes`, as PLAN.md said beforehand.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from cluster.assessment.outcome.figures import AssessmentTables, figures_of
@@ -17,14 +16,28 @@ from cluster.assessment.outcome.verdict import Bound, Verdict, judge
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind
 from eexit.quality.intervals import mcnemar
-from eexit.results.study_tables import REPLAYS
 from findings import outcomes
-from findings.study import DTYPES, HOME, LOOK, PILOT, STUDY, TRIED, StudySweep, card, mean_of
+from findings.study import (
+    DTYPES,
+    FIRST,
+    HOME,
+    LATEST,
+    LONG,
+    LOOK,
+    MAPPED,
+    PILOT,
+    READOUT,
+    STUDY,
+    TRIED,
+    StudySweep,
+    card,
+    mean_of,
+)
 from findings.words import fine_points_of, p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
 
 BATCHES: Final = (1, 8)
 LINES: Final = {
-    "state": "what exits leave behind: the oracle in `frozen_residual`",
+    "state": "what exits leave behind: the oracle in the better of both states",
     "knowing": "knowing where: online rules, by their mean loss",
     "proof": "proof: what is certified",
     "deciding": "deciding, and keys and values",
@@ -39,25 +52,25 @@ def sweep(name: str) -> StudySweep:
 
 
 @cache
-def setting() -> str:
+def setting(what: str = LATEST) -> str:
     """The one setting that was announced."""
-    [key] = sweep(f"run-{DTYPES[0]}").settings
+    [key] = sweep(f"{what}-{DTYPES[0]}").settings
     return key
 
 
 @cache
-def certificates() -> dict[str, str]:
+def certificates(what: str = LATEST) -> dict[str, str]:
     """What the choice is called, by dtype."""
-    return {dtype: outcomes.certificate(*_tested(dtype), _lost(dtype)) for dtype in DTYPES}
+    return {dtype: outcomes.certificate(*_tested(what, dtype), _lost(what, dtype)) for dtype in DTYPES}
 
 
 @cache
 def verdict(dtype: str) -> Verdict:
-    """That of an assessment with these tables: oracles and settings of the pilot, and this run."""
-    run = SweepFigures.read(str(STUDY / f"run-{dtype}"))
+    """That of an assessment with these tables: oracles and settings of the pilot, and the latest run."""
+    run = SweepFigures.read(str(STUDY / f"{LATEST}-{dtype}"))
     tables = AssessmentTables(
         FirstLook(SweepFigures.read(str(STUDY / LOOK))),
-        [SweepFigures.read(str(STUDY / PILOT))],
+        [SweepFigures.read(str(STUDY / name)) for name in (PILOT, MAPPED)],
         [SweepFigures.read(str(STUDY / name)) for name in TRIED],
         run,
     )
@@ -71,15 +84,15 @@ def title() -> str:
 # Does early exit pay on a small language model?
 
 SmolLM2-135M-Instruct ({manifest.model["n_layers"]} layers), greedy, {machine}. In brackets: 95 % intervals over
-prompts. [PLAN.md](PLAN.md) was committed before the study ran: it names the setting, the prompts, the tests and what
-each outcome is called. Every number here is computed from the tables in [study/](study) by
+prompts. [PLAN.md](PLAN.md) asks two questions, each committed before it ran: it names the settings, the prompts, the
+tests and what each outcome is called. Every number here is computed from the tables in [study/](study) by
 `python jobs/bench findings`, and a test does so again. [study.html](study.html) is the report of an older sweep, of
 prompts by hand.
 """
 
 
 def answer() -> str:
-    saved, run = sweep("run-float32").saved(setting()), verdict("float32")
+    saved, run = sweep(f"{LATEST}-float32").saved(setting()), verdict("float32")
     fastest = min(BATCHES, key=lambda batch: _time(batch).high)
     return f"""
 ## The verdict
@@ -94,55 +107,50 @@ what an oracle's exits would save is *{run.ledger.cause}*.
 
 def summary() -> str:
     """What README says of the study."""
-    saved, run = sweep("run-float32").saved(setting()), verdict("float32")
+    saved, run = sweep(f"{LATEST}-float32").saved(setting()), verdict("float32")
     times = " and ".join(f"{times_of(_time(batch))} as long with {rows_at(batch)}" for batch in BATCHES)
     line = run.ledger.line(run.ledger.cause)
     return f"""
-- {outcomes.holds(certificates())}. A rule that looks at few layers, through a trained linear map, a coarse sketch of
-  the head and a gate is `{setting()}`; {_called()}.
-  It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
+- {outcomes.holds(certificates())}. `{setting()}` looks at few layers, through a trained linear map, a coarse
+  sketch of the head and a gate, and past an exit, trained maps make keys and values; {_called()}. It runs
+  {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
 - An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
   most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
 """
 
 
 def announced() -> str:
-    rows = []
-    for dtype in DTYPES:
-        run, (p_value, error) = sweep(f"run-{dtype}"), _tested(dtype)
-        reporting = run.lost(setting(), reporting=True)
-        rows.append([
-            dtype, f"{_lost(dtype).n:,}", share_of(_lost(dtype)), p_of(p_value), p_of(error), certificates()[dtype],
-            f"{share_of(reporting)} of {reporting.n}",
-        ])  # fmt: skip
-    table = table_of(["dtype", "prompts", "lost", "p", "may err with", "", "reporting: lost"], rows)
-    one, other = (sweep(f"run-{dtype}").lost_prompts(setting()) for dtype in DTYPES)
-    p_alone = mcnemar(len(one - other), len(other - one))
     return f"""
 ## The announced test
 
-One setting, `{setting()}`, was asked of the same prompts in both dtypes, so that the two asks share the error.
-The plan named half of it for each; the choice keeps a part back for asks that were not planned.
+One setting, `{setting()}`, was asked of the same prompts in both dtypes, so that the two asks share the error;
+the choice keeps a part of it back for asks that were not planned.
 
-{table}
+{_asked(LATEST)}
+"""
 
-The prompts that the setting loses {outcomes.dtypes(p_alone)} between dtypes: {len(one - other)} are lost in
-{DTYPES[0]} alone, {len(other - one)} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(p_alone)}).
 
-{_beside_normal("run", "Of all prompts of the run:")}
+def first_question() -> str:
+    named = " and ".join(f"{each} in {dtype}" for dtype, each in certificates(FIRST).items())
+    return f"""
+## The first question
+
+It was asked of other prompts, before there were maps, with `{setting(FIRST)}`: {named}.
+
+{_asked(FIRST)}
 """
 
 
 def by_kind() -> str:
     rows = []
-    kinds = sorted(set(sweep("run-float32").runs.kind))
+    kinds = sorted(set(sweep(f"{LATEST}-float32").runs.kind))
     for kind in kinds:
         cells = [kind]
         for dtype in DTYPES:
-            run = sweep(f"run-{dtype}")
+            run = sweep(f"{LATEST}-{dtype}")
             difference = run.beside_normal(setting(), run.runs.kind == kind)
             n = [f"{difference.count()}"] if dtype == DTYPES[0] else []
-            cells += [*n, _gained_and_lost(difference)]
+            cells += [*n, gained_and_lost(difference)]
         rows.append(cells)
     return f"""
 ## By kind of prompt
@@ -181,45 +189,25 @@ the model's: its tokens do not agree with full depth there. A read of the head c
 """
 
 
-def pilot() -> str:
-    oracles = sweep(PILOT)
-    replayed = {row["configuration"]: row for row in REPLAYS.rows(oracles.finished.store)}
-    rows = [_settings_row(oracles, key, None) for key in oracles.settings]
-    for name in TRIED:
-        tried = sweep(name)
-        replays = [replayed.get(key.replace("frozen_residual", "unfrozen")) for key in tried.settings]
-        rows += [_settings_row(tried, key, replay) for key, replay in zip(tried.settings, replays, strict=True)]
-    heads = ["setting", "layers skipped", "disagreement", "replayed", "lost", "saved"]
-    return f"""
-## The pilot
-
-{oracles.n_prompts} prompts, float32, all read through `linear`; those that decide, on `screen:32:256`. Replayed: the
-disagreement on full depth's own texts, where the state is exact.
-
-{table_of(heads, rows)}
-
-An oracle's tokens are full depth's, so that what it loses is the state's alone.
-"""
-
-
 def long_texts() -> str:
     parts = []
     for dtype in DTYPES:
-        run, longer = sweep(f"run-{dtype}"), sweep(f"long-{dtype}")
-        growth = longer.grows_beside(run, setting())
+        run, longer = sweep(f"{FIRST}-{dtype}"), sweep(f"{LONG}-{dtype}")
+        growth = longer.grows_beside(run, setting(FIRST))
         parts.append(
             f"In {dtype}, {outcomes.growth(growth)}: disagreement is {fine_points_of(growth)} points higher than in "
-            f"the first tokens of the same prompts, and {share_of(longer.changed(setting()))} of the texts change "
-            f"({share_of(run.changed(setting(), longer.runs.unit))} of the short ones)."
+            f"the first tokens of the same prompts, and {share_of(longer.changed(setting(FIRST)))} of the texts change "
+            f"({share_of(run.changed(setting(FIRST), longer.runs.unit))} of the short ones)."
         )
-    longest, run = sweep("long-float32"), sweep("run-float32")
+    longest, run = sweep(f"{LONG}-float32"), sweep(f"{FIRST}-float32")
     return f"""
 ## Longer texts
 
-{longest.n_prompts} of the prompts once more, with up to {_most_tokens(longest)} tokens instead of
-{_most_tokens(run)} ({longest.tokens(NORMAL):.0f} on average, instead of {run.tokens(NORMAL):.0f}). {" ".join(parts)}
+{longest.n_prompts} prompts of the first question once more, with its setting and up to {_most_tokens(longest)} tokens
+instead of {_most_tokens(run)} ({longest.tokens(NORMAL):.0f} on average, instead of
+{run.tokens(NORMAL):.0f}). {" ".join(parts)}
 
-{_beside_normal("long", "")}
+{_beside_normal(LONG, setting(FIRST), "")}
 """
 
 
@@ -228,7 +216,7 @@ def time() -> str:
     steps = look.steps
     assert steps is not None
     rows = [[str(rows), *(f"{1e3 * each:.1f}" for each in seconds)] for rows, seconds in steps.seconds.items()]
-    run = SweepFigures.read(str(STUDY / "run-float32"))
+    run = SweepFigures.read(str(STUDY / f"{LATEST}-float32"))
     share_G = run.share_G(setting())
     of_setting = [
         [str(batch), percent_of(steps.independent(batch, share_G)), percent_of(steps.together(batch, share_G)),
@@ -243,14 +231,14 @@ A step in milliseconds, by rows and by the last layer that is run (medians over 
 {table_of(["rows", *map(str, steps.layers)], rows)}
 
 What that allows the setting's exits to save, if deciding were free, where rows leave each for itself and where they
-leave together, and what the clock says (more rows, which the plan names too, were not timed):
+leave together, and what the clock says:
 
 {table_of(["rows", "independent", "together", "by the clock"], of_setting)}
 """
 
 
 def learned() -> str:
-    found = card()
+    found = card(READOUT)
     by_layer: dict[int, dict[str, float]] = {}
     for row in found["held_out"]:
         by_layer.setdefault(row["layer"], {})[row["readout"]] = row["agreement"]
@@ -284,20 +272,36 @@ careful reader had marked and no part of which made the grader, it marks {total[
 """
 
 
-SECTIONS: Final[Sequence[Callable[[], str]]] = (
-    title, answer, announced, by_kind, ledger, pilot, long_texts, time, learned, grading,
-)  # fmt: skip
+def _asked(what: str) -> str:
+    """The tests of the setting in both dtypes, and all prompts."""
+    key, rows = setting(what), []
+    for dtype in DTYPES:
+        run, (p_value, error), lost = sweep(f"{what}-{dtype}"), _tested(what, dtype), _lost(what, dtype)
+        reporting = run.lost(key, reporting=True)
+        rows.append([
+            dtype, f"{lost.n:,}", share_of(lost), p_of(p_value), p_of(error), certificates(what)[dtype],
+            f"{share_of(reporting)} of {reporting.n}",
+        ])  # fmt: skip
+    table = table_of(["dtype", "prompts", "lost", "p", "may err with", "", "reporting: lost"], rows)
+    one, other = (sweep(f"{what}-{dtype}").lost_prompts(key) for dtype in DTYPES)
+    p_alone = mcnemar(len(one - other), len(other - one))
+    return f"""{table}
+
+The prompts that the setting loses {outcomes.dtypes(p_alone)} between dtypes: {len(one - other)} are lost in
+{DTYPES[0]} alone, {len(other - one)} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(p_alone)}).
+
+{_beside_normal(what, key, "Of all prompts of the run:")}"""
 
 
-def _beside_normal(what: str, said: str) -> str:
+def _beside_normal(what: str, key: str, said: str) -> str:
     rows = []
     for dtype in DTYPES:
         run = sweep(f"{what}-{dtype}")
-        difference = run.beside_normal(setting())
+        difference = run.beside_normal(key)
         rows.append([
-            dtype, share_of(run.accuracy(NORMAL)), share_of(run.accuracy(setting())),
-            points_of(mean_of(difference, ValueKind.DIFFERENCE)), _gained_and_lost(difference),
-            share_of(run.disagreement(setting())), share_of(run.skipped(setting())), share_of(run.saved(setting())),
+            dtype, share_of(run.accuracy(NORMAL)), share_of(run.accuracy(key)),
+            points_of(mean_of(difference, ValueKind.DIFFERENCE)), gained_and_lost(difference),
+            share_of(run.disagreement(key)), share_of(run.skipped(key)), share_of(run.saved(key)),
         ])  # fmt: skip
     heads = [
         "dtype",
@@ -312,28 +316,19 @@ def _beside_normal(what: str, said: str) -> str:
     return f"{said}\n\n{table_of(heads, rows)}".strip()
 
 
-def _gained_and_lost(difference: pd.Series) -> str:
+def gained_and_lost(difference: pd.Series) -> str:
     return f"{(difference > 0).sum()}, {(difference < 0).sum()}"
 
 
-def _settings_row(each: StudySweep, key: str, replayed: dict[str, Any] | None) -> list[str]:
-    saved = each.saved(key)
-    return [
-        f"`{key}`", share_of(each.skipped(key)), share_of(each.disagreement(key)),
-        percent_of(replayed["expected_disagreement"]) if replayed else "", share_of(each.lost(key)),
-        share_of(saved) if np.isfinite(saved.mean) else "",
-    ]  # fmt: skip
-
-
-def _tested(dtype: str) -> tuple[float, float]:
+def _tested(what: str, dtype: str) -> tuple[float, float]:
     """The p-value of the announced test, and what it may err with."""
-    choice = sweep(f"run-{dtype}").choice
+    choice = sweep(f"{what}-{dtype}").choice
     [tested] = choice["tested"]
     return float(tested["p_value"]), float(choice["error_of_each"])
 
 
-def _lost(dtype: str) -> Estimate:
-    return sweep(f"run-{dtype}").lost(setting(), reporting=False)
+def _lost(what: str, dtype: str) -> Estimate:
+    return sweep(f"{what}-{dtype}").lost(setting(what), reporting=False)
 
 
 def _called() -> str:
@@ -343,11 +338,11 @@ def _called() -> str:
 
 
 def _timings() -> Iterable[Mapping[str, Any]]:
-    return SweepFigures.read(str(STUDY / "run-float32")).timing(setting())
+    return SweepFigures.read(str(STUDY / f"{LATEST}-float32")).timing(setting())
 
 
 def _time(batch: int) -> Estimate:
-    return SweepFigures.read(str(STUDY / "run-float32")).times(setting())[batch]
+    return SweepFigures.read(str(STUDY / f"{LATEST}-float32")).times(setting())[batch]
 
 
 def _most_tokens(each: StudySweep) -> int:

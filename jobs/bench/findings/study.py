@@ -30,11 +30,14 @@ from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
 
 HOME: Final = Path(__file__).parents[3] / "reports" / "sample"
 STUDY: Final = HOME / "study"
-LOOK, PILOT = "look", "pilot"
-TRIED: Final = ("tried", "late")  # settings on the pilot, at earlier exits and at later ones
+LOOK, PILOT, MAPPED = "look", "pilot", "mapped"  # the last two: oracles on the pilot, without maps and with them
+TRIED: Final = ("tried", "late", "tried-mapped")  # settings on the pilot
+FIRST, LATEST, LONG = "run", "again", "long"  # the announced settings of both questions, and longer texts of the first
 DTYPES: Final = ("float32", "bfloat16")
-SWEEPS: Final = (LOOK, PILOT, *TRIED, *(f"{what}-{dtype}" for what in ("run", "long") for dtype in DTYPES))
-LEARNED: Final = "linear"  # the readout's artefact, of which the card is kept
+ASKED: Final = tuple(f"{what}-{dtype}" for what in (FIRST, LATEST, LONG) for dtype in DTYPES)
+SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED)
+READOUT, MAPS = "linear", "state"  # artefacts, of which the cards are kept
+LEFT_OUT: Final = ("state",)  # of a card: what each single map explains
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
     "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",
@@ -45,16 +48,21 @@ COLUMNS: Final = (
 def take(results: Path, into: Path = STUDY) -> None:
     """Copy what FINDINGS.md needs of the study's own results. Raises `UsageError` for a sweep that is not finished."""
     sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS}
-    held = (results / LEARNED / CARD).read_bytes()
+    cards = {name: json.loads((results / name / CARD).read_text("utf-8")) for name in (READOUT, MAPS)}
     shutil.rmtree(into, ignore_errors=True)  # now that all is there that takes its place
     for name, sweep in sweeps.items():
         target = open_store(into / name)
-        blank = sweep.runs.set_column(sweep.runs.schema.get_field_index("prompt"), "prompt", [[""] * len(sweep.runs)])
+        short = {"prompt": [""] * len(sweep.runs), "run_id": [str(row) for row in range(len(sweep.runs))]}
+        blank = sweep.runs
+        for column, values in short.items():
+            blank = blank.set_column(blank.schema.get_field_index(column), column, [values])
         target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
         for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
             target.publish(file, sweep.store.read(file) or b"")
         target.publish(MANIFEST, encode(_short(sweep.manifest)))
-    open_store(into / LEARNED).publish(CARD, held)
+    for name, held in cards.items():
+        kept = {key: value for key, value in held.items() if key not in LEFT_OUT}
+        open_store(into / name).publish(CARD, json.dumps(kept, ensure_ascii=False, indent=1).encode())
 
 
 def _short(manifest: Manifest) -> Manifest:
@@ -63,9 +71,9 @@ def _short(manifest: Manifest) -> Manifest:
     return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
 
 
-def card() -> dict[str, Any]:
-    """The card of the learned readout."""
-    found: dict[str, Any] = json.loads((STUDY / LEARNED / CARD).read_text("utf-8"))
+def card(name: str) -> dict[str, Any]:
+    """That of something learned."""
+    found: dict[str, Any] = json.loads((STUDY / name / CARD).read_text("utf-8"))
     return found
 
 
