@@ -147,7 +147,7 @@ class Conversation:
         context = self._context
         left = self.max_new_tokens if context is None else context - inputs["input_ids"].shape[1]
         model: Any = self.model
-        generate = model.generate if setting is None else partial(setting.generate, model)
+        generate: Any = model.generate if setting is None else partial(setting.generate, model)
         generate(
             **inputs, streamer=streamer, do_sample=False,
             max_new_tokens=min(self.max_new_tokens, left),

@@ -11,7 +11,8 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.steps import StepTimes, step_times
 from reports.read.sweep import Sweep
 from reports.read.timings import setups_of, timed_over
-from reports.shared.figures import Columns, table
+from reports.shared.charts import Columns
+from reports.shared.figures import table
 from reports.shared.measures import LAYERS_SKIPPED, SKIPPED
 from reports.shared.savings import UNTIMED, Savings
 

@@ -6,7 +6,8 @@ import pandas as pd
 
 from eexit.output.text import counted, is_known, short_percent
 from eexit.quality.learn_then_test import FULL_DEPTH
-from reports.shared.figures import Columns, table
+from reports.shared.charts import Columns
+from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
 from reports.shared.numbers import points
 from reports.shared.quality import Quality, held_against_normal, kept_of, not_held

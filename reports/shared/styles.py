@@ -69,9 +69,8 @@ class Looks:
         """The dash pattern of lines in a chart of all rules."""
         dashes = _in_turn(DASHES if self.has_several_rules else DASHES[:1], self.modes)
         channel = alt.StrokeDash("mode:N", title="Mode" if self.has_several_rules else None)
-        return channel.scale(domain=list(self.modes), range=dashes).legend(
-            values=self._modes(frame), orient=self.legends
-        )
+        legend: dict[str, Any] = {"values": self._modes(frame), "orient": self.legends}
+        return channel.scale(domain=list(self.modes), range=dashes).legend(**legend)
 
     def mark(self, rule: str) -> str:
         """What follows the rule's name: a mark if it is an oracle beside other rules."""

@@ -86,7 +86,8 @@ def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]
 def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
     """What is generated for these prompts in a batch, by transformers' own `generate`, or that of the setting."""
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
-    generate: Any = partial(model.generate, custom_generate=setting)  # type: ignore[arg-type]  # of a mixin
+    its: Any = model  # whose generate is a mixin's
+    generate: Any = partial(its.generate, custom_generate=setting)
     if "streamer" in asked:  # which transformers keeps for itself
         generate = partial(setting.generate, model)
     output = generate(**inputs, **given)

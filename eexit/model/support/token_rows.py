@@ -48,10 +48,13 @@ def _combined(forwards: Sequence[Forward], combine: Callable[[list[Tensor], int]
 
     streams = ("entering_1TW", "leaving_1TW", "attended")
     query_key_value = ("query", "key", "value")
+    combined: dict[str, Any] = {
+        name: [combine(list(parts), TOKEN_AXIS) for parts in of_layers(name)] for name in streams
+    }
     return replace(
         forwards[0],
         **of_all(forwards, ("token_1T", "position_1T"), TOKEN_AXIS),
-        **{name: [combine(list(parts), TOKEN_AXIS) for parts in of_layers(name)] for name in streams},
+        **combined,
         handed=[
             replace(calls[0], **of_all(calls, query_key_value, TOKEN_AXIS_OF_HEADS)) for calls in of_layers("handed")
         ],
