@@ -29,8 +29,12 @@ Observe = Literal["all", "final", "none"]  # at which layers the full-depth mode
 MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
-# In place of a sweep's grid: full depth alone.
-NO_EXITS: Final[Mapping[str, Any]] = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": ()}
+GATE_THRESHOLDS: Final = (0.1,)
+# In place of a sweep's grid: full depth alone, with nothing that exits use.
+NO_EXITS: Final[Mapping[str, Any]] = {
+    "modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "draft": (),
+    "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
+}  # fmt: skip
 
 
 def _encodable(text: str) -> str:
@@ -326,7 +330,7 @@ class SweepConfig(BaseModel):
         None, description="folder of the trained gate that says which layers rules that read them are to read"
     )
     gate_thresholds: GateThresholds = Field(
-        (0.1,), description="chances to exit from which on the gate has a layer read; 0 reads every one"
+        GATE_THRESHOLDS, description="chances to exit from which on the gate has a layer read; 0 reads every one"
     )
     state: Text | None = Field(
         None, description=f"folder of the trained state maps that mode {' or '.join(MAPPING)} makes keys and values by"

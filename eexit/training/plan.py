@@ -200,7 +200,7 @@ def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) ->
     config = sweep.config()
     grid = {**NO_EXITS, "prompts": config.prompts[:1]}
     reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
-    same = {name: value for name, value in dict(config).items() if name not in ("digests", "probe", "adapter")}
+    same = {name: value for name, value in dict(config).items() if name not in ("digests", "adapter")}
     try:
         return SweepConfig.model_validate({**same, **grid, **reading})
     except ValidationError as error:

@@ -16,9 +16,9 @@ from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, KEYS, STREAMS
 from eexit.model.file_digests import sha256
 from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, read_card, write_card
+from eexit.plan.artefacts import ADAPTER, CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.kept_facts import ModelFound
 from eexit.plan.model_facts import _memory
 from eexit.plan.runs import plan_runs
@@ -163,6 +163,19 @@ def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form:
     assert {exit_layer for exit_layer, _ in maps.of_layers} == {1, 3}
     assert all(tensor.equal(given[name]) for name, tensor in maps.tensors().items())
     assert load_state_maps(config(), [1, 3], decoder) is None
+
+
+def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path) -> None:
+    learned = {
+        "state": str(save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL)),
+        "gate": str(artefact(tmp_path / "gate", "gate", (GATE,))),
+        "gate_thresholds": (0.3,),
+    }
+    config = SweepConfig.model_validate(
+        {"prompts": [{"id": "0", "prompt": "Why?"}], "rules": ["confidence=0.9"], **learned, **MAPPING}
+    )
+    plain = SweepConfig.model_validate({**dict(config), "digests": {}, **NO_EXITS})
+    assert (plain.state, plain.gate, len(list(plan_runs(plain)))) == (None, None, 1)
 
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
