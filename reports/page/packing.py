@@ -1,4 +1,4 @@
-"""Tokens as compact bytes for the page: columns of numbers, compressed with gzip and written as base64.
+"""Tokens as compact bytes for the page: columns of numbers, each compressed with gzip and written as base64.
 
 Each prompt has one blob of every kind below, decoded by `template/data.js`. T is the number of tokens of the prompt,
 its runs one after the other; E the number of exitable layers; R = E + 1 the number of exit ranks; K the number of
@@ -94,7 +94,7 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     blobs = {
-        kind: [squeeze(b"".join(encode(values[at]) for values in columns.values())) for at in stretches]
+        kind: [",".join(squeeze(encode(values[at])) for values in columns.values()) for at in stretches]
         for kind, columns in kinds.items()
     }
     described = {

@@ -293,9 +293,11 @@ def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.
 
 def _full_depth(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     normal = alt.Chart(ROWS).transform_filter(f"datum.mode === '{NORMAL}' && {known}").encode(x=x, y=y)
-    yield normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False)
+    square = normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False)
+    yield square.properties(name="full_depth")
     beside: dict[str, Any] = {"align": "left", "dx": 9, "dy": -9, "strokeWidth": 0}
-    yield normal.mark_text(style=RING, aria=False, **beside).encode(text=alt.TextValue("full depth"))
+    text = normal.mark_text(style=RING, aria=False, **beside).encode(text=alt.TextValue("full depth"))
+    yield text.properties(name="full_depth_text")
 
 
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
@@ -315,7 +317,7 @@ def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> I
 def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
     chosen = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known} && isValid(datum.chosen)")
     ring = chosen.mark_point(style=RING, filled=False, shape="circle", size=RING_PIXELS, strokeWidth=2.5, aria=False)
-    found: alt.Chart = ring.encode(x=x, y=y)
+    found: alt.Chart = ring.encode(x=x, y=y).properties(name="chosen")
     return found
 
 

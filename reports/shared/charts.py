@@ -92,7 +92,9 @@ def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Ch
             tooltips.append(alt.Tooltip(f"{name}:N", title=label))
             continue
         value, low, high = (f"format(datum['{key}{end}'], '{FORMATS[form]}')" for end in ("", "_low", "_high"))
-        interval = f"isValid(datum['{key}_low']) ? ' [' + {low} + ', ' + {high} + ']' : ''"
+        has_interval = f"{key}_low" in frame and frame[f"{key}_low"].notna().any()
+        without = " (too few prompts for an interval)" if has_interval else ""
+        interval = f"isValid(datum['{key}_low']) ? ' [' + {low} + ', ' + {high} + ']' : '{without}'"
         words = f"isValid(datum['{key}']) ? {value} + ({interval}) : null"
         base = base.transform_calculate(**{f"{key}_words": words})
         tooltips.append(alt.Tooltip(f"{key}_words:N", title=label))

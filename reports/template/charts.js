@@ -50,11 +50,17 @@ function theme(width) {
 }
 
 // The labels of the points in a chart's layer "labelled" (`LABELLED` of reports/shared/charts.py): Vega places each where it
-// covers no other one and no point, and leaves out those that find no place.
-function labelled(vega) {
+// covers no other one, no point and no ring, and leaves out those that find no place. Vega can't avoid rings that no row of
+// the chart has.
+function labelled(vega, rows, axes) {
   const points = "labelled_marks";
   if (!vega.marks.some(({ name }) => name === points)) return vega;
-  const others = vega.marks.filter(({ style }) => [style].flat().includes("ring")).map(({ name }) => name);
+  const isDrawn = (row) => axes && isNumber(row[axes.x]) && isNumber(row[axes.y]);
+  const rings = [
+    ...(rows.some((row) => row.rule === null && isDrawn(row)) ? ["full_depth", "full_depth_text"] : []),
+    ...(rows.some((row) => row.rule !== null && row.chosen && isDrawn(row)) ? ["chosen"] : []),
+  ].map((name) => `${name}_marks`);
+  const others = vega.marks.map(({ name }) => name).filter((name) => rings.includes(name));
   const text = "datum.datum.label + (datum.datum.looping ? ' ↻' : '')";
   const font = { font: { value: THEME.font }, fontSize: { value: 11.5 }, fontWeight: { value: 600 } };
   const labels = (look) => ({
@@ -170,7 +176,7 @@ async function draw(entry, again = false) {
     ast: true,
     renderer: "canvas",
     actions: false,
-    patch: labelled,
+    patch: (vega) => labelled(vega, rows, variant.axes),
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true, sanitize: inTooltip },
     // Vega warns of layers without rows, as those are of what the reader hasn't asked for.

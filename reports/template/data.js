@@ -9,10 +9,13 @@ const beside = new Map(); // prompt number → a promise of its side file's cont
 
 const text = (bytes) => new TextDecoder().decode(bytes);
 
+// Each column is compressed by itself, and a comma stands between two.
 async function inflate(base64) {
-  const bytes = Uint8Array.from(atob(base64.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const unzipped = base64.split(",").map((column) => {
+    const bytes = Uint8Array.from(atob(column.trim()), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+  });
+  return new Uint8Array(await new Blob(await Promise.all(unzipped)).arrayBuffer());
 }
 
 const inFile = (name) => inflate(document.getElementById(`blob-${name}`).textContent);

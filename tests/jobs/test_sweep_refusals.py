@@ -182,7 +182,7 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     assert done.stderr.startswith("importing Ray\nerror: ")
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from eexit.decode.costs.counting import LOOKS, full_depth
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
@@ -131,6 +132,7 @@ class Batch(Slots):
                 return replace(outcome, counts=full_depth(n_decided, self.layers.n_layers, n_exits))
         return outcome
 
+    @torch.inference_mode()
     def remove(self, slots: np.ndarray) -> None:
         """Free these slots, which are in descending order, and fill the gaps with rows from higher slots."""
         origin = np.arange(self.n_students)

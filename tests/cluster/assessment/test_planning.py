@@ -122,12 +122,12 @@ def test_drawn_prompts_leave_room_for_more_than_are_likely_to_show_it() -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "start", "learns"),
-    [(30, 10, ("linear", "probe", "gate", "curve")), (3, 8, ("linear",)), (3, 12, ())],
+    [(30, 10, ("linear", "state", "probe", "gate", "curve")), (3, 8, ("linear",)), (3, 12, ())],
 )
 def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: tuple[str, ...]) -> None:
     sizes = search_sizes(budget(60 * minutes, start), 32, minutes)
     assert sizes.learns == learns
-    assert len(sizes.left_out) == 4 - len(learns)
+    assert len(sizes.left_out) == 5 - len(learns)
     assert sizes.pilot <= AVAILABLE[PILOT]
 
 

@@ -80,7 +80,7 @@ def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
     )
     said = " ".join(tooltip_rows(page, "beside"))
     assert "null" not in said
-    assert "95% interval" in said
+    assert "too few prompts for an interval" in said, "of the row that has fewest"
 
 
 def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
