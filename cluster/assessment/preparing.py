@@ -37,6 +37,7 @@ def look(shop: Workshop) -> None:
     if not _is_timed(shop):
         shop.work(0.7)
         _time_steps(shop)
+    plans.timed = plans.timed or _rounds_timed(shop)
     shop.record.write()
     measured = shop.first_look
     shop.steps.say(
@@ -49,12 +50,21 @@ def look(shop: Workshop) -> None:
 
 
 def has_looked(shop: Workshop) -> bool:
-    return shop.is_whole(LOOK) and _is_timed(shop)
+    return shop.is_whole(LOOK) and bool(shop.record.plans.timed) and _is_timed(shop)
 
 
 def _is_timed(shop: Workshop) -> bool:
-    timed = shop.record.plans.timed
-    return bool(timed) and all(shop.rounds(LOOK, READS_KEY, batch) >= rounds for batch, rounds in timed.items())
+    """In as many rounds as are recorded or, where an interruption came before that, as were planned."""
+    planned = dict.fromkeys(shop.asked.timed_batches, sizes.look_rounds(shop.asked.minutes))
+    return all(
+        shop.rounds(LOOK, READS_KEY, batch) >= rounds for batch, rounds in (shop.record.plans.timed or planned).items()
+    )
+
+
+def _rounds_timed(shop: Workshop) -> dict[int, int]:
+    """By batch size, of those that were timed at all."""
+    found = {batch: shop.rounds(LOOK, READS_KEY, batch) for batch in shop.asked.timed_batches}
+    return {batch: rounds for batch, rounds in found.items() if rounds}
 
 
 def _time_steps(shop: Workshop) -> None:
@@ -66,8 +76,7 @@ def _time_steps(shop: Workshop) -> None:
     what = WhatToTime(keys, shop.asked.timed_batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True)
     with suppress(TimeIsUpError):  # rounds that have landed are of use
         shop.time_it(LOOK, replace(what, seconds=shop.step_seconds_left))
-    found = {batch: shop.rounds(LOOK, READS_KEY, batch) for batch in shop.asked.timed_batches}
-    timed = {batch: n for batch, n in found.items() if n}
+    timed = _rounds_timed(shop)
     if not any(batch in timed for batch in batches):
         raise TimeIsUpError
     shop.record.plans.timed = timed
