@@ -95,7 +95,11 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
 
 def _do(step: AssessmentStep, shop: Workshop) -> None:
     """Do what is left of a step."""
-    if step.has_left_all(shop) or (step.name in shop.record.cut and shop.seconds_left <= 0):  # what was said stands
+    if step.has_left_all(shop):
+        if step.name not in shop.record.finished:  # it was interrupted once all was there
+            shop.record.spent(step.name, 0.0, is_done=True)
+        return
+    if step.name in shop.record.cut and shop.seconds_left <= 0:  # what was said stands
         return
     if step.name in shop.record.finished:
         shop.steps.say(f"{step.name} was finished, and what it had left is damaged or gone: that is done again")

@@ -93,7 +93,7 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
     content = json.loads((out / FILE).read_text())
     assert content == json.loads((out / RUN / FILE).read_text())
     assert (content["pays"], content["setting"]) == (True, best.key)
-    assert "Too few prompts bring an answer" in told.lines[1]
+    assert any("Too few prompts bring an answer" in line for line in told.lines)
 
     # Nothing is shown that no table holds.
     figures, choice = SweepFigures.read(str(out / RUN)), CHOICES.read(open_store(out / RUN)).to_pylist()[-1]
