@@ -37,7 +37,7 @@ def look(shop: Workshop) -> None:
     if not _is_timed(shop):
         shop.work(0.7)
         _time_steps(shop)
-    plans.timed = plans.timed or _rounds_timed(shop)
+    plans.timed = _rounds_timed(shop)
     shop.record.write()
     measured = shop.first_look
     shop.steps.say(
@@ -79,7 +79,6 @@ def _time_steps(shop: Workshop) -> None:
     timed = _rounds_timed(shop)
     if not any(batch in timed for batch in batches):
         raise TimeIsUpError
-    shop.record.plans.timed = timed
     if without := [batch for batch in batches if batch not in timed]:
         shop.leave_out(f"times with {' or '.join(map(str, without))} rows, for want of minutes")
 
