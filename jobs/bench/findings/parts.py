@@ -111,9 +111,9 @@ def summary() -> str:
     times = " and ".join(f"{times_of(_time(batch))} as long with {rows_at(batch)}" for batch in BATCHES)
     line = run.ledger.line(run.ledger.cause)
     return f"""
-- {outcomes.holds(certificates())}. `{setting()}` looks at few layers, through a trained linear map, a coarse
-  sketch of the head and a gate, and past an exit, trained maps make keys and values; {_called()}. It runs
-  {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
+- `{setting()}` reads few layers, through a trained linear map, a coarse sketch of the head and a gate; past an exit,
+  trained maps make keys and values. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
+  The test of a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts: {_named(LATEST)}.
 - An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
   most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
 """
@@ -131,11 +131,10 @@ the choice keeps a part of it back for asks that were not planned.
 
 
 def first_question() -> str:
-    named = " and ".join(f"{each} in {dtype}" for dtype, each in certificates(FIRST).items())
     return f"""
 ## The first question
 
-It was asked of other prompts, before there were maps, with `{setting(FIRST)}`: {named}.
+It was asked of other prompts, before there were maps, with `{setting(FIRST)}`: {_named(FIRST)}.
 
 {_asked(FIRST)}
 """
@@ -333,8 +332,12 @@ def _lost(what: str, dtype: str) -> Estimate:
 
 def _called() -> str:
     """What the choice is called in each dtype, for the bound on lost prompts."""
-    named = " and ".join(f"{each} in {dtype}" for dtype, each in certificates().items())
-    return f"for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts, it is called {named}"
+    return f"for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts, it is called {_named(LATEST)}"
+
+
+def _named(what: str) -> str:
+    """The choice in each dtype."""
+    return " and ".join(f"{each} in {dtype}" for dtype, each in certificates(what).items())
 
 
 def _timings() -> Iterable[Mapping[str, Any]]:

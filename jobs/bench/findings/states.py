@@ -65,10 +65,10 @@ What a token that leaves at layer {min(found["layers"])} costs behind it, if a l
 {percent_of(share["keys"])} of what the layers themselves would take, which is what `frozen_residual` takes; with
 `streams` {percent_of(share["streams"])}. At the shapes of larger models:
 
-{table_of(["model", "a layer", "keys and values", "`streams`", "`keys`"], [_at_shape(*shape) for shape in SHAPES])}
+{table_of(["model", "a layer", "keys and values", "by `streams`"], [_at_shape(*shape) for shape in SHAPES])}
 
-In millions of multiply-adds for a token and a layer. Both are less than the layer, so that no number of skipped layers
-is too small for a map to be cheaper than to run them.
+In millions of multiply-adds for a token and a layer; by `keys`, keys and values cost what they do anyway. Both are
+less than the layer, so that no number of skipped layers is too small for a map to be cheaper than to run them.
 """
 
 
@@ -86,4 +86,4 @@ def _at_shape(model: str, width: int, keys: int, inner: int) -> list[str]:
     """Multiply-adds of a layer with gated MLPs, and of what stands for it past an exit."""
     own = 2 * width * keys  # a key and a value
     layer = 2 * width**2 + own + 3 * width * inner
-    return [model, *(f"{each / 1e6:.2f}" for each in (layer, own, own + width**2, own))]
+    return [model, *(f"{each / 1e6:.2f}" for each in (layer, own, own + width**2))]
