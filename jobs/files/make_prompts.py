@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)
     from eexit.output.whole_files import write_whole
-    from eexit.plan.prompt_kinds.drawing import draw_prompts
+    from eexit.plan.prompt_kinds import draw_prompts
     from eexit.results.whereabouts import refuse_for_file
 
     out = Path(flags.out)

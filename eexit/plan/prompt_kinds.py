@@ -1,29 +1,45 @@
-"""The kinds of prompts, each by a function that draws one.
+"""Prompts with answers, as many as are asked for: drawn alike and independently, from one distribution over kinds.
 
-Facts stand in tables; they are few, so that their kinds are drawn seldom. Passages are texts or lists in the prompt,
-and ask what is said of somebody or what comes where. What is to be written is a text of a given form: copies, a
-question, a Python list, a JSON object.
+Each draw takes a kind, in proportion to its turns, and then a prompt of that kind. Facts stand in tables; they are few,
+so that their kinds are drawn seldom. Passages are texts or lists in the prompt, and ask what is said of somebody or
+what comes where. What is to be written is a text of a given form: copies, a question, a Python list, a JSON object.
+
+What is kept of the stream of draws are the prompts whose fact did not come before, so that no two parts of a split by
+groups share one. If none were left out, the prompts would be an independent sample, as the guarantees of
+`eexit.quality.learn_then_test` ask for. Up to `MOST` prompts, fewer than one draw in a hundred is.
+
+Draws use `Random.random` alone, the only method whose results Python's documentation promises for all versions.
 """
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import perm
+from pathlib import Path
 from random import Random
 from re import escape
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.kind import PromptKind, asked, asked_to_write, one, some, whole, with_article
-from eexit.plan.prompt_kinds.tables import (
-    CAPITALS,
-    CATEGORIES,
-    CITIES,
-    CONTINENTS,
-    DAYS,
-    MONTHS,
-    OPPOSITES,
-    WORDS,
-)
 
+T = TypeVar("T")
+MOST: Final = 15_000
+
+_TABLES: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
+    Path(__file__).with_name("prompt_kinds.toml").read_text("utf-8")
+)
+CATEGORIES: Final[Mapping[str, Sequence[str]]] = _TABLES["categories"]
+WORDS: Final[Mapping[str, Sequence[str]]] = _TABLES["words"]
+CAPITALS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["capitals"].items())
+CONTINENTS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["continents"].items())
+OPPOSITES: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["opposites"].items())
+CITIES: Final = tuple(city for _, city in CAPITALS)
+MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LISTED: Final = (WORDS["nouns"], WORDS["adjectives"], WORDS["verbs"], *CATEGORIES.values())
 # Words whose first letter is no word of its own, as "a" and "I" are.
 _SPELLED: Final = tuple(dict.fromkeys(word for words in _LISTED for word in words if word[0] not in "ai"))
@@ -31,6 +47,53 @@ _CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
 _FACTORS: Final = range(2, 11)
 _PEOPLE, _NOUNS, _ADJECTIVES = len(WORDS["people"]), len(WORDS["nouns"]), len(WORDS["adjectives"])
 _CLAUSES: Final = _PEOPLE * len(WORDS["verbs"]) * _ADJECTIVES * _NOUNS
+
+
+@dataclass(frozen=True)
+class PromptKind:
+    """Prompts with answers of which one is drawn like any other of its kind.
+
+    What a prompt is about, its fact, is its `group` or, if it names none, its text.
+    """
+
+    name: str
+    space: int  # none of its facts is likelier than one in so many
+    draw: Callable[[Random], Prompt]  # without an id
+    turns: int = 30  # a kind is drawn in proportion to these: a kind with few facts has few, so that they suffice
+
+
+def whole(rng: Random, least: int, most: int) -> int:
+    """A whole number from `least` to `most`, each with the same probability."""
+    return least + int(rng.random() * (most - least + 1))
+
+
+def one(rng: Random, items: Sequence[T]) -> T:
+    """One of the items, each with the same probability."""
+    return items[whole(rng, 0, len(items) - 1)]
+
+
+def some(rng: Random, items: Sequence[T], n: int) -> list[T]:
+    """n different items in random order: the start of a Fisher–Yates shuffle."""
+    pool = list(items)
+    for at in range(n):
+        other = whole(rng, at, len(pool) - 1)
+        pool[at], pool[other] = pool[other], pool[at]
+    return pool[:n]
+
+
+def with_article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def asked(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
+    """A prompt whose answer is marked as those of other prompts are, about a fact that others may share."""
+    return Prompt("", prompt, answer=str(answer), group=fact)
+
+
+def asked_to_write(prompt: str, pattern: str) -> Prompt:
+    """A prompt whose text is right if the pattern is found in it, not as a part of a longer word or number."""
+    return Prompt("", prompt, answer_pattern=rf"(?<![\w-]|\w['’]|\d[.,])(?:{pattern})(?![\w-]|['’]\w|[.,]\d)")
 
 
 def capital(rng: Random) -> Prompt:
@@ -182,3 +245,20 @@ KINDS: Final = (
     PromptKind("python_list", perm(99, 3), python_list),
     PromptKind("json_object", _PEOPLE * 73 * len(CITIES), json_object),
 )
+_TURNS: Final = tuple(kind for kind in KINDS for _ in range(kind.turns))
+
+
+def draw_prompts(n: int, seed: int) -> list[Prompt]:
+    """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `loss-17`.
+
+    Raises `UsageError` if more are asked for than `MOST`.
+    """
+    if n > MOST:
+        raise UsageError(f"n must be at most {MOST:,}, where facts that are drawn again begin to matter, got {n:,}")
+    rng = Random(seed % 2**64)  # Random takes a seed and its negative for the same
+    drawn: dict[str, Prompt] = {}
+    while len(drawn) < n:
+        kind = one(rng, _TURNS)
+        prompt = kind.draw(rng)
+        drawn.setdefault(prompt.group or prompt.prompt, replace(prompt, id=f"{kind.name}-{len(drawn) + 1}"))
+    return list(drawn.values())
