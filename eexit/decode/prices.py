@@ -80,7 +80,7 @@ def _begin(decoder: Decoder, n_positions: int) -> tuple[Tensor, LayerPass, _Pric
 def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
     """The multiply-adds of each layer in this pass, (L,), our attention apart."""
     multiply_adds = []
-    for layer in range(len(layer_pass.layers)):
+    for layer in range(layer_pass.decoder.n_layers):
         hidden_11W, of_layer = _counted(layer_pass.block, layer, hidden_11W)
         multiply_adds.append(of_layer)
     return np.array(multiply_adds)

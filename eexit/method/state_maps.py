@@ -70,7 +70,7 @@ class StateMaps:
         elif self.form == STREAMS:
             layer_pass.write_keys(layer, _by_exit(exits, partial(self._entering, layer), hidden_B1W))
         else:
-            own = layer_pass.for_keys[layer].own_projections
+            own = layer_pass.decoder.for_keys[layer].own_projections
             mapped = [partial(self._projected, layer, part, project) for part, project in enumerate(own)]
             layer_pass.write_keys(layer, hidden_B1W, [partial(_by_exit, exits, each) for each in mapped])
 

@@ -20,9 +20,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import LayerCall, row_axes
+from eexit.model.layer_calls import LayerCall, row_axes, switch_length
 from eexit.model.layerwise import KeysAlone, Layerwise, graft
-from eexit.model.longrope import switch_length
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
@@ -83,7 +82,7 @@ class Decoder(Layerwise):
         self.takes_positions = takes(stack, "position_ids")
         self.windows: list[int | None] = [None] * self.n_layers  # tokens that a layer attends to, the own one included
         self._calls: list[tuple[Tensor, LayerCall]] = []
-        self._axes: list[LayerCall] = []
+        self.axes: list[LayerCall] = []
         far = far_positions(config, self.context)
         self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
         try:
@@ -114,7 +113,7 @@ class Decoder(Layerwise):
         recorders = [Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
         self._embedder = graft(stack, name, recorders)
         self.head_alone = self._find_head(model, path, watched.leaving_1TW[-1][0])
-        self._axes = self._find_rows()
+        self.axes = self._find_rows()
         return rows
 
     @torch.inference_mode()

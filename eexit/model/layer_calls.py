@@ -1,14 +1,19 @@
 """How a model calls its layers and these their attention: the arguments, and which rows their parts belong to.
 
-Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width.
+Rotary angles may switch at a length (LongRoPE, Ding et al. 2024). transformers chooses the long or the short factors
+for a whole batch, by its largest position. Here, rows on the two sides of the switch are embedded separately. A row
+never crosses it: keys rotated by the short factors do not match queries rotated by the long ones, so the whole text
+would have to be processed again.
+
+Shapes: B rows, T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W
+width of the residual stream.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +25,7 @@ from eexit.model.views import CacheView
 ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
 
 
-@dataclass(frozen=True)
-class LayerCall:
+class LayerCall(NamedTuple):
     """The arguments with which the model calls one of its layers, without the residual stream."""
 
     args: tuple[Any, ...]
@@ -41,20 +45,30 @@ class RowAxis:
         return argument.index_select(self.axis, rows)
 
 
+def each_part(change: Callable[..., Any], argument: Any, *others: Any) -> Any:
+    """What `change` makes of each part of an argument, and of the same parts of others, nested as the argument is."""
+    match argument:
+        case dict():
+            return {
+                name: each_part(change, part, *(other[name] for other in others)) for name, part in argument.items()
+            }
+        case LayerCall():
+            return LayerCall(*(each_part(change, *parts) for parts in zip(argument, *others, strict=True)))
+        case tuple() | list():
+            return type(argument)([each_part(change, *parts) for parts in zip(argument, *others, strict=True)])
+    return change(argument, *others)
+
+
 def row_axes(two: Any, three: Any) -> Any:
     """The row axes of arguments, nested as the arguments are, from their shapes for two rows and for three rows."""
-    match two, three:
-        case Tensor(), Tensor():
-            sizes = enumerate(zip(two.shape, three.shape, strict=True))
-            axes = [RowAxis(axis, more - fewer) for axis, (fewer, more) in sizes if more != fewer]
-            return axes[0] if axes else None
-        case (tuple() | list(), tuple() | list()):
-            return [row_axes(*items) for items in zip(two, three, strict=True)]
-        case dict(), dict():
-            return {name: row_axes(item, three[name]) for name, item in two.items()}
-        case LayerCall(), LayerCall():
-            return LayerCall(tuple(row_axes(two.args, three.args)), row_axes(two.kwargs, three.kwargs))
-    return None
+    return each_part(_row_axis, two, three)
+
+
+def _row_axis(two: Any, three: Any) -> RowAxis | None:
+    if not isinstance(two, Tensor) or not isinstance(three, Tensor):
+        return None
+    sizes = enumerate(zip(two.shape, three.shape, strict=True))
+    return next((RowAxis(axis, more - fewer) for axis, (fewer, more) in sizes if more != fewer), None)
 
 
 class CallsFor(Sequence[LayerCall]):
@@ -70,22 +84,52 @@ class CallsFor(Sequence[LayerCall]):
         return len(self.calls)
 
     def __getitem__(self, layer: Any) -> Any:
-        call, axes = self.calls[layer], self.axes[layer]
-        return LayerCall(self._select(call.args, axes.args), self._select(call.kwargs, axes.kwargs))
+        return each_part(self._select, self.calls[layer], self.axes[layer])
 
-    def _select(self, argument: Any, axes: Any) -> Any:
+    def _select(self, argument: Any, axis: RowAxis | None) -> Any:
         if argument is self.whole:
             return self.view
-        match argument, axes:
-            case Tensor(), RowAxis():
-                if id(argument) not in self.selected:
-                    self.selected[id(argument)] = axes.select(argument, self.rows)
-                return self.selected[id(argument)]
-            case ((tuple() | list()), _):
-                return type(argument)(self._select(*item) for item in zip(argument, axes or repeat(None), strict=False))
-            case dict(), dict():
-                return {name: self._select(item, axes.get(name)) for name, item in argument.items()}
-        return argument
+        if axis is None:
+            return argument
+        if id(argument) not in self.selected:
+            self.selected[id(argument)] = axis.select(argument, self.rows)
+        return self.selected[id(argument)]
+
+
+def switch_length(config: Any) -> int | None:
+    """The number of tokens beyond which a model uses its long factors; None for a model without LongRoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    lengths = [
+        each["original_max_position_embeddings"] for each in by_layer_type if each.get("rope_type") == "longrope"
+    ]
+    return min(lengths, default=None)
+
+
+def embed_apart(
+    embed: Callable[[Tensor, Tensor], tuple[Tensor, list[LayerCall]]], token_BT: Tensor, position_BT: Tensor,
+    switch: int, axes: Sequence[LayerCall],
+) -> tuple[Tensor, list[LayerCall]]:  # fmt: skip
+    """Embed tokens at their positions, with one call for rows beyond the switch and one for the others, and merge both.
+
+    `axes` are the row axes of the layers' arguments.
+    """
+    beyond_B = position_BT.amax(1) >= switch
+    sides = [rows for rows in (beyond_B.nonzero()[:, 0], (~beyond_B).nonzero()[:, 0]) if len(rows)]
+    parts = [embed(token_BT[rows], position_BT[rows]) for rows in sides]
+    if len(parts) == 1:
+        return parts[0]
+    order, merged = torch.cat(sides).argsort(), dict[int, Tensor]()  # by the id of one part, as in `CallsFor`
+
+    def merge(one: Any, other: Any, axis: RowAxis | None) -> Any:
+        if axis is None:  # the same on both sides
+            return one
+        if id(one) not in merged:
+            merged[id(one)] = axis.select(torch.cat([one, other], axis.axis), order)
+        return merged[id(one)]
+
+    (hidden, calls), (other_hidden, other_calls) = parts
+    return merge(hidden, other_hidden, RowAxis(0, 1)), each_part(merge, calls, other_calls, list(axes))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cpu.kernels import AttentionOptions
 from eexit.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import ATTENTION, CallsFor, Handed, LayerCall, attention_by
-from eexit.model.longrope import embed_apart
+from eexit.model.layer_calls import ATTENTION, CallsFor, LayerCall, attention_by, embed_apart
 from eexit.model.views import CacheView, KeysWritten
 
 # Arguments that layers pass to their attention, and that change nothing in what it computes here:
@@ -54,7 +53,7 @@ def _attention(
     """Our implementation of transformers' attention interface, for the running pass. Raises `UsageError`."""
     running = _running.get()
     layer = running.view.layer
-    options = options_of(layer, query.shape[-1], running.windows[layer], **handed)
+    options = options_of(layer, query.shape[-1], running.decoder.windows[layer], **handed)
     return running.view.attend(query, key, value, options), None
 
 
@@ -103,23 +102,18 @@ class KeysAlone:
 class LayerPass:
     """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
 
-    def __init__(
-        self, layers: Sequence[nn.Module], for_keys: Sequence[KeysAlone], view: CacheView, calls: Sequence[LayerCall],
-        axes: Sequence[LayerCall], windows: Sequence[int | None],
-    ):  # fmt: skip
-        self.layers, self.for_keys, self.view, self.calls = layers, for_keys, view, calls
-        self.axes, self.windows = axes, windows
+    def __init__(self, decoder: "Layerwise", view: CacheView, calls: Sequence[LayerCall]):
+        self.decoder, self.view, self.calls = decoder, view, calls
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
         """The pass over some of its rows alone, with a view for those."""
-        calls = CallsFor(self.calls, self.axes, self.view, rows, view)
-        return LayerPass(self.layers, self.for_keys, view, calls, self.axes, self.windows)
+        return LayerPass(self.decoder, view, CallsFor(self.calls, self.decoder.axes, self.view, rows, view))
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W)."""
         call = self.calls[layer]
         with self.answering():
-            output: Any = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+            output: Any = self.decoder.layers[layer](hidden_BTW, *call.args, **call.kwargs)
         hidden_after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
         return hidden_after_BTW
 
@@ -140,7 +134,7 @@ class LayerPass:
         Queries are not computed either, unless one matrix makes them together with keys or values. `projections` may
         take the place of the layer's own to keys and to values, if these are modules of their own.
         """
-        call, alone = self.calls[layer], self.for_keys[layer]
+        call, alone = self.calls[layer], self.decoder.for_keys[layer]
         if projections:
             alone = alone.projecting(*projections)
         with self.view.keys_only(), suppress(KeysWritten):
@@ -166,9 +160,9 @@ class Layerwise:
     after_layers: Sequence[nn.Module]
     projections: Sequence[nn.Module]  # those of them that are no norm
     head_alone: Any
+    axes: list[LayerCall]  # of the layers' arguments: along which of them rows are laid out
 
     _calls: list[tuple[Tensor, LayerCall]]
-    _axes: list[LayerCall]
     _embedder: Any
 
     def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
@@ -196,19 +190,14 @@ class Layerwise:
         if self.switch is None or view.reach <= self.switch:
             hidden_BTW, calls = embed(token_BT, view.position_BT)
         else:
-            hidden_BTW, calls = embed_apart(embed, token_BT, view.position_BT, self.switch, self._axes)
-        return hidden_BTW, LayerPass(self.layers, self.for_keys, view, calls, self._axes, self.windows)
+            hidden_BTW, calls = embed_apart(embed, token_BT, view.position_BT, self.switch, self.axes)
+        return hidden_BTW, LayerPass(self, view, calls)
 
     def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:
         """The residual stream before layer 0, (B, T, W), and how the model calls its layers for such inputs."""
         self._calls.clear()
         self._embedder(**inputs)
         return self._calls[0][0], [call for _, call in self._calls]
-
-    def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
-        """The output of our attention for a call by a layer with this window."""
-        with LayerPass(self.layers, self.for_keys, view, [], [], [window] * self.n_layers).answering():
-            return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
     def normed(self, hidden_BW: Tensor) -> Tensor:
         """The input of the head for a residual stream, (B, H): after final norm and, if there is one, projection."""

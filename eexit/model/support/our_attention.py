@@ -21,7 +21,7 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sliding
 from eexit.cpu.kernels import attention_left_to_torch, may_compile
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import Handed
-from eexit.model.layerwise import Layerwise
+from eexit.model.layerwise import Layerwise, options_of
 from eexit.model.support.same_numbers import ATTENTION_TOLERANCE, norm, require_same
 from eexit.model.support.watching import Forward
 from eexit.model.views import CacheView, TokensView
@@ -191,7 +191,8 @@ class _Attention:
         self, view: CacheView, query: Tensor, key: Tensor, value: Tensor, expected: Tensor, tolerance: float | Tensor
     ) -> None:
         keys, values = view.update(key, value, self.layer)
-        ours = self.decoder.answer(replace(self.handed, query=query, key=keys, value=values), view, self.window)
+        options = options_of(self.layer, query.shape[-1], self.window, **self.handed.options)
+        ours = view.attend(query, keys, values, options)
         require_same(f"our attention in layer {self.layer}", ours, expected, tolerance)
 
     def _tensor(self, numbers: Any) -> Tensor:

@@ -9,7 +9,7 @@ values, beside one near the start.
 Shapes: B rows, N tokens that each stand by themselves, T tokens of a row, W width of the residual stream.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eexit.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import LayerCall, RowAxis
+from eexit.model.layer_calls import each_part
 from eexit.model.layerwise import LayerPass, Layerwise
 from eexit.model.support.far_tokens import FilledCache
 from eexit.model.support.same_numbers import (
@@ -120,10 +120,10 @@ def _check_arguments(decoder: Layerwise, positions: Sequence[int]) -> None:
         where = f"position {position}, beside {max(positions)}"
         require_same_embedding(decoder, where, embedded_B1W[row : row + 1], alone_11W)
         seen: set[tuple[int, int]] = set()  # most layers get the same tensors
-        calls = zip(layer_pass.calls, alone_calls, layer_pass.axes, strict=True)
-        for layer, (our_call, model_call, axes) in enumerate(calls):
-            for ours, expected, axis in _pairs(our_call, model_call, axes):
-                if (id(ours), id(expected)) not in seen:
+        calls = zip(layer_pass.calls, alone_calls, decoder.axes, strict=True)
+        for layer, of_layer in enumerate(calls):
+            for ours, expected, axis in _parts(*of_layer):
+                if isinstance(ours, Tensor) and (id(ours), id(expected)) not in seen:
                     seen.add((id(ours), id(expected)))
                     of_row = axis.select(ours, torch.tensor([row], device=ours.device)) if axis else ours
                     _require_same_argument(f"what layer {layer} is given for {where}", of_row, expected, position + 1)
@@ -167,20 +167,11 @@ def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
         require_same_added(what, torch.cat([alone_11W for _, _, alone_11W, _ in alone]), ours_B1W, torch.cat(expected))
 
 
-def _pairs(ours: Any, expected: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
-    """The tensors among a layer's arguments, ours and the model's, with the row axis of ours."""
-    match ours, expected:
-        case LayerCall(), LayerCall():
-            yield from _pairs(ours.args, expected.args, axes.args)
-            yield from _pairs(ours.kwargs, expected.kwargs, axes.kwargs)
-        case ((tuple() | list()), (tuple() | list())):
-            for items in zip(ours, expected, axes, strict=True):
-                yield from _pairs(*items)
-        case dict(), dict():
-            for name in ours:
-                yield from _pairs(ours[name], expected[name], axes[name])
-        case Tensor(), (Tensor() | None):
-            yield ours, expected, axes
+def _parts(*arguments: Any) -> list[tuple[Any, ...]]:
+    """The parts of arguments that are nested alike, side by side."""
+    found: list[tuple[Any, ...]] = []
+    each_part(lambda *parts: found.append(parts), *arguments)
+    return found
 
 
 def _require_same_argument(what: str, ours: Tensor, expected: Tensor | None, n_keys: int) -> None:

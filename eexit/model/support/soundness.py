@@ -125,7 +125,7 @@ def _check_layers(layer_pass: LayerPass, batch: Forward, where: str) -> None:
     batch may be off by some times what its own result is when the residual stream is nudged by rounding.
     """
     assert isinstance(layer_pass.view, _Replay)
-    for layer in range(len(layer_pass.layers)):
+    for layer in range(layer_pass.decoder.n_layers):
         entering_BTW, leaving_BTW = batch.entering_1TW[layer], batch.leaving_1TW[layer]
         ours_BTW = layer_pass.block(layer, entering_BTW)
         _require_handed(layer_pass.view, layer, [batch.handed[layer]], where)
