@@ -46,7 +46,7 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
     written,
 )
-from eexit.results.whereabouts import refuse_for_results
+from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _prepare(
     Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
     then holds that session, which is the third result. Raises `UsageError`.
     """
-    refuse_for_results(store, f"--out {shown(job.out)}")
+    refuse_inside(store, f"--out {shown(job.out)}", *FOR_RESULTS)
     store.probe()
     _refuse_foreign_report(store)
     held = _read_held(store, job.config)

@@ -23,7 +23,7 @@ from eexit.results.layout import MANIFEST, Manifest
 from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
-from eexit.results.whereabouts import refuse_for_results
+from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
 from eexit.studies.harness.plan import Find, TasksAsked, evaluations_of, look_at_tasks, need_harness
 from eexit.studies.harness.study import HarnessStudy
 
@@ -44,7 +44,7 @@ def evaluate_on_tasks(
     need_harness()
     out = location_for_all(job.out)
     store = open_store(out)
-    refuse_for_results(store, f"--out {shown(job.out)}")
+    refuse_inside(store, f"--out {shown(job.out)}", *FOR_RESULTS)
     store.probe()
     beside = _sweep_beside(store, job)
     model, layers, memory = look(job.config, 1)

@@ -27,7 +27,7 @@ from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.whereabouts import refuse_for_learned
+from eexit.results.whereabouts import FOR_LEARNED, refuse_inside
 from eexit.studies.study import Work
 from eexit.training.plan import (
     DamagedArtefactError,
@@ -85,7 +85,7 @@ def _folder(out: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
     store = open_store(folder)
-    refuse_for_learned(store, f"--out {out}")
+    refuse_inside(store, f"--out {out}", *FOR_LEARNED)
     store.probe()
     return folder
 

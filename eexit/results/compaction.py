@@ -13,7 +13,7 @@ from eexit.results.store.folder import Store
 from eexit.results.store.landing import name_of, publish_shard, sound
 from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES
-from eexit.results.whereabouts import refuse_around, refuse_for_copy
+from eexit.results.whereabouts import refuse_around, refuse_inside
 
 
 def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     manifest = checked_manifest(store)
     if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
-    refuse_for_copy(target, f"--into {target.root}")
+    refuse_inside(target, f"--into {target.root}")
     refuse_around(target, f"--into {target.root}", store)
     with hold(store), ExitStack() as on_errors:
 

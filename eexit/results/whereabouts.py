@@ -7,10 +7,11 @@ Paths through links and `..` are followed, and what can't be looked at counts as
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import pyarrow as pa
 from pyarrow import fs
@@ -43,6 +44,12 @@ class Whereabouts:
     name: str
 
 
+Allowed = tuple[FolderKind, str]
+# Where a sweep or an evaluation may land: a training keeps the sweep of its own further texts.
+FOR_RESULTS: Final[Sequence[Allowed]] = ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER))
+FOR_LEARNED: Final[Sequence[Allowed]] = ((FolderKind.LEARNED, ""),)
+
+
 def whereabouts(location: Store, planned: Store | None = None) -> Whereabouts | None:
     """Where a folder or file is, which need not exist; None: in no folder of ours.
 
@@ -57,26 +64,13 @@ def whereabouts(location: Store, planned: Store | None = None) -> Whereabouts | 
     return None
 
 
-def refuse_for_results(location: Store, name: str) -> None:
-    """Raises `UsageError` where no sweep and no evaluation may land: inside other results, or where exits are learned.
+def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
+    """Raises `UsageError` where something of ours may not be written: in or inside of a folder of ours.
 
-    `name` is what messages call the location. A training keeps the sweep of its own further texts.
+    `name` is what messages call the location. What is allowed is a kind of folder and the name in it, or none.
     """
     found = whereabouts(location)
-    if found and (found.kind, found.name) not in ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER)):
-        raise _refusal(name, found)
-
-
-def refuse_for_learned(location: Store, name: str) -> None:
-    """Raises `UsageError` where no artefact may be: in or inside of results, or inside of another artefact."""
-    found = whereabouts(location)
-    if found and (found.kind, found.name) != (FolderKind.LEARNED, ""):
-        raise _refusal(name, found)
-
-
-def refuse_for_copy(location: Store, name: str) -> None:
-    """Raises `UsageError` where no copy or export of a sweep may be: in or inside of any folder of ours."""
-    if found := whereabouts(location):
+    if found and (found.kind, found.name) not in allowed:
         raise _refusal(name, found)
 
 

@@ -25,7 +25,7 @@ from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
-from eexit.results.whereabouts import refuse_for_copy
+from eexit.results.whereabouts import refuse_inside
 from eexit.studies.export.columns import CONVERSATIONS
 from eexit.studies.export.conversations import (
     NEEDED_OF_RUNS,
@@ -89,7 +89,7 @@ def export(
 
 def _refuse_taken(target: Store, out: str) -> None:
     """Raises `UsageError` if `target` is in a folder of ours, or holds anything but hidden files, such as git's."""
-    refuse_for_copy(target, f"--out {out}")
+    refuse_inside(target, f"--out {out}")
     if target.filesystem.get_file_info(target.root).type == fs.FileType.File:
         raise UsageError(f"--out {out} is a file: give a folder")
     infos = target.filesystem.get_file_info(fs.FileSelector(target.root, allow_not_found=True))

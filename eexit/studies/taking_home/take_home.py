@@ -31,7 +31,7 @@ from eexit.plan.configuration import Configuration, Draft, Exit, configuration_o
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
-from eexit.results.whereabouts import refuse_for_copy
+from eexit.results.whereabouts import refuse_inside
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.studies.taking_home.pages import hub_files, readme
 from eexit.training.texts import Text
@@ -162,7 +162,7 @@ def _free_place(out: str) -> Path:
     if "://" in out:
         raise UsageError(f"--out {shown(out)} is a URI: give a local folder")
     path = Path(out).expanduser()
-    refuse_for_copy(open_store(path), f"--out {out}")
+    refuse_inside(open_store(path), f"--out {out}")
     if path.is_file():
         raise UsageError(f"--out {out} is a file: give a folder")
     if path.is_dir() and (held := sorted(each.name for each in path.iterdir())):
