@@ -15,7 +15,7 @@ from quick import QUICK
 # Whatever stands later may import what stands earlier, never the other way round.
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
-    "eexit.decode", "eexit.results",
+    "eexit.results", "eexit.decode",
     "eexit.reference", "eexit.generator", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
     "cluster.job", "cluster.interruption", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",

@@ -37,10 +37,11 @@ from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.decode.trace import LENGTH, Trace
+from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.generator import decoding_of
 from eexit.model.chat import Tokenizer
+from eexit.results.token_columns import LENGTH
 
 PADDING: Final = -1  # in place of an exit layer
 _COSTS: Final = ("cost_full", "cost_needed", "cost_run")

@@ -20,12 +20,12 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.sampling import Drafted, pick_tokens
-from eexit.decode.trace import recorded
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
 from eexit.plan.config import Observe
+from eexit.results.token_columns import recorded
 
 # Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
 # the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are

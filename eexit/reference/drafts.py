@@ -17,11 +17,12 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.decode.costs.draft_rounds import Rounds
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.trace import EOS, LENGTH, Trace
+from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Draft
 from eexit.reference.generation import kl_divergence, read_after, read_exits, said
+from eexit.results.token_columns import EOS, LENGTH
 
 Length = Callable[[int, int], int]  # how many tokens to draft after so many accepted and so many judged ones
 
@@ -78,7 +79,8 @@ def draft_one(
         rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return Trace(finish_reason, None, Rounds(*np.array(rounds, np.int64).reshape(-1, 4).T), **columns)
+    of_rounds = Rounds(*np.array(rounds, np.int64).reshape(-1, 4).T)
+    return Trace(finish_reason=finish_reason, counts=None, rounds=of_rounds, **columns)
 
 
 def accept_or_draw(logits_V: Tensor, draft: tuple[int, Tensor], u: float, decoding: Decoding) -> int:

@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.trace import EOS, LENGTH, Trace
+from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw, Tuned
 from eexit.method.rules import ONLINE
@@ -30,6 +30,7 @@ from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import NORMAL, Exit
 from eexit.reference.rules import STOPS, Seen
+from eexit.results.token_columns import EOS, LENGTH
 
 
 @torch.inference_mode()
@@ -120,7 +121,8 @@ def generate_one(
             finish_reason = EOS
             break
         tokens = [token]
-    return Trace(finish_reason, None, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
+    columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
+    return Trace(finish_reason=finish_reason, counts=None, rounds=None, **columns)
 
 
 def lets_through(decoding: Decoding, configuration: Exit, stream_W: Tensor, layer: int) -> bool:

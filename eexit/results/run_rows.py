@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eexit.decode.trace import EOS, Column, Trace, recorded
 from eexit.plan.runs import OK, Run
 from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.results.tables import TOKENS
+from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
 
 
 def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
@@ -50,7 +50,11 @@ def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 
 def generation_columns(
-    trace: Trace, normal: Trace | None, pieces: Sequence[str], exitable_layers: Sequence[int], n_layers: int
+    trace: TokenColumns,
+    normal: TokenColumns | None,
+    pieces: Sequence[str],
+    exitable_layers: Sequence[int],
+    n_layers: int,
 ) -> dict[str, Any]:
     """The columns of a generations row that follow from the trace: text, exits and quality."""
     tokens = trace.token_id_T
@@ -70,7 +74,7 @@ def generation_columns(
     }
 
 
-def text_pieces(tokenizer: Any, trace: Trace) -> list[str]:
+def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:
     """A run's text, token by token. An EOS token that ends the run has an empty text."""
     token_ids = trace.token_id_T.tolist()
     if trace.finish_reason == EOS:
@@ -78,7 +82,7 @@ def text_pieces(tokenizer: Any, trace: Trace) -> list[str]:
     return token_pieces(tokenizer, token_ids)
 
 
-def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
+def tokens_table(run: Run, trace: TokenColumns, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
     """One row per generated token of a run; `text_of` gives the text of a token on its own."""
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)

@@ -8,7 +8,6 @@ from typing import Final
 
 import pyarrow as pa
 
-from eexit.decode.trace import described
 from eexit.quality.rubric import TextScores
 from eexit.results.study_table import Table
 from eexit.results.tables import (
@@ -16,6 +15,7 @@ from eexit.results.tables import (
     RUN,
     SEED,
     boolean,
+    described,
     float64,
     int32,
     int64,

@@ -4,19 +4,33 @@ Names, units and definitions of the columns are given here once, as Arrow field 
 
     >>> print(describe(GENERATIONS))
 
-Columns that a step records are declared in `eexit.decode.trace`. Decided tokens are those whose exit was drawn: every
-token but a run's first, which always comes from the final layer.
+Columns that a step records are declared in `eexit.results.token_columns`. Decided tokens are those whose exit was
+drawn: every token but a run's first, which always comes from the final layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, get_args
 
 import pyarrow as pa
 
-from eexit.decode.trace import described, token_fields
 from eexit.method.rules import RULES
+from eexit.plan.config import Observe
 from eexit.plan.configuration import ALL_MODES
+from eexit.results.token_columns import recorded
+
+
+def nested(kind: pa.DataType, axes: str) -> pa.DataType:
+    """Nested lists of `kind`, one level per axis."""
+    for _ in axes:
+        kind = pa.list_(kind)
+    return kind
+
+
+def described(name: str, kind: pa.DataType, unit: str, definition: str, nullable: bool = True) -> pa.Field:
+    """A column of a table, with its unit and meaning as metadata."""
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
+
 
 # A column of each type, whose name the table gives: `int32("tokens", "what they are", nullable=False)`.
 boolean, int32, int64, float64, string, strings, moment = (
@@ -186,6 +200,18 @@ GENERATIONS: Final = schema(
         ),
     }
 )
+
+
+def token_fields() -> Iterator[pa.Field]:
+    """The recorded columns of the `tokens` table, each followed by the column with the texts of its ids, if any."""
+    for _, name, axes, column in recorded():
+        left_out = [each for each in get_args(Observe) if each not in column.observed]
+        when = f"; null with --observe {' or '.join(left_out)}" if left_out else ""
+        is_nullable = column.nullable or bool(left_out)
+        yield described(name, nested(column.kind, axes), column.unit, f"{column.definition}{when}", is_nullable)
+        if column.texts:
+            yield described(column.texts, nested(pa.string(), axes), "text", f"the text of {name}, each by itself")
+
 
 TOKENS: Final = schema(
     {

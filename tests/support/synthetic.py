@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from synthetic_costs import run_costs, write_synthetic_timings
 from synthetic_rules import decide
 
-from eexit.decode.trace import LENGTH
 from eexit.method.rules import CONTROL, ONLINE, Control
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.runs import OK
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
 from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.results.token_columns import LENGTH
 
 LAYERS: Final = (5, 10, 15, 20, 25)
 N_LAYERS: Final = 28

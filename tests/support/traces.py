@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 import numpy as np
 
 from eexit.decode.rows.requests import Outcome, Request
-from eexit.decode.trace import LENGTH, Trace
+from eexit.decode.trace import Trace
 from eexit.plan.configuration import NORMAL, Exit, Normal
+from eexit.results.token_columns import LENGTH
 
 CLOSE = {
     "kl_TE", "evidence_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",

@@ -14,11 +14,12 @@ import numpy as np
 
 from eexit.decode.costs.counting import Counts
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request, RowSoFar
-from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
+from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
 from eexit.plan.configuration import PERFECT, Exit
+from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
 NONE: Final = -1  # the index of a rule, a state or a layer where there is none
@@ -208,7 +209,7 @@ class Slots:
             reason = EOS
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
         counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if counts else None
-        return Trace(reason, counted, None, **columns)
+        return Trace(finish_reason=reason, counts=counted, rounds=None, **columns)
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens, as far as they are recorded, are all finite."""

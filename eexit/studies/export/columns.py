@@ -12,8 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from eexit.decode.trace import described, nested
-from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.results.tables import GENERATIONS, TOKENS, described, nested
 
 OF_RUNS: Final = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "seed", "finish_reason")
 OF_PROMPTS: Final = ("prompt_token_ids", "n_tokens")

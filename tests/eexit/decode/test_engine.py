@@ -21,11 +21,12 @@ from eexit.decode.rows import prefixes, slots
 from eexit.decode.rows.prefixes import padded
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
-from eexit.decode.trace import LENGTH, STOP, Trace
+from eexit.decode.trace import Trace
 from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import MODES, Draft, Exit, Normal
+from eexit.results.token_columns import LENGTH, STOP
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)

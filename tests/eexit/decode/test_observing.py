@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Request
-from eexit.decode.trace import recorded
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal
+from eexit.results.token_columns import recorded
 
 DECODING = replace(SAMPLED, max_new_tokens=9)
 
