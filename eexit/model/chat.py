@@ -1,7 +1,7 @@
 """From a prompt to the model's input: through the tokenizer's chat template, to token ids."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -30,36 +30,23 @@ def format_and_tokenize_input(
 
     Raises `ValueError` for such a name if the tokenizer can encode it as the control token only.
     """
-
-    def written(prompt: str, system_prompt: str, prefiller: str) -> str:
-        if tokenizer.chat_template is None:
-            return "\n".join(filter(None, (system_prompt, prompt, prefiller)))
-        return _render(tokenizer, [("system", system_prompt), ("user", prompt)]) + prefiller
-
-    return _tokenize([prompt, system_prompt, prefiller], written, tokenizer, device, control_tokens)
+    turns = (("system", system_prompt), ("user", prompt))
+    return tokenize_conversation(turns, tokenizer, device, prefiller, control_tokens)
 
 
 def tokenize_conversation(
-    turns: Sequence[tuple[str, str]], tokenizer: Tokenizer, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """The input for the answer to the last of these turns, each a role and a text, as `format_and_tokenize_input`."""
-
-    def written(*texts: str) -> str:
-        if tokenizer.chat_template is None:
-            return "\n".join(filter(None, texts))
-        return _render(tokenizer, [(role, text) for (role, _), text in zip(turns, texts, strict=True)])
-
-    return _tokenize([text for _, text in turns], written, tokenizer, device)
-
-
-def _tokenize(
-    texts: Sequence[str], written: Callable[..., str], tokenizer: Tokenizer, device: torch.device | str,
+    turns: Sequence[tuple[str, str]], tokenizer: Tokenizer, device: torch.device | str = "cpu", prefiller: str = "",
     control_tokens: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The input that these texts give as they are `written` together."""
+    """The input for the answer to the last of these turns, each a role and a text, as `format_and_tokenize_input`."""
+    texts = [*(text for _, text in turns), prefiller]
     names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
     as_text = not control_tokens and any(map(names.search, texts))
-    whole = written(*(mark_control_tokens(texts, names) if as_text else texts))
+    marked: list[str] = mark_control_tokens(texts, names) if as_text else texts
+    if tokenizer.chat_template is None:
+        whole = "\n".join(filter(None, marked))
+    else:
+        whole = _render(tokenizer, [(role, text) for (role, _), text in zip(turns, marked, strict=False)]) + marked[-1]
     ids = _encode_marked(whole, tokenizer) if as_text else _encode(whole, tokenizer)
     input_ids = torch.tensor([ids], dtype=torch.long, device=device)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
