@@ -31,8 +31,16 @@ from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
-from eexit.results.run_rows import generation_columns, text_pieces, token_text, tokens_table
-from eexit.results.shard_tables import OnProgress, Results, error_results, run_columns
+from eexit.results.shard_tables import (
+    OnProgress,
+    Results,
+    error_results,
+    generation_columns,
+    run_columns,
+    text_pieces,
+    token_text,
+    tokens_table,
+)
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key

@@ -26,7 +26,7 @@ from eexit.plan.config import MAPPING, SweepConfig
 from eexit.plan.configuration import MODES, NORMAL, Exit, Normal
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.results.original_format import evaluation_of
-from eexit.results.run_rows import exit_statistics, text_pieces
+from eexit.results.shard_tables import exit_statistics, text_pieces
 
 
 @dataclass(frozen=True)

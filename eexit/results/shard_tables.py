@@ -1,14 +1,17 @@
-"""The interface of a generator, which turns runs into tables that are ready for Parquet."""
+"""From runs to tables that are ready for Parquet: the interface of a generator, and the rows of what runs generated."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import ERROR, Run
+from eexit.plan.runs import ERROR, OK, Run
+from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,120 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "seed": run.seed,
         "model": config.model,
     }
+
+
+def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
+    """The columns of a run's exit layers; its first token is not decided and does not count."""
+    decided = np.asarray(exit_layer_T)[1:]
+    counts = {layer: int((decided == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
+    return {
+        "exit_rate": float((decided < n_layers - 1).mean()) if len(decided) else None,
+        "mean_depth": float((decided + 1).mean() / n_layers) if len(decided) else None,
+        "exit_layer_counts": list(counts.items()),
+    }
+
+
+def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """Each token's text; they concatenate to the whole text. A character made of several tokens is the last one's."""
+    pieces: list[str] = []
+    start = done = 0  # tokens before `done` have their text; decoding starts one piece earlier, for context
+    for end in range(1, len(token_ids) + 1):
+        before = _decode(tokenizer, token_ids[start:done])
+        text = _decode(tokenizer, token_ids[start:end])
+        if text.endswith("\ufffd") and end < len(token_ids):
+            pieces.append("")
+            continue
+        pieces.append(text[len(before) :])
+        start, done = done, end
+    return pieces
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """The text of a token on its own."""
+    return _decode(tokenizer, [token_id])
+
+
+def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def generation_columns(
+    trace: TokenColumns,
+    normal: TokenColumns | None,
+    pieces: Sequence[str],
+    exitable_layers: Sequence[int],
+    n_layers: int,
+) -> dict[str, Any]:
+    """The columns of a generations row that follow from the trace: text, exits and quality."""
+    tokens = trace.token_id_T
+    compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
+    return {
+        "status": OK,
+        "finish_reason": trace.finish_reason,
+        "text": "".join(pieces),
+        "n_tokens": len(tokens),
+        **exit_statistics(trace.exit_layer_T, exitable_layers, n_layers),
+        "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
+        "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
+        **compared,
+        "distinct_2": distinct(tokens.tolist(), 2),
+        "distinct_3": distinct(tokens.tolist(), 3),
+        "longest_loop": longest_loop(tokens),
+    }
+
+
+def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:
+    """A run's text, token by token. An EOS token that ends the run has an empty text."""
+    token_ids = trace.token_id_T.tolist()
+    if trace.finish_reason == EOS:
+        return [*token_pieces(tokenizer, token_ids[:-1]), ""]
+    return token_pieces(tokenizer, token_ids)
+
+
+def tokens_table(run: Run, trace: TokenColumns, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
+    """One row per generated token of a run; `text_of` gives the text of a token on its own."""
+    n_tokens = len(trace.token_id_T)
+    position = np.arange(n_tokens, dtype=np.int32)
+
+    def same(value: object) -> list[object]:
+        return [value] * n_tokens
+
+    columns: dict[str, Any] = {
+        "run_id": same(run.run_id),
+        "prompt_id": same(run.prompt.id),
+        **{name: same(value) for name, value in run.configuration.columns.items()},
+        "seed": same(run.seed),
+        "position": position,
+        "decided": position > 0,
+        "token": pieces,
+    }
+    for attribute, name, _, column in recorded():
+        values = getattr(trace, attribute)
+        columns[name] = _lists(values, column) if values.size else pa.nulls(n_tokens)
+        if column.texts:
+            columns[column.texts] = _texts(values, text_of) if values.size else pa.nulls(n_tokens)
+    return pa.table({field.name: columns[field.name] for field in TOKENS}, schema=TOKENS)
+
+
+def _lists(values: np.ndarray, column: Column) -> pa.Array:
+    """A number per token, or nested lists of numbers; null where nothing was recorded, which is NaN in `values`."""
+    flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
+    if values.ndim == 1 or not column.nullable or values.dtype.kind != "f":
+        return _nested(flat, values.shape)
+    return _nested(flat, values.shape, np.isnan(values).reshape(len(values), -1).all(1))
+
+
+def _texts(token_ids: np.ndarray, text_of: Callable[[int], str]) -> pa.Array:
+    distinct_ids, which = np.unique(token_ids, return_inverse=True)
+    texts = pa.array([text_of(token_id) for token_id in distinct_ids.tolist()], pa.string()).take(which.reshape(-1))
+    return _nested(texts, token_ids.shape)
+
+
+def _nested(flat: pa.Array, shape: tuple[int, ...], absent_T: np.ndarray | None = None) -> pa.Array:
+    """The flat array as nested lists: one level for each dimension of `shape` after the first."""
+    for axis in reversed(range(1, len(shape))):
+        offsets = pa.array(np.arange(int(np.prod(shape[:axis])) + 1, dtype=np.int32) * shape[axis])
+        mask = None if axis > 1 or absent_T is None else pa.array(absent_T)
+        flat = pa.ListArray.from_arrays(offsets, flat, mask=mask)
+    return flat

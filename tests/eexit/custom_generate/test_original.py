@@ -28,7 +28,7 @@ from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Exit
 from eexit.plan.runs import plan_runs
-from eexit.results.run_rows import token_pieces
+from eexit.results.shard_tables import token_pieces
 from eexit.results.tables import GENERATIONS, TOKENS
 
 PROMPTS = [
