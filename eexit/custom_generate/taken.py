@@ -10,7 +10,6 @@ may use is in it without a word here: a further artefact is one more field of `e
 more role in `eexit.plan.artefacts.FLAGS`. This module does not import torch.
 """
 
-import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -24,6 +23,7 @@ from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
+from eexit.plan.hashes import checksum
 
 SETTING: Final = "setting.json"
 README: Final = "README.md"
@@ -174,7 +174,7 @@ def single(config: SweepConfig, configuration: Configuration, exitable_layers: l
 
 def encode(taken: Taken) -> str:
     content = taken.model_dump(mode="json")
-    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_taken(folder: Path) -> Taken:
@@ -194,7 +194,7 @@ def read_taken(folder: Path) -> Taken:
             f"{folder} has format {held['format']}, and this version of eexit reads {FORMAT}: install the version that "
             f"made it ({(held.get('versions') or {}).get('eexit')}), or {_TAKE_AGAIN}"
         )
-    if held.pop(_CHECKSUM, None) != _checksum(held):
+    if held.pop(_CHECKSUM, None) != checksum(held):
         raise UsageError(f"{folder}/{SETTING} was altered, so that its guarantee is void: {_TAKE_AGAIN}")
     try:
         taken = Taken.model_validate(held)
@@ -227,10 +227,6 @@ def inside(folder: Path, name: str) -> Path:
     if PurePosixPath(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{folder}/{SETTING} names {name}, which is outside of that folder: {_TAKE_AGAIN}")
     return path
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _first(error: ValidationError) -> str:

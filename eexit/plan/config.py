@@ -186,22 +186,15 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
 
 def _decides(text: str) -> str:
     """`screen` alone stands for its default size."""
-    if text == SCREEN:
-        return str(DEFAULT_SCREEN)
-    if text not in (HEAD, SHORTLIST):
-        screen_size(text)
+    text = str(DEFAULT_SCREEN) if text == SCREEN else text
+    screen_size(text)  # raises for no such size
     return text
 
 
 def _reads_tokens(text: str) -> str:
-    if text == WHOLE:
-        return text
-    if text == SCREEN:
-        return str(DEFAULT_SCREEN)
     if text in (HEAD, SHORTLIST):
         raise ValueError(f"head is {WHOLE} or a screen, as in {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
-    screen_size(text)
-    return text
+    return text if text == WHOLE else _decides(text)
 
 
 def screen_size(text: str) -> ScreenSize | None:

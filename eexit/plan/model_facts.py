@@ -1,9 +1,17 @@
-"""Describing a sweep's model and its memory in a separate process, so that the driver never imports torch."""
+"""Describing a sweep's model and its memory in a separate process, so that the driver never imports torch.
+
+Looking at a model imports what takes seconds, and reads all its weights for their digest, which takes minutes for large
+ones. What was found is kept in the user's cache until one of the model's files changes. A model of the hub is looked at
+each time, since its files may change there.
+"""
 
 import gc
+import hashlib
+import json
 import math
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -12,16 +20,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Final, ParamSpec, TypeVar
 
+from platformdirs import user_cache_path
+
 from eexit.errors import UsageError, first_line
+from eexit.model.sources import files_of, within
+from eexit.output.whole_files import write_whole
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.kept_facts import KeptFacts, ModelFound
 from eexit.plan.runs import count_runs
+
+FORMAT: Final = 1  # of what is kept, and of how it is found
+# What is found depends on these fields of a sweep, on these packages, and on the devices that a process may use.
+FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "adapter")
+PACKAGES: Final = ("torch", "transformers")
+DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
 
@@ -49,6 +67,54 @@ class Memory:
         held = min(self.cache, CPU_CACHE_BYTES)
         more = f" at a time, and on a GPU up to {size(self.cache)}" if self.cache > held else ""
         return f"{size(self.of_node(0))}: {size(self.weights)} weights, {size(held)} keys and values{more}"
+
+
+@dataclass(frozen=True)
+class ModelFound:
+    """A model's description, and what it needs in memory, in bytes; None where its code can't run without weights."""
+
+    description: dict[str, Any]
+    weights: int | None = None
+    token: int = 0  # keys and values of one token, the teacher's and the student's
+    context: int | None = None  # tokens that a row may have; None without a limit
+
+
+class KeptFacts:
+    """What is kept about a sweep's model, as long as its files are those that were looked at."""
+
+    def __init__(self, config: SweepConfig):
+        fields = [str(getattr(config, name)) for name in FIELDS]
+        files = files_of(config.model)
+        adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
+        about = [FORMAT, *fields, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
+        self.state = [about, [_state(path) for path in [*files, *adapter]]]
+        self.first = str(files[0].resolve()) if files else ""
+        name = hashlib.sha256(json.dumps([fields, self.first]).encode()).hexdigest()
+        self.path = user_cache_path("eexit") / "facts" / f"{name}.json"
+
+    def read(self) -> ModelFound | None:
+        """What was found before, if no file has changed since."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(self.path.read_bytes())
+            return ModelFound(**kept["found"]) if kept["state"] == self.state else None
+        return None
+
+    def keep(self, found: ModelFound) -> None:
+        """Keep this, and remove what was kept about models that are gone. A cache that can't be written is no error."""
+        if not self.first:
+            return
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
+            for path in self.path.parent.glob("*.json"):
+                if not Path(json.loads(path.read_bytes())["of"]).exists():
+                    path.unlink()
+
+
+def _state(path: Path) -> list[int | str]:
+    """What changes with a file: even one of the same size and time, unpacked in its place, is another inode."""
+    found = path.stat()
+    return [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 ModelFacts = tuple[dict[str, Any], tuple[int, ...], Memory | None]  # description, exitable layers, memory of an actor

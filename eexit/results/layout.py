@@ -15,13 +15,14 @@ What the tables hold is in `eexit.results.tables` and `eexit.results.study_table
 `eexit.results.files`.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Final
+
+from eexit.plan.hashes import checksum
 
 FORMAT: Final = 7  # the one that is written
 # Those that are read. 1 to 6 know nothing of answers, 1 to 5 nothing of drafts, and 1 to 4 nothing of learned exits;
@@ -74,7 +75,7 @@ class OtherFormatError(ValueError):
 def encode(manifest: Manifest) -> bytes:
     """The bytes of a `sweep.json`."""
     content = asdict(manifest)
-    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, ensure_ascii=False).encode()
+    return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False).encode()
 
 
 def decode(content: bytes) -> Manifest:
@@ -90,7 +91,7 @@ def decode(content: bytes) -> Manifest:
     missing = [name for name, kind in _REQUIRED.items() if not isinstance(held.get(name), kind)]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if held.pop(_CHECKSUM, None) not in (None, _checksum(held)):  # older versions wrote none
+    if held.pop(_CHECKSUM, None) not in (None, checksum(held)):  # older versions wrote none
         raise ValueError("its checksum does not match")
     return Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
 
@@ -136,7 +137,3 @@ def is_report(head: bytes) -> bool:
 def is_side_file(head: bytes) -> bool:
     """Whether these are the first bytes of a report's side file, or of an empty file, as with `is_report`."""
     return not head or head.startswith(SIDE_FILE_START.encode())
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -19,8 +19,7 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
-from eexit.plan.kept_facts import ModelFound
-from eexit.plan.model_facts import _memory
+from eexit.plan.model_facts import ModelFound, _memory
 from eexit.plan.runs import plan_runs
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}

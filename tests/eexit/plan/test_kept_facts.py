@@ -12,8 +12,7 @@ from commands import asked_here
 from eexit.errors import UsageError
 from eexit.plan import model_facts
 from eexit.plan.config import SweepConfig
-from eexit.plan.kept_facts import KeptFacts
-from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.model_facts import KeptFacts, ModelFacts, look_at_model
 from eexit.plan.runs import count_runs
 
 
