@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, row_axes, switch_length
-from eexit.model.layerwise import KeysAlone, Layerwise, graft
+from eexit.model.layerwise import KeysAlone, Layerwise, StandIn, graft
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
@@ -110,8 +110,13 @@ class Decoder(Layerwise):
         self.after_layers = watched.after_layers
         self.width = watched.leaving_1TW[-1].shape[-1]  # of the residual stream
         self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
-        recorders = [Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
-        self._embedder = graft(stack, name, recorders)
+        calls, returns_tuple = self._calls, watched.returns_tuple  # no more is kept
+
+        def record(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+            calls.append((hidden_states, LayerCall(args, kwargs)))
+            return (hidden_states,) if returns_tuple else hidden_states
+
+        self._embedder = graft(stack, name, [StandIn(layer, record) for layer in self.layers])
         self.head_alone = self._find_head(model, path, watched.leaving_1TW[-1][0])
         self.axes = self._find_rows()
         return rows
@@ -121,11 +126,11 @@ class Decoder(Layerwise):
         """The model without its stack of layers, or without the module around it if that changes the embeddings."""
         holder = path.partition(".")[0]
         try:
-            self.head_alone = graft(model, path, Echo(model.get_submodule(path)))
+            self.head_alone = graft(model, path, StandIn(model.get_submodule(path), _echo))
             self.read(hidden_TW)
             return self.head_alone
         except Exception:  # as above
-            return graft(model, holder, Echo(model.get_submodule(holder)))
+            return graft(model, holder, StandIn(model.get_submodule(holder), _echo))
 
     def _require_windows(self, cached: Sequence[int | None], farthest: int) -> None:
         """Our cache drops nothing, so that windows must be in the masks, not only in what transformers' cache drops."""
@@ -163,20 +168,6 @@ class Decoder(Layerwise):
         return cache
 
 
-class Recorder:
-    """Replaces a layer: records how it is called, and returns the residual stream unchanged."""
-
-    def __init__(self, layer: nn.Module, calls: list[tuple[Tensor, LayerCall]], returns_tuple: bool):
-        self.layer, self.calls, self.returns_tuple = layer, calls, returns_tuple
-
-    def __call__(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
-        self.calls.append((hidden_states, LayerCall(args, kwargs)))
-        return (hidden_states,) if self.returns_tuple else hidden_states
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.layer, name)
-
-
 class _StackOutput(BaseModelOutputWithPast):
     """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
 
@@ -184,17 +175,9 @@ class _StackOutput(BaseModelOutputWithPast):
         return None
 
 
-class Echo:
-    """Replaces the stack of layers: returns its input embeddings as the last hidden state."""
-
-    def __init__(self, stack: nn.Module):
-        self.stack = stack
-
-    def __call__(self, *_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
-        return _StackOutput(last_hidden_state=inputs_embeds)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.stack, name)
+def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+    """In place of the stack of layers: its input embeddings as the last hidden state."""
+    return _StackOutput(last_hidden_state=inputs_embeds)
 
 
 def context_of(config: Any) -> int | None:

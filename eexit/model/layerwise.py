@@ -69,6 +69,19 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
     return shell
 
 
+class StandIn:
+    """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]):
+        self.module, self.call = module, call
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return self.call(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.module, name)
+
+
 @dataclass(frozen=True)
 class KeysAlone:
     """A layer that makes no more than its keys and values.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eexit.model.cache import KVCache
-from eexit.model.layerwise import KeysAlone, Layerwise, graft
+from eexit.model.layerwise import KeysAlone, Layerwise, StandIn, graft
 from eexit.model.support.same_numbers import require_same
 from eexit.model.views import KeysWritten
 
@@ -52,32 +52,25 @@ def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> Keys
     alone: nn.Module = whole
     left_out: list[str] = []
     linear: list[tuple[str, list[bool]]] = []  # each module's path, and whether it makes keys, and values
-    for name, constant in _run_before_keys(whole, written).items():
+    for name, output in _run_before_keys(whole, written).items():
         if name.startswith(tuple(f"{parent}." for parent in left_out)):
             continue
-        without = graft(alone, name, constant(torch.nan))
+        module, constant = whole.get_submodule(name), partial(_constant, output.shape[-1], output.dtype)
+        without = graft(alone, name, StandIn(module, partial(constant, torch.nan)))
         parts = written(without)
         if all(torch.equal(ours, expected) for ours, expected in zip(parts, whole_parts, strict=True)):
             left_out.append(name)
-            alone = graft(alone, name, constant(0.0))
-        elif hasattr(whole.get_submodule(name), "out_features"):
+            alone = graft(alone, name, StandIn(module, partial(constant, 0.0)))
+        elif hasattr(module, "out_features"):
             linear.append((name, [bool(part.isnan().any()) for part in parts]))
     for what, ours, expected in zip(("keys", "values"), written(alone), whole_parts, strict=True):
         require_same(f"what layer {layer} writes as {what} without its queries", ours, expected)
     return KeysAlone(alone, _projections(linear))
 
 
-class Constant:
-    """Replaces a module that maps vectors to vectors of this width: returns the same number everywhere."""
-
-    def __init__(self, module: nn.Module, width: int, dtype: torch.dtype, number: float):
-        self.module, self.width, self.dtype, self.number = module, width, dtype, number
-
-    def __call__(self, vectors: Tensor, *_: object, **__: object) -> Tensor:
-        return vectors.new_full((*vectors.shape[:-1], self.width), self.number, dtype=self.dtype)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.module, name)
+def _constant(width: int, dtype: torch.dtype, number: float, vectors: Tensor, *_: object, **__: object) -> Tensor:
+    """In place of a module that maps vectors to vectors of this width: the same number everywhere."""
+    return vectors.new_full((*vectors.shape[:-1], width), number, dtype=dtype)
 
 
 def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | None:
@@ -88,18 +81,18 @@ def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | 
     return None
 
 
-def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, partial[Constant]]:
+def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, Tensor]:
     """The modules that a layer runs before its keys and values are written, outer ones first, by their paths.
 
-    They are those that map vectors to vectors; of each, what could take its place.
+    They are those that map vectors to vectors; of each, what it gave.
     """
-    ended: dict[str, partial[Constant]] = {}
+    ended: dict[str, Tensor] = {}
 
     def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def end(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             entering = args[0] if args else None
             if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
-                ended[path] = partial(Constant, module, output.shape[-1], output.dtype)
+                ended[path] = output
 
         return end
 
