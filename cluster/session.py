@@ -85,7 +85,7 @@ def _nodes() -> list[Mapping[str, float]]:
 
 def _start() -> None:
     if _joins_cluster():
-        _knock(os.environ[ADDRESS])
+        _knock(os.environ[ADDRESS], SECONDS_TO_JOIN)
         ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
     else:
         # Otherwise Ray writes a token to the home folder, and requires it at every later `ray start`.
@@ -113,11 +113,11 @@ def _end() -> None:
         interruption.listen_again()
 
 
-def _knock(address: str) -> None:
+def _knock(address: str, seconds: float) -> None:
     """Raises `OSError` if nothing accepts connections at `address`, which Ray itself takes minutes to notice."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_JOIN).close()
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
 
 
 class Liveness:
@@ -177,9 +177,8 @@ class Liveness:
 
 def answers(address: str) -> bool:
     """Whether HOST:PORT accepts connections. Ray itself would wait for a head that is gone."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+        _knock(address, SECONDS_TO_ANSWER)
     except OSError:
         return False
     return True

@@ -65,8 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     display = open_display(quiet=flags.quiet)
     log_to_stderr(logging.WARNING)
     display.say("importing Ray")
-    from cluster.assessment.assess import assess
-    from cluster.assessment.place import OnRay
+    from cluster.assessment.assess import OnRay, assess
     from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
 
     with ray_session(display.say):

@@ -16,8 +16,8 @@ and named; but without the first two steps there is no verdict, and the minutes 
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,6 @@ from cluster.assessment.outcome.figures import AssessmentTables, figures_of
 from cluster.assessment.outcome.verdict import Verdict, judge
 from cluster.assessment.outcome.words import as_json
 from cluster.assessment.parts import ANSWERS
-from cluster.assessment.place import Place
 from cluster.assessment.preparing import (
     cut_learning,
     find_ceiling,
@@ -49,15 +48,51 @@ from cluster.assessment.preparing import (
 )
 from cluster.assessment.record import Record, folder_of
 from cluster.assessment.searching import has_searched, search
-from cluster.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
+from cluster.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Place, Plan, Workshop
 from cluster.console.steps import Steps
 from cluster.interruption import TimeIsUpError
+from cluster.job import Device
+from cluster.studies.run import run_study
+from cluster.studies.training import train_exits
+from cluster.sweep import run_sweep
 from eexit.errors import UsageError
 from eexit.output.progress import Display
 from eexit.output.whole_files import write_whole
+from eexit.plan.artefacts import Card
+from eexit.plan.config import SweepConfig
+from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.studies.verdict_file import FILE
+from eexit.training.plan import WhatToTrain
+
+
+@dataclass
+class OnRay:
+    """On the Ray that this process has joined, one after the other. The model is looked at once."""
+
+    device: Device
+    display: Display
+    rows_per_shard: int = 128
+    _facts: ModelFacts | None = field(default=None, init=False)
+
+    def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
+        if self._facts is None:
+            self._facts = look_at_model(config, self.rows_per_shard)
+        model, _, memory = self._facts
+        return model, resolve_exitable_layers(config, model["n_layers"]), memory
+
+    def sweep(self, config: SweepConfig, out: str) -> None:
+        run_sweep(
+            config, out, device=self.device, rows_per_shard=self.rows_per_shard, display=self.display, look=self.look
+        )
+
+    def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
+        run_study(results, plan, self.device, self.display, self.look, columns)
+
+    def train(self, results: str, asked: WhatToTrain) -> Card:
+        return train_exits(results, asked, self.device, self.display, self.look)
 
 
 @dataclass(frozen=True)
@@ -85,8 +120,7 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
         steps = Steps(display, sizes.SHARES, record.finished)
         shop = Workshop(asked, folder, place_on(steps), steps, record)
         _say_what_is_asked(shop)
-        _, layers, _ = shop.place.look(asked.config(shop.parts.all))
-        shop.asked = asked.at_layers(searched_layers(layers))
+        shop.asked = asked.at_layers(searched_layers(shop.layers))
         shop.set_damaged_aside()
         for step in STEPS:
             _do(step, shop)
@@ -123,7 +157,10 @@ def _refuse(shop: Workshop) -> None:
 
 def _leave_out(step: str, what: Callable[[Workshop], str]) -> Callable[[Workshop], None]:
     def cut(shop: Workshop) -> None:
-        shop.cut(step, f"{what(shop)}, for want of minutes: with --minutes {shop.minutes_that_would_do:,} it goes on")
+        more = f"with --minutes {shop.minutes_that_would_do:,} it goes on"
+        line = f"Left out: {what(shop)}, for want of minutes: {more}."
+        shop.steps.say(line)
+        shop.record.cuts(step, line)
 
     return cut
 

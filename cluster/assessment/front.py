@@ -66,11 +66,9 @@ class Replays:
     def of(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that are of these replays, of each setting the latest."""
         wanted = {key for rule in self.rules for key in self.keys(rule)}
-        latest = {row["configuration"]: row for row in rows if self._decides_so(row)}
+        deciding = self.replaced.get("decide_on")
+        latest = {row["configuration"]: row for row in rows if deciding in (None, row["decide_on"])}
         return [row for key, row in latest.items() if key in wanted]
-
-    def _decides_so(self, row: Row) -> bool:
-        return "decide_on" not in self.replaced or row["decide_on"] == self.replaced["decide_on"]
 
 
 def price_of_head(depth_and_cost: Iterable[tuple[float, float]]) -> float:

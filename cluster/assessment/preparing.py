@@ -29,9 +29,8 @@ ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with,
 
 def look(shop: Workshop) -> None:
     prompts, plans = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS), shop.record.plans
-    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
     began, is_new = time.monotonic(), not shop.is_whole(LOOK)
-    shop.sweep(shop.asked.look(prompts, layers), LOOK, 0.3)
+    shop.sweep(shop.asked.look(prompts, shop.layers), LOOK, 0.3)
     if plans.start is None and is_new:
         plans.start = time.monotonic() - began
     if not _is_timed(shop):
@@ -133,8 +132,7 @@ def _see_whether_answers_tell(shop: Workshop) -> None:
 def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float) -> None:
     """What the oracle would save on the pilot, read in this way."""
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
-    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
-    shop.sweep(shop.asked.ceiling(pilot, way, layers), name, part)
+    shop.sweep(shop.asked.ceiling(pilot, way, shop.layers), name, part)
 
 
 def has_ceiling(shop: Workshop) -> bool:

@@ -130,9 +130,12 @@ class Record(BaseModel):
         self.cut[step] = line
         self.remark(line)
 
-    def remark(self, *lines: str) -> None:
-        self.remarks += [line for line in lines if line not in self.remarks]
+    def remark(self, *lines: str) -> list[str]:
+        """Add these; returns those that are new."""
+        new = [line for line in lines if line not in self.remarks]
+        self.remarks += new
         self.write()
+        return new
 
 
 def folder_of(out: str | Path) -> Path:

@@ -53,22 +53,17 @@ OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth look
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Tokens per second at full depth, and with a read at each exitable layer, with as many rows as were timed at
-    most; and the seconds that work takes before its first token.
+class Budget:
+    """What there is to plan with: the seconds that are left, the prompts of each part, and how many a verdict takes.
+
+    `plain` are tokens per second at full depth and `reading` those with a read at each exitable layer, with as many
+    rows as were timed at most; `start` are the seconds that work takes before its first token.
     """
 
+    seconds: float
     plain: float
     reading: float
     start: float
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What there is to plan with: the seconds that are left, the prompts of each part, and how many a verdict takes."""
-
-    seconds: float
-    speed: Speed
     available: Mapping[str, int]
     enough: Enough
 
@@ -116,7 +111,7 @@ def look_rounds(minutes: float) -> int:
 
 def search_sizes(budget: Budget, max_new_tokens: int, minutes: float) -> SearchSizes:
     """What fits into the seconds that are left. Raises `UsageError` if not even the least does."""
-    seconds, speed, available = budget.seconds, budget.speed, budget.available
+    seconds, available = budget.seconds, budget.available
     learns, left_out = _learns(budget)
     least = _seconds_of_least(budget, max_new_tokens)
     if least > seconds:
@@ -125,13 +120,13 @@ def search_sizes(budget: Budget, max_new_tokens: int, minutes: float) -> SearchS
             f"--minutes {minutes:g} are too few on this machine: {math.ceil((spent + least) / 60)} would do for the "
             "least that a verdict takes; what was measured stays"
         )
-    rest = seconds - STARTS[learns[-1] if learns else ""] * speed.start
+    rest = seconds - STARTS[learns[-1] if learns else ""] * budget.start
     share = {step: part / (1 - SHARES[LOOK]) for step, part in SHARES.items()}
     seconds_of_texts = rest * share[LEARN] * parts_of_learning(learns)[OF_TEXTS]
-    texts = int(max(LEAST_TEXTS, seconds_of_texts * speed.plain * SAMPLING / TOKENS_OF_A_TEXT))
+    texts = int(max(LEAST_TEXTS, seconds_of_texts * budget.plain * SAMPLING / TOKENS_OF_A_TEXT))
     training = min(available[TRAINING], PROMPTS_TO_LEARN, texts) if learns else 0
     seeds = max(1, min(MOST_SEEDS, texts // training)) if learns else 1
-    of_pilot = rest * (share[CEILING] + share[SEARCH]) * speed.reading / OBSERVING
+    of_pilot = rest * (share[CEILING] + share[SEARCH]) * budget.reading / OBSERVING
     pilot = int(of_pilot / (max_new_tokens * CONFIGURATIONS_OF_THE_PILOT))
     pilot = min(available[PILOT], max(LEAST_PILOT, min(MOST_PILOT, pilot)))
     return SearchSizes(learns, training, seeds, pilot, left_out)
@@ -144,10 +139,9 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
     At least, one setting is run on as many prompts as can certify it.
     """
     left_out: list[str] = []
-    speed = budget.speed
-    rest = max(0.0, budget.seconds - 2 * speed.start)
+    rest = max(0.0, budget.seconds - 2 * budget.start)
     share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE]
-    n_texts = rest * SHARES[RUN] / share * speed.reading / OBSERVING / tokens_of_a_text
+    n_texts = rest * SHARES[RUN] / share * budget.reading / OBSERVING / tokens_of_a_text
     wanted, _ = _wanted(budget)
     n, controls, choosing, reporting = _fitting(budget, n_texts, n_found)
     if not controls:
@@ -162,17 +156,17 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
 
 def expected_choosing(budget: Budget, max_new_tokens: int) -> int:
     """How many prompts for choosing the run will have at the least, as far as the first step tells."""
-    rest = max(0.0, budget.seconds - STARTS[""] * budget.speed.start)
+    rest = max(0.0, budget.seconds - STARTS[""] * budget.start)
     seconds = rest * SHARES[RUN] / (1 - SHARES[LOOK])
-    n_texts = seconds * budget.speed.reading / (OBSERVING * max_new_tokens)
+    n_texts = seconds * budget.reading / (OBSERVING * max_new_tokens)
     return _fitting(budget, n_texts, MOST_SETTINGS)[2]
 
 
 def minutes_for_enough(budget: Budget, max_new_tokens: int, minutes: float) -> int:
     """With how many minutes the run of one setting has as many prompts as are likely to be enough."""
     n_texts = _texts(1, False, budget.enough.likely * (1 + CHECKED))
-    seconds = n_texts * max_new_tokens * OBSERVING / budget.speed.reading * (1 - SHARES[LOOK]) / SHARES[RUN]
-    return math.ceil(minutes + (seconds + STARTS[""] * budget.speed.start - budget.seconds) / 60)
+    seconds = n_texts * max_new_tokens * OBSERVING / budget.reading * (1 - SHARES[LOOK]) / SHARES[RUN]
+    return math.ceil(minutes + (seconds + STARTS[""] * budget.start - budget.seconds) / 60)
 
 
 def _wanted(budget: Budget) -> tuple[int, int]:
@@ -202,7 +196,7 @@ def _fitting(budget: Budget, n_texts: float, n_found: int) -> tuple[int, bool, i
 def _learns(budget: Budget) -> tuple[tuple[str, ...], list[str]]:
     """What is learned, the richest that leaves enough time, and what is not."""
     at_most = MOST_OF_STARTS * budget.seconds
-    fits = [last for last, starts in STARTS.items() if starts * budget.speed.start <= at_most]
+    fits = [last for last, starts in STARTS.items() if starts * budget.start <= at_most]
     last = fits[0] if fits else ""
     learned = tuple(NAMES)[: list(NAMES).index(last) + 1] if last else ()
     return learned, [f"{name}, for want of minutes" for what, name in NAMES.items() if what not in learned]
@@ -222,7 +216,7 @@ def _texts(n_settings: int, controls: bool, n_prompts: float) -> float:
 def _seconds_of_least(budget: Budget, max_new_tokens: int) -> float:
     """Of a search without learning, and a run of one setting on as many prompts as can certify it."""
     n_texts = LEAST_PILOT * CONFIGURATIONS_OF_THE_PILOT / 2 + _texts(1, False, budget.enough.least * 4 / 3)
-    return STARTS[""] * budget.speed.start + n_texts * max_new_tokens / 2 * OBSERVING / budget.speed.reading
+    return STARTS[""] * budget.start + n_texts * max_new_tokens / 2 * OBSERVING / budget.reading
 
 
 def told_of_asks(n_before: int, enough: Enough) -> str:

@@ -5,12 +5,12 @@ A step says itself what it leaves, and `assess` does it again where that is not 
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cluster import interruption
 from cluster.assessment import sizes
@@ -19,23 +19,25 @@ from cluster.assessment.learned import LEARNED, Way
 from cluster.assessment.outcome.tables import FirstLook, SweepFigures
 from cluster.assessment.outcome.verdict import Bound
 from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
-from cluster.assessment.place import Place
 from cluster.assessment.record import Front, Record
-from cluster.assessment.sizes import Budget, SearchSizes, Speed
+from cluster.assessment.sizes import Budget, SearchSizes
 from cluster.console.steps import Steps
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
+from eexit.plan.model_facts import ModelFacts
 from eexit.plan.splits import units
 from eexit.results.layout import MANIFEST, Manifest
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import survey
 from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
+from eexit.studies.study import Study
 from eexit.studies.timing.study import WhatToTime, make_plan
+from eexit.training.plan import WhatToTrain
 
 LOOK: Final = "look"
 CEILING: Final = "ceiling"
@@ -47,6 +49,18 @@ TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
 SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN)
 TIMES_AS_LONG: Final = 2  # that a step may take which is done again, since what it left is gone
+
+
+Plan = Callable[[FinishedSweep], Study]
+
+
+class Place(Protocol):
+    """Where sweeps, studies and trainings are done; what has landed of a sweep is not done again."""
+
+    def look(self, config: SweepConfig) -> ModelFacts: ...
+    def sweep(self, config: SweepConfig, out: str) -> None: ...
+    def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None: ...
+    def train(self, results: str, asked: WhatToTrain) -> Card: ...
 
 
 @dataclass
@@ -69,16 +83,19 @@ class Workshop:
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
         self._step, self._since, self._end = "", 0.0, math.inf
 
+    @property
+    def layers(self) -> Sequence[int]:
+        """The exitable ones."""
+        return self.place.look(self.asked.config(self.parts.all))[1]
+
     def at(self, name: str) -> str:
         """A folder of a step."""
         return str(self.out / name)
 
     def remark(self, *lines: str) -> None:
         """Say what is to be known of the verdict, now and beside it."""
-        for line in lines:
-            if line not in self.record.remarks:
-                self.steps.say(line)
-        self.record.remark(*lines)
+        for line in self.record.remark(*lines):
+            self.steps.say(line)
 
     def leave_out(self, *what: str) -> None:
         """Say what is left out, now and beside the verdict."""
@@ -97,12 +114,6 @@ class Workshop:
     @property
     def bound(self) -> Bound:
         return Bound(self.risk, self.asked.margin, self.asked.confidence)
-
-    def cut(self, step: str, what: str) -> None:
-        """Say what is left out since a step's time was over, until it comes to an end."""
-        line = f"Left out: {what}."
-        self.steps.say(line)
-        self.record.cuts(step, line)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -166,8 +177,8 @@ class Workshop:
         rows = max(plans.timed)
         plain, reading = (rows / look.seconds(name, rows) for name in (NORMAL, READS_KEY))
         start = sizes.USUAL_START if plans.start is None else plans.start
-        speed = Speed(plain, min(reading, plans.tried_speed or math.inf), start)
-        return Budget(self.seconds_left, speed, self.available, self.enough)
+        reading = min(reading, plans.tried_speed or math.inf)
+        return Budget(self.seconds_left, plain, reading, start, self.available, self.enough)
 
     @property
     def search_sizes(self) -> SearchSizes:

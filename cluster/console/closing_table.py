@@ -72,9 +72,11 @@ def closing_table(
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
         DRAFTS_CAPTION: has_drafts,
-        _of_screen(done): True,
     }
-    table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
+    caption = CAPTION + "".join(each for each, is_there in captions.items() if is_there)
+    if missed := screen_misses(done):
+        caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
+    table = ResultTable(caption)
     table.add("key", "configuration")
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
     table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *DRAFT_HEADINGS * has_drafts)
@@ -96,11 +98,6 @@ def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
         *([percent(mean_of("correct", done))] if has_answers else []),
         *(_of_drafts(done) if has_drafts else []),
     ]
-
-
-def _of_screen(done: pa.Table) -> str:
-    found = screen_misses(done)
-    return SCREENED_CAPTION.format(n_left=found[0], missed=percent(found[1])) if found else ""
 
 
 def _of_drafts(done: pa.Table) -> list[str]:

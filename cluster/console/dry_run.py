@@ -26,6 +26,8 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
     rows = min(job.rows_per_shard, n_runs)
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
+    n_different = count_different_runs(config)
+    repeats = f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
     product = (
         f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
         f"{counted(len(config.seeds), 'seed')}"
@@ -52,7 +54,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         else "no top tokens",
         **({"observed": OBSERVED[config.observe]} if config.observe in OBSERVED else {}),
         "seeds": " ".join(map(str, config.seeds)),
-        "runs": f"{n_runs:,} = {product}" + _repeats(config, n_runs),
+        "runs": f"{n_runs:,} = {product}{repeats}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
         "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
         f"prompts have about {prompt_tokens:,}",
@@ -60,11 +62,6 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
-
-
-def _repeats(config: SweepConfig, n_runs: int) -> str:
-    n_different = count_different_runs(config)
-    return f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
 
 
 def _system(config: SweepConfig) -> str:

@@ -15,7 +15,7 @@ from eexit.output.text import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
 _SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
-_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
 
@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
         if self.prog.startswith("eexit ") and description:
             self.description = _SCRIPT.sub(lambda script: f"eexit {script[1].replace('_', '-')}", description)
         self._first, self._groups = first, dict[str, argparse._ArgumentGroup]()
+        self._negative_number_matcher = _NEGATIVE
         if first:
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="describe all flags and stop")
         self.add_argument(
@@ -150,10 +151,8 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises `UsageError`.
     """
-    # argparse takes `-1` and `-1,2` for flags; with a space in front they are values, and reach validation.
-    shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
-    given = {name: value for name, value in vars(parser.read(shielded)).items() if value is not None}
-    return {name: _split(name, value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
+    given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
+    return {name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def number(text: str) -> float:
@@ -176,10 +175,6 @@ def _within(text: str, least: int, most: int, what: str) -> int:
 whole = partial(_within, least=1, most=MOST_COUNT, what="a whole number above 0")
 layer = partial(_within, least=0, most=MOST_COUNT, what="a layer, 0 or more")
 seed = partial(_within, least=LEAST_SEED, most=MOST_SEED, what="a whole number of 64 bits")
-
-
-def _unshield(text: str) -> str:
-    return text[1:] if _NEGATIVE.match(text[1:]) else text
 
 
 def _split(name: str, values: list[str]) -> list[str]:

@@ -59,8 +59,9 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     """
     skip = ("prompts", "controls")
     parser = make_parser(FIELDS, description, GROUPS, FIRST, skip, demo=_read_toml(default))
+    near = default.relative_to(Path.cwd()) if default.is_relative_to(Path.cwd()) else default
     parser.group(WHAT).add_argument(
-        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
+        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near})"
     )
     parser.group(WHAT).add_argument(
         "--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet; or [[prompts]] in the TOML"
@@ -131,8 +132,3 @@ def _with_id(entry: Any, index: int) -> Any:
     name = entry.get("id", index)
     is_number = isinstance(name, int) and not isinstance(name, bool)
     return {**entry, "id": str(name) if is_number else name}
-
-
-def _near(path: Path) -> Path:
-    """The path relative to the working directory, if it is inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

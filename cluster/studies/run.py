@@ -4,8 +4,8 @@ A study that needs no model is done in this process, and no Ray is started. For 
 CPUs, or a GPU, for itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -64,7 +64,9 @@ def run_study(
     sweep = replace(read_finished(location_for_all(results, "the folder"), columns), name=shown(results))
     sweep.store.probe("the folder")
     study = plan(sweep)
-    with _for_itself(study, sweep.store, display):
+    if study.times and sweep.store.is_local:  # it has the results for itself
+        refuse_if_held(open_store(Path(sweep.store.root).parent), ASSESSING)  # of another process than this one
+    with hold(sweep.store, display.say, TIMING) if study.times else nullcontext():
         return _done(study, sweep, device, display, look)
 
 
@@ -82,24 +84,12 @@ def _done(
         _in_order(call, left, study.do, display)
         return Studied(study, call.landed(units), call.failures)
     refuse_changed_model(sweep, look(study.config, 1)[0])
-    from cluster.studies.own_node import own_actor  # here, since Ray takes a second to import
+    from cluster.studies.actors import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:
         can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "do"), display)
     return Studied(study, call.landed(units), call.failures)
-
-
-@contextmanager
-def _for_itself(study: Study, store: Store, display: Display) -> Iterator[None]:
-    """A context in which a study that times has the results for itself. Raises `UsageError` if they are in use."""
-    if not study.times:
-        yield
-        return
-    if store.is_local:
-        refuse_if_held(open_store(Path(store.root).parent), ASSESSING)  # of another process than this one
-    with hold(store, display.say, TIMING):
-        yield
 
 
 @dataclass

@@ -5,22 +5,21 @@ interrupted, and the same call goes on from there. It answers with numbers and t
 import torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from cluster.console.display import open_display
 from cluster.job import Device, location_for_all
-from cluster.studies.own_node import OwnActor, own_actor
+from cluster.studies.actors import own_actor
 from cluster.sweep import run_sweep
 from eexit.errors import UsageError
 from eexit.output.locations import shown
-from eexit.output.progress import Display, Progress
+from eexit.output.progress import Display
 from eexit.output.text import counted
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.plan.config import NO_EXITS, SweepConfig
@@ -90,19 +89,8 @@ def _folder(out: str) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Advanced:
-    """How far a training is; losses are the latest ones, in nats, if there are any."""
-
-    done: bool
-    share: float
-    tokens: int
-    loss: float | None
-    held_out_loss: float | None
-
-
 class TrainingWork(Work):
-    """One training, which resumes inside what it has learned."""
+    """One training, which resumes inside what it has learned: once loaded, a `eexit.training.loop.Training`."""
 
     doing, if_memory_is_short = "training", "lower --tokens-per-step"
 
@@ -140,61 +128,30 @@ class TrainingWork(Work):
         readout = load_readout(plan.config, plan.settings.layers, decoder)
         setup = Setup(model, decoder, plan.settings, readout, plan.learn)
         trainer = TRAINERS[plan.settings.what](setup)
-        self._training = Training(trainer, plan)
-        n_before = self.reached().tokens
+        self.training = Training(trainer, plan)
+        n_before = self.training.reached.tokens
         return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
-
-    def advance(self, seconds: float) -> Advanced:
-        """Train for about so long: on one block of texts at least."""
-        self._training.advance(seconds)
-        return self.reached()
-
-    def save(self) -> None:
-        """Save what was learned so far."""
-        self._training.save()
-
-    def finish(self) -> dict[str, Any]:
-        """Measure what was learned on held-out texts, and write the artefact; returns its card."""
-        return self._training.finish().model_dump(mode="json")
-
-    def reached(self) -> Advanced:
-        training = self._training
-        losses = {
-            name: next((row[name] for row in reversed(training.reached.progress) if row[name] is not None), None)
-            for name in ("loss", "held_out_loss")
-        }
-        return Advanced(training.done, training.share, training.reached.tokens, **losses)
 
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with own_actor(TrainingWork(plan), device, display) as actor:
-        what, advanced = plan.settings.what, actor.call("reached")
+        is_done, progress = actor.call("training.told")
         with display:
             try:
-                while not advanced.done:
-                    display.show(_progress(what, advanced))
-                    advanced = actor.call("advance", SECONDS_PER_CALL)
+                while not is_done:
+                    display.show(progress)
+                    is_done, progress = actor.call("training.advance", SECONDS_PER_CALL)
             except KeyboardInterrupt:
-                _save(actor, display)
+                display.say("saving what was learned")
+                with suppress(RayError):  # if that fails or takes too long, what was saved last stays
+                    ray.get(actor.handle.call.remote("training.save"), timeout=SECONDS_TO_SAVE)
                 raise
-            actor.call("save")
+            actor.call("training.save")
             display.say("learned; measuring on held-out texts, which may take minutes")
-            display.show(replace(_progress("measuring", advanced), with_rate=False, open_ended=True))
-            card: Mapping[str, Any] = actor.call("finish")
-            display.show(_progress("done", advanced), last=True)
-    return Card.model_validate(card)
-
-
-def _progress(doing: str, advanced: Advanced) -> Progress:
-    figures = {"loss": advanced.loss, "held out": advanced.held_out_loss}
-    losses = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
-    share = advanced.share
-    return Progress(" · ".join([doing, *losses]), advanced.tokens, share, share > 0, with_rate=True)
-
-
-def _save(actor: OwnActor, display: Display) -> None:
-    """Save what was learned until the interruption; if that fails, what was saved last stays."""
-    display.say("saving what was learned")
-    with suppress(RayError):  # a call that takes too long raises one of these too
-        ray.get(actor.start("save"), timeout=SECONDS_TO_SAVE)
+            measuring = progress.doing.replace(plan.settings.what, "measuring", 1)
+            display.show(replace(progress, doing=measuring, with_rate=False, open_ended=True))
+            card: Card = actor.call("training.finish")
+            done = progress.doing.replace(plan.settings.what, "done", 1)
+            display.show(replace(progress, doing=done), last=True)
+    return card

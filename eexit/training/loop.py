@@ -7,17 +7,19 @@ training goes on with the same blocks in the same order: an interrupted one has 
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from eexit.model.file_digests import sha256
+from eexit.output.progress import Progress
 from eexit.output.whole_files import publish
-from eexit.plan.artefacts import WEIGHTS, Card, write_card
+from eexit.plan.artefacts import STATE, WEIGHTS, Card, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
-from eexit.training.saving import Saved, load_state, read_saved, remove_state, save_state, save_tensors
+from eexit.training.saving import Saved, load_state, read_saved, save_state, save_tensors
 from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Trainer
@@ -39,7 +41,7 @@ class Training:
         self.total = trainer.passes * n_tokens(plan.learn)  # tokens to learn from
         self.total = min(self.total, self.settings.most_tokens or self.total)
         self.saved_at = time.monotonic()
-        self._cut: tuple[int, list[list[Text]]] | None = None
+        self._blocks = lru_cache(1)(self._blocks_of)
         self.saved = read_saved(plan.folder) or Saved(plan.identity)
         self.reached = self.saved.reached
         if self.reached.steps:
@@ -58,15 +60,25 @@ class Training:
             shares.append(self.reached.seconds / (60 * self.settings.most_minutes))
         return min(1.0, max(shares))
 
-    def advance(self, seconds: float) -> None:
-        """Learn from block after block, for about so long; one block at least."""
+    def told(self) -> tuple[bool, Progress]:
+        """Whether it is done, and how far it is, with the latest losses in nats, if there are any."""
+        doing = [self.settings.what]
+        for name, column in (("loss", "loss"), ("held out", "held_out_loss")):
+            known = [row[column] for row in self.reached.progress if row[column] is not None]
+            doing += [f"{name} {each:.3f}" for each in known[-1:]]
+        share = self.share
+        return self.done, Progress(" · ".join(doing), self.reached.tokens, share, share > 0, with_rate=True)
+
+    def advance(self, seconds: float) -> tuple[bool, Progress]:
+        """Learn from block after block, for about so long; one block at least. Returns what `told` tells then."""
         began = time.monotonic()
         while not self.done:
             self._learn()
             if time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
                 self.save()
             if time.monotonic() - began > seconds:
-                return
+                break
+        return self.told()
 
     def save(self) -> None:
         """Save the state. Raises `OSError`."""
@@ -97,7 +109,7 @@ class Training:
             files=files,
         )
         write_card(plan.folder, card)
-        remove_state(plan.folder)
+        (plan.folder / STATE).unlink(missing_ok=True)
         return card
 
     def _write_files(self) -> dict[str, str]:
@@ -143,9 +155,7 @@ class Training:
         rows = reached.progress if len(reached.progress) < MOST_ROWS else reached.progress[::2]
         self.reached = replace(reached, progress=(*rows, row))
 
-    def _blocks(self, of_pass: int) -> list[list[Text]]:
+    def _blocks_of(self, a_pass: int) -> list[list[Text]]:
         """The blocks of a pass, in its own order."""
-        if self._cut is None or self._cut[0] != of_pass:
-            order = Random(f"{self.settings.seed} {of_pass}").sample(self.plan.learn, len(self.plan.learn))
-            self._cut = of_pass, blocks(order, BLOCK_TOKENS)
-        return self._cut[1]
+        order = Random(f"{self.settings.seed} {a_pass}").sample(self.plan.learn, len(self.plan.learn))
+        return blocks(order, BLOCK_TOKENS)

@@ -78,8 +78,3 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
     with becoming(path) as temporary, plain_errors(path):
         save_file(dict(tensors), temporary, metadata)
-
-
-def remove_state(folder: Path) -> None:
-    """Called when the artefact is complete."""
-    (folder / STATE).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 from driving import look_here
 
 from cluster import interruption
-from cluster.assessment.place import Plan
+from cluster.assessment.workshop import Plan
 from cluster.studies.run import Call
 from cluster.studies.training import TrainingWork
 from eexit.generator import ModelGenerator
@@ -89,8 +89,8 @@ class Here:
             folder.mkdir(parents=True, exist_ok=True)
             work = TrainingWork(plan)
             work.load("cpu", 1.0)
-            work.advance(60)
-            work.finish()
+            work.training.advance(60)
+            work.training.finish()
             self.landed(folder.name)
             self._done(folder.name)
         return Card.model_validate_json((folder / CARD).read_bytes())

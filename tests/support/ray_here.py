@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError, RayTaskError
 import cluster.actor
 import cluster.driver
 import cluster.session
-from cluster.studies import own_node
+from cluster.studies import actors
 
 REPLACED = (
     "remote", "wait", "get", "kill", "is_initialized", "nodes", "cluster_resources", "available_resources",
@@ -233,9 +233,9 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
         monkeypatch.setattr(ray, name, getattr(here, name))
     monkeypatch.setattr(os, "_exit", end_process)
     monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_LOOKS", 0.001)
-    monkeypatch.setattr(own_node, "placement_group", partial(Group, here))
-    monkeypatch.setattr(own_node, "remove_placement_group", lambda group: None)
-    for module in (cluster.session, own_node):
+    monkeypatch.setattr(actors, "placement_group", partial(Group, here))
+    monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)
+    for module in (cluster.session, actors):
         monkeypatch.setattr(module, "answers", lambda address: True)
     for name in ("log", "log_to_stderr"):  # of the actor's process, whose lines are not the driver's
         monkeypatch.setattr(cluster.actor, name, lambda *_, **__: None)

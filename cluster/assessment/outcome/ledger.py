@@ -106,8 +106,10 @@ class _Level(NamedTuple):
 def ledger_of(options: LedgerOptions, at_most: float, batch: int | None = None) -> Ledger:
     """The ledger of these options, where a mean loss may be `at_most` so much, with times of a batch size."""
     proven, zero_D = options.proven, np.zeros_like(options.ceiling.saved_D)
-    certified = _Level(PROOF, zero_D, None) if proven is None else _Level(PROOF, *_of(proven.option))
-    run = _Level(DECIDING, zero_D, None) if proven is None else _Level(DECIDING, proven.option.run_D, certified.key)
+    certified, run = (_Level(restriction, zero_D, None) for restriction in (PROOF, DECIDING))
+    if proven is not None:
+        certified = certified._replace(saved_D=proven.option.saved_D, key=proven.option.key)
+        run = run._replace(saved_D=proven.option.run_D, key=proven.option.key)
     proof = _best(PROOF, options.online, at_most, certified, no_more_than_D=run.saved_D)
     knowing = _best(KNOWING, options.online, at_most, proof)
     state = _best(STATE, options.in_state, at_most, knowing)
@@ -121,10 +123,6 @@ def ledger_of(options: LedgerOptions, at_most: float, batch: int | None = None) 
         for before, after in pairwise(levels)
     ]
     return Ledger(_estimate(top, n), options.ceiling.key, lines, batch)
-
-
-def _of(option: Option) -> tuple[np.ndarray, str]:
-    return option.saved_D, option.key
 
 
 def _best(

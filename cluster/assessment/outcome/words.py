@@ -140,12 +140,9 @@ def verdict_table(verdict: Verdict) -> ResultTable:
         lost = short_percent(each.loss.mean) if each.loss else "–"
         tested = ("yes" if each.certified else "no") if each.loss else "–"
         times = [_cell(each, batch) for batch in figures.batches]
-        table.add_row(_role(each), each.key, percent(each.theory), percent(each.run), *times, lost, tested)
+        role = NEAREST if each.role == BEST and not each.certified else ROLES[each.role]
+        table.add_row(role, each.key, percent(each.theory), percent(each.run), *times, lost, tested)
     return table
-
-
-def _role(each: Contender) -> str:
-    return NEAREST if each.role == BEST and not each.certified else ROLES[each.role]
 
 
 def _cell(each: Contender, batch: int) -> str:

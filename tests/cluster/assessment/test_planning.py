@@ -44,7 +44,6 @@ from cluster.assessment.sizes import (
     STEPS,
     TOKENS_OF_A_TEXT,
     Budget,
-    Speed,
     minutes_that_would_do,
     most_seconds,
     parts_of_learning,
@@ -66,7 +65,7 @@ AVAILABLE = {TRAINING: 700, PILOT: 390, CHOOSING: 1158, REPORTING: 519}
 
 
 def budget(seconds: float, start: float = 10) -> Budget:
-    return Budget(seconds, Speed(400, 250, start), AVAILABLE, ENOUGH)
+    return Budget(seconds, 400, 250, start, AVAILABLE, ENOUGH)
 
 
 def test_as_many_prompts_as_a_margin_takes() -> None:
@@ -147,7 +146,7 @@ def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_mo
 
 def test_minutes_that_are_too_few_are_refused_with_those_that_would_do() -> None:
     with pytest.raises(UsageError, match=r"--minutes 1 are too few on this machine: \d+ would do"):
-        search_sizes(Budget(40, Speed(100, 50, 20), AVAILABLE, ENOUGH), 32, 1)
+        search_sizes(Budget(40, 100, 50, 20, AVAILABLE, ENOUGH), 32, 1)
 
 
 def test_a_step_may_take_longer_than_planned_and_leaves_the_later_ones_half_of_theirs() -> None:

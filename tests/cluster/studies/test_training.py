@@ -75,8 +75,8 @@ def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
     out.mkdir()
     work = TrainingWork(plan)
     work.load("cpu", 1.0)
-    work.advance(60)
-    return Card.model_validate(work.finish())
+    work.training.advance(60)
+    return work.training.finish()
 
 
 class Interrupts(Silence):

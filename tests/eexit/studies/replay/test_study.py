@@ -13,7 +13,7 @@ from driving import look_here
 from landed_sweep import land_all
 from place_here import Here
 
-from cluster.studies import own_node
+from cluster.studies import actors
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
@@ -88,7 +88,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(own_node, "ray_session", refuse)
+    monkeypatch.setattr(actors, "ray_session", refuse)
 
 
 @pytest.mark.usefixtures("no_ray")

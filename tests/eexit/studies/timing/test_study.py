@@ -14,7 +14,7 @@ from driving import look_here
 from landed_sweep import land_all
 from ray_here import RayHere
 
-from cluster.studies import own_node as alone
+from cluster.studies import actors as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError

@@ -1,9 +1,13 @@
-"""An actor that shares its node's CPUs, or its GPU, with nothing else of the cluster: to measure times, or to train."""
+"""The actor that does what needs a model: one process that has loaded it. To measure times, or to train, it shares its
+node's CPUs, or its GPU, with nothing else of the cluster.
+"""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import ray
@@ -12,16 +16,44 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import interruption
+from cluster.actor import device_here
 from cluster.failures import Kind, failure_of_actor, failure_of_call
 from cluster.pool import Node
 from cluster.session import Liveness, answers, ray_session
-from cluster.studies.actor import StudyActor
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display
-from eexit.studies.study import Work
+from eexit.studies.study import Done, Part, Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
 SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class StudyActor:
+    """Holds a study, or a training. It does one thing at a time; another thread may answer `progress`."""
+
+    def __init__(self, work: Work) -> None:
+        os.environ["TQDM_DISABLE"] = "1"  # bars of progress would be lines of a log
+        self._work: Any = work
+
+    def load(self, device: str, threads: int, memory_share: float = 1.0) -> Sequence[str]:
+        """Load the work's model; returns what users should know of it. Raises `UsageError` if it can't be loaded."""
+        import torch  # not above: what it answers needs no torch, so that the driver need not import it
+
+        torch.set_num_threads(threads)
+        remarks: Sequence[str] = self._work.load(device_here(device), memory_share)
+        return remarks
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of the work, or of a part of it, returns."""
+        return attrgetter(method)(self._work)(*arguments)
+
+    def do_all(self, parts: Sequence[Part]) -> list[Done]:
+        """The parts of a unit."""
+        return [self._work.do(part) for part in parts]
+
+    def progress(self) -> tuple[float, int]:
+        share_and_tokens: tuple[float, int] = self._work.progress()
+        return share_and_tokens
 
 
 @dataclass(frozen=True)
@@ -49,29 +81,23 @@ def room_for(device: str, nodes: Sequence[Node]) -> Room:
     return Room(most)
 
 
+@dataclass(frozen=True)
 class OwnActor:
     """An actor that works alone. What it is asked is waited for as long as it and Ray are alive."""
 
-    def __init__(self, handle: Any, liveness: Liveness, if_memory_is_short: str) -> None:
-        self._handle, self._liveness, self._if_memory_is_short = handle, liveness, if_memory_is_short
-
-    def start(self, method: str, *arguments: Any) -> Any:
-        """Have the actor call a method of its work; returns the reference to the answer."""
-        return self._handle.call.remote(method, *arguments)
+    handle: Any
+    liveness: Liveness
+    if_memory_is_short: str
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """The answer. Raises what the method raised if it is a `UsageError`, else `SweepStopped`."""
-        return self._wait(self.start(method, *arguments))
+        """What a method of its work returns. Raises what `wait` raises."""
+        return self.wait(self.handle.call.remote(method, *arguments))
 
-    def load(self, device: str, threads: int) -> Sequence[str]:
-        """Have the actor load its work's model; returns what users should know of it. Raises what `call` raises."""
-        remarks: Sequence[str] = self._wait(self._handle.load.remote(device, threads))
-        return remarks
-
-    def _wait(self, ref: Any) -> Any:
+    def wait(self, ref: Any) -> Any:
+        """The answer. Raises what was raised if it is a `UsageError`, else `SweepStopped`."""
         while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
             interruption.check()
-            self._liveness.check(at_work=True)
+            self.liveness.check(at_work=True)
         try:
             return ray.get(ref)
         except RayTaskError as error:
@@ -80,7 +106,7 @@ class OwnActor:
             failure = failure_of_call(error)
         except RayError as error:
             failure = failure_of_actor(error)
-        way_out = f": {self._if_memory_is_short}" if failure.kind is Kind.MEMORY else ""
+        way_out = f": {self.if_memory_is_short}" if failure.kind is Kind.MEMORY else ""
         raise SweepStopped(f"{failure.reason}{way_out}")
 
 
@@ -95,7 +121,7 @@ def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
         display.say(f"{work.opening}; one actor has {room}")
         with _alone(work, room, session.is_own) as handle:
             actor = OwnActor(handle, Liveness(session.is_own, [], display.say), work.if_memory_is_short)
-            for remark in actor.load(device, room.cpus):
+            for remark in actor.wait(handle.load.remote(device, room.cpus)):
                 display.say(remark)
             yield actor
 
