@@ -95,7 +95,7 @@ JUDGEMENTS: Final = Table(
         "started": moment(
             "time",
             "when that call of jobs/judge.py began; of the rows of a run with one judge and rubric, a row without an "
-            "error counts rather than one with an error, and then the latest (eexit.studies.judging.judgements)",
+            "error counts rather than one with an error, and then the latest (eexit.studies.judging.table)",
             nullable=False,
         ),
         "status": string("name", "ok or error", nullable=False),

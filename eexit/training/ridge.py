@@ -39,10 +39,6 @@ class Sums:
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
 
-    def target(self, index: int) -> "Sums":
-        """The sums of one of the targets alone."""
-        return self.targets(slice(index, index + 1))
-
     def targets(self, some: slice) -> "Sums":
         """The sums of some of the targets alone."""
         return Sums(self.inputs_JJ, self.both_JH[:, some], self.squares_H[some])

@@ -51,20 +51,15 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class TestedSequence:
-    """What came of a sequence of settings."""
+class TestedSequence(SettingSequence):
+    """A sequence of settings, and what came of each."""
 
-    sequence: SettingSequence
-    settings: Sequence[Tested]
-
-    @property
-    def name(self) -> str:
-        return self.sequence.name
+    tested: Sequence[Tested] = ()
 
     @property
     def stopped_at(self) -> Tested | None:
         """The first setting that was not certified."""
-        return next((setting for setting in self.settings if not setting.certified), None)
+        return next((setting for setting in self.tested if not setting.certified), None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Choice:
 def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
     """The cheapest setting whose risk is bounded, and what it was chosen from."""
     tested = _test(evidence, sequences, ask)
-    settings = [setting for sequence in tested for setting in sequence.settings]
+    settings = [setting for sequence in tested for setting in sequence.tested]
     chosen = _cheapest([setting for setting in settings if setting.certified])
     everything = [_tested(evidence, key, ask) for key in evidence.keys]
     naive = _cheapest([setting for setting in everything if setting.mean_loss <= evidence.question.at_most])
@@ -112,8 +107,8 @@ def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) ->
     error = ask.error / len(sequences)
     return [
         TestedSequence(
-            sequence,
-            [
+            **vars(sequence),
+            tested=[
                 replace(setting, certified=bool(passed), prompts_needed=_needed(evidence, setting, error))
                 for setting, passed in zip(settings, passes, strict=True)
             ],
@@ -188,13 +183,12 @@ def ask_columns(ask: Ask, n_sequences: int) -> dict[str, Any]:
 
 def choice_columns(choice: Choice) -> dict[str, Any]:
     """The columns of `CHOICES` that the choice fills."""
-    sequences = [each.sequence for each in choice.sequences]
     return {
-        **question_columns(choice.evidence, sequences),
-        **ask_columns(choice.ask, len(sequences)),
+        **question_columns(choice.evidence, choice.sequences),
+        **ask_columns(choice.ask, len(choice.sequences)),
         **dict(_columns_of("", choice.chosen, choice.chosen_held_out)),
         **dict(_columns_of("naive_", choice.naive, choice.naive_held_out)),
-        "tested": [asdict(setting) for sequence in choice.sequences for setting in sequence.settings],
+        "tested": [asdict(setting) for sequence in choice.sequences for setting in sequence.tested],
     }
 
 

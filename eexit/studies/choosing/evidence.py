@@ -35,7 +35,7 @@ from eexit.results.means import RUN_OF_ALL_SEEDS
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
-from eexit.studies.judging.judgements import is_scored
+from eexit.studies.judging.table import is_scored
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,6 @@ class Evidence:
         self._told: dict[str, Losses] = {}
         if not self._any_known():
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
-
-    def n_units(self, part: str) -> int:
-        """How many prompts, or groups of them, this part has."""
-        return len(self.units_of(part))
 
     def units_of(self, part: str) -> Sequence[str]:
         """The prompts, or groups of them, of this part (`ChoiceQuestion.part_of`)."""
@@ -279,11 +275,11 @@ def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
     question = evidence.question
     n_sequences = 1 if question.order == PARETO else len(evidence.families)
     first = Ask(1, 1, error_of_ask(question.confidence))  # a further one takes more
-    refuse_few(evidence.n_units("choosing"), n_sequences, question, evidence.sweep.name, first)
+    refuse_few(len(evidence.units_of("choosing")), n_sequences, question, evidence.sweep.name, first)
     if question.order != PARETO:
         return [SettingSequence(family.name, family.settings) for family in evidence.families]
     pilot, part = evidence, "pilot"
-    if not question.pilot and not evidence.n_units("pilot"):
+    if not question.pilot and not evidence.units_of("pilot"):
         raise UsageError(
             f"{evidence.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
             "sweep of other prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use "

@@ -30,21 +30,17 @@ class ChoosingStudy(Study):
         self._sequences = sequences_of(self._evidence)
         asked = question_columns(self._evidence, self._sequences)
         self._ask = ask_of(asked, question.asks, sweep.store)
-        refuse_few(self._evidence.n_units("choosing"), len(self._sequences), question, sweep.name, self._ask)
+        refuse_few(len(self._evidence.units_of("choosing")), len(self._sequences), question, sweep.name, self._ask)
         self._columns = {**asked, **ask_columns(self._ask, len(self._sequences))}
 
     def units(self) -> Sequence[Unit]:
-        return [Unit([Part("asking", self._put_down)]), Unit([Part(self.doing, self._choose)])]
+        return [Unit([Part("asking", ASKED)]), Unit([Part(self.doing, OK)])]
 
     def do(self, part: Part) -> Done:
-        return Done([part.what()])
-
-    def _put_down(self) -> Row:
-        return {**self._columns, "status": ASKED, "tested": []}
-
-    def _choose(self) -> Row:
+        if part.what == ASKED:
+            return Done([{**self._columns, "status": ASKED, "tested": []}])
         self.choice = choose_setting(self._evidence, self._sequences, self._ask)
-        return {**choice_columns(self.choice), "status": OK}
+        return Done([{**choice_columns(self.choice), "status": OK}])
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         return [choice_table(self.choice), *choice_sentences(self.choice)]

@@ -41,7 +41,7 @@ def choice_table(choice: Choice) -> ResultTable:
     table.add("name", "certified")
     for sequence in choice.sequences:
         table.add_section()
-        for setting in sequence.settings:
+        for setting in sequence.tested:
             numbers = [short_percent(setting.mean_loss), str(setting.n), written(setting.p_value, ".2g")]
             table.add_row(setting.configuration, *numbers, short_percent(setting.cost), _outcome(setting, sequence))
     return table
@@ -58,7 +58,13 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
     row = choice_columns(choice)
     yield from _about_losses(choice)
     yield from _about_failures(choice)
-    yield from _about_order(choice)
+    if choice.evidence.question.order == PARETO:
+        n = counted(choice.sequences[0].n_pilot, "prompt")
+        settings = counted(len(choice.sequences[0].settings), "setting")
+        yield (
+            f"The order comes from {n} of a pilot, which choose nothing: {settings} that none beats in both loss and "
+            "cost."
+        )
     yield from (f"Left out: {line}." for line in choice.evidence.left_out)
     for sequence in choice.sequences:
         if setting := sequence.stopped_at:
@@ -78,7 +84,11 @@ def _about_losses(choice: Choice) -> Iterator[str]:
     yield f"Loss of a prompt: {RISKS[question.risk].definition}."
     yield f"It is averaged over {counted(evidence.n_seeds, 'seed')} first."
     yield "Prompts are what is counted, never tokens, and those of the same text are one."
-    yield from _about_groups(*evidence.n_groups)
+    n_prompts, n_groups = evidence.n_groups
+    if n_groups:
+        yield f"{counted(n_prompts, 'prompt')} belong to {counted(n_groups, 'group')}, each of which counts once."
+        if n_groups == n_prompts:
+            yield "No group has two prompts, so that groups change nothing."
     if evidence.n_seeds > 1 and evidence.n_same_for_every_seed:
         settings = counted(evidence.n_same_for_every_seed, "setting")
         yield f"Of {settings}, all seeds have the same run, which counts once: nothing is left to chance."
@@ -96,24 +106,6 @@ def _about_losses(choice: Choice) -> Iterator[str]:
     if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
         mean = short_percent(float(own.mean()))
         yield f"normal itself has a mean loss of {mean}, since this sweep samples its tokens."
-
-
-def _about_groups(n_prompts: int, n_groups: int) -> Iterator[str]:
-    if n_groups:
-        yield f"{counted(n_prompts, 'prompt')} belong to {counted(n_groups, 'group')}, each of which counts once."
-        if n_groups == n_prompts:
-            yield "No group has two prompts, so that groups change nothing."
-
-
-def _about_order(choice: Choice) -> Iterator[str]:
-    evidence = choice.evidence
-    if evidence.question.order == PARETO:
-        n = counted(choice.sequences[0].sequence.n_pilot, "prompt")
-        settings = counted(len(choice.sequences[0].settings), "setting")
-        yield (
-            f"The order comes from {n} of a pilot, which choose nothing: {settings} that none beats in both loss and "
-            "cost."
-        )
 
 
 def _about_failures(choice: Choice) -> Iterator[str]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from eexit.output.locations import without_secrets
 from eexit.output.text import percent, with_versions
 from eexit.results.layout import Manifest
-from eexit.studies.export.columns import CONVERSATIONS, SHAPES
+from eexit.studies.export.conversations import CONVERSATIONS, SHAPES
 
 CARD: Final = "README.md"
 DATA_FILES: Final = "*.parquet"
@@ -67,6 +67,7 @@ class Making:
 def dataset_card(manifest: Manifest, account: Account, making: Making) -> str:
     """The whole card."""
     name, n_factors = manifest.model.get("name", "a model"), len(account.kl_factors)
+    settings = {name: value for name, value in manifest.config.items() if name not in ("prompts", "controls")}
     text = f"""{_header(name)}
 # Early-exit teacher data of {name}
 
@@ -95,7 +96,7 @@ T is the token at position t. `prompt_token_ids` followed by `token_id` is exact
 The sweep's settings, without its prompts:
 
 ```json
-{_settings(manifest)}
+{json.dumps(settings, indent=1, ensure_ascii=False)}
 ```
 
 {_counts(account, making)}
@@ -152,11 +153,6 @@ def _origin(manifest: Manifest, account: Account, making: Making) -> Iterable[Se
     yield "sweep", f"{making.results}, started {manifest.started}, by {with_versions(manifest.versions)}"
     yield "exported", f"{making.made}, by {with_versions(making.versions)}"
     yield "command", f"`{making.command}`"
-
-
-def _settings(manifest: Manifest) -> str:
-    settings = {name: value for name, value in manifest.config.items() if name not in ("prompts", "controls")}
-    return json.dumps(settings, indent=1, ensure_ascii=False)
 
 
 def _counts(account: Account, making: Making) -> str:

@@ -27,6 +27,7 @@ from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
 from eexit.results.whereabouts import refuse_inside
 from eexit.studies.export.columns import CONVERSATIONS
+from eexit.results.whereabouts import refuse_for_copy
 from eexit.studies.export.conversations import (
     NEEDED_OF_RUNS,
     NEEDED_OF_TOKENS,
@@ -37,7 +38,7 @@ from eexit.studies.export.conversations import (
 from eexit.studies.export.dataset_card import CARD, Account, Making, dataset_card
 
 ROW_GROUP_BYTES = 32 << 20  # in memory, about: what a reader that streams holds
-FILE_BYTES = 64 << 20  # of a data file, about: a row group more at most
+FILE_BYTES = 128 << 20  # in memory, about, of a data file, which is compressed
 
 
 @dataclass(frozen=True)
@@ -150,41 +151,27 @@ def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundin
 
 @dataclass
 class _DataFiles:
-    """Data files of bounded size, made in memory; tables are kept until they fill a row group."""
+    """Data files of bounded size; tables are kept in memory until they fill one."""
 
     target: Store
     names: list[str] = field(default_factory=list)
     pending: list[pa.Table] = field(default_factory=list)
-    pending_bytes: int = 0
-    sink: pa.BufferOutputStream = field(default_factory=pa.BufferOutputStream)
-    writer: pq.ParquetWriter | None = None
 
     def add(self, table: pa.Table) -> None:
         self.pending.append(table)
-        self.pending_bytes += table.nbytes
-        if self.pending_bytes >= ROW_GROUP_BYTES:
-            self._write_row_group()
-            if self.sink.tell() >= FILE_BYTES:
-                self.publish()
+        if sum(each.nbytes for each in self.pending) >= FILE_BYTES:
+            self.publish()
 
     def publish(self) -> None:
-        """Publish all that was added so far."""
-        if self.pending:
-            self._write_row_group()
-        if self.writer is None:
+        """Publish all that was added since the last file."""
+        if not self.pending:
             return
-        self.writer.close()
+        table, sink = pa.concat_tables(self.pending), pa.BufferOutputStream()
+        rows = max(1, len(table) * ROW_GROUP_BYTES // table.nbytes)
+        pq.write_table(table, sink, row_group_size=rows, compression="zstd", write_page_checksum=True)
         self.names.append(f"train-{len(self.names):05}.parquet")
-        self.target.publish(self.names[-1], self.sink.getvalue())
-        self.sink, self.writer = pa.BufferOutputStream(), None
-
-    def _write_row_group(self) -> None:
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.sink, CONVERSATIONS, compression="zstd", write_page_checksum=True)
-        table = pa.concat_tables(self.pending)
-        self.writer.write_table(table, row_group_size=len(table))
+        self.target.publish(self.names[-1], sink.getvalue())
         self.pending.clear()
-        self.pending_bytes = 0
 
     def remove(self) -> None:
         """Remove all files that were published, and the folder if it is empty then."""

@@ -71,19 +71,6 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     def model(self) -> None:
         """None: whatever the harness would run by itself would be the full-depth model in disguise."""
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """The log-likelihoods that `hf` finds, without its bars of progress: `done` is there to be shown."""
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
-        return answers
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
-        return answers
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        answers: list[str] = super().generate_until(requests, disable_tqdm)
-        return answers
-
     @property
     def n_decided(self) -> int:
         """Tokens decided so far."""

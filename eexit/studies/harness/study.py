@@ -23,6 +23,7 @@ CAPTION = (
     "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
     "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
 )
+ARROWS = {True: "↑ ", False: "↓ ", None: ""}  # which way is better, as in the harness's own tables
 NUMBERS = {"value": ".4f", "stderr": ".4f", "n": ",.0f", "mean_depth": ".3f"}  # how columns are written
 
 
@@ -142,11 +143,7 @@ def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
     table.add("number", "value", "stderr", "n", "depth")
     for row in rows:
         key, seed = row["configuration"], [str(row["seed"])] * (len(seeds) > 1)
-        names = [*seed, row["task"], written(row["n_shot"], ",.0f"), _arrow(row) + row["metric"], row["filter"]]
+        metric = ARROWS[row["higher_is_better"]] + row["metric"]
+        names = [*seed, row["task"], written(row["n_shot"], ",.0f"), metric, row["filter"]]
         table.add_in(key, key, *names, *(written(row[name], form) for name, form in NUMBERS.items()))
     return table
-
-
-def _arrow(row: Mapping[str, Any]) -> str:
-    """Which way is better, as in the harness's own tables."""
-    return {True: "↑ ", False: "↓ ", None: ""}[row["higher_is_better"]]

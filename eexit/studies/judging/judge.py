@@ -41,63 +41,51 @@ def judge_sweep(
     what is no verdict. Raises `SweepStopped` when the lease is lost, or going on would only fail; whatever is raised,
     all answers that have come have landed.
     """
-    judging = Judging(plan)
-    asker = _Asker(judging, judge, concurrency, replies)
+    judging, loop = Judging(plan), asyncio.new_event_loop()
+    asking = loop.create_task(_ask_all(judging, judge, concurrency, replies))
+
+    def ask_all() -> None:
+        """In the thread of the event loop: return when all are answered, or given up. Raises `SweepStopped`."""
+        try:
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(asking)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            loop.close()
+            judging.land_unfinished()
+
     with display, ThreadPoolExecutor(1, "judge") as pool:
-        all_asked = pool.submit(asker.ask_all)
+        all_asked = pool.submit(ask_all)
         try:
             while not wait([all_asked], SECONDS_BETWEEN_LOOKS).done:
                 lease.check()
                 display.show(judging.progress)
         finally:
-            asker.give_up()
+            with suppress(RuntimeError):  # the loop is closed, since all is answered
+                loop.call_soon_threadsafe(asking.cancel)
             all_asked.result()
         display.show(judging.progress, last=True)
     return judging
 
 
-class _Asker:
-    """Asks all questions of `judging`, many at a time; the event loop runs in the thread that calls `ask_all`."""
+async def _ask_all(judging: "Judging", judge: JudgeModel, concurrency: int, replies: KeptReplies) -> None:
+    """Ask all questions, many at a time."""
+    left, breaker = iter(judging.questions), _JudgeBreaker()
 
-    def __init__(self, judging: "Judging", judge: JudgeModel, concurrency: int, replies: KeptReplies) -> None:
-        self._judging, self._judge, self._concurrency, self._replies = judging, judge, concurrency, replies
-        self._left = iter(judging.questions)
-        self._breaker = _JudgeBreaker()
-        self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[None] | None = None
-
-    def ask_all(self) -> None:
-        """Return when all are answered, or given up. Raises `SweepStopped`."""
-        try:
-            self._task = self._loop.create_task(self._work_together())
-            self._loop.run_until_complete(self._task)
-        except asyncio.CancelledError:
-            pass
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            self._loop.close()
-            self._judging.land_unfinished()
-
-    def give_up(self) -> None:
-        """Let go of what is being asked; does nothing once all is answered."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
-
-    async def _work_together(self) -> None:
-        async with Endpoint(self._judge, self._replies) as endpoint, asyncio.TaskGroup() as group:
-            for _ in range(min(self._concurrency, len(self._judging.questions))):
-                group.create_task(self._work(endpoint))
-
-    async def _work(self, endpoint: Endpoint) -> None:
-        while question := next(self._left, None):  # shared by all workers
+    async def work(endpoint: Endpoint) -> None:
+        while question := next(left, None):  # shared by all workers
             answer: Answer
             try:
                 answer = await endpoint.ask(question)
             except AskingError as error:
                 answer = error
-            self._judging.settle(question, answer)
-            self._breaker.look_at(answer)
+            judging.settle(question, answer)
+            breaker.look_at(answer)
+
+    async with Endpoint(judge, replies) as endpoint, asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(judging.questions))):
+            group.create_task(work(endpoint))
 
 
 @dataclass

@@ -30,7 +30,7 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.study_table import Row
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import CONFIGURATION
-from eexit.studies.judging.judgements import is_compared, is_scored
+from eexit.studies.judging.table import is_compared, is_scored
 
 IDENTITY = ("run_id", "prompt_id", *CONFIGURATION, "seed")
 
@@ -134,7 +134,8 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     if orders and NORMAL not in there:
         raise UsageError(f"{name} has no configuration {NORMAL} that --pairwise could compare with: leave it out")
     chosen = [key for key in there if key in (keys or there)]
-    prompt_ids = _prompt_ids(manifest, n_prompts)
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in manifest.config["prompts"]}
+    prompt_ids = list(prompts) if n_prompts is None else representative(prompts, n_prompts)
     rows = _rows(store, manifest, prompt_ids)
     normal = {(row["prompt_id"], row["seed"]): row for row in rows if row["configuration"] == NORMAL}
     prefiller = manifest.config.get("prefiller") or ""
@@ -174,6 +175,8 @@ def describe_judging(plan: JudgingPlan) -> str:
     scored = [question for question in plan.questions if question.answer is TextScores]
     characters = sum(len(message["content"]) for question in plan.questions for message in question.messages)
     in_order = "in both orders" if plan.orders > 1 else "in an order that a hash draws"
+    alone = f"; {plan.n_alone:,} have no {NORMAL} run to be compared with" if plan.n_alone else ""
+    comparisons = f"{len(compared):,} texts with that of {NORMAL}, {in_order}{alone}"
     lines = {
         "judge": f"{plan.judge}, rubric {RUBRIC}: {', '.join(ASPECTS)}",
         "configurations": ", ".join(plan.keys),
@@ -181,20 +184,10 @@ def describe_judging(plan: JudgingPlan) -> str:
         "judged before": counted(plan.n_before, "run"),
         "texts": f"{len(plan.runs):,} to judge, {len({run.text_hash for run in plan.runs}):,} of them distinct; "
         f"scores of {len(scored):,} are not known",
-        **({"comparisons": _comparisons(plan, len(compared), in_order)} if plan.orders else {}),
+        **({"comparisons": comparisons} if plan.orders else {}),
         "questions": f"{len(plan.questions):,}, with {characters:,} characters (nothing was asked)",
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
-
-
-def _comparisons(plan: JudgingPlan, n_compared: int, in_order: str) -> str:
-    alone = f"; {plan.n_alone:,} have no {NORMAL} run to be compared with" if plan.n_alone else ""
-    return f"{n_compared:,} texts with that of {NORMAL}, {in_order}{alone}"
-
-
-def _prompt_ids(manifest: Manifest, n_prompts: int | None) -> list[str]:
-    prompts = {prompt["id"]: prompt["prompt"] for prompt in manifest.config["prompts"]}
-    return list(prompts) if n_prompts is None else representative(prompts, n_prompts)
 
 
 def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,5 +1,8 @@
-"""The table that ends a judging: mean scores of each configuration, and how its texts compare with those of normal."""
+"""Reading judgements: the table that ends a judging, with the mean scores of each configuration and how its texts stand
+beside those of normal; the lines of Python that give the same; and what is known of a text already.
+"""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eexit.output.locations import reading
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, is_known, written
 from eexit.plan.configuration import NORMAL
@@ -15,6 +19,8 @@ from eexit.plan.runs import OK
 from eexit.quality.estimates import MIN_SAMPLES, Estimate, ValueKind, estimate_columns, means_of_groups
 from eexit.quality.intervals import LEVEL
 from eexit.quality.rubric import ASPECTS, THIS, TIE
+from eexit.results.study_table import Row
+from eexit.results.study_tables import JUDGEMENTS
 
 BETTER: Final = "better"
 WIN_RATE: Final = "win_rate"
@@ -84,3 +90,36 @@ def _said(estimate: Estimate, form: str) -> str:
     """A mean, and its interval beneath if there is one."""
     ends = f"\n{interval(estimate.low, estimate.high, form)}" if is_known(estimate.low) else ""
     return written(estimate.mean, form) + ends
+
+
+_GROUP: Final = ("judge", "rubric", "configuration")
+
+
+def in_pandas(location: str, is_paired: bool) -> list[str]:
+    """The lines of Python that read the rows without an error that count, and what the table of a judging is made of.
+
+    The second gives the mean scores, the third how often a text is preferred to that of normal, over prompts.
+    """
+    once = _listed(JUDGEMENTS.once)
+    that_count = f""".query("status == '{OK}'").sort_values("started").drop_duplicates({once}, keep="last")"""
+    of_prompt = f"judged.groupby({_listed((*_GROUP, 'prompt_id'))})"
+    means = f".groupby({_listed(_GROUP)}).mean()"
+    paired = f"{of_prompt}.preferred.value_counts(normalize=True).unstack(fill_value=0){means}"
+    return [
+        reading(location, JUDGEMENTS.name, "judged", that_count),
+        f"{of_prompt}[{_listed(ASPECTS)}].mean(){means}",
+        *([paired] if is_paired else []),
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return json.dumps(names)
+
+
+def is_scored(row: Row) -> bool:
+    return all(row[name] is not None for name in ASPECTS)
+
+
+def is_compared(row: Row, orders: int) -> bool:
+    """Whether texts were compared in at least so many orders."""
+    return row["preferred"] is not None and row["orders"] >= orders

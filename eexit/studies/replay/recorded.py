@@ -4,14 +4,18 @@ A replay is teacher-forced: every token is decided given a text that was written
 own tokens would have led to is not in it. Where an exit leaves the state alone, everything follows from the full-depth
 pass, so that chances to exit need no draws: what is computed are expectations.
 
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, T texts, P prompts.
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, T texts, P prompts, K top
+tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -22,8 +26,11 @@ from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.configuration import PERFECT, Exit, gives_its_exits
+from eexit.plan.runs import OK
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
-from eexit.training.texts import Text
+from eexit.results.files import Location
+from eexit.results.landed import runs_with_tokens, shards
+from eexit.training.texts import Text, text_of
 
 ESTIMATED: Final = (
     "mean_depth",
@@ -59,6 +66,54 @@ class Pricing:
     layers: Sequence[int]
     prices: Prices
     reads: str
+
+
+OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
+OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
+
+
+def read_transcripts(location: Location, key: str, once: bool = False) -> list[Transcript]:
+    """What the runs of the configuration with this key wrote, by prompt and seed; those that decided no token are not
+    there. With `once`, one run of each prompt is enough, that of the lowest seed.
+
+    Raises `DamagedError` for a damaged file, and `OSError`.
+    """
+    is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
+    found = {
+        run["run_id"]: Transcript(text_of(run, tokens), run["seed"], _teacher(tokens.slice(1)))
+        for shard in shards(location, OF_RUNS)
+        for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(is_wanted), OF_TOKENS)
+    }
+    in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
+    if not once:
+        return in_order
+    return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
+
+
+def _teacher(decided: pa.Table) -> Divergence | None:
+    """All but the log-sum-exp was recorded, or no top tokens."""
+    if decided["top_token_ids"].null_count:
+        return None
+    top_token_NXK, top_prob_NXK = (torch.tensor(_numbers(decided[name])) for name in ("top_token_ids", "top_prob"))
+    return Divergence(
+        kl_BE=torch.tensor(_numbers(decided["kl"])),
+        entropy_B=torch.tensor(_numbers(decided["entropy"])),
+        final_lse_B=torch.full((len(decided),), torch.nan),
+        likeliest_BX=top_token_NXK[..., 0],
+        likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
+        top_token_BXK=top_token_NXK,
+        top_prob_BXK=top_prob_NXK,
+    )
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Nested lists, all of the same lengths, as an array."""
+    flat, shape = column.combine_chunks(), [len(column)]
+    while pa.types.is_list(flat.type):
+        flat, length = flat.flatten(), len(flat)
+        shape.append(len(flat) // length)
+    numbers: np.ndarray = flat.to_numpy(zero_copy_only=False).reshape(shape)
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ table that ends it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +27,16 @@ from eexit.quality.intervals import LEVEL
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.recorded import Transcript, follows_from_full_depth, replay_recorded, summary, together
-from eexit.studies.replay.transcripts import read_transcripts
+from eexit.studies.replay.recorded import (
+    Transcript,
+    follows_from_full_depth,
+    read_transcripts,
+    replay_recorded,
+    summary,
+    together,
+)
 from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.training.texts import blocks
 
 TOKENS_PER_PART: Final = 1024
 GATE_THRESHOLDS: Final = "gate_thresholds"
@@ -71,7 +78,8 @@ class ReplayStudy(Study):
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
         self._groups = groups
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
-        self._cuts = list(pairwise(self.cuts(TOKENS_PER_PART)))
+        parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
+        self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # the first text of each part, and its end
         is_recorded = all(transcript.teacher is not None for transcript in transcripts) and all(
             setting.is_oracle and follows_from_full_depth(setting, self._is_adapted) for setting in settings
         )
@@ -83,15 +91,6 @@ class ReplayStudy(Study):
     def n_tokens(self, start: int = 0, end: int | None = None) -> int:
         """Decided tokens of some texts, by default of all."""
         return sum(len(transcript.text.token_ids) - 1 for transcript in self.transcripts[start:end])
-
-    def cuts(self, most_tokens: int) -> list[int]:
-        """Where to cut the texts into parts of about so many tokens: the first text of each, and the end."""
-        cuts, tokens = [0], 0
-        for index in range(1, len(self.transcripts)):
-            tokens += self.n_tokens(index - 1, index)
-            if tokens >= most_tokens:
-                cuts, tokens = [*cuts, index], 0
-        return [*cuts, len(self.transcripts)]
 
     def load(self, device: str, memory_share: float) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or does not fit what is asked of it."""

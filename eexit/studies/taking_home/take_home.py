@@ -1,6 +1,7 @@
 """Taking a setting home: `take_home`, which `jobs/take_home.py` uses. Needs no Ray.
 
-The folder is made beside its place and renamed at the end, so that half a setting never stands there.
+The folder is made beside its place and renamed at the end, so that half a setting never stands there. Beside the
+setting, it has a README for whoever gets it and, if it has a name on the Hub, the files of a repository there.
 """
 
 import shutil
@@ -16,14 +17,27 @@ from transformers import PreTrainedModel
 
 from eexit.custom_generate.checked_models import checked, decoders_of, precision
 from eexit.custom_generate.setting import Setting
-from eexit.custom_generate.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
+from eexit.custom_generate.taken import (
+    ARTEFACTS,
+    README,
+    SCREENS,
+    SETTING,
+    Equivalence,
+    Taken,
+    TakenModel,
+    encode,
+    single,
+)
+from eexit.custom_generate.words import described
 from eexit.decode.screening import fit_screen, moment_path
 from eexit.errors import UsageError
 from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
 from eexit.model.in_memory import config_facts, weights_digest
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
+from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
+from eexit.output.text import with_versions
 from eexit.output.whole_files import publish
 from eexit.plan.artefacts import CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
@@ -33,7 +47,6 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.whereabouts import refuse_inside
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
-from eexit.studies.taking_home.pages import hub_files, readme
 from eexit.training.texts import Text
 
 N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
@@ -94,7 +107,9 @@ class _Taking:
         taken = self._unmeasured()
         for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
             taken = self._measured(taken, dtype, texts, wanted, say)
-        return taken.model_copy(update={"files": _digests(self._folder)})
+        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        digests = {path.relative_to(self._folder).as_posix(): sha256([path]) for path in files}
+        return taken.model_copy(update={"files": digests})
 
     def _unmeasured(self) -> Taken:
         store, described, key = self._sweep.store, self._sweep.manifest.model, self._configuration.key
@@ -204,11 +219,6 @@ def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return places
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
-
-
 def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], config: SweepConfig) -> int:
     """How many of these texts the setting writes again, in one batch that is padded on the left."""
     prompts = [*dict.fromkeys(text.prompt_token_ids for text in texts)]  # a second row of a prompt has another seed
@@ -233,3 +243,70 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], 
     made = [row[width:][exits >= 0].tolist() for row, exits in zip(output.sequences, output.exit_layers, strict=True)]
     texts_by_prompt = dict(zip(prompts, map(tuple, made), strict=True))
     return sum(texts_by_prompt[text.prompt_token_ids] == text.token_ids for text in texts)
+
+
+GENERATE = '''"""Generates with the setting in this repository: `custom_generate="{hub}"`, by the package eexit."""
+
+from functools import cache
+from pathlib import Path
+
+import eexit
+
+REPOSITORY = "{hub}"
+
+
+@cache
+def setting():
+    from huggingface_hub import snapshot_download
+
+    is_folder = Path(REPOSITORY).is_dir()
+    return eexit.load(REPOSITORY if is_folder else snapshot_download(REPOSITORY))
+
+
+def generate(model, **arguments):
+    return setting().generate(model, **arguments)
+'''
+
+
+def readme(taken: Taken, out: str) -> dict[str, str]:
+    """The README, by its name."""
+    model = taken.model
+    facts = "\n".join(f"- {line}" for line in described(taken).splitlines())
+    loading, made = _loading(taken), with_versions(taken.versions)
+    text = f"""# {taken.key} of {model.name}
+
+A setting for early exit: tokens that are certain after a few layers skip the others. It was taken home from a sweep by
+[eexit](https://pypi.org/project/eexit/), and runs in `generate` of transformers:
+
+```python
+{loading}
+setting = eexit.load({shown(out)!r})  # this folder
+output = model.generate(**inputs, custom_generate=setting)
+```
+
+{facts}
+
+`model` has to be {model.name}, loaded as above: a digest of its weights is compared with that in `setting.json` when it
+is used first, and any other model is refused. It stays as it was. Made {taken.made} with {made}.
+"""
+    return {README: text}
+
+
+def _loading(taken: Taken) -> str:
+    """The lines of Python that load the model."""
+    model, dtype = taken.model, next(iter(taken.model.measured))
+    if model.name == DEFAULT_MODEL or model.name.lower().endswith(".gguf"):
+        given = "" if model.name == DEFAULT_MODEL else f"{model.name!r}, "
+        return f"import eexit\n\nmodel, tokenizer = eexit.load_default_model_and_tokenizer({given}dtype={dtype!r})"
+    revision = f", revision={model.revision!r}" if model.revision else ""
+    return (
+        "import eexit\nimport torch\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({model.name!r}{revision}, dtype=torch.{dtype}).eval()"
+    )
+
+
+def hub_files(hub: str | None) -> dict[str, str]:
+    """The files that make the folder a repository of `custom_generate`, by name; none without a repository's name."""
+    if hub is None:
+        return {}
+    return {"custom_generate/generate.py": GENERATE.format(hub=hub), "custom_generate/requirements.txt": "eexit\n"}

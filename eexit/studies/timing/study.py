@@ -207,16 +207,13 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
     if exits:
-        chosen = [*chosen, *(each for each in _at_each_layer(sweep) if each not in chosen)]
+        # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
+        at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
+        chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
     study = TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
     study.time_left = TimeLeft(asked.seconds)
     return study
-
-
-def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:
-    """SweepExits of all tokens at each exitable layer, which say how long a step takes by the layers run."""
-    return [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
 
 
 def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:

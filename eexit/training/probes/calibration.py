@@ -10,6 +10,7 @@ a probe that has learned its texts by heart.
 Shapes: N tokens, K KL factors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from typing import Final
@@ -50,22 +51,14 @@ def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
     log_k_K = torch.tensor(KL_FACTORS, dtype=torch.float64).log()
     mean = seen_N1.mean()
     start = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)  # the roots of scale and slope, the shift at the mean
-    found = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([found], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def loss(found: Tensor) -> Tensor:
         seen_NK = (seen_N1 - mean) * found[0].square() + mean + found[1].square() * log_k_K + found[2]
         return _chance_loss(seen_NK, true_N1 + log_k_K)
 
-    def penalised() -> Tensor:
-        optimiser.zero_grad()
-        total = loss() + PENALTY * (found - start).square().sum()
-        total.backward()
-        return total
-
-    optimiser.step(penalised)
-    scale, slope, shift = (*found.detach()[:2].square().tolist(), found[2].item())
-    return Calibration(scale, slope, shift + mean.item() * (1 - scale), loss().item())
+    found = _least(start, lambda found: loss(found) + PENALTY * (found - start).square().sum())
+    scale, slope, shift = (*found[:2].square().tolist(), found[2].item())
+    return Calibration(scale, slope, shift + mean.item() * (1 - scale), loss(found).item())
 
 
 def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,20 +68,29 @@ def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean_R, std_R = seen_NR.mean(0), seen_NR.std(0).clamp_min(LEAST_STD)
     z_NR, stop_NR = (seen_NR - mean_R) / std_R, stop_NR.double()
-    found_2R = torch.stack([torch.ones_like(mean_R), torch.zeros_like(mean_R)]).requires_grad_()
-    optimiser = torch.optim.LBFGS([found_2R], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
 
-    def penalised() -> Tensor:
-        optimiser.zero_grad()
+    def penalised(found_2R: Tensor) -> Tensor:
         log_odds_NR = z_NR * found_2R[0] + found_2R[1]
         loss_R = F.binary_cross_entropy_with_logits(log_odds_NR, stop_NR, reduction="none").mean(0)
-        total = loss_R.sum() + PENALTY * found_2R.square().sum()
+        return loss_R.sum() + PENALTY * found_2R.square().sum()
+
+    scale_R, at_mean_R = _least(torch.stack([torch.ones_like(mean_R), torch.zeros_like(mean_R)]), penalised)
+    return scale_R / std_R, at_mean_R - scale_R / std_R * mean_R
+
+
+def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The numbers with the least loss."""
+    found = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([found], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
+
+    def with_gradients() -> Tensor:
+        optimiser.zero_grad()
+        total = loss(found)
         total.backward()
         return total
 
-    optimiser.step(penalised)
-    scale_R, at_mean_R = found_2R.detach()
-    return scale_R / std_R, at_mean_R - scale_R / std_R * mean_R
+    optimiser.step(with_gradients)
+    return found.detach()
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ class GateTrainer(Trainer):
         learn, choose = self.sums.of(layer)
         prior_W1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
-            best_fit(learn.target(index), choose.target(index), [prior_W1], refit=False)
-            for index in range(len(self.rules))
+            best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_W1], refit=False)
+            for of_rule in (slice(index, index + 1) for index in range(len(self.rules)))
         ]
         return torch.cat(maps, 1)
 

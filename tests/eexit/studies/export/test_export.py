@@ -27,8 +27,7 @@ from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import TOKENS
 from eexit.studies.export import export as exporting
-from eexit.studies.export.columns import CONVERSATIONS
-from eexit.studies.export.conversations import conversations, surroundings
+from eexit.studies.export.conversations import CONVERSATIONS, conversations, surroundings
 from eexit.studies.export.export import export
 from jobs.files.export import main, reading
 

@@ -23,8 +23,8 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
+from eexit.studies.replay.recorded import read_transcripts
 from eexit.studies.replay.study import ReplayStudy, SettingsToReplay, make_replay_plan
-from eexit.studies.replay.transcripts import read_transcripts
 from jobs import replay
 
 EXITS = (1, 3, 4)
