@@ -79,8 +79,7 @@ def plan_of(flags: Namespace) -> "JudgingPlan":
 def finish(results: str, plan: "JudgingPlan", judging: "Judging") -> int:
     """Print the table and how to read the judgements; returns the exit code."""
     from eexit.results.study_tables import JUDGEMENTS
-    from eexit.studies.judging.judgements import in_pandas
-    from eexit.studies.judging.table import by_configuration, judgements_table
+    from eexit.studies.judging.table import by_configuration, in_pandas, judgements_table
 
     of_judge = [row for row in JUDGEMENTS.rows(plan.store) if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(columns=110)

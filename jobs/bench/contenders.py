@@ -1,6 +1,6 @@
 """What the engine's bench times: both loops, the naive reference, transformers' `generate`, and matrix products."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,7 +45,7 @@ class Timed:
     rows: int
     what: str
     tokens: int
-    prefixes: int | None = None  # unique ones halfway
+    prefixes: int | None = None  # unique ones halfway: a prompt and the tokens so far
     rounds: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
@@ -96,17 +96,10 @@ class Bench:
         self.decoding = self.generator.engine.decoding
         self.plain = plain_model(self.generator, job.device)
         self.plain_decoder = Decoder(self.plain)
-        self.online_config = self.config.model_copy(update={"kl_factors": (), "rules": self._online_rules()})
-
-    def _online_rules(self) -> dict[str, tuple[float, ...]]:
-        """Four of them, as many as the demo has KL factors; `fixed` at the middle one of the exitable layers."""
         layers = self.decoding.exitable_layers
-        return {
-            "fixed": (float(layers[len(layers) // 2]),),
-            "entropy": (1.0,),
-            "similarity": (0.95,),
-            "confidence": (0.9,),
-        }
+        fixed = (float(layers[len(layers) // 2]),)  # four rules, as many as the demo has KL factors
+        rules = {"fixed": fixed, "entropy": (1.0,), "similarity": (0.95,), "confidence": (0.9,)}
+        self.online_config = self.config.model_copy(update={"kl_factors": (), "rules": rules})
 
     def runs(self, config: SweepConfig, n_rows: int) -> list[Run]:
         """So many runs of a grid; of few, none is `normal`, which is generated beside them if the grid has it."""
@@ -129,7 +122,7 @@ class Bench:
         timed.rounds.append(self.now() - began)
         timed.steps += steps
         runs = results.tokens.to_pandas().groupby(["run_id", "prompt_id"])["token_id"].agg(list)
-        timed.prefixes = count_prefixes((prompt, tokens[: n_tokens // 2]) for (_, prompt), tokens in runs.items())
+        timed.prefixes = len({(prompt, tuple(tokens[: n_tokens // 2])) for (_, prompt), tokens in runs.items()})
 
     def online(self, n_rows: int, n_tokens: int, observation: Timed, timed: Timed) -> None:
         """The grid of online rules, with the tables; its observation is timed apart."""
@@ -143,7 +136,8 @@ class Bench:
         """The prompts of as many runs of the grid, at full depth."""
         requests = [replace(request, configuration=Normal()) for request in self.requests(self.config, n_rows)]
         began = self.now()
-        _, steps = self.steps(partial(decode, self.engine(n_tokens, observe), requests))
+        engine = self.engine(n_tokens, observe)
+        _, steps = self.steps(lambda progress: list(engine.generate(requests, progress)))
         timed.rounds.append(self.now() - began)
         timed.steps += steps
 
@@ -220,11 +214,6 @@ def halfway(n_tokens: int) -> tuple[int, int]:
     return n_tokens // 2, n_tokens // 2 + FLOOR_STEPS
 
 
-def count_prefixes(prefixes: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
-    """How many unique ones there are; a prefix is a prompt and the tokens generated so far."""
-    return len({(prompt, tuple(tokens)) for prompt, tokens in prefixes})
-
-
 class Products(TorchDispatchMode):
     """Records the products with weights; attention and KL use batched products, which are left out."""
 
@@ -260,8 +249,4 @@ def _during(
             raise _Enough
 
     with suppress(_Enough):
-        decode(engine, requests, progress)
-
-
-def decode(engine: Engine, requests: Sequence[Request], progress: Callable[[int], None]) -> dict[int, Outcome]:
-    return dict(engine.generate(requests, progress))
+        list(engine.generate(requests, progress))

@@ -6,13 +6,34 @@ Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from browser import chromium
+from typing import Any
 
 from reports.page.build import build_report
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless browser found on PATH, for tests too. Raises `FileNotFoundError` if there is none."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        raise FileNotFoundError("no Chromium on PATH: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

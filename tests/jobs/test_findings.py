@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "jobs" / "bench"))
 
 import findings  # noqa: E402
-from findings import outcomes, study  # noqa: E402
+from findings import study, words  # noqa: E402
 
 from eexit.errors import UsageError  # noqa: E402
 from eexit.quality.estimates import Estimate  # noqa: E402
@@ -85,7 +85,7 @@ def test_paragraphs_are_filled_and_tables_stay() -> None:
     ],
 )
 def test_a_certificate_may_be_each_of_three(p_value: float, error: float, lost: Estimate, called: str) -> None:
-    assert outcomes.certificate(p_value, error, lost) == called
+    assert words.certificate(p_value, error, lost) == called
 
 
 @pytest.mark.parametrize(
@@ -97,19 +97,19 @@ def test_a_certificate_may_be_each_of_three(p_value: float, error: float, lost: 
     ],
 )
 def test_certificates_of_both_dtypes_are_told_together(first: str, second: str, said: str) -> None:
-    assert said in outcomes.holds({"float32": first, "bfloat16": second})
+    assert said in words.holds({"float32": first, "bfloat16": second})
 
 
 def test_savings_growth_and_dtypes_may_come_out_either_way() -> None:
-    assert [outcomes.saving(each) for each in (ABOVE, BELOW)] == ["saves", "costs more"]
-    assert "as far as is shown" in outcomes.saving(AROUND)
-    assert [outcomes.growth(each) for each in (ABOVE, BELOW)] == ["errors build up", "errors get fewer"]
-    assert "not shown" in outcomes.growth(AROUND)
-    assert [outcomes.dtypes(p_value) for p_value in (0.01, 0.5)] == ["differ", "are not shown to differ"]
+    assert [words.saving(each) for each in (ABOVE, BELOW)] == ["saves", "costs more"]
+    assert "as far as is shown" in words.saving(AROUND)
+    assert [words.growth(each) for each in (ABOVE, BELOW)] == ["errors build up", "errors get fewer"]
+    assert "not shown" in words.growth(AROUND)
+    assert [words.dtypes(p_value) for p_value in (0.01, 0.5)] == ["differ", "are not shown to differ"]
 
 
 def test_the_verdict_may_be_each_of_three() -> None:
     certified, not_certified = {"float32": "certified"}, {"float32": "not certified"}
-    assert outcomes.pays(ABOVE, certified, 0.97) == "Yes"
-    assert outcomes.pays(ABOVE, certified, 1.02) == "Not in time"
-    assert outcomes.pays(ABOVE, not_certified, 0.97) == outcomes.pays(BELOW, certified, 0.97) == "No"
+    assert words.pays(ABOVE, certified, 0.97) == "Yes"
+    assert words.pays(ABOVE, certified, 1.02) == "Not in time"
+    assert words.pays(ABOVE, not_certified, 0.97) == words.pays(BELOW, certified, 0.97) == "No"

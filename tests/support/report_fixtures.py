@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import pytest
-from browser import chromium
 from filelock import FileLock
+from screenshot import chromium
 from synthetic_quality import choose, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 

@@ -1,12 +1,11 @@
 """The sections of FINDINGS.md: each a table of the study or two, and what follows from it.
 
-What an outcome is called is decided by `outcomes`, as PLAN.md said beforehand.
+What an outcome is called is decided by `words`, as PLAN.md said beforehand.
 """
 
 import csv
-from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -16,7 +15,7 @@ from cluster.assessment.outcome.verdict import Bound, Verdict, judge
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind
 from eexit.quality.intervals import mcnemar
-from findings import outcomes
+from findings import words
 from findings.study import (
     DTYPES,
     FIRST,
@@ -33,7 +32,7 @@ from findings.study import (
     card,
     mean_of,
 )
-from findings.words import fine_points_of, p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
+from findings.words import p_of, percent_of, points_of, rows_at, share_of, table_of, times_of
 
 BATCHES: Final = (1, 8)
 LINES: Final = {
@@ -61,25 +60,26 @@ def setting(what: str = LATEST) -> str:
 @cache
 def certificates(what: str = LATEST) -> dict[str, str]:
     """What the choice is called, by dtype."""
-    return {dtype: outcomes.certificate(*_tested(what, dtype), _lost(what, dtype)) for dtype in DTYPES}
+    return {dtype: words.certificate(*_tested(what, dtype), _lost(what, dtype)) for dtype in DTYPES}
+
+
+@cache
+def figures(name: str = f"{LATEST}-{DTYPES[0]}") -> SweepFigures:
+    """What an assessment would read of a sweep, by default of the latest run in float32."""
+    return SweepFigures.read(str(STUDY / name))
 
 
 @cache
 def verdict(dtype: str) -> Verdict:
     """That of an assessment with these tables: oracles and settings of the pilot, and the latest run."""
-    run = SweepFigures.read(str(STUDY / f"{LATEST}-{dtype}"))
-    tables = AssessmentTables(
-        FirstLook(SweepFigures.read(str(STUDY / LOOK))),
-        [SweepFigures.read(str(STUDY / name)) for name in (PILOT, MAPPED)],
-        [SweepFigures.read(str(STUDY / name)) for name in TRIED],
-        run,
-    )
-    return judge(figures_of(tables, Bound("answers", outcomes.AT_MOST, 0.95), BATCHES))
+    ceilings, tried = ([figures(name) for name in names] for names in ((PILOT, MAPPED), TRIED))
+    tables = AssessmentTables(FirstLook(figures(LOOK)), ceilings, tried, figures(f"{LATEST}-{dtype}"))
+    return judge(figures_of(tables, Bound("answers", words.AT_MOST, 0.95), BATCHES))
 
 
 def title() -> str:
     manifest = sweep(PILOT).finished.manifest
-    machine = next(row["machine"] for row in _timings())
+    machine = figures().timing(setting())[0]["machine"]
     return f"""
 # Does early exit pay on a small language model?
 
@@ -92,28 +92,29 @@ prompts by hand.
 
 
 def answer() -> str:
-    saved, run = sweep(f"{LATEST}-float32").saved(setting()), verdict("float32")
-    fastest = min(BATCHES, key=lambda batch: _time(batch).high)
+    saved, run, times = sweep(f"{LATEST}-float32").saved(setting()), verdict("float32"), figures().times(setting())
+    fastest = min(BATCHES, key=lambda batch: times[batch].high)
     return f"""
 ## The verdict
 
-**{outcomes.pays(saved, certificates(), _time(fastest).high)}.** {outcomes.holds(certificates())}:
-the setting is `{setting()}`, and {_called()}. It
-{outcomes.saving(saved)}: it runs {share_of(saved)} fewer multiply-adds than full depth in float32, deciding
-included, and takes {times_of(_time(fastest))} as long with {rows_at(fastest)}, where it is fastest. What takes most of
-what an oracle's exits would save is *{run.ledger.cause}*.
+**{words.pays(saved, certificates(), times[fastest].high)}.** {words.holds(certificates())}:
+the setting is `{setting()}`, and for a loss of at most {percent_of(words.AT_MOST)} of the prompts, it is called
+{_named(LATEST)}. It {words.saving(saved)}: it runs {share_of(saved)} fewer multiply-adds than full depth in float32,
+deciding included, and takes {times_of(times[fastest])} as long with {rows_at(fastest)}, where it is fastest. What takes
+most of what an oracle's exits would save is *{run.ledger.cause}*.
 """
 
 
 def summary() -> str:
     """What README says of the study."""
     saved, run = sweep(f"{LATEST}-float32").saved(setting()), verdict("float32")
-    times = " and ".join(f"{times_of(_time(batch))} as long with {rows_at(batch)}" for batch in BATCHES)
+    timed = figures().times(setting())
+    times = " and ".join(f"{times_of(timed[batch])} as long with {rows_at(batch)}" for batch in BATCHES)
     line = run.ledger.line(run.ledger.cause)
     return f"""
 - `{setting()}` reads few layers, through a trained linear map, a coarse sketch of the head and a gate; past an exit,
   trained maps make keys and values. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
-  The test of a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts: {_named(LATEST)}.
+  The test of a loss of at most {percent_of(words.AT_MOST)} of the prompts: {_named(LATEST)}.
 - An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
   most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
 """
@@ -141,16 +142,10 @@ It was asked of other prompts, before there were maps, with `{setting(FIRST)}`: 
 
 
 def by_kind() -> str:
-    rows = []
-    kinds = sorted(set(sweep(f"{LATEST}-float32").runs.kind))
-    for kind in kinds:
-        cells = [kind]
-        for dtype in DTYPES:
-            run = sweep(f"{LATEST}-{dtype}")
-            difference = run.beside_normal(setting(), run.runs.kind == kind)
-            n = [f"{difference.count()}"] if dtype == DTYPES[0] else []
-            cells += [*n, gained_and_lost(difference)]
-        rows.append(cells)
+    rows, runs = [], [sweep(f"{LATEST}-{dtype}") for dtype in DTYPES]
+    for kind in sorted(set(runs[0].runs.kind)):
+        differences = [run.beside_normal(setting(), run.runs.kind == kind) for run in runs]
+        rows.append([kind, str(differences[0].count()), *map(gained_and_lost, differences)])
     return f"""
 ## By kind of prompt
 
@@ -162,25 +157,23 @@ Prompts that the setting gets right and full depth does not, and the other way r
 
 def ledger() -> str:
     first = verdict(DTYPES[0])
-    rows = [
-        ["the oracle `agree`, in exact state", "", f"{share_of(first.ledger.ceiling)}", f"`{first.ledger.ceiling_key}`"]
+    oracle = ["the oracle `agree`, in exact state", "", share_of(first.ledger.ceiling), f"`{first.ledger.ceiling_key}`"]
+    restricted = [
+        [LINES[line.restriction], share_of(line.taken), percent_of(line.left), f"`{line.key or 'full depth'}`"]
+        for line in first.ledger.lines
     ]
-    for line in first.ledger.lines:
-        rows.append(
-            [LINES[line.restriction], share_of(line.taken), percent_of(line.left), f"`{line.key or 'full depth'}`"]
-        )
-    largest = {dtype: verdict(dtype).ledger.cause for dtype in DTYPES}
-    said = {f"in {dtype}, *{cause}*" for dtype, cause in largest.items()}
-    same = len(set(largest.values())) == 1
-    largest_is = f"*{largest[DTYPES[0]]}*, in both dtypes" if same else " and ".join(sorted(said))
+    causes = {dtype: verdict(dtype).ledger.cause for dtype in DTYPES}
+    same = len(set(causes.values())) == 1
+    each = " and ".join(sorted(f"in {dtype}, *{cause}*" for dtype, cause in causes.items()))
+    largest_is = f"*{first.ledger.cause}*, in both dtypes" if same else each
     beyond = first.figures.possible - first.ledger.ceiling.mean
     return f"""
 ## Where an oracle's savings go
 
 In float32, as shares of full depth: each line is what the next restriction takes, at a loss of at most
-{percent_of(outcomes.AT_MOST)}. Oracles and settings are those of the pilot ({sweep(PILOT).n_prompts} prompts).
+{percent_of(words.AT_MOST)}. Oracles and settings are those of the pilot ({sweep(PILOT).n_prompts} prompts).
 
-{table_of(["restriction", "takes", "left", "by"], rows)}
+{table_of(["restriction", "takes", "left", "by"], [oracle, *restricted])}
 
 The largest line is {largest_is}. What leaving at the first layer would save beyond the oracle, {percent_of(beyond)}, is
 the model's: its tokens do not agree with full depth there. A read of the head costs
@@ -194,7 +187,7 @@ def long_texts() -> str:
         run, longer = sweep(f"{FIRST}-{dtype}"), sweep(f"{LONG}-{dtype}")
         growth = longer.grows_beside(run, setting(FIRST))
         parts.append(
-            f"In {dtype}, {outcomes.growth(growth)}: disagreement is {fine_points_of(growth)} points higher than in "
+            f"In {dtype}, {words.growth(growth)}: disagreement is {points_of(growth, digits=2)} points higher than in "
             f"the first tokens of the same prompts, and {share_of(longer.changed(setting(FIRST)))} of the texts change "
             f"({share_of(run.changed(setting(FIRST), longer.runs.unit))} of the short ones)."
         )
@@ -211,15 +204,13 @@ instead of {_most_tokens(run)} ({longest.tokens(NORMAL):.0f} on average, instead
 
 
 def time() -> str:
-    look = FirstLook(SweepFigures.read(str(STUDY / LOOK)))
-    steps = look.steps
+    steps, timed = FirstLook(figures(LOOK)).steps, figures().times(setting())
     assert steps is not None
     rows = [[str(rows), *(f"{1e3 * each:.1f}" for each in seconds)] for rows, seconds in steps.seconds.items()]
-    run = SweepFigures.read(str(STUDY / f"{LATEST}-float32"))
-    share_G = run.share_G(setting())
+    share_G = figures().share_G(setting())
     of_setting = [
         [str(batch), percent_of(steps.independent(batch, share_G)), percent_of(steps.together(batch, share_G)),
-         share_of(_time(batch).complement)]
+         share_of(timed[batch].complement)]
         for batch in BATCHES
     ]  # fmt: skip
     return f"""
@@ -286,7 +277,7 @@ def _asked(what: str) -> str:
     p_alone = mcnemar(len(one - other), len(other - one))
     return f"""{table}
 
-The prompts that the setting loses {outcomes.dtypes(p_alone)} between dtypes: {len(one - other)} are lost in
+The prompts that the setting loses {words.dtypes(p_alone)} between dtypes: {len(one - other)} are lost in
 {DTYPES[0]} alone, {len(other - one)} in {DTYPES[1]} alone (McNemar's exact test, p = {p_of(p_alone)}).
 
 {_beside_normal(what, key, "Of all prompts of the run:")}"""
@@ -303,15 +294,8 @@ def _beside_normal(what: str, key: str, said: str) -> str:
             share_of(run.disagreement(key)), share_of(run.skipped(key)), share_of(run.saved(key)),
         ])  # fmt: skip
     heads = [
-        "dtype",
-        "`normal` right",
-        "setting right",
-        "difference",
-        "gained, lost",
-        "disagreement",
-        "skipped",
-        "saved",
-    ]
+        "dtype", "`normal` right", "setting right", "difference", "gained, lost", "disagreement", "skipped", "saved",
+    ]  # fmt: skip
     return f"{said}\n\n{table_of(heads, rows)}".strip()
 
 
@@ -330,22 +314,9 @@ def _lost(what: str, dtype: str) -> Estimate:
     return sweep(f"{what}-{dtype}").lost(setting(what), reporting=False)
 
 
-def _called() -> str:
-    """What the choice is called in each dtype, for the bound on lost prompts."""
-    return f"for a loss of at most {percent_of(outcomes.AT_MOST)} of the prompts, it is called {_named(LATEST)}"
-
-
 def _named(what: str) -> str:
     """The choice in each dtype."""
     return " and ".join(f"{each} in {dtype}" for dtype, each in certificates(what).items())
-
-
-def _timings() -> Iterable[Mapping[str, Any]]:
-    return SweepFigures.read(str(STUDY / f"{LATEST}-float32")).timing(setting())
-
-
-def _time(batch: int) -> Estimate:
-    return SweepFigures.read(str(STUDY / f"{LATEST}-float32")).times(setting())[batch]
 
 
 def _most_tokens(each: StudySweep) -> int:

@@ -1,24 +1,67 @@
-"""Numbers of the study as FINDINGS.md writes them, and its tables."""
+"""What each outcome of the study is called, as PLAN.md said before it ran, and how FINDINGS.md writes its numbers."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from eexit.quality.estimates import Estimate
+
+AT_MOST: Final = 0.02  # of the prompts, that normal gets right and the setting gets wrong
+ALIKE: Final = 0.05  # p-values above it show no difference
+
+
+def certificate(p_value: float, error: float, lost: Estimate) -> str:
+    """Of one dtype, given what this ask may err with."""
+    if p_value <= error:
+        return "certified"
+    return "loses more than that" if lost.low > AT_MOST else "not certified"
+
+
+def holds(certificates: dict[str, str]) -> str:
+    """Of all dtypes together."""
+    certified = [dtype for dtype, each in certificates.items() if each == "certified"]
+    if len(certified) == len(certificates):
+        return "The certificate holds in both dtypes"
+    return f"The certificate holds in {certified[0]} alone" if certified else "There is no certificate in either dtype"
+
+
+def saving(saved: Estimate) -> str:
+    """Of what was run, deciding included."""
+    return _called(saved, "saves", "costs more", "neither saves nor costs, as far as is shown")
+
+
+def growth(difference: Estimate) -> str:
+    """Of the disagreement in long texts less that in short ones of the same prompts."""
+    return _called(difference, "errors build up", "errors get fewer", "it is not shown that errors build up")
+
+
+def _called(found: Estimate, above: str, below: str, neither: str) -> str:
+    """By which side of 0 all of an interval is on."""
+    return above if found.low > 0 else below if found.high < 0 else neither
+
+
+def dtypes(p_value: float) -> str:
+    """Of the prompts that one dtype alone loses."""
+    return "differ" if p_value <= ALIKE else "are not shown to differ"
+
+
+def pays(saved: Estimate, certificates: dict[str, str], time_high: float) -> str:
+    """The verdict. `time_high` is the upper end of its time, as a multiple of that of `normal`."""
+    if saving(saved) != "saves" or "certified" not in certificates.values():
+        return "No"
+    return "Yes" if time_high < 1 else "Not in time"
 
 
 def rows_at(batch: int) -> str:
     return "one row" if batch == 1 else f"{batch} rows"
 
 
-def share_of(share: Estimate) -> str:
-    return f"{100 * share.mean:z.1f} % ({100 * share.low:z.1f} to {100 * share.high:z.1f})"
+def share_of(share: Estimate, form: str = "z.1f", unit: str = " %") -> str:
+    mean, low, high = (format(100 * each, form) for each in (share.mean, share.low, share.high))
+    return f"{mean}{unit} ({low} to {high})"
 
 
-def points_of(share: Estimate) -> str:
-    return f"{100 * share.mean:+z.1f} ({100 * share.low:+z.1f} to {100 * share.high:+z.1f})"
-
-
-def fine_points_of(share: Estimate) -> str:
-    return f"{100 * share.mean:+z.2f} ({100 * share.low:+z.2f} to {100 * share.high:+z.2f})"
+def points_of(share: Estimate, digits: int = 1) -> str:
+    return share_of(share, f"+z.{digits}f", "")
 
 
 def percent_of(share: float) -> str:
