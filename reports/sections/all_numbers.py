@@ -1,12 +1,8 @@
-"""The overview's folds of numbers: all that is known of every configuration, scores of the harness, and a heat map.
-
-The heat map has a number of every run; the page's script computes its rows.
-"""
+"""The overview's fold "All numbers": all that is known of every configuration, and scores of the harness."""
 
 from collections.abc import Iterator
 from typing import Any, Final
 
-import altair as alt
 import pandas as pd
 
 from eexit.quality.rubric import ASPECTS
@@ -14,7 +10,7 @@ from eexit.results.study_tables import SCORES
 from reports.read.judgements import BEST, PREFERRED, SCORE
 from reports.read.sweep import Sweep
 from reports.shared import measures
-from reports.shared.charts import RAMP, ROWS, Columns, layered
+from reports.shared.charts import Columns
 from reports.shared.figures import table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
 from reports.shared.paired import GAINED, LOST, P_VALUE
@@ -100,30 +96,3 @@ def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
     found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
     names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]
     return found.sort_values(what, kind="stable")[names].reset_index(drop=True)
-
-
-def heat_chart() -> alt.LayerChart:
-    """A heat map of prompts × configurations. A row of data has `value`, its text `words`, `failed`, and the prompt's
-    place in the order, `order`.
-    """
-    x = alt.X("shown_as:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
-    y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
-    base = alt.Chart(ROWS).encode(x=x, y=y)
-    tooltip = [
-        alt.Tooltip("name:N", title="Prompt"),
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip("words:N", title="Value"),
-    ]
-    colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
-    # The other columns must not fade, since a paler cell means a smaller value here.
-    picked = [{"test": "picked != '' && picked == datum.configuration", "value": "#c2500a"}]
-    frame = alt.StrokeValue(None, condition=picked)
-    shade = base.mark_rect(cursor="pointer", strokeWidth=1).encode(color=colour, stroke=frame, tooltip=tooltip)
-    cross = base.transform_filter("datum.failed").mark_text(
-        text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
-    )
-    return layered(
-        shade.transform_filter("isValid(datum.value)"),
-        cross.encode(tooltip=tooltip),
-        description="One number of every run, prompts by configurations.",
-    ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})

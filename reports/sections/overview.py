@@ -5,7 +5,7 @@ from typing import Any
 from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
-from reports.sections.all_numbers import heat_chart, quality_section
+from reports.sections.all_numbers import quality_section
 from reports.sections.depth_by_position import depth_figure
 from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
@@ -17,7 +17,6 @@ from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
 from reports.sections.where_tokens_exit import mix_figure
 from reports.sections.which_setting import settings_section
-from reports.shared.charts import specification
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import Quality, quality_of
@@ -63,7 +62,6 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "quality": _quality(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
-        "heat": specification(heat_chart()),
     }
 
 

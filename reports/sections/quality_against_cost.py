@@ -154,7 +154,6 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
         pd.concat([quality.rows, saves.generate], ignore_index=True) if saves else quality.rows,
         tuple(configuration_columns(sweep, saves)),
         wide=True,
-        static=True,
         replayed=table(quality.replayed, REPLAYED) if len(quality.replayed) else None,
     )
 

@@ -46,7 +46,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Figure:
-    """`choice` names what the variants differ in. A `static` one is also in the file as SVG."""
+    """`choice` names what the variants differ in."""
 
     key: str
     title: str
@@ -57,7 +57,6 @@ class Figure:
     choice: str | None = None
     slice: Slice | None = None
     wide: bool = False
-    static: bool = False
     replayed: dict[str, Any] | None = None  # a further table
 
     @property

@@ -85,8 +85,7 @@ function labelled(vega, rows, axes) {
 }
 
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as in reports/shared/figures.py, or
-// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
-// open(datum, event, view)}.
+// {key, title, id, caption, variants, heading, controls, table or twin(), rows()}.
 function figure(chart) {
   const box = h("div.chart"),
     labels = chart.variants.map(({ label }) => label),
@@ -182,21 +181,16 @@ async function draw(entry, again = false) {
     // Vega warns of layers without rows, as those are of what the reader hasn't asked for.
     ...(variant.axes ? { logLevel: 1 } : {}),
   };
-  const prepare = chart.prepare || ((same) => same);
-  const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
+  const { view } = await embed(box, withHeight(spec, rows), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
-  view.addEventListener(
-    "click",
-    (event, item) => item?.datum && (chart.open || openConfiguration)(item.datum, event, view),
-  );
+  view.addEventListener("click", (_, item) => item?.datum && openConfiguration(item.datum));
   view.addEventListener("pointerover", (_, item) => pick(item?.datum?.configuration || ""));
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", variant.spec.description);
   box.style.minHeight = "";
   heights[chart.key] = box.offsetHeight;
-  chart.drawn?.(view, box);
   box.dataset.ink = inkOf(canvas);
 }
 

@@ -25,6 +25,7 @@ async function load() {
   PIECES = JSON.parse(text(await inFile("pieces")));
   DATA.final = DATA.layers.length - 1;
   DATA.seeds = [...new Set(DATA.prompts.flatMap((prompt) => prompt.runs.map((run) => run.seed)))];
+  if (DATA.beside) DATA.beside.pairs = new Map(DATA.beside.base.map((one, i) => [`${one} ${DATA.beside.other[i]}`, i]));
   for (const prompt of DATA.prompts) {
     let start = 0;
     for (const run of prompt.runs) {

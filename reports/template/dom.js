@@ -115,11 +115,12 @@ function chooser(label, names, now, onchange, id = null) {
   );
 }
 
-// A choice under `key` of the address, and a box with what `make` gives for the name that is chosen: [chooser, box]. Where
-// there is nothing to choose, there is no chooser.
-function chosenBox(label, key, names, make) {
+// A choice under `key` of the address, and a box with what `make` gives for the name that is chosen: [chooser, box]. `usual` is
+// the first choice where it isn't the first name. Where there is nothing to choose, there is no chooser.
+function chosenBox(label, key, names, make, usual) {
   const box = h("div"),
-    first = choiceOf(key, names);
+    values = names.map((name) => [name].flat()[0]),
+    first = choiceOf(key, values, usual);
   const show = (name) => box.replaceChildren(...[make(name)].flat());
   const change = (name) => {
     choose(key, name);

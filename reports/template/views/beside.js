@@ -6,72 +6,73 @@ const ITS_CONTROL = "its control",
   ALL_OTHERS = "all others";
 
 function besideFigure() {
-  const { measures, caption } = DATA.beside,
-    kinds = besideKinds();
-  const picked = (key, names, first) => choiceOf(`beside.${key}`, names, first);
-  const state = { kind: picked("kind", Object.keys(kinds)) };
-  const controls = h("div.row"),
+  const kinds = besideKinds(),
+    controls = h("div.row"),
     said = h("output.in-words");
-  const measure = () => measures.find(({ label }) => label === state.measure);
-  const settle = () => {
-    const { bases, others, ways } = kinds[state.kind];
-    state.base = picked("base", bases, kinds[state.kind].firstBase);
-    const left = others(state.base);
-    state.other = picked("other", left);
-    state.at = ways ? picked("at", ways) : null;
-    const names = comparable(state.at).map(({ label }) => label),
-      best = measures.find(({ key }) => key === matchingOf(state.at)?.best_by);
-    state.measure = picked("measure", names, best?.label);
-    correct("beside.measure", state.measure);
-  };
-  const change = (key) => (value) => {
-    state[key] = value;
-    choose(`beside.${key}`, value);
-    settle();
-    readdress(pathOf(location.hash));
-    show();
-    chart.update();
-  };
-  const show = () => {
-    const { bases, others, ways, baseLabel = "Base", otherLabel = "Other" } = kinds[state.kind];
-    const left = others(state.base),
-      names = comparable(state.at).map(({ label }) => label);
-    controls.replaceChildren(
-      ...[
-        chooser("Compare", Object.keys(kinds), state.kind, change("kind")),
-        bases.length > 1 ? chooser(baseLabel, bases, state.base, change("base")) : null,
-        left.length > 1 ? chooser(otherLabel, left, state.other, change("other")) : null,
-        ways ? chooser("at", ways, state.at, change("at")) : null,
-        chooser("Measure", names, state.measure, change("measure")),
-      ].filter(Boolean),
-    );
-    said.replaceChildren(...besideWords(state, measure(), rows()));
-  };
+  let state = null;
   const rows = () => kinds[state.kind].rows(state).map((row, order) => ({ ...row, order }));
+  const show = () => {
+    state = besideState(kinds);
+    const change = (key) => (value) => {
+      choose(`beside.${key}`, value);
+      show();
+      readdress(pathOf(location.hash));
+      chart.update();
+    };
+    controls.replaceChildren(
+      ...state.choices
+        .filter(([, , names]) => names.length > 1)
+        .map(([label, key, names]) =>
+          chooser(label, names, key === "measure" ? state.measure.label : state[key], change(key)),
+        ),
+    );
+    said.replaceChildren(besideWords(state, rows()));
+  };
   const chart = {
     key: "beside",
     id: "beside",
     title: "Side by side",
-    caption,
+    caption: DATA.beside.caption,
     wide: true,
     variants: [
       {
         get spec() {
-          return measure().spec;
+          return state.measure.spec;
         },
       },
     ],
     controls: [controls, said],
     rows,
     all: () => DATA.beside.base.length,
-    prepare: (spec, shown) => ({ ...spec, height: { step: shown.length > 20 ? 18 : 22 } }),
-    open: ({ key }) => key && openConfiguration({ configuration: key }),
-    twin: () => besideTable(state, measure(), rows()),
+    twin: () => besideTable(state, rows()),
     csv: () => rows().map(({ shown_as: name, ...row }) => ({ name, ...row })),
   };
-  settle();
   show();
   return figure(chart);
+}
+
+// What the reader chose, {kind, base, other, at, measure}, and the choices that there are then.
+function besideState(kinds) {
+  const pick = (key, names, first) => choiceOf(`beside.${key}`, names, first),
+    names = Object.keys(kinds),
+    kind = pick("kind", names),
+    { bases, others, ways = [], firstBase } = kinds[kind],
+    base = pick("base", bases, firstBase),
+    other = pick("other", others(base)),
+    at = ways.length ? pick("at", ways) : null,
+    measures = comparable(at),
+    labels = measures.map(({ label }) => label),
+    best = measures.find(({ key }) => key === matchingOf(at)?.best_by),
+    label = pick("measure", labels, best?.label);
+  correct("beside.measure", label);
+  const choices = [
+    ["Compare", "kind", names],
+    ["Base", "base", bases],
+    ["Other", "other", others(base)],
+    ["at", "at", ways],
+    ["Measure", "measure", labels],
+  ];
+  return { kind, base, other, at, measure: measures.find((each) => each.label === label), choices };
 }
 
 const matchingOf = (at) => DATA.beside.matchings.find((each) => each.at === at);
@@ -85,13 +86,13 @@ function comparable(at) {
 // What can be compared: for each kind, its bases, the others of a base, ways of matching, and the rows of a state.
 function besideKinds() {
   const { averages, mixes } = DATA.beside,
-    found = {},
+    keys = DATA.configurations.map(({ key }) => key),
+    exits = DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null),
+    controlled = DATA.configurations.filter(({ control_of: of }) => keys.includes(of)),
     modes = [
       ...new Set(averages.filter(({ base }) => base !== ITS_CONTROL).flatMap(({ base, other }) => [base, other])),
     ];
-  const keys = DATA.configurations.map(({ key }) => key),
-    isExit = ({ rule, control_of: of }) => rule !== null && of === null;
-  const exits = DATA.configurations.filter(isExit);
+  const found = {};
   if (modes.length > 1)
     found.modes = {
       bases: modes,
@@ -100,25 +101,22 @@ function besideKinds() {
         exits
           .filter(({ mode }) => mode === base)
           .map((one) => [one, exits.find((two) => two.mode === other && settingOf(two) === settingOf(one))])
-          .filter(([, two]) => two)
-          .map(([one, two]) => pairRow(one.key, two.key, settingOf(one))),
+          .map(([one, two]) => two && pairRow(one.key, two.key, settingOf(one))),
     };
-  if (mixes.base?.length) {
-    const series = [...new Set(mixes.base)];
-    const others = (base) => [ALL_OTHERS, ...new Set(mixes.series.filter((_, i) => mixes.base[i] === base))];
+  if (mixes.base?.length)
     found["rules and exit sets"] = {
-      bases: series,
-      others,
+      bases: [...new Set(mixes.base)],
+      others: (base) => [ALL_OTHERS, ...new Set(mixes.series.filter((_, i) => mixes.base[i] === base))],
       ways: [...new Set(mixes.at)],
       rows: ({ base, other, at }) =>
-        mixes.base.flatMap((one, i) =>
-          one === base && [mixes.series[i], ALL_OTHERS].includes(other) && mixes.at[i] === at
-            ? [mixRow(i, other === ALL_OTHERS ? mixes.configuration[i] : mixes.label[i])]
-            : [],
+        mixes.base.map(
+          (one, i) =>
+            one === base &&
+            [mixes.series[i], ALL_OTHERS].includes(other) &&
+            mixes.at[i] === at &&
+            mixRow(i, other === ALL_OTHERS ? mixes.configuration[i] : mixes.label[i]),
         ),
     };
-  }
-  const controlled = DATA.configurations.filter(({ control_of: of }) => keys.includes(of));
   if (controlled.length)
     found["settings and their controls"] = {
       bases: [ITS_CONTROL],
@@ -128,13 +126,9 @@ function besideKinds() {
   found["one with all others"] = {
     bases: keys,
     firstBase: keys.includes(DATA.normal) ? DATA.normal : keys[0],
-    others: () => [ALL_OTHERS],
-    rows: ({ base }) => keys.filter((key) => key !== base).map((key) => pairRow(base, key, key)),
-  };
-  found["two settings"] = {
-    bases: keys,
-    others: (base) => keys.filter((key) => key !== base),
-    rows: ({ base, other }) => [pairRow(base, other, other)],
+    others: (base) => [ALL_OTHERS, ...keys.filter((key) => key !== base)],
+    rows: ({ base, other }) =>
+      keys.filter((key) => key !== base && [key, ALL_OTHERS].includes(other)).map((key) => pairRow(base, key, key)),
   };
   for (const kind of Object.values(found)) {
     const all = kind.rows;
@@ -146,59 +140,7 @@ function besideKinds() {
 // A setting without its mode, as its key has it.
 const settingOf = ({ key, mode }) => key.slice(mode.length + 1);
 
-let pairsOf = { of: null, at: null };
-
-// The number of a pair of configurations and whether it is held the other way round; null if the page lacks it.
-function pairAt(base, other) {
-  const { beside } = DATA;
-  if (pairsOf.of !== beside) {
-    pairsOf = { of: beside, at: new Map(beside.base.map((one, i) => [`${one} ${beside.other[i]}`, i])) };
-  }
-  const [one, two] = [base, other].map((key) => DATA.configurations.findIndex((each) => each.key === key)),
-    straight = pairsOf.at.get(`${one} ${two}`);
-  if (straight !== undefined) return { i: straight, turned: false };
-  const turned = pairsOf.at.get(`${two} ${one}`);
-  return turned === undefined ? null : { i: turned, turned: true };
-}
-
-function pairRow(base, other, name) {
-  const pair = pairAt(base, other);
-  if (!pair) return null;
-  const { i, turned } = pair,
-    { values, gains, measures } = DATA.beside;
-  const row = { ...naming(configurationOf(other), name), base, other };
-  for (const { key, none } of measures) {
-    const of = (end) => values[key][end][i],
-      turn = (value) => (value === null ? null : none ? 1 / value : -value);
-    row[key] = turned ? turn(of("")) : of("");
-    row[`${key}_low`] = turned ? turn(of("_high")) : of("_low");
-    row[`${key}_high`] = turned ? turn(of("_low")) : of("_high");
-    row[`${key}_n`] = of("_n");
-  }
-  if (gains._gained) {
-    row.gained = gains[turned ? "_lost" : "_gained"][i];
-    row.lost = gains[turned ? "_gained" : "_lost"][i];
-    row.p = gains._p[i];
-  }
-  return row;
-}
-
-function mixRow(i, name) {
-  const { mixes } = DATA.beside,
-    configuration = configurationOf(mixes.configuration[i]);
-  const row = {
-    ...naming(configuration, name),
-    base: mixes.mix[i],
-    other: configuration.key,
-    at: mixes.at[i],
-  };
-  for (const { key } of DATA.beside.measures)
-    for (const end of ["", "_low", "_high", "_n"]) row[key + end] = mixes[key + end]?.[i] ?? null;
-  return row;
-}
-
 const naming = ({ key, mode, rule }, name) => ({
-  key,
   configuration: key,
   shown_as: name,
   mode,
@@ -206,37 +148,67 @@ const naming = ({ key, mode, rule }, name) => ({
   family: rule ?? mode,
 });
 
-// What the rows say together: how many certainly differ, and the mean over them where all are of one kind.
-function besideWords({ kind, base, other, at }, { key, label, form: how, none }, rows) {
-  const known = rows.filter((row) => row[key] !== null);
-  if (!known.length) return ["Nothing that can be compared so."];
-  const sure = (end, isSo) => known.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length;
-  const more = sure("_low", (value) => value > none),
-    less = sure("_high", (value) => value < none),
-    n = Math.max(...known.map((row) => row[`${key}_n`])),
-    seeds = DATA.beside.seeds > 1 ? `, up to ${DATA.beside.seeds} seeds each` : "";
-  const [one, two] = kind === "settings and their controls" ? [ITS_CONTROL, "a setting"] : [base, other];
-  const average = DATA.beside.averages.find((row) =>
-    kind === "modes"
-      ? [row.base, row.other].sort().join() === [base, other].sort().join()
-      : kind.includes("controls") && row.base === ITS_CONTROL,
-  );
-  const words = [
-    `${label}, ${two} beside ${kind === "rules and exit sets" ? `the best mix of ${one} at ${at}` : one}: `,
-    `certainly higher in ${more} and lower in ${less} of ${known.length} (n = ${form(n, "count")} prompts${seeds}).`,
-  ];
-  if (average && isNumber(average[key])) {
-    const turned = kind === "modes" && average.base !== base,
-      ends = [key, ...(turned ? [`${key}_high`, `${key}_low`] : [`${key}_low`, `${key}_high`])].map(
-        (name) => average[name],
-      ),
-      [mean, low, high] = ends.map((value) => (isNumber(value) ? form(turned ? -value : value, how) : null));
-    words.push(` On average over ${average.settings}: ${mean}${low ? ` [${low}, ${high}]` : ""}.`);
+// The other beside the base, from the pair of both, which is held once: the other way round, signs and ends change.
+function pairRow(base, other, name) {
+  const { beside } = DATA,
+    [one, two] = [base, other].map((key) => DATA.configurations.findIndex((each) => each.key === key)),
+    straight = beside.pairs.get(`${one} ${two}`),
+    turned = straight === undefined,
+    i = straight ?? beside.pairs.get(`${two} ${one}`);
+  if (i === undefined) return null;
+  const row = { ...naming(configurationOf(other), name), base, other },
+    [low, high, gained, lost] = turned ? ["_high", "_low", "_lost", "_gained"] : ["_low", "_high", "_gained", "_lost"];
+  for (const { key, none } of beside.measures) {
+    const values = beside.values[key],
+      turn = (value) => (value === null || !turned ? value : none ? 1 / value : -value);
+    row[key] = turn(values[""][i]);
+    row[`${key}_low`] = turn(values[low][i]);
+    row[`${key}_high`] = turn(values[high][i]);
+    row[`${key}_n`] = values._n[i];
   }
-  return [words.join("")];
+  if (beside.gains._gained)
+    Object.assign(row, { gained: beside.gains[gained][i], lost: beside.gains[lost][i], p: beside.gains._p[i] });
+  return row;
 }
 
-function besideTable({ kind, base, other, at }, measure, rows) {
+function mixRow(i, name) {
+  const { mixes, measures } = DATA.beside,
+    configuration = configurationOf(mixes.configuration[i]),
+    row = { ...naming(configuration, name), base: mixes.mix[i], other: configuration.key, at: mixes.at[i] };
+  for (const { key } of measures)
+    for (const end of ["", "_low", "_high", "_n"]) row[key + end] = mixes[key + end]?.[i] ?? null;
+  return row;
+}
+
+// What the rows say together: how many certainly differ, and the mean over them where all are of one kind.
+function besideWords({ kind, base, other, at, measure: { key, label, form: how, none } }, rows) {
+  const known = rows.filter((row) => row[key] !== null);
+  if (!known.length) return "Nothing that can be compared so.";
+  const sure = (end, isSo) => known.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length,
+    more = sure("_low", (value) => value > none),
+    less = sure("_high", (value) => value < none),
+    n = Math.max(...known.map((row) => row[`${key}_n`])),
+    seeds = DATA.beside.seeds > 1 ? `, up to ${DATA.beside.seeds} seeds each` : "",
+    ofControls = kind === "settings and their controls",
+    [one, two] = ofControls ? [ITS_CONTROL, "a setting"] : [base, other];
+  const words =
+    `${label}, ${two} beside ${at ? `the best mix of ${one} at ${at}` : one}: ` +
+    `certainly higher in ${more} and lower in ${less} of ${known.length} (n = ${form(n, "count")} prompts${seeds}).`;
+  const average =
+    (ofControls || kind === "modes") &&
+    DATA.beside.averages.find(
+      (row) => [row.base, row.other].includes(base) && (ofControls || [row.base, row.other].includes(other)),
+    );
+  if (!average || !isNumber(average[key])) return words;
+  const turned = average.base !== base,
+    ends = turned ? ["", "_high", "_low"] : ["", "_low", "_high"],
+    [mean, low, high] = ends
+      .map((end) => average[key + end])
+      .map((value) => (isNumber(value) ? form(turned ? -value : value, how) : null));
+  return `${words} On average over ${average.settings}: ${mean}${low ? ` [${low}, ${high}]` : ""}.`;
+}
+
+function besideTable({ base, other, at, measure }, rows) {
   const several = [measure, ...comparable(at).filter((each) => each !== measure)].filter(({ key }) =>
     rows.some((row) => isNumber(row[key])),
   );
@@ -269,6 +241,5 @@ function besideTable({ kind, base, other, at }, measure, rows) {
       form: "count",
     },
   ];
-  const title = kind === "rules and exit sets" ? `${other} beside ${base}, at ${at}` : `${other} beside ${base}`;
-  return table(`Side by side · ${title}`, columns, rows);
+  return table(`Side by side · ${other} beside ${base}${at ? `, at ${at}` : ""}`, columns, rows);
 }

@@ -77,7 +77,6 @@ function writtenTexts(prompt, rows) {
     ),
     right >= 0 && prompt.answer !== null ? h("p", rightWords(rows, right)) : null,
     filter,
-    legend(),
     box,
   );
 }
@@ -87,28 +86,22 @@ const rightWords = (rows, right) => {
   return `Right: ${marked.filter(({ run }) => run.m[right] === 1).length} of ${marked.length} runs.`;
 };
 
-// A text with who wrote it, whether it is right, and where its tokens exit.
+// A text with who wrote it, and whether it is right.
 function saidBy(prompt, { text, members, from }) {
-  const link = ({ run }) => h("a", { href: address(prompt, run) }, runShown(run)),
-    named = members.slice(0, MOST_NAMES),
+  const links = (some) =>
+      some.flatMap(({ run }, i) => [i ? ", " : "", h("a", { href: address(prompt, run) }, runShown(run))]),
     others = members.slice(MOST_NAMES),
     n = new Set(members.map(({ run }) => run.c)).size;
-  const who = h(
-    "p.who-said",
-    markOf(members[0].run),
-    h("strong", n === 1 ? " One setting says this: " : ` ${n} settings say this: `),
-    ...named.flatMap((member, i) => [i ? ", " : "", link(member)]),
-    others.length ? ` and ${others.length} more` : null,
-  );
-  const strips = (some) => some.filter(({ tokens }) => tokens).map((member) => exitStrip(prompt, member));
-  const more = h("details", h("summary", `${others.length} more and their exits`));
-  unfold(more, () => strips(others));
   return h(
     "article.said-by",
-    who,
+    h(
+      "p.who-said",
+      markOf(members[0].run),
+      h("strong", n === 1 ? " One setting says this: " : ` ${n} settings say this: `),
+      ...links(members.slice(0, MOST_NAMES)),
+    ),
     h("p.text", ...wholeText(text, from)),
-    ...strips(named),
-    others.length ? more : null,
+    others.length ? h("details", h("summary", `${others.length} more`), h("p", ...links(others))) : null,
   );
 }
 
@@ -122,46 +115,6 @@ function wholeText(text, from) {
     cut < end ? h("strong", ...spaced(text, cut, end)) : "",
     end < text.length ? h("span.soft", ` … ${form(text.length - end, "count")} more letters`) : "",
   ];
-}
-
-// The exits of a run from left to right: the lower, the earlier, so that colours aren't all that tells layers apart. A
-// click opens the run at that token.
-function exitStrip(prompt, { run, tokens }) {
-  const bars = stretchesOf(tokens).map(({ start, last, rank }) => {
-    const bar = h(`span.c${rank}`);
-    bar.style.flexGrow = String(last - start + 1);
-    bar.style.height = `${Math.round(30 + (70 * rank) / DATA.final)}%`;
-    return bar;
-  });
-  const early = tokens.rank.reduce((n, rank) => n + (rank !== DATA.final), 0);
-  const strip = h(
-    "a.exits",
-    { href: address(prompt, run), "aria-label": `${runName(run)}: ${early} of ${tokens.n} tokens exit early` },
-    ...bars,
-  );
-  strip.addEventListener("click", (event) => {
-    const { left, width } = strip.getBoundingClientRect();
-    if (!event.detail || !width) return;
-    event.preventDefault();
-    const t = Math.max(0, Math.min(tokens.n - 1, Math.floor(((event.clientX - left) / width) * tokens.n)));
-    location.hash = address(prompt, run, { t });
-  });
-  return h(
-    "div.exit-row",
-    h("span.soft", { "aria-hidden": "true" }, `${runShown(run)} · ${early} of ${tokens.n} early`),
-    strip,
-  );
-}
-
-// Stretches of tokens that exit at one layer.
-function stretchesOf(tokens) {
-  const found = [];
-  for (let start = 0, i = 1; i <= tokens.n; i++) {
-    if (i < tokens.n && tokens.rank[i] === tokens.rank[start]) continue;
-    found.push({ start, last: i - 1, rank: tokens.rank[start] });
-    start = i;
-  }
-  return found;
 }
 
 // A table of the runs, which is made when it is asked for.

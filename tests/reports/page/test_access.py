@@ -85,7 +85,8 @@ def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
 
 def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
     page = visit("#/?open=all", color_scheme="dark")
-    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
     corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
     assert set(page.evaluate(corner)) == {"20,23,28,255"}

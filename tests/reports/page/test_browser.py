@@ -11,7 +11,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 7)])
+@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 6)])
 def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
@@ -42,7 +42,6 @@ def test_the_first_screen_has_the_verdict_and_the_first_chart(visit: Visit) -> N
 
 def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="0 Question 0?").click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1", exact=True).click()
@@ -50,15 +49,6 @@ def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page.locator(".t").nth(2).click()
     assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/t/2")
-
-
-def test_a_click_in_the_heatmap_opens_the_run(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
-    canvas = page.locator("[data-chart=heat] canvas.marks")
-    box = canvas.bounding_box()
-    canvas.click(position={"x": box["width"] - 90, "y": box["height"] - 15})  # the last row and column
-    page.get_by_role("heading", name="frozen_residual/kl/2 on prompt 5").wait_for()
 
 
 def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
@@ -72,7 +62,7 @@ def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
 
 def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
     page.get_by_label("Highlight").select_option("unfrozen/kl/1")
     page.wait_for_timeout(200)
@@ -80,14 +70,22 @@ def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
 
 
 def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    heat = page.locator("[data-chart=heat]")
-    heat.locator("summary").click()
-    heat.get_by_label("Metric").select_option("Perplexity")
-    heat.get_by_label("Order by").select_option("unfrozen/kl/2")
-    assert heat.locator("tbody tr").last.inner_text().startswith("2 Question 2?")  # failed there: no value
-    assert "✕" in heat.locator("tbody tr").last.inner_text()
-    assert "Perplexity" in heat.locator("caption").inner_text()
+    page = visit("#/?open=heat")
+    heat = page.locator(".heat")
+    heat.get_by_label("Metric").select_option("Early exits")
+    heat.get_by_role("button", name="unfrozen/kl/2").click()
+    last = heat.locator("tbody tr").last
+    assert last.inner_text().startswith("2 Question 2?")  # failed there: no value
+    assert last.locator(".bad").inner_text() == "✕"
+    assert "Early exits" in heat.locator("caption").inner_text()
+    shades = (
+        heat.locator("tbody tr")
+        .first.locator("td a")
+        .evaluate_all("all => all.map(a => getComputedStyle(a).backgroundColor)")
+    )
+    assert len(set(shades)) > 1
+    last.get_by_role("link", name="✕").click()
+    page.get_by_role("heading", name="unfrozen/kl/2 on prompt 2").wait_for()
 
 
 def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit) -> None:
@@ -249,7 +247,6 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
             tokens += rows
     sweep = write_sweep(tmp_path / "s", generations, tokens, temperature=1.0)
     page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
-    page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="a/b c%?# ?").click()
     page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1, seed 4", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()

@@ -110,45 +110,6 @@ def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(visit: Visi
     assert column["x"] + column["width"] <= shown["x"] + shown["width"]
 
 
-PIXEL = """([x, y]) => [...document.querySelector('[data-chart=heat] canvas').getContext('2d')
-  .getImageData(x, y, 1, 1).data].join()"""
-
-
-def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
-    size = page.locator("[data-chart=heat] canvas").first.evaluate("e => [e.width, e.height]")
-    place = [size[0] - 90, size[1] - 15]  # in the last column and row
-    before, whole = page.evaluate(PIXEL, place), "document.querySelector('[data-chart=heat] canvas').toDataURL()"
-    picture = page.evaluate(whole)
-    page.locator("#highlight").select_option("unfrozen/kl/1")
-    page.wait_for_timeout(300)
-    assert page.evaluate(whole) != picture  # brought out it is
-    assert page.evaluate(PIXEL, place) == before
-
-
-def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sweep: MakeSweep) -> None:
-    folder = make_sweep(70, CONFIGURATIONS[:3])
-    page = visit(
-        "#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500))
-    )
-    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
-    # Charts that are still to come move what is below them.
-    page.wait_for_function("!document.querySelector('.chart:not([data-ink])')")
-    page.evaluate("scrollTo(0, document.querySelector('[data-chart=heat] canvas').getBoundingClientRect().top + 400)")
-    names, heat = page.locator(".above canvas"), page.locator("[data-chart=heat] canvas").first
-    assert heat.bounding_box()["y"] < -300
-    assert names.bounding_box()["y"] == 0
-    same = """() => {
-      const [over, copy, all] =
-        ['.above', '.above canvas', '[data-chart=heat] canvas'].map(s => document.querySelector(s));
-      const above = over.getBoundingClientRect().top - all.getBoundingClientRect().top;
-      const part = (canvas, y) => canvas.getContext('2d').getImageData(0, y, copy.width, copy.height - 1).data.join();
-      return part(copy, 0) === part(all, Math.round(above * all.width / all.clientWidth));
-    }"""
-    assert page.evaluate(same)
-
-
 def test_what_the_legend_dims_can_still_be_read(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/0.5")
     page.get_by_role("button", name="Fill final layer").click()
