@@ -33,7 +33,7 @@ from reports.shared.charts import (
 )
 from reports.shared.figures import clean
 from reports.shared.measures import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
-from reports.shared.paired import CONTROL, GAINED, LOST, P_VALUE, PairedRuns, saved_of_run
+from reports.shared.paired import GAINED, LOST, P_VALUE, PairedRuns, saved_of_run
 from reports.shared.styles import Looks
 
 
@@ -52,6 +52,7 @@ PAIRED: Final = (
     "The other minus the base, run by run of the same prompt and seed; bars: intervals over prompts. Dashed: no "
     "difference."
 )
+CONTROL: Final = "its control"  # what each setting stands beside on average
 _SIGNIFICANT: Final = 5  # digits of the numbers in the page
 
 

@@ -16,6 +16,7 @@ from eexit.studies.choosing.words import none_certified
 from eexit.studies.verdict_file import KNOWING, MEANINGS, STATE
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedLedger, AssessedVerdict
+from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.shared.numbers import Row, cheapest_of_kept, difference, points, saved_words, with_interval
 from reports.shared.quality import (
@@ -50,7 +51,7 @@ class Told:
     cause: str | None = None
     setting: str | None = None
     weights: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, Any] | None = None  # a table
 
 
 def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
@@ -61,7 +62,10 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     weights = _waterfall(given.ledger) if given.ledger else _of_losses(given) or (swept.weights if swept else [])
     setting = given.setting or (swept.setting if swept else None)
     cause = MEANINGS.get(given.cause or "", given.cause)
-    return Told([*given.sentences], given.pays, ASSESSED, cause, setting, weights, [*map(_told, given.rows)])
+    rows = pd.DataFrame(map(_told, given.rows))
+    columns = tuple((str(key), str(key).replace("_", " "), "text") for key in rows)
+    told = table(rows, columns) if len(rows) else None
+    return Told([*given.sentences], given.pays, ASSESSED, cause, setting, weights, told)
 
 
 def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:

@@ -25,7 +25,6 @@ DIFFERENCES: Final = (
     "n_tokens",
 )
 GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # end the names of columns beside an accuracy's difference
-CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
 
 
 def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
@@ -57,7 +56,7 @@ class PairedRuns:
 
     def beside(self, baseline: str, only: Collection[str] | None = None) -> pd.DataFrame:
         """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
-        seeds. If `baseline` is `CONTROL`, each is compared with its own control.
+        seeds.
 
         Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, what is
         skipped and saved, the accuracy and the scores. A prompt's difference is the mean of those of its seeds;
@@ -65,13 +64,11 @@ class PairedRuns:
         """
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
-        bases = {key: base for key, base in _bases(sweep, baseline).items() if only is None or key in only}
-        compared = [keys.index(key) for key in bases]
-        if not bases or not set(bases.values()) & set(sweep.done["configuration"]):
+        compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
+        if not compared or baseline not in set(sweep.done["configuration"]):
             return pd.DataFrame()
         # D configurations are compared with another one.
-        base_NXD = self.numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
-        differences_NXD = self.numbers_NXC[:, :, compared] - base_NXD
+        differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
         flat = pd.DataFrame(differences_NXD.reshape(len(self.index), -1), index=self.index)
         differences = flat.groupby("unit").mean()
         kinds = [ValueKind.DIFFERENCE if is_share(sweep, name) else ValueKind.NUMBER for name in columns]
@@ -84,9 +81,8 @@ class PairedRuns:
             of = dict(zip(columns, found[number :: len(compared)], strict=True))
             n = max(estimate.n for estimate in of.values())
             if n:
-                key = sweep.configurations[index].key
                 row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
-                row["n_seeds"] = 1 if {key, bases[key]} <= fixed else seed_N[paired_ND[:, number]].nunique()
+                row["n_seeds"] = 1 if {keys[index], baseline} <= fixed else seed_N[paired_ND[:, number]].nunique()
                 row |= perplexity_columns(of["log_perplexity"])
                 for name in columns[1:]:
                     row |= of[name].columns(name)
@@ -112,11 +108,3 @@ def _gains(differences: pd.Series) -> dict[str, float]:
     is_whole = bool(np.isin(differences, (-1, 0, 1)).all())
     p_value = mcnemar(int(gained), int(lost)) if is_whole and len(differences) else math.nan
     return {f"{CORRECT}{GAINED}": gained, f"{CORRECT}{LOST}": lost, f"{CORRECT}{P_VALUE}": p_value}
-
-
-def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
-    """The key of each compared configuration → the key of the one that it is compared with."""
-    if baseline != CONTROL:
-        return {c.key: baseline for c in sweep.configurations if c.key != baseline}
-    controls = {c.columns["control_of"]: c.key for c in reversed(sweep.configurations)}
-    return {c.key: controls[c.key] for c in sweep.configurations if c.key in controls}

@@ -25,13 +25,7 @@ function parse(hash) {
   const parts = pathOf(hash)
     .replace(/^#?\/?/, "")
     .split("/")
-    .map((part) => {
-      try {
-        return decodeURIComponent(part);
-      } catch {
-        return part;
-      }
-    });
+    .map(decoded);
   const nowhere = (why) => ({ page: "nowhere", why });
   if (parts[0] === "") return { page: "overview" };
   if (parts[0] === "at") return { page: "overview", at: parts[1] };

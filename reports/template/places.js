@@ -40,6 +40,15 @@ function correct(key, value) {
   if (key in chosen) chosen[key] = value;
 }
 
+// A part of an address as it is meant, or as it stands where it can't be decoded.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 const pathOf = (hash) => (hash || "#/").split("?")[0];
 
 const readable = (text) =>
@@ -58,13 +67,7 @@ function queryOf() {
 function takeChoices(hash) {
   const query = hash.includes("?") ? hash.slice(hash.indexOf("?") + 1) : "";
   for (const part of query.split("&").filter(Boolean)) {
-    const [key, value] = part.split("=").map((text) => {
-      try {
-        return decodeURIComponent((text ?? "").replaceAll("+", " "));
-      } catch {
-        return text;
-      }
-    });
+    const [key, value] = part.split("=").map((text) => decoded(text.replaceAll("+", " ")));
     chosen[key] = { true: true, false: false }[value] ?? value;
   }
 }

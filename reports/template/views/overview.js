@@ -130,7 +130,7 @@ function verdictCard({ sentences, pays, cause, weights, setting, rows, source })
     h(
       "div",
       ...sentences.map((sentence, i) => h("p", i ? null : h("strong", `${word} `), ...linked(sentence))),
-      rows.length ? assessed(rows) : null,
+      rows ? h("details", h("summary", "The assessment in numbers"), twin("The assessment", rows)) : null,
     ),
     bars.length || cause
       ? h(
@@ -141,19 +141,6 @@ function verdictCard({ sentences, pays, cause, weights, setting, rows, source })
         )
       : null,
   );
-}
-
-function assessed(rows) {
-  const keys = [...new Set(rows.flatMap(Object.keys))];
-  const show = (value) =>
-    value === null || value === undefined ? "–" : typeof value === "number" ? form(value, "real") : String(value);
-  const columns = keys.map((key) => ({
-    label: key.replaceAll("_", " "),
-    text: typeof rows[0][key] !== "number",
-    value: (row) => row[key],
-    show: (row) => show(row[key]),
-  }));
-  return h("details", h("summary", "The assessment in numbers"), table("The assessment", columns, rows));
 }
 
 // A sentence in which the names of configurations are links.
@@ -221,22 +208,17 @@ function foldedParts() {
 }
 
 function everythingElse(folds) {
-  const all = folds.map(({ id }) => id),
-    last = choice("open", ""),
-    open = new Set(last === "all" ? all : last.split(",").filter(Boolean));
-  const remember = () => choose("open", open.size === all.length ? "all" : all.filter((id) => open.has(id)).join(","));
+  const opened = choice("open", "").split(",");
+  const remember = () => {
+    const open = made.filter((details) => details.open);
+    choose("open", open.length === made.length ? "all" : open.map(({ dataset }) => dataset.fold).join(","));
+  };
   const made = folds.map(({ id, title, build }) => {
     const details = h(
       "details.fold",
-      { "data-fold": id, open: open.has(id) },
+      { "data-fold": id, open: opened.includes("all") || opened.includes(id), ontoggle: remember },
       h("summary", h("h3", { id, tabindex: -1 }, title)),
     );
-    details.addEventListener("toggle", () => {
-      if (open.has(id) === details.open) return;
-      if (details.open) open.add(id);
-      else open.delete(id);
-      remember();
-    });
     return unfold(details, () => [h("div.figures", ...build().filter(Boolean))]);
   });
   const everything = (isOpen) => () => {

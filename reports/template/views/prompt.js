@@ -119,8 +119,8 @@ function wholeText(text, from) {
 
 // A table of the runs, which is made when it is asked for.
 function promptNumbers(prompt) {
-  const details = h("details.fold", { open: choice("prompt.numbers", false) }, h("summary", h("h2", "Numbers")));
-  details.addEventListener("toggle", () => choose("prompt.numbers", details.open));
+  const ontoggle = (event) => choose("prompt.numbers", event.target.open),
+    details = h("details.fold", { open: choice("prompt.numbers", false), ontoggle }, h("summary", h("h2", "Numbers")));
   const rows = prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark }));
   return unfold(details, () => [runsTable(`Configurations on prompt ${prompt.id}`, rows)]);
 }

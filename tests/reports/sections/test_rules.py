@@ -22,10 +22,7 @@ from reports.read.parameters import representative, representatives
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.findings import sweep_findings
-from reports.sections.side_by_side import beside_section
 from reports.shared.charts import DARK, LIGHT
-from reports.shared.paired import CONTROL as ITS_CONTROL
-from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import naming, per_configuration
 from reports.shared.styles import Looks
 
@@ -123,16 +120,6 @@ def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep: 
     assert "dotted line" not in chart["caption"]
     assert encodings(chart, "color")[0]["legend"]["values"] == ["random", "fixed", "agree"]
     assert not any("random" in sentence.split(" ")[0] for sentence in sweep_findings(trade.reset_index()))
-
-
-def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep: Sweep) -> None:
-    paired = paired_differences(sweep, ITS_CONTROL).set_index("configuration")
-    assert paired.index.tolist() == [c.key for c in rules_grid() if c.columns["rule"] == "kl"]
-    wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
-    assert paired["disagreement"][FOLLOWED] == pytest.approx((wide[FOLLOWED] - wide[CONTROL]).mean())
-    section = beside_section(sweep, per_configuration(sweep))
-    assert section
-    assert ITS_CONTROL in {average["base"] for average in section["averages"]}
 
 
 def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(sweep: Sweep) -> None:

@@ -9,9 +9,8 @@ from synthetic_quality import with_answers
 
 from eexit.quality.estimates import ValueKind, estimate_columns
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.side_by_side import EQUAL_LAYERS, EQUAL_QUALITY, averages, beside_mixes, pairs
+from reports.sections.side_by_side import CONTROL, EQUAL_LAYERS, EQUAL_QUALITY, averages, beside_mixes, pairs
 from reports.shared.measures import CORRECT, DISAGREEMENT, RUN, SKIPPED
-from reports.shared.paired import CONTROL
 from reports.shared.per_configuration import per_configuration
 
 BASE, OTHER = "unfrozen/confidence", "unfrozen/kl"
