@@ -24,13 +24,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.decode.trace import described, nested
 from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import exit_probabilities
 from eexit.results.layout import Manifest
-from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.results.tables import GENERATIONS, TOKENS, described, nested
 
 OF_RUNS: Final = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "seed", "finish_reason")
 OF_PROMPTS: Final = ("prompt_token_ids", "n_tokens")

@@ -26,8 +26,6 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
 from eexit.results.whereabouts import refuse_inside
-from eexit.studies.export.columns import CONVERSATIONS
-from eexit.results.whereabouts import refuse_for_copy
 from eexit.studies.export.conversations import (
     NEEDED_OF_RUNS,
     NEEDED_OF_TOKENS,
