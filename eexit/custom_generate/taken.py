@@ -21,7 +21,7 @@ from eexit.method.rules import ONLINE
 from eexit.method.states import STATES
 from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import GATE, PROBE, STATE_MAPS, locations_of
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
 from eexit.plan.hashes import checksum
 
@@ -152,24 +152,22 @@ class Taken(_Record):
 
 def single(config: SweepConfig, configuration: Configuration, exitable_layers: list[int]) -> dict[str, Any]:
     """A sweep's configuration without prompts and with one setting in place of its grid, as JSON has it."""
-    grid: dict[str, Any] = {"rules": {}, "draft": [], "exit_sets": [EVERY], "modes": ["normal"]}
+    grid: dict[str, Any] = {**NO_EXITS, "exit_sets": (EVERY,)}
     match configuration:
         case Exit(state, rule, parameter):
-            grid["modes"], grid["rules"] = [state], {rule: [] if parameter is None else [parameter]}
-            grid["exit_sets"] = [configuration.exit_set or EVERY]
+            grid |= {"modes": (state,), "rules": {rule: () if parameter is None else (parameter,)}}
+            grid["exit_sets"] = (configuration.exit_set or EVERY,)
+            if rule in ONLINE and ONLINE[rule].probes:
+                grid[PROBE] = config.probe
+            if STATES[state].maps:
+                grid[STATE_MAPS] = config.state
+            if configuration.gate is not None:
+                grid |= {GATE: config.gate, "gate_thresholds": (float(configuration.gate),)}
         case Draft():
-            grid["draft"] = [str(configuration)]
-    if not any(rule in ONLINE and ONLINE[rule].probes for rule in grid["rules"]):
-        grid[PROBE] = None
-    if not (isinstance(configuration, Exit) and STATES[configuration.state].maps):
-        grid[STATE_MAPS] = None
-    if not isinstance(configuration, Exit) or configuration.gate is None:
-        grid |= {GATE: None, "gate_thresholds": SweepConfig.model_fields["gate_thresholds"].default}
-    else:
-        grid["gate_thresholds"] = [float(configuration.gate)]
+            grid["draft"] = (str(configuration),)
     whole = {**config.model_dump(mode="json", exclude={"prompts"}), **grid}
     digests = {role: digest for role, digest in config.digests.items() if whole[role] is not None}
-    return {**whole, "digests": digests, "kl_factors": [], "controls": [], "exit_layers": exitable_layers}
+    return {**whole, "digests": digests, "exit_layers": exitable_layers}
 
 
 def encode(taken: Taken) -> str:
