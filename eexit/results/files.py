@@ -6,7 +6,7 @@ agree.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,20 +211,14 @@ def read_shards(
             yield from readers.map(read, stems[start : start + READ_AHEAD_FILES])
 
 
-def twice(shards: Sequence[Generations]) -> set[str]:
-    """The ids of the runs that landed more than once."""
-    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
-    if pc.count_distinct(run_ids).as_py() == len(run_ids):
-        return set()
-    counts = run_ids.value_counts()
-    return set(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
-
-
-def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[str, set[str]]:
+def superseded(shards: Sequence[Generations]) -> dict[str, set[str]]:
     """For runs that landed more than once, the rows that do not count: shard name → run ids.
 
     A successful row counts rather than an error; among equals, the row of the later attempt counts.
     """
+    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
+    landed = run_ids.value_counts()
+    twice = set(landed.field("values").filter(pc.greater(landed.field("counts"), 1)).to_pylist())
     counts: dict[str, tuple[bool, int, str]] = {}
     losers: dict[str, set[str]] = {}
     for shard in shards if twice else ():

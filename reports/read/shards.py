@@ -20,7 +20,6 @@ from eexit.results.files import (
     read_shards,
     read_tokens,
     superseded,
-    twice,
     without,
 )
 from eexit.results.layout import generations_name, tokens_name
@@ -55,7 +54,7 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
             without_tokens.update([found.shard.stem] if found.shard else [])
         if shard:
             shards.append(shard)
-    dropped = superseded(shards, twice(shards))
+    dropped = superseded(shards)
     left_out += [
         f"{location.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
         for stem, run_ids in dropped.items()

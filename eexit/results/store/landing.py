@@ -140,22 +140,20 @@ def survey(store: Store) -> Survey:
     listing = list_files(store)
     done: set[str] = set()
     errors: set[str] = set()
-    twice: set[str] = set()
+    shards: list[Generations] = []
     with_errors, damaged = [], {}
-    columns = ["run_id", "status"]
-    for stem, shard in zip(listing.stems, read_shards(store, listing, columns), strict=True):
+    for stem, shard in zip(listing.stems, read_shards(store, listing, ["run_id", "status"]), strict=True):
         if isinstance(shard, DamagedError):
             damaged[stem] = str(shard)
             continue
+        shards.append(shard)
         is_ok = pc.equal(shard.rows["status"], OK)
-        twice.update(run_id for run_id in shard.rows["run_id"].to_pylist() if run_id in done or run_id in errors)
         done.update(shard.rows.filter(is_ok)["run_id"].to_pylist())
         failed = shard.rows.filter(pc.invert(is_ok))["run_id"].to_pylist()
         errors.update(failed)
         if failed:
             with_errors.append(stem)
-    again = (found for found in read_shards(store, listing, columns) if isinstance(found, Generations))
-    return Survey(done, len(errors - done), with_errors, damaged, superseded(again, twice), listing.foreign)
+    return Survey(done, len(errors - done), with_errors, damaged, superseded(shards), listing.foreign)
 
 
 def take_stock(store: Store) -> tuple[Survey, list[str]]:

@@ -23,7 +23,7 @@ from eexit.quality.rubric import (
     about_text,
     comes_first,
 )
-from eexit.results.files import list_files, read_generations, superseded, twice, without
+from eexit.results.files import list_files, read_generations, superseded, without
 from eexit.results.layout import Manifest
 from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
@@ -196,7 +196,7 @@ def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[d
     order = {each["key"]: at for at, each in enumerate(manifest.configurations)}
     columns = [*IDENTITY, "prompt", "status", "text"]
     shards = [read_generations(store, stem, columns) for stem in list_files(store).stems]
-    again = superseded(shards, twice(shards))
+    again = superseded(shards)
     rows = (row for shard in shards for row in without(shard.rows, again.get(shard.stem, ())).to_pylist())
     found = [row for row in rows if row["prompt_id"] in prompts]
     return sorted(found, key=lambda row: (prompts[row["prompt_id"]], row["seed"], order[row["configuration"]]))
