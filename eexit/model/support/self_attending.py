@@ -26,8 +26,7 @@ from eexit.model.support.same_numbers import (
     require_same_added,
     require_same_embedding,
 )
-from eexit.model.support.token_rows import rows_of, token_rows
-from eexit.model.support.watching import Forward
+from eexit.model.support.watching import Forward, rows_of, token_rows
 from eexit.model.views import TokensView
 
 TOKENS_BEHIND: Final = 3  # a prompt

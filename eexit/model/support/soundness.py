@@ -28,8 +28,7 @@ from eexit.model.layerwise import LayerPass, Layerwise, options_of
 from eexit.model.support.far_tokens import TokenAt
 from eexit.model.support.our_attention import AttentionCheck
 from eexit.model.support.same_numbers import SAME_OPERATIONS, added_apart, require_same, require_same_embedding
-from eexit.model.support.token_rows import rows_of, token_rows
-from eexit.model.support.watching import Forward, OwnAttention
+from eexit.model.support.watching import Forward, OwnAttention, rows_of, token_rows
 from eexit.model.views import CacheView
 
 MORE_ROOM: Final = 256  # positions that keys have room for, beyond those of the text

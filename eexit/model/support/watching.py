@@ -4,14 +4,17 @@ Attention is observed through transformers' attention interface: the model runs 
 records each call, and computes it with the model's own eager attention. Layers can't tell it from the model's own
 implementation by its name, so that they hand it what they hand to that one.
 
+A batch of many different rows is made from a few texts, which the model runs one by one: each of their tokens as a row
+of its own, in no regular order. What a layer does with more rows than a text has is seen so.
+
 Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W width of
 the residual stream, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -23,6 +26,8 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.errors import UsageError, first_line
 from eexit.model.layer_calls import Handed, named
 
+TOKEN_AXIS: Final = 1
+TOKEN_AXIS_OF_HEADS: Final = 2  # in queries, keys and values
 WATCHED_NAMES: Final = ("eager", "sdpa")  # a model with another implementation is watched as one with the first
 
 
@@ -194,3 +199,44 @@ class OwnAttention(UsageError):
 
 def own_attention(layer: int) -> OwnAttention:
     return OwnAttention(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
+
+
+def token_rows(forwards: Sequence[Forward]) -> tuple[Forward, list[int]]:
+    """The tokens of forwards as rows of one token each, as if the model had run them so; then the forward of each."""
+    forward_of = [index for index, forward in enumerate(forwards) for _ in range(forward.token_1T.shape[1])]
+    shuffled = torch.randperm(len(forward_of), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = rows_of(_combined(list(map(_tokens_apart, forwards)), lambda parts, _: torch.cat(parts)), shuffled)
+    return batch, [forward_of[row] for row in shuffled]
+
+
+def rows_of(batch: Forward, rows: Sequence[int]) -> Forward:
+    """Some rows of a batch, which may be repeated."""
+    at = torch.tensor(rows, device=batch.token_1T.device)
+    return _combined([batch], lambda parts, _: parts[0][at])
+
+
+def _tokens_apart(forward: Forward) -> Forward:
+    """A forward's tokens as rows, in their order; of keys and values there are those of the tokens alone."""
+    n_tokens = forward.token_1T.shape[1]
+    apart = _combined([forward], lambda parts, axis: parts[0].narrow(axis, -n_tokens, n_tokens).transpose(0, axis))
+    return replace(apart, handed=[replace(handed, mask=None) for handed in apart.handed])
+
+
+def _combined(forwards: Sequence[Forward], combine: Callable[[list[Tensor], int], Tensor]) -> Forward:
+    """The first forward, with each part that has rows combined from the parts of all, given which axis has tokens."""
+
+    def of_each(items: Sequence[object], names: Sequence[str], axis: int) -> dict[str, Any]:
+        return {name: combine([getattr(item, name) for item in items], axis) for name in names}
+
+    def by_layer(name: str) -> Iterator[tuple[Any, ...]]:
+        return zip(*(getattr(forward, name) for forward in forwards), strict=True)
+
+    combined: dict[str, Any] = {
+        name: [combine(list(parts), TOKEN_AXIS) for parts in by_layer(name)]
+        for name in ("entering_1TW", "leaving_1TW", "attended")
+    }
+    combined["handed"] = [
+        replace(calls[0], **of_each(calls, ("query", "key", "value"), TOKEN_AXIS_OF_HEADS))
+        for calls in by_layer("handed")
+    ]
+    return replace(forwards[0], **of_each(forwards, ("token_1T", "position_1T"), TOKEN_AXIS), **combined)
