@@ -5,12 +5,18 @@ is touched, not even while it generates. Since the copy is made once, each call 
 was copied: another one is checked, refused or taken apart as if it had never been used.
 """
 
-from collections.abc import Mapping, MutableMapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from math import gcd
+from operator import is_
 from threading import RLock
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
@@ -19,10 +25,76 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.errors import UsageError
 from eexit.model.adapters import merged, sharing
 from eexit.model.decoder import Decoder
-from eexit.model.in_memory import SeenModel, refuse_unusual, weights_digest
-from eexit.model.support.refusals import refuse_autocast
+from eexit.model.support.refusals import refuse_autocast, refuse_compiled
+from eexit.output.text import some
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
+
+
+# Names of files, of tokens, of what is returned and of how weights are held; none changes what the layers compute.
+_ASIDE: Final = (
+    "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "transformers_version",
+    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
+)  # fmt: skip
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
+_CONTAINERS: Final = ("_parameters", "_buffers", "_modules", *_HOOKS)  # of a module; they change in place
+_OF_CALLS: Final = "generation_config"  # which every call hands over
+_WHOLE: Final = 1024  # a tensor of up to so many numbers is looked at as a whole,
+_SAMPLED: Final = 128  # and of a larger one this many numbers, which lie evenly in its memory
+_AS_INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: NaN equals itself
+
+
+class SeenModel:
+    """A model as it is now, to tell in far less time than a step takes whether it still is that.
+
+    Modules, hooks and whatever else modules hold are told apart by identity, the configuration by what it says, and
+    tensors by their place, by torch's count of writes, and by some of their numbers, since torch does not count what
+    is written through `data` or numpy. It keeps what the model holds, but not the model itself.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        modules = [*model.modules()]
+        self.facts = config_facts(model)
+        self._holding = [vars(module) for module in modules]
+        self._modules, self._types = modules[1:], [*map(type, modules[1:])]
+        self._held = self._pieces()
+        self._tensors = [*{id(each): each for each in self._held if isinstance(each, Tensor)}.values()]
+        self._written = self._writes()
+        samples = [_sample(tensor) for tensor in self._tensors if tensor.numel()]
+        self._on_cpu = [sample.numpy() for sample in samples if sample.device.type == "cpu"]  # faster there than torch
+        self._elsewhere = [sample for sample in samples if sample.device.type != "cpu"]
+        self._numbers = self._sampled()
+
+    def is_still(self, model: PreTrainedModel) -> bool:
+        """Whether nothing of the model that was looked at has changed."""
+        pieces = self._pieces()
+        return (
+            len(pieces) == len(self._held)
+            and all(map(is_, pieces, self._held))
+            and [*map(type, self._modules)] == self._types
+            and self._writes() == self._written
+            and self._sampled() == self._numbers
+            and config_facts(model) == self.facts
+        )
+
+    def _pieces(self) -> list[object]:
+        pieces: list[object] = []
+        of_model, *of_modules = self._holding
+        pieces += [value for name, value in of_model.items() if name != _OF_CALLS]
+        for held in of_modules:
+            pieces += held.values()
+        for held in self._holding:
+            for name in _CONTAINERS:
+                pieces += held[name].values()
+        return pieces
+
+    def _writes(self) -> list[tuple[int, int]]:
+        """Where each tensor is and how often it was written to; 0 for one of inference mode, where torch can't say."""
+        return [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in self._tensors]
+
+    def _sampled(self) -> bytes:
+        on_cpu = np.concatenate(self._on_cpu).tobytes() if self._on_cpu else b""
+        return on_cpu + (torch.cat(self._elsewhere).cpu().numpy().tobytes() if self._elsewhere else b"")
 
 
 @dataclass
@@ -103,3 +175,74 @@ def _refuse_other_config(facts: Mapping[str, Any], taken: Taken, name: str) -> N
 
 def _called(taken: Taken) -> str:
     return taken.model.name + (f" at revision {taken.model.revision}" if taken.model.revision else "")
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once."""
+    content, names = hashlib.sha256(), dict[int, str]()
+    for name, tensor in model.state_dict().items():
+        known = names.setdefault(tensor.data_ptr(), name)
+        content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if known == name and tensor.numel():
+            content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
+def config_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """What a model's configuration says of what it computes, where that differs from the family's defaults."""
+    found: dict[str, Any] = model.config.to_diff_dict()
+    return {name: value for name, value in found.items() if name not in _ASIDE and name[0] != "_"}
+
+
+def refuse_unusual(model: PreTrainedModel) -> None:
+    """Raises `UsageError` for a model that is compiled, quantised, not on one device, hooked or patched."""
+    refuse_compiled(model)
+    if not all(map(_is_whole, _weights(model))):
+        raise UsageError("the model is quantised: load it without quantization_config, with weights as they were")
+    devices = sorted({str(weight.device) for weight in model.parameters()})
+    if len(devices) > 1 or devices == ["meta"]:
+        raise UsageError(
+            f"the model is spread over {', '.join(some(devices))}: load it onto one device, without offloading"
+        )
+    for name, module in model.named_modules():
+        what = f"the model's {name}" if name else "the model"
+        if any(_is_foreign(hook) for kind in _HOOKS for hook in vars(module)[kind].values()):
+            raise UsageError(
+                f"{what} has a forward hook, which would see other rows and tokens here than in plain generate: remove "
+                "it (its handle has remove()), or generate without custom_generate"
+            )
+        if "forward" in vars(module):
+            raise UsageError(
+                f"{what} has a forward of its own in place of that of its class, and layers are run one at a time "
+                "here: load the model again, or generate without custom_generate"
+            )
+
+
+def _weights(model: PreTrainedModel) -> Iterator[object]:
+    """All parameters, and the weights of linear layers, which quantised ones hold otherwise."""
+    yield from model.parameters()
+    yield from (getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features"))
+
+
+def _is_whole(weight: object) -> bool:
+    """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
+        return False  # torchao's weights are tensors of classes of their own
+    return weight.is_floating_point() and weight.itemsize > 1
+
+
+def _is_foreign(hook: Callable[..., object]) -> bool:
+    """Whether a hook is not one of transformers' own, which look on when hidden states are asked for."""
+    return not getattr(hook, "__module__", "").startswith("transformers.")
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """A view of some of a tensor's numbers, in different rows and columns of a matrix."""
+    numbers = tensor.detach().view(_AS_INTEGERS[tensor.element_size()])
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if extent <= _WHOLE:
+        return numbers.as_strided((extent,), (1,))
+    step = extent // _SAMPLED
+    while gcd(step, tensor.shape[-1]) > 1:
+        step -= 1
+    return numbers.as_strided((_SAMPLED,), (step,))

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from eexit.custom_generate.checked_models import checked, decoders_of, precision
+from eexit.custom_generate.checked_models import checked, config_facts, decoders_of, precision, weights_digest
 from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import (
     ARTEFACTS,
@@ -33,7 +33,6 @@ from eexit.decode.screening import fit_screen, moment_path
 from eexit.errors import UsageError
 from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
-from eexit.model.in_memory import config_facts, weights_digest
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown

@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import eexit
+from eexit.custom_generate.checked_models import SeenModel
 from eexit.custom_generate.setting import Setting
 from eexit.errors import UsageError
-from eexit.model.in_memory import SeenModel
 
 CONTEXT = 256  # of these models, in tokens
 

@@ -45,12 +45,12 @@ from untrained import key_maps, save_state_maps, stream_maps
 
 import eexit
 from eexit.custom_generate import checked_models
+from eexit.custom_generate.checked_models import weights_digest
 from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import SETTING, read_taken
 from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.decoder import Decoder
-from eexit.model.in_memory import weights_digest
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home
