@@ -82,7 +82,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "eexit/quality/test_risk_tests.py": ALL,
     "eexit/quality/test_risks.py": ALL,
     "eexit/quality/test_rubric.py": ALL,
-    "eexit/quality/test_sequences.py": ALL,
+    "eexit/studies/choosing/test_question.py": ALL,
     "eexit/quality/test_text_measures.py": ALL,
     "eexit/studies/choosing/test_choice.py": ALL,
     # What is read, its frames, its charts, and the page.

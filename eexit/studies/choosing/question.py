@@ -3,18 +3,18 @@
 All of it is settled, and written down, before the losses of a prompt for choosing are looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from eexit.errors import UsageError
+from eexit.method.rules import ORACLES, RULES
 from eexit.output.text import ordinal, short_percent, some
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, Exit, configuration_of
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import ORDERS, PARETO
 from eexit.quality.risk_tests import RISK_TESTS, prompts_without_loss
 from eexit.quality.risks import RISKS, SCORE
-from eexit.quality.sequences import Family, families, has_order
 from eexit.results.layout import Manifest
 
 _TEXTS: Final = ["correct", "lcs_share"]  # what is told of the texts beside the risk
@@ -43,6 +43,49 @@ COSTS: Final[dict[str, Cost]] = {
     ),
     "depth": Cost("mean depth of the exits, as a fraction of all layers", "mean_depth"),
 }
+
+
+@dataclass(frozen=True)
+class Family:
+    """The settings of a mode, rule, exit set and gate by their keys, the most conservative one first."""
+
+    mode: str
+    rule: str
+    settings: tuple[str, ...]
+    within: str = ""  # exit set and gate, as in keys
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}/{self.rule}{self.within}"
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.rule in ORACLES
+
+
+def has_order(columns: Mapping[str, Any]) -> bool:
+    """Whether the configuration with these columns, as in `eexit.results.tables.CONFIGURATION`, belongs to a family."""
+    rule = RULES.get(columns["rule"] or "")
+    return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
+
+
+def families(configurations: Iterable[Mapping[str, Any]]) -> list[Family]:
+    """The families of these configurations that have an order, in order of appearance.
+
+    Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an
+    order can't be tested as a sequence: rules without a parameter, controls, and drafts.
+    """
+    parameters: dict[tuple[str, str, str], dict[str, float]] = {}
+    for columns in filter(has_order, configurations):
+        configuration = configuration_of(columns)
+        assert isinstance(configuration, Exit)
+        by_key = parameters.setdefault((configuration.mode, configuration.rule, configuration.within), {})
+        by_key[configuration.key] = columns["parameter"]
+    found = []
+    for (mode, rule, within), by_key in parameters.items():
+        bold_last = sorted(by_key, key=by_key.__getitem__, reverse=bool(RULES[rule].higher_exits_later))
+        found.append(Family(mode, rule, tuple(bold_last), within))
+    return found
 
 
 @dataclass(frozen=True)

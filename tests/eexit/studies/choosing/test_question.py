@@ -5,7 +5,7 @@ from axes import ALWAYS, NEVER, SOME, control
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import Configuration, Exit, Normal, parse_drafts
-from eexit.quality.sequences import Family, families
+from eexit.studies.choosing.question import Family, families
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if NEVER[rule] and ALWAYS[rule] and rule != "random"])
