@@ -180,11 +180,7 @@ class TokensView(CacheView):
     def index_in_row_N(self) -> Tensor:
         """The index of each token among those of its row."""
         order_N = self.slots.argsort(stable=True)
-        first_N = torch.searchsorted(self.slots[order_N], self.slots)
-        return (
-            torch.empty_like(order_N).index_copy_(0, order_N, torch.arange(len(order_N), device=order_N.device))
-            - first_N
-        )
+        return order_N.argsort() - torch.searchsorted(self.slots[order_N], self.slots)
 
     @cached_property
     def by_row(self) -> CacheView:
