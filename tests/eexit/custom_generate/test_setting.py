@@ -500,12 +500,12 @@ def test_a_model_on_another_device_is_refused(folders: Folders, model: PreTraine
 
 def altered(folder: Path, change: Any, sealed: bool = False) -> None:
     """Change what is in setting.json; `sealed`: with a checksum that fits, as another version would have written it."""
-    from eexit.custom_generate.taken import _checksum
+    from eexit.plan.hashes import checksum as checksum_of
 
     held = json.loads((folder / SETTING).read_text())
     checksum = held.pop("checksum")
     change(held)
-    (folder / SETTING).write_text(json.dumps({**held, "checksum": _checksum(held) if sealed else checksum}))
+    (folder / SETTING).write_text(json.dumps({**held, "checksum": checksum_of(held) if sealed else checksum}))
 
 
 def test_what_is_no_setting_half_a_setting_or_an_altered_one_is_refused_in_a_line(
