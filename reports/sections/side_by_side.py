@@ -186,44 +186,32 @@ def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return [one[name] == other[name] for name in ("mode", "rule", "parameter")].count(False) <= 1
 
 
-@dataclass(frozen=True)
-class Together:
-    """Two lists of configurations, in the same order, whose differences are averaged before anything else."""
-
-    base: str
-    other: str
-    keys: Sequence[tuple[str, str]]
-
-
-def together(trade: pd.DataFrame) -> list[Together]:
-    """Modes at the same rule, parameter and exit set; and settings with their controls. `trade` has a row of each."""
-    exits = trade[trade["rule"].notna() & trade["control_of"].isna()] if len(trade) else trade
-    found = []
-    for one, other in combinations(exits["mode"].unique() if len(exits) else (), 2):
-        of_one, of_other = (exits[exits["mode"] == mode].set_index("setting")["configuration"] for mode in (one, other))
-        common = [
-            (str(of_one[setting]), str(of_other[setting])) for setting in of_one.index if setting in of_other.index
-        ]
-        found.append(Together(one, other, common))
-    beneath = trade[trade["beneath"].notna()] if len(trade) else trade
-    controls = [(str(row.configuration), str(row.beneath)) for row in beneath.itertuples()]
-    found.append(Together(CONTROL, "settings", controls))
-    return [each for each in found if each.keys]
-
-
 def averages(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
-    """One row for each `Together`: the mean difference over its pairs of every measure of `MATCHED`, prompt by prompt.
+    """The mean difference over pairs of configurations of every measure of `MATCHED`, prompt by prompt.
 
     Columns: `base`, `other`, `settings`, how many pairs, and the estimates. A prompt counts where all pairs have it.
+    `trade` has a row of each configuration.
     """
     known = _Measured.of(sweep)
     rows = []
-    for each in together(trade):
-        row: dict[str, Any] = {"base": each.base, "other": each.other, "settings": len(each.keys)}
-        base_PCM, other_PCM = (known.of_keys([pair[at] for pair in each.keys]) for at in (0, 1))
-        row |= known.estimated((other_PCM - base_PCM).mean(axis=1))
-        rows.append(row)
+    for base, other, keys in _together(trade):
+        if keys:
+            base_PCM, other_PCM = (known.of_keys([pair[at] for pair in keys]) for at in (0, 1))
+            estimates = known.estimated((other_PCM - base_PCM).mean(axis=1))
+            rows.append({"base": base, "other": other, "settings": len(keys), **estimates})
     return pd.DataFrame(rows)
+
+
+def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """Modes with their pairs of the same rule, parameter and exit set; and settings with their controls."""
+    if trade.empty:
+        return
+    exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
+    for one, other in combinations(exits["mode"].unique(), 2):
+        of_one, of_other = (exits[exits["mode"] == mode].set_index("setting")["configuration"] for mode in (one, other))
+        yield one, other, [(of_one[each], of_other[each]) for each in of_one.index if each in of_other.index]
+    beneath = trade[trade["beneath"].notna()]
+    yield CONTROL, "settings", list(zip(beneath["configuration"], beneath["beneath"], strict=True))
 
 
 def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:

@@ -132,13 +132,12 @@ function toggles() {
 // Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without
 // drawing the page again.
 function pin(prompt, run, vs, sides, pane) {
-  const closing = h("button.close", { type: "button", "aria-label": "Close", onclick: () => unpin?.() }, "×"),
-    goOf = new Map();
+  const closing = h("button.close", { type: "button", "aria-label": "Close", onclick: () => unpin?.() }, "×");
   let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
   const show = () => {
     for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
     pane.classList.toggle("empty", !now);
-    unpin = now ? () => goOf.get(now)(null) : null;
+    unpin = now ? () => now.go(null) : null;
     pane.replaceChildren(
       now ? closing : "",
       ...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()),
@@ -153,15 +152,14 @@ function pin(prompt, run, vs, sides, pane) {
     span.scrollIntoView({ block: "nearest" });
   };
   for (const one of sides) {
-    const go = (i) => {
+    one.go = (i) => {
       now = i === null ? null : one;
       one.at = i;
       readdress(address(prompt, run, { vs, [one.side]: i }));
       show();
     };
-    goOf.set(one, go);
-    steps(one.box, one.tokens, () => one.at, go, placeInText);
-    steps(one.grid.box, one.tokens, () => one.at, go, positionOf);
+    steps(one.box, one.tokens, () => one.at, one.go, placeInText);
+    steps(one.grid.box, one.tokens, () => one.at, one.go, positionOf);
   }
   queueMicrotask(show);
 }

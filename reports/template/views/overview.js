@@ -64,27 +64,21 @@ function overviewSections() {
 function contents(sections) {
   const apart = foldedParts().filter(({ id }) => id === "drafts" || id === "learned");
   const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
-    h("a", { href: `#/at/${id}`, "data-to": id }, label),
+    h("a", { href: `#/at/${id}` }, label),
   );
   const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", ...links.map((link) => h("li", link))));
-  const seen = new Map();
+  const linkOf = new Map();
   const watch = new IntersectionObserver(
     (entries) => {
-      for (const { target, isIntersecting } of entries) seen.set(target.dataset.section, isIntersecting);
-      const now = sections.find(({ id }) => seen.get(id));
-      for (const link of links) {
-        if (now && link.dataset.to === now.id) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
-      }
+      for (const { target, isIntersecting } of entries) linkOf.get(target).setAttribute("aria-current", isIntersecting);
     },
-    { rootMargin: "-10% 0px -60% 0px" },
+    { rootMargin: "-25% 0px -75% 0px" }, // a line, so that one section is the current one
   );
   queueMicrotask(() => {
-    for (const { id } of sections) {
-      const heading = $(id);
-      const section = heading?.closest("section, .figures");
+    for (const [at, { id }] of sections.entries()) {
+      const section = $(id)?.closest("section, .figures");
       if (!section) continue;
-      section.dataset.section = id;
+      linkOf.set(section, links[at]);
       watch.observe(section);
     }
   });
