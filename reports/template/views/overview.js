@@ -66,23 +66,7 @@ function contents(sections) {
   const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
     h("a", { href: `#/at/${id}` }, label),
   );
-  const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", ...links.map((link) => h("li", link))));
-  const linkOf = new Map();
-  const watch = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries) linkOf.get(target).setAttribute("aria-current", isIntersecting);
-    },
-    { rootMargin: "-25% 0px -75% 0px" }, // a line, so that one section is the current one
-  );
-  queueMicrotask(() => {
-    for (const [at, { id }] of sections.entries()) {
-      const section = $(id)?.closest("section, .figures");
-      if (!section) continue;
-      linkOf.set(section, links[at]);
-      watch.observe(section);
-    }
-  });
-  return nav;
+  return h("nav.contents", { "aria-label": "Contents" }, h("ol", ...links.map((link) => h("li", link))));
 }
 
 // Go to a section of the overview, which is shown; a folded one is opened.
