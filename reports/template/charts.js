@@ -181,7 +181,7 @@ async function draw(entry, again = false) {
     // Vega warns of layers without rows, as those are of what the reader hasn't asked for.
     ...(variant.axes ? { logLevel: 1 } : {}),
   };
-  const { view } = await embed(box, spec, options);
+  const { view } = await embed(box, withHeight(spec, rows), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
   view.addEventListener("click", (_, item) => item?.datum && openConfiguration(item.datum));
@@ -196,6 +196,13 @@ async function draw(entry, again = false) {
 
 // A value of a tooltip as HTML; Vega writes what isn't known as "null".
 const inTooltip = (value) => (value === "null" ? "–" : String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;"));
+
+// The specification with its height in pixels where it is given by row, since Vega warns of a step beside a width that fits.
+function withHeight(spec, rows) {
+  if (!spec.height?.step) return spec;
+  const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
+  return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
+}
 
 // How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.
 function inkOf(canvas) {
