@@ -9,6 +9,7 @@ from eexit.quality.rubric import ASPECTS
 from eexit.results.study_tables import SCORES
 from reports.read.judgements import BEST, PREFERRED, SCORE
 from reports.read.sweep import Sweep
+from reports.sections.findings import quality_findings
 from reports.shared import measures
 from reports.shared.charts import Columns
 from reports.shared.figures import table
@@ -34,13 +35,18 @@ HARNESS: Final[Columns] = (
 ONLY_WHERE_SEVERAL: Final = ("seed", "first_token")  # columns that say nothing where all rows have the same
 
 
-def quality_section(sweep: Sweep, quality: Quality, saves: Savings | None) -> dict[str, Any] | None:
-    """The tables behind the findings of quality; None for a sweep that has nothing of it."""
-    if not quality.is_studied:
+def quality_section(
+    sweep: Sweep, quality: Quality | None, saves: Savings | None, has_chart: bool
+) -> dict[str, Any] | None:
+    """The findings of quality and the tables behind them, beside the chart, which has the first one; None for a sweep
+    that has nothing of it.
+    """
+    if quality is None or not quality.is_studied:
         return None
     scores = sweep.rows_of(SCORES)
     return {
-        "table": table(quality.rows, tuple(configuration_columns(sweep, saves))),
+        "findings": quality_findings(quality, len(sweep.failed)),
+        "table": None if has_chart else table(quality.rows, tuple(configuration_columns(sweep, saves))),
         "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
     }
 

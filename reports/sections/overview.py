@@ -9,7 +9,7 @@ from reports.sections.all_numbers import quality_section
 from reports.sections.depth_by_position import depth_figure
 from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
-from reports.sections.findings import quality_findings, saved, sweep_findings, unobserved
+from reports.sections.findings import saved, sweep_findings, unobserved
 from reports.sections.learned_exits.section import learned_section
 from reports.sections.quality_against_cost import quality_figure
 from reports.sections.side_by_side import beside_section
@@ -19,8 +19,8 @@ from reports.sections.where_tokens_exit import mix_figure
 from reports.sections.which_setting import settings_section
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
-from reports.shared.quality import Quality, quality_of
-from reports.shared.savings import Savings, savings
+from reports.shared.quality import quality_of
+from reports.shared.savings import savings
 from reports.shared.styles import Looks
 
 
@@ -59,19 +59,10 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "time": timing_section(exits, saves) if tells else None,
         "beside": beside_section(exits, configurations),
         "charts": [figure.data for figure in figures],
-        "quality": _quality(exits, quality, saves, has_chart=main is not None),
+        "quality": quality_section(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
     }
-
-
-def _quality(sweep: Sweep, quality: Quality | None, saves: Savings | None, has_chart: bool) -> dict[str, Any] | None:
-    """What is told of quality beside the chart, which has the table."""
-    tables = quality_section(sweep, quality, saves) if quality else None
-    if not quality or not tables:
-        return None
-    findings = quality_findings(quality, len(sweep.failed))
-    return {"findings": findings, **tables, **({"table": None} if has_chart else {})}
 
 
 def _tells_of_exits(sweep: Sweep) -> bool:
