@@ -62,7 +62,7 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     weights = _waterfall(given.ledger) if given.ledger else _of_losses(given) or (swept.weights if swept else [])
     setting = given.setting or (swept.setting if swept else None)
     cause = MEANINGS.get(given.cause or "", given.cause)
-    rows = pd.DataFrame(map(_told, given.rows))
+    rows = pd.DataFrame([_told(row) for row in given.rows])
     columns = tuple((str(key), str(key).replace("_", " "), "text") for key in rows)
     told = table(rows, columns) if len(rows) else None
     return Told([*given.sentences], given.pays, ASSESSED, cause, setting, weights, told)
