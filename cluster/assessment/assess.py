@@ -128,7 +128,6 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
 
 
 def _do(step: AssessmentStep, shop: Workshop) -> None:
-    """Do what is left of a step."""
     if step.has_left_all(shop):
         if step.name not in shop.record.finished:  # it was interrupted once all was there
             shop.record.spent(step.name, 0.0, is_done=True)
@@ -179,7 +178,6 @@ STEPS: Final = (
 
 
 def _judged(shop: Workshop) -> Verdict:
-    """The verdict, which is written down."""
     steps = AssessmentTables(
         look=shop.first_look,
         ceilings=shop.figures(CEILING, CEILING_LEARNED),

@@ -96,7 +96,6 @@ def _has_replays(shop: Workshop, name: str, way: Way) -> bool:
 
 
 def _front(shop: Workshop, found: Mapping[Way, Sequence[Found]]) -> Front:
-    """What to try, of what was found in each way."""
     margin = shop.asked.margin
     way = min(found, key=lambda each: cost_within(found[each], margin))
     priced = as_if_free(found[way], margin)
@@ -163,14 +162,12 @@ def _wanted(shop: Workshop, name: str, way: Way) -> list[Replays]:
 
 
 def _behind_gate(planned: Front) -> Replays:
-    """What is tried, behind the gate with each threshold."""
     assert planned.way.gate is not None
     replaced = {"decide_on": planned.way.decide_on, GATE: planned.way.gate}
     return Replays(planned.gated, (planned.exit_set,), learned.GATE_THRESHOLDS, replaced)
 
 
 def _replay_missing(shop: Workshop, name: str, wanted: Replays, part: float) -> None:
-    """Do the replays that have not landed yet."""
     shop.work(part)
     left = wanted.missing(_replays(shop, name))
     if not left.rules:

@@ -140,7 +140,6 @@ class Call:
 
 
 def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
-    """These units, one after the other."""
     planned = sum(part.size for unit in left for part in unit.parts)
     size, tokens, began = 0.0, 0, datetime.now(UTC)
     with display:

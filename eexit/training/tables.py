@@ -52,7 +52,6 @@ def _probes(card: Card) -> ResultTable:
 
 
 def _gates(card: Card) -> ResultTable:
-    """What gates of some thresholds let through."""
     thresholds = [each for each in SHOWN_THRESHOLDS if any(row["threshold"] == each for row in card.gates)]
     caption = "Of a gate with each threshold: % of tokens that are read / of exits that are kept."
     table = ResultTable(caption, title=f"{card.data['n_held_out_tokens']:,} held-out tokens")

@@ -6,7 +6,6 @@
 `python jobs/bench engine --help`, and so with each, lists its flags.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,7 +17,6 @@ PARTS = {"engine": "engine_speed", "findings": "findings"}
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print a line whenever it starts and stops
     if arguments and arguments[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0

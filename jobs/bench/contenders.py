@@ -1,7 +1,7 @@
 """What the engine's bench times: both loops, the naive reference, transformers' `generate`, and matrix products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, TypeVar
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.console.sweep_flags import load_job
@@ -31,7 +30,6 @@ DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
 OBSERVE: tuple[Observe, ...] = ("none", "final", "all")
 REFERENCE_TOKENS = 15
 FLOOR_STEPS = 4
-PHASES = ("teacher", "readout", "student", "sampling", "records")
 PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}
 
 Result = TypeVar("Result")
@@ -173,19 +171,20 @@ class Bench:
 
     def products(self, config: SweepConfig, n_rows: int, n_tokens: int) -> list[Product]:
         """The products with weights of FLOOR_STEPS steps, from halfway on, with their arguments."""
-        products = Products()
-        _during(self.engine(n_tokens), self.requests(config, n_rows), halfway(n_tokens), products)
-        return products.calls
+        products, first, n_steps = Products(), n_tokens // 2, 0
 
-    def phases(self, requests: Sequence[Request], n_tokens: int, steps: tuple[int, int]) -> dict[str, float]:
-        """Milliseconds per step of each phase; those of `attention` are part of teacher and student."""
-        on_gpu = self.plain.device.type == "cuda"
-        with_gpu = [ProfilerActivity.CUDA] if on_gpu else []
-        profiler = profile(activities=[ProfilerActivity.CPU, *with_gpu])
-        _during(self.engine(n_tokens), requests, steps, profiler)
-        spent = {event.key: event.device_time_total if on_gpu else event.cpu_time_total
-                 for event in profiler.key_averages()}  # fmt: skip
-        return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
+        def progress(_: int) -> None:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == first:
+                products.__enter__()
+            if n_steps == first + FLOOR_STEPS:
+                products.__exit__(None, None, None)
+                raise _EnoughError
+
+        with suppress(_EnoughError):
+            list(self.engine(n_tokens).generate(self.requests(config, n_rows), progress))
+        return products.calls
 
     def steps(self, run: Callable[[OnProgress], Result]) -> tuple[Result, list[float]]:
         """Run something that reports progress; what it returns, and the seconds of each step but the first."""
@@ -209,11 +208,6 @@ def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
     return list(plan_runs(config.model_copy(update={"seeds": seeds})))[first : first + n_rows]
 
 
-def halfway(n_tokens: int) -> tuple[int, int]:
-    """The first step to look at, and the one after the last."""
-    return n_tokens // 2, n_tokens // 2 + FLOOR_STEPS
-
-
 class Products(TorchDispatchMode):
     """Records the products with weights; attention and KL use batched products, which are left out."""
 
@@ -229,24 +223,5 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Raised to leave a generation before its end."""
-
-
-def _during(
-    engine: Engine, requests: Sequence[Request], steps: tuple[int, int], manager: AbstractContextManager[Any]
-) -> None:
-    """Run until the second of these steps, with the manager entered after the first."""
-    n_steps = 0
-
-    def progress(_: int) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == steps[0]:
-            manager.__enter__()
-        if n_steps == steps[1]:
-            manager.__exit__(None, None, None)
-            raise _Enough
-
-    with suppress(_Enough):
-        list(engine.generate(requests, progress))

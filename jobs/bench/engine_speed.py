@@ -33,7 +33,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from contenders import FLOOR_STEPS, OBSERVE, PHASES, REFERENCE_TOKENS, Bench, Timed, halfway
+from contenders import FLOOR_STEPS, OBSERVE, REFERENCE_TOKENS, Bench, Timed
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -116,17 +116,8 @@ def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
 def _table(*columns: str) -> Table:
     table = Table(box=box.MARKDOWN)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("what", "phase") else "right")
+        table.add_column(column, justify="left" if column == "what" else "right")
     return table
-
-
-def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: int) -> dict[str, dict[str, float]]:
-    phases = [bench.phases(bench.requests(bench.config, n), n_tokens, halfway(n_tokens)) for n in rows]
-    table = _table("phase", *(f"{n} rows, ms/step" for n in rows))
-    for name in (*PHASES, "attention"):
-        table.add_row(f"of which {name}" if name == "attention" else name, *(f"{phase[name]:.1f}" for phase in phases))
-    console.print("\nWhere a step of oracles goes, under the profiler", table)
-    return dict(zip(map(str, rows), phases, strict=True))
 
 
 def positive(text: str) -> int:
@@ -160,7 +151,6 @@ def main(arguments: Sequence[str]) -> int:
     figures: dict[str, Any] = {
         "machine": about,
         "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],
-        "phases": show_phases(console, bench, rows, n_tokens),
     }
     if flags.json:
         write_whole(Path(flags.json), json.dumps(figures, indent=1))

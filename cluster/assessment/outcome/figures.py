@@ -187,7 +187,6 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
 
 
 def _drafts(look: FirstLook, batches: Sequence[int]) -> list[Contender]:
-    """The fastest draft, whose text is that of full depth."""
     drafts = [
         entry["key"]
         for entry in look.figures.sweep.manifest.configurations

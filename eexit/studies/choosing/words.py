@@ -206,7 +206,6 @@ def _of_the_right(row: Row) -> Iterator[str]:
 
 
 def _about_texts(row: Row) -> Iterator[str]:
-    """How often the chosen setting and normal are right, and how many texts differ."""
     accuracy, right, changed = (_tested(row).get(name) for name in ("accuracy", "normal_accuracy", "changed"))
     if is_known(accuracy) and is_known(right):
         yield f"It gets {short_percent(accuracy)} of the answers right, and normal {short_percent(right)}."

@@ -96,7 +96,6 @@ class HarnessStudy(Study):
         return [scores_table(rows)]
 
     def _common(self, evaluation: Evaluation, lm: "EarlyExitLM", about: Mapping[str, Any]) -> Row:
-        """The columns that are the same for all rows of an evaluation."""
         return {
             **evaluation.configuration.columns,
             "readout": self.config.readout,
@@ -111,7 +110,6 @@ class HarnessStudy(Study):
         }
 
     def _about(self, evaluation: Evaluation) -> Mapping[str, Any]:
-        """What the harness's files say of the model."""
         config = self.config
         return {
             "pretrained": config.model,

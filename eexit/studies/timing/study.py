@@ -87,7 +87,6 @@ class TimingStudy(Study):
         return remarks
 
     def _same_for_all(self) -> Mapping[str, Any]:
-        """The columns that are the same for all measurements."""
         import torch
 
         from eexit.studies.timing.contenders import describe_machine

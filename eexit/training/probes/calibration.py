@@ -79,7 +79,6 @@ def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The numbers with the least loss."""
     found = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([found], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
 

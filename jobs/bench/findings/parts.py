@@ -315,7 +315,6 @@ def _lost(what: str, dtype: str) -> Estimate:
 
 
 def _named(what: str) -> str:
-    """The choice in each dtype."""
     return " and ".join(f"{each} in {dtype}" for dtype, each in certificates(what).items())
 
 
