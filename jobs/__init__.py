@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-from cluster.console.command import Command, command
+from cluster.console.command import command
 from eexit.errors import UsageError
 
 FOLDER = Path(__file__).parent
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         near = "".join(f" (did you mean {known}?)" for known in get_close_matches(name, scripts, n=1))
         raise UsageError(f"there is no command {name}{near}: eexit --help lists them")
     sys.argv = [f"eexit {name}", *others]  # as its help shows it
-    script: Command = import_module(module_of(scripts[name])).main
-    return script(others)
+    code: int = import_module(module_of(scripts[name])).main(others)
+    return code
 
 
 def find_scripts() -> dict[str, Path]:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from cluster.assessment import sizes
 from cluster.assessment.asked import Asked
@@ -99,13 +99,14 @@ class OnRay:
 class AssessmentStep:
     """A step: its work, and whether all that it leaves is there, undamaged.
 
-    `cut` makes do with what it has left once its time is over, or raises `UsageError`.
+    Once its time is over, `cut` makes do with what it has left, names what is left out that more minutes go on with, or
+    raises `UsageError`.
     """
 
     name: str
     work: Callable[[Workshop], None]
     has_left_all: Callable[[Workshop], bool]
-    cut: Callable[[Workshop], None]
+    cut: Callable[[Workshop], str | None]
 
 
 def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], display: Display) -> Verdict:
@@ -140,13 +141,16 @@ def _do(step: AssessmentStep, shop: Workshop) -> None:
         with shop.timed(step.name):
             step.work(shop)
     except TimeIsUpError:
-        if not step.has_left_all(shop):
-            step.cut(shop)
+        if not step.has_left_all(shop) and (left_out := step.cut(shop)):
+            more = f"with --minutes {shop.minutes_that_would_do:,} it goes on"
+            line = f"Left out: {left_out}, for want of minutes: {more}."
+            shop.steps.say(line)
+            shop.record.cuts(step.name, line)
         if step.has_left_all(shop):
             shop.record.spent(step.name, 0.0, is_done=True)
 
 
-def _refuse(shop: Workshop) -> None:
+def _refuse(shop: Workshop) -> NoReturn:
     """Raises `UsageError`: there is no verdict without this step."""
     raise UsageError(
         f"--minutes {shop.asked.minutes:g} are too few on this machine as it is now: by how far it came in them, about "
@@ -154,26 +158,14 @@ def _refuse(shop: Workshop) -> None:
     )
 
 
-def _leave_out(step: str, what: Callable[[Workshop], str]) -> Callable[[Workshop], None]:
-    def cut(shop: Workshop) -> None:
-        more = f"with --minutes {shop.minutes_that_would_do:,} it goes on"
-        line = f"Left out: {what(shop)}, for want of minutes: {more}."
-        shop.steps.say(line)
-        shop.record.cuts(step, line)
-
-    return cut
-
-
 STEPS: Final = (
     AssessmentStep(sizes.LOOK, look, has_looked, _refuse),
     AssessmentStep(sizes.CEILING, find_ceiling, has_ceiling, _refuse),
     AssessmentStep(sizes.LEARN, learn, has_learned, cut_learning),
-    AssessmentStep(
-        sizes.SEARCH, search, has_searched, _leave_out(sizes.SEARCH, lambda shop: "the rest of the search, and the run")
-    ),
-    AssessmentStep(sizes.RUN, run, has_run, _leave_out(sizes.RUN, lambda shop: "the rest of the run, and the choice")),
-    AssessmentStep(sizes.CHOOSE, choose, has_chosen, _leave_out(sizes.CHOOSE, lambda shop: "the choice")),
-    AssessmentStep(sizes.TIME, time_settings, has_timed, _leave_out(sizes.TIME, cut_timing)),
+    AssessmentStep(sizes.SEARCH, search, has_searched, lambda shop: "the rest of the search, and the run"),
+    AssessmentStep(sizes.RUN, run, has_run, lambda shop: "the rest of the run, and the choice"),
+    AssessmentStep(sizes.CHOOSE, choose, has_chosen, lambda shop: "the choice"),
+    AssessmentStep(sizes.TIME, time_settings, has_timed, cut_timing),
 )
 
 

@@ -3,32 +3,20 @@
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from cluster import interruption
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
 
 
-class Command(Protocol):
-    """What is called with its arguments and returns its exit code, whatever happens.
-
-    Without arguments, it is the command of this process: it takes those of the command line, and its signals.
-    """
-
-    __name__: str
-    __module__: str
-
-    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
-
-
-def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Command]:
+def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callable[..., int]]:
     """Makes a command of what does its work: 2 if its input can't be used, 1 if it stopped, with the reason in a line.
 
-    `kept` says what a command that stopped has left.
+    It is called with its arguments, and returns its exit code, whatever happens. Without them, it is the command of
+    this process: it takes those of the command line, and its signals. `kept` says what one that stopped has left.
     """
 
-    def of(work: Callable[[Sequence[str]], int]) -> Command:
+    def of(work: Callable[[Sequence[str]], int]) -> Callable[..., int]:
         @functools.wraps(work)
         def main(arguments: Sequence[str] | None = None) -> int:
             if arguments is None:

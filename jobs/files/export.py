@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     asked = without_secrets(shlex.join(["python", "jobs/files/export.py", *arguments]))
     display = open_display(quiet=flags.quiet)
     done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, asked, display)
-    conversations = counted(done.account.runs.total(), "conversation")
-    print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
-    if not done.account.n_top:
+    conversations = counted(done.runs.total(), "conversation")
+    print(f"{conversations}, {counted(done.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
+    if not done.n_top:
         print("the sweep recorded no top tokens (record_top_k 0): the lists of final_top_… are empty")
     print(f"what each column is: {shown(inside(flags.out, CARD))}")
     print(reading(flags.out))

@@ -35,6 +35,7 @@ class Account:
     depth_F: Any = 0.0  # the expected depth, fraction of L, of decided tokens
     runs: Counter[str] = field(default_factory=Counter)  # by configuration
     prompts: set[str] = field(default_factory=set)
+    files: Sequence[str] = ()  # their names, once all is written
 
     def add(self, table: pa.Table) -> None:
         """Count these rows of `CONVERSATIONS`."""

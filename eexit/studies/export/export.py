@@ -20,7 +20,7 @@ from eexit.output.text import counted
 from eexit.plan.runs import OK
 from eexit.results.files import DamagedError, list_files, read_generations, without
 from eexit.results.landed import read_columns, tokens_of
-from eexit.results.layout import Manifest, tokens_name
+from eexit.results.layout import tokens_name
 from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import Survey, sound
@@ -39,17 +39,9 @@ ROW_GROUP_BYTES = 32 << 20  # in memory, about: what a reader that streams holds
 FILE_BYTES = 128 << 20  # in memory, about, of a data file, which is compressed
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
-
-    account: Account
-    files: Sequence[str]
-
-
 def export(
     results: str, out: str, keys: Sequence[str], kl_factors: Sequence[float], command: str, display: Display
-) -> Exported:
+) -> Account:
     """Write the runs of these configurations that have landed in the sweep `results` to the empty location `out`.
 
     `command` is what the card says it was made by. The card is written last: data without one are incomplete. If
@@ -62,28 +54,29 @@ def export(
     _refuse_taken(target, shown(out))
     display.say(f"checking the files of {shown(results)}")
     found = sound(store)
-    runs = _count(store, manifest, keys, shown(results))
-    if runs.missing:
-        display.say(f"{runs.missing:,} of {counted(runs.planned, 'run')} did not land yet: what is there is exported")
+    n_planned = len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys)
+    n_done, n_failed = _count(store, keys, shown(results))
+    if n_missing := n_planned - n_done - n_failed:
+        display.say(f"{n_missing:,} of {counted(n_planned, 'run')} did not land yet: what is there is exported")
     target.probe()
-    files = _DataFiles(target)
-    account = Account(told.kl_factors)
+    files, account = _DataFiles(target), Account(told.kl_factors)
     try:
         with display:
             for table in _conversations(store, found, set(keys), told):
                 files.add(table)
                 account.add(table)
                 done = account.runs.total()
-                doing = f"{done:,}/{runs.done:,} conversations"
-                display.show(Progress(doing, account.n_tokens, done / runs.done), last=done == runs.done)
+                doing = f"{done:,}/{n_done:,} conversations"
+                display.show(Progress(doing, account.n_tokens, done / n_done), last=done == n_done)
         files.publish()
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        making = Making(shown(results), command, made, versions(), runs.failed, runs.missing)
+        making = Making(shown(results), command, made, versions(), n_failed, n_missing)
         target.publish(CARD, dataset_card(manifest, account, making).encode())
     except BaseException:
         files.remove()
         raise
-    return Exported(account, files.names)
+    account.files = files.names
+    return account
 
 
 def _refuse_taken(target: Store, out: str) -> None:
@@ -99,28 +92,17 @@ def _refuse_taken(target: Store, out: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """How many runs of the chosen configurations have landed without an error, as errors only, and are planned."""
+def _count(store: Store, keys: Sequence[str], name: str) -> tuple[int, int]:
+    """How many runs of these configurations have landed without an error, and as errors only.
 
-    done: int
-    failed: int
-    planned: int
-
-    @property
-    def missing(self) -> int:
-        return self.planned - self.done - self.failed
-
-
-def _count(store: Store, manifest: Manifest, keys: Sequence[str], name: str) -> _Runs:
-    """Raises `UsageError` if none has landed without an error."""
+    Raises `UsageError` if none has landed without an error.
+    """
     runs = read_columns(store, ["run_id", "status", "configuration"])
     runs = runs.filter(pc.is_in(runs["configuration"], pa.array(keys)))
     n_done = pc.count_distinct(runs.filter(pc.equal(runs["status"], OK))["run_id"]).as_py()
     if not n_done:
         raise UsageError(f"{name} has no run of {', '.join(keys)} without an error: there is nothing to export")
-    n_failed = pc.count_distinct(runs["run_id"]).as_py() - n_done
-    return _Runs(n_done, n_failed, len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys))
+    return n_done, pc.count_distinct(runs["run_id"]).as_py() - n_done
 
 
 def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundings) -> Iterator[pa.Table]:

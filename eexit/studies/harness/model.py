@@ -7,7 +7,7 @@ it. Log-likelihoods are scored under the rule and the state, and texts are gener
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -212,16 +212,11 @@ class StopStrings:
         )
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The harness's files by name, and rows with the columns of `study_tables.SCORES` that it knows."""
-
-    files: Mapping[str, bytes]
-    rows: list[dict[str, Any]]
-
-
-def evaluate(lm: EarlyExitLM, task: str, manager: Any, about: Mapping[str, Any], **settings: Any) -> Evaluated:
-    """Evaluate one task, or a group of tasks. `about` says in the results what `lm` is.
+def evaluate(
+    lm: EarlyExitLM, task: str, manager: Any, about: Mapping[str, Any], **settings: Any
+) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Evaluate one task, or a group of tasks: the harness's files by name, and rows with the columns of
+    `study_tables.SCORES` that it knows. `about` says in the results what `lm` is.
 
     `settings` are arguments of `simple_evaluate`. Raises whatever a task, a filter or a metric may raise.
     """
@@ -237,7 +232,7 @@ def evaluate(lm: EarlyExitLM, task: str, manager: Any, about: Mapping[str, Any],
         files = {path.name: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
     if len(files) < 1 + len(results["configs"]):  # it only logs why it could not write one
         raise OSError(f"the harness wrote {len(files)} files of results, too few: is the disk full?")
-    return Evaluated(files, list(score_rows(results)))
+    return files, list(score_rows(results))
 
 
 def score_rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -68,7 +68,7 @@ class HarnessStudy(Study):
         asked, about = self.asked, self._about(evaluation)
         lm = self._lm = EarlyExitLM(self._generator, evaluation.configuration, evaluation.seed, asked.first_token_exits)
         try:
-            evaluated = evaluate(
+            files, rows = evaluate(
                 lm,
                 evaluation.task,
                 self._manager,
@@ -83,10 +83,10 @@ class HarnessStudy(Study):
         finally:
             self._lm = None
         store, folder = open_store(self._out), f"{HARNESS_FOLDER}/{evaluation.configuration.key.replace('/', '__')}"
-        for name, content in evaluated.files.items():
+        for name, content in files.items():
             store.publish(f"{folder}/{name}", content)
         common = self._common(evaluation, lm, about)
-        return Done([{**common, **row} for row in evaluated.rows], lm.n_decided)
+        return Done([{**common, **row} for row in rows], lm.n_decided)
 
     def progress(self) -> tuple[float, int]:
         lm = self._lm

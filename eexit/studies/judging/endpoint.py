@@ -12,7 +12,7 @@ from pathlib import Path
 from ssl import SSLError
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from eexit.errors import UsageError, first_line
 from eexit.quality.rubric import Question, RubricVerdict
@@ -36,23 +36,12 @@ class AskingError(Exception):
         self.is_final = is_final  # no question will work, until somebody does something about it
 
 
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Usage(BaseModel):
-    total_tokens: int = 0
-
-
 class _Completion(BaseModel):
     """The part of a completion that is read."""
 
-    choices: list[_Choice]
-    usage: _Usage | None = None
+    choices: list[Any]
+    text: str | None = Field(None, validation_alias=AliasPath("choices", 0, "message", "content"))
+    tokens: int = Field(0, validation_alias=AliasPath("usage", "total_tokens"))
 
 
 @dataclass(frozen=True)
@@ -192,16 +181,15 @@ class Endpoint:
         """Raises `AskingError` for nonsense."""
         try:
             completion = _Completion.model_validate_json(body)
-            message = completion.choices[0].message if completion.choices else _Message()
-            if message.content is None:
+            if completion.text is None:
                 raise ValueError("it has no text")
-            verdict = question.read(message.content)
+            verdict = question.read(completion.text)
         except ValueError as error:  # of which neither our words nor pydantic's quote anything of the body
             said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             failure = AskingError("nonsense", f"no usable answer ({said})", of_text=True)
             self._replies.keep(str(failure), body)
             raise failure from None
-        return Reply(verdict, completion.usage.total_tokens if completion.usage else 0)
+        return Reply(verdict, completion.tokens)
 
 
 def _of_system(error: BaseException | None) -> str | None:
