@@ -117,10 +117,7 @@ class _Taking:
             config=self._config,
             eos_token_ids=[],
             model=TakenModel(
-                name=described["name"],
-                revision=described["revision"],
-                architecture=described["architecture"],
-                n_layers=described["n_layers"],
+                **{name: described[name] for name in ("name", "revision", "architecture", "n_layers")},
                 config={},
                 measured={},
             ),

@@ -4,8 +4,9 @@ In each round everything is timed once, in another order.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any, Final
 
@@ -27,7 +28,6 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
-from eexit.studies.timing.time_left import TimeLeft
 
 WARM_UP_TOKENS: Final = 8
 COLUMNS: Final = ("prompt_id", "status")
@@ -36,6 +36,43 @@ FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
 Contender = Configuration | Generate
+
+
+@dataclass
+class TimeLeft:
+    """Of so many seconds, from the first question on. The first batch size is always timed, in one round at least.
+
+    A larger batch takes at most as much longer as it has more rows. All parts of one batch size in a round come one
+    after the other; round 0 warms up.
+    """
+
+    seconds: float = math.inf
+    _end: float = math.nan
+    _took: dict[int, float] = field(default_factory=dict)  # seconds of a round by batch size, of those that fit
+    _is_over: bool = False  # whether no further round fits
+    _at: tuple[int, int] | None = None  # the batch size and the round of the part before
+    _since: float = 0.0
+
+    def has_time_for(self, batch: int, number: int) -> bool:
+        """Whether a part of this batch size in this round is to be done: to be asked before each of them, in order."""
+        if self._at != (batch, number):
+            self._begin(batch, number, time.monotonic())
+        return batch in self._took and (number < 2 or not self._is_over)
+
+    def _begin(self, batch: int, number: int, now: float) -> None:
+        if math.isnan(self._end):
+            self._end = now + self.seconds
+        if self._at and self._at[0] in self._took and not self._is_over:
+            self._took[self._at[0]] = now - self._since
+        left, round_of_all = self._end - now, sum(self._took.values())
+        if number == 0:  # to warm up, and once
+            nearest = max(self._took, default=batch)
+            at_most = self._took.get(nearest, 0.0) * max(1.0, batch / nearest)
+            if not self._took or 2 * at_most + round_of_all <= left:
+                self._took[batch] = 0.0
+        if number > 1 and (not self._at or self._at[1] < number):
+            self._is_over = self._is_over or round_of_all > left
+        self._at, self._since = (batch, number), now
 
 
 @dataclass(frozen=True)
