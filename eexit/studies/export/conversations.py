@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
@@ -158,7 +157,9 @@ def conversations(generations: pa.Table, tokens: pa.Table, told: Surroundings) -
     tokens = tokens.combine_chunks()
     start_R = np.flatnonzero(tokens["position"].to_numpy() == 0)
     runs = generations.take(pc.index_in(tokens["run_id"].take(start_R), value_set=generations["run_id"]))
-    _refuse_disorder(tokens, runs["n_tokens"].to_numpy())
+    expected_N = np.concatenate([np.arange(length) for length in runs["n_tokens"].to_numpy()])
+    if not np.array_equal(tokens["position"].to_numpy(), expected_N):
+        raise ValueError("its tokens are not together and in order, run after run")
     columns = {
         **{name: runs[name] for name in (*OF_RUNS, *OF_PROMPTS)},
         "messages": list(map(partial(messages, told), *_values(runs, "prompt_id", "prompt", "text"))),
@@ -176,22 +177,17 @@ def conversations(generations: pa.Table, tokens: pa.Table, told: Surroundings) -
     return pa.table([_as(columns[field.name], field.type) for field in CONVERSATIONS], schema=CONVERSATIONS)
 
 
-def kl_exit_probabilities(kl_NE: Tensor, decided_N: Tensor, kl_factors: Sequence[float]) -> Tensor:
-    """The distribution over layers that rule kl draws from at each of these KL factors, (N, F, X).
+def _kl_exit_prob(tokens: pa.Table, told: Surroundings) -> pa.Array:
+    """The distribution over layers that rule kl draws from at each of the KL factors, (N, F, X).
 
     It is all on the final layer for tokens that are not decided.
     """
-    rule, at_final_X = RULES["kl"], torch.eye(kl_NE.shape[1] + 1)[-1]
-    each_NX = [exit_probabilities(rule.chances(kl_NE, torch.full_like(kl_NE[:1], k))) for k in kl_factors]
-    return torch.where(decided_N[:, None, None], torch.stack(each_NX, 1), at_final_X)
-
-
-def _kl_exit_prob(tokens: pa.Table, told: Surroundings) -> pa.Array:
-    kl_NE = pc.list_flatten(tokens["kl"]).to_numpy().reshape(len(tokens), len(told.layers) - 1)
-    probabilities = kl_exit_probabilities(
-        torch.tensor(kl_NE), torch.tensor(tokens["decided"].to_numpy()), told.kl_factors
-    )
-    by_factor = pa.FixedSizeListArray.from_arrays(probabilities.flatten().numpy(), len(told.layers))
+    kl_NE = torch.tensor(pc.list_flatten(tokens["kl"]).to_numpy().reshape(len(tokens), len(told.layers) - 1))
+    decided_N, at_final_X = torch.tensor(tokens["decided"].to_numpy()), torch.eye(len(told.layers))[-1]
+    chances = [RULES["kl"].chances(kl_NE, torch.full_like(kl_NE[:1], k)) for k in told.kl_factors]
+    each_NFX = torch.stack([exit_probabilities(each) for each in chances], 1)
+    probability_NFX = torch.where(decided_N[:, None, None], each_NFX, at_final_X)
+    by_factor = pa.FixedSizeListArray.from_arrays(probability_NFX.flatten().numpy(), len(told.layers))
     return pa.FixedSizeListArray.from_arrays(by_factor, len(told.kl_factors))
 
 
@@ -209,12 +205,6 @@ def _final_top(tokens: pa.Table, final: int) -> dict[str, pa.Array]:
         "final_top_tokens": texts,
         "final_top_logprob": pa.ListArray.from_arrays(ends, pa.array(logprob)),
     }
-
-
-def _refuse_disorder(tokens: pa.Table, length_R: np.ndarray) -> None:
-    expected_N = np.concatenate([np.arange(length) for length in length_R])
-    if not np.array_equal(tokens["position"].to_numpy(), expected_N):
-        raise ValueError("its tokens are not together and in order, run after run")
 
 
 def _values(runs: pa.Table, *names: str) -> list[list[Any]]:

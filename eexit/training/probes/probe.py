@@ -110,7 +110,8 @@ class ProbeTrainer(Trainer):
         assert settings.learning_rate
         self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
-        self.starts = dict(zip(setup.texts, _starts(setup.texts), strict=True))
+        ends = accumulate((len(text.token_ids) for text in setup.texts), initial=0)
+        self.starts = dict(zip(setup.texts, ends, strict=False))  # of each text's tokens, where the one before ends
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
         self.mlps = LayerMLPs(len(self.layers), self.decoder.width, settings.seed).to(self.decoder.device)
         self.optimiser = torch.optim.AdamW(self.mlps.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -270,8 +271,3 @@ def linear_probe(learn: Sums, choose: Sums, refit: bool = True) -> LayerProbe:
     map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit)
     bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
     return LayerProbe(*[part.float() for part in (learn.mean_D, learn.std_D, weight_W, bias)])
-
-
-def _starts(texts: Sequence[Text]) -> list[int]:
-    """Where the tokens of each text begin among those of all."""
-    return [0, *accumulate(len(text.token_ids) for text in texts)][:-1]
