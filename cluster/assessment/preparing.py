@@ -110,8 +110,7 @@ def _found_again(shop: Workshop, planned: SearchSizes) -> SearchSizes:
 
 def find_ceiling(shop: Workshop) -> None:
     _plan_search(shop)
-    sweep_ceiling(shop, CEILING, Way(), 1.0)
-    say_ceiling(shop, CEILING, "with the lens")
+    sweep_ceiling(shop, CEILING, Way(), 1.0, "with the lens")
     _see_whether_answers_tell(shop)
 
 
@@ -129,17 +128,10 @@ def _see_whether_answers_tell(shop: Workshop) -> None:
         )
 
 
-def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float) -> None:
-    """What the oracle would save on the pilot, read in this way."""
+def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float, how: str) -> None:
+    """What the oracle would save on the pilot, read in this way, which is said."""
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
     shop.sweep(shop.asked.ceiling(pilot, way, shop.layers), name, part)
-
-
-def has_ceiling(shop: Workshop) -> bool:
-    return shop.record.plans.search is not None and shop.is_whole(CEILING)
-
-
-def say_ceiling(shop: Workshop, name: str, how: str) -> None:
     top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look, shop.asked.batches)
     in_time = ", ".join(
         f"{percent(share.independent, 0)} with {counted(batch, 'row')}" for batch, share in top.allowed.items()
@@ -147,6 +139,10 @@ def say_ceiling(shop: Workshop, name: str, how: str) -> None:
     shop.steps.say(
         f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time {in_time}"
     )
+
+
+def has_ceiling(shop: Workshop) -> bool:
+    return shop.record.plans.search is not None and shop.is_whole(CEILING)
 
 
 def learn(shop: Workshop) -> None:

@@ -23,7 +23,7 @@ from cluster.assessment.front import (
 )
 from cluster.assessment.learned import LEARNED, UNALTERED, Way
 from cluster.assessment.parts import PILOT
-from cluster.assessment.preparing import say_ceiling, sweep_ceiling
+from cluster.assessment.preparing import sweep_ceiling
 from cluster.assessment.record import Front
 from cluster.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FREE, Workshop
 from eexit.errors import UsageError
@@ -47,8 +47,7 @@ def search(shop: Workshop) -> None:
     found: dict[Way, list[Found]] = {}
     for at, (name, way) in enumerate((ways := shop.ways()).items()):
         if at:
-            sweep_ceiling(shop, name, way, 0.2)
-            say_ceiling(shop, name, "as was learned")
+            sweep_ceiling(shop, name, way, 0.2, "as was learned")
         read, rows = _replay(shop, name, way, 0.5 / len(ways))
         found[read] = [_found(shop, row) for row in rows]
     if shop.record.plans.front is None:
