@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,8 +67,13 @@ class Summary:
     tally: Tally
 
     def figures(self) -> list[dict[str, Any]]:
-        """The runs, different runs, errors and mean measures of each configuration, read from the results."""
-        return figures(open_store(self.out), configurations(self.config), same_for_every_seed(self.config))
+        """The runs, different runs, errors and mean measures of each configuration, read from the results.
+
+        `by_kind` has, for each kind of prompt, accuracy, disagreement, and what is saved and lost beside `normal`.
+        """
+        prompts = [asdict(prompt) for prompt in self.config.prompts]
+        planned, same = configurations(self.config), same_for_every_seed(self.config)
+        return figures(open_store(self.out), planned, same, prompts)
 
 
 def run_sweep(

@@ -77,7 +77,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
     )
     parser.group(OUTPUT).add_argument(
-        "--json", metavar="FILE", help="also write the means of each configuration as JSON"
+        "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
     )
     flags = parse_flags(parser, arguments)
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))

@@ -90,7 +90,7 @@ class Drawn(_Record):
     """The sweep's prompts, and how their texts were made: what a guarantee is about."""
 
     n: int
-    kinds: dict[str, int]  # by what their ids say, such as `loss` of `loss-17`
+    kinds: dict[str, int]  # by `eexit.plan.splits.kinds`
     examples: list[str]
     system: str
     prefiller: str

@@ -1,5 +1,6 @@
 """Numbers, counts and lists as text, the same in every table and sentence."""
 
+import difflib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -47,6 +48,23 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
     """The first `most` lines, and then how many more there are."""
     more = len(lines) - most
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
+    """Which of the `known` names is probably meant: those that begin with it, or else those spelled alike.
+
+    >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
+    (['frozen_residual', 'frozen_cache'], ['confidence'])
+    """
+    by_lower = {each.lower(): each for each in known}
+    begun = [each for each in by_lower if name and each.startswith(name.lower())]
+    return [by_lower[each] for each in (begun or difflib.get_close_matches(name.lower(), by_lower, n=most))[:most]]
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "", most: int = 2) -> str:
+    """A question with the names that were probably meant, or what is said where none is near."""
+    near = nearest(name, known, most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def ordinal(n: int) -> str:

@@ -90,6 +90,7 @@ class Prompt:
 
     Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.quality.answers`.
     Prompts that depend on each other, such as variants of one question, name the same `group`, which then counts once.
+    `kind` is what sort of prompt it is, by which results are told apart (`eexit.plan.splits.kinds`).
     """
 
     id: Text
@@ -98,6 +99,7 @@ class Prompt:
     answer: Cell = None
     answer_pattern: Pattern = None
     group: Cell = None
+    kind: Cell = None
 
 
 def _finite(kl_factor: float) -> float:

@@ -18,9 +18,11 @@ from pydantic import ValidationError
 
 from eexit.errors import UsageError, first_line
 from eexit.output.locations import shown
+from eexit.output.text import did_you_mean, some
 from eexit.plan.config import Prompt
 
-COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group")
+COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group", "kind")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a .csv, by what its header has
 # Where a row is in its file, for error messages, and the row itself.
 Row = tuple[str, Mapping[str, object]]
 
@@ -28,7 +30,8 @@ Row = tuple[str, Mapping[str, object]]
 def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     """The prompts of a file, in order and unchanged; an id that is missing is the prompt's 0-based index.
 
-    Raises `UsageError` if the file can't be used: one line with the file, the place in it, the value and the way out.
+    Columns that are not read are named on standard error. Raises `UsageError` if the file can't be used: one line with
+    the file, the place in it, the value and the way out.
     """
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
@@ -38,8 +41,10 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         raise UsageError(f"{path}: can't tell what {path.suffix or 'a name without ending'} is: use {_or(readers)}")
     prompts: list[Prompt] = []
     where_of: dict[str, str] = {}
+    unread: dict[str, None] = {}
     try:
         for where, row in readers[path.suffix.lower()](path):
+            unread |= dict.fromkeys(name for name in row if name not in COLUMNS)
             prompt = _prompt(row, len(prompts), f"{path}, {where}")
             if prompt.id in where_of:
                 raise UsageError(
@@ -54,7 +59,15 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         ) from error
     if not prompts:
         raise UsageError(f"{path}: holds no prompt: write at least one")
+    if unread:
+        print(_of_unread(path, list(unread)), file=sys.stderr)
     return tuple(prompts)
+
+
+def _of_unread(path: Path, names: Sequence[str]) -> str:
+    meant = ((name[:40], did_you_mean(name, COLUMNS, most=1)) for name in names)
+    told = ", ".join(some([f"{name} ({near})" if near else name for name, near in meant]))
+    return f"{path}: not read: {told}; prompts have the columns {', '.join(COLUMNS)}"
 
 
 def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
@@ -67,7 +80,7 @@ def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
     texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
     for column, value in texts.items():
         if (
-            column in ("answer", "group")
+            column in ("answer", "group", "kind")
             and isinstance(value, int | float)
             and not isinstance(value, bool)
             and isfinite(value)
@@ -108,8 +121,9 @@ def _rows_of_jsonl(path: Path) -> Iterator[Row]:
 
 def _rows_of_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    # newline="" leaves line ends inside quoted cells as they are.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    delimiter = next((mark for mark in DELIMITERS if "prompt" in next(_cells(text, mark), [])), ",")
+    reader = _cells(text, delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:
@@ -121,12 +135,17 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
             if len(cells) != len(header):
                 raise UsageError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells under a header of {len(header)}: "
-                    "put cells with commas, quotes or line ends in double quotes"
+                    f"put cells with {DELIMITERS[delimiter]}, quotes or line ends in double quotes"
                 )
             row = dict(zip(header, cells, strict=True))
             yield f"line {reader.line_num}", {**row, "system": row.get("system") or None}
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: not CSV ({error}): check its quotes") from error
+
+
+def _cells(text: str, delimiter: str, strict: bool = False) -> Any:
+    """A reader of rows; with newline="", line ends inside quoted cells stay as they are."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
 
 
 def _rows_of_parquet(path: Path) -> Iterator[Row]:
@@ -140,11 +159,12 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
     with file:
         _require_column(file.schema_arrow.names, str(path))
         columns = [column for column in COLUMNS if column in file.schema_arrow.names]
+        others = dict.fromkeys(name for name in file.schema_arrow.names if name not in COLUMNS)
         row_number = 0
         for batch in file.iter_batches(columns=columns):
             for row in batch.to_pylist():
                 row_number += 1
-                yield f"row {row_number}", row
+                yield f"row {row_number}", {**others, **row}
 
 
 def _text(path: Path) -> str:

@@ -38,6 +38,12 @@ def units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {prompt["id"]: prompt["prompt"] for prompt in prompts} | groups(prompts)
 
 
+def kinds(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """prompt id → what kind of prompt it is: what it names (`kind`) or else what its id says; none if neither does."""
+    known = ((prompt["id"], prompt.get("kind") or sort_of(prompt["id"])) for prompt in prompts)
+    return {prompt_id: kind for prompt_id, kind in known if kind}
+
+
 def shuffled(units: Sequence[str]) -> list[int]:
     """The indices of units in an order that depends on nothing but their texts."""
     return sorted(range(len(units)), key=lambda index: _hash(units[index], "order"))

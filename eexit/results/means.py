@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from eexit.plan.configuration import Configuration
 from eexit.plan.runs import ERROR, OK
+from eexit.plan.splits import kinds, units
+from eexit.quality.by_kind import by_kind
 from eexit.quality.text_measures import log_perplexity, mean_perplexity
 from eexit.results.files import once_each
 from eexit.results.landed import read_columns
@@ -42,17 +44,29 @@ class Outcomes:
 
 
 def figures(
-    store: Store, configurations: Sequence[Configuration], same_for_every_seed: Collection[str] = ()
+    store: Store,
+    configurations: Sequence[Configuration],
+    same_for_every_seed: Collection[str] = (),
+    prompts: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
+
+    Of `prompts`, as `sweep.json` has them, those that are of a kind say what each configuration does to it, `by_kind`.
 
     Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
 
     A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
-    generations = read_columns(store, ["prompt_id", "status", "configuration", *MEASURES])
-    return [_of_configuration(configuration, generations, same_for_every_seed) for configuration in configurations]
+    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", *MEASURES])
+    found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
+    return [
+        {
+            **_of_configuration(configuration, generations, same_for_every_seed),
+            "by_kind": {kind: beside.as_dict() for kind, beside in found.get(configuration.key, {}).items()},
+        }
+        for configuration in configurations
+    ]
 
 
 def outcomes(configuration: Configuration, generations: pa.Table, same_for_every_seed: Collection[str]) -> Outcomes:

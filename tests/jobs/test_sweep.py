@@ -14,6 +14,7 @@ from scripted import rows_of, sweep_of
 from sweeping import sweep_here
 
 from cluster.sweep import Summary
+from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
@@ -124,6 +125,22 @@ def test_the_summary_is_there_for_programs_too(finished: tuple[Path, str]) -> No
             its = np.exp(np.log(expected[name]).mean()) if name == "perplexity" else expected[name].mean()
             assert mean == (None if pd.isna(its) else pytest.approx(its)), name
         assert {"exit_rate", "mean_depth", "perplexity", "lcs_share", "n_tokens"} <= row["means"].keys()
+        assert row["by_kind"] == {}  # these prompts are of none
+
+
+def test_the_summary_says_what_a_setting_does_to_each_kind_of_prompt(tmp_path: Path) -> None:
+    prompts = [Prompt(f"sum-{n}", f"{n}?", answer="1") for n in range(6)] + [Prompt("x", "y", answer="1", kind="odd")]
+    config = SweepConfig(model="tiny", prompts=tuple(prompts), modes=("normal", "skip"), rules={"agree": ()})
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    right = {run.run_id: run.configuration.mode == "normal" or run.prompt.id in ("sum-1", "x") for run in runs}
+    land(store, runs, rows_of(runs, config, lambda run: {"correct": right[run.run_id]}))
+    [normal, skip] = Summary(config, store.root, {}, [5], len(runs), 0, Tally()).figures()
+    assert list(normal["by_kind"]) == list(skip["by_kind"]) == ["odd", "sum"]
+    lost = skip["by_kind"]["sum"]["lost"]
+    assert (lost["mean"], lost["n"]) == (pytest.approx(5 / 6), 6)
+    assert 0 < lost["low"] < lost["mean"] < lost["high"] <= 1
+    assert skip["by_kind"]["odd"]["lost"] == {"mean": 0.0, "low": None, "high": None, "n": 1}
+    assert normal["by_kind"]["sum"]["accuracy"]["mean"] == 1.0
 
 
 def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from eexit.errors import UsageError
 from eexit.output.text import is_known
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import OK
-from eexit.plan.splits import sort_of
+from eexit.plan.splits import kinds
 from eexit.results.landed import runs_with_tokens, shards
 from eexit.results.means import share_saved
 from eexit.results.store.finished_sweep import FinishedSweep
@@ -59,10 +60,14 @@ def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certifica
 
 def drawn(config: SweepConfig) -> Drawn:
     """The sweep's prompts, and how texts were made from them."""
-    kinds = Counter(filter(None, (sort_of(prompt.id) for prompt in config.prompts)))
     how = {name: getattr(config, name) for name in Drawn.model_fields.keys() & SweepConfig.model_fields.keys()}
     examples = [prompt.prompt[:EXAMPLE_LENGTH] for prompt in config.prompts[:N_EXAMPLES]]
-    return Drawn(n=len(config.prompts), kinds=dict(kinds), examples=examples, **how)
+    return Drawn(
+        n=len(config.prompts),
+        kinds=dict(Counter(kinds(map(asdict, config.prompts)).values())),
+        examples=examples,
+        **how,
+    )
 
 
 def timed(store: Store, key: str) -> list[TimedAt]:

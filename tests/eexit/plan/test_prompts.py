@@ -1,6 +1,7 @@
 """Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompts import read_prompts
+from eexit.plan.splits import kinds
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -60,7 +62,9 @@ def test_blank_lines_and_byte_order_marks_are_no_prompts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_ids_and_systems_are_taken_and_other_columns_left(tmp_path: Path, ending: str) -> None:
+def test_ids_and_systems_are_taken_and_other_columns_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
     path = tmp_path / f"full{ending}"
     rows = [
         {"id": "a", "system": "Be brief.", "prompt": "one", "topic": "x"},
@@ -77,6 +81,39 @@ def test_ids_and_systems_are_taken_and_other_columns_left(tmp_path: Path, ending
         Prompt(id="a", prompt="one", system="Be brief."),
         Prompt(id="7", prompt="two", system=None),
     )
+    columns = "prompt, id, system, answer, answer_pattern, group, kind"
+    assert capsys.readouterr().err == f"{path}: not read: topic; prompts have the columns {columns}\n"
+
+
+def test_a_column_that_is_misspelt_is_told_with_the_one_that_is_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "near.jsonl", '{"prompt": "x", "Anwser": "y"}\n{"prompt": "x", "weight": 1, "kind": "z"}')
+    assert [prompt.answer for prompt in read_prompts(path)] == [None, None]
+    assert "not read: Anwser (did you mean answer?), weight; prompts have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_may_be_delimited_as_spreadsheets_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: str
+) -> None:
+    rows = [["id", "prompt", "kind"], ["a", '"One; two,\tthree?"', "sum"], ["b", "Four?", "7"]]
+    path = write(tmp_path / "sheet.csv", "\r\n".join(map(mark.join, rows)))
+    assert [(prompt.prompt, prompt.kind) for prompt in read_prompts(path)] == [
+        ("One; two,\tthree?", "sum"),
+        ("Four?", "7"),
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says() -> None:
+    prompts = [
+        Prompt("loss-1", "x"),
+        Prompt("loss-2", "x", kind="passage"),
+        Prompt("3", "x"),
+        Prompt("4", "x", kind=""),
+    ]
+    assert kinds(map(asdict, prompts)) == {"loss-1": "loss", "loss-2": "passage"}
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
@@ -140,6 +177,10 @@ BAD = {
     "comma.csv": (
         b"prompt\nwell, well\n",
         "line 2: 2 cells under a header of 1: put cells with commas, quotes or line ends in double quotes",
+    ),
+    "semicolon.csv": (
+        b"id;prompt\n1;well; well\n",
+        "line 2: 3 cells under a header of 2: put cells with semicolons, quotes or line ends in double quotes",
     ),
     "quote.csv": (b'prompt\n"x\n', "line 2: not CSV (unexpected end of data): check its quotes"),
 }
