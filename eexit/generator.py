@@ -10,21 +10,18 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned_exits import load_gate, load_probe, load_readout, load_state_maps
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.decoders import Decoders, take_apart
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
 from eexit.errors import first_line
 from eexit.method.shortlist import Shortlist
-from eexit.model.adapters import merged
 from eexit.model.chat import format_and_tokenize_input
-from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
@@ -56,7 +53,7 @@ def decoding_of(
     """
     decoder, student = decoders.teacher, decoders.student
     for mode in {configuration.mode for configuration in configurations(config)}:
-        refuse_mode(mode, decoder)
+        refuse_mode(mode, student)
     layers = resolve_exitable_layers(config, decoder.n_layers)
     return Decoding(
         exitable_layers=layers,
@@ -86,14 +83,11 @@ class ModelGenerator:
     def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
-        student = self.model if config.adapter is None else merged(self.model, config.adapter)
-        pack_linear_layers(self.model, student)
-        decoders = {model: Decoder(model) for model in {self.model, student}}
-        both = Decoders(decoders[self.model], decoders[student])
+        both = take_apart(self.model, config.adapter, packed=True)
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = find_prices(both.teacher, decoding)
+        self.prices = find_prices(both.teacher, decoding, both.student)
         self.engine = Engine(both.teacher, decoding, both.student, self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._same_for_every_seed = same_for_every_seed(config)

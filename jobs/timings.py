@@ -3,6 +3,7 @@
     python jobs/timings.py results/mine                         all configurations but oracles, at 1, 8 and 32 rows
     python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
     python jobs/timings.py results/mine --prompts 3 --tokens 40 --rounds 2 --batch 1      a first look
+    python jobs/timings.py results/mine --beside generate/lookup generate/int8 generate/compile     what else is there
 
 Time it on a machine that does nothing else. One Ray actor has all CPUs of a node, or a whole GPU, for itself. In every
 round it times everything once, in another order, and only times of one round are compared. Everything decodes the same
@@ -22,6 +23,7 @@ from functools import partial
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser, whole
+from eexit.plan.configuration import GENERATE, VARIANTS
 from eexit.quality.estimates import MIN_ROUNDS
 
 
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     from cluster.studies.run import run_study
     from eexit.studies.timing.study import WhatToTime, make_plan
 
-    asked = WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
+    asked = WhatToTime(
+        flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps, beside=flags.beside
+    )
     done = run_study(
         flags.results,
         partial(make_plan, asked=asked),
@@ -66,6 +70,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="N",
         help=f"how often to time each (default: {MIN_ROUNDS}, the least for an interval)",
     )
+    variants = "; ".join(f"{GENERATE}/{variant}: {what}" for variant, what in VARIANTS.items())
+    parser.several("--beside", "KEY", f"variants of generate to time beside it: {variants}", default=(GENERATE,))
     parser.add_argument(
         "--steps",
         action="store_true",

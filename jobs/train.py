@@ -7,13 +7,15 @@
     python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
     python jobs/train.py results/texts --what student --kl-factor 1 --out exits/student            a LoRA adapter
     python jobs/train.py results/texts --what state --out exits/state            what exits leave, in closed form
+    python jobs/train.py results/texts --what cut --n-layers 1 2 4 --out exits/cut      fewer layers, in closed form
 
 Exits learn from the texts of the sweep's normal runs that went well. One prompt in five is held out, by a hash of its
 text: nothing is learned from it, and what was learned is measured on it. One Ray actor has all CPUs of a node, or a
 whole GPU, for itself. Ctrl-C keeps what was learned, and the same command goes on from there.
 
 The artefact is a folder: card.json says what it was made from and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate, --adapter or --state of jobs/sweep.py.
+--readout, --probe, --gate, --adapter or --state of jobs/sweep.py. Of cuts there is a folder each, such as exits/cut/2:
+give that to --adapter, and --rules fixed=29 in mode unfrozen runs all layers that are left of 30.
 """
 
 import sys
@@ -84,6 +86,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
     forms = ", ".join(STATE_FORMS)
+    sizes = f"layers that each cut leaves out (default: {defaults_of('n_layers')})"
+    parser.several("--n-layers", "N", sizes, type=whole, default=None)
     parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
     parser.several("--lora-targets", "MODULE", "modules that a student's adapter changes", default=None)
     return study_flags(parser, arguments)
@@ -110,7 +114,11 @@ def defaults_of(name: str) -> str:
     if default is not None:
         return str(default)
     by_what = {what: way.defaults[name] for what, way in WAYS.items() if name in way.defaults}
-    return ", ".join(f"{value:,} for {what}" for what, value in by_what.items()) or "no limit"
+    return ", ".join(f"{_listed(value)} for {what}" for what, value in by_what.items()) or "no limit"
+
+
+def _listed(value: float | Sequence[int]) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else " ".join(map(str, value))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.custom_generate.taken import Taken
-from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.decoders import Decoders, take_apart
 from eexit.errors import UsageError
-from eexit.model.adapters import merged, sharing
-from eexit.model.decoder import Decoder
+from eexit.model.adapters import sharing
 from eexit.model.support.refusals import refuse_autocast, refuse_compiled
 from eexit.output.text import some
 
@@ -136,12 +134,7 @@ def checked(model: PreTrainedModel, taken: Taken, name: str) -> CheckedModel:
 def decoders_of(model: PreTrainedModel, found: CheckedModel, adapter: str | None, packed: bool) -> Decoders:
     """Teacher and student, taken apart when they are first needed. Raises `UsageError` for what can't be."""
     if (adapter, packed) not in found.decoders:
-        base = sharing(model)
-        student = base if adapter is None else merged(base, adapter)
-        if packed:
-            pack_linear_layers(base, student)
-        own = {each: Decoder(each) for each in {base, student}}
-        found.decoders[adapter, packed] = Decoders(own[base], own[student])
+        found.decoders[adapter, packed] = take_apart(sharing(model), adapter, packed)
     return found.decoders[adapter, packed]
 
 

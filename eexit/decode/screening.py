@@ -40,7 +40,7 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
     path = moment_path(decoder, folder)
     with suppress(OSError, SafetensorError, KeyError):
         return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
-    moment_HH = second_moment(decoder)
+    moment_HH = second_moment(decoder.whole)
     _keep(path, moment_HH)
     return Screen(decoder, size, moment_HH)
 

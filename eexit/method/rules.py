@@ -288,8 +288,9 @@ class Fixed:
             raise ValueError(f"rule fixed takes a layer as its parameter, as in fixed=10, got {shown(parameter)}")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The chance to exit at each layer: 1 at the parameter's layer, else 0."""
-        if parameter not in exitable_layers:
+        """The chance to exit at each layer: 1 at the parameter's, else 0. Behind them is only the final layer."""
+        assert isinstance(parameter, float)
+        if parameter not in exitable_layers and parameter < exitable_layers[-1]:
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
         return [float(layer == parameter) for layer in exitable_layers]

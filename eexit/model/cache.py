@@ -124,7 +124,8 @@ class KVCache:
             self.hidden_LNS[:, slot_B] = False
 
     def _add_like(self, source: "KVCache", layers: Sequence[int]) -> None:
-        """Allocate stacks of layers of the same shapes."""
+        """Allocate stacks of layers of the same shapes, for those of the layers that `source` has."""
+        layers = [layer for layer in layers if layer in source._stack_of]
         by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for layer in layers:
             stack, _ = source._stack_of[layer]

@@ -64,6 +64,7 @@ class Decoder(Layerwise):
             self.switch = switch_length(config)
             self.vocabulary: int = config.vocab_size
             self.device, self.dtype = model.device, model.dtype
+            self.whole = self  # that this one is a part of
             path, name = find_stack(model, self.n_layers)
             self._take_apart(model, config, path, name)
         except UsageError as error:

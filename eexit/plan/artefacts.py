@@ -5,6 +5,7 @@
     adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
     state.safetensors           of a training that has not ended
     texts/                      a sweep: of the texts of more prompts that it learned from
+    1/, 2/, …                   of cuts, one that leaves out so many layers: an artefact by itself
 
 This module does not import torch, so that the command line can refuse a folder before any model is loaded.
 """
@@ -29,6 +30,7 @@ CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (WEIGHTS, "adapter_model.safetensors", "adapter_config.json")  # that a card may vouch for
 TEXTS_FOLDER: Final = "texts"
+CUT: Final = "cut"  # what was trained, if an artefact leaves layers out
 
 READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
@@ -50,12 +52,15 @@ class Card(BaseModel):
     after. `gates`: of each layer, rule and threshold, the share of tokens that are read, and of exits that are kept.
     `state`: of each exit layer and deeper layer, the share of variance that its map explains. `state_exits`: how many
     held-out tokens are not full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves.
+    `distances`: the angle between the input and the output of each block of layers, a fraction of π. `cuts`: of each
+    block that was cut out, the variance of its output that the map explains, and its input without the map; agreement
+    with full depth, with the map and without; multiply-adds of a token, its attention to positions apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    what: str  # linear, tuned, probe, gate, student or state
+    what: str  # linear, tuned, probe, gate, student, state or cut
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
     layers: tuple[int, ...]
@@ -71,6 +76,8 @@ class Card(BaseModel):
     state: Table = []
     state_exits: Table = []
     state_costs: Table = []
+    distances: Table = []
+    cuts: Table = []
     progress: Table = []
     versions: dict[str, str | None] = {}
     made: str = ""  # ISO 8601, UTC
@@ -113,6 +120,8 @@ def read_card(location: str, role: str) -> Card:
         ) from error
     if role not in card.holds:
         way_out = " or ".join(f"{FLAGS[held]} {location}" for held in card.holds)
+        if folders := sorted({int(file.split("/")[0]) for file in card.files if "/" in file}):
+            way_out = f"one of {', '.join(f'{location}/{folder}' for folder in folders)}"
         raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
     if reason := damage(folder, card):
         raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, location)}")
@@ -121,7 +130,7 @@ def read_card(location: str, role: str) -> Card:
 
 def damage(folder: Path, card: Card) -> str | None:
     """What is wrong with the files that a card vouches for; None if they are those that were trained."""
-    if WEIGHTS not in card.files:
+    if not any(Path(file).name == WEIGHTS for file in card.files):
         return f"{CARD} does not name {WEIGHTS}"
     for file, digest in card.files.items():
         if not (folder / file).is_file():
@@ -137,6 +146,9 @@ def training_command(card: Card, location: str) -> str:
     FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
     """
     options = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
+    if card.what == CUT:  # of which all are trained together, for all layers
+        del options["exit_layers"]
+        location = str(Path(location).parent) if card.holds else location
     if "readout" in options and options["readout"] not in READOUTS:
         options["readout"] = "FOLDER"
     if Path(location, TEXTS_FOLDER).expanduser().is_dir():
@@ -164,7 +176,7 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
         if role in cards:
             _refuse_other_readout(cards[role], f"{FLAGS[role]} {locations[role]}", readout, digests)
     if PROBE in cards:
-        _refuse_other_student(cards[PROBE], locations[PROBE], digests)
+        _refuse_other_student(cards[PROBE], locations[PROBE], digests, cards.get(ADAPTER))
     for role in (GATE, STATE_MAPS):
         if role in cards and ADAPTER in cards:
             name = f"{FLAGS[role]} {locations[role]}"
@@ -183,11 +195,10 @@ def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[
         )
 
 
-def _refuse_other_student(probe: Card, location: str, digests: Mapping[str, str]) -> None:
+def _refuse_other_student(probe: Card, location: str, digests: Mapping[str, str], student: Card | None) -> None:
     """Raises `UsageError` if a probe predicts the KLs of another student."""
     if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
         raise UsageError(f"--probe {location} belongs to a student: give --adapter {location} too")
-    if ADAPTER not in probe.holds and ADAPTER in digests:
-        raise UsageError(
-            f"--probe {location} was trained on the base model's streams: give --probe of --adapter's folder"
-        )
+    if ADAPTER not in probe.holds and student:
+        way_out = "give --probe of --adapter's folder" if PROBE in student.holds else "leave it or --adapter out"
+        raise UsageError(f"--probe {location} was trained on the base model's streams: {way_out}")

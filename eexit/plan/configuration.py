@@ -18,6 +18,14 @@ SET_MARK: Final = "@"  # before an exit set in a key
 GATE_MARK: Final = "+gate"  # before a gate's threshold in a key
 PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through what exits, and nothing else
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
+LOOKUP: Final = "lookup"
+INT8: Final = "int8"
+COMPILE: Final = "compile"
+VARIANTS: Final = {  # of transformers' own
+    LOOKUP: "drafts that are looked up in the text so far (prompt_lookup_num_tokens)",
+    INT8: "weights of linear layers in 8 bits (torchao)",
+    COMPILE: "steps that torch.compile has compiled, with a static cache",
+}
 AUTO: Final = "auto"  # in place of a draft's N
 MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
 MODES: Final = {  # of exits; `draft` is a mode too
@@ -181,14 +189,21 @@ class Generate:
     """The `generate` of transformers, which is timed beside configurations.
 
     With a `draft_layer`, it drafts with the layers up to that one (its `assistant_early_exit`), as many tokens as suits
-    it, and only one row at a time.
+    it, and only one row at a time. A `variant` is one of VARIANTS.
     """
 
     draft_layer: int | None = None
+    variant: str | None = None
 
     @property
     def key(self) -> str:
-        return GENERATE if self.draft_layer is None else f"{GENERATE}/{self.draft_layer}"
+        within = self.variant if self.draft_layer is None else self.draft_layer
+        return GENERATE if within is None else f"{GENERATE}/{within}"
+
+    @property
+    def takes_one_row(self) -> bool:
+        """Whether it can't decode several rows together."""
+        return self.draft_layer is not None or self.variant == LOOKUP
 
     @property
     def columns(self) -> Columns:

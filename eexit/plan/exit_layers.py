@@ -1,8 +1,11 @@
 """Which layers are exitable."""
 
+from collections.abc import Sequence
+
 from eexit.errors import UsageError
+from eexit.method.rules import shown
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Draft, Exit
+from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import configurations
 
 
@@ -26,12 +29,25 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
                     configuration.per_layer(layers)
                 except ValueError as error:
                     raise UsageError(str(error)) from error
+                _refuse_beyond(configuration, layers, n_layers)
             case Draft(layer) if layer not in layers:
                 raise UsageError(
                     f"draft {configuration} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
                     "choose one of them, or give others with --exit-layers"
                 )
     return layers
+
+
+def _refuse_beyond(configuration: Exit, layers: Sequence[int], n_layers: int) -> None:
+    """Raises `UsageError` for an exit at one layer that lies behind the exitable ones, unless it is the final one."""
+    layer = configuration.parameter
+    if not gives_its_exits(configuration) or not isinstance(layer, float) or layer <= layers[-1]:
+        return
+    if layer != n_layers - 1 or configuration.layers:
+        raise UsageError(
+            f"rule {configuration.rule} can't exit at layer {shown(layer)}: the exitable layers are "
+            f"{' '.join(map(str, layers))}, and the final one is {n_layers - 1}"
+        )
 
 
 def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:

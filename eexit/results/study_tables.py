@@ -36,7 +36,7 @@ TIMINGS: Final = Table(
         "configuration": string(
             "name",
             "as in generations; generate: that of transformers, with a layer behind it if it drafts there "
-            "(assistant_early_exit)",
+            "(assistant_early_exit), or lookup, int8 or compile (--beside of jobs/timings.py)",
             nullable=False,
         ),
         **{name: field.with_nullable(True) for name, field in CONFIGURATION.items() if name != "configuration"},
@@ -63,6 +63,19 @@ TIMINGS: Final = Table(
                 "cost_run": "the cost of what was run",
             }.items()
         },
+        "identical": float64(
+            "fraction",
+            "of the rows, those whose tokens are all those of normal in the same round; null for normal and in results "
+            "of older versions",
+        ),
+        "first_difference": int32(
+            "token", "the first, from 0, that is not normal's in any of the rows; null if there is none"
+        ),
+        "warm_up": float64(
+            "seconds",
+            "that decoding took before the first round, which is not timed: generate/compile compiles then; null in "
+            "results of older versions",
+        ),
         "drafted": int64("tokens", "of the timed passes, as in generations; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),
         "cost_serial": float64(

@@ -15,7 +15,7 @@ from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.output.text import flag
 from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
+from eexit.plan.artefacts import CARD, CUT, FILES, READOUT, Card, damage
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, aside
@@ -77,7 +77,10 @@ def make_training_plan(
     refuse_misfit(config, model, layers)
     others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
     readout = config.digests.get(READOUT, config.readout)
+    if asked.what == CUT:  # which is the same whatever the exits
+        layers = tuple(range(model["n_layers"] - 1))
     settings = Settings(asked.what, tuple(layers), readout, **others).with_defaults()
+    _refuse_sizes(settings.n_layers or (), model)
     data = {
         "sweep": sweep.name,
         "n_prompts": len(learn),
@@ -105,6 +108,10 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
     if (form := given.get("form")) and form not in STATE_FORMS:
         raise UsageError(f"--form {form} is no form of state maps: choose from {', '.join(STATE_FORMS)}, {AUTO}")
+    if what == CUT and "layers" in given:
+        raise UsageError(
+            "--exit-layers are for what is learned of exits, and a cut is the same whatever they are: leave it out"
+        )
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
     if what == "student":
@@ -121,6 +128,16 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
             can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
+
+
+def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for cuts of more layers than there are between the first and the last one."""
+    most = model["n_layers"] - 2
+    if sizes and max(sizes) > most:
+        raise UsageError(
+            f"--n-layers {max(sizes)} is more than can be cut out of {model['name']}: of its {model['n_layers']} "
+            f"layers, the first and the last stay, so that at most {most} go"
+        )
 
 
 def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[str] | None) -> None:

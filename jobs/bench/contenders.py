@@ -24,7 +24,8 @@ from eexit.plan.configuration import NORMAL, Normal
 from eexit.plan.runs import Run, configurations, count_runs, plan_runs
 from eexit.reference.generation import generate_one
 from eexit.results.shard_tables import OnProgress, Results
-from eexit.studies.timing.contenders import generate_greedily, now, plain_model
+from eexit.studies.timing.contenders import now
+from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 
 DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
 OBSERVE: tuple[Observe, ...] = ("none", "final", "all")

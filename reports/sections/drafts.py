@@ -303,7 +303,7 @@ def _naming(columns: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     """`normal` and what was timed of transformers, with the columns that identify them."""
-    layers = [int(key.removeprefix(f"{GENERATE}/")) for key in found if key.startswith(f"{GENERATE}/")]
+    layers = [int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit()]
     known: list[Configuration | Generate] = [Normal(), Generate(), *map(Generate, sorted(layers))]
     return {each.key: each.columns for each in known if each.key in found}
 

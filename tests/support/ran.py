@@ -196,16 +196,20 @@ def exactly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
 
 
-def run_alone(model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request) -> RanAlone:
+def run_alone(
+    model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, student: Decoder | None = None
+) -> RanAlone:
     """Generates a row alone. What is run for it costs what its columns say."""
     with pytest.MonkeyPatch.context() as patch:
         exactly(patch)
-        prices = replace(find_prices(decoder, decoding), before=0)
-        ran = Multiplied(model, decoder, patch)
-        [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
+        prices = replace(find_prices(decoder, decoding, student), before=0)
+        own = replace(prices.student or prices, before=0)
+        ran = Multiplied(model, student or decoder, patch)
+        [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()
     assert trace.counts is not None
     exit_T, layers = trace.exit_layer_T[1:], decoding.exitable_layers
     mode, n_prompt = request.configuration.mode, len(request.prompt_token_ids)
+    prices = replace(prices, student=own)
     columns = cost_columns(prices, trace.counts, exit_T, layers, mode, n_prompt)
-    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert columns["cost_run"] == ran.multiply_adds(own)
     return RanAlone(trace, trace.counts, ran, columns)

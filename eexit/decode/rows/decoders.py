@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.errors import UsageError
+from eexit.model.adapters import cut_out, is_cut, merged, read_cut
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Configuration, Exit
 
@@ -10,7 +15,7 @@ from eexit.plan.configuration import Configuration, Exit
 class Decoders:
     """The teacher is the base model at full depth; the student is the one whose layers exits leave out.
 
-    They are one decoder, unless the student has weights of its own (`eexit.model.adapters`).
+    They are one decoder, unless the student has an adapter (`eexit.model.adapters`).
     """
 
     teacher: Decoder
@@ -28,3 +33,21 @@ class Decoders:
     def under(self, configuration: Configuration) -> "Decoders":
         """The decoders of a row under this configuration: without exits, the base model is both teacher and student."""
         return self if isinstance(configuration, Exit) else Decoders.of(self.teacher)
+
+
+def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Decoders:
+    """The decoders of a model, whose linear layers are packed in place if they are to be `packed`, and of its student.
+
+    Raises `UsageError` for what can't be run layer by layer, and for an adapter that does not fit the model.
+    """
+    cut = read_cut(adapter) if adapter is not None and is_cut(adapter) else None
+    student = model if adapter is None or cut else merged(model, adapter)
+    if packed:
+        pack_linear_layers(model, student)
+    own = {each: Decoder(each) for each in {model, student}}
+    if cut is None:
+        return Decoders(own[model], own[student])
+    try:
+        return Decoders(own[model], cut_out(own[model], cut, packed))
+    except ValueError as error:
+        raise UsageError(f"--adapter {adapter} can't be used with this model: {error}") from error

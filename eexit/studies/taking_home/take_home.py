@@ -38,7 +38,7 @@ from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
 from eexit.output.whole_files import publish
-from eexit.plan.artefacts import CARD, locations_of, read_card
+from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
@@ -183,6 +183,7 @@ def _free_place(out: str) -> Path:
 
 def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     """The sweep's configuration with this key. Raises `UsageError` for one that can't be taken home."""
+    is_adapted = sweep.manifest.config.get(ADAPTER) is not None  # and is worth something at its full depth
     planned = {str(each["key"]): each for each in sweep.manifest.configurations}
     refuse_unknown([key], list(planned), sweep.name)
     match configuration := configuration_of(planned[key]):
@@ -191,7 +192,7 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
                 f"{key} can't be taken home: rule {configuration.rule} looks at the final layer, so that all layers "
                 "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
-        case Exit(rule=rule) if rule in BLIND:
+        case Exit(rule=rule) if rule in BLIND and not is_adapted:
             raise UsageError(
                 f"{key} can't be taken home: rule {rule} is a control, which exits whatever the token; take the rule "
                 "that it is a control of"

@@ -10,34 +10,31 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import PackedLinear
 from eexit.decode.costs.counting import Counts, cost_columns
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Failure, Outcome, Request
+from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import COMPILE, INT8, Configuration, Draft, Generate, Normal
 from eexit.plan.runs import Run
+from eexit.studies.timing.plain_generate import Prompt, generate_greedily, in_8_bits, plain_model, settings_of
 
 UNTIMED_TOKENS = 2  # of each row
 COSTS = ("cost_full", "cost_needed", "cost_run")
 
 Contender = Configuration | Generate
-Progress = Callable[[int], None]
-Prompt = tuple[int, ...]  # its token ids
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ class Contenders:
         usable = usable_prompts(generator, n_tokens)
         self.prompt_ids, self.prompts = list(usable), list(usable.values())
         self.plain = plain_model(generator, device)
+        self._of_variant: dict[str, PreTrainedModel] = {}  # where that is another model than `plain`
         self.prices = generator.prices
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
@@ -103,21 +101,34 @@ class Contenders:
             observe="none",
         )
 
-    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> None:
-        """Decode one batch, for so many tokens only."""
-        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
+    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
+        """Decode one batch, for so many tokens only; what is compiled decodes everything, as it is timed later.
+
+        Returns the seconds that it took.
+        """
+        began, every = time.perf_counter(), batches(self.prompts, batch)
+        compiles = isinstance(contender, Generate) and contender.variant == COMPILE
+        for rows in every if compiles else every[:1]:
+            self._time(contender, rows, self.n_tokens if compiles else n_tokens)
+        return time.perf_counter() - began
 
     def time(self, contender: Contender, batch: int) -> Timing:
         """Decode all prompts, `batch` rows at a time. Raises `UsageError` if that can't be done."""
-        return _summed([self._time(contender, rows, self.n_tokens) for rows in batches(self.prompts, batch)])
+        return self.time_with_texts(contender, batch)[0]
 
-    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> Timing:
+    def time_with_texts(self, contender: Contender, batch: int) -> tuple[Timing, list[list[int]]]:
+        """And what was decoded: the tokens of each row."""
+        parts = [self._time(contender, rows, self.n_tokens) for rows in batches(self.prompts, batch)]
+        return _summed([timing for timing, _ in parts]), [text for _, texts in parts for text in texts]
+
+    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))
         if isinstance(contender, Generate):
-            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, contender.draft_layer)
+            model, settings = self._model_of(contender.variant), settings_of(contender)
+            made = generate_greedily(model, rows, n_tokens, watch.progress, settings)
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
-            return Timing(watch.tokens, seconds)
+            return Timing(watch.tokens, seconds), made.tolist()
         decoding = replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows))
         engine = Engine(self.decoder, decoding, self.student, self.prices)
         outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
@@ -125,7 +136,17 @@ class Contenders:
         costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
             raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
-        return replace(_summed(costs), tokens=watch.tokens, seconds=seconds)
+        traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, Trace)]
+        texts = [trace.token_id_T.tolist() for trace in traces]
+        return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
+
+    def _model_of(self, variant: str | None) -> PreTrainedModel:
+        """The model that a variant of `generate` runs: the plain one, or a copy with weights in 8 bits."""
+        if variant != INT8:
+            return self.plain
+        if variant not in self._of_variant:
+            self._of_variant[variant] = in_8_bits(self.plain)
+        return self._of_variant[variant]
 
     def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
         """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.
@@ -186,78 +207,11 @@ def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt
     return usable
 
 
-def plain_model(generator: ModelGenerator, device: str) -> PreTrainedModel:
-    """The generator's model as transformers loads it: loaded once more if its linear layers were packed.
-
-    Its own generation config is replaced: it could end rows, or change the likeliest token by penalties.
-    """
-    is_packed = any(isinstance(module, PackedLinear) for module in generator.model.modules())
-    model = load_model_and_tokenizer(generator.config, device)[0] if is_packed else generator.model
-    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
-    return model
-
-
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
     """All prompts in batches of `size` rows; they repeat until the last batch is full."""
     n_batches = -(-len(prompts) // size)
     rows = list(islice(cycle(prompts), n_batches * size))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def generate_greedily(
-    model: PreTrainedModel,
-    prompts: Sequence[Prompt],
-    n_tokens: int,
-    progress: Progress = lambda n_tokens: None,
-    draft_layer: int | None = None,
-) -> Tensor:
-    """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens).
-
-    Calls `progress` as `Engine.generate` does: with the tokens of each step, of which the prompt's pass is none.
-    """
-    ids = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
-    ).to(model.device)
-    drafting = {} if draft_layer is None else {"assistant_early_exit": draft_layer + 1}  # so many layers
-    made: Tensor = model.generate(  # type: ignore[operator]  # of a mixin
-        ids.clamp_min(0),
-        attention_mask=(ids >= 0).long(),
-        max_new_tokens=n_tokens,
-        stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
-        **drafting,
-    )
-    return made[:, ids.shape[1] :]
-
-
-def drafts_itself(model: PreTrainedModel) -> bool:
-    """Whether `generate` can draft with a model's early layers: only where its configuration's number is obeyed."""
-    base = getattr(model, model.base_model_prefix, model)
-    config, layers = base.config, getattr(base, "layers", None)
-    if layers is None or len(layers) != config.num_hidden_layers:
-        return False
-    ran: list[object] = []
-    handle = layers[-1].register_forward_hook(lambda *_: ran.append(None))
-    n_layers, config.num_hidden_layers = config.num_hidden_layers, 1
-    try:
-        with torch.inference_mode():
-            model(torch.ones(1, 1, dtype=torch.long, device=model.device))
-    finally:
-        config.num_hidden_layers = n_layers
-        handle.remove()
-    return not ran
-
-
-class _Reporting(StoppingCriteria):
-    """Never stops a row; it is called after each step with all tokens so far."""
-
-    def __init__(self, progress: Progress, n_prompt: int):
-        self._progress, self._seen = progress, n_prompt + 1  # the first token is of the prompt's pass
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if (n_new := input_ids.shape[1] - self._seen) > 0:
-            self._progress(len(input_ids) * n_new)
-            self._seen = input_ids.shape[1]
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def now(device: torch.device) -> float:

@@ -169,11 +169,11 @@ def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     table.add("number", "accepted", f"× {NORMAL},\nexpected", "measured", "95 %\ninterval")
     for speedup in found:
         numbers = [percent(speedup.acceptance), f"{speedup.expected:.2f}"]
-        table.add_row(str(speedup.batch), speedup.configuration, *numbers, *_times(speedup))
+        table.add_row(str(speedup.batch), speedup.configuration, *numbers, *times_of(speedup))
     return table if found else None
 
 
-def _times(speedup: Speedup) -> list[str]:
+def times_of(speedup: Speedup) -> list[str]:
     ratio = speedup.ratio
     return [f"{ratio.mean:.2f}", interval(ratio.low, ratio.high, ".2f")]
 
@@ -182,7 +182,7 @@ def _line(speedup: Speedup) -> list[str]:
     return [
         speedup.configuration,
         f"{speedup.tokens_per_second:,.1f}",
-        *_times(speedup),
+        *times_of(speedup),
         percent(speedup.theoretical),
         percent(speedup.run),
         percent(speedup.realised),

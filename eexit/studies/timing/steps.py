@@ -75,9 +75,8 @@ def step_times(measurements: Iterable[Mapping[str, Any]], n_layers: int) -> Step
     """
     found: dict[tuple[int, int], list[float]] = {}
     for row in measurements:
-        at_one = exits_at_one_layer(row["rule"])
-        if at_one or row["configuration"] == NORMAL:
-            layer = int(row["parameter"]) if at_one else n_layers - 1
+        layer = int(row["parameter"]) if exits_at_one_layer(row["rule"]) else n_layers - 1
+        if layer < n_layers - 1 or row["configuration"] == NORMAL:
             found.setdefault((row["batch"], layer), []).append(row["seconds"] * row["batch"] / row["tokens"])
     batches, layers = (sorted({key[at] for key in found}) for at in (0, 1))
     is_whole = len(layers) > 1 and len(found) == len(batches) * len(layers) and layers[-1] == n_layers - 1

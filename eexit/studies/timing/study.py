@@ -15,10 +15,20 @@ import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.method.states import STATES
+from eexit.model.sources import gguf_bits
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, some, with_versions
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
+from eexit.plan.configuration import (
+    COMPILE,
+    GENERATE,
+    NORMAL,
+    Configuration,
+    Draft,
+    Exit,
+    Generate,
+    Normal,
+)
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
 from eexit.results.means import exit_counts
@@ -26,6 +36,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.timing.beside import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
 
@@ -102,6 +113,7 @@ class TimingStudy(Study):
         self.config, self.contenders, self.batches = config, contenders, batches
         self.n_tokens, self.n_rounds, self._exits = n_tokens, n_rounds, exits
         self.time_left = TimeLeft()
+        self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
             f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
@@ -111,7 +123,8 @@ class TimingStudy(Study):
 
     def load(self, device: str, memory_share: float) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
-        from eexit.studies.timing.contenders import Contenders, drafts_itself
+        from eexit.studies.timing.contenders import Contenders
+        from eexit.studies.timing.plain_generate import drafts_itself, why_not_compiled
 
         remarks = []
         self._contenders = Contenders(self.config, device, self.n_tokens)
@@ -121,6 +134,10 @@ class TimingStudy(Study):
         if any(map(_drafts, self.contenders)) and not drafts_itself(self._contenders.plain):
             remarks.append(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
             self.contenders = [each for each in self.contenders if not _drafts(each)]
+        compiled = Generate(variant=COMPILE)
+        if compiled in self.contenders and (reason := why_not_compiled(self._contenders.plain.device)):
+            remarks.append(f"{compiled.key} is not timed, since torch.compile compiles nothing here: {reason}")
+            self.contenders = [each for each in self.contenders if each != compiled]
         return remarks
 
     def _same_for_all(self) -> Mapping[str, Any]:
@@ -149,7 +166,7 @@ class TimingStudy(Study):
         for batch in self._all_batches:
             n_steps = -(-len(self.config.prompts) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
-                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not _drafts(contender)):
+                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not _is_single(contender)):
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
@@ -170,23 +187,25 @@ class TimingStudy(Study):
         if not self.time_left.has_time_for(batch, number):
             return Done([])
         if not number:
-            self._contenders.warm_up(contender, batch, self._n_warming_up)
+            self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
             return Done([])
-        measured = asdict(self._contenders.time(contender, batch))
-        row = {**self._common, **contender.columns, **measured, "batch": batch, "round": number}
-        return Done([row], measured["tokens"])
+        timing, texts = self._contenders.time_with_texts(contender, batch)
+        warm_up = self._warm_ups.get((contender.key, batch))
+        row = {**self._common, **contender.columns, **asdict(timing), "batch": batch, "round": number}
+        return Done([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         """By batch size, then in the order of the contenders."""
         names = [contender.key for contender in self.contenders]
-        rows = super().rows(unit, results)
+        rows = with_identity(super().rows(unit, results))
         return sorted(rows, key=lambda row: (self._all_batches.index(row["batch"]), names.index(row["configuration"])))
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         times = step_times(rows, self._exits.n_layers) if self._exits else None
         rows = [row for row in rows if row["batch"] in self.batches]
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
-        return [table for table in (timings_table(rows), drafts_table(rows), *of_steps) if table]
+        beside = beside_table(rows, gguf_bits(self.config.model))
+        return [table for table in (timings_table(rows), drafts_table(rows), beside, *of_steps) if table]
 
 
 def _is_step(contender: Contender) -> bool:
@@ -195,8 +214,13 @@ def _is_step(contender: Contender) -> bool:
 
 
 def _drafts(contender: Contender) -> bool:
-    """Whether it is a `generate` that drafts, which decodes one row at a time only."""
+    """Whether it is a `generate` that drafts at a layer."""
     return isinstance(contender, Generate) and contender.draft_layer is not None
+
+
+def _is_single(contender: Contender) -> bool:
+    """Whether it decodes one row at a time only."""
+    return isinstance(contender, Generate) and contender.takes_one_row
 
 
 def _rows(batches: Sequence[int]) -> str:
@@ -219,6 +243,7 @@ class WhatToTime:
     n_rounds: int
     with_steps: bool = False
     seconds: float = math.inf
+    beside: Sequence[str] = (GENERATE,)  # keys of transformers' own
 
     @property
     def columns(self) -> Sequence[str]:
@@ -246,7 +271,7 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
-    contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
+    contenders: tuple[Contender, ...] = (Normal(), *variants_beside(asked.beside), *chosen, *drafting)
     study = TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
     study.time_left = TimeLeft(asked.seconds)
     return study

@@ -1,5 +1,6 @@
 """The input that each rule and state refuses, in one line that says the way out."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
     with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
         resolve_exitable_layers(config, 30)
+    for layer, beyond in ((29, False), (27, True), (30, True)):
+        config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": [f"fixed={layer}"]})
+        says = f"rule fixed can't exit at layer {layer}: the exitable layers are 5 10 15 20 25, and the final one is 29"
+        with pytest.raises(UsageError, match=says) if beyond else nullcontext():
+            resolve_exitable_layers(config, 30)
     follows = {"of": "unfrozen/kl/1", "counts": {4: 1, 29: 3}}
     config = SweepConfig.model_validate({"prompts": PROMPTS, "controls": [follows]})
     with pytest.raises(UsageError, match="unfrozen/kl/1 exits at layer 4: here the exitable layers are 5 10 15 20 25"):

@@ -18,7 +18,8 @@ from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Generate, Normal
 from eexit.studies.timing import contenders as timing
-from eexit.studies.timing.contenders import Contender, Contenders, Stopwatch, batches, generate_greedily
+from eexit.studies.timing.contenders import Contender, Contenders, Stopwatch, batches
+from eexit.studies.timing.plain_generate import generate_greedily
 
 TOKENS = 10
 

@@ -19,6 +19,7 @@ from cluster.studies import actors as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
+from eexit.model.sources import gguf_bits
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
@@ -26,6 +27,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing import beside
 from eexit.studies.timing.study import TimeLeft, WhatToTime, make_plan
 from jobs import timings
 
@@ -90,6 +92,55 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert f'pd.read_parquet("{finished}/timings")' in printed.out
     assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
+
+
+@pytest.mark.usefixtures("ray_here", "model_is_described_here")
+def test_variants_of_generate_stand_beside_it_with_what_they_write(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    copytree(finished, out, ignore=lambda *_: ["timings"])
+    assert timings.main([str(out), "--batch", "1", "3", "--rounds", "2", "--beside", "generate/lookup"]) == 0
+    rows = pd.read_parquet(out / "timings").set_index("configuration")
+    assert rows.loc["generate/lookup"].batch.eq(1).all(), "it refuses batches"
+    assert rows.loc[["generate", "generate/lookup"]].identical.eq(1).all()
+    assert rows.loc[["generate", "generate/lookup"]].first_difference.isna().all()
+    assert rows.loc["normal"].identical.isna().all()
+    assert rows.warm_up.gt(0).all()
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in printed if "generate" in line]
+    assert ["3", "generate/lookup", *["–"] * 5] in lines
+    [one_row] = [line for line in lines if line[:2] == ["1", "generate/lookup"] and line[4:6] == ["100%", "none"]]
+    assert len(one_row) == 7
+    assert "4 bits" not in " ".join(printed)
+
+
+def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--beside generate/4bit is not known: choose from generate, generate/lookup"):
+        timed(finished, beside=["generate/4bit"])
+    monkeypatch.setattr(beside, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"generate/int8 needs torchao, which is not installed: pip install 'eexit\["):
+        timed(finished, beside=["generate", "generate/int8"])
+
+
+def test_the_texts_of_a_round_are_compared_with_those_of_normal_and_low_bits_are_told() -> None:
+    def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
+        measured = {"tokens": 6, "seconds": seconds, "cost_full": None, "cost_needed": None, "cost_run": None}
+        return {"configuration": key, "batch": 2, "round": 1, "warm_up": 3.0, **measured, beside.TEXTS: texts}
+
+    made = [row("generate/int8", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
+    quantized, normal = beside.with_identity(made)
+    assert (quantized["identical"], quantized["first_difference"]) == (0.5, 2)
+    assert (normal["identical"], normal["first_difference"]) == (None, None)
+    assert beside.TEXTS not in quantized
+    table = beside.beside_table([quantized, normal], gguf_bits("smollm2-135m"))
+    assert table is not None
+    first = [next(iter(column.cells)) for column in table.columns]
+    assert first == ["2", "generate/int8", "2.00", "–", "50.0%", "2", "3.0"]
+    assert "came from 4 bits" in str(table.caption)
+    own = beside.beside_table([quantized, normal], gguf_bits("some/model"))
+    assert "bits" not in str(own.caption if own else "")
+    assert beside.beside_table([normal]) is None
 
 
 @pytest.mark.usefixtures("ray_here", "model_is_described_here")

@@ -1,0 +1,131 @@
+"""Transformers' own `generate`, as it is timed beside the engine, and variants of it.
+
+It decodes greedily, always the same number of tokens; EOS ends nothing.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import CompileConfig, GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from eexit.cpu.packed_linear import PackedLinear
+from eexit.errors import UsageError, first_line
+from eexit.generator import ModelGenerator
+from eexit.model.loading import load_model_and_tokenizer
+from eexit.plan.configuration import COMPILE, GENERATE, INT8, LOOKUP, Generate
+
+LOOKUP_TOKENS: Final = 5  # that transformers' lookup drafts at a time
+
+Progress = Callable[[int], None]
+Prompt = tuple[int, ...]  # its token ids
+
+
+def plain_model(generator: ModelGenerator, device: str) -> PreTrainedModel:
+    """The generator's model as transformers loads it: loaded once more if its linear layers were packed.
+
+    Its own generation config is replaced: it could end rows, or change the likeliest token by penalties.
+    """
+    is_packed = any(isinstance(module, PackedLinear) for module in generator.model.modules())
+    model = load_model_and_tokenizer(generator.config, device)[0] if is_packed else generator.model
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model
+
+
+def generate_greedily(
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    n_tokens: int,
+    progress: Progress = lambda n_tokens: None,
+    settings: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens), with further `settings`, if any.
+
+    Calls `progress` as `Engine.generate` does: with the tokens of each step, of which the prompt's pass is none.
+    """
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
+    ).to(model.device)
+    made: Tensor = model.generate(  # type: ignore[operator]  # of a mixin
+        ids.clamp_min(0),
+        attention_mask=(ids >= 0).long(),
+        max_new_tokens=n_tokens,
+        stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
+        **(settings or {}),
+    )
+    return made[:, ids.shape[1] :]
+
+
+def settings_of(contender: Generate) -> dict[str, Any]:
+    """The arguments of `generate` that make it this one."""
+    if contender.draft_layer is not None:
+        return {"assistant_early_exit": contender.draft_layer + 1}  # so many layers
+    if contender.variant == LOOKUP:
+        return {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
+    if contender.variant == COMPILE:
+        config = CompileConfig(mode="default", fullgraph=False)
+        config._compile_all_devices = True  # CPUs too
+        return {"cache_implementation": "static", "compile_config": config}
+    return {}
+
+
+def in_8_bits(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model whose linear layers have weights in 8 bits, which are multiplied as they are.
+
+    Raises `UsageError` if that can't be done.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    copied = copy.deepcopy(model)
+    try:
+        quantize_(copied, Int8WeightOnlyConfig())
+    except Exception as error:  # of torchao, which may raise anything
+        raise UsageError(
+            f"{GENERATE}/{INT8} can't be timed: torchao raises {type(error).__name__}: {first_line(error)}; leave it "
+            "out of --beside"
+        ) from error
+    return copied
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why torch.compile compiles nothing here; None if it does."""
+    try:
+        torch.compile(lambda given: given * 2 + 1)(torch.ones(4, device=device))
+    except Exception as error:  # of any of the compilers that it may call
+        return first_line(error)
+    finally:
+        torch.compiler.reset()
+    return None
+
+
+def drafts_itself(model: PreTrainedModel) -> bool:
+    """Whether `generate` can draft with a model's early layers: only where its configuration's number is obeyed."""
+    base = getattr(model, model.base_model_prefix, model)
+    config, layers = base.config, getattr(base, "layers", None)
+    if layers is None or len(layers) != config.num_hidden_layers:
+        return False
+    ran: list[object] = []
+    handle = layers[-1].register_forward_hook(lambda *_: ran.append(None))
+    n_layers, config.num_hidden_layers = config.num_hidden_layers, 1
+    try:
+        with torch.inference_mode():
+            model(torch.ones(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        config.num_hidden_layers = n_layers
+        handle.remove()
+    return not ran
+
+
+class _Reporting(StoppingCriteria):
+    """Never stops a row; it is called after each step with all tokens so far."""
+
+    def __init__(self, progress: Progress, n_prompt: int):
+        self._progress, self._seen = progress, n_prompt + 1  # the first token is of the prompt's pass
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if (n_new := input_ids.shape[1] - self._seen) > 0:
+            self._progress(len(input_ids) * n_new)
+            self._seen = input_ids.shape[1]
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
