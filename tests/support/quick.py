@@ -1,6 +1,6 @@
 """The tests of `pytest -m quick`: those that find most mistakes in little time, without Ray, a browser or a download.
 
-Of a file, all tests are named, or those whose names begin with one of the words that stand beside it. Slow tests, and
+Of a file, all tests are quick, or those whose names begin with one of the words that stand beside it. Slow tests, and
 those that ask for one of the fixtures in NOT_QUICK, are left out whatever their file.
 """
 
@@ -9,10 +9,32 @@ from pathlib import Path
 from typing import Final
 
 TESTS: Final = Path(__file__).parents[1]
-ALL: Final = ("test_",)
 NOT_QUICK: Final = {"browser", "node_modules", "ray_environment"}
 
-QUICK: Final[dict[str, tuple[str, ...]]] = {
+# Folders, and the files in them of which all tests are quick.
+WHOLE: Final[dict[str, tuple[str, ...]]] = {
+    "eexit/method": ("rules", "state_maps", "stick_breaking"),
+    "eexit/plan": ("artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
+    "eexit/output": ("locations", "result_table"),
+    "eexit/results": ("layout", "original_format", "seals"),
+    "eexit/results/store": ("damage", "folder", "landing"),
+    "eexit/quality": (
+        "intervals",
+        "learn_then_test",
+        "readings",
+        "risk_tests",
+        "risks",
+        "rubric",
+        "text_measures",
+    ),
+    "eexit/studies/choosing": ("choice", "question"),
+    "reports/shared": ("accuracy", "per_configuration"),
+    "reports/sections": ("rules", "drafts", "learned_exits"),
+    "reports/read": ("damage", "sweep"),
+    ".": ("house",),
+}
+# Of other files, the words that names of quick tests begin with.
+PARTLY: Final[dict[str, tuple[str, ...]]] = {
     # Each rule and each state, alone and beside others, against the method in plain loops and against `generate`.
     "eexit/test_invariants.py": (
         "test_every_rule_is_tested",
@@ -20,7 +42,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_invariant_2_the_ends_of_every_rule",
         "test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference[llama]",
         "test_invariant_3_every_rule_and_state_matches_the_naive_reference[gpt_neox",
-        "test_invariant_3_holds_for_the_kl_generator[llama",
+        "test_invariant_3_holds_for_the_kl_generator",
         "test_invariant_3_holds_however_rows_decode[readout1",
         "test_invariant_3_holds_however_rows_decode[shortlist",
         "test_invariant_4_a_row_is_the_same_alone_and_beside_others[llama]",
@@ -46,27 +68,9 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_any_exits_need",
     ),
     "eexit/decode/test_scoring.py": ("test_invariant_8_holds_for_a_shortlist", "test_a_text_may_be_anything"),
-    "eexit/method/test_rules.py": ALL,
-    "eexit/method/test_state_maps.py": ALL,
-    "eexit/method/test_stick_breaking.py": ALL,
     # What is planned, and bad input, without a process.
-    "eexit/plan/test_artefacts.py": ALL,
-    "eexit/plan/test_config.py": ALL,
-    "eexit/plan/test_configuration.py": ALL,
-    "eexit/plan/test_grids.py": ALL,
-    "eexit/plan/test_prompts.py": ALL,
-    "eexit/plan/test_runs.py": ALL,
-    "eexit/plan/test_splits.py": ALL,
-    "eexit/output/test_locations.py": ALL,
-    "eexit/output/test_result_table.py": ALL,
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # What lands, and what of it is damaged.
-    "eexit/results/test_layout.py": ALL,
-    "eexit/results/test_original_format.py": ALL,
-    "eexit/results/test_seals.py": ALL,
-    "eexit/results/store/test_damage.py": ALL,
-    "eexit/results/store/test_folder.py": ALL,
-    "eexit/results/store/test_landing.py": ALL,
     "eexit/output/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
     # Answers, risks and choosing.
     "eexit/quality/test_answers.py": (
@@ -76,36 +80,12 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_a_pattern",
         "test_what_the",
     ),
-    "eexit/quality/test_intervals.py": ALL,
-    "eexit/quality/test_learn_then_test.py": ALL,
-    "eexit/quality/test_readings.py": ALL,
-    "eexit/quality/test_risk_tests.py": ALL,
-    "eexit/quality/test_risks.py": ALL,
-    "eexit/quality/test_rubric.py": ALL,
-    "eexit/studies/choosing/test_question.py": ALL,
-    "eexit/quality/test_text_measures.py": ALL,
-    "eexit/studies/choosing/test_choice.py": ALL,
     # What is read, its frames, its charts, and the page.
-    "reports/shared/test_accuracy.py": ALL,
     "reports/sections/test_quality_against_cost.py": (
         "test_findings",
         "test_the_",
         "test_a_choice",
         "test_a_sweep",
-    ),
-    "reports/shared/test_per_configuration.py": (
-        "test_means",
-        "test_a_run_that",
-        "test_seeds",
-        "test_failures",
-        "test_no_interval",
-        "test_the_interval",
-        "test_columns",
-        "test_exit_mix",
-        "test_depth",
-        "test_paired",
-        "test_dose",
-        "test_what_is_not",
     ),
     "reports/shared/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart", "test_findings"),
     "reports/page/test_build.py": (
@@ -120,12 +100,10 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
         "test_what_a_mode",
         "test_every_",
     ),
-    "reports/sections/test_rules.py": ALL,
-    "reports/read/test_damage.py": ALL,
-    "reports/read/test_sweep.py": ALL,
-    "reports/sections/test_drafts.py": ALL,
-    "reports/sections/test_learned_exits.py": ALL,
-    "test_house.py": ALL,
+}
+
+QUICK: Final = PARTLY | {
+    f"{folder}/test_{name}.py".removeprefix("./"): ("test_",) for folder, names in WHOLE.items() for name in names
 }
 
 

@@ -21,7 +21,7 @@ DRAFT = "draft/3:2"
 # Of different lengths, one of them beyond sliding windows.
 TEXTS = ("Why?", "Count to ten.", "a", "What is it that we", "No", "Yes yes yes", "Because of it", "12 + 7 =")
 # Parameters of rule confidence with which these random models exit here and there.
-CONFIDENCE = {"gemma3": 0.9, "bloom": 0.15, "gpt2": 0.3}
+CONFIDENCE = {"gemma3": 0.9, "bloom": 0.15}
 Folders = dict[str, Path]
 
 

@@ -38,7 +38,6 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteria,
     StopStringCriteria,
-    TextStreamer,
 )
 from transformers.generation.streamers import BaseStreamer
 from untrained import key_maps, save_state_maps, stream_maps
@@ -55,7 +54,7 @@ from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
-FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
+FAMILIES = ("llama", "gemma3", "mixtral", "bloom")  # post-norms and windows, experts, attention of its own
 
 
 @pytest.fixture(scope="module")
@@ -255,18 +254,6 @@ def test_a_streamer_gets_the_prompt_and_each_token_as_from_generate(
     [(token_ids, layers)] = run(model, eexit.load(folders[name]), prompts[:1], streamer=streamer)
     assert streamer.put_tokens == [prompts[0], *[[token_id] for token_id in token_ids]]
     assert (streamer.exits, streamer.ended) == (layers, True)
-
-
-def test_transformers_own_streamers_work(
-    model: PreTrainedModel,
-    setting: Setting,
-    prompts: list[list[int]],
-    tokenizer: Any,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    [(token_ids, _)] = run(model, setting, prompts[:1], streamer=TextStreamer(tokenizer, skip_prompt=True))
-    text = tokenizer.decode(token_ids)
-    assert capsys.readouterr().out.strip() == text.strip()
 
 
 @pytest.mark.parametrize("name", ["exits", "drafts"])

@@ -99,7 +99,7 @@ def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
         assert mode == NORMAL or len(text) < 3 or len(set(scored.exit_layer_T[1:].tolist())) > 1
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["confidence", "patience", "kl", "random"])  # one of each kind
 def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: str) -> None:
     decoder, configuration = decoder_of(llama), Exit("frozen_residual", rule, SOME[rule][0])
     for prompt in (PROMPTS[2], ()):

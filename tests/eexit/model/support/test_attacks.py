@@ -1,7 +1,7 @@
 """Models whose code, or ours, does otherwise in some name, in larger batches or at greater lengths are refused."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -21,9 +21,14 @@ from eexit.model.decoder import Decoder
 from eexit.model.layer_calls import ATTENTION
 from eexit.model.views import CacheView
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYER = 1
 Attack = Callable[[PreTrainedModel], None]
+
+
+def in_turn(attacks: Iterable[Any], shift: int = 0) -> list[tuple[Any, torch.dtype]]:
+    """Each attack with one dtype, which another `shift` pairs in another way."""
+    return [(attack, DTYPES[(shift + at) % len(DTYPES)]) for at, attack in enumerate(attacks)]
 
 
 def module_of(model: PreTrainedModel, name: str) -> Any:
@@ -80,8 +85,7 @@ OPTIONS: dict[str, tuple[str, Attack]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("attack", OPTIONS)
+@pytest.mark.parametrize(("attack", "dtype"), in_turn(OPTIONS))
 def test_options_that_only_our_attention_is_handed_are_refused(attack: str, dtype: torch.dtype) -> None:
     family, make_wrong = OPTIONS[attack]
     model = shallow_model(family, dtype)
@@ -136,7 +140,7 @@ def mix_up(model: PreTrainedModel, name: str, mixed: Callable[[Tensor], Tensor],
 
 
 ROWS: list[tuple[str, str, Callable[[Tensor], Tensor], int]] = [
-    *(("llama", "mlp", mixed, more_than) for mixed in MIX_UPS for more_than in (1, 4, 32)),
+    *(("llama", "mlp", mixed, more_than) for more_than in (1, 4, 32) for mixed in MIX_UPS),
     *(("llama", name, reversed_rows, 8) for name in ("self_attn", "q_proj", "v_proj", "input_layernorm")),
     *(("mixtral", "mlp", mixed, 4) for mixed in MIX_UPS),
     *(("bloom", "mlp", mixed, 4) for mixed in MIX_UPS),
@@ -147,11 +151,11 @@ ROWS: list[tuple[str, str, Callable[[Tensor], Tensor], int]] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("family", "name", "mixed", "more_than"), ROWS)
+@pytest.mark.parametrize(("attack", "dtype"), in_turn(ROWS))
 def test_rows_that_a_layer_mixes_up_are_refused(
-    family: str, name: str, mixed: Callable[[Tensor], Tensor], more_than: int, dtype: torch.dtype
+    attack: tuple[str, str, Callable[[Tensor], Tensor], int], dtype: torch.dtype
 ) -> None:
+    family, name, mixed, more_than = attack
     model = shallow_model(family, dtype)
     mix_up(model, name, mixed, more_than)
     with pytest.raises(UsageError, match=rf"(what|the \w+ in|) ?layer {LAYER} .*(% off|another row's)"):
@@ -185,8 +189,7 @@ def scaled_by_keys(where: str) -> Callable[..., Any]:
     return forward
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("where", ["its scaling", "its queries"])
+@pytest.mark.parametrize(("where", "dtype"), in_turn(["its scaling", "its queries"]))
 def test_scores_that_grow_with_the_room_for_keys_are_refused(where: str, dtype: torch.dtype) -> None:
     """In a batch there is room for more keys than a row has."""
     model = shallow_model("llama", dtype, max_position_embeddings=4096)
@@ -248,11 +251,16 @@ OUR_ATTENTION: dict[str, Attend] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("attack", OUR_ATTENTION)
+@pytest.mark.parametrize(
+    ("family", "attack", "dtype"),
+    [
+        (family, *pair)
+        for shift, family in enumerate(("llama", "gpt2", "gemma2"))
+        for pair in in_turn(OUR_ATTENTION, shift)
+    ],
+)
 def test_our_attention_to_many_rows_and_positions_is_compared(
-    monkeypatch: pytest.MonkeyPatch, attack: str, family: str, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, family: str, attack: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(CacheView, "attend", OUR_ATTENTION[attack])
     with pytest.raises(UsageError, match=r"our attention in layer \d is .*% off"):
