@@ -79,12 +79,6 @@ def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return here(main, *arguments)
 
 
-def test_one_file_is_counted_as_one(store: Store, tmp_path: Path) -> None:
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    assert compacted(store.root, "--into", once).stdout == "40 files merged into 1\n"
-    assert compacted(once, "--into", twice).stdout == "1 file merged into 1\n"
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

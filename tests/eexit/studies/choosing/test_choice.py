@@ -460,13 +460,6 @@ def test_asks_that_were_planned_share_the_error_equally_and_say_so(finished: Pat
     assert (code, "must be a whole number above 0, got 0" in said) == (2, True)
 
 
-def test_groups_of_one_prompt_are_called_so(tmp_path: Path) -> None:
-    prompts = tuple(replace(prompt, group=prompt.id) for prompt in CONFIG.prompts)
-    config = CONFIG.model_copy(update={"prompts": prompts, "rules": {"confidence": (0.99,)}, "seeds": (0,)})
-    _, said = chosen(land_rows(tmp_path / "out", config, number), "--risk", "disagreement", "--order", "equal")
-    assert "120 prompts belong to 120 groups, each of which counts once. No group has two prompts, so that" in said
-
-
 def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}, "seeds": (0,)})
     wrong = {"disagreement": 1.5}

@@ -161,25 +161,6 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     assert exiting._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
-@pytest.mark.parametrize(
-    "configuration",
-    [
-        Exit("frozen_residual", "confidence", 1.0),
-        Exit("skip", "entropy", 0.0),
-        Exit("frozen_residual", "kl", 1e9),
-    ],
-    ids=lambda its: its.key,
-)
-def test_a_rule_that_never_exits_is_normal(generator: ModelGenerator, configuration: Configuration) -> None:
-    normal, never = EarlyExitLM(generator, Normal()), EarlyExitLM(generator, configuration)
-    for mine, theirs in zip(scores(never, PAIRS[:12]), scores(normal, PAIRS[:12]), strict=True):
-        assert mine[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-3)
-        assert mine[1] == theirs[1]
-    asked = requests(*((context, {"until": ["e"], "max_gen_toks": 9}) for context in ("Q: why?", "A")))
-    assert never.generate_until(asked) == normal.generate_until(asked)
-    assert never.mean_depth == normal.mean_depth == 1
-
-
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
 def test_texts_are_generated_under_the_rule_and_the_state(
     generator: ModelGenerator, hf: HFLM, configuration: Configuration
