@@ -201,17 +201,18 @@ class TokenPass:
         input_index_B = np.append(self.tokens.input_index_D[going], input_index_N)
         rows = padded_for(device, np.arange(len(slot_B)))
         going_G: Tensor | slice
-        [going_G, row] = to_device([going, rows], device)
-        if len(slot_N):
-            at, token_N = waiting.at(slot_N, input_index_N), waiting.token_SP[slot_N, input_index_N]
-            token_B = np.append(self.tokens.token_D[going], token_N)
-            _, layer_pass = self._begin(slot_B[rows], input_index_B[rows], token_B[rows])
-            after_BTW = torch.cat([self.hidden_DW[going_G], waiting.hidden_SPW[at]])[row, None]
-        elif len(rows) == len(going) == len(self.going_D):  # nothing is to be picked out
+        if not len(slot_N) and len(rows) == len(going) == len(self.going_D):  # nothing is to be picked out
             layer_pass, after_BTW, going_G = self.layer_pass, self.hidden_DW[:, None], slice(None)
         else:
-            layer_pass = self.layer_pass.among(going_G[row], self.layer_pass.view.among(going_G[row]))
-            after_BTW = self.hidden_DW[going_G[row], None]
+            [going_G, row] = to_device([going, rows], device)
+            if len(slot_N):
+                at, token_N = waiting.at(slot_N, input_index_N), waiting.token_SP[slot_N, input_index_N]
+                token_B = np.append(self.tokens.token_D[going], token_N)
+                _, layer_pass = self._begin(slot_B[rows], input_index_B[rows], token_B[rows])
+                after_BTW = torch.cat([self.hidden_DW[going_G], waiting.hidden_SPW[at]])[row, None]
+            else:
+                layer_pass = self.layer_pass.among(going_G[row], self.layer_pass.view.among(going_G[row]))
+                after_BTW = self.hidden_DW[going_G[row], None]
         before_BTW = after_BTW
         for layer in layers:
             before_BTW, after_BTW = after_BTW, layer_pass.block(layer, after_BTW)
