@@ -1,7 +1,7 @@
 """What the engine's bench times: both loops, the naive reference, transformers' `generate`, and matrix products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -172,15 +172,15 @@ class Bench:
 
     def products(self, config: SweepConfig, n_rows: int, n_tokens: int) -> list[Product]:
         """The products with weights of FLOOR_STEPS steps, from halfway on, with their arguments."""
-        products, first, n_steps = Products(), n_tokens // 2, 0
+        products, recording, first, n_steps = Products(), ExitStack(), n_tokens // 2, 0
 
         def progress(_: int) -> None:
             nonlocal n_steps
             n_steps += 1
             if n_steps == first:
-                products.__enter__()
+                recording.enter_context(products)
             if n_steps == first + FLOOR_STEPS:
-                products.__exit__(None, None, None)
+                recording.close()
                 raise _EnoughError
 
         with suppress(_EnoughError):
