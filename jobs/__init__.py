@@ -7,19 +7,21 @@ seconds, and Ctrl-C meanwhile ends it in a line.
 """
 
 import ast
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 from cluster.console.command import command
+from cluster.console.completion import completed_command, install
 from eexit.errors import UsageError
+from eexit.output.text import did_you_mean
 
 FOLDER = Path(__file__).parent
-WHERE = f"""eexit --version prints its version.
+WHERE = f"""eexit --version prints its version; with eexit --install-completion, Tab completes commands and flags.
 Sweeps and prompts that come with it: {FOLDER}/sweeps"""
 
 
@@ -27,7 +29,7 @@ Sweeps and prompts that come with it: {FOLDER}/sweeps"""
 def main(arguments: Sequence[str]) -> int:
     """The exit code of the script that the first argument names, which gets the others."""
     scripts = find_scripts()
-    name, *others = arguments or ["--help"]
+    name, *others = [asked] if (asked := completed_command(scripts)) else arguments or ["--help"]
     if name in ("-h", "--help"):
         print("usage: eexit COMMAND …, as in: eexit sweep --help", listed(scripts), WHERE, sep="\n\n")
         return 0
@@ -36,9 +38,12 @@ def main(arguments: Sequence[str]) -> int:
 
         print(f"eexit {installed_version()}")
         return 0
+    if name == "--install-completion":
+        print(install(Path(os.environ.get("SHELL", "")).name))
+        return 0
     if name not in scripts:
-        near = "".join(f" (did you mean {known}?)" for known in get_close_matches(name, scripts, n=1))
-        raise UsageError(f"there is no command {name}{near}: eexit --help lists them")
+        meant = did_you_mean(name, scripts, most=1)
+        raise UsageError(f"there is no command {name}{f' ({meant})' if meant else ''}: eexit --help lists them")
     sys.argv = [f"eexit {name}", *others]  # as its help shows it
     code: int = import_module(module_of(scripts[name])).main(others)
     return code

@@ -1,12 +1,14 @@
 """Write the report of a sweep: one HTML file that opens anywhere, without a network.
 
-python jobs/report.py results/demo
-python jobs/report.py results/demo --out demo.html --open
-python jobs/report.py results/large --prompts 200             texts and tokens of 200 prompts, means over all prompts
-python jobs/report.py results/large --ids 17 recursion        texts and tokens of these prompts
-python jobs/report.py results/demo --prices-of llama-2-7b     what these exits would cost at that model's prices
-python jobs/report.py results/demo --serve                    at http://127.0.0.1:8000, rebuilt while the sweep runs
-python jobs/report.py early_exit_analysis.json
+    python jobs/report.py results/demo
+    python jobs/report.py results/demo --out demo.html --open
+    python jobs/report.py results/large --prompts 200           texts and tokens of 200 prompts, means over all prompts
+    python jobs/report.py results/large --ids 17 recursion      texts and tokens of these prompts
+    python jobs/report.py results/demo --prices-of llama-2-7b   what these exits would cost at that model's prices
+    python jobs/report.py results/demo --serve                  at http://127.0.0.1:8000, rebuilt while the sweep runs
+    python jobs/report.py early_exit_analysis.json
+
+Results of older versions can be read too, and of a sweep that still runs what has landed.
 """
 
 import sys

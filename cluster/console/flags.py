@@ -1,8 +1,8 @@
 """Command-line flags made from the fields of pydantic models, which alone validate the values."""
 
 import argparse
-import difflib
 import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -10,21 +10,42 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from cluster.console.completion import complete
 from eexit.errors import UsageError
-from eexit.output.text import flag
+from eexit.output.text import did_you_mean, flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
 _SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
+_HELD = "\u00a0"  # a space that no line ends at
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
 
-class _Layout(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written; `--seeds SEED …` for a flag that takes several values."""
+class _Layout(argparse.HelpFormatter):
+    """Descriptions as wide as the terminal, with examples as lines; `--seeds SEED …` for several values of a flag."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         is_many = action.nargs == argparse.ONE_OR_MORE
         return f"{action.metavar or default_metavar} …" if is_many else super()._format_args(action, default_metavar)
+
+
+def _filled(paragraph: str, width: int) -> str:
+    """A paragraph of a description: lines of examples if it is indented, else sentences."""
+    if not paragraph.startswith(" "):
+        return textwrap.fill(paragraph, width, break_on_hyphens=False)
+    return "\n".join(line if len(line) <= width else _example(line, width) for line in paragraph.splitlines())
+
+
+def _example(line: str, width: int) -> str:
+    """A command that goes on in further lines, with what is said of it beneath."""
+    command, *remark = re.split(" {3,}", line.strip(), maxsplit=1)
+    wrapped = partial(textwrap.wrap, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
+    by_flag = re.sub(" (?!--)", _HELD, command)  # flags stay with their values
+    lines = " \\\n".join(wrapped(by_flag, width - 2, initial_indent=" " * 4)).replace(_HELD, " ")
+    return "\n".join([lines, *wrapped("".join(remark), width, initial_indent=" " * 8)])
 
 
 class _HelpAll(argparse.Action):
@@ -81,6 +102,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
+        complete(self)
         known, unknown = self.parse_known_args(arguments)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
@@ -90,10 +112,16 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}: {'--help-all' if self._first else '--help'} lists the flags")
 
     def _meant(self, text: str) -> str:
-        name, known = text.partition("=")[0], list(self._option_string_actions)
-        near = [flag for flag in known if name[:1] == "-" and name.strip("-") and flag.startswith(name)]
-        near = near or difflib.get_close_matches(name, known, n=1)
-        return f" (did you mean {near[0]}?)" if near else ""
+        name = text.partition("=")[0]
+        is_flag = name[:1] == "-" and name.strip("-")
+        meant = did_you_mean(name, list(self._option_string_actions), most=1) if is_flag else ""
+        return f" ({meant})" if meant else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        known = [*map(str, action.choices or ())]
+        if known and value not in known and (meant := did_you_mean(str(value), known)):
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({meant})")
+        super()._check_value(action, value)
 
 
 def study_parser(description: str | None, results: str = "folder or URI of a finished sweep") -> Parser:

@@ -22,6 +22,7 @@ from eexit.model.chat import Tokenizer
 from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
+from eexit.output.text import did_you_mean
 from eexit.plan.config import MAPPING, SweepConfig
 from eexit.plan.configuration import MODES, NORMAL, Exit, Normal
 from eexit.plan.exit_layers import every_nth_layer
@@ -57,7 +58,8 @@ class EarlyExitGenerator(ABC):
         exitable_layers: Sequence[int] | None = None, readout: str = "lens",
     ):  # fmt: skip
         if mode not in MODES:
-            raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+            meant = did_you_mean(mode, MODES, f"choose from {', '.join(MODES)}")
+            raise UsageError(f"unknown mode {mode!r}: {meant}")
         if mode in MAPPING:
             raise UsageError(
                 f"mode {mode} needs trained state maps: run a sweep with --state, and take its setting home"

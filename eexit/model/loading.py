@@ -24,6 +24,7 @@ from eexit.model.checkpoint import (
 from eexit.model.decoder import context_of
 from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
 from eexit.model.support.refusals import refuse_unsupported
+from eexit.output.text import did_you_mean
 
 
 class ModelSettings(Protocol):
@@ -241,7 +242,6 @@ def _not_loadable(config: ModelSettings, error: Exception) -> UsageError:
         reason = f"{type(error).__name__}: {reason}"
     if "above report" in reason:  # it refers to a report that `quietly` suppresses
         reason = "its weights don't have the form that its config.json asks for"
-    way_out = f" (give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
-    return UsageError(
-        f"model {config.model}{revision} can't be loaded: {reason}{way_out if isinstance(error, OSError) else ''}"
-    )
+    names = f"give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file"
+    way_out = f" ({did_you_mean(config.model, [DEFAULT_MODEL], names)})" if isinstance(error, OSError) else ""
+    return UsageError(f"model {config.model}{revision} can't be loaded: {reason}{way_out}")

@@ -5,7 +5,6 @@
 Every field here changes results; how and where a sweep is executed (`cluster.job.SweepJob`) does not.
 """
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +20,8 @@ from eexit.method.rules import ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
-from eexit.plan.configuration import AUTO, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
+from eexit.output.text import did_you_mean
+from eexit.plan.configuration import AUTO, DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
@@ -135,6 +135,8 @@ def _one_of(names: Mapping[str, object]) -> AfterValidator:
     """A validator that refuses a text that is not one of these names."""
 
     def known(name: str) -> str:
+        if name == DRAFT:
+            raise ValueError(f"mode {DRAFT} needs a layer and a number of tokens: give --draft LAYER:N, as in 20:4")
         if name not in names:
             *others, last = map(repr, names)
             raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
@@ -177,8 +179,7 @@ def _is_number(text: str) -> bool:
 def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
     for name, parameters in rules.items():
         if name not in RULES:
-            near = difflib.get_close_matches(name.lower(), RULES, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(RULES)}"
+            meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
             raise ValueError(f"unknown rule {name!r}: {meant}")
         for parameter in parameters or (None,):
             RULES[name].check(parameter)

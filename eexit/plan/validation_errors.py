@@ -1,13 +1,12 @@
 """What is wrong with a configuration, in one line: the value, where it came from, and the way out."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from eexit.output.text import flag
+from eexit.output.text import did_you_mean, flag
 
 
 def explain(error: ValidationError, flags: set[str], path: Path, known: Collection[str]) -> str:
@@ -38,10 +37,12 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path, known:
         case "missing":
             return f"{location[-1]} is missing ({where})"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
-            return f"unknown key {location[-1]!r} in {path}" + (f": did you mean {near[0]}?" if near else ": remove it")
+            key = str(location[-1])
+            return f"unknown key {key!r} in {path}: {did_you_mean(key, known, 'remove it', most=1)}"
         case "enum" | "literal_error":
-            return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"
+            choices = context["expected"].replace("'", "").replace(" or ", ", ")
+            way_out = did_you_mean(str(value), choices.split(", "), f"choose from {choices}")
+            return f"unknown {name.removesuffix('s')} {value!r}: {way_out} ({where})"
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
             sign, bound = next((_SIGNS[key], context[key]) for key in _SIGNS if key in context)
             limit = bound if isinstance(bound, int) else f"{bound:g}"
@@ -79,7 +80,3 @@ def _where(location: tuple[Any, ...], flags: set[str], path: Path) -> str:
     name = str(location[0])
     source = flag(name) if name in flags else f"{name} in {path}"
     return f"entry {location[1] + 1} of {source}" if len(location) > 1 and isinstance(location[1], int) else source
-
-
-def _choices(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
-from eexit.output.text import flag
+from eexit.output.text import did_you_mean, flag
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, CUT, FILES, READOUT, Card, damage
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
@@ -99,7 +99,8 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
     """
     what, given = asked.what, asked.settings
     if what not in WAYS:
-        raise UsageError(f"--what {what} can't be trained: choose from {', '.join(WAYS)}")
+        meant = did_you_mean(what, WAYS, f"choose from {', '.join(WAYS)}")
+        raise UsageError(f"--what {what} can't be trained: {meant}")
     for name, value in given.items():
         if name not in (*ALL_HAVE, *WAYS[what].has):
             kinds = [kind for kind, way in WAYS.items() if name in way.has]

@@ -78,6 +78,61 @@ def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.Mon
     refusal(jobs.main, name, "--nonsense")
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_is_as_wide_as_the_terminal_and_its_examples_are_still_commands(
+    script: str, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["eexit"])
+    monkeypatch.setenv("COLUMNS", "80")
+    if flag == "--help-all" and script not in ("sweep", "harness"):
+        return  # all of theirs is in --help
+    said = here(ending, named(script), flag).stdout
+    assert max(map(len, said.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = here(ending, named(script), flag).stdout
+    examples = [re.split(" {3,}", line.strip())[0] for line in wide.splitlines() if line.startswith("    eexit ")]
+    assert examples
+    joined = said.replace(" \\\n        ", " ")
+    assert [line for line in examples if line not in joined] == []
+    assert max(map(len, wide.splitlines())) > 80
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("eexit swe", {"sweep"}),
+        ("eexit choose results --ri", {"--risk"}),
+        ("eexit choose results --risk ", {"answers", "disagreement", "judge", "perplexity"}),
+        ("eexit make-prompts --o", {"--out"}),
+    ],
+)
+def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path, line: str, expected: set[str]) -> None:
+    """What is installed is read by a real bash, which then asks the command."""
+    for folder in ("home", "bin"):
+        (tmp_path / folder).mkdir()
+    command = tmp_path / "bin" / "eexit"
+    command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c '{EEXIT}' \"$@\"\n")
+    command.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"HOME": str(tmp_path / "home"), "SHELL": "/bin/bash", "PATH": path}
+    environment.pop("XDG_DATA_HOME", None)
+    for _ in range(2):  # once installed, nothing is added
+        subprocess.run([command, "--install-completion"], env=environment, check=True, capture_output=True)
+    assert (tmp_path / "home" / ".bashrc").read_text().count("source ") == 1
+    asking = (
+        f'source {tmp_path}/home/.bashrc; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; '
+        '_python_argcomplete eexit; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", asking], env=environment, capture_output=True, text=True)
+    assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
+
+
+def test_completion_is_for_shells_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/ksh")
+    assert refusal(jobs.main, "--install-completion").startswith("error: completion is for bash, zsh, fish, and $SHELL")
+
+
 def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
     """Of all commands, in a process that imports nothing else: the first that imports something is the first named."""
     names = [named(script) for script in SCRIPTS]

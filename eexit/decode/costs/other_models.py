@@ -16,6 +16,7 @@ import numpy as np
 
 from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
+from eexit.output.text import did_you_mean
 from eexit.plan.config import HEAD, WHOLE, screen_size
 
 
@@ -86,7 +87,7 @@ def shapes_of(text: str) -> Shapes:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        known = ", ".join(KNOWN)
+        known = did_you_mean(text, KNOWN, ", ".join(KNOWN))
         raise UsageError(
             f"--prices-of {text} is no model whose shapes are known ({known}), no folder with a config.json, and no "
             f"shapes, as in {EXAMPLE}"

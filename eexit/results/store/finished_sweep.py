@@ -1,6 +1,5 @@
 """A finished sweep, for what builds on one, such as controls of it, timing it and replaying it."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from eexit.errors import UsageError
 from eexit.output.locations import shown
-from eexit.output.text import some
+from eexit.output.text import did_you_mean, some
 from eexit.plan.config import SweepConfig
 from eexit.results.landed import read_columns
 from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
@@ -83,6 +82,5 @@ def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str, what: s
     """Raises `UsageError` for a key that is not among the `known` ones of the results with this name."""
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
+            way_out = did_you_mean(key, known, f"it has {', '.join(some(known))}", most=3)
             raise UsageError(f"{name} has no {what} {key}: {way_out}")

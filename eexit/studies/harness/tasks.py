@@ -1,6 +1,5 @@
 """Tasks of the lm-evaluation-harness: finding those that are asked for, with their data, before any model loads."""
 
-import difflib
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from eexit.errors import UsageError, first_line
+from eexit.output.text import did_you_mean
 
 HARNESS_TASKS: Final = Path(lm_eval.tasks.__file__).parent  # the harness's own
 NEAR: Final = 3  # names to suggest
@@ -77,8 +77,7 @@ def _named(asked: Sequence[str], folders: Sequence[str]) -> list[str]:
 def _matching(text: str, known: Sequence[str]) -> list[str]:
     matching = [name for name in known if name == text] or [name for name in known if fnmatch(name, text)]
     if not matching:
-        near = difflib.get_close_matches(text, known, n=NEAR)
-        way_out = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
+        way_out = did_you_mean(text, known, "`lm-eval ls tasks` lists them", most=NEAR)
         raise UsageError(f"--tasks {text}: the harness knows no such task: {way_out}")
     return matching
 

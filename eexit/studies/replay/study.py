@@ -17,7 +17,7 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, percent, written
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration_of
+from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import groups
@@ -168,8 +168,8 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
         raise UsageError("nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
     if CONTROL in rules:
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
-    if NORMAL in modes:
-        raise UsageError(f"mode {NORMAL} has no exits to replay: choose from {', '.join(STATES)}")
+    if fixed := [mode for mode in modes if mode in (NORMAL, DRAFT)]:
+        raise UsageError(f"mode {fixed[0]} has no exits to replay: choose from {', '.join(STATES)}")
     stored = sweep.config()
     stored_states = tuple(mode for mode in stored.modes if mode in STATES)
     all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))

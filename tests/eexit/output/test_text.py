@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.output.text import written
+from eexit.output.text import did_you_mean, written
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,17 @@ from eexit.output.text import written
 )
 def test_a_number_is_written_as_format_does_but_for_zero(number: float | None, form: str, expected: str) -> None:
     assert written(number, form) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("frozen", "did you mean frozen_residual or frozen_cache?"),
+        ("Skip", "did you mean skip?"),
+        ("froozen_cache", "did you mean frozen_cache?"),
+        ("", "choose one"),
+        ("zebra", "choose one"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_with_those_that_may_be_meant(name: str, expected: str) -> None:
+    assert did_you_mean(name, ["frozen_residual", "frozen_cache", "skip"], "choose one") == expected
