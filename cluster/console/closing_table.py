@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.output.result_table import ResultTable
+from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import percent, written
 from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR, OK
@@ -19,22 +19,23 @@ COLUMNS = [
     *("exit_rate", "head_reads", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
-# The report's words, broken so that the table fits in 80 columns.
-HEADINGS = ("layers\nskipped", "dis-\nagree-\nment", "one\nloop", "per-\nplex-\nity", "same\nas\nnormal\nuntil")
+# The report's words, which are broken where the table has no room in 80 columns.
+HEADINGS = tuple(
+    heading.replace("|", SOFT_HYPHEN)
+    for heading in ("layers\nskipped", "dis|agree|ment", "one\nloop", "per|plex|ity", "same\nas\nnormal\nuntil")
+)
 CAPTION = (
-    "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, the layers that the exits do not "
-    "need, which is no saving. Disagreement: decided tokens that full depth, given the same text, would not have "
-    "said. One loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same "
-    "as normal until: tokens before the first that differs from the prompt's normal run."
+    "Means over runs; layers skipped are no saving. Disagreement: tokens unlike full depth's on the same text. One "
+    "loop: share of the text in its longest loop. Same as normal until: tokens before the first that differs."
 )
 # Of a sweep with several seeds.
-DIFFERENT_HEADING = "dif-\nferent"
+DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
     " Different: runs without repeats, over which means are. Where tokens are greedy and exits are not left to chance, "
     "all seeds have the same run."
 )
 # Of a sweep whose prompts bring answers.
-ANSWERS_HEADING = "cor-\nrect"
+ANSWERS_HEADING = f"cor{SOFT_HYPHEN}rect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
 # Of a sweep that asks full depth nothing.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
@@ -44,7 +45,7 @@ SCREENED_CAPTION = (
     "likeliest to the whole head."
 )
 # Of a sweep with drafts: what the report says of them, too.
-DRAFT_HEADINGS = ("ac-\ncept-\ned", "ex-\npected\nspeed-\nup")
+DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
 DRAFTS_CAPTION = (
     " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
     "if a call of a layer or of the head takes as long for several tokens as for one; python jobs/timings.py measures "

@@ -1,4 +1,7 @@
-"""The style of all tables that commands print: in a narrow terminal, keys and intervals are broken, never numbers."""
+"""The style of all tables that commands print: in a narrow terminal, keys and intervals are broken, never numbers.
+
+Words of headings are broken at soft hyphens, unless all of a table has room as it is.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +10,7 @@ from typing import Final, Literal
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
+from rich.table import Column, Table
 
 Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and intervals of numbers
 
@@ -23,6 +26,7 @@ _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
     {"key": _WORDS, "name": _ANYWHERE, "number": _ENDS},
     {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
 )
+SOFT_HYPHEN: Final = "\u00ad"
 _WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # which columns get what a plan leaves of the room
 
 
@@ -50,11 +54,14 @@ class ResultTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells_CR = [[*map(str, column.cells)] for column in self.columns]
-        natural = self._widths(cells_CR, _PLANS[0])
-        lines = console.measure(_in_style(self, cells_CR), options=options.update(width=sum(natural) + 1000)).maximum
+        natural = self._widths(cells_CR, _PLANS[0], hyphen="")
+        unbroken = _in_style(self, cells_CR, hyphen="")
+        lines = console.measure(unbroken, options=options.update(width=sum(natural) + 1000)).maximum
         room = options.max_width - (lines - sum(natural))
-        plan = next((plan for plan in _PLANS if sum(self._widths(cells_CR, plan)) <= room), _PLANS[-1])
-        widths = self._widths(cells_CR, plan)
+        hyphen = "" if sum(natural) <= room else "-\n"
+        natural = self._widths(cells_CR, _PLANS[0], hyphen)
+        plan = next((plan for plan in _PLANS if sum(self._widths(cells_CR, plan, hyphen)) <= room), _PLANS[-1])
+        widths = self._widths(cells_CR, plan, hyphen)
         while sum(widths) < min(room, sum(natural)):
             narrowed = [at for at, width in enumerate(widths) if width < natural[at]]
             widths[min(narrowed, key=lambda at: (_WIDENED.index(self._kinds[at]), widths[at] / natural[at]))] += 1
@@ -62,27 +69,31 @@ class ResultTable(Table):
             [_broken(cell, plan[kind], width) for cell in cells]
             for cells, kind, width in zip(cells_CR, self._kinds, widths, strict=True)
         ]
-        yield _in_style(self, broken_CR)
+        yield _in_style(self, broken_CR, hyphen)
 
-    def _widths(self, cells_CR: Sequence[Sequence[str]], plan: Mapping[Kind, str]) -> list[int]:
+    def _widths(self, cells_CR: Sequence[Sequence[str]], plan: Mapping[Kind, str], hyphen: str) -> list[int]:
         """The least width of each column if its cells are broken wherever the plan allows it."""
         return [
             max(cell_len(part.rstrip()) for text, after in texts for part in _parts(text, after))
             for texts in (
-                [(str(column.header), _NOWHERE), *((cell, plan[kind]) for cell in cells)]
+                [(_heading(column, hyphen), _NOWHERE), *((cell, plan[kind]) for cell in cells)]
                 for column, cells, kind in zip(self.columns, cells_CR, self._kinds, strict=True)
             )
         ]
 
 
-def _in_style(table: Table, cells_CR: Sequence[Sequence[str]]) -> Table:
+def _heading(column: Column, hyphen: str) -> str:
+    return str(column.header).replace(SOFT_HYPHEN, hyphen)
+
+
+def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str) -> Table:
     """A plain table like this one, with these cells."""
     plain = Table(
         box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=table.caption
     )
     plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:
-        plain.add_column(column.header, justify=column.justify, no_wrap=True)
+        plain.add_column(_heading(column, hyphen), justify=column.justify, no_wrap=True)
     for row, *cells in zip(table.rows, *cells_CR, strict=True):
         plain.add_row(*cells, end_section=row.end_section)
     return plain

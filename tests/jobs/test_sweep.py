@@ -69,9 +69,9 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
     headings = said[: said.index("\n normal ")].split()
     for heading in (
         "layers skipped",
-        "dis- agree- ment",
+        "disagreement",
         "one loop",
-        "per- plex- ity",
+        "perplexity",
         "same as normal until",
     ):
         assert all(word in headings for word in heading.split()), heading

@@ -14,6 +14,7 @@ from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.console.closing_table import closing_table
+from cluster.console.sweep_flags import load_job
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, configurations, plan_runs
 from eexit.results.landed import read_columns
@@ -30,6 +31,7 @@ from eexit.results.store.landing import (
     survey,
 )
 from eexit.results.tables import GENERATIONS, TOKENS
+from jobs.sweep import DEMO
 from reports.page.origin import facts
 from reports.read.sweep import read_sweep
 from reports.sections.drafts import drafted
@@ -79,6 +81,25 @@ def test_the_closing_table_counts_errors_where_there_are_any(
     counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
     assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
     assert counted["runs"] == ["2"] * len(planned)
+
+
+def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_legend(tmp_path: Path) -> None:
+    config = load_job([], DEMO)[0].config
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    land(store, runs, rows_of(runs, config))
+    table = closing_table(store, configurations(config))
+    said = {}
+    for width in (100, 80, 60):
+        console = Console(width=width, record=True)
+        console.print(table)
+        said[width] = console.export_text()
+        assert max(map(len, said[width].splitlines())) <= width
+    for width in (100, 80):
+        headings, _, rest = said[width].partition("─")
+        assert "-" not in headings
+        assert {"disagreement", "perplexity"} <= {*headings.split()}
+        assert 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3
+    assert {"agree-", "plex-"} <= {*said[60].split()}, "broken where there is none"
 
 
 def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
