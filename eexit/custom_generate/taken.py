@@ -138,12 +138,12 @@ class Taken(_Record):
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """Where tokens may exit, or where they are drafted."""
+        """Where tokens may exit, or where they are drafted: nowhere if they are looked up."""
         match self.follows:
             case Exit(layers=layers) if layers:
                 return layers
             case Draft(layer):
-                return (layer,)
+                return () if layer is None else (layer,)
         return tuple(self.config["exit_layers"])
 
     @property

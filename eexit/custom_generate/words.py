@@ -19,7 +19,8 @@ def _what(taken: Taken) -> Iterator[str]:
     match taken.follows:
         case Draft(layer) as draft:
             most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
-            yield f"{taken.key} of {of}: {most} are drafted after layer {layer}; full depth keeps those it agrees with."
+            where = "looked up in the text itself" if layer is None else f"drafted after layer {layer}"
+            yield f"{taken.key} of {of}: {most} are {where}; full depth keeps those it agrees with."
             if config.get("head", WHOLE) == WHOLE:
                 yield (
                     "The text is that of plain generate, token for token in float32, up to the model's context: "

@@ -18,12 +18,13 @@ from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.observing import observe
+from eexit.decode.steps.pass_times import pass_seconds
 from eexit.decode.steps.step import first_tokens, step
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Draft, Normal
+from eexit.plan.configuration import MOST_AUTO_TOKENS, Draft, Normal
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -132,11 +133,15 @@ class Engine:
             budget = cache_budget(self.decoder.device, self.decoding.memory_share)
         fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        costs = None
-        if any(isinstance(each := request.configuration, Draft) and each.n_tokens is None for request in requests):
+        drafts = [each for request in requests if isinstance(each := request.configuration, Draft)]
+        looks_up = {draft.layer is None for draft in drafts if draft.n_tokens is None}
+        costs, seconds_N = None, None
+        if False in looks_up:
             self._prices = self._prices or find_prices(self.decoder, self.decoding)
             costs = SerialCosts.of(self._prices, self.decoding.exitable_layers)
-        return Batch(self.n_slots, length, decoders, self.decoding, requests, costs)
+        if True in looks_up:
+            seconds_N = pass_seconds(self.decoder, self.decoding, self.n_slots * (MOST_AUTO_TOKENS + 1))
+        return Batch(self.n_slots, length, decoders, self.decoding, requests, costs, seconds_N)
 
     def _admit(
         self, batch: Batch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None

@@ -21,7 +21,7 @@ from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
-from eexit.plan.configuration import AUTO, DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
+from eexit.plan.configuration import AUTO, DRAFT, EVERY, LOOKUP, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
@@ -228,7 +228,7 @@ def _drafts(given: Any) -> Any:
         return given
     drafts = [draft for text in texts for draft in parse_drafts(text)]
     for draft in drafts:
-        if draft.layer < 0 or max(draft.layer, draft.most) > MOST_COUNT:
+        if (draft.layer or 0) < 0 or max(draft.layer or 0, draft.most) > MOST_COUNT:
             raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
     return tuple(map(str, drafts))
 
@@ -304,7 +304,8 @@ class SweepConfig(BaseModel):
     draft: Drafts = Field(
         (),
         description=f"LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}: draft N tokens at a layer, and keep those that full "
-        "depth agrees with; the text is that of normal",
+        f"depth agrees with; {LOOKUP}:N, as in {LOOKUP}:{AUTO}: look them up in the text itself; the text is that of "
+        "normal",
     )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(

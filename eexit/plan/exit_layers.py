@@ -30,7 +30,7 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
                 except ValueError as error:
                     raise UsageError(str(error)) from error
                 _refuse_beyond(configuration, layers, n_layers)
-            case Draft(layer) if layer not in layers:
+            case Draft(int(layer)) if layer not in layers:
                 raise UsageError(
                     f"draft {configuration} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
                     "choose one of them, or give others with --exit-layers"

@@ -58,17 +58,23 @@ def draft_one(
             ahead = auto(accepted_so_far, accepted_so_far + rejected_so_far)
         ahead = min(ahead, decoding.max_new_tokens - len(steps) - 1)
         input_index, accepted, rejected = len(steps) - 1, 0, 0
-        drafts: list[tuple[int, Tensor]] = []
-        drafting, last = copy.deepcopy(cache), token
-        for i in range(ahead):
-            early_logits = read_after(decoder, decoding, forward([last], drafting), draft.layer)
-            last = pick(early_logits, input_index + 1 + i)
-            drafts.append((last, early_logits))
+        drafts: list[tuple[int, Tensor | None]] = []
+        if draft.layer is None:
+            text = [*prompt, *(step["token_id_T"] for step in steps)]
+            drafts = [(looked_up, None) for looked_up in look_up(text, ahead)]
+        else:
+            drafting, last = copy.deepcopy(cache), token
+            for i in range(ahead):
+                early_logits = read_after(decoder, decoding, forward([last], drafting), draft.layer)
+                last = pick(early_logits, input_index + 1 + i)
+                drafts.append((last, early_logits))
+        ahead = len(drafts)
         for i in range(ahead + 1):
             full = forward([token], cache)
             logits, position = full.logits[0, -1], input_index + 1 + i
-            if i < ahead and decoding.temperature > 0:
-                token = accept_or_draw(logits, drafts[i], float(u_accept[position]), decoding)
+            read = drafts[i][1] if i < ahead else None
+            if read is not None and decoding.temperature > 0:
+                token = accept_or_draw(logits, (drafts[i][0], read), float(u_accept[position]), decoding)
             else:
                 token = pick(logits, position)
             agrees = i < ahead and token == drafts[i][0]
@@ -79,8 +85,20 @@ def draft_one(
         rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    of_rounds = Rounds(*np.array(rounds, np.int64).reshape(-1, 4).T)
-    return Trace(finish_reason=finish_reason, counts=None, rounds=of_rounds, **columns)
+    return Trace(finish_reason=finish_reason, counts=None, rounds=Rounds.of(rounds), **columns)
+
+
+def look_up(text: list[int], most: int) -> list[int]:
+    """What followed the longest end of the text, of three tokens at most, where it was last before; none if it never
+    was."""
+    for size in (3, 2, 1):
+        for start in reversed(range(len(text) - size)):
+            if text[start : start + size] == text[-size:]:
+                longer = list(text)
+                for place in range(start + size, start + size + most):
+                    longer.append(longer[place])
+                return longer[len(text) :]
+    return []
 
 
 def accept_or_draw(logits_V: Tensor, draft: tuple[int, Tensor], u: float, decoding: Decoding) -> int:

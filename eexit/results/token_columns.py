@@ -48,7 +48,7 @@ class TokenColumns:
     token_id_T: np.ndarray = column(pa.int32(), "token id", "the token that was generated")
     exit_layer_T: np.ndarray = column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
     drafted_T: np.ndarray = column(
-        pa.bool_(), "flag", "whether the token was drafted at an early layer, and full depth agreed; mode draft"
+        pa.bool_(), "flag", "whether the token was drafted, and full depth agreed; mode draft"
     )
     kl_TE: np.ndarray = column(
         pa.float32(),

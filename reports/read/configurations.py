@@ -51,7 +51,7 @@ def _size(configuration: Configuration) -> tuple[float, float]:
     """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
     match configuration:
         case Draft(layer, n_tokens):
-            return layer, n_tokens or math.inf
+            return math.inf if layer is None else layer, n_tokens or math.inf
         case Exit(parameter=float(parameter)):
             return parameter, 0
     return 0, 0

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.output.text import bracketed, counted, counted_between, is_known
-from eexit.plan.configuration import ALL_MODES, AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import ALL_MODES, AUTO, DRAFT, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
 from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import TIMINGS
@@ -29,8 +29,8 @@ from reports.shared.numbers import Row, with_interval
 from reports.shared.per_configuration import ratios
 
 ABOUT: Final = (
-    f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer; auto follows the "
-    "acceptance so far."
+    f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer, lookup:N looks as "
+    "many up; auto follows the acceptance so far."
 )
 SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # which dark text can be read on, as on these of the ramp
 SHADES: Final = RAMP[:5]
@@ -43,11 +43,11 @@ CELL_PIXELS: Final = 34
 class Drafts:
     """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed beside drafts.
 
-    Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
-    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up; and for each `Measured`, `speedup`
-    over `normal` and `over_generate`, that over transformers' own, both with their interval and the number of rounds,
-    `expected_timed`, the expected speed-up of what was timed, `tokens_per_s`, and whether it is the `fastest` draft.
-    `rows` is sorted by layer and then by N, with `auto` last.
+    Columns: the configuration's; `pair`, which is LAYER:N or lookup:N, with lookup for a `draft_layer` too; `n` prompts
+    and `n_failed` runs; the estimates `acceptance`, `acceptance_per_token`, `tokens_per_pass` and `expected`, the
+    expected speed-up; and for each `Measured`, `speedup` over `normal` and `over_generate`, that over transformers'
+    own, both with their interval and the number of rounds, `expected_timed`, the expected speed-up of what was timed,
+    `tokens_per_s`, and whether it is the `fastest` draft. `rows` is sorted by layer and then by N, with `auto` last.
     """
 
     rows: pd.DataFrame
@@ -59,11 +59,14 @@ class Drafts:
     def drafts(self) -> pd.DataFrame:
         """The rows of drafts."""
         # Beside rows without runs, pandas holds whole numbers as fractions.
-        return self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("draft_layer", "n", "n_failed"), int))
+        rows = self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("n", "n_failed"), int))
+        return rows.assign(draft_layer=rows["draft_layer"].map(lambda of: of if of == LOOKUP else int(of)))
 
     @property
-    def layers(self) -> list[int]:
-        return sorted(self.drafts["draft_layer"].unique().tolist())
+    def sources(self) -> list[Any]:
+        """The layers, and then `lookup` if drafts are looked up."""
+        found = self.drafts["draft_layer"].unique().tolist()
+        return sorted(found, key=lambda source: (source == LOOKUP, source))
 
     @property
     def lengths(self) -> list[str]:
@@ -73,7 +76,7 @@ class Drafts:
 def drafted(sweep: Sweep) -> Drafts | None:
     """What is known of a sweep's drafts; None if it has none."""
     unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
-    configurations = sorted(unsorted, key=lambda draft: (draft.layer, _in_order(draft.length)))
+    configurations = sorted(unsorted, key=lambda draft: (draft.layer is None, draft.layer, _in_order(draft.length)))
     if not configurations:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
@@ -200,9 +203,13 @@ def _timed(drafts: Drafts, rows: list[Row], measured: Measured) -> Iterator[str]
     of_generate = drafts.rows[drafts.rows["configuration"].str.startswith(f"{GENERATE}/")].to_dict("records")
     fastest = max((row for row in of_generate if is_known(row[speedup])), key=lambda row: row[speedup], default=None)
     if fastest:
+        _, _, source = fastest["configuration"].partition("/")
+        where, how = f"after layer {source}", "assistant_early_exit"
+        if source == LOOKUP:
+            where, how = "from the text", "prompt_lookup_num_tokens"
         yield (
-            f"The generate of transformers that drafts itself, after layer {fastest['draft_layer']:.0f}, is "
-            f"{times(fastest, speedup)} as fast as normal (assistant_early_exit)."
+            f"The generate of transformers that drafts itself, {where}, is {times(fastest, speedup)} as fast as normal "
+            f"({how})."
         )
 
 
@@ -249,7 +256,7 @@ def _accepted(rows: list[Row]) -> Iterator[str]:
 def _texts(drafts: Drafts, sampled: bool) -> Iterator[str]:
     """Whether each draft's text is that of `normal`, as it must be if nothing is rounded otherwise."""
     runs = counted(drafts.n_texts, "run")
-    if sampled:
+    if sampled and drafts.sources != [LOOKUP]:  # with which texts are those of normal then, too
         yield "Tokens are sampled: a draft's text differs from that of normal, but has the same distribution."
     elif drafts.n_other_texts:
         yield (
@@ -280,7 +287,9 @@ def _grid(
 ) -> alt.LayerChart:
     """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
     x = alt.X("draft_length:N", title="N: tokens drafted at a time", sort=drafts.lengths).axis(labelAngle=0)
-    y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
+    y = alt.Y(
+        "draft_layer:O", title="Layer" if LOOKUP not in drafts.sources else "Layer, or lookup", sort=drafts.sources
+    )
     base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
     base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
@@ -296,15 +305,26 @@ def _grid(
 
 def _naming(columns: dict[str, Any]) -> dict[str, Any]:
     layer, length = columns["draft_layer"], columns["draft_length"]
-    names = ("configuration", "mode", "draft_layer", "draft_length")
+    if length is not None and layer is None:
+        layer = LOOKUP
     pair = None if length is None else f"{layer}:{length}"
-    return {**{name: columns[name] for name in names}, "pair": pair}
+    return {
+        **{name: columns[name] for name in ("configuration", "mode")},
+        "draft_layer": layer,
+        "draft_length": length,
+        "pair": pair,
+    }
 
 
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     """`normal` and what was timed of transformers, with the columns that identify them."""
     layers = [int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit()]
-    known: list[Configuration | Generate] = [Normal(), Generate(), *map(Generate, sorted(layers))]
+    known: list[Configuration | Generate] = [
+        Normal(),
+        Generate(),
+        *map(Generate, sorted(layers)),
+        Generate(variant=LOOKUP),
+    ]
     return {each.key: each.columns for each in known if each.key in found}
 
 

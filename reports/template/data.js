@@ -85,7 +85,7 @@ const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + r
 
 // For each run of a prompt {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
 // available. `disagrees` is 1 where a decided token isn't the most likely one of full depth, `drafted` 1 where a token was
-// drafted at an early layer; null if that isn't recorded.
+// drafted; null if that isn't recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
     const { exit, piece } = await columnsOf("core", number),

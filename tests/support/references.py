@@ -59,8 +59,8 @@ def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
     if isinstance(request.configuration, Draft):
-        costs = serial_costs_of(model, decoding.exitable_layers)
-        best = partial(costs.best_length, request.configuration.layer)
+        costs, layer = serial_costs_of(model, decoding.exitable_layers), request.configuration.layer
+        best = None if layer is None else partial(costs.best_length, layer)
         return draft_one(remembering(model), decoder_of(model), request, decoding, best)
     own = None if student is None else (remembering(student), decoder_of(student))
     return generate_one(remembering(model), decoder_of(model), request, decoding, own)

@@ -4,7 +4,7 @@ Shapes: R rounds of a row, X exitable layers and then the final one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -35,11 +35,13 @@ class SerialCosts:
         """Of a token at full depth."""
         return float(self.layers_X[-1] + self.reads_X[-1])
 
-    def of_round(self, layer: int, n_drafted: np.ndarray | int) -> np.ndarray:
-        """Of a round that drafts so many tokens after this layer.
+    def of_round(self, layer: int | None, n_drafted: np.ndarray | int) -> np.ndarray:
+        """Of a round that drafts so many tokens after this layer; None: that looks them up, which costs nothing.
 
         Its last token goes through the early layers too, but is not read there.
         """
+        if layer is None:
+            return np.full(np.shape(n_drafted), self.normal)
         rank = int(np.searchsorted(self.exit_layer_X, layer))
         early, late = self.layers_X[rank], self.layers_X[-1] - self.layers_X[rank]
         cost: np.ndarray = (
@@ -70,6 +72,11 @@ class Rounds:
     accepted_R: np.ndarray
     rejected_R: np.ndarray  # 1 if full depth said something else than a draft, else 0
 
+    @classmethod
+    def of(cls, rounds: Sequence[Sequence[int]]) -> "Rounds":
+        """From these numbers of each round, in this order."""
+        return cls(*np.array(rounds, np.int64).reshape(-1, len(fields(cls))).T)
+
     @property
     def length_R(self) -> np.ndarray:
         """Tokens that went through the layers."""
@@ -79,8 +86,8 @@ class Rounds:
         """The tokens that each round gave a row that has so many decided tokens."""
         return np.diff(self.input_index_R, append=n_decided)
 
-    def counts(self, layer: int, exit_layer_X: np.ndarray) -> Counts:
-        """What was run, token after token, those that were taken back included; `layer` is the early one.
+    def counts(self, layer: int | None, exit_layer_X: np.ndarray) -> Counts:
+        """What was run, token after token, those that were taken back included; `layer` is the early one, if any.
 
         All go through all layers and are read at the end, and all but the last of a round are read early.
         """
@@ -88,7 +95,8 @@ class Rounds:
         index_T = np.arange(len(first_T)) - first_T  # in its round
         input_index_T = np.repeat(self.input_index_R, self.length_R) + index_T
         reads_TX = np.zeros((len(input_index_T), len(exit_layer_X)), np.int64)
-        reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
+        if layer is not None:
+            reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
         reads_TX[:, -1] = 1
         return Counts(
             input_index_T,
@@ -102,13 +110,14 @@ class Rounds:
         drafted, accepted = int(self.drafted_R.sum()), int(self.accepted_R.sum())
         judged, n_rounds = accepted + int(self.rejected_R.sum()), len(self.input_index_R)
         serial = float(costs.of_round(draft.layer, self.drafted_R).sum())
+        early = 0 if draft.layer is None else draft.layer + 1  # layers that are run to draft
         return {
             "drafted": drafted,
             "accepted": accepted,
             "acceptance": accepted / drafted if drafted else None,
             "acceptance_per_token": accepted / judged if judged else None,
             "passes": n_rounds,
-            "layer_calls": int((self.drafted_R * (draft.layer + 1) + costs.exit_layer_X[-1] + 1).sum()),
+            "layer_calls": int((self.drafted_R * early + costs.exit_layer_X[-1] + 1).sum()),
             "tokens_per_pass": n_decided / n_rounds if n_rounds else None,
             "expected_speedup": costs.normal * n_decided / serial if n_rounds else None,
         }

@@ -22,6 +22,7 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     COMPILE,
     GENERATE,
+    LOOKUP,
     NORMAL,
     Configuration,
     Draft,
@@ -265,13 +266,14 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
-    drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
+    sources = dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))
+    drafting = [Generate(variant=LOOKUP) if layer is None else Generate(layer) for layer in sources]
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
     if exits:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
-    contenders: tuple[Contender, ...] = (Normal(), *variants_beside(asked.beside), *chosen, *drafting)
+    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting]))
     study = TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
     study.time_left = TimeLeft(asked.seconds)
     return study

@@ -38,16 +38,20 @@ function disagreements(run, tokens, box) {
   );
 }
 
-// A sentence on how many tokens of a text were drafted at an early layer; null for a run without drafts.
+// Where the drafts of a configuration come from.
+const draftedHow = ({ draft_layer: layer }) =>
+  layer === null ? "Looked up in the text" : `Drafted after layer ${layer}`;
+
+// A sentence on how many tokens of a text were drafted; null for a run without drafts.
 function draftedTokens(run, tokens) {
-  const layer = DATA.configurations[run.c].draft_layer;
-  if (!tokens.drafted || layer === null) return null;
+  const configuration = DATA.configurations[run.c];
+  if (!tokens.drafted || configuration.mode !== DATA.draft) return null;
   const n = tokens.drafted.reduce((sum, one) => sum + one, 0),
     decided = tokens.n - run.undrawn;
   return h(
     "p.soft",
     h("span.t.drafted", "Shaded"),
-    `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were drafted after layer ${layer}, and full depth agreed.`,
+    `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were ${draftedHow(configuration).toLowerCase()}, and full depth agreed.`,
   );
 }
 
@@ -108,7 +112,7 @@ function tokenPane(run, tokens, detail, i, name) {
       (name ? `${name}: token` : "Token") +
         ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` +
         (drawn ? "" : " First token: always from the final layer.") +
-        (tokens.drafted?.[i] ? ` Drafted after layer ${configuration.draft_layer}; full depth agreed.` : ""),
+        (tokens.drafted?.[i] ? ` ${draftedHow(configuration)}; full depth agreed.` : ""),
     ),
   ];
   if (!detail) return lines;

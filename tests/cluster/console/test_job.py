@@ -178,8 +178,11 @@ BAD_FLAGS = {
     "--rules margin=x": "the parameter of rule margin must be a number, got 'x' (--rules)",
     "--rules kl=1,1": "1.0 of rule kl is listed more than once (--rules)",
     "--rules kl=1 agree kl=2": "rule kl is listed more than once: give all its parameters in one entry (--rules)",
-    "--draft 20": "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, got '20' (--draft)",
+    "--draft 20": "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, or lookup:N, as in lookup:4, got '20' (--draft)",
     "--draft 20:0": "N of a draft must be 1 or more, or auto, got 20:0 (--draft)",
+    "--draft lookup:0": "N of a draft must be 1 or more, or auto, got lookup:0 (--draft)",
+    "--draft lookup:4 lookup:4": "lookup:4 is listed more than once (--draft)",
+    "--draft lookup:101": "draft lookup:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
     "--draft 2:999999999999": "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
     "--draft 2:101": "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
     "--draft 2:4,6 --max-new-tokens 5": "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): "

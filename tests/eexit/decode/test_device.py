@@ -33,7 +33,7 @@ from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
 from eexit.model.support.our_attention import AttentionCheck
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import Draft, Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
 N_TOKENS = 6
@@ -133,6 +133,13 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
+
+
+def test_a_round_of_looked_up_drafts_takes_two_copies_there_and_one_back(llama: PreTrainedModel) -> None:
+    requests = [Request(PROMPT * 2, Draft(None, 3), seed) for seed in range(3)]
+    rows, steps = as_on_cpu(llama, requests, replace(DECODING, observe="none", max_new_tokens=12))
+    assert any(trace.drafted_T.any() for trace in rows.values())
+    assert {(step.to_card, step.blocking_to_card, step.to_host) for step in steps[1:]} == {(2, 0, 1)}
 
 
 @pytest.mark.parametrize("mode", STATES)

@@ -31,6 +31,8 @@ KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {
     ),
     "draft/20:4": (parse_drafts("20:4")[0], None, None, {"layer": 20, "n_tokens": 4}),
     "draft/20:auto": (parse_drafts("20:auto")[0], None, None, {"layer": 20, "n_tokens": None}),
+    "draft/lookup:4": (parse_drafts("lookup:4")[0], None, None, {"layer": None, "n_tokens": 4}),
+    "draft/lookup:auto": (parse_drafts("lookup:auto")[0], None, None, {"layer": None, "n_tokens": None}),
 }
 
 

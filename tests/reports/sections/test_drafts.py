@@ -32,7 +32,7 @@ NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
 
 def counts(draft: Draft, prompt: int) -> dict[str, float]:
     """Ten drafted tokens of each prompt, and a pass for each four decided ones, which later prompts have more of."""
-    accepted, decided = 2 + prompt % 3 + draft.layer // 10, 4 * (prompt + 2)
+    accepted, decided = 2 + prompt % 3 + (draft.layer or 0) // 10, 4 * (prompt + 2)
     return {
         "drafted": 10, "accepted": accepted, "acceptance": accepted / 10, "acceptance_per_token": 0.5 + prompt / 20,
         "passes": prompt + 2, "tokens_per_pass": 4.0, "layer_calls": 50, "expected_speedup": 1.0 + prompt / 10,
@@ -108,7 +108,7 @@ def test_drafts_are_read_and_put_in_order(bare: Path) -> None:
     assert [c for c in sweep.configurations if isinstance(c, Draft)] == PAIRS[::-1], "as in sweep.json"
     without = replace(sweep, about=sweep.about | {"configurations": []})
     assert known(without).drafts["configuration"].tolist() == KEYS
-    assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "auto"])
+    assert (known(sweep).sources, known(sweep).lengths) == ([10, 20], ["2", "10", "auto"])
 
 
 def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_path: Path) -> None:
@@ -238,6 +238,24 @@ def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
     labels = [column["label"] for column in found["table"]["columns"]]
     assert "× normal, expected" in labels
     assert not [label for label in labels if label.endswith(", measured") or "Tokens/s" in label]
+
+
+def test_drafts_that_are_looked_up_come_behind_those_of_layers(tmp_path: Path) -> None:
+    pairs = [Draft(10, 2), Draft(None, 2), Draft(None, None)]
+    folder = drafting(tmp_path / "s", pairs=pairs)
+    keys, looked_up = [draft.key for draft in pairs], Generate(variant="lookup").key
+    time(folder, {NORMAL: [1.0] * 6, looked_up: [0.8] * 6, EARLY: [0.9] * 6, **dict.fromkeys(keys, [0.5] * 6)})
+    sweep = read_sweep(str(folder))
+    drafts = known(sweep)
+    assert (drafts.sources, drafts.drafts["pair"].tolist()) == ([10, "lookup"], ["10:2", "lookup:2", "lookup:auto"])
+    assert drafts.rows["configuration"].tolist() == [*keys, NORMAL, EARLY, looked_up]
+    said = " ".join(draft_findings(drafts, sampled=False))
+    assert "The generate of transformers that drafts itself, from the text, is 1.25" in said
+    section = draft_section(sweep)
+    assert section
+    assert '"title": "Layer, or lookup"' in json.dumps(section["charts"])
+    only = known(read_sweep(str(drafting(tmp_path / "only", pairs=pairs[1:]))))
+    assert draft_findings(only, sampled=True)[-1].startswith("Every draft's text is that of normal")
 
 
 def test_texts_are_said_to_be_those_of_normal_only_if_they_are(bare: Path) -> None:

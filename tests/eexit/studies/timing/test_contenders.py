@@ -16,7 +16,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Request
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Exit, Generate, Normal
+from eexit.plan.configuration import Draft, Exit, Generate, Normal
 from eexit.studies.timing import contenders as timing
 from eexit.studies.timing.contenders import Contender, Contenders, Stopwatch, batches
 from eexit.studies.timing.plain_generate import generate_greedily
@@ -73,6 +73,21 @@ def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
     timed = contenders.time(key, batch)
     assert timed.tokens == rows * (TOKENS - 2)
     assert timed.seconds > 0
+
+
+def test_drafts_that_are_looked_up_are_timed_as_those_of_a_layer(contenders: Contenders) -> None:
+    for n_tokens in (3, None):
+        timed = contenders.time(Draft(None, n_tokens), 2)
+        assert timed.drafted is not None
+        assert timed.accepted is not None
+        assert timed.cost_full is not None
+        assert timed.cost_run is not None
+        assert timed.cost_serial_full is not None
+        assert timed.accepted <= timed.drafted
+        assert timed.drafted > 0 or n_tokens is None, "there is something to look up"
+        assert timed.cost_full == timed.cost_needed <= timed.cost_run
+        assert timed.cost_serial is not None
+        assert timed.cost_serial <= timed.cost_serial_full, "no more passes than tokens"
 
 
 def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
