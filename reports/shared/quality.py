@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.output.text import counted, is_known, short_percent
-from eexit.plan.configuration import GATE_MARK, NORMAL, SET_MARK
+from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
 from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
 from reports.read.judgements import SCORE, Judge
@@ -128,6 +128,7 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
     parameter alone and were read alike, `n`, the estimates `layers_skipped` and `disagreement`, `kl` (nats), and
     `theoretical`, the saving.
     """
+    replays = replays[replays["mode"] != DRAFT]  # which exits nowhere
     latest = replays.drop_duplicates(["configuration", "text_of", *_READING], keep="last")
     found = pd.DataFrame(
         {
