@@ -142,14 +142,10 @@ def judge(figures: Figures) -> Verdict:
     """The verdict that these figures give."""
     best = figures.best
     batch = fastest(best, figures.batches) if best else None
-    pays = bool(best and batch and holds(best, figures.bound) and best.run > 0 and best.times[batch].high < 1)
+    is_checked = best is not None and best.reporting is not None and best.is_proven(figures.bound)
+    pays = bool(best and batch and is_checked and best.run > 0 and best.times[batch].high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
     return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch)
-
-
-def holds(setting: Contender, bound: Bound) -> bool:
-    """Whether it is certified, and keeps the bound on the prompts for reporting."""
-    return setting.certified and setting.reporting is not None and setting.reporting.mean <= bound.at_most
 
 
 def fastest(setting: Contender, batches: Sequence[int]) -> int | None:

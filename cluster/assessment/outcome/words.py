@@ -38,7 +38,6 @@ from cluster.assessment.outcome.verdict import (
     Contender,
     Figures,
     Verdict,
-    holds,
     known,
 )
 from eexit.output.result_table import ResultTable
@@ -109,7 +108,7 @@ def _not_paying(verdict: Verdict) -> str:
         )
     if not best.certified:
         return f"{no}: of {tried} tried, none is certified that {_bound(bound)}."
-    if best.reporting is not None and not holds(best, bound):
+    if best.reporting is not None and not best.is_proven(bound):
         later, n_later = short_percent(best.reporting.mean), f"{best.reporting.n:,}"
         return (
             f"{no}: {best.key} was certified, but {RISKS[bound.risk].bound} is {later} of {n_later} other prompts, not "
