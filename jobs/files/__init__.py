@@ -1,1 +1,4 @@
-"""Commands that only make or convert files: prompts, training data, and results in fewer files. No model is loaded."""
+"""Commands that only make or convert files: prompts, training data, and results in fewer files. No model is loaded.
+
+A notebook beside them reads the results of the demo.
+"""

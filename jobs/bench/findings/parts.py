@@ -112,11 +112,13 @@ def summary() -> str:
     times = ", ".join(f"{times_of(time)} as long with {rows_at(batch)}" for batch, time in timed.items())
     line = run.ledger.line(run.ledger.cause)
     return f"""
-- `{setting()}` reads few layers, through a trained linear map, a coarse sketch of the head and a gate; past an exit,
-  trained maps make keys and values. It runs {share_of(saved)} fewer multiply-adds than full depth, and takes {times}.
-  The test of a loss of at most {percent_of(words.AT_MOST)} of the prompts: {_named(LATEST)}.
-- An oracle that leaves where full depth would say the same would save {share_of(run.ledger.ceiling)}. What takes
-  most of that is *{run.ledger.cause}*: {share_of(line.taken) if line else "nothing"}.
+- The setting `{setting()}` computes {share_of(saved)} less than full depth, counted in multiply-adds. It takes {times}.
+  Cheap readings of few layers decide where a token leaves, and trained maps make the keys and values of the layers that
+  it skips.
+- That it gets at most {percent_of(words.AT_MOST)} of the prompts wrong that full depth gets right is {_named(LATEST)}.
+- How much could be saved? An oracle, which knows what full depth will say and leaves as soon as a layer says the same,
+  would save {share_of(run.ledger.ceiling)}. The largest part of that, {share_of(line.taken) if line else "nothing"}, is
+  lost to *{run.ledger.cause}* ([what that is](reports/sample/FINDINGS.md#where-an-oracles-savings-go)).
 """
 
 

@@ -86,10 +86,11 @@ def test_the_closing_table_counts_errors_where_there_are_any(
 def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_legend(tmp_path: Path) -> None:
     config = load_job([], DEMO)[0].config
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    land(store, runs, rows_of(runs, config))
+    measured = {"disagreement": 0.1, "perplexity": 12.345, "longest_loop": 2, "tokens_until_difference": 33}
+    land(store, runs, rows_of(runs, config, lambda run: measured))
     table = closing_table(store, configurations(config))
     said = {}
-    for width in (100, 80, 60):
+    for width in (100, 80, 70):
         console = Console(width=width, record=True)
         console.print(table)
         said[width] = console.export_text()
@@ -99,7 +100,7 @@ def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_le
         assert "-" not in headings
         assert {"disagreement", "perplexity"} <= {*headings.split()}
         assert 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3
-    assert {"agree-", "plex-"} <= {*said[60].split()}, "broken where there is none"
+    assert {"agree-", "plex-"} <= {*said[70].split()}, "broken where there is none"
 
 
 def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
