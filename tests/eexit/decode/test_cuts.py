@@ -135,10 +135,17 @@ def test_a_cut_costs_what_is_left_and_its_map(llama: PreTrainedModel, layers: ra
     assert ran.columns["cost_run"] == ran.columns["cost_needed"]
     assert ran.columns["layers_run"] == n_decided * len(left)
     assert ran.columns["keys_written"] == 0
-    frozen = run_alone(
-        llama, decoder, DECODING, Request(PROMPTS[0], Exit("frozen_residual", "confidence", 0.5)), student
-    )
-    assert 0 < frozen.columns["keys_written"] < frozen.counts.keys_T.sum()
+
+
+def test_keys_of_layers_that_are_left_out_are_neither_written_nor_counted(llama: PreTrainedModel) -> None:
+    decoder, written, counted = decoder_of(llama), 0, 0
+    student = cut_out(decoder, cut_of(range(2, 5)))
+    for prompt in PROMPTS:
+        for threshold in (0.3, 0.5, 0.7):
+            exiting = Exit("frozen_residual", "confidence", threshold)
+            frozen = run_alone(llama, decoder, DECODING, Request(prompt, exiting), student)
+            written, counted = written + frozen.columns["keys_written"], counted + int(frozen.counts.keys_T.sum())
+    assert 0 < written < counted
 
 
 def test_a_cut_is_read_from_a_folder_and_a_misfit_is_refused(llama: PreTrainedModel, tmp_path: Path) -> None:
