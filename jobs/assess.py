@@ -1,6 +1,6 @@
 """Does early exit pay, for this model on this machine? One command, one verdict.
 
-    python jobs/assess.py                                   the default model, on generated prompts, in half an hour
+    python jobs/assess.py                                   the default model, on generated prompts, in 35 minutes
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --minutes 60 --out results/mine
     python jobs/assess.py --batch 32 --margin 0.05          for who decodes 32 rows at a time
 
@@ -8,7 +8,8 @@ It measures how long a step takes by rows and layers, what could be saved at mos
 rules, exit sets, thresholds and readouts on a pilot; runs the few settings that are worth it on prompts that have no
 other part, and certifies one with a confidence that holds, if there is one; and times it. The verdict says whether it
 pays, and if not, what takes most of what exits could save: the state that they leave behind, knowing where to exit,
-proof, deciding, batches, or overhead.
+proof, deciding, batches, or overhead. It says what pays most of all that keeps the same bound, exits or not: drafts,
+transformers' own `generate` with its variants, or a model with fewer layers.
 
 Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. Whatever
 ends it, the same command goes on from there, and does again what was lost since. Minutes that are too few are refused
@@ -71,8 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     with ray_session(display.say):
         verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
     finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
-    if verdict.pays:
-        bring_home(flags.out, flags.device, display)
+    if found := to_take_home(verdict):
+        bring_home(flags.out, *found, flags.device, display)
     return 0
 
 
@@ -95,14 +96,27 @@ def finish(verdict: "Verdict", out: str, record: "Record") -> None:
     print(shown(inside(out, FILE)))
 
 
-def bring_home(out: str, device: str, display: Display) -> None:
-    """Take the chosen setting home, unless it is there."""
+def to_take_home(verdict: "Verdict") -> tuple[str, str | None] | None:
+    """The folder of the sweep of what pays most, and its key, or None where that is the setting that was chosen."""
+    from cluster.assessment.outcome.verdict import CUT, GENERATE
+    from cluster.assessment.workshop import CUT_RUN, INSTEAD, RUN
+
+    if verdict.instead is None:
+        return (RUN, None) if verdict.pays else None
+    contender = verdict.instead.contender
+    if contender.role == GENERATE:
+        return None
+    return (CUT_RUN, None) if contender.role == CUT else (INSTEAD, contender.key)
+
+
+def bring_home(out: str, sweep: str, key: str | None, device: str, display: Display) -> None:
+    """Take a setting home, unless it is there."""
     place = inside(out, "setting")
     if not Path(place).expanduser().exists():
         from eexit.custom_generate.words import described
         from eexit.studies.taking_home.take_home import Wanted, take_home
 
-        print(described(take_home(Wanted(inside(out, "run"), place, device=device), display.say)))
+        print(described(take_home(Wanted(inside(out, sweep), place, key, device=device), display.say)))
     print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{place}"))')
 
 
@@ -129,7 +143,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--seed", type=int, default=0, metavar="N", help="of generated prompts: another one gives others (default: 0)"
     )
     parser.add_argument("--system", help=fields["system"].description)
-    parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="that it may take (default: 30)")
+    parser.add_argument("--minutes", type=float, default=35.0, metavar="N", help="that it may take (default: 35)")
     parser.add_argument(
         "--margin", type=float, default=0.02, metavar="SHARE",
         help="what may be lost at most: answers that normal has right, of all prompts, or tokens (default: 0.02)",

@@ -13,12 +13,13 @@ from cluster.assessment.parts import Enough, PromptParts, drawn, split
 from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 from eexit.errors import UsageError
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
-from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
+from eexit.plan.configuration import AUTO, EVERY, LOOKUP, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.plan.validation_errors import explain
 
 CONFIDENCE: Final = 0.95
 READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits
+AT_ONE_LAYER: Final = "fixed"  # the rule by which all tokens exit there
 READS_KEY: Final = Exit(UNALTERED, *READS_ALL).key
 
 
@@ -31,7 +32,7 @@ class Asked:
 
     common: Mapping[str, Any]
     prompts: Sequence[Prompt] = ()
-    minutes: float = 30.0
+    minutes: float = 35.0
     margin: float = 0.02
     batches: Sequence[int] = (1, 8, 32)
     confidence: float = CONFIDENCE
@@ -92,7 +93,7 @@ class Asked:
         return self.config(
             prompts,
             modes=(NORMAL, UNALTERED),
-            rules={"fixed": tuple(map(float, layers)), READS_ALL[0]: (READS_ALL[1],)},
+            rules={AT_ONE_LAYER: tuple(map(float, layers)), READS_ALL[0]: (READS_ALL[1],)},
             draft=(f"{layers[-1]}:{AUTO}",),
             max_new_tokens=LOOK_TOKENS,
         )
@@ -102,6 +103,16 @@ class Asked:
         rules, sets = {ORACLE: ()}, exit_sets(layers)
         modes = (NORMAL, UNALTERED, way.mode)
         return self.config(prompts, modes=modes, rules=rules, exit_sets=sets, **way.fields({}))
+
+    def drafts(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> SweepConfig:
+        """Drafts beside full depth, whose texts they write: by the last exitable layer, and looked up."""
+        drafts = (f"{layers[-1]}:{AUTO}", f"{LOOKUP}:{AUTO}")
+        return self.config(prompts, modes=(NORMAL,), draft=drafts, observe="final")
+
+    def cut(self, prompts: Sequence[Prompt], folder: str, last: int) -> SweepConfig:
+        """A cut beside full depth: its tokens are read at the final layer."""
+        fields = {"modes": (NORMAL, UNALTERED), "rules": {AT_ONE_LAYER: (float(last),)}, "adapter": folder}
+        return self.config(prompts, observe="final", **fields)
 
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
         """Texts of the model's own, sampled, of which nothing else is recorded."""

@@ -7,6 +7,8 @@
     tried/              the front of the replays' settings, run on the pilot: the order in which they are tested
     tried-free/         the front of those that would save most if deciding were free, there too
     run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
+    instead/            drafts that are looked up in the text, and transformers' own `generate`, timed
+    cut-1/, …, cut/     the model without some layers, on the pilot; the one that is tested as settings are
     assessment.json     what was asked and planned, and how long each step took (`cluster.assessment.record`)
     verdict.json        what came of it (`cluster.assessment.outcome.words`), in run/ too
 
@@ -32,6 +34,7 @@ from cluster.assessment.certifying import (
     run,
     time_settings,
 )
+from cluster.assessment.instead import has_taken_instead, take_instead
 from cluster.assessment.learned import searched_layers
 from cluster.assessment.outcome.figures import AssessmentTables, figures_of
 from cluster.assessment.outcome.verdict import Verdict, judge
@@ -48,7 +51,19 @@ from cluster.assessment.preparing import (
 )
 from cluster.assessment.record import Record, folder_of
 from cluster.assessment.searching import has_searched, search
-from cluster.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Place, Plan, Workshop
+from cluster.assessment.workshop import (
+    CEILING,
+    CEILING_LEARNED,
+    CUT_RUN,
+    CUTS,
+    INSTEAD,
+    RUN,
+    TRIED,
+    TRIED_FREE,
+    Place,
+    Plan,
+    Workshop,
+)
 from cluster.console.steps import Steps
 from cluster.interruption import TimeIsUpError
 from cluster.job import Device
@@ -166,6 +181,9 @@ STEPS: Final = (
     AssessmentStep(sizes.RUN, run, has_run, lambda shop: "the rest of the run, and the choice"),
     AssessmentStep(sizes.CHOOSE, choose, has_chosen, lambda shop: "the choice"),
     AssessmentStep(sizes.TIME, time_settings, has_timed, cut_timing),
+    AssessmentStep(
+        sizes.INSTEAD, take_instead, has_taken_instead, lambda shop: "the rest of what could be taken instead of exits"
+    ),
 )
 
 
@@ -175,6 +193,8 @@ def _judged(shop: Workshop) -> Verdict:
         ceilings=shop.figures(CEILING, CEILING_LEARNED),
         tried=shop.figures(TRIED, TRIED_FREE),
         run=next(iter(shop.figures(RUN)), None),
+        drafts=next(iter(shop.figures(INSTEAD)), None),
+        cut=next(iter(shop.figures(CUT_RUN, *CUTS.values())), None),
     )
     figures = figures_of(steps, shop.bound, shop.asked.batches)
     verdict = judge(replace(figures, was_searched=sizes.SEARCH in shop.record.finished))

@@ -52,6 +52,7 @@ class Front:
 class Plans:
     """What was planned once, each after the step before it; None: not yet."""
 
+    asks_before: int | None = None  # of the prompts for choosing, in results beside these
     start: float | None = None  # seconds that work takes before its first token
     timed: dict[int, int] = field(default_factory=dict)  # rounds of T(rows, layers), by rows; none: not timed yet
     search: SearchSizes | None = None
@@ -60,6 +61,7 @@ class Plans:
     free: Front | None = None  # what would save most if deciding were free, and is not tried anyway
     tried_speed: float | None = None  # tokens per second of settings on the pilot
     run: RunSizes | None = None
+    no_cut: bool = False  # whether no layer of this model can be left out
 
 
 class Record(BaseModel):

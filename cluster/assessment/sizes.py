@@ -18,10 +18,12 @@ from eexit.output.text import ordinal, percent, short_percent
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.quality.risk_tests import POWER
 
-LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
-    "look", "ceiling", "learn", "search", "run", "choose", "time",
+LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME, INSTEAD = STEPS = (
+    "look", "ceiling", "learn", "search", "run", "choose", "time", "instead",
 )  # fmt: skip
-SHARES: Final = {LOOK: 0.1, CEILING: 0.1, LEARN: 0.25, SEARCH: 0.1, RUN: 0.3, CHOOSE: 0.01, TIME: 0.14}
+SHARES: Final = {
+    LOOK: 0.09, CEILING: 0.09, LEARN: 0.2, SEARCH: 0.09, RUN: 0.26, CHOOSE: 0.01, TIME: 0.1, INSTEAD: 0.16,
+}  # fmt: skip
 SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
 LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
 TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 4, 32, 20

@@ -47,7 +47,10 @@ CEILING_LEARNED: Final = "ceiling-learned"
 TRIED: Final = "tried"
 TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
-SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN)
+INSTEAD: Final = "instead"
+CUTS: Final = {n_layers: f"cut-{n_layers}" for n_layers in (1, 2, 4)}  # on the pilot, by how many they leave out
+CUT_RUN: Final = "cut"
+SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN, INSTEAD, *CUTS.values(), CUT_RUN)
 TIMES_AS_LONG: Final = 2  # that a step may take which is done again, since what it left is gone
 
 
@@ -79,7 +82,9 @@ class Workshop:
         chosen_on = self.parts.of[CHOOSING]
         units_of = units({"id": each.id, "prompt": each.prompt, "group": each.group} for each in chosen_on)
         model, run = self.asked.common["model"], open_store(self.at(RUN))
-        self.asks_before = asks_beside(model, list(units_of.values()), run)
+        if (plans := self.record.plans).asks_before is None:  # a cut's choice, which comes later, is no ask before
+            plans.asks_before = asks_beside(model, list(units_of.values()), run)
+        self.asks_before = plans.asks_before
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
         self._step, self._since, self._end = "", 0.0, math.inf
 
@@ -221,7 +226,7 @@ class Workshop:
 
     def drafts(self, name: str) -> list[str]:
         entries = read_finished(self.at(name), ["status"]).manifest.configurations
-        return [entry["key"] for entry in entries if entry["draft_layer"] is not None]
+        return [entry["key"] for entry in entries if entry["draft_length"] is not None]
 
     def is_there(self, name: str) -> bool:
         return Path(self.at(name), MANIFEST).is_file()

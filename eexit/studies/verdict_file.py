@@ -3,7 +3,7 @@
 from typing import Final
 
 FILE: Final = "verdict.json"
-MOST_ROWS: Final = 6
+MOST_ROWS: Final = 10
 # The restrictions of the ledger, from the ceiling down to what the clock says.
 STATE, KNOWING, PROOF, DECIDING, BATCHES, OVERHEAD = RESTRICTIONS = (
     "state", "knowing", "proof", "deciding", "batches", "overhead",

@@ -2,8 +2,8 @@
 
 `cluster/assessment/outcome/words.py` says it. Of it, the report shows `sentences`, up to three; whether it `pays`,
 and where it does not, the largest `cause`; the `ledger` of what restrictions take, or, of format 1, the `losses` of all
-causes, as shares of full depth; and `rows`, up to six records for a table, whose keys are its columns. All but the
-first two may be missing, and other keys are not looked at.
+causes, as shares of full depth; the sentence of `instead`, what could be taken in place of exits; and `rows`, up to ten
+records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked at.
 """
 
 from typing import Any
@@ -48,6 +48,14 @@ class AssessedLedger(BaseModel):
     lines: list[LedgerLine] = Field(min_length=1)
 
 
+class AssessedAlternative(BaseModel):
+    """What takes least time of all that keeps the bound."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sentence: str
+
+
 class AssessedVerdict(BaseModel):
     """What `verdict.json` says."""
 
@@ -57,6 +65,7 @@ class AssessedVerdict(BaseModel):
     pays: bool
     cause: str | None = None
     ledger: AssessedLedger | None = None
+    instead: AssessedAlternative | None = None
     losses: dict[str, float | None] = Field(default_factory=dict)
     setting: str | None = None
     rows: list[dict[str, Any]] = Field(default_factory=list, max_length=MOST_ROWS)

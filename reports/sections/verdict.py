@@ -65,7 +65,8 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     rows = pd.DataFrame([_told(row) for row in given.rows])
     columns = tuple((str(key), str(key).replace("_", " "), "text") for key in rows)
     told = table(rows, columns) if len(rows) else None
-    return Told([*given.sentences], given.pays, ASSESSED, cause, setting, weights, told)
+    instead = [given.instead.sentence] if given.instead else []
+    return Told([*given.sentences, *instead], given.pays, ASSESSED, cause, setting, weights, told)
 
 
 def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:

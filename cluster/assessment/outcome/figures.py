@@ -12,6 +12,7 @@ from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
+    CUT,
     DRAFT,
     TRIED,
     Bound,
@@ -23,7 +24,7 @@ from cluster.assessment.outcome.verdict import (
 from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
 from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import ONLINE
-from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
+from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, Draft, Exit, Generate, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
 
@@ -36,13 +37,15 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class AssessmentTables:
     """What the steps left: the first look, the pilot's oracles by readout, its settings, and the run; None where
-    nothing was worth one.
+    nothing was worth one. What could be taken instead: drafts, and a cut, on the prompts for choosing or on the pilot.
     """
 
     look: FirstLook
     ceilings: Sequence[SweepFigures]
     tried: Sequence[SweepFigures]
     run: SweepFigures | None
+    drafts: SweepFigures | None = None
+    cut: SweepFigures | None = None
 
 
 def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> Figures:
@@ -53,7 +56,6 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
     choice = latest_choice(run.sweep) if run else None
     best, others = _tested(run, choice, look, batches) if run and choice else (_cheapest_tried(steps, batches), [])
     timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others
-    lossless = [*_drafts(look, batches), *(_generate(timed_in) or _generate(look.figures))]
     n_tried = len(choice["tested"]) if choice else sum(len(_deployed(each)) for each in steps.tried)
     return Figures(
         bound=bound,
@@ -64,7 +66,8 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         ceiling=of_oracle(ceiling, look, batches),
         agrees_early=1 - ceiling.share_G(CEILING_KEY)[-1],
         best=best,
-        others=[*others[: 4 - len(lossless)], *lossless],
+        others=others,
+        alternatives=[*_lossless(steps, timed_in, batches), *_cut(steps, bound, batches)],
         n_tried=n_tried,
         elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),
         ask=int(choice["question"] or 1) if choice else 1,
@@ -186,16 +189,39 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
     )
 
 
-def _drafts(look: FirstLook, batches: Sequence[int]) -> list[Contender]:
-    drafts = [
-        entry["key"]
-        for entry in look.figures.sweep.manifest.configurations
-        if isinstance(configuration_of(entry), Draft)
-    ]
-    timed = [Contender(key, DRAFT, times=look.figures.times(key)) for key in drafts if look.figures.times(key)]
-    return sorted(timed, key=lambda each: min(time.mean for time in each.times.values()))[:1]
+def _lossless(steps: AssessmentTables, timed_in: SweepFigures, batches: Sequence[int]) -> list[Contender]:
+    """Drafts, whose texts are those of full depth, and transformers' own `generate`, each with its latest times."""
+    drafts = steps.drafts or steps.look.figures
+    own = _generate(drafts) or _generate(timed_in) or _generate(steps.look.figures)
+    return [*_drafts(drafts, steps.look, batches), *own]
+
+
+def _drafts(figures: SweepFigures, look: FirstLook, batches: Sequence[int]) -> list[Contender]:
+    """Those that were timed."""
+    entries = figures.sweep.manifest.configurations
+    keys = [entry["key"] for entry in entries if isinstance(configuration_of(entry), Draft)]
+    return [figures.contender(key, DRAFT, look.steps, batches) for key in keys if figures.times(key)]
 
 
 def _generate(timed_in: SweepFigures) -> list[Contender]:
-    times = timed_in.times(GENERATE)
-    return [Contender(GENERATE, GENERATE_ROLE, times=times)] if times else []
+    """Transformers' own, and its variants, of which one is in 8 bits."""
+    keys = [GENERATE, *(Generate(variant=variant).key for variant in VARIANTS)]
+    return [Contender(key, GENERATE_ROLE, times=times) for key in keys if (times := timed_in.times(key))]
+
+
+def _cut(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> list[Contender]:
+    """The cut: as it was tested, or else with its losses on the pilot, which certify nothing."""
+    figures = steps.cut
+    if figures is None:
+        return []
+    [key] = _deployable(figures)
+    found, choice = figures.contender(key, CUT, steps.look.steps, batches), latest_choice(figures.sweep)
+    if choice is None:
+        option = PromptFigures(figures, [0.0] * len(figures.layers_G), bound.risk).option(key)
+        return [replace(found, loss=Loss(float(option.loss_D[0]), option.n))]
+    return [_settled(found, next(each for each in choice["tested"] if each["configuration"] == key), choice)]
+
+
+def _deployable(figures: SweepFigures) -> list[str]:
+    """All but full depth."""
+    return [entry["key"] for entry in figures.sweep.manifest.configurations if entry["key"] != NORMAL]

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cluster.assessment.outcome.ledger import Ledger, LedgerOptions, ledger_of
+from eexit.plan.configuration import INT8, Generate
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.studies.verdict_file import MOST_ROWS
 
 FORMAT: Final = 2
-BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE = "best", "tried", "control", "ceiling", "draft", "generate"
+BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE, CUT = (
+    "best", "tried", "control", "ceiling", "draft", "generate", "cut",
+)  # fmt: skip
 
 
 class Loss(NamedTuple):
@@ -54,7 +57,7 @@ class Contender:
     """
 
     key: str
-    role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT or GENERATE
+    role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE or CUT
     theory: float = math.nan
     run: float = math.nan
     allowed: Mapping[int, Allowed] = field(default_factory=dict)
@@ -70,6 +73,11 @@ class Contender:
     def is_proven(self, bound: "Bound") -> bool:
         """Whether it is certified, and prompts for reporting, where there are any, don't speak against it."""
         return self.certified and (self.reporting is None or self.reporting.mean <= bound.at_most)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether its texts are full depth's by how they are made."""
+        return self.role in (DRAFT, GENERATE) and self.key != Generate(variant=INT8).key
 
     def row(self, batches: Sequence[int]) -> dict[str, Any]:
         """A record of `verdict.json`, of the same columns for all; what is not known is null."""
@@ -115,9 +123,10 @@ class Figures:
     ceiling: Contender
     agrees_early: float  # share of decided tokens that agree with full depth before its last layer
     best: Contender | None  # the cheapest certified setting, or that which came nearest; None: nothing was worth a run
-    others: Sequence[Contender]  # further rows: settings, a control, a draft, `generate`
+    others: Sequence[Contender]  # further rows: settings, and a control
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
+    alternatives: Sequence[Contender] = ()  # drafts, `generate` and a cut, which could be taken instead of exits
     ask: int = 1  # of its prompts, which ask the choice was
     was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
 
@@ -131,11 +140,23 @@ class Verdict:
     cause: str | None
     ledger: Ledger
     batch: int | None
+    instead: "Instead | None"
 
     @property
     def rows(self) -> Sequence[Contender]:
         of_settings = [self.figures.best] if self.figures.best else []
-        return [*of_settings, self.figures.ceiling, *self.figures.others][:MOST_ROWS]
+        alternatives = self.figures.alternatives
+        rows = [*of_settings, self.figures.ceiling, *self.figures.others]
+        return [*rows[: MOST_ROWS - len(alternatives)], *alternatives]
+
+
+class Instead(NamedTuple):
+    """What takes least time of all that keeps the bound and certainly takes less than full depth, and with how many
+    rows at a time.
+    """
+
+    contender: Contender
+    batch: int
 
 
 def judge(figures: Figures) -> Verdict:
@@ -145,7 +166,21 @@ def judge(figures: Figures) -> Verdict:
     is_checked = best is not None and best.reporting is not None and best.is_proven(figures.bound)
     pays = bool(best and batch and is_checked and best.run > 0 and best.times[batch].high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
-    return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch)
+    instead = _instead(figures, best if pays else None)
+    return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead)
+
+
+def _instead(figures: Figures, best: Contender | None) -> Instead | None:
+    """By the upper end of the time's interval; None: nothing takes less time, or the setting that pays takes least."""
+    usable = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
+    found = [
+        Instead(each, batch)
+        for each in [*usable, *([best] if best else [])]
+        for batch in figures.batches
+        if batch in each.times and each.times[batch].high < 1
+    ]
+    least = min(found, key=lambda each: each.contender.times[each.batch].high, default=None)
+    return None if least is None or least.contender is best else least
 
 
 def fastest(setting: Contender, batches: Sequence[int]) -> int | None:

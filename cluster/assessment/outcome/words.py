@@ -1,11 +1,11 @@
-"""What a verdict says: three sentences, a table of six rows at most, and `verdict.json`.
+"""What a verdict says: three sentences, what to take instead, a table of ten rows at most, and `verdict.json`.
 
 format      2
 sentences   three: the verdict; at what risk, or the largest cause with its number; what is possible, or would have
             to be different
 pays        whether it does
 cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batches`, `overhead` or `model`
-rows        up to six records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
+rows        up to ten records: setting, role (best, tried, control, ceiling, draft, generate or cut), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
             independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; the
@@ -13,6 +13,8 @@ rows        up to six records: setting, role (best, tried, control, ceiling, dra
             those of normal; what is not known is null
 ledger      ceiling (saved, low, high, setting), batch (of the times, or null) and lines: each with restriction, taken,
             low, high, left and setting, as shares of full depth (`cluster.assessment.outcome.ledger`)
+instead     null if nothing else takes certainly less time, or exits pay most; else the setting, role, batch, time, low
+            and high of what takes least of all that keeps the bound, and a sentence that says so, and how it is used
 possible    what leaving at the first layer would save; beyond the ceiling, that is the model's
 bound       risk, at_most, confidence
 ask         which ask of its prompts for choosing it is: further ones share the error with those before
@@ -30,6 +32,7 @@ from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
+    CUT,
     DRAFT,
     FORMAT,
     GENERATE,
@@ -42,6 +45,7 @@ from cluster.assessment.outcome.verdict import (
 )
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, ordinal, percent, short_percent, written
+from eexit.plan.configuration import LOOKUP, Generate
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
 
@@ -52,7 +56,7 @@ CAPTION: Final = (
 )
 LOST: Final = {"answers": "answers that normal has right", "disagreement": "tokens unlike full depth's"}
 ROLES: Final = {
-    BEST: "best", TRIED: "tried", CONTROL: "control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "",
+    BEST: "best", TRIED: "tried", CONTROL: "control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "", CUT: "cut",
 }  # fmt: skip
 NEAREST: Final = "nearest"  # to being certified, where none is
 
@@ -126,7 +130,7 @@ def _time(best: Contender, batch: int) -> str:
 
 
 def verdict_table(verdict: Verdict) -> ResultTable:
-    """At most six lines: the best setting, the ceiling, and what stands beside them."""
+    """At most ten lines: the best setting, the ceiling, and what stands beside them."""
     figures = verdict.figures
     best_n = counted(figures.best.loss.n, "prompt") if figures.best and figures.best.loss else "no prompt"
     table = ResultTable(CAPTION.format(loss=LOST.get(figures.bound.risk, figures.bound.risk), n=best_n))
@@ -162,6 +166,7 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "cause": verdict.cause,
         "rows": [each.row(verdict.figures.batches) for each in verdict.rows],
         "ledger": _ledger(verdict.ledger),
+        "instead": _instead(verdict),
         "possible": known(verdict.figures.possible),
         "bound": {"risk": bound.risk, "at_most": bound.at_most, "confidence": bound.confidence},
         "ask": verdict.figures.ask,
@@ -171,6 +176,49 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "remarks": list(remarks),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _instead(verdict: Verdict) -> dict[str, Any] | None:
+    if verdict.instead is None:
+        return None
+    contender, batch = verdict.instead
+    time = contender.times[batch]
+    return {
+        "setting": contender.key,
+        "role": contender.role,
+        "batch": batch,
+        "time": known(time.mean),
+        "low": known(time.low),
+        "high": known(time.high),
+        "sentence": instead_sentence(verdict),
+    }
+
+
+def instead_sentence(verdict: Verdict) -> str:
+    """What to take instead of exits, or that nothing else takes less time."""
+    if verdict.instead is None:
+        if verdict.pays:
+            return "Of what was measured beside it, nothing takes less time within the bound."
+        keys = ", ".join(each.key for each in verdict.figures.alternatives if each.times) or "nothing"
+        return f"Nothing that could be taken instead takes certainly less time within the bound; timed: {keys}."
+    contender, batch = verdict.instead
+    if contender.is_lossless:
+        quality = "its texts are full depth's"
+    else:
+        assert contender.loss is not None
+        quality = f"certified, with {short_percent(contender.loss.mean)} lost of {counted(contender.loss.n, 'prompt')}"
+    return f"What pays most is {_named(contender)}, which takes {_time(contender, batch)}; {quality}. {_how(contender)}"
+
+
+def _named(contender: Contender) -> str:
+    return "a cut, the model without some of its layers" if contender.role == CUT else contender.key
+
+
+def _how(contender: Contender) -> str:
+    if contender.role != GENERATE:
+        return "The folder setting/ has it."
+    looks_up = contender.key == Generate(variant=LOOKUP).key
+    return f"It is transformers' own: model.generate(**inputs{', prompt_lookup_num_tokens=5' if looks_up else ''})."
 
 
 def _ledger(ledger: Ledger) -> dict[str, Any]:
@@ -193,23 +241,12 @@ def _ledger(ledger: Ledger) -> dict[str, Any]:
 
 def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], remarks: Sequence[str]) -> Iterator[str]:
     """What the terminal says after the verdict: the ledger, what was left out, and how long each step took."""
+    yield instead_sentence(verdict)
     yield ledger_sentence(verdict)
     yield models_part(verdict)
-    yield from _generate(verdict)
     yield from remarks
     times = ", ".join(f"{step} {_minutes(spent)}" for step, spent in seconds.items())
     yield f"Minutes: {times}; {_minutes(sum(seconds.values()))} in all."
-
-
-def _generate(verdict: Verdict) -> Iterator[str]:
-    """Whether transformers' own generate takes less time than the best setting, where that is fastest."""
-    best, batch = verdict.figures.best, verdict.batch
-    own = next((each.times for each in verdict.figures.others if each.role == GENERATE), {})
-    if best and batch is not None and batch in own and own[batch].mean < best.times[batch].mean:
-        yield (
-            f"Transformers' own generate, at full depth, takes {percent(own[batch].mean, 0)} of that time with "
-            f"{counted(batch, 'row')} at a time: less than {best.key}."
-        )
 
 
 def _minutes(seconds: float) -> str:

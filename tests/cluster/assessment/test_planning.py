@@ -157,7 +157,7 @@ def test_a_step_may_take_longer_than_planned_and_leaves_the_later_ones_half_of_t
         assert left * own / (own + others) <= seconds <= left
         assert left - seconds >= left * others / (own + others) / 2 - 1e-9
         assert seconds <= 3 * left * own / (own + others) + 1e-9
-    assert most_seconds(LOOK, left, STEPS[1:]) == pytest.approx(0.3 * left)
+    assert most_seconds(LOOK, left, STEPS[1:]) == pytest.approx(3 * SHARES[LOOK] * left)
     assert most_seconds(STEPS[-1], left, ()) == left
     assert most_seconds(LOOK, -5.0, STEPS[1:]) == 0
 
@@ -205,7 +205,7 @@ def test_beforehand_it_is_said_what_prompts_and_minutes_certify_and_how_many_wou
     assert promise(ENOUGH, 150) == "150 prompts for choosing can't certify a loss of at most 2%"
     said, is_enough = told_of_minutes(budget(600), ANSWERS, 32, 11)
     assert not is_enough
-    assert said.startswith("with 11 minutes: 318 prompts for choosing certify 2% with a chance of 80% if a setting")
+    assert said.startswith("with 11 minutes: 273 prompts for choosing certify 2% with a chance of 80% if a setting")
     would_do = int(said.rpartition("; about ")[2].split()[0])
     longer = budget(600 + 60 * (would_do - 11))
     assert told_of_minutes(longer, ANSWERS, 32, would_do)[1], "with so many minutes, they are enough"

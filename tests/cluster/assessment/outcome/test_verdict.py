@@ -13,6 +13,8 @@ from cluster.assessment.outcome.causes import ledger_sentence, models_part
 from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
+    CUT,
+    DRAFT,
     GENERATE,
     TRIED,
     Allowed,
@@ -23,7 +25,7 @@ from cluster.assessment.outcome.verdict import (
     Texts,
     judge,
 )
-from cluster.assessment.outcome.words import as_json, closing_sentences, sentences, verdict_table
+from cluster.assessment.outcome.words import as_json, closing_sentences, instead_sentence, sentences, verdict_table
 from eexit.quality.estimates import Estimate
 from eexit.studies.verdict_file import (
     BATCHES,
@@ -200,17 +202,59 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
     assert sentences(cut)[0].startswith("It is not known whether it pays here: the minutes were over before")
 
 
-def test_a_faster_generate_is_not_kept_quiet() -> None:
-    own = Contender("generate", GENERATE, times={1: Estimate(0.5, 0.4, 0.6, 8)})
-    said = list(closing_sentences(judge(replace(FIGURES, others=[own])), {"look": 61.0, "run": 59.4}, ["A remark."]))
-    assert said[2:] == [
-        f"Transformers' own generate, at full depth, takes 50% of that time with 1 row at a time: less than {KEY}.",
-        "A remark.",
-        "Minutes: look 1:01, run 0:59; 2:00 in all.",
-    ]
+FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
+OWN = Contender("generate", GENERATE, times={1: FAST})
+LOOKED_UP = Contender("draft/lookup:auto", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
+LEFT_OUT = Contender(
+    "unfrozen/fixed/29", CUT, times={1: Estimate(0.3, 0.2, 0.4, 8)}, loss=Loss(0.01, 400), certified=True,
+    reporting=Loss(0.01, 100),
+)  # fmt: skip
+EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0.1, 8)})
 
 
-def test_the_file_has_what_its_description_says_and_the_table_six_rows_at_most() -> None:
+@pytest.mark.parametrize(
+    ("alternatives", "taken"),
+    [
+        ([], None),
+        ([OWN], ("generate", 1)),
+        ([OWN, LOOKED_UP], ("draft/lookup:auto", 32)),
+        ([LOOKED_UP, OWN, LEFT_OUT], ("unfrozen/fixed/29", 1)),
+        ([replace(LEFT_OUT, certified=False), OWN], ("generate", 1)),
+        ([replace(LEFT_OUT, reporting=Loss(0.9, 100))], None),
+        ([EIGHT_BITS], None),
+        ([replace(LOOKED_UP, times={1: SLOW})], None),
+    ],
+)
+def test_what_takes_least_time_of_all_that_keeps_the_bound_is_named(
+    alternatives: list[Contender], taken: tuple[str, int] | None
+) -> None:
+    for figures in (FIGURES, replace(FIGURES, best=None)):
+        verdict = judge(replace(figures, alternatives=alternatives))
+        found = verdict.instead
+        assert (found and (found.contender.key, found.batch)) == taken
+        told, said = json.loads(as_json(verdict, "m", {}, []))["instead"], instead_sentence(verdict)
+        assert (told and (told["setting"], told["batch"], told["sentence"])) == (taken and (*taken, said))
+        assert next(closing_sentences(verdict, {}, [])) == said
+        assert ("pays most is" in said) == (taken is not None)
+
+
+def test_a_setting_that_takes_least_itself_is_not_called_an_alternative() -> None:
+    slower = replace(OWN, times={1: Estimate(0.9, 0.88, 0.95, 8)})
+    assert judge(replace(FIGURES, alternatives=[slower])).instead is None
+    assert judge(replace(FIGURES, best=None, alternatives=[slower])).instead == (slower, 1)
+
+
+def test_after_the_verdict_come_what_to_take_instead_remarks_and_minutes() -> None:
+    verdict = judge(replace(FIGURES, alternatives=[OWN]))
+    said = list(closing_sentences(verdict, {"look": 61.0, "run": 59.4}, ["A remark."]))
+    assert said[0] == (
+        "What pays most is generate, which takes 50% of full depth's time (40 to 60) with 1 row at a time; its texts "
+        "are full depth's. It is transformers' own: model.generate(**inputs)."
+    )
+    assert said[3:] == ["A remark.", "Minutes: look 1:01, run 0:59; 2:00 in all."]
+
+
+def test_the_file_has_what_its_description_says_and_the_table_ten_rows_at_most() -> None:
     others = [replace(SETTING, key=f"frozen_residual/entropy/{n}", role=TRIED) for n in range(9)]
     verdict = judge(replace(FIGURES, others=others))
     content = json.loads(as_json(verdict, "m", {"look": 61.04}, ["A remark."]))

@@ -1,0 +1,164 @@
+"""What could be taken in place of exits, and is held to the same bound: drafts, and a model with fewer layers.
+
+Drafts, by a layer or looked up in the text, and transformers' own `generate` with its variants are timed beside full
+depth on prompts of the pilot, whose texts they leave as they are. Cuts leave layers out for every token. They are run
+on the pilot, and the largest that loses far less than the margin there is tested as settings are, on the same prompts:
+that is a further ask of them.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from cluster.assessment import sizes
+from cluster.assessment.asked import AT_ONE_LAYER
+from cluster.assessment.learned import UNALTERED
+from cluster.assessment.outcome.figures import latest_choice
+from cluster.assessment.outcome.tables import PromptFigures, SweepFigures
+from cluster.assessment.parts import CHOOSING, PILOT, REPORTING
+from cluster.assessment.workshop import CUT_RUN, CUTS, INSTEAD, TEXTS, Workshop
+from eexit.errors import UsageError
+from eexit.output.text import counted, short_percent
+from eexit.plan.artefacts import CUT
+from eexit.plan.configuration import INT8, LOOKUP, VARIANTS, Draft, Exit, Generate
+from eexit.quality.estimates import MIN_ROUNDS
+from eexit.results.store.finished_sweep import read_finished
+from eexit.studies.choosing.study import ChoosingStudy
+from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime
+from eexit.training.plan import WhatToTrain
+
+LOOKED_UP: Final = Draft(None, None).key
+FAR_LESS: Final = 2  # times less than the margin, that a cut may lose on the pilot to be tested
+OF_DRAFTS, OF_CUTS = 0.6, 0.4  # parts of the step
+
+
+def take_instead(shop: Workshop) -> None:
+    _time_drafts(shop)
+    if _is_cut(shop):
+        _learn_cuts(shop)
+        _try_cuts(shop)
+        _test_cut(shop)
+
+
+def has_taken_instead(shop: Workshop) -> bool:
+    if any(shop.rounds(INSTEAD, LOOKED_UP, batch) < MIN_ROUNDS for batch in shop.batches):
+        return False
+    if not _is_cut(shop):
+        return True
+    if not all(shop.is_whole(name) for name in _cuts(shop).values()):
+        return False
+    return _worth_a_test(shop) is None or (_has_chosen(shop) and not _untimed(shop))
+
+
+def _time_drafts(shop: Workshop) -> None:
+    """Drafts, and `generate` with the variants that can be had here: by batch size, in few rounds."""
+    prompts = shop.parts.some(PILOT, max(sizes.TIMED_PROMPTS, *shop.batches))
+    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
+    shop.sweep(shop.asked.drafts(prompts, layers), INSTEAD, OF_DRAFTS / 4)
+    left = [batch for batch in shop.batches if shop.rounds(INSTEAD, LOOKED_UP, batch) < MIN_ROUNDS]
+    for batch in left:
+        shop.work(OF_DRAFTS * 3 / 4 / len(shop.batches))
+        _time(shop, INSTEAD, shop.drafts(INSTEAD), batch, _variants(batch))
+
+
+def _variants(batch: int) -> list[str]:
+    """Of `generate`; compiling takes longer than all that is timed here, so that it is left to `jobs/timings.py`."""
+    there = {LOOKUP: batch == 1, INT8: find_spec("torchao") is not None}
+    return [Generate(variant=variant).key for variant in VARIANTS if there.get(variant)]
+
+
+def _time(shop: Workshop, name: str, keys: Sequence[str], batch: int, beside: Sequence[str] = ()) -> None:
+    n_tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
+    n_prompts = max(sizes.TIMED_PROMPTS // 2, batch)
+    what = WhatToTime(keys, (batch,), n_prompts, n_tokens, MIN_ROUNDS, beside=[Generate().key, *beside])
+    shop.time_it(name, what)
+
+
+def _is_cut(shop: Workshop) -> bool:
+    """Whether cuts are searched: there are texts to learn them from, and this model's layers can be left out."""
+    return shop.is_whole(TEXTS) and not shop.record.plans.no_cut and bool(_cuts(shop))
+
+
+def _cuts(shop: Workshop) -> dict[int, str]:
+    """The sweeps of the cuts on the pilot, by how many layers they leave out: up to a quarter, which is far beyond what
+    a model can lose.
+    """
+    return {n: name for n, name in CUTS.items() if n <= shop.first_look.figures.n_layers // 4}
+
+
+def _artefact(shop: Workshop, n_layers: int) -> str:
+    return str(Path(shop.exits(CUT), str(n_layers)))
+
+
+def _learn_cuts(shop: Workshop) -> None:
+    shop.work(OF_CUTS / 4)
+    if all(shop.is_learned(f"{CUT}/{n}") for n in _cuts(shop)):
+        return
+    asked = WhatToTrain(CUT, shop.exits(CUT), settings={"n_layers": tuple(_cuts(shop))})
+    try:
+        shop.place.train(shop.at(TEXTS), asked)
+    except UsageError as refused:
+        shop.record.plans.no_cut = True
+        shop.leave_out(f"cuts, which this model can't have ({refused})")
+
+
+def _try_cuts(shop: Workshop) -> None:
+    if not _is_cut(shop):
+        return
+    pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
+    for n, name in _cuts(shop).items():
+        shop.sweep(shop.asked.cut(pilot, _artefact(shop, n), _last(shop)), name, OF_CUTS / 4 / len(_cuts(shop)))
+
+
+def _last(shop: Workshop) -> int:
+    """The final layer, at which tokens of a cut are read."""
+    return shop.first_look.figures.n_layers - 1
+
+
+def _worth_a_test(shop: Workshop) -> int | None:
+    """How many layers the largest cut leaves out that loses far less than the margin on the pilot; None: none does."""
+    losses = {n: _loss(shop, name) for n, name in _cuts(shop).items()}
+    return max((n for n, loss in losses.items() if loss <= shop.asked.margin / FAR_LESS), default=None)
+
+
+def _loss(shop: Workshop, name: str) -> float:
+    figures = SweepFigures.read(shop.at(name))
+    return float(PromptFigures(figures, [0.0] * len(figures.layers_G), shop.risk).option(_key(shop)).loss_D[0])
+
+
+def _key(shop: Workshop) -> str:
+    return Exit(UNALTERED, AT_ONE_LAYER, float(_last(shop))).key
+
+
+def _test_cut(shop: Workshop) -> None:
+    if not _is_cut(shop):
+        return
+    n, planned = _worth_a_test(shop), shop.record.plans.run
+    if n is None:
+        least = min(_loss(shop, name) for name in _cuts(shop).values())
+        shop.steps.say(f"no cut is worth a test: the best has a loss of {short_percent(least)} on the pilot")
+        return
+    choosing, reporting = (planned.choosing, planned.reporting) if planned else (shop.enough.least, shop.enough.least)
+    prompts = [*shop.parts.some(CHOOSING, choosing), *shop.parts.some(REPORTING, reporting)]
+    shop.steps.say(f"a cut of {counted(n, 'layer')} is tested on {counted(len(prompts), 'prompt')}")
+    shop.sweep(shop.asked.cut(prompts, _artefact(shop, n), _last(shop)), CUT_RUN, OF_CUTS / 4)
+    if not _has_chosen(shop):
+        question = shop.question(None)
+        shop.place.study(shop.at(CUT_RUN), partial(ChoosingStudy, question=question), question.columns)
+    for batch in _untimed(shop):
+        shop.work(OF_CUTS / 4 / len(shop.batches))
+        _time(shop, CUT_RUN, [_key(shop)], batch)
+
+
+def _has_chosen(shop: Workshop) -> bool:
+    return shop.is_whole(CUT_RUN) and latest_choice(read_finished(shop.at(CUT_RUN), ["status"])) is not None
+
+
+def _untimed(shop: Workshop) -> list[int]:
+    """The batch sizes at which a certified cut is yet to be timed."""
+    choice = latest_choice(read_finished(shop.at(CUT_RUN), ["status"]))
+    if choice is None or not choice["configuration"]:
+        return []
+    return [batch for batch in shop.batches if shop.rounds(CUT_RUN, _key(shop), batch) < MIN_ROUNDS]
