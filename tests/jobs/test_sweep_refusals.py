@@ -18,7 +18,6 @@ from transformers import LlamaForCausalLM
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "smollm"], " (did you mean smollm2-135m?)"),
         (["--modes", "foo"], "error: unknown mode 'foo': choose from normal, unfrozen, frozen_residual"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
         (["--out", "empty.txt/out"], "can't be written to"),

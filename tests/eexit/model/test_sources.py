@@ -40,6 +40,7 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        ("smollm", r"model smollm can't be loaded: .* \(did you mean smollm2-135m\?\)"),
         ("nobody/nothing", "model nobody/nothing can't be loaded: .*a local folder or a .gguf file"),
         ("{tmp}/missing.gguf", "missing.gguf is not there"),
         ("{tmp}/missing", "missing is not there"),

@@ -64,8 +64,8 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
             assert (estimate.n, estimate.mean) == (len(values), pytest.approx(values.mean())), name
             assert len(values) >= MIN_SAMPLES
             assert estimate.low < estimate.mean < estimate.high
-        sums = of_units.loc[kind].sum()
-        assert found[KEY][kind].saved.mean == pytest.approx(1 - sums.cost_run / sums.cost_full)
+        run, full = (of_units.loc[kind][name].sum() for name in ("cost_run", "cost_full"))
+        assert found[KEY][kind].saved.mean == pytest.approx(1 - run / full)
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     facts = found[KEY]["fact"].as_dict()
     assert facts["accuracy"] == facts["difference"] == facts["lost"] == nothing
