@@ -66,7 +66,7 @@ def settings_of(contender: Generate) -> dict[str, Any]:
         return {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
     if contender.variant == COMPILE:
         config = CompileConfig(mode="default", fullgraph=False)
-        config._compile_all_devices = True  # CPUs too
+        config._compile_all_devices = True  # type: ignore[assignment]  # CPUs too
         return {"cache_implementation": "static", "compile_config": config}
     return {}
 

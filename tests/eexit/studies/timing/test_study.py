@@ -110,7 +110,7 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
     printed = capsys.readouterr().out.splitlines()
     lines = [line.split() for line in printed if "generate" in line]
     assert ["3", "generate/lookup", *["–"] * 5] in lines
-    [one_row] = [line for line in lines if line[:2] == ["1", "generate/lookup"] and line[4:6] == ["100%", "none"]]
+    [one_row] = [line for line in lines if line[:2] == ["1", "generate/lookup"] and line[4:6] == ["100.0%", "none"]]
     assert len(one_row) == 7
     assert "4 bits" not in " ".join(printed)
 

@@ -104,7 +104,7 @@ def naive_said(text: Text, cut: Cut | None, layers: range) -> Tensor:
 
     own = frozen_llama().model.layers
     handles = [own[layer].register_forward_hook(instead(layer)) for layer in layers]
-    logits_TV = frozen_llama()(ids, use_cache=False).logits[0]
+    logits_TV: Tensor = frozen_llama()(ids, use_cache=False).logits[0]
     for handle in handles:
         handle.remove()
     return logits_TV[len(text.prompt_token_ids) :].argmax(-1)
