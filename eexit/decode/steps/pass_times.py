@@ -24,25 +24,25 @@ _MEASURED: Final[MutableMapping[Decoder, dict[int, float]]] = WeakKeyDictionary(
 
 
 def pass_seconds(decoder: Decoder, decoding: Decoding, most_tokens: int) -> np.ndarray:
-    """The seconds of a pass of 0 to `most_tokens` tokens, (N,), which never fall; measured once for each decoder.
+    """The seconds of a pass of 0 to `most_tokens` tokens, (N,), measured once for each decoder.
 
-    The tokens have no text before them: attention to it comes on top, for each alike. A layer takes them along in parts
-    of TOKENS_PER_CALL, whose times add up.
+    None is longer than one of more tokens: what a machine does beside only makes measurements longer. The tokens have
+    no text before them: attention to it comes on top, for each alike. A layer takes them along in parts of
+    TOKENS_PER_CALL, whose times add up.
     """
+    if decoder not in _MEASURED:
+        _measure(decoder, decoding, n_tokens=1)  # the first pass of all takes longer
     measured = _MEASURED.setdefault(decoder, {0: 0.0})
     for size in {rounded(n_tokens) for n_tokens in range(1, min(most_tokens, TOKENS_PER_CALL) + 1)} - measured.keys():
         measured[size] = _shortest(decoder, decoding, size)
+    seconds = {size: min(of_size for at, of_size in measured.items() if at >= size) for size in measured}
     calls_and_rest = [divmod(n_tokens, TOKENS_PER_CALL) for n_tokens in range(most_tokens + 1)]
-    seconds = [
-        n_calls * measured.get(TOKENS_PER_CALL, 0.0) + measured[rest and rounded(rest)]
-        for n_calls, rest in calls_and_rest
-    ]
-    seconds_N: np.ndarray = np.maximum.accumulate(seconds)
-    return seconds_N
+    of_call = seconds.get(TOKENS_PER_CALL, 0.0)
+    return np.array([n_calls * of_call + seconds[rest and rounded(rest)] for n_calls, rest in calls_and_rest])
 
 
 def _shortest(decoder: Decoder, decoding: Decoding, n_tokens: int) -> float:
-    """Of several measurements, or of one where that takes long: only short ones are much longer the first time."""
+    """Of several measurements, or of one where that takes long."""
     shortest, spent = math.inf, 0.0
     for _ in range(MEASUREMENTS):
         seconds = _measure(decoder, decoding, n_tokens)

@@ -20,6 +20,7 @@ from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.rows import slots
 from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.steps import pass_times
 from eexit.decode.steps.lookup import best_lengths, find, look_up
 from eexit.decode.steps.pass_times import pass_seconds
 from eexit.decode.trace import Trace
@@ -93,9 +94,11 @@ def test_a_sampled_row_is_that_of_normal_whatever_is_proposed_and_whoever_is_bes
 
 
 def test_sampled_texts_have_the_distribution_of_plain_sampling(llama: PreTrainedModel) -> None:
-    decoding = Decoding(EXITABLE, 3, frozenset(), temperature=0.6, top_p=0.8, observe="none")
-    [text] = tokens_of(generate(llama, normal_of(requests_of(LOOKUPS, 4)[3:]), DECODING))
-    prompt = (*PROMPTS[3], *text, *PROMPTS[3])  # after which the text may go on as it did before
+    decoding = Decoding(EXITABLE, 3, frozenset(), temperature=0.5, top_p=0.8, observe="none")
+    rows = requests_of(LOOKUPS[1:2], 8)
+    traces = generate(llama, rows)
+    most = max(range(8), key=lambda row: accepted([traces[row]]))
+    prompt = (*rows[most].prompt_token_ids, *tokens_of(traces)[most][:20])  # so that much is right, and much is not
     requests = [Request(prompt, Draft(None, 2), seed) for seed in range(2000)]
     traces = list(traces_of(Engine(decoder_of(llama), decoding).generate(requests)).values())
     assert are_distributed_so(map(tuple, tokens_of(traces)), sequences(llama, prompt, decoding))
@@ -116,7 +119,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
     columns: dict[str, Any] = rounds.columns(draft, n_decided, costs)
     assert columns["layer_calls"] == ran.calls_L.sum() == columns["passes"] * decoder.n_layers
-    assert trace.drafted_T.sum() == columns["accepted"] < columns["drafted"]
+    assert trace.drafted_T.sum() == columns["accepted"] <= columns["drafted"]
     assert columns["expected_speedup"] == columns["tokens_per_pass"] == n_decided / columns["passes"]
 
 
@@ -187,6 +190,18 @@ def test_how_long_a_pass_takes_is_measured_once(llama: PreTrainedModel) -> None:
     assert seconds_N[0] == 0 < seconds_N[1]
     assert (np.diff(seconds_N) >= 0).all()
     assert pass_seconds(decoder, DECODING, 3).tolist() == seconds_N[:4].tolist()
+
+
+def test_times_of_many_tokens_are_those_of_the_calls_that_they_take(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what disturbed a measurement counts for nothing, once a longer pass took less."""
+    seconds = {1: 9.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    monkeypatch.setattr(pass_times, "_MEASURED", {})
+    monkeypatch.setattr(pass_times, "TOKENS_PER_CALL", 4)
+    monkeypatch.setattr(pass_times, "_measure", lambda _, __, n_tokens: seconds[n_tokens])
+    expected = [0, 2, 2, 3, 4, 4 + 2, 4 + 2, 4 + 3, 4 + 4, 4 + 4 + 2]
+    assert pass_seconds(decoder_of(llama), DECODING, 9).tolist() == expected
 
 
 def test_auto_is_measured_on_this_machine_and_looks_up_no_more_than_eight(llama: PreTrainedModel) -> None:
