@@ -10,13 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow.dataset as ds
-from synthetic_sweeps import run_rows, write_sweep
+from synthetic_sweeps import run_rows, write_runs
 
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Exit, Normal
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import Table
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
+from reports.read.sweep import read_sweep
+from reports.shared.paired import paired_differences
+from reports.shared.per_configuration import per_configuration
+from reports.shared.quality import Quality, quality_of
+from reports.shared.savings import savings
 
 PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
 JUDGE: Final = "judge-1"
@@ -48,7 +53,7 @@ def with_answers(
 ) -> Path:
     """The sweep without tables about it. Prompts 0 and 1 bring no answer."""
     draw = np.random.default_rng(3)
-    generations, tokens = [], []
+    runs = []
     for prompt in range(n_prompts):
         hard = draw.uniform()
         for configuration in grid(modes):
@@ -56,12 +61,9 @@ def with_answers(
             worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
             for seed in seeds:
                 k = None if configuration.mode == NORMAL else 1.0
-                row, rows = run_rows(
-                    f"{prompt}", f"Question {prompt}?", configuration.mode, k, ["a", "b", "c", "d"], seed
-                )
                 right = bool(hard + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
-                row |= configuration.columns | {
-                    "run_id": f"{prompt}-{configuration.key}-{seed}", "mean_depth": 1 - 0.4 * bold,
+                numbers = {
+                    "mean_depth": 1 - 0.4 * bold,
                     "exit_rate": bold, "disagreement": 0.25 * worse, "lcs_share": 1 - 0.5 * worse,
                     "perplexity": 3 + worse, "answer": "42" if prompt > 1 else None,
                     "found_answer": ("42" if right else "41") if prompt > 1 else None,
@@ -69,26 +71,32 @@ def with_answers(
                     "cost_full": 100.0, "cost_needed": 100 - 40 * bold,
                     "cost_run": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
                 }  # fmt: skip
-                generations.append(row)
-                named = {name: row[name] for name in ("run_id", *configuration.columns)}
-                tokens += [token | named for token in rows]
-    return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
+                asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, ["a", "b", "c", "d"], seed
+                runs.append(run_rows(*asked, of=configuration, **numbers))
+    return write_runs(folder, runs, float(len(seeds) > 1))
+
+
+def quality_in(folder: Path) -> Quality:
+    """The quality of the sweep in this folder, as its report has it."""
+    sweep = read_sweep(str(folder))
+    trade = per_configuration(sweep)
+    found = quality_of(sweep, trade, paired_differences(sweep), savings(sweep, trade))
+    assert found
+    return found
 
 
 def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,)) -> Path:
     """A sweep whose answers are given: a letter of `marks` for each prompt, ✓ where the configuration is right."""
-    generations, tokens = [], []
+    runs = []
     for configuration, of_prompts in marks.items():
         for prompt, mark in enumerate(of_prompts):
             for seed in seeds:
                 k = None if configuration.mode == NORMAL else 1.0
                 words = ["So", " it", " is", " 42" if mark == "✓" else " 41"]
-                row, rows = run_rows(f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed)
-                named = configuration.columns | {"run_id": f"{prompt}-{configuration.key}-{seed}"}
+                asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed
                 found = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
-                generations.append(row | named | found)
-                tokens += [token | named for token in rows]
-    return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
+                runs.append(run_rows(*asked, of=configuration, **found))
+    return write_runs(folder, runs, float(len(seeds) > 1))
 
 
 def add(folder: Path, table: Table, rows: Iterable[dict[str, Any]], call: int = 1) -> None:

@@ -1,16 +1,19 @@
 """Small synthetic sweeps, written with the project's own schemas."""
 
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eexit.plan.configuration import COLUMNS, Exit, Normal
+from eexit.plan.configuration import COLUMNS, Configuration, Exit, Normal
 from eexit.results.layout import FORMAT
 from eexit.results.tables import GENERATIONS, TOKENS
 
+Run = tuple[dict[str, Any], list[dict[str, Any]]]  # its row, and those of its tokens
 LAYERS = [5, 10, 15, 20, 25]
 FINAL = 29
 HOSTILE = (
@@ -22,6 +25,7 @@ WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
 CONFIGURATIONS: list[tuple[str, float | None]] = [("normal", None)] + [
     (mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)
 ]
+NORMAL_ALONE = CONFIGURATIONS[:1]  # whose report has the fewest charts
 IDENTITY = COLUMNS
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
@@ -35,11 +39,15 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 
 
 def run_rows(
-    prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out."""
-    run_id = f"{prompt_id}-{mode}-{k}-{seed}"
-    configuration = Normal(mode) if k is None else Exit(mode, "kl", k)
+    prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0,
+    of: Configuration | None = None, **change: Any,
+) -> Run:  # fmt: skip
+    """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out.
+
+    It is of rule kl, or `of` another configuration.
+    """
+    run_id = f"{prompt_id}-{of.key}-{seed}" if of else f"{prompt_id}-{mode}-{k}-{seed}"
+    configuration = of or (Normal(mode) if k is None else Exit(mode, "kl", k))
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens: list[dict[str, Any]] = []
     for i, piece in enumerate(pieces):
@@ -68,6 +76,12 @@ def run_rows(
         "lcs_share": 1.0 if k is None else 0.6, "distinct_2": 0.9, "distinct_3": 0.95, "longest_loop": 0,
     }  # fmt: skip
     return generation | change, tokens
+
+
+def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0) -> Path:
+    """A sweep of these runs; those that failed have no tokens."""
+    generations, tokens = zip(*runs, strict=True)
+    return write_sweep(folder, [*generations], [*chain(*tokens)], temperature=temperature)
 
 
 def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: str) -> dict[str, Any]:

@@ -46,16 +46,22 @@ def test_modes_are_compared_with_n_and_an_average(visit: Visit, answered: Path) 
     assert "On average over 4: 0.0 pp" in said
 
 
-@pytest.mark.parametrize("at", HELD)
-def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, answered: Path, at: str) -> None:
-    page = visit(MIXES, path=answered)
-    match_at(page, at)
-    assert HELD[at] not in measure(page).locator("option").all_inner_texts()
-    said = section(page).locator("output").inner_text()
-    assert said.startswith(measure(page).input_value())
-    assert f"at {at}: certainly higher in" in said
+def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, answered: Path) -> None:
+    """To hold a measure equal moves to what the mix is best by."""
+    page, moved = visit(MIXES, path=answered), {}
     section(page).locator("summary").click()
-    assert HELD[at] not in section(page).locator("thead").inner_text()
+    for at, held in HELD.items():
+        match_at(page, at)
+        moved[at] = measure(page).input_value()
+        assert held not in measure(page).locator("option").all_inner_texts()
+        said = section(page).locator("output").inner_text()
+        assert said.startswith(moved[at])
+        assert f"at {at}: certainly higher in" in said
+        assert held not in section(page).locator("thead").inner_text()
+    assert moved == {
+        "equal right answers": "Layers skipped", "equal layers skipped": "Right answers",
+        "equal multiply-adds run": "Right answers",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("at", HELD)
@@ -66,18 +72,6 @@ def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(
     page = visit(address, path=answered)
     assert measure(page).input_value() in set(HELD.values()) - {HELD[at]}
     assert not section(page).locator("output").inner_text().startswith(HELD[at])
-
-
-def test_to_hold_a_measure_equal_moves_to_what_the_mix_is_best_by(visit: Visit, answered: Path) -> None:
-    page = visit(MIXES, path=answered)
-    moved = {}
-    for at in HELD:
-        match_at(page, at)
-        moved[at] = measure(page).input_value()
-    assert moved == {
-        "equal right answers": "Layers skipped", "equal layers skipped": "Right answers",
-        "equal multiply-adds run": "Right answers",
-    }  # fmt: skip
 
 
 def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_says_what_is_shown(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import Visit, Walk
-from synthetic_sweeps import HOSTILE, run_rows, write_sweep
+from synthetic_sweeps import HOSTILE, run_rows, write_runs
 
 from reports import build_report, generate_multi_prompt_html_visualization
 
@@ -21,13 +21,6 @@ def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) ->
         table.click()
     page.locator("figure table").nth(n - 1).wait_for()
     assert page.locator("figure canvas[aria-label]").count() == n
-
-
-def test_a_table_beside_a_chart_says_the_same(visit: Visit) -> None:
-    page = visit("#/?quality.y=Perplexity")
-    figure = page.locator("[data-chart=quality]")
-    figure.locator("summary").click()
-    assert "7 [7, 7]" in figure.locator("table").inner_text()
 
 
 def test_the_first_screen_has_the_verdict_and_the_first_chart(visit: Visit) -> None:
@@ -110,25 +103,24 @@ def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> N
     assert said not in page.locator(".pane").inner_text()
 
 
-@pytest.mark.parametrize(
-    ("other", "sentence"),
-    [
-        (["a", "c"], "Identical to normal for the first token; after that 0 match it again"),
-        (["a", "b", "d"], "Identical to normal for the first 2 tokens; after that 0 match it again"),
-        (["b"], "Differs from normal from the first token on; after that 1 match it"),
-        (["a", "b"], "Identical to normal."),
-    ],
-)
-def test_how_far_a_text_is_normals_is_said_in_words(
-    visit: Visit, tmp_path: Path, other: list[str], sentence: str
-) -> None:
-    generations, tokens = [], []
-    for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other)):
-        row, rows = run_rows("0", "?", mode, k, pieces)
-        generations.append(row)
-        tokens += rows
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    assert sentence in visit("#/p/0/unfrozen/kl/1", path=path).locator("main").inner_text()
+FAR = {
+    "Identical to normal for the first token; after that 0 match it again": ["a", "c"],
+    "Identical to normal for the first 2 tokens; after that 0 match it again": ["a", "b", "d"],
+    "Differs from normal from the first token on; after that 1 match it": ["b"],
+    "Identical to normal.": ["a", "b"],
+}
+
+
+def test_how_far_a_text_is_normals_is_said_in_words(visit: Visit, tmp_path: Path) -> None:
+    """Of a prompt for each."""
+    runs = [
+        run_rows(str(prompt), "?", mode, k, pieces)
+        for prompt, other in enumerate(FAR.values())
+        for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other))
+    ]
+    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    for prompt, sentence in enumerate(FAR):
+        assert sentence in visit(f"#/p/{prompt}/unfrozen/kl/1", path=path).locator("main").inner_text()
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit: Visit) -> None:
@@ -142,11 +134,6 @@ def test_an_address_leads_to_one_token_side_by_side(visit: Visit) -> None:
     before = [text.split("differs from here")[0] for text in texts]
     assert before == ["The cat sat on"] * 2
     assert page.locator(".tokens").first.locator(".again").count() > 0
-
-
-def test_what_full_depth_would_have_said_is_shown(visit: Visit) -> None:
-    pane = visit("#/p/0/unfrozen/kl/1/t/3").locator(".pane").inner_text()
-    assert "“token 7”" in pane
 
 
 def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit: Visit) -> None:
@@ -208,14 +195,6 @@ def test_layers_have_colours_and_another_channel(visit: Visit) -> None:
     assert page.evaluate("getComputedStyle(document.body).display") == "block", "the page keeps its layout"
 
 
-def test_a_table_sorts(visit: Visit) -> None:
-    page = visit("#/p/0?prompt.numbers=true")
-    column = page.get_by_role("button", name="Perplexity")
-    column.click()
-    column.click()
-    assert page.locator("main tbody th").first.inner_text() == "unfrozen/kl/0.5"
-
-
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -239,13 +218,12 @@ def test_sweeps_that_are_not_whole_say_so(
 
 
 def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
-    generations, tokens = [], []
-    for seed in (3, 4):
-        for mode, k in (("normal", None), ("unfrozen", 1.0)):
-            row, rows = run_rows("a/b c%?#", "?", mode, k, ["one", " two", f" seed{seed}{mode}"], seed)
-            generations.append(row)
-            tokens += rows
-    sweep = write_sweep(tmp_path / "s", generations, tokens, temperature=1.0)
+    runs = [
+        run_rows("a/b c%?#", "?", mode, k, ["one", " two", f" seed{seed}{mode}"], seed)
+        for seed in (3, 4)
+        for mode, k in (("normal", None), ("unfrozen", 1.0))
+    ]
+    sweep = write_runs(tmp_path / "s", runs, temperature=1.0)
     page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
     page.get_by_role("link", name="a/b c%?# ?").click()
     page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1, seed 4", exact=True).click()
@@ -257,13 +235,12 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_path: Path) -> None:
-    generations, tokens = [], []
-    for seed in (3, 4):
-        for mode, k in (("normal", None), ("unfrozen", 1.0)):
-            row, rows = run_rows("0", "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
-            generations.append(row)
-            tokens += rows
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    runs = [
+        run_rows("0", "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
+        for seed in (3, 4)
+        for mode, k in (("normal", None), ("unfrozen", 1.0))
+    ]
+    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     page = visit("#/p/0?prompt.numbers=true", path=path)
     links = page.locator("main table").first.get_by_role("link").all_inner_texts()
     assert links == ["normal, every seed", "unfrozen/kl/1, seed 3", "unfrozen/kl/1, seed 4"]
@@ -294,17 +271,3 @@ def test_an_original_file_copes_without_a_recording(visit: Visit, tmp_path: Path
     assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
     page.locator(".outcome summary").click()
     assert "Scores: a 1" in page.locator("main").inner_text()
-
-
-def test_seeds_can_be_compared_with_each_other(visit: Visit, tmp_path: Path) -> None:
-    generations, tokens = [], []
-    for seed in (3, 4):
-        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["one", f" seed{seed}"], seed)
-        generations.append(row)
-        tokens += rows
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/p/0/unfrozen/kl/1/s/4/vs/unfrozen/kl/1~3", path=path)
-    assert [
-        "seed4" in page.locator(".tokens").nth(0).inner_text(),
-        "seed3" in page.locator(".tokens").nth(1).inner_text(),
-    ] == [True] * 2

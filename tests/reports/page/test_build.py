@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from report_fixtures import MakeSweep
-from synthetic import write_synthetic_sweep
-from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS, NORMAL_ALONE, UNUSUAL, run_rows, write_runs, write_sweep
 
 from eexit.plan.configuration import Exit
 from reports import PageSettings, build_report
@@ -174,7 +173,14 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
-    _, packed = payload(read_sweep(str(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))), "")
+    """Of texts whose words are as frequent as those of a language."""
+    draw = np.random.default_rng(0)
+    runs = [
+        run_rows(str(prompt), "?", mode, k, [f" word{number}" for number in draw.zipf(1.5, 400) % 500])
+        for prompt in range(4)
+        for mode, k in CONFIGURATIONS
+    ]
+    _, packed = payload(read_sweep(str(write_runs(tmp_path / "s", runs))), "")
     size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
     core = size["core"] + len(packed.pieces)
     assert core <= 2 * sum(packed.n)
@@ -225,8 +231,14 @@ def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], 
     assert all((low is None) == (UNUSUAL[name]["n_prompts"] < 5) for low in intervals)
 
 
+@pytest.fixture(scope="module")
+def two(make_sweep: MakeSweep) -> Path:
+    """A sweep of two prompts."""
+    return make_sweep(2)
+
+
 def test_generations_without_tokens_still_have_their_text(make_sweep: MakeSweep) -> None:
-    folder = make_sweep(2)
+    folder = make_sweep(2, NORMAL_ALONE)
     for file in (folder / "tokens").iterdir():
         file.unlink()
     _, data = report(folder)
@@ -244,8 +256,8 @@ def test_findings_give_interval_and_n(full: Path) -> None:
         )
 
 
-def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = shutil.copytree(make_sweep(2), tmp_path / "sampled")
+def test_where_tokens_are_sampled_disagreement_says_what_it_means(two: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(two, tmp_path / "sampled", ignore=shutil.ignore_patterns("report.html"))
     about = json.loads((folder / "sweep.json").read_text())
     about["config"]["temperature"] = 0.7
     (folder / "sweep.json").write_text(json.dumps(about))
@@ -253,7 +265,7 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: Ma
     said = "so that normal disagrees too."
     assert said in data["findings"][-1]
     assert {each["y"] for each in data["trade"]["variants"] if said in each["note"]} == {"Disagreement"}
-    assert said not in json.dumps(report(make_sweep(2))[1])
+    assert said not in json.dumps(report(two)[1])
 
 
 def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -> None:
@@ -266,12 +278,12 @@ def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -
 
 @pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
 def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first: int, kind: str) -> None:
-    rows = [
+    runs = [
         run_rows(str(prompt), "?", mode, k, ["a"], tokens_until_difference=until)
         for prompt in range(2)
         for mode, k, until in (("normal", None, 100), ("unfrozen", 1.0, first))
     ]
-    folder = write_sweep(tmp_path / "s", [row for row, _ in rows], [token for _, tokens in rows for token in tokens])
+    folder = write_runs(tmp_path / "s", runs)
     (variant,) = (each for each in report(folder)[1]["trade"]["variants"] if each["y"] == "Fidelity")
     assert ("The axis is logarithmic." in variant["note"]) == (kind == "log")
     channels = [layer["encoding"].get("y", {}) for layer in variant["spec"]["layer"]]
@@ -286,8 +298,8 @@ def test_every_chart_gives_n_and_what_its_intervals_are(full: Path) -> None:
     assert captions["mix"].endswith("n = 5 to 6 prompts.")
 
 
-def test_few_prompts_have_n_and_no_intervals(make_sweep: MakeSweep) -> None:
-    data = report(make_sweep(2))[1]
+def test_few_prompts_have_n_and_no_intervals(two: Path) -> None:
+    data = report(two)[1]
     assert all("intervals" not in chart["caption"] for chart in data["charts"])
     assert all("n = 2 prompts." in chart["caption"] for chart in data["charts"])
     assert "[" not in " ".join(data["findings"])

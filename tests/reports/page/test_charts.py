@@ -64,8 +64,8 @@ def test_settings_of_different_exit_sets_have_different_labels() -> None:
 def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Path) -> None:
     """Of the settings, the bolder one loses; at the same saving, the one with fewer right answers is beaten."""
     sweep = read_sweep(str(answered.parent))
-    variant = variant_of(drawn(sweep)["quality"], "Accuracy")
-    rows = drawn(sweep)["quality"]["table"]["rows"]
+    chart = drawn(sweep)["quality"]
+    variant, rows = variant_of(chart, "Accuracy"), chart["table"]["rows"]
     online = [row for row in rows if row["mode"] == "normal" or (row["rule"] == "confidence" and not row["control_of"])]
     kept = [
         row["configuration"]

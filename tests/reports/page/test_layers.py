@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from report_fixtures import Page, Visit
-from synthetic_sweeps import LAYERS, run_rows, write_sweep
+from synthetic_sweeps import LAYERS, Run, run_rows, write_runs
 
 from reports import build_report
 
@@ -15,7 +15,7 @@ RANKS = len(LAYERS) + 1
 PHONE = (("width", 360), ("height", 740))
 
 
-def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def recorded_rows(mode: str, k: float | None, student: bool) -> Run:
     """Four tokens with what full depth would have said at each layer: its own token from rank 3 on. At positions 2 and
     3 the student had something else, if it was recorded.
     """
@@ -35,8 +35,8 @@ def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict[str, 
 
 
 def sweep_report(folder: Path, student: bool) -> Path:
-    made = [recorded_rows(mode, k, student) for mode, k in (("normal", None), ("frozen_residual", 1.0))]
-    sweep = write_sweep(folder / "sweep", [row for row, _ in made], [token for _, rows in made for token in rows])
+    runs = [recorded_rows(mode, k, student) for mode, k in (("normal", None), ("frozen_residual", 1.0))]
+    sweep = write_runs(folder / "sweep", runs)
     return build_report(str(sweep), folder / "report.html")
 
 
@@ -182,13 +182,13 @@ def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None
 
 
 def test_top_tokens_are_shown_whole(visit: Visit, tmp_path: Path) -> None:
-    row, rows = recorded_rows("frozen_residual", 1.0, student=True)
+    _, rows = run = recorded_rows("frozen_residual", 1.0, student=True)
     long = " internationalisation" * 3
     for token in rows:
         token["top_tokens"] = [[long, "\n"] for _ in range(RANKS)]
     page = visit(
         "#/p/0/frozen_residual/kl/1/t/2",
-        path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"),
+        path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html"),
     )
     cut = "e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'"
     pieces = page.locator(".pane .likely .piece")

@@ -5,23 +5,21 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import Visit, Walk
-from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
+from synthetic_sweeps import LAYERS, run_rows, write_runs
 
 from reports import PageSettings, build_report
 
-K = 3
 STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
-    generations, tokens = [], []
-    for mode, k in (("normal", None), ("unfrozen", 1.0)):
-        row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
+    runs = [run_rows("0", "?", *of, ["The", " cat", " sat", " on"]) for of in (("normal", None), ("unfrozen", 1.0))]
+    for row, rows in runs:
         for token in rows:
             token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]
-            if k is not None and token["decided"]:
+            if row["mode"] == "unfrozen" and token["decided"]:
                 token["exit_prob"] = STORED
             token["final_token_id"] = 9
             token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(len(LAYERS) + 1)]
@@ -29,10 +27,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 [" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(len(LAYERS) + 1)
             ]
             token["top_prob"] = [[0.5, 0.25, 0.125]] * (len(LAYERS) + 1)
-        generations.append(row)
-        tokens += rows
     folder = tmp_path_factory.mktemp("recorded")
-    return build_report(str(write_sweep(folder / "sweep", generations, tokens)), folder / "report.html")
+    return build_report(str(write_runs(folder / "sweep", runs)), folder / "report.html")
 
 
 def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded: Path) -> None:
@@ -133,7 +129,3 @@ def test_a_missing_side_file_is_named(visit: Visit, beside: Path, tmp_path: Path
     assert "r.data/prompt-0.js, which isn't next to this file" in page.locator("main").inner_text()
     assert all("ERR_FILE_NOT_FOUND" in line for line in visit.wrong)
     visit.wrong.clear()
-
-
-def test_layers_are_those_of_the_run(visit: Visit) -> None:
-    assert f"{FINAL} (final)" in visit("#/p/0/normal").locator(".legend").inner_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from report_fixtures import Page, Visit
 from synthetic_quality import graded
-from synthetic_sweeps import run_rows, write_sweep
+from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import Exit, Normal
 from reports.page.build import build_report
@@ -64,12 +64,11 @@ def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> Non
 
 
 def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(visit: Visit, tmp_path: Path) -> None:
-    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat", " on"])
-    columns = Exit("unfrozen", "confidence", 0.9).columns
-    for token in rows:
-        token.update(columns, exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
-    base, its = run_rows("0", "?", "normal", None, ["The", " cat", " sat", " on"])
-    sweep = write_sweep(tmp_path / "s", [base, row | columns], [*its, *rows])
+    words = ["The", " cat", " sat", " on"]
+    online = run_rows("0", "?", "unfrozen", 1.0, words, of=Exit("unfrozen", "confidence", 0.9))
+    for token in online[1]:
+        token.update(exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
+    sweep = write_runs(tmp_path / "s", [run_rows("0", "?", "normal", None, words), online])
     page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
     section = page.locator("section", has=page.locator("#confident"))
     first = section.locator("tbody tr").first

@@ -1,11 +1,10 @@
 """Pages of words: what each setting wrote on a prompt, and a run's text with its tokens."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from report_fixtures import Visit
-from synthetic_sweeps import run_rows, write_sweep
+from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import Exit
 from reports.page.build import build_report
@@ -17,7 +16,7 @@ THRESHOLD = Exit("unfrozen", "confidence", 0.97)
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One prompt: two settings write what full depth writes, a third something else, which is wrong."""
-    generations, tokens = [], []
+    runs = []
     texts: dict[tuple[str, float | None], list[str]] = {
         ("normal", None): ["A", " cat", "  sat", " "],
         ("unfrozen", 2.0): ["A", " cat", "  sat", " "],
@@ -27,19 +26,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for (mode, k), pieces in texts.items():
         right = k != 0.5
         found = "cat" if right else "dog"
-        row, rows = run_rows("0", "?", mode, k, pieces, answer="cat", found_answer=found, correct=right)
-        row |= {"equal_share": 1.0 if right else 0.25}
-        generations.append(row)
-        tokens += rows
-    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], answer="cat", correct=False)
-    row |= THRESHOLD.columns | {"run_id": "own", "found_answer": None}
-    for i, token in enumerate(rows):
+        said = {"answer": "cat", "found_answer": found, "correct": right, "equal_share": 1.0 if right else 0.25}
+        runs.append(run_rows("0", "?", mode, k, pieces, **said))
+    own = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], of=THRESHOLD, answer="cat", correct=False)
+    for i, token in enumerate(own[1]):
         evidence = [0.5, 0.9693, 0.989, None, None] if i == 2 else [0.1] * 5 if i else None
-        token |= THRESHOLD.columns | {"run_id": "own", "evidence": evidence, "exit_layer": 15 if i == 2 else 29}
+        token |= {"evidence": evidence, "exit_layer": 15 if i == 2 else 29}
         token |= {"exit_prob": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0] if i == 2 else [0.0] * 5 + [1.0]}
-        tokens.append(token)
     folder = tmp_path_factory.mktemp("written")
-    return build_report(str(write_sweep(folder / "s", [*generations, row], tokens)), folder / "report.html")
+    return build_report(str(write_runs(folder / "s", [*runs, own])), folder / "report.html")
 
 
 def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: Visit, written: Path) -> None:
@@ -89,42 +84,38 @@ def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(visit: Visit, wri
     assert "Answer" in page.locator(".outcome .named").inner_text()
 
 
-@pytest.mark.parametrize("how", ["button", "Escape", "tap beside", "tap again"])
-def test_on_a_phone_the_panel_is_small_and_closes(visit: Visit, written: Path, how: str) -> None:
+def test_on_a_phone_the_panel_is_small_and_closes(visit: Visit, written: Path) -> None:
     page = visit("#/p/0/unfrozen/kl/0.5", path=written, viewport=PHONE)
-    pane: Any = page.locator(".pane")
+    pane, token = page.locator(".pane"), page.locator(".t").nth(1)
     assert not pane.is_visible(), "before anything is pinned"
-    page.locator(".t").nth(1).click()
-    pane.wait_for()
-    assert pane.bounding_box()["height"] <= 0.4 * 740 + 1
-    if how == "button":
-        pane.get_by_role("button", name="Close").click()
-    elif how == "Escape":
-        page.keyboard.press("Escape")
-    elif how == "tap beside":
-        page.locator("h1").click()
-    else:
-        page.locator(".t").nth(1).click()
-    pane.wait_for(state="hidden")
-    assert page.locator(".pinned").count() == 0
-    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/0.5"
+    for close in (
+        pane.get_by_role("button", name="Close").click,
+        lambda: page.keyboard.press("Escape"),
+        page.locator("h1").click,
+        token.click,  # again
+    ):
+        token.click()
+        pane.wait_for()
+        assert pane.bounding_box()["height"] <= 0.4 * 740 + 1
+        close()
+        pane.wait_for(state="hidden")
+        assert page.locator(".pinned").count() == 0
+        assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/0.5"
 
 
 def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
     """Texts, exits and answers, without what full depth would have said."""
-    generations, tokens = [], []
+    runs = []
     unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
     for prompt in range(6):
         for setting in (None, Exit("unfrozen", "confidence", 0.5), THRESHOLD):
             mode, k = ("unfrozen", 1.0) if setting else ("normal", None)
             row, rows = run_rows(
-                str(prompt), "?", mode, k, ["A", " cat", " sat"], disagreement=None, perplexity=None, answer="cat",
-                correct=prompt > 0,
+                str(prompt), "?", mode, k, ["A", " cat", " sat"], of=setting, disagreement=None, perplexity=None,
+                answer="cat", correct=prompt > 0,
             )  # fmt: skip
-            own = setting.columns | {"run_id": f"{prompt}-{setting.key}"} if setting else {}
-            generations.append(row | own)
-            tokens += [token | unseen | own for token in rows]
-    sweep = write_sweep(tmp_path / "s", generations, tokens)
+            runs.append((row, [token | unseen for token in rows]))
+    sweep = write_runs(tmp_path / "s", runs)
     page = visit("#/?open=all&texts.filter=all", path=build_report(str(sweep), tmp_path / "r.html"))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
@@ -141,14 +132,9 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
 
 def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(visit: Visit, tmp_path: Path) -> None:
     gated = Exit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
-    generations, tokens = [], []
-    for columns in ({}, gated.columns):
-        row, rows = run_rows(
-            "0", "?", "frozen_residual" if columns else "normal", 1.0 if columns else None, ["A", " cat"]
-        )
-        generations.append(row | columns)
-        tokens += [token | columns | {"evidence": [None] * 5} for token in rows]
-    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
+    runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"evidence": [None] * 5} for it in rows])]
+    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
         page = visit(route, path=path, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == 360, route

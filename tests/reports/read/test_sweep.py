@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import vl_convert
 from report_fixtures import MakeSweep, Page, Visit
-from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, run_rows, write_runs
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from reports import build_report
@@ -134,9 +134,9 @@ def test_layers_keep_their_colours_under_forced_colours(visit: Visit, scheme: st
 
 
 def test_a_newlines_layer_number_stays_on_its_line(visit: Visit, tmp_path: Path) -> None:
-    row, rows = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
+    run = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
     page = visit(
-        "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html")
+        "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html")
     )
     top = "e => e.getClientRects()[e.getClientRects().length - 1].top"
     without = [token.evaluate(top) for token in page.locator(".t").all()]
@@ -181,8 +181,8 @@ def test_search_takes_words_as_they_are(visit: Visit, query: str) -> None:
 
 
 def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
-    row, rows = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
-    page = visit("#/s/the", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"))
+    run = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
+    page = visit("#/s/the", path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html"))
     assert "450 places in 1 of 1 generated text" in page.locator("main").inner_text()
     shown = page.locator(".hits li")
     assert shown.count() == 200

@@ -1,30 +1,20 @@
 """Which settings are as good as full depth: counted once and alike wherever it is said, and why where none can be."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_quality import graded, with_answers
+from synthetic_quality import graded, quality_in, with_answers
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from reports.read.sweep import read_sweep
 from reports.sections.findings import SEVERAL, quality_findings, sweep_findings
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
-from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
-from reports.shared.quality import Quality, quality_of
-from reports.shared.savings import savings
 
 ONLINE, ORACLE = Exit("unfrozen", "confidence", 0.9), Exit("unfrozen", "agree", None)
-
-
-def of_sweep(folder: Path, margin: float = 0.02) -> Quality:
-    sweep = read_sweep(str(folder))
-    trade = per_configuration(sweep)
-    found = quality_of(sweep, trade, paired_differences(sweep), savings(sweep, trade))
-    assert found
-    return Quality(**vars(found) | {"margin": margin})
 
 
 def counts(text: str) -> list[tuple[int, int]]:
@@ -37,7 +27,7 @@ def counts(text: str) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("margin", "kept"), [(0.0, 0), (0.35, 2), (1.0, 4)])
 def test_every_place_counts_the_same_settings(tmp_path: Path, margin: float, kept: int) -> None:
     """Two online settings and two of an oracle in each of two modes, each with its control."""
-    found = of_sweep(with_answers(tmp_path / "s", 14), margin)
+    found = replace(quality_in(with_answers(tmp_path / "s", 14)), margin=margin)
     said = verdict(None, found)
     assert said
     assert counts(said.sentences[0]) == [(kept, 4)]
@@ -63,7 +53,7 @@ CHECKED = "Answers were checked, but "
 def test_where_answers_were_checked_it_is_said_why_they_tell_nothing(
     tmp_path: Path, marks: dict[Configuration, str], why: str
 ) -> None:
-    found = of_sweep(graded(tmp_path / "s", marks, seeds=(0, 1, 2)))
+    found = quality_in(graded(tmp_path / "s", marks, seeds=(0, 1, 2)))
     said = verdict(None, found)
     assert said
     assert said.sentences[0].startswith(why)

@@ -9,34 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit
-from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_answers
+from synthetic_quality import CHOSEN, JUDGE, choose, judge, quality_in, replay, score, with_answers
 
 from eexit.plan.configuration import NORMAL
 from eexit.results.study_tables import CHOICES, SCORES
 from reports.page.build import render
 from reports.page.payload import payload
-from reports.read.sweep import Sweep, read_sweep
+from reports.read.sweep import read_sweep
 from reports.sections.all_numbers import scores_of_harness
 from reports.sections.findings import choice_findings, quality_findings
-from reports.shared.paired import paired_differences
-from reports.shared.per_configuration import per_configuration
-from reports.shared.quality import Quality, latest_choices, quality_of
-from reports.shared.savings import savings
+from reports.shared.quality import Quality, latest_choices
 
 BOLD = "unfrozen/confidence/0.7"
-
-
-def known(folder: Path) -> Quality:
-    """The quality of the sweep in this folder."""
-    sweep = read_sweep(str(folder))
-    return of_sweep(sweep)
-
-
-def of_sweep(sweep: Sweep) -> Quality:
-    trade, paired = per_configuration(sweep), paired_differences(sweep)
-    found = quality_of(sweep, trade, paired, savings(sweep, trade))
-    assert found
-    return found
 
 
 def row_of(found: Quality, key: str) -> dict[Any, Any]:
@@ -51,7 +35,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: Path) -> None:
-    rows = known(answered).rows
+    rows = quality_in(answered).rows
     keys, controls = rows["configuration"].tolist(), rows[rows["beneath"].notna()]
     assert keys[0] == NORMAL
     assert len(controls) == 4
@@ -62,7 +46,7 @@ def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: P
 
 
 def test_findings_name_what_saves_most_without_being_certainly_below_normal(answered: Path) -> None:
-    found = known(answered)
+    found = quality_in(answered)
     its = {"correct_difference": 0.01, "correct_difference_low": -0.015, "correct_difference_high": 0.035}
     rows = found.rows.copy()
     rows.loc[rows["configuration"] == CHOSEN, list(its)] = list(its.values())
@@ -85,7 +69,7 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
 
 
 def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path) -> None:
-    found = known(answered)
+    found = quality_in(answered)
     rows = found.rows.copy()
     rows.loc[rows["configuration"] != NORMAL, ["correct_difference_low", "correct_difference_high"]] = [0.0, 0.1]
     rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
@@ -96,7 +80,7 @@ def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path
 
 
 def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
-    found = known(with_answers(tmp_path / "s", 6, modes=("unfrozen",)))  # four of which bring an answer
+    found = quality_in(with_answers(tmp_path / "s", 6, modes=("unfrozen",)))  # four of which bring an answer
     assert found.rows["correct_low"].isna().all()
     assert (
         quality_findings(found, 0)[1]
@@ -111,17 +95,17 @@ def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_p
     folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
     judge(folder, fails=[f"1-{BOLD}-0", f"2-{NORMAL}-0"])
     judge(folder, call=2, judge="another", coherence=1)
-    first, second = known(folder).judges
+    first, second = quality_in(folder).judges
     assert (first.name, second.name, first.errors) == (JUDGE, "another", {BOLD: 1, NORMAL: 1})
-    row = row_of(known(folder), BOLD)
+    row = row_of(quality_in(folder), BOLD)
     score = np.mean([5 - round(10 * 0.25 * 0.8)] * 2 + [5, 4])
     assert (row["score_0"], row["score_0_n"], row["judge_errors"]) == (pytest.approx(score), 5, 1)
     assert row["score_1"] == pytest.approx(score - (3 - 1) / 4)
     assert row["score_0_difference_n"] == 4, "a prompt without one of both is in no pair"
     assert row["preferred_0"] == 0
-    assert row_of(known(folder), CHOSEN)["preferred_0"] == 0.5
-    assert np.isnan(row_of(known(folder), NORMAL)["preferred_0"])
-    said = quality_findings(known(folder), 0)
+    assert row_of(quality_in(folder), CHOSEN)["preferred_0"] == 0.5
+    assert np.isnan(row_of(quality_in(folder), NORMAL)["preferred_0"])
+    said = quality_findings(quality_in(folder), 0)
     assert f"Judge {JUDGE} gave no usable answer for 2 of 54 runs, which are in no mean of its scores." in said
     assert any(
         sentence.startswith(f"Judge {JUDGE} gives normal a score of 4.75 [4.75, 4.75] of 5") for sentence in said
@@ -145,8 +129,8 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
         "guarantee. On 50 prompts for reporting, which had no part in the choice, its mean is 6%. By these alone, the "
         "risk is at most 12% with the same confidence. That mean is above the bound."
     )
-    assert row_of(known(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
-    assert pd.isna(row_of(known(folder), BOLD)["chosen"])
+    assert row_of(quality_in(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
+    assert pd.isna(row_of(quality_in(folder), BOLD)["chosen"])
     choose(folder, 3, None, at_most=0.01)
     _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))
     assert none.startswith(
@@ -193,7 +177,7 @@ def test_of_a_setting_that_was_replayed_again_the_latest_counts(tmp_path: Path) 
     folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
     replay(folder, factors=(0.5, 4.0))
     replay(folder, 2, factors=(4.0,), expected_disagreement=0.125)
-    rows = known(folder).replayed.set_index("configuration")
+    rows = quality_in(folder).replayed.set_index("configuration")
     assert len(rows) == 4
     row = rows.loc["unfrozen/kl/4"]
     skipped = 0.4 / 5
@@ -210,7 +194,7 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
     replay(folder, 2, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16")
     gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
     replay(folder, 3, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16", **gated)
-    assert {curve for curve in known(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
+    assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
         "unfrozen/kl on texts of normal, read through unknown, decided on unknown",
         "unfrozen/kl on texts of normal, read through exits/linear, decided on screen:8:16",
         "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on screen:8:16",

@@ -26,12 +26,13 @@ from reports.shared.charts import DARK, LIGHT
 from reports.shared.per_configuration import naming, per_configuration
 from reports.shared.styles import Looks
 
+Charts = dict[str, dict[str, Any]]
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic_sweep(tmp_path_factory.mktemp("rules") / "results", 6, 1, rules_grid(), 40, timed=True)
+    return write_synthetic_sweep(tmp_path_factory.mktemp("rules") / "results", 6, rules_grid(), 40, timed=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,15 @@ def several(folder: Path) -> Path:
     return build_report(str(folder), folder / "report.html")
 
 
-def of_disagreement(sweep: Sweep) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def charts(sweep: Sweep) -> Charts:
+    """Which take seconds to draw."""
+    return drawn(sweep)
+
+
+def of_disagreement(charts: Charts) -> dict[str, Any]:
     """The trade-off of disagreement alone."""
-    chart = drawn(sweep)["quality"]
+    chart = charts["quality"]
     return chart | {"variants": [variant_of(chart, "Disagreement")]}
 
 
@@ -55,8 +62,7 @@ def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
 
 
-def test_every_field_of_a_chart_is_a_column_of_its_rows(sweep: Sweep) -> None:
-    charts = drawn(sweep)
+def test_every_field_of_a_chart_is_a_column_of_its_rows(charts: Charts) -> None:
     assert list(charts) == [
         "quality", "mix", "dose-exit_rate", "dose-mean_depth", "depth",
     ]  # fmt: skip
@@ -75,7 +81,7 @@ def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> Non
 def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
     rules = {"confidence": (0.9, 0.97, 0.995), "entropy": (0.15, 0.5, 1.25), "kl": (0.001, 1.0, 1234567.0)}
     grid: list[Configuration] = [Normal(), *(Exit("unfrozen", rule, p) for rule in rules for p in rules[rule])]
-    sweep = read_sweep(str(write_synthetic_sweep(tmp_path / "results", 3, 1, grid, 10)))
+    sweep = read_sweep(str(write_synthetic_sweep(tmp_path / "results", 3, grid, 10)))
     chart = drawn(sweep)["dose-exit_rate"]
     rows = chart["table"]["rows"]
     for variant, parameters in zip(chart["variants"], rules.values(), strict=True):
@@ -116,14 +122,14 @@ def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep: 
     trade = per_configuration(apart).set_index("configuration")
     assert (trade["control_of"][CONTROL], trade["series"][CONTROL]) == (FOLLOWED, CONTROL)
     assert trade["beneath"].isna().all()
-    chart = of_disagreement(apart)
+    chart = of_disagreement(drawn(apart))
     assert "dotted line" not in chart["caption"]
     assert encodings(chart, "color")[0]["legend"]["values"] == ["random", "fixed", "agree"]
     assert not any("random" in sentence.split(" ")[0] for sentence in sweep_findings(trade.reset_index()))
 
 
-def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(sweep: Sweep) -> None:
-    chart = of_disagreement(sweep)
+def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(charts: Charts) -> None:
+    chart = of_disagreement(charts)
     assert {colour.get("field") for colour in encodings(chart, "color")} == {"family", None}, "controls are grey"
     assert {shape["field"] for shape in encodings(chart, "shape")} == {"family"}
     assert {dash["field"] for dash in encodings(chart, "strokeDash")} == {"mode"}
@@ -138,7 +144,7 @@ def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(sweep: Sw
 
 
 def test_modes_are_told_by_colour_where_there_is_one_rule(make_sweep: MakeSweep) -> None:
-    chart = of_disagreement(read_sweep(str(make_sweep(6))))
+    chart = of_disagreement(drawn(read_sweep(str(make_sweep(6)))))
     assert {colour["field"] for colour in encodings(chart, "color")} == {"mode"}
     assert "control" not in chart["caption"]
 
@@ -156,8 +162,8 @@ def test_there_is_a_colour_for_every_mode_and_rule() -> None:
         assert len(set(colours)) == len(colours) >= len(MODES) + len(RULES)
 
 
-def test_dose_responses_are_per_rule_on_its_own_axis(sweep: Sweep) -> None:
-    chart = drawn(sweep)["dose-mean_depth"]
+def test_dose_responses_are_per_rule_on_its_own_axis(charts: Charts) -> None:
+    chart = charts["dose-mean_depth"]
     assert (chart["title"], chart["choice"]) == ("Mean depth by parameter", "Rule")
     assert [variant["label"] for variant in chart["variants"]] == ["kl (oracle): KL factor", "fixed: exit layer"]
     axes = []
@@ -170,8 +176,8 @@ def test_dose_responses_are_per_rule_on_its_own_axis(sweep: Sweep) -> None:
     ]
 
 
-def test_depth_by_position_is_shown_of_one_rule_and_parameter_at_a_time(sweep: Sweep) -> None:
-    choice = drawn(sweep)["depth"]["slice"]
+def test_depth_by_position_is_shown_of_one_rule_and_parameter_at_a_time(charts: Charts) -> None:
+    choice = charts["depth"]["slice"]
     assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "kl/1")
     assert choice["values"][:4] == ["kl/0.25", "random/kl/0.25", "kl/1", "random/kl/1"]
 
@@ -229,7 +235,7 @@ def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp
     said = visit("#/?open=all", path=several).locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
     grid = [configuration for configuration in rules_grid() if configuration.columns["rule"] in (None, "fixed")]
-    alone = write_synthetic_sweep(tmp_path / "fixed", 2, 0, grid, 10)
+    alone = write_synthetic_sweep(tmp_path / "fixed", 2, grid, 10)
     said = visit("#/?open=all", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
     assert "Layers skipped: the layers after the exits" in said
     assert "at run time" not in said
@@ -253,9 +259,9 @@ def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: P
 
 
 def test_oracles_are_marked_beside_other_rules(
-    visit: Visit, sweep: Sweep, several: Path, make_sweep: MakeSweep
+    visit: Visit, charts: Charts, several: Path, make_sweep: MakeSweep
 ) -> None:
-    colours = encodings(of_disagreement(sweep), "color")
+    colours = encodings(of_disagreement(charts), "color")
     (legend, *_) = [colour["legend"] for colour in colours if "field" in colour]
     assert legend["labelExpr"] == (
         """indexof(["kl", "agree"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
@@ -290,7 +296,7 @@ def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Pa
 
 def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> None:
     """Few sentences, no legend that is cut off, and an answer that does not list every pair of mode and rule."""
-    folder = write_synthetic_sweep(tmp_path / "every", 2, 0, every_rule_grid(), 20, timed=True)
+    folder = write_synthetic_sweep(tmp_path / "every", 2, every_rule_grid(), 20, timed=True)
     page = visit("#/?open=all", path=build_report(str(folder), tmp_path / "r.html"))
     findings = page.get_by_role("region", name="Findings").locator("li")
     assert findings.count() == 4, "two batch sizes and two modes"
@@ -307,7 +313,7 @@ def test_the_token_pane_shows_what_the_rule_saw(visit: Visit, several: Path, swe
     heads = table.locator("thead th").all_inner_texts()
     column = heads.index(f"Rule saw: {RULES['agree'].sees}")
     stored = sweep.tokens.to_table(columns=["run_id", "position", "evidence"]).to_pandas()
-    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}") & (stored["position"] == 3), "evidence"]
+    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "evidence"]
     cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
     assert cells == [*(f"{value:g}" for value in saw), "–"]
     assert "What the rule saw is the teacher's" in table.locator("caption").inner_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from report_fixtures import MakeSweep, Visit
-from synthetic_quality import CHOSEN, choose, with_answers
+from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
 from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
 from eexit.quality.estimates import Estimate
@@ -18,10 +18,6 @@ from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
-from reports.shared.paired import paired_differences
-from reports.shared.per_configuration import per_configuration
-from reports.shared.quality import Quality, quality_of
-from reports.shared.savings import savings
 
 GIVEN: dict[str, Any] = {
     "sentences": ["No setting pays.", "The nearest takes 1.3 times as long.", "With 95% confidence."],
@@ -40,14 +36,6 @@ GIVEN: dict[str, Any] = {
         ).row((1, 8))
     ],
 }
-
-
-def of_sweep(folder: Path) -> Quality:
-    sweep = read_sweep(str(folder))
-    trade = per_configuration(sweep)
-    found = quality_of(sweep, trade, paired_differences(sweep), savings(sweep, trade))
-    assert found
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +111,7 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
 
 
 def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:
-    found = of_sweep(answered)
+    found = quality_in(answered)
     said = verdict(None, found)
     assert said
     assert said.pays is False
@@ -145,7 +133,7 @@ def test_without_one_the_settings_are_held_against_full_depth(answered: Path) ->
 
 
 def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tmp_path: Path) -> None:
-    section = settings_section(of_sweep(answered))
+    section = settings_section(quality_in(answered))
     assert section
     assert section["about"].startswith("Nothing is certified; from the best on")
     assert [row["kept"] for row in section["table"]["rows"]] == ["not shown"] * 2
@@ -154,13 +142,13 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     shutil.copytree(answered, folder)
     choose(folder)
     choose(folder, 2, None, at_most=0.01)
-    section = settings_section(of_sweep(folder))
+    section = settings_section(quality_in(folder))
     assert section
     none, one = section["table"]["rows"]
     assert (none["promise"], none["configuration"]) == ("disagreement ≤ 1%, with 95%", None)
     assert (one["promise"], one["configuration"]) == ("disagreement ≤ 5%, with 95%", CHOSEN)
     assert one["held_out"] == "3%, at most 8% (n = 50)"
-    said = verdict(None, of_sweep(folder))
+    said = verdict(None, quality_in(folder))
     assert said
     assert said.sentences[2].startswith(
         "With 95% confidence, the mean share of tokens unlike full depth's is at most 5%"
@@ -168,8 +156,8 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
 
 
 def test_without_answers_it_is_said_that_nothing_tells(make_sweep: MakeSweep) -> None:
-    said = verdict(None, of_sweep(make_sweep(6)))
+    said = verdict(None, quality_in(make_sweep(6)))
     assert said
     assert said.pays is None
     assert said.sentences[0].startswith("No answer was checked")
-    assert verdict(None, of_sweep(make_sweep(6, [("normal", None)]))) is None
+    assert verdict(None, quality_in(make_sweep(6, [("normal", None)]))) is None

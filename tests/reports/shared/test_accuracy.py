@@ -1,13 +1,14 @@
 """Accuracy and its paired difference, compared with loops over prompts and seeds."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from report_fixtures import Context, Visit
-from synthetic_sweeps import run_rows, write_sweep
+from synthetic_sweeps import run_rows, write_runs
 
 from reports import build_report
 from reports.read.sweep import Sweep, read_sweep
@@ -23,16 +24,12 @@ Marks = dict[tuple[str, int, int], bool | None]  # of a mode, prompt and seed
 
 def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **change: Any) -> Sweep:
     """`normal` and `unfrozen/kl/1`; runs without an entry failed."""
-    generations, tokens = [], []
-    for prompt in range(N_PROMPTS):
-        for mode, k in (("normal", None), ("unfrozen", 1.0)):
-            for seed in seeds:
-                its = {"status": "error"} if (mode, prompt, seed) not in marks else {}
-                its |= {"correct": marks.get((mode, prompt, seed))} | change
-                row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c"], seed, **its)
-                generations.append(row)
-                tokens += rows
-    return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens, temperature=1.0)))
+    runs = []
+    for prompt, (mode, k), seed in product(range(N_PROMPTS), (("normal", None), ("unfrozen", 1.0)), seeds):
+        its = {"status": "error"} if (mode, prompt, seed) not in marks else {}
+        its |= {"correct": marks.get((mode, prompt, seed))} | change
+        runs.append(run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c"], seed, **its))
+    return read_sweep(str(write_runs(tmp_path / "results", runs, temperature=1.0)))
 
 
 @pytest.fixture
@@ -128,14 +125,12 @@ def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
 
 def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path: Path) -> None:
     """Prompt 0 has one seed, which saves everything; all others have three, which save nothing."""
-    generations, tokens = [], []
+    runs = []
     for prompt in range(4):
-        for seed in SEEDS if prompt else SEEDS[:1]:
-            costs = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
-            row, rows = run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, **costs)
-            generations.append(row)
-            tokens += rows
-    sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+        costs = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
+        seeds = SEEDS if prompt else SEEDS[:1]
+        runs += [run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, **costs) for seed in seeds]
+    sweep = read_sweep(str(write_runs(tmp_path / "results", runs)))
     found = savings(sweep, per_configuration(sweep))
     assert found is not None
     assert found.rows["theoretical"].tolist() == pytest.approx([0.25])
