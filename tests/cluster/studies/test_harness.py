@@ -1,7 +1,6 @@
 """A grid of configurations on tasks of the lm-evaluation-harness, on Ray: what lands, and what is told."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def _looks_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluating, "evaluate_on_tasks", partial(evaluate_on_tasks, look=look_here, find=find_here))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks: Path, tmp_path: Path) -> None:
     """One task can't be done, and another kills the process that does it: the others land all the same."""
     save_task(tmp_path, WORDS, "beams", generation_kwargs={"num_beams": 3, "max_gen_toks": 9})
@@ -49,7 +48,7 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
     deadly = tmp_path / "deadly.yaml"
     deadly.write_text(deadly.read_text().replace('"!function deadly.die"', "!function deadly.die"))
     (tmp_path / "deadly.py").write_text(
-        f"import os\n\n\ndef die(doc):\n    return 'Q' if os.getpid() == {os.getpid()} else os._exit(1)\n"
+        "import os, ray\n\n\ndef die(doc):\n    return os._exit(1) if ray.get_runtime_context().actor else 'Q'\n"
     )
     out, common = tmp_path / "out", ("--model", model, "--dtype", "float32", "--exit-layers", "2", "4")
     grid = ("--mode", "normal", "frozen_residual", "--rule", "confidence=0.2")

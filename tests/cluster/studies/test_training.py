@@ -1,4 +1,4 @@
-"""Training on a finished sweep's texts with Ray: what lands, what is refused, and going on after an interruption."""
+"""Training on a finished sweep's texts: what lands, what is refused, and going on after an interruption."""
 
 import json
 import os
@@ -92,7 +92,7 @@ class Interrupts(Silence):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

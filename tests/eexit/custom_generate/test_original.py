@@ -1,4 +1,4 @@
-"""The real default model: what it generates, and that all of it is recorded."""
+"""The user's snippet on the real default model; and on a small one, that all that is generated is recorded."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from ran import Ran
-from traces import traces_of
+from byte_model import save_byte_model
 
 from eexit import (
     KLExitGenerator,
@@ -18,7 +17,6 @@ from eexit import (
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
-from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Request
@@ -26,11 +24,11 @@ from eexit.decode.steps.batch import Batch
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Configuration, Exit
 from eexit.plan.runs import plan_runs
 from eexit.results.shard_tables import token_pieces
 from eexit.results.tables import GENERATIONS, TOKENS
 
+POSITIONS = 2048
 PROMPTS = [
     {"id": "recursion", "prompt": "Explain recursion.", "system": "You are a helpful programming tutor."},
     {"id": "hostile", "prompt": "<script>alert('\u202e')</script> \x07 👩‍👩‍👧 " + 300 * "long "},
@@ -40,9 +38,17 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def generator() -> ModelGenerator:
+def generator(tmp_path_factory: pytest.TempPathFactory) -> ModelGenerator:
+    """Of a small model with as many layers as the default one."""
+    model = tmp_path_factory.mktemp("model")
+    save_byte_model(model, ends=True, n_layers=30, positions=POSITIONS)
     config = {"prompts": PROMPTS, "kl_factors": [0.5, 4], "max_new_tokens": 10, "dtype": "float32"}
-    return ModelGenerator(SweepConfig.model_validate(config))
+    return ModelGenerator(SweepConfig.model_validate({"model": str(model), **config}))
+
+
+@pytest.fixture(scope="module")
+def default_tokenizer() -> Any:
+    return load_default_model_and_tokenizer()[1]
 
 
 def assert_same_rows(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
@@ -69,41 +75,14 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
     assert results["response"] == prediction.text == "".join(tokens)
     assert "recurs" in prediction.text.lower()
     assert get_early_exit_indices(model) == results["exitable_layers"] == [5, 10, 15, 20, 25]
+    normal = KLExitGenerator(model=model, tokenizer=tokenizer, mode="normal")
+    _, _, plain = normal.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=10)
+    whole = model.generate(**inputs, max_new_tokens=10, do_sample=False, pad_token_id=2)  # type: ignore[operator]
+    assert plain.token_ids == whole[0, inputs["input_ids"].shape[1] :].tolist()
     stats = results["early_exit_stats"]
     assert stats["total_tokens"] == len(exit_layers) - 1 == sum(stats["layer_distribution"].values())
     assert 0 < stats["early_exit_rate"] < 1
     assert prediction.kl.shape == (len(tokens), 5)
-
-
-def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) -> None:
-    [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == "normal"][:1]
-    row = generator.generate([run]).generations.to_pylist()[0]
-    generated = generator.model.generate(  # type: ignore[operator]  # of a mixin
-        torch.tensor([row["prompt_token_ids"]]), max_new_tokens=10, do_sample=False, pad_token_id=2
-    )
-    assert row["text"] == generator.tokenizer.decode(generated[0, row["n_prompt_tokens"] :])
-
-
-@pytest.mark.parametrize(
-    "configuration",
-    [Exit("frozen_residual", "fixed", 10.0), Exit("unfrozen", "confidence", 0.5)],
-    ids=lambda configuration: configuration.key,
-)
-def test_invariant_7_a_real_model_runs_what_is_counted(
-    generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch, configuration: Configuration
-) -> None:
-    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
-    decoder, decoding = generator.engine.decoder, generator.engine.decoding
-    ran = Ran(generator.model, decoder, monkeypatch)
-    prompt = generator.requests(list(plan_runs(generator.config))[:1]).popitem()[1].prompt_token_ids
-    engine = Engine(decoder, replace(decoding, max_new_tokens=32, observe="none"))
-    [trace] = traces_of(engine.generate([Request(prompt, configuration)])).values()
-    assert trace.counts is not None
-    layers_T, keys_T = trace.counts.layers_T, trace.counts.keys_T
-    assert ran.ended_L.tolist() == [(layers_T > layer).sum() for layer in range(30)]
-    assert (ran.begun_L - ran.ended_L).sum() == keys_T.sum()
-    assert ran.reads == trace.counts.looks_TX("head_reads").sum()
-    assert layers_T.sum() < 30 * len(layers_T)
 
 
 def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) -> None:
@@ -157,7 +136,7 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) ->
     errors = {row["prompt_id"]: row["error"] for row in rows if row["status"] == "error"}
     assert errors.keys() == {"empty", "endless"}
     assert "empty" in errors["empty"]
-    assert "context of 8192" in errors["endless"]
+    assert f"context of {POSITIONS}" in errors["endless"]
     n_ok = sum(row["n_tokens"] for row in rows if row["status"] == "ok")
     assert 0 < sum(seen) <= n_ok
 
@@ -174,9 +153,9 @@ def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generat
     "text",
     ["Straße 👩‍👩‍👧 naïve 日本語 \u202eabc\u202c", "```python\n\tdef f():\r\n```", "\ufffd�", " lead  and trail  "],
 )
-def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: ModelGenerator, text: str) -> None:
-    token_ids = generator.tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = token_pieces(generator.tokenizer, token_ids)
+def test_pieces_concatenate_to_the_text_and_keep_characters_whole(default_tokenizer: Any, text: str) -> None:
+    token_ids = default_tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = token_pieces(default_tokenizer, token_ids)
     assert len(pieces) == len(token_ids)
     assert "".join(pieces) == text
     if "\ufffd" not in text:
