@@ -8,6 +8,7 @@ import pytest
 from commands import here
 from full_disk import full_disk, left, on_a_full_disk
 from report_fixtures import MakeSweep
+from synthetic_sweeps import NORMAL_ALONE
 
 from jobs import report as report_job
 from reports import PageSettings, build_report
@@ -27,7 +28,7 @@ def main() -> Main:
 def test_the_report_lands_in_the_sweeps_folder(
     main: Main, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make_sweep(1)
+    folder = make_sweep(1, NORMAL_ALONE)
     assert main([str(folder)]) == 0
     assert capsys.readouterr() == (f"{folder / 'report.html'}\n", "")
     assert (folder / "report.html").stat().st_size > 100_000
@@ -58,7 +59,7 @@ def test_an_original_file_is_drawn_where_asked(main: Main, tmp_path: Path) -> No
 
 
 def test_some_prompts_are_held(main: Main, make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder, out = make_sweep(3), tmp_path / "r.html"
+    folder, out = make_sweep(3, NORMAL_ALONE), tmp_path / "r.html"
     assert main([str(folder), "--out", str(out), "--ids", "2"]) == 0
     some = out.stat().st_size
     assert main([str(folder), "--out", str(out), "--prompts", "2"]) == 0
@@ -80,7 +81,7 @@ def test_a_wrong_number_of_prompts_is_refused(
 def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     main: Main, make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
-    folder, out = make_sweep(2), tmp_path / "r.html"
+    folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
     for before in (None, ""):  # older versions left an empty file
         if before is not None:
             out.write_text(before)
@@ -96,11 +97,11 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
 
 
 def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder, out = make_sweep(2), tmp_path / "r.html"
+    folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
     build_report(str(folder), out, PageSettings(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(before) == 3
-    smaller = make_sweep(1)
+    smaller = make_sweep(1, NORMAL_ALONE)
     with full_disk(100_000), pytest.raises(OSError, match="File too large"):
         build_report(str(smaller), out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

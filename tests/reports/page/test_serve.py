@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 from report_fixtures import Context, MakeSweep, Page
-from synthetic_sweeps import shard
+from synthetic_sweeps import NORMAL_ALONE, shard
 
 from reports import PageSettings
 from reports.page import serve
@@ -53,7 +53,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for tests that only ask, of a sweep that stays as it is."""
-    with make_server(str(make_sweep(1)), 0, 100, str(tmp_path_factory.mktemp("pages"))) as server:
+    with make_server(str(make_sweep(1, NORMAL_ALONE)), 0, 100, str(tmp_path_factory.mktemp("pages"))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -126,7 +126,7 @@ def test_side_files_are_served_and_nothing_else_of_the_folder(
     served: Served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "PageSettings", partial(PageSettings, max_bytes=1))
-    server = served(make_sweep(2))
+    server = served(make_sweep(2, NORMAL_ALONE))
     name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
     side = ask(server, f"/{name}.data/prompt-1.js")
     assert side.headers["Content-Type"].startswith("text/javascript")
@@ -168,7 +168,7 @@ def test_a_browser_that_goes_away_is_no_traceback(still: Server, capfd: pytest.C
 def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(
     served: Served, make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(make_sweep(1), tmp_path / "gone")
+    folder = shutil.copytree(make_sweep(1, NORMAL_ALONE), tmp_path / "gone")
     server = served(folder)
     assert ask(server, "/").status == 200
     shutil.rmtree(folder)
@@ -184,7 +184,7 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
         wanted = taken if port == "taken" else port
-        assert runpy.run_path(str(JOB))["main"]([str(make_sweep(1)), "--serve", wanted]) == 2
+        assert runpy.run_path(str(JOB))["main"]([str(make_sweep(1, NORMAL_ALONE)), "--serve", wanted]) == 2
     said = capsys.readouterr().err
     found = re.fullmatch(rf"error: .*{wanted}.*: try --serve (\d+)\n", said)
     assert found
@@ -193,9 +193,8 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, str(JOB), str(make_sweep(1)), "--serve", "0"]
+def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    command = [sys.executable, str(JOB), str(make_sweep(1, NORMAL_ALONE)), "--serve", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -209,7 +208,7 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
             assert answer.status == 200
             answer.read()
         assert len(list(tmp_path.iterdir())) == 1
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
     assert list(tmp_path.iterdir()) == []
