@@ -1,8 +1,8 @@
 """The README's blocks of code run as they are printed, one after the other in one folder, with small settings.
 
-The default model is a small random one here, whose layers have the same numbers, and the files of prompts are shorter.
-What is given besides is in `SMALLER` and `INSTEAD`, and what can't be run here in `LEFT_OUT`, with the reasons. A line
-that is new in the README is run, or fails here.
+All is run in this process, actors too. The default model is a small random one here, whose layers have the same
+numbers, and the files of prompts are shorter. What is given besides is in `SMALLER` and `INSTEAD`, and what can't be
+run here in `LEFT_OUT`, with the reasons. A line that is new in the README is run, or fails here.
 """
 
 import re
@@ -17,12 +17,12 @@ import pandas as pd
 import platformdirs
 import pytest
 from byte_model import save_byte_model
-from commands import here
+from commands import asked_here, here
 from judge_server import judging
 from own_tasks import CHOICE, WORDS, save_tasks
-from ray_fixtures import started_ray
 
 from eexit.model.sources import DEFAULT_MODEL
+from eexit.plan import model_facts
 
 ROOT = Path(__file__).parents[2]
 # In the order in which their blocks are run.
@@ -32,7 +32,7 @@ N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some a
 FEW_TOKENS = ["--max-new-tokens", "6"]
 # Flags that are added behind those of a script, where the last one counts.
 SMALLER = {
-    "jobs/sweep.py": [*FEW_TOKENS, "--actors", "1"],  # each takes seconds to start
+    "jobs/sweep.py": FEW_TOKENS,
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/files/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
@@ -110,7 +110,7 @@ def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[Path]:
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that all is run in, as a fresh clone: with its prompts, and a model that was fetched before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
@@ -126,10 +126,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[s
     (folder / "mine.csv").write_text(MINE)
     save_tasks(folder / "tasks", CHOICE, WORDS)
     monkeypatch.chdir(folder)
-    with started_ray({name: environment[name] for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}):
-        yield folder
+    monkeypatch.setattr(model_facts, "asking", asked_here())
+    return folder
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_the_blocks_run_as_printed_one_after_the_other(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
     with judging() as judge:
