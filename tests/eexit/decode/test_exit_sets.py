@@ -33,6 +33,7 @@ from eexit.plan.configuration import Exit, Normal
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 FEW = replace(SAMPLED, max_new_tokens=12)
+FEWER = replace(SAMPLED, max_new_tokens=8)
 LOOKING = [rule for rule in RULES if rule not in BLIND]
 READING = ("confidence", "margin", "entropy", "patience")
 
@@ -59,7 +60,7 @@ def screen_of(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = T
 def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift: int, architecture: str) -> None:
     model, seen = shared_model(architecture), set()
     requests = requests_of(model, shift)
-    for request, trace in zip(requests, as_reference(model, requests, FEW), strict=True):
+    for request, trace in zip(requests, as_reference(model, requests, FEWER), strict=True):
         assert isinstance(request.configuration, Exit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
@@ -68,17 +69,19 @@ def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift
     assert len(seen) >= 8
 
 
-@pytest.mark.parametrize("looks_through", ["shortlist", "screen"])
-@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(ARCHITECTURES)])
+@pytest.mark.parametrize(
+    ("shift", "architecture", "looks_through"),
+    [(0, "llama", "shortlist"), (1, "gemma3", "screen"), (2, "mixtral", "shortlist"), (3, "llama", "screen")],
+)
 def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
     shift: int, architecture: str, looks_through: str
 ) -> None:
     """A shortlist has the likeliest tokens at the first layer of the set."""
     model = shared_model(architecture)
     if looks_through == "shortlist":
-        decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(packed_decoder_of(model), 5))
+        decoding = replace(FEWER, readout=LINEAR, shortlist=Shortlist(packed_decoder_of(model), 5))
     else:
-        decoding = replace(FEW, readout=LINEAR, screen=screen_of(model, 6, 9))
+        decoding = replace(FEWER, readout=LINEAR, screen=screen_of(model, 6, 9))
     as_reference(model, requests_of(model, shift, (*READING, "predicted_kl")), decoding)
 
 
@@ -96,7 +99,7 @@ def beside_normal(model: PreTrainedModel) -> list[Request]:
     return [Request(PROMPTS[0], Normal(), seed=3), *requests_of(model, 3, READING)]
 
 
-@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), *((name, 0.8) for name in ARCHITECTURES)])
+@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), ("gemma3", 0.8), ("mixtral", 0.8)])
 def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
     """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
     model = shared_model(architecture)
