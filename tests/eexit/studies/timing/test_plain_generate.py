@@ -40,9 +40,12 @@ def test_8_bits_are_in_a_copy_of_the_model_and_say_nearly_the_same(contenders: C
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # of compilers
 def test_compiled_steps_write_what_generate_does_or_it_is_said_why_there_are_none(contenders: Contenders) -> None:
-    if why_not_compiled(torch.device("cpu")):
-        pytest.skip("no compiler is here")
+    if reason := why_not_compiled(torch.device("cpu")):
+        pytest.skip(f"torch.compile compiles nothing here: {reason}")
     compiled = Generate(variant=COMPILE)
     assert contenders.warm_up(compiled, 1, 3) > 0
     assert contenders.time_with_texts(compiled, 1)[1] == contenders.time_with_texts(Generate(), 1)[1]
