@@ -89,7 +89,7 @@ class CallsFor(Sequence[LayerCall]):
     def _select(self, argument: Any, axis: RowAxis | None) -> Any:
         if argument is self.whole:
             return self.view
-        if axis is None:
+        if axis is None or argument is None:  # a mask, say, that fewer tokens do without
             return argument
         if id(argument) not in self.selected:
             self.selected[id(argument)] = axis.select(argument, self.rows)
