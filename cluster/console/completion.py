@@ -46,7 +46,7 @@ def completed_command(names: Collection[str]) -> str | None:
 
 def install(shell: str) -> str:
     """Have a shell complete from its next start on; returns what was done. Raises `UsageError` for another shell."""
-    import argcomplete
+    from argcomplete import shell_integration
     from platformdirs import user_data_path
 
     if shell not in READS:
@@ -57,7 +57,7 @@ def install(shell: str) -> str:
     script, reads = user_data_path("eexit") / f"completion.{shell}", Path.home() / READS[shell]
     for path in (script, reads):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(script, BEFORE.get(shell, "") + argcomplete.shellcode(["eexit"], shell=shell))
+    write_whole(script, BEFORE.get(shell, "") + shell_integration.shellcode(["eexit"], shell=shell))
     line = f"source {shlex.quote(str(script))}\n"
     if not reads.exists() or line not in reads.read_text():
         with reads.open("a") as file:

@@ -62,7 +62,7 @@ def with_answers(
             for seed in seeds:
                 k = None if configuration.mode == NORMAL else 1.0
                 right = bool(hard + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
-                numbers = {
+                numbers: dict[str, Any] = {
                     "mean_depth": 1 - 0.4 * bold,
                     "exit_rate": bold, "disagreement": 0.25 * worse, "lcs_share": 1 - 0.5 * worse,
                     "perplexity": 3 + worse, "answer": "42" if prompt > 1 else None,
@@ -94,7 +94,7 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
                 k = None if configuration.mode == NORMAL else 1.0
                 words = ["So", " it", " is", " 42" if mark == "✓" else " 41"]
                 asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed
-                found = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
+                found: dict[str, Any] = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
                 runs.append(run_rows(*asked, of=configuration, **found))
     return write_runs(folder, runs, float(len(seeds) > 1))
 

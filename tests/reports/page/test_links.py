@@ -15,7 +15,8 @@ STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
-    runs = [run_rows("0", "?", *of, ["The", " cat", " sat", " on"]) for of in (("normal", None), ("unfrozen", 1.0))]
+    modes = {"normal": None, "unfrozen": 1.0}
+    runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in modes.items()]
     for row, rows in runs:
         for token in rows:
             token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]

@@ -1,6 +1,7 @@
 """Pages of words: what each setting wrote on a prompt, and a run's text with its tokens."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_fixtures import Visit
@@ -26,7 +27,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for (mode, k), pieces in texts.items():
         right = k != 0.5
         found = "cat" if right else "dog"
-        said = {"answer": "cat", "found_answer": found, "correct": right, "equal_share": 1.0 if right else 0.25}
+        said: dict[str, Any] = {
+            "answer": "cat",
+            "found_answer": found,
+            "correct": right,
+            "equal_share": 1.0 if right else 0.25,
+        }
         runs.append(run_rows("0", "?", mode, k, pieces, **said))
     own = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], of=THRESHOLD, answer="cat", correct=False)
     for i, token in enumerate(own[1]):

@@ -26,7 +26,7 @@ def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **cha
     """`normal` and `unfrozen/kl/1`; runs without an entry failed."""
     runs = []
     for prompt, (mode, k), seed in product(range(N_PROMPTS), (("normal", None), ("unfrozen", 1.0)), seeds):
-        its = {"status": "error"} if (mode, prompt, seed) not in marks else {}
+        its: dict[str, Any] = {"status": "error"} if (mode, prompt, seed) not in marks else {}
         its |= {"correct": marks.get((mode, prompt, seed))} | change
         runs.append(run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c"], seed, **its))
     return read_sweep(str(write_runs(tmp_path / "results", runs, temperature=1.0)))
@@ -127,7 +127,7 @@ def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path:
     """Prompt 0 has one seed, which saves everything; all others have three, which save nothing."""
     runs = []
     for prompt in range(4):
-        costs = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
+        costs: dict[str, Any] = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
         seeds = SEEDS if prompt else SEEDS[:1]
         runs += [run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, **costs) for seed in seeds]
     sweep = read_sweep(str(write_runs(tmp_path / "results", runs)))

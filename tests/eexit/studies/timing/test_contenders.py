@@ -82,6 +82,7 @@ def test_drafts_that_are_looked_up_are_timed_as_those_of_a_layer(contenders: Con
         assert timed.accepted is not None
         assert timed.cost_full is not None
         assert timed.cost_run is not None
+        assert timed.cost_needed is not None
         assert timed.cost_serial_full is not None
         assert timed.accepted <= timed.drafted
         assert timed.drafted > 0 or n_tokens is None, "there is something to look up"
