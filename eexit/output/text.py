@@ -4,7 +4,8 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+SHORT: Final = 3  # letters of a name that is no other one misspelt
 
 
 def is_known(number: Any) -> bool:
@@ -51,14 +52,16 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 
 
 def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
-    """Which of the `known` names is probably meant: those that begin with it, or else those spelled alike.
+    """Which of the `known` names is probably meant: those that begin with it, or else those spelled alike, which names
+    as short as `gpu` all are.
 
     >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
     (['frozen_residual', 'frozen_cache'], ['confidence'])
     """
     by_lower = {each.lower(): each for each in known}
     begun = [each for each in by_lower if name and each.startswith(name.lower())]
-    return [by_lower[each] for each in (begun or difflib.get_close_matches(name.lower(), by_lower, n=most))[:most]]
+    alike = difflib.get_close_matches(name.lower(), by_lower, n=most) if len(name) > SHORT else []
+    return [by_lower[each] for each in (begun or alike)[:most]]
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", most: int = 2) -> str:

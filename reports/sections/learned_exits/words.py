@@ -171,9 +171,9 @@ def _cuts(artefact: cards.Artefact) -> Iterator[str]:
         share, without = percent(row["agreement"]), percent(row["agreement_without"])
         ends = f"{percent(row['agreement_low'])} to {percent(row['agreement_high'])}"
         yield (
-            f"With a linear map in the place of layers {row['first']} to {row['last']}, the model names full depth's "
-            f"token for {share} ({ends}) of held-out tokens, and for {without} with nothing there (n = "
-            f"{counted(row['n'], 'token')} of {counted(row['n_prompts'], 'prompt')})."
+            f"With a linear map in place of layers {row['first']} to {row['last']}, {share} ({ends}) of held-out "
+            f"tokens are full depth's (n = {counted(row['n'], 'token')} of {counted(row['n_prompts'], 'prompt')}). "
+            f"With nothing there, {without} are."
         )
 
 

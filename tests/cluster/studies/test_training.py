@@ -172,7 +172,7 @@ def look_at(texts: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("what", "given", "message"),
     [
-        ("lineal", {}, "--what lineal can't be trained: choose from linear, tuned, probe, gate, student, state"),
+        ("lineal", {}, "--what lineal can't be trained: did you mean linear?"),
         ("linear", {"passes": 2}, "--passes is for tuned and probe and student, and --what is linear: leave it out"),
         ("tuned", {"learning_rate": -1.0}, "--learning-rate must be a number above 0, got -1"),
         (

@@ -12,7 +12,7 @@ import torch
 from byte_model import save_byte_model
 from safetensors.torch import load_file, save_file
 from tiny_gguf import save_tiny_gguf
-from tiny_models import ARCHITECTURES, GROUPED, shallow_model, tiny_model
+from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
@@ -88,7 +88,7 @@ def test_whole_checkpoints_of_every_family_are_taken_and_keep_the_keys_and_value
     tmp_path: Path, architecture: str
 ) -> None:
     save_byte_model(tmp_path)
-    shallow_model(architecture).save_pretrained(tmp_path)
+    tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
     _, token_bytes, _ = estimate_memory(config(tmp_path))
     model, _ = load_model_and_tokenizer(config(tmp_path), "cpu")

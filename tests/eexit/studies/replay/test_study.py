@@ -313,7 +313,10 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
         ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
         ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
-        ({"kl_factors": (1.0,), "modes": ("frozen",)}, "unknown mode 'frozen': choose from normal, unfrozen"),
+        (
+            {"kl_factors": (1.0,), "modes": ("frozen",)},
+            "unknown mode 'frozen': did you mean frozen_residual or frozen_cache?",
+        ),
         ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
     ],
 )
