@@ -145,7 +145,7 @@ def _test_cut(shop: Workshop) -> None:
     shop.steps.say(f"a cut of {counted(n, 'layer')} is tested on {counted(len(prompts), 'prompt')}")
     shop.sweep(shop.asked.cut(prompts, _artefact(shop, n), _last(shop)), CUT_RUN, OF_CUTS / 4)
     if not _has_chosen(shop):
-        question = shop.question(None)
+        question = shop.question(shop.at(_cuts(shop)[n]))
         shop.place.study(shop.at(CUT_RUN), partial(ChoosingStudy, question=question), question.columns)
     for batch in _untimed(shop):
         shop.work(OF_CUTS / 4 / len(shop.batches))

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
+
 SHORT: Final = 3  # letters of a name that is no other one misspelt
 
 

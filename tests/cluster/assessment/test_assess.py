@@ -20,7 +20,7 @@ from cluster.assessment import learned, sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.assess import assess
 from cluster.assessment.outcome.tables import SweepFigures
-from cluster.assessment.outcome.verdict import Verdict
+from cluster.assessment.outcome.verdict import CUT, Verdict
 from cluster.assessment.outcome.words import sentences
 from cluster.assessment.record import RECORD, Record
 from cluster.assessment.workshop import LOOK, RUN, Workshop
@@ -81,7 +81,7 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
             did += place.did
     assert did == [
         "look", "timings of look", "ceiling", "replays of ceiling", "tried", "run", "choices of run", "timings of run",
-        "timings of run",
+        "timings of run", "instead", "timings of instead", "timings of instead",
     ]  # fmt: skip
     assert verdict.pays, sentences(verdict)
     best = verdict.figures.best
@@ -130,6 +130,34 @@ def test_where_the_last_layer_decides_everything_it_is_the_models(tmp_path: Path
     assert not verdict.pays, sentences(verdict)
     assert verdict.ledger.ceiling.mean < 0.1 < verdict.figures.possible / 3
     assert verdict.ledger.lines[-1].left <= verdict.ledger.ceiling.mean
+    assert verdict.instead is not None, "its texts repeat themselves, and a step takes as long for several tokens"
+    assert verdict.instead.contender.key == "draft/lookup:auto"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learns", [True, False])
+def test_where_all_layers_but_the_last_do_nothing_a_cut_pays_once_it_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learns: bool
+) -> None:
+    """Where each multiply-add takes as long, drafts and `generate` take no less than full depth."""
+    if learns:
+        monkeypatch.setattr(sizes, "STARTS", {"linear": 11, "": 7})
+    save_exiting_model(tmp_path / "model", n_layers=12, last=30.0)
+    place, out = Here(is_steady=True), tmp_path / "out"
+    verdict = assess(asked_of(tmp_path / "model"), out, lambda display: place, Silence())
+    assert not verdict.pays, sentences(verdict)
+    if not learns:
+        assert verdict.instead is None
+        assert "cut" not in place.did
+        return
+    assert verdict.instead is not None
+    cut, batch = verdict.instead
+    assert (cut.role, cut.certified, "cut" in place.did) == (CUT, True, True)
+    assert cut.times[batch].high < 0.95
+    assert CHOICES.rows(open_store(out / "cut"))[-1]["question"] == 2, "after the settings' ask"
+    again = Here(is_steady=True)
+    assert assess(asked_of(tmp_path / "model"), out, lambda display: again, Silence()).instead == verdict.instead
+    assert again.did == []
 
 
 @pytest.mark.slow
