@@ -130,8 +130,10 @@ def test_where_the_last_layer_decides_everything_it_is_the_models(tmp_path: Path
     assert not verdict.pays, sentences(verdict)
     assert verdict.ledger.ceiling.mean < 0.1 < verdict.figures.possible / 3
     assert verdict.ledger.lines[-1].left <= verdict.ledger.ceiling.mean
-    assert verdict.instead is not None, "its texts repeat themselves, and a step takes as long for several tokens"
-    assert verdict.instead.contender.key == "draft/lookup:auto"
+    assert verdict.instead is not None
+    assert verdict.instead.contender.is_lossless
+    times = {each.key: each.times for each in verdict.figures.alternatives}
+    assert times["draft/lookup:auto"][1].high < 1, "texts repeat themselves, and several tokens take as long as one"
 
 
 @pytest.mark.slow
@@ -144,8 +146,8 @@ def test_where_all_layers_but_the_last_do_nothing_a_cut_pays_once_it_is_learned(
         monkeypatch.setattr(sizes, "STARTS", {"linear": 11, "": 7})
     save_exiting_model(tmp_path / "model", n_layers=12, last=30.0)
     place, out = Here(is_steady=True), tmp_path / "out"
-    verdict = assess(asked_of(tmp_path / "model"), out, lambda display: place, Silence())
-    assert not verdict.pays, sentences(verdict)
+    asked = asked_of(tmp_path / "model", margin=0.3)  # which a second ask of 61 prompts can certify
+    verdict = assess(asked, out, lambda display: place, Silence())
     if not learns:
         assert verdict.instead is None
         assert "cut" not in place.did
@@ -156,7 +158,7 @@ def test_where_all_layers_but_the_last_do_nothing_a_cut_pays_once_it_is_learned(
     assert cut.times[batch].high < 0.95
     assert CHOICES.rows(open_store(out / "cut"))[-1]["question"] == 2, "after the settings' ask"
     again = Here(is_steady=True)
-    assert assess(asked_of(tmp_path / "model"), out, lambda display: again, Silence()).instead == verdict.instead
+    assert assess(asked, out, lambda display: again, Silence()).instead == verdict.instead
     assert again.did == []
 
 
