@@ -101,9 +101,12 @@ def most_seconds(step: str, left: float, later: Sequence[str]) -> float:
     return max(0.0, left) * min(TIMES_ITS_SHARE * own, own + others / 2) / (own + others)
 
 
-def minutes_that_would_do(minutes: float, share: float) -> int:
-    """Minutes of which a step's part suffices, given those of which it sufficed for such a share of the step."""
-    return math.ceil(minutes / min(MOST_SHARE, max(share, LEAST_SHARE))) + 1
+def minutes_that_would_do(minutes: float, share: float, step: str = "") -> int:
+    """Minutes of which a step's part suffices, given those of which it sufficed for such a share of the step: all steps
+    grow with the minutes, but for the last one, which has a size of its own.
+    """
+    times = 1 / min(MOST_SHARE, max(share, LEAST_SHARE))
+    return math.ceil(minutes * (1 + SHARES[step] * (times - 1) if step == INSTEAD else times)) + 1
 
 
 def look_rounds(minutes: float) -> int:

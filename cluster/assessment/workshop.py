@@ -157,7 +157,7 @@ class Workshop:
     @property
     def minutes_that_would_do(self) -> int:
         """By how far the current step came in the time that it had."""
-        return sizes.minutes_that_would_do(self.asked.minutes, self.steps.share_of_step)
+        return sizes.minutes_that_would_do(self.asked.minutes, self.steps.share_of_step, self._step)
 
     @property
     def seconds_left(self) -> float:

@@ -67,6 +67,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         agrees_early=1 - ceiling.share_G(CEILING_KEY)[-1],
         best=best,
         others=others,
+        were_timed=bool(steps.drafts and steps.drafts.times(GENERATE)),
         alternatives=[*_lossless(steps, timed_in, batches), *_cut(steps, bound, batches)],
         n_tried=n_tried,
         elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),

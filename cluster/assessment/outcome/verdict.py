@@ -127,6 +127,7 @@ class Figures:
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
     alternatives: Sequence[Contender] = ()  # drafts, `generate` and a cut, which could be taken instead of exits
+    were_timed: bool = True  # whether these were, on prompts enough; else their times are those of the first look
     ask: int = 1  # of its prompts, which ask the choice was
     was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
 
@@ -172,6 +173,8 @@ def judge(figures: Figures) -> Verdict:
 
 def _instead(figures: Figures, best: Contender | None) -> Instead | None:
     """By the upper end of the time's interval; None: nothing takes less time, or the setting that pays takes least."""
+    if not figures.were_timed:
+        return None
     usable = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
     found = [
         Instead(each, batch)

@@ -196,6 +196,8 @@ def _instead(verdict: Verdict) -> dict[str, Any] | None:
 
 def instead_sentence(verdict: Verdict) -> str:
     """What to take instead of exits, or that nothing else takes less time."""
+    if not verdict.figures.were_timed:
+        return "What could be taken instead of exits was not timed on prompts enough to say what pays most."
     if verdict.instead is None:
         if verdict.pays:
             return "Of what was measured beside it, nothing takes less time within the bound."

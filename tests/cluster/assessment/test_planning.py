@@ -35,6 +35,7 @@ from cluster.assessment.parts import (
 )
 from cluster.assessment.sizes import (
     CHECKED,
+    INSTEAD,
     LEAST_TEXTS,
     LOOK,
     MOST_SETTINGS,
@@ -166,6 +167,7 @@ def test_the_minutes_that_would_do_follow_from_how_far_a_step_came() -> None:
     assert minutes_that_would_do(12, 0.25) == 49
     assert minutes_that_would_do(12, 1.0) == minutes_that_would_do(12, 0.8) == 16
     assert minutes_that_would_do(12, 0.0) == minutes_that_would_do(12, 0.05) == 241
+    assert minutes_that_would_do(100, 0.5, INSTEAD) == 101 + 100 * SHARES[INSTEAD]
 
 
 def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
