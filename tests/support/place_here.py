@@ -37,6 +37,10 @@ class Here:
     def _done(self, name: str) -> None:
         self.did.append(name)
 
+    def seconds(self, row: Mapping[str, Any]) -> float:
+        """That are timed in a steady place."""
+        return steady_seconds(row)
+
     def landed(self, name: str) -> None:
         """Something new is in the folder with this name: a shard, a unit of a study, or an artefact."""
         interruption.check()
@@ -75,7 +79,7 @@ class Here:
         for unit in study.units():
             parts: list[Done] = [study.do(part) for part in unit.parts]
             if study.times and self._is_steady:
-                parts = [Done([{**row, "seconds": steady_seconds(row)} for row in done.result]) for done in parts]
+                parts = [Done([{**row, "seconds": self.seconds(row)} for row in done.result]) for done in parts]
             call.settle(unit, parts, datetime.now(UTC), Silence())
             self.landed(f"{study.table.name} of {Path(results).name}")
         self._done(f"{study.table.name} of {Path(results).name}")

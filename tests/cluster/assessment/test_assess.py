@@ -20,7 +20,7 @@ from cluster.assessment import learned, sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.assess import assess
 from cluster.assessment.outcome.tables import SweepFigures
-from cluster.assessment.outcome.verdict import CUT, Verdict
+from cluster.assessment.outcome.verdict import CUT, DRAFT, Verdict
 from cluster.assessment.outcome.words import sentences
 from cluster.assessment.record import RECORD, Record
 from cluster.assessment.workshop import LOOK, RUN, Workshop
@@ -130,10 +130,27 @@ def test_where_the_last_layer_decides_everything_it_is_the_models(tmp_path: Path
     assert not verdict.pays, sentences(verdict)
     assert verdict.ledger.ceiling.mean < 0.1 < verdict.figures.possible / 3
     assert verdict.ledger.lines[-1].left <= verdict.ledger.ceiling.mean
+
+
+class AsLongForAPass(Here):
+    """A machine on which a pass takes as long for several tokens as for one."""
+
+    def seconds(self, row: Mapping[str, Any]) -> float:
+        return 1e-3 * float(row["tokens"] - (row["accepted"] or 0))
+
+
+@pytest.mark.slow
+def test_where_a_pass_takes_as_long_for_several_tokens_drafts_pay(tmp_path: Path) -> None:
+    save_exiting_model(tmp_path / "model", n_layers=12, last=30.0)
+    place = AsLongForAPass(is_steady=True)
+    verdict = assess(asked_of(tmp_path / "model"), tmp_path / "out", lambda display: place, Silence())
+    assert not verdict.pays
     assert verdict.instead is not None
-    assert verdict.instead.contender.is_lossless
+    assert verdict.instead.contender.role == DRAFT
     times = {each.key: each.times for each in verdict.figures.alternatives}
-    assert times["draft/lookup:auto"][1].high < 1, "texts repeat themselves, and several tokens take as long as one"
+    assert verdict.instead.contender.times[verdict.instead.batch].high < 1
+    assert {"draft/lookup:auto", "generate", "generate/lookup"} <= times.keys()
+    assert times["generate"][1].high == 1
 
 
 @pytest.mark.slow
