@@ -54,7 +54,7 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 
 def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
     """Which of the `known` names is probably meant: those that begin with it, or else those spelled alike, which names
-    as short as `gpu` all are.
+    as short as "gpu" all are.
 
     >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
     (['frozen_residual', 'frozen_cache'], ['confidence'])
