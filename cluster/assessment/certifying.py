@@ -7,7 +7,7 @@ import numpy as np
 
 from cluster.assessment import sizes
 from cluster.assessment.front import rules_of, spread
-from cluster.assessment.outcome.figures import latest_choice, to_time
+from cluster.assessment.outcome.figures import to_time
 from cluster.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from cluster.assessment.sizes import RunSizes, promise
 from cluster.assessment.workshop import RUN, TRIED, Workshop
@@ -17,7 +17,7 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.choosing.evidence import EmptyRiskError
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
-from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime
+from eexit.studies.timing.study import WhatToTime
 
 
 def run(shop: Workshop) -> None:
@@ -86,17 +86,16 @@ def _ask(shop: Workshop) -> None:
 
 
 def has_chosen(shop: Workshop) -> bool:
-    return not shop.is_whole(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])) is not None
+    return not shop.is_whole(RUN) or shop.choice(RUN) is not None
 
 
 def time_settings(shop: Workshop) -> None:
     keys, rounds = _to_time(shop), _rounds(shop)
-    tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
     for batch in shop.batches if keys else ():
         shop.work(1 / len(shop.batches))
         if shop.rounds(RUN, keys[0], batch) < rounds:
             prompts = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
-            shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, tokens, rounds))
+            shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, shop.timed_tokens, rounds))
 
 
 def has_timed(shop: Workshop) -> bool:
@@ -112,7 +111,7 @@ def cut_timing(shop: Workshop) -> str:
 def _untimed(shop: Workshop, rounds: int) -> list[int]:
     """The batch sizes at which what decides was not timed in so many rounds."""
     keys = _to_time(shop)
-    return [batch for batch in shop.batches if shop.rounds(RUN, keys[0], batch) < rounds] if keys else []
+    return shop.untimed(RUN, keys[0], rounds) if keys else []
 
 
 def _rounds(shop: Workshop) -> int:
@@ -121,8 +120,5 @@ def _rounds(shop: Workshop) -> int:
 
 def _to_time(shop: Workshop) -> list[str]:
     """None, if nothing was run and chosen."""
-    if not shop.is_whole(RUN):
-        return []
-    sweep = read_finished(shop.at(RUN), ["status"])
-    choice = latest_choice(sweep)
-    return to_time(sweep, choice) if choice else []
+    choice = shop.choice(RUN)
+    return to_time(read_finished(shop.at(RUN), ["status"]), choice) if choice else []

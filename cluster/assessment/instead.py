@@ -15,7 +15,6 @@ from typing import Final
 from cluster.assessment import sizes
 from cluster.assessment.asked import AT_ONE_LAYER
 from cluster.assessment.learned import UNALTERED
-from cluster.assessment.outcome.figures import latest_choice
 from cluster.assessment.outcome.tables import PromptFigures, SweepFigures
 from cluster.assessment.parts import CHOOSING, PILOT, REPORTING
 from cluster.assessment.workshop import CUT_RUN, CUTS, INSTEAD, TEXTS, Workshop
@@ -24,32 +23,32 @@ from eexit.output.text import counted, short_percent
 from eexit.plan.artefacts import CUT
 from eexit.plan.configuration import INT8, LOOKUP, VARIANTS, Draft, Exit, Generate
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.choosing.study import ChoosingStudy
-from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime
+from eexit.studies.timing.study import WhatToTime
 from eexit.training.plan import WhatToTrain
 
 LOOKED_UP: Final = Draft(None, None).key
-FAR_LESS: Final = 2  # times less than the margin, that a cut may lose on the pilot to be tested
+OF_MARGIN: Final = 1 / 2  # the share that a cut may lose on the pilot to be tested
 OF_DRAFTS, OF_CUTS = 0.6, 0.4  # parts of the step
 
 
 def take_instead(shop: Workshop) -> None:
     _time_drafts(shop)
     if _is_cut(shop):
-        _learn_cuts(shop)
+        _learn_cuts(shop)  # or find that this model can't have any
+    if _is_cut(shop):
         _try_cuts(shop)
         _test_cut(shop)
 
 
 def has_taken_instead(shop: Workshop) -> bool:
-    if any(shop.rounds(INSTEAD, LOOKED_UP, batch) < MIN_ROUNDS for batch in shop.batches):
+    if shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
         return False
     if not _is_cut(shop):
         return True
     if not all(shop.is_whole(name) for name in _cuts(shop).values()):
         return False
-    return _worth_a_test(shop) is None or (_has_chosen(shop) and not _untimed(shop))
+    return _worth_a_test(shop) is None or (shop.choice(CUT_RUN) is not None and not _untimed(shop))
 
 
 def _time_drafts(shop: Workshop) -> None:
@@ -57,8 +56,7 @@ def _time_drafts(shop: Workshop) -> None:
     prompts = shop.parts.some(PILOT, max(sizes.TIMED_PROMPTS, *shop.batches))
     _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
     shop.sweep(shop.asked.drafts(prompts, layers), INSTEAD, OF_DRAFTS / 4)
-    left = [batch for batch in shop.batches if shop.rounds(INSTEAD, LOOKED_UP, batch) < MIN_ROUNDS]
-    for batch in left:
+    for batch in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
         shop.work(OF_DRAFTS * 3 / 4 / len(shop.batches))
         _time(shop, INSTEAD, shop.drafts(INSTEAD), batch, _variants(batch))
 
@@ -70,9 +68,8 @@ def _variants(batch: int) -> list[str]:
 
 
 def _time(shop: Workshop, name: str, keys: Sequence[str], batch: int, beside: Sequence[str] = ()) -> None:
-    n_tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
     n_prompts = max(sizes.TIMED_PROMPTS // 2, batch)
-    what = WhatToTime(keys, (batch,), n_prompts, n_tokens, MIN_ROUNDS, beside=[Generate().key, *beside])
+    what = WhatToTime(keys, (batch,), n_prompts, shop.timed_tokens, MIN_ROUNDS, beside=[Generate().key, *beside])
     shop.time_it(name, what)
 
 
@@ -105,8 +102,6 @@ def _learn_cuts(shop: Workshop) -> None:
 
 
 def _try_cuts(shop: Workshop) -> None:
-    if not _is_cut(shop):
-        return
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
     for n, name in _cuts(shop).items():
         shop.sweep(shop.asked.cut(pilot, _artefact(shop, n), _last(shop)), name, OF_CUTS / 4 / len(_cuts(shop)))
@@ -120,7 +115,7 @@ def _last(shop: Workshop) -> int:
 def _worth_a_test(shop: Workshop) -> int | None:
     """How many layers the largest cut leaves out that loses far less than the margin on the pilot; None: none does."""
     losses = {n: _loss(shop, name) for n, name in _cuts(shop).items()}
-    return max((n for n, loss in losses.items() if loss <= shop.asked.margin / FAR_LESS), default=None)
+    return max((n for n, loss in losses.items() if loss <= OF_MARGIN * shop.asked.margin), default=None)
 
 
 def _loss(shop: Workshop, name: str) -> float:
@@ -133,8 +128,6 @@ def _key(shop: Workshop) -> str:
 
 
 def _test_cut(shop: Workshop) -> None:
-    if not _is_cut(shop):
-        return
     n, planned = _worth_a_test(shop), shop.record.plans.run
     if n is None:
         least = min(_loss(shop, name) for name in _cuts(shop).values())
@@ -144,7 +137,7 @@ def _test_cut(shop: Workshop) -> None:
     prompts = [*shop.parts.some(CHOOSING, choosing), *shop.parts.some(REPORTING, reporting)]
     shop.steps.say(f"a cut of {counted(n, 'layer')} is tested on {counted(len(prompts), 'prompt')}")
     shop.sweep(shop.asked.cut(prompts, _artefact(shop, n), _last(shop)), CUT_RUN, OF_CUTS / 4)
-    if not _has_chosen(shop):
+    if shop.choice(CUT_RUN) is None:
         question = shop.question(shop.at(_cuts(shop)[n]))
         shop.place.study(shop.at(CUT_RUN), partial(ChoosingStudy, question=question), question.columns)
     for batch in _untimed(shop):
@@ -152,13 +145,7 @@ def _test_cut(shop: Workshop) -> None:
         _time(shop, CUT_RUN, [_key(shop)], batch)
 
 
-def _has_chosen(shop: Workshop) -> bool:
-    return shop.is_whole(CUT_RUN) and latest_choice(read_finished(shop.at(CUT_RUN), ["status"])) is not None
-
-
 def _untimed(shop: Workshop) -> list[int]:
     """The batch sizes at which a certified cut is yet to be timed."""
-    choice = latest_choice(read_finished(shop.at(CUT_RUN), ["status"]))
-    if choice is None or not choice["configuration"]:
-        return []
-    return [batch for batch in shop.batches if shop.rounds(CUT_RUN, _key(shop), batch) < MIN_ROUNDS]
+    choice = shop.choice(CUT_RUN)
+    return shop.untimed(CUT_RUN, _key(shop), MIN_ROUNDS) if choice and choice["configuration"] else []

@@ -5,17 +5,18 @@ A step says itself what it leaves, and `assess` does it again where that is not 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cluster import interruption
 from cluster.assessment import sizes
 from cluster.assessment.asked import READS_KEY, Asked
 from cluster.assessment.learned import LEARNED, Way
+from cluster.assessment.outcome.figures import latest_choice
 from cluster.assessment.outcome.tables import FirstLook, SweepFigures
 from cluster.assessment.outcome.verdict import Bound
 from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
@@ -36,7 +37,7 @@ from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
 from eexit.studies.study import Study
-from eexit.studies.timing.study import WhatToTime, make_plan
+from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime, make_plan
 from eexit.training.plan import WhatToTrain
 
 LOOK: Final = "look"
@@ -216,6 +217,19 @@ class Workshop:
 
     def time_it(self, name: str, what: WhatToTime) -> None:
         self.place.study(self.at(name), partial(make_plan, asked=what), what.columns)
+
+    @property
+    def timed_tokens(self) -> int:
+        """How many tokens of a text are timed."""
+        return max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, int(self.asked.common["max_new_tokens"])))
+
+    def choice(self, name: str) -> Mapping[str, Any] | None:
+        """The row of a sweep's latest choice; None before all its runs are there, and before it is made."""
+        return latest_choice(read_finished(self.at(name), ["status"])) if self.is_whole(name) else None
+
+    def untimed(self, name: str, key: str, rounds: int) -> list[int]:
+        """The batch sizes at which a configuration was not timed in so many rounds."""
+        return [batch for batch in self.batches if self.rounds(name, key, batch) < rounds]
 
     def rounds(self, name: str, key: str, batch: int) -> int:
         """In how many rounds a configuration was timed with so many rows, the last time."""

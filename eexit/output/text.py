@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-SHORT: Final = 3  # letters of a name that is no other one misspelt
+SHORT: Final = 3  # names of so many letters are alike by chance: gpu and cpu
 
 
 def is_known(number: Any) -> bool:
@@ -53,8 +53,8 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 
 
 def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
-    """Which of the `known` names is probably meant: those that begin with it, or else those spelled alike, which names
-    as short as "gpu" all are.
+    """Which of the `known` names is probably meant: those that begin with it, or else, of a longer name, those spelled
+    alike.
 
     >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
     (['frozen_residual', 'frozen_cache'], ['confidence'])

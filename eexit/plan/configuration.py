@@ -19,6 +19,7 @@ GATE_MARK: Final = "+gate"  # before a gate's threshold in a key
 PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through what exits, and nothing else
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
 LOOKUP: Final = "lookup"  # in place of a draft's layer: tokens are looked up in the text itself
+LOOKUP_TOKENS: Final = 5  # that transformers' own lookup is asked to draft at a time
 INT8: Final = "int8"
 COMPILE: Final = "compile"
 VARIANTS: Final = {  # of transformers' own

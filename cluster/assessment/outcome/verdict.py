@@ -127,7 +127,7 @@ class Figures:
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
     alternatives: Sequence[Contender] = ()  # drafts, `generate` and a cut, which could be taken instead of exits
-    were_timed: bool = True  # whether these were, on prompts enough; else their times are those of the first look
+    were_timed: bool = True  # whether these were, by the last step; else their times are of a few tokens
     ask: int = 1  # of its prompts, which ask the choice was
     was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
 

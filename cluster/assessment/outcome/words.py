@@ -45,7 +45,7 @@ from cluster.assessment.outcome.verdict import (
 )
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, ordinal, percent, short_percent, written
-from eexit.plan.configuration import LOOKUP, Generate
+from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
 
@@ -197,7 +197,7 @@ def _instead(verdict: Verdict) -> dict[str, Any] | None:
 def instead_sentence(verdict: Verdict) -> str:
     """What to take instead of exits, or that nothing else takes less time."""
     if not verdict.figures.were_timed:
-        return "What could be taken instead of exits was not timed on prompts enough to say what pays most."
+        return "What pays most is not known: what could be taken instead of exits was timed on a few tokens alone."
     if verdict.instead is None:
         if verdict.pays:
             return "Of what was measured beside it, nothing takes less time within the bound."
@@ -219,8 +219,8 @@ def _named(contender: Contender) -> str:
 def _how(contender: Contender) -> str:
     if contender.role != GENERATE:
         return "The folder setting/ has it."
-    looks_up = contender.key == Generate(variant=LOOKUP).key
-    return f"It is transformers' own: model.generate(**inputs{', prompt_lookup_num_tokens=5' if looks_up else ''})."
+    looked_up = f", prompt_lookup_num_tokens={LOOKUP_TOKENS}" if contender.key == Generate(variant=LOOKUP).key else ""
+    return f"It is transformers' own: model.generate(**inputs{looked_up})."
 
 
 def _ledger(ledger: Ledger) -> dict[str, Any]:

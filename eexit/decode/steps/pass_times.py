@@ -26,7 +26,8 @@ _MEASURED: Final[MutableMapping[Decoder, dict[int, float]]] = WeakKeyDictionary(
 def pass_seconds(decoder: Decoder, decoding: Decoding, most_tokens: int) -> np.ndarray:
     """The seconds of a pass of 0 to `most_tokens` tokens, (N,), measured once for each decoder.
 
-    None is longer than one of more tokens: what a machine does beside only makes measurements longer. The tokens have
+    A pass counts as no longer than one of more tokens was, since what else the machine does can only make a measurement
+    longer. The tokens have
     no text before them: attention to it comes on top, for each alike. A layer takes them along in parts of
     TOKENS_PER_CALL, whose times add up.
     """

@@ -5,7 +5,7 @@ It decodes greedily, always the same number of tokens; EOS ends nothing.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ from eexit.cpu.packed_linear import PackedLinear
 from eexit.errors import UsageError, first_line
 from eexit.generator import ModelGenerator
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.configuration import COMPILE, GENERATE, INT8, LOOKUP, Generate
-
-LOOKUP_TOKENS: Final = 5  # that transformers' lookup drafts at a time
+from eexit.plan.configuration import COMPILE, GENERATE, INT8, LOOKUP, LOOKUP_TOKENS, Generate
 
 Progress = Callable[[int], None]
 Prompt = tuple[int, ...]  # its token ids

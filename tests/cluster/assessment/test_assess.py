@@ -148,7 +148,6 @@ def test_where_a_pass_takes_as_long_for_several_tokens_drafts_pay(tmp_path: Path
     assert verdict.instead is not None
     assert verdict.instead.contender.role == DRAFT
     times = {each.key: each.times for each in verdict.figures.alternatives}
-    assert verdict.instead.contender.times[verdict.instead.batch].high < 1
     assert {"draft/lookup:auto", "generate", "generate/lookup"} <= times.keys()
     assert times["generate"][1].high == 1
 

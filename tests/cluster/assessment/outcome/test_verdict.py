@@ -247,7 +247,7 @@ def test_a_setting_that_takes_least_itself_is_not_called_an_alternative() -> Non
 def test_what_was_timed_in_the_first_look_alone_is_not_called_what_pays_most() -> None:
     verdict = judge(replace(FIGURES, alternatives=[OWN], were_timed=False))
     assert verdict.instead is None
-    assert next(closing_sentences(verdict, {}, [])).startswith("What could be taken instead of exits was not timed on")
+    assert next(closing_sentences(verdict, {}, [])).startswith("What pays most is not known: ")
 
 
 def test_after_the_verdict_come_what_to_take_instead_remarks_and_minutes() -> None:
