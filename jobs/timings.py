@@ -35,8 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.studies.timing.study import WhatToTime, make_plan
 
     asked = WhatToTime(
-        flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps, beside=flags.beside
-    )
+        flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps,
+        beside=flags.beside, per_round=flags.per_round,
+    )  # fmt: skip
     done = run_study(
         flags.results,
         partial(make_plan, asked=asked),
@@ -61,6 +62,13 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="N",
         help="how many of the sweep's prompts: a hash draws them, of each sort (fact of fact-30) its share; those that "
         "failed or leave no room are left out (default: 8)",
+    )
+    parser.add_argument(
+        "--per-round",
+        type=whole,
+        metavar="N",
+        help="time only so many of the prompts in each round, other ones in the next, so that intervals say what "
+        "depends on the prompt, such as how often a draft is right (default: all in every round)",
     )
     parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
     parser.add_argument(

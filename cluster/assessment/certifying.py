@@ -94,8 +94,9 @@ def time_settings(shop: Workshop) -> None:
     for batch in shop.batches if keys else ():
         shop.work(1 / len(shop.batches))
         if shop.rounds(RUN, keys[0], batch) < rounds:
-            prompts = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
-            shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, shop.timed_tokens, rounds))
+            per_round = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
+            n_prompts, n_tokens = rounds * per_round, shop.timed_tokens
+            shop.time_it(RUN, WhatToTime(keys, (batch,), n_prompts, n_tokens, rounds, per_round=per_round))
 
 
 def has_timed(shop: Workshop) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eexit.output.result_table import ResultTable
-from eexit.output.text import interval, percent
+from eexit.output.text import interval, percent, some
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_median
 from eexit.results.store.folder import Store
@@ -121,36 +121,36 @@ def _speedup(
 ) -> Speedup:
     """`pairs` are measurements with that of what they are compared with in the same round."""
     ratio = estimate_median(np.array([base["seconds"] / row["seconds"] for row, base in pairs]))
-    first = pairs[0][0]
+    rows = [row for row, _ in pairs]
     return Speedup(
         configuration=key,
         batch=batch,
-        tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row, _ in pairs])),
+        tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row in rows])),
         ratio=replace(ratio, low=math.nan, high=math.nan) if is_base else ratio,
-        theoretical=_saving(first["cost_needed"], first["cost_full"]),
-        run=_saving(first["cost_run"], first["cost_full"]),
-        acceptance=_ratio(first.get("accepted"), first.get("drafted")),
-        expected=_ratio(first.get("cost_serial_full"), first.get("cost_serial")),
-        machine=first.get("machine"),
+        theoretical=_saving(rows, "cost_needed", "cost_full"),
+        run=_saving(rows, "cost_run", "cost_full"),
+        acceptance=_ratio(rows, "accepted", "drafted"),
+        expected=_ratio(rows, "cost_serial_full", "cost_serial"),
+        machine=rows[0].get("machine"),
     )
 
 
-def _saving(cost: float | None, full: float | None) -> float | None:
-    ratio = _ratio(cost, full)
+def _saving(rows: Sequence[Mapping[str, Any]], cost: str, full: str) -> float | None:
+    ratio = _ratio(rows, cost, full)
     return None if ratio is None else 1 - ratio
 
 
-def _ratio(above: float | None, below: float | None) -> float | None:
-    """None where they are not known, which in data frames is NaN."""
-    if above is None or not below or math.isnan(above) or math.isnan(below):
-        return None
-    return above / below
+def _ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> float | None:
+    """Of the sums over rounds; None where one of them is not known."""
+    numerator, denominator = np.array([[row.get(above), row.get(below)] for row in rows], dtype=float).sum(axis=0)
+    return float(numerator / denominator) if denominator > 0 and not math.isnan(numerator) else None
 
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
     """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
     rows = list(measurements)
-    caption = f"{CAPTION} Prompts: {', '.join(rows[0]['prompt_ids'])}." if rows else CAPTION
+    prompts = dict.fromkeys(prompt_id for row in rows for prompt_id in row["prompt_ids"])
+    caption = f"{CAPTION} Prompts: {', '.join(some([*prompts]))}." if rows else CAPTION
     table = ResultTable(caption)
     table.add("number", "rows")
     table.add("key", "configuration")

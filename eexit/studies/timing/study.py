@@ -109,16 +109,17 @@ class TimingStudy(Study):
 
     def __init__(
         self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int,
-        n_rounds: int, exits: SweepExits | None = None,
+        n_rounds: int, exits: SweepExits | None = None, per_round: int | None = None,
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
-        self.n_tokens, self.n_rounds, self._exits = n_tokens, n_rounds, exits
+        self.n_tokens, self.n_rounds, self._exits, self._per_round = n_tokens, n_rounds, exits, per_round
         self.time_left = TimeLeft()
         self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
             f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
             f"{counted(len(config.prompts), 'prompt')} × {counted(n_tokens, 'token')}, "
+            f"{'' if per_round is None else f'{per_round} of them in each round, '}"
             f"{_rows(batches)} at a time, {counted(n_rounds, 'round')}"
         )
 
@@ -149,8 +150,6 @@ class TimingStudy(Study):
         model = self._contenders.plain
         return {
             "model": self.config.model,
-            "prompts": len(self._contenders.prompts),
-            "prompt_ids": self._contenders.prompt_ids,
             "device": model.device.type,
             "machine": describe_machine(model.device),
             "threads": torch.get_num_threads(),
@@ -165,7 +164,7 @@ class TimingStudy(Study):
         """The parts of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
         parts = []
         for batch in self._all_batches:
-            n_steps = -(-len(self.config.prompts) // batch) * self.n_tokens
+            n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
                 if not (_is_step(contender) if batch not in self.batches else batch == 1 or not _is_single(contender)):
                     continue
@@ -190,9 +189,14 @@ class TimingStudy(Study):
         if not number:
             self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
             return Done([])
-        timing, texts = self._contenders.time_with_texts(contender, batch)
+        own = in_turn(self._contenders.prompts, number, self._per_round)
+        timing, texts = self._contenders.time_with_texts(contender, batch, own)
         warm_up = self._warm_ups.get((contender.key, batch))
-        row = {**self._common, **contender.columns, **asdict(timing), "batch": batch, "round": number}
+        of_prompts = {
+            "prompts": len(own),
+            "prompt_ids": in_turn(self._contenders.prompt_ids, number, self._per_round),
+        }
+        row = {**self._common, **of_prompts, **contender.columns, **asdict(timing), "batch": batch, "round": number}
         return Done([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
@@ -207,6 +211,12 @@ class TimingStudy(Study):
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
         beside = beside_table(rows, gguf_bits(self.config.model))
         return [table for table in (timings_table(rows), drafts_table(rows), beside, *of_steps) if table]
+
+
+def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Sequence[Any]:
+    """Those of a round, from 1, if each takes so many and all have their turn; None: each round takes all."""
+    n_turns = max(1, len(prompts) // (per_round or len(prompts)))
+    return prompts[(number - 1) % n_turns :: n_turns][:per_round]
 
 
 def _is_step(contender: Contender) -> bool:
@@ -234,7 +244,7 @@ def _rows(batches: Sequence[int]) -> str:
 class WhatToTime:
     """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed; `with_steps`, also how long a
     step takes by the layers run. In these `seconds`, as many batch sizes, in their order, and rounds as there is time
-    for: one of each at the least.
+    for: one of each at the least. With `per_round`, a round takes only so many of the prompts, the next one the next.
     """
 
     keys: Sequence[str]
@@ -245,6 +255,7 @@ class WhatToTime:
     with_steps: bool = False
     seconds: float = math.inf
     beside: Sequence[str] = (GENERATE,)  # keys of transformers' own
+    per_round: int | None = None
 
     @property
     def columns(self) -> Sequence[str]:
@@ -274,7 +285,8 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting]))
-    study = TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
+    batches = tuple(dict.fromkeys(asked.batches))
+    study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
     study.time_left = TimeLeft(asked.seconds)
     return study
 

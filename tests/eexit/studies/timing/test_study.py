@@ -28,7 +28,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing import beside
-from eexit.studies.timing.study import TimeLeft, WhatToTime, make_plan
+from eexit.studies.timing.study import TimeLeft, WhatToTime, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -100,8 +100,15 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 ) -> None:
     out = tmp_path / "out"
     copytree(finished, out, ignore=lambda *_: ["timings"])
-    assert timings.main([str(out), "--batch", "1", "3", "--rounds", "2", "--beside", "generate/lookup"]) == 0
+    assert (
+        timings.main(
+            [str(out), "--batch", "1", "3", "--rounds", "2", "--beside", "generate/lookup", "--per-round", "1"]
+        )
+        == 0
+    )
     rows = pd.read_parquet(out / "timings").set_index("configuration")
+    assert rows.groupby("round").prompt_ids.agg(lambda ids: {*map(tuple, ids)}).tolist() == [{("one",)}, {("three",)}]
+    assert rows.prompts.eq(1).all()
     assert rows.loc["generate/lookup"].batch.eq(1).all(), "it refuses batches"
     assert rows.loc[["generate", "generate/lookup"]].identical.eq(1).all()
     assert rows.loc[["generate", "generate/lookup"]].first_difference.isna().all()
@@ -179,6 +186,17 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     assert not failed & set(timed)
     more = make_plan(sweep, WhatToTime((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
+
+
+@pytest.mark.parametrize(("n_prompts", "per_round"), [(6, 2), (5, 2), (3, 4), (4, None)])
+def test_prompts_take_turns_and_a_round_has_as_many_as_any_other(n_prompts: int, per_round: int | None) -> None:
+    rounds = [in_turn(range(n_prompts), number, per_round) for number in range(1, 5)]
+    assert {len(each) for each in rounds} == {min(per_round or n_prompts, n_prompts)}
+    n_turns = max(1, n_prompts // (per_round or n_prompts))
+    assert len({at for each in rounds for at in each}) == n_turns * len(rounds[0]), (
+        "none twice before all had their turn"
+    )
+    assert rounds[n_turns % 4] == rounds[0] or n_turns == 4
 
 
 def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path) -> None:
