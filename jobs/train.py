@@ -32,7 +32,7 @@ from eexit.method.rules import shown
 from eexit.output.text import flag
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.setup import AUTO, STATE_FORMS, WAYS, Settings
+from eexit.training.setup import AUTO, LAYERS_LOSS, LOSSES, STATE_FORMS, WAYS, Settings
 
 
 @command("what was learned and saved stays: the same command goes on from there")
@@ -89,7 +89,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     sizes = f"layers that each cut leaves out (default: {defaults_of('n_layers')})"
     parser.several("--n-layers", "N", sizes, type=whole, default=None)
     parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
-    parser.several("--lora-targets", "MODULE", "modules that a student's adapter changes", default=None)
+    targets = "modules that a student's adapter changes, or all-linear"
+    parser.several("--lora-targets", "MODULE", targets, default=None)
+    parser.add_argument("--loss", metavar="LOSS", help=f"of a student: {', '.join(LOSSES)} (default: {LAYERS_LOSS})")
     return study_flags(parser, arguments)
 
 
@@ -100,8 +102,11 @@ SETTINGS: Final[Sequence[tuple[str, Callable[[str], float], str]]] = (
     ("most_tokens", whole, "tokens to learn from at most, repeats included"),
     ("most_minutes", float, "minutes to learn for at most"),
     ("kl_factor", float, "KL factor of the exits that a student is trained with"),
+    ("in_state", float, "share of a student's steps that learn at drawn exits, from what these leave behind"),
+    ("until", float, "points of agreement: a student ends where twice the tokens gain fewer"),
     ("lora_r", whole, "rank of a student's adapter"),
     ("lora_alpha", whole, "scale of a student's adapter"),
+    ("lora_layers", whole, "how many layers a student's adapter changes, from the first on"),
     ("rank", whole, "rank of state maps"),
     ("rounds", whole, "rounds of fitting state maps, all but the first to runs with those of the round before"),
     ("seed", seed, "of everything that is drawn"),
@@ -114,6 +119,7 @@ def defaults_of(name: str) -> str:
     if default is not None:
         return str(default)
     by_what = {what: way.defaults[name] for what, way in WAYS.items() if name in way.defaults}
+    by_what |= {f"--loss {loss}": suits[name] for loss, suits in LOSSES.items() if name in suits}
     return ", ".join(f"{_listed(value)} for {what}" for what, value in by_what.items()) or "no limit"
 
 

@@ -49,12 +49,13 @@ class Card(BaseModel):
     tokens. `trade_off`: what rule kl, or predicted_kl, would do to held-out tokens of given texts at each KL factor,
     and a control that exits as often at each layer whatever the token. `probes`: the Spearman rank correlation with the
     true KL. `calibration`: predicted and true stop chance in ten bins. `exits`: KLs at the student's exits, before and
-    after. `gates`: of each layer, rule and threshold, the share of tokens that are read, and of exits that are kept.
-    `state`: of each exit layer and deeper layer, the share of variance that its map explains. `state_exits`: how many
-    held-out tokens are not full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves.
-    `distances`: the angle between the input and the output of each block of layers, a fraction of π. `cuts`: of each
-    block that was cut out, the variance of its output that the map explains, and its input without the map; agreement
-    with full depth, with the map and without; multiply-adds of a token, its attention to positions apart.
+    after. `learning`: after so many tokens, what each layer of a student says, beside full depth. `gates`: of each
+    layer, rule and threshold, the share of tokens that are read, and of exits that are kept. `state`: of each exit
+    layer and deeper layer, the share of variance that its map explains. `state_exits`: how many held-out tokens are not
+    full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves. `distances`: the angle
+    between the input and the output of each block of layers, a fraction of π. `cuts`: of each block that was cut out,
+    the variance of its output that the map explains, and its input without the map; agreement with full depth, with the
+    map and without; multiply-adds of a token, its attention to positions apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class Card(BaseModel):
     probes: Table = []
     calibration: Table = []
     exits: Table = []
+    learning: Table = []
     gates: Table = []
     state: Table = []
     state_exits: Table = []

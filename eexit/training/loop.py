@@ -51,6 +51,8 @@ class Training:
     @property
     def done(self) -> bool:
         minutes = self.settings.most_minutes
+        if self.trainer.gains_too_little:
+            return True
         return self.reached.tokens >= self.total or (minutes is not None and self.reached.seconds >= 60 * minutes)
 
     @property
@@ -143,6 +145,8 @@ class Training:
 
     def _learn(self) -> None:
         """Learn from the next block, and note what came of it."""
+        if not self.reached.steps:
+            self.trainer.follow(self.plan.held_out)
         began, before, share = time.monotonic(), self.reached, self.share
         of_pass = self._blocks(before.passes)
         block, is_last = of_pass[before.blocks], before.blocks + 1 == len(of_pass)
@@ -155,6 +159,7 @@ class Training:
             tokens=before.tokens + n_tokens(block),
             seconds=before.seconds + time.monotonic() - began,
         )
+        self.trainer.follow(self.plan.held_out)
         is_time = int(self.share * CHECKS) > int(share * CHECKS)
         held_out_loss = self.trainer.held_out_loss(self.check) if is_time else None
         if loss is not None or held_out_loss is not None:

@@ -22,7 +22,16 @@ from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.saving import read_saved
-from eexit.training.setup import ALL_HAVE, AUTO, STATE_FORMS, WAYS, Settings, rule_and_parameter
+from eexit.training.setup import (
+    ALL_HAVE,
+    AUTO,
+    LAYERS_LOSS,
+    LOSSES,
+    STATE_FORMS,
+    WAYS,
+    Settings,
+    rule_and_parameter,
+)  # fmt: skip
 from eexit.training.texts import Text, n_tokens, thinned
 
 
@@ -105,7 +114,7 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
         if name not in (*ALL_HAVE, *WAYS[what].has):
             kinds = [kind for kind, way in WAYS.items() if name in way.has]
             raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
-        if isinstance(value, float) and not 0 < value < math.inf:
+        if isinstance(value, float) and not (0 < value < math.inf or (value == 0 and name == "in_state")):
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
     if (form := given.get("form")) and form not in STATE_FORMS:
         raise UsageError(f"--form {form} is no form of state maps: choose from {', '.join(STATE_FORMS)}, {AUTO}")
@@ -116,9 +125,9 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
     if what == "student":
-        rank, alpha = given.get("lora_r", Settings.lora_r), given.get("lora_alpha", Settings.lora_alpha)
+        _refuse_loss(given)
         config = _config(sweep, given.get("layers"), "lens")
-        aside(_try_adapter, config, rank, alpha, given.get("lora_targets"))
+        aside(_try_adapter, config, Settings(what, **{**given, "layers": ()}).with_defaults())
 
 
 def _refuse_rules(rules: Sequence[str]) -> None:
@@ -141,11 +150,22 @@ def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
         )
 
 
-def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[str] | None) -> None:
+def _try_adapter(config: SweepConfig, settings: Settings) -> None:
     from eexit.model.loading import model_without_weights
-    from eexit.training.student.lora import add_adapter
+    from eexit.training.student.lora import Place, add_adapter
 
-    add_adapter(model_without_weights(config), rank, alpha, targets, seed=0)
+    add_adapter(model_without_weights(config), Place.of(settings), seed=0)
+
+
+def _refuse_loss(given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for a student's loss that is none, and for settings that it has no use for."""
+    loss = given.get("loss", LAYERS_LOSS)
+    if loss not in LOSSES:
+        raise UsageError(f"--loss {loss} is not known: choose from {', '.join(LOSSES)}")
+    if loss != LAYERS_LOSS and "in_state" in given:
+        raise UsageError(f"--in-state is for --loss {LAYERS_LOSS}: with {loss}, all steps are at drawn exits")
+    if given.get("in_state", 0) > 1:
+        raise UsageError(f"--in-state is a share of the steps, at most 1, got {given['in_state']:g}")
 
 
 def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:

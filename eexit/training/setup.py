@@ -24,7 +24,23 @@ _OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
 _LIMITS: Final = ("most_tokens", "most_minutes")
 STATE_FORMS: Final = ("streams", "keys")  # of state maps, as `eexit.method.state_maps` names them
 AUTO: Final = "auto"  # the better one
-_OF_STUDENTS: Final = ("kl_factor", "lora_r", "lora_alpha", "lora_targets")
+_OF_STUDENTS: Final = (
+    "loss",
+    "readout",
+    "kl_factor",
+    "in_state",
+    "lora_r",
+    "lora_alpha",
+    "lora_targets",
+    "lora_layers",
+)
+LAYERS_LOSS, EXITS_LOSS = "layers", "exits"  # what a student learns from
+LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # settings that suit a loss if no others are given
+    LAYERS_LOSS: {
+        "in_state": 0.25, "lora_r": 32, "lora_alpha": 32, "lora_targets": ("all-linear",), "learning_rate": 5e-4,
+    },
+    EXITS_LOSS: {"lora_r": 8, "lora_alpha": 16, "learning_rate": 1e-3},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,8 +66,8 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
     "gate": WayToTrain((GATE,), ("readout", "rules")),
     "student": WayToTrain(
         (ADAPTER, PROBE),
-        (*_OF_STEPS, *_LIMITS, *_OF_STUDENTS),
-        {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
+        (*_OF_STEPS, *_LIMITS, "until", *_OF_STUDENTS),
+        {"loss": LAYERS_LOSS, "tokens_per_step": 512, "most_tokens": 100_000, "most_minutes": 30.0},
     ),
     "state": WayToTrain((STATE_MAPS,), ("readout", "form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
     CUT: WayToTrain((ADAPTER,), ("n_layers",), {"n_layers": (1, 2, 3, 4)}),
@@ -72,18 +88,24 @@ class Settings:
     learning_rate: float | None = None
     most_tokens: int | None = None  # to learn from; passes over the same texts count again
     most_minutes: float | None = None
+    until: float | None = None  # points of agreement: training ends where twice the tokens gain fewer
+    loss: str | None = None  # of a student: one of LOSSES
     kl_factor: float = 1.0  # of the distribution that a student's exits are drawn from
-    lora_r: int = 8
-    lora_alpha: int = 16
+    in_state: float | None = None  # share of the steps that learn at drawn exits, from what they leave behind
+    lora_r: int | None = None
+    lora_alpha: int | None = None
     lora_targets: tuple[str, ...] | None = None  # modules; None: the projections of attention
+    lora_layers: int | None = None  # the first so many layers are adapted; None: all
     form: str | None = None  # of state maps: one of STATE_FORMS; None: the better one
     rank: int | None = None  # of state maps; None: as large as they are
     n_layers: tuple[int, ...] | None = None  # how many layers each cut leaves out
     rounds: int | None = None  # of fitting state maps; all but the first are to runs with those of the round before
 
     def with_defaults(self) -> Settings:
-        """These settings, with what suits `what` for those that are None."""
-        defaults = WAYS[self.what].defaults
+        """These settings, with what suits `what`, and a student's loss, for those that are None."""
+        defaults = dict(WAYS[self.what].defaults)
+        if "loss" in defaults:
+            defaults |= LOSSES[self.loss or defaults["loss"]]
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def training_tables(card: Card) -> list[ResultTable]:
     """Of held-out tokens: what layers say through each readout, how well probes rank, a student's exits, and so on."""
     tables = (
         (card.held_out, _layers), (card.probes, _probes), (card.exits, _exits), (card.gates, _gates),
-        (card.state_exits, _states), (card.state_costs, _state_costs), (card.cuts, _cuts),
+        (card.learning, _learning), (card.state_exits, _states), (card.state_costs, _state_costs), (card.cuts, _cuts),
     )  # fmt: skip
     return [table(card) for rows, table in tables if rows]
 
@@ -76,6 +76,25 @@ def _exits(card: Card) -> ResultTable:
         layer = "all" if row["layer"] is None else str(row["layer"])
         figures = [f"{row['n']:,}", written(row["mean_kl"], ".3f"), percent(row["agreement"])]
         table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
+    return table
+
+
+def _learning(card: Card) -> ResultTable:
+    """The learning curve: what layers say of held-out texts after more and more tokens."""
+    caption = (
+        "How often the likeliest token at a layer, read through the training's readout, is full depth's without the "
+        "adapter. Skipped: of all layers, if each token left at the first layer that says so. The learning rate falls "
+        "to 0 at the end only, so that points before it are below what as many tokens alone would give."
+    )
+    table = ResultTable(caption, title=f"{card.data['n_held_out_tokens']:,} held-out tokens")
+    layers = list(dict.fromkeys(row["layer"] for row in card.learning if row["layer"] is not None))
+    *exitable, final = layers
+    table.add("number", "tokens", "minutes", *(f"layer\n{layer}" for layer in exitable), f"final,\n{final}", "skipped")
+    found = {(row["tokens"], row["layer"]): row for row in card.learning}
+    for tokens in dict.fromkeys(row["tokens"] for row in card.learning):
+        whole = found[tokens, None]
+        agreement = [percent(found[tokens, layer]["agreement"]) for layer in layers]
+        table.add_row(f"{tokens:,}", written(whole["seconds"] / 60, ".1f"), *agreement, percent(whole["skipped"]))
     return table
 
 

@@ -71,6 +71,15 @@ class Trainer(ABC):
     def tables(self, texts: Sequence[Text]) -> Tables:
         """The card's tables of these texts, which nothing was learned from."""
 
+    @property
+    def gains_too_little(self) -> bool:
+        """Whether training ends, whatever tokens are left to learn from."""
+        return False
+
+    def follow(self, texts: Sequence[Text]) -> None:
+        """Measure, now and then, how far it has come on these texts, which nothing is learned from."""
+        return
+
     def found_settings(self) -> dict[str, Any]:
         """Settings that were not given, and that it has found itself, as in JSON."""
         return {}

@@ -5,15 +5,22 @@ from dataclasses import replace
 from functools import cache
 
 import torch
-from references import decoder_of, shared_model
+from axes import EXITABLE
+from references import decoder_of, reference_of, shared_model
+from tiny_models import tiny_model
 from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS
-from eexit.plan.configuration import Normal
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Exit, Normal
 from eexit.training.setup import Settings, Setup
+from eexit.training.student.frozen import LayerStack
+from eexit.training.student.lora import Place, add_adapter
+from eexit.training.student.passes import LogitsReader, Pair
 from eexit.training.texts import Text
 
 LAYERS = (1, 3)
@@ -50,3 +57,27 @@ def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = N
 def frozen_llama() -> PreTrainedModel:
     """The shared tiny Llama: nothing trains its own parameters."""
     return shared_model("llama").requires_grad_(False)
+
+
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=14, eos_token_ids=frozenset())
+PROMPTS = ((5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
+FINAL = 6
+SEED = 3
+
+
+def written(model: PreTrainedModel) -> tuple[list[Text], list[Trace]]:
+    """Texts that the naive reference wrote with exits that freeze the stream."""
+    configuration = Exit("frozen_residual", "kl", 0.5)
+    traces = [reference_of(model, Request(prompt, configuration, SEED), DECODING) for prompt in PROMPTS]
+    texts = [
+        Text(str(prompt), prompt, tuple(trace.token_id_T.tolist()))
+        for prompt, trace in zip(PROMPTS, traces, strict=True)
+    ]
+    return texts, traces
+
+
+def pair_of(architecture: str) -> Pair:
+    model = tiny_model(architecture)
+    decoder = Decoder(model)
+    stack = LayerStack(model, decoder.n_layers)
+    return Pair(add_adapter(model, Place(4, 8), seed=1), stack, LogitsReader(decoder, READOUTS["lens"]), EXITABLE)

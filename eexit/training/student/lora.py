@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,29 +16,54 @@ from transformers.pytorch_utils import Conv1D
 
 from eexit.errors import UsageError, first_line
 from eexit.training.saving import save_tensors
+from eexit.training.setup import Settings
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures
+ALL_LINEAR: Final = "all-linear"  # as peft calls them
 ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)
 
 
-def add_adapter(model: PreTrainedModel, rank: int, alpha: int, targets: Sequence[str] | None, seed: int) -> PeftModel:
+@dataclass(frozen=True)
+class Place:
+    """Where an adapter goes, and how large it is.
+
+    Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
+    default in this architecture; `all-linear` are all projections but the head. With `layers`, only the first so many.
+    """
+
+    rank: int
+    alpha: int
+    targets: Sequence[str] | None = None
+    layers: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Place":
+        """That of a student with these settings, defaults filled in."""
+        assert settings.lora_r
+        assert settings.lora_alpha
+        return cls(settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.lora_layers)
+
+
+def add_adapter(model: PreTrainedModel, place: Place, seed: int) -> PeftModel:
     """Put a new adapter, which changes nothing yet, into the model's own modules, and freeze everything else.
 
-    Without targets, they are the projections of attention if they have their usual names, else what peft adapts by
-    default in this architecture. Raises `UsageError` if it can't be adapted there.
+    Raises `UsageError` if it can't be adapted there.
     """
+    targets: Sequence[str] | None = place.targets
     named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
     if targets is None and set(ATTENTION_TARGETS) <= set(named):
         targets = ATTENTION_TARGETS
-    missing = [target for target in targets or () if target not in named]
+    missing = [target for target in targets or () if target not in named and target != ALL_LINEAR]
     if missing:
         there = dict.fromkeys(name for name, module in named.items() if isinstance(module, ADAPTABLE))
         raise UsageError(
             f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name: choose from "
-            f"{', '.join(there)}"
+            f"{', '.join([*there, ALL_LINEAR])}"
         )
+    modules = ALL_LINEAR if ALL_LINEAR in (targets or ()) else None if targets is None else list(targets)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=None if targets is None else list(targets), task_type="CAUSAL_LM",
+        r=place.rank, lora_alpha=place.alpha, target_modules=modules, task_type="CAUSAL_LM",
+        layers_to_transform=None if place.layers is None else list(range(place.layers)),
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
     )  # fmt: skip
     with torch.random.fork_rng():

@@ -131,6 +131,13 @@ class Pair:
     known: dict[Text, Tensor] = field(default_factory=dict)  # KLs, (N, E), of texts that the teacher has seen
 
     @torch.no_grad()
+    def at_full_depth(self, texts: Sequence[Text]) -> Tensor:
+        """The teacher's streams after the final layer, (N, W)."""
+        final, padded = self.reader.final, Padded.of(texts, self.reader.decoder.device)
+        with self.model.disable_adapter():
+            return self.stack.streams(padded, [final])[final]
+
+    @torch.no_grad()
     def teach(self, texts: Sequence[Text]) -> Taught:
         """Run the teacher over these texts, at full depth.
 

@@ -1,13 +1,14 @@
 """A student: the base model with a low-rank adapter, trained to say at its exits what the base model says at the end.
 
-For every text, the teacher, which is the base model at full depth, gives each exitable layer its chance to exit, and an
-exit is drawn for each position of the answer. The student's forward runs with these exits in `frozen_residual`, and
-learns from KL(teacher's final ‖ what it says at the exit). Positions of the prompt, and the one that gives the answer's
-first token, go through all layers.
+Steps learn at layers (`eexit.training.student.layer_loss`) or at exits. For these, the teacher, which is the base model
+at full depth, gives each exitable layer its chance to exit, and an exit is drawn for each position of the answer. The
+student's forward runs with these exits in `frozen_residual`, and learns from KL(teacher's final ‖ what it says at the
+exit). Positions of the prompt, and the one that gives the answer's first token, go through all layers.
 
 Shapes: N decided positions of some texts.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
-from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.setup import KL_FACTORS, LAYERS_LOSS, Setup
 from eexit.training.streams import Row
+from eexit.training.student.curve import Curve, Point, measure
 from eexit.training.student.frozen import LayerStack
-from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.layer_loss import LayerLoss
+from eexit.training.student.lora import Place, adapter_parameters, add_adapter, save_adapter
 from eexit.training.student.passes import AtExits, Draw, LogitsReader, Pair
 from eexit.training.student.probes import fit_probes, student_probe_tables
 from eexit.training.texts import Text, blocks, n_tokens
@@ -37,6 +40,7 @@ MOST_NORM: Final = 1.0  # of a step's gradient
 class StudentTrainer(Trainer):
     """Trains an adapter and, in the end, probes on the streams that it leaves."""
 
+    own = ("curve_PC",)
     optimiser: torch.optim.AdamW
 
     def __init__(self, setup: Setup):
@@ -49,8 +53,11 @@ class StudentTrainer(Trainer):
         self.tokens_per_step, self.learning_rate = settings.tokens_per_step, settings.learning_rate
         self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
-        model = add_adapter(setup.model, settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.seed)
+        model = add_adapter(setup.model, Place.of(settings), settings.seed)
         self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
+        self.loss, self.curve = LayerLoss(self.pair), Curve(len(settings.layers) + 1)
+        self.at_exits = settings.in_state or 0.0 if settings.loss == LAYERS_LOSS else 1.0  # share of the steps
+        self.curve_PC = self.curve.points_PC
         self.parameters = adapter_parameters(model)
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
         self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))
@@ -66,10 +73,19 @@ class StudentTrainer(Trainer):
         """One step of the optimiser: of how many decided tokens, and their mean loss."""
         began, total = time.monotonic(), 0.0
         n_decided = sum(len(text.token_ids) - 1 for text in texts)
+        is_at_exits = math.floor((self.steps + 1) * self.at_exits) > math.floor(self.steps * self.at_exits)
+        layer, n_final = self.loss.layer(self.steps, self.done), 0
         for some in blocks(texts, TOKENS_AT_A_TIME):
-            taught = self.pair.teach(some)
-            exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(some))
-            total += self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
+            if is_at_exits:
+                taught = self.pair.teach(some)
+                exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(some))
+                total += self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
+            else:
+                learned = self.loss.learn(some, layer, n_decided)
+                total += learned.kl_N.sum().item()
+                n_final += int(learned.final_agrees_N.sum())
+        if not is_at_exits:
+            self.loss.weigh(n_final / n_decided)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), MOST_NORM)
         self.tokens += n_tokens(texts)
         for group in self.optimiser.param_groups:
@@ -82,8 +98,24 @@ class StudentTrainer(Trainer):
 
     def rate(self) -> float:
         """The learning rate: linear warm-up, then linearly down to 0 where tokens or minutes end."""
-        done = max(self.tokens / self.most_tokens, self.seconds / self.most_seconds)
-        return self.learning_rate * max(0.0, min(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
+        return self.learning_rate * max(0.0, min(self.done / WARM_UP, (1 - self.done) / (1 - WARM_UP)))
+
+    @property
+    def done(self) -> float:
+        """The fraction of the training that is done, by tokens or minutes."""
+        return max(self.tokens / self.most_tokens, self.seconds / self.most_seconds)
+
+    def follow(self, texts: Sequence[Text]) -> None:
+        if self.curve.is_due(self.tokens):
+            self._add_point(texts)
+
+    def _add_point(self, texts: Sequence[Text]) -> None:
+        self.curve.add(Point(self.tokens, self.seconds, *measure(self.loss, self._some_blocks(texts))))
+
+    @property
+    def gains_too_little(self) -> bool:
+        gain, least = self.curve.gain(), self.settings.until
+        return gain is not None and least is not None and gain < least
 
     def _new_draws(self, texts: Sequence[Text]) -> Tensor:
         """Uniform draws, (N,), that no other step has."""
@@ -98,13 +130,13 @@ class StudentTrainer(Trainer):
         return decided([exit_draws(seed, list(text.prompt_token_ids), len(text.token_ids)) for text in texts])
 
     def state(self) -> dict[str, Tensor]:
-        reached = torch.tensor([self.steps, self.tokens, self.seconds], dtype=torch.float64)
+        reached = torch.tensor([self.steps, self.tokens, self.seconds, self.loss.weight], dtype=torch.float64)
         return super().state() | {"reached": reached, **self.parameters}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        steps, tokens, self.seconds = state["reached"].tolist()
+        steps, tokens, self.seconds, self.loss.weight = state["reached"].tolist()
         self.steps, self.tokens = int(steps), int(tokens)
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
@@ -130,7 +162,11 @@ class StudentTrainer(Trainer):
     def tables(self, texts: Sequence[Text]) -> Tables:
         some = self._some_blocks(texts)
         factor = self.settings.kl_factor
+        if not self.curve.points or self.curve.points[-1].tokens < self.tokens:
+            self._add_point(texts)
+        every = (*self.layers, self.pair.reader.final)
         return {
+            "learning": [row for point in self.curve.points for row in point.rows(every)],
             "exits": exits_table(self.pair, some, self.same_draws),
             **student_probe_tables(self.pair, self.probes, some, factor, self.same_draws),
         }

@@ -6,53 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from axes import EXITABLE
 from peft import PeftModel
-from references import decoder_of, reference_of, shared_model
+from references import decoder_of, shared_model
 from tiny_models import tiny_model
 from torch.nn.functional import kl_div
+from trained import DECODING, FINAL, PROMPTS, SEED, pair_of, written
 from transformers import PreTrainedModel
 
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
-from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Exit
 from eexit.training.student import passes
 from eexit.training.student.frozen import LayerStack, Padded
-from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
-from eexit.training.student.passes import LogitsReader, Pair, read_exits
-from eexit.training.texts import Text
-
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=14, eos_token_ids=frozenset())
-PROMPTS = ((5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
-FINAL = 6
-SEED = 3
-
-
-def written(model: PreTrainedModel) -> tuple[list[Text], list[Trace]]:
-    """Texts that the naive reference wrote with exits that freeze the stream."""
-    configuration = Exit("frozen_residual", "kl", 0.5)
-    traces = [reference_of(model, Request(prompt, configuration, SEED), DECODING) for prompt in PROMPTS]
-    texts = [
-        Text(str(prompt), prompt, tuple(trace.token_id_T.tolist()))
-        for prompt, trace in zip(PROMPTS, traces, strict=True)
-    ]
-    return texts, traces
+from eexit.training.student.lora import Place, adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.passes import LogitsReader, read_exits
 
 
 def decided(columns: Sequence[torch.Tensor]) -> torch.Tensor:
     """Of all tokens but each text's first."""
     return torch.cat([column[1:] for column in columns])
-
-
-def pair_of(architecture: str) -> Pair:
-    model = tiny_model(architecture)
-    decoder = Decoder(model)
-    stack = LayerStack(model, decoder.n_layers)
-    return Pair(add_adapter(model, 4, 8, None, seed=1), stack, LogitsReader(decoder, READOUTS["lens"]), EXITABLE)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2", "falcon_alibi"])
@@ -133,7 +105,7 @@ def test_only_the_adapter_learns_and_peft_reads_its_files(llama: PreTrainedModel
 
 def test_where_a_model_is_adapted() -> None:
     def adapted(architecture: str, targets: Sequence[str] | None = None) -> set[str]:
-        model = add_adapter(tiny_model(architecture), 4, 8, targets, seed=0)
+        model = add_adapter(tiny_model(architecture), Place(4, 8, targets), seed=0)
         return {name.split(".lora_")[0].rpartition(".")[2] for name in adapter_parameters(model)}
 
     assert adapted("llama") == {"q_proj", "k_proj", "v_proj", "o_proj"}

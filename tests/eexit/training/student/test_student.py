@@ -23,7 +23,7 @@ FINAL = 6
 def student(**settings: object) -> StudentTrainer:
     """Of a copy of the model: an adapter is put into the model itself."""
     model = copy.deepcopy(frozen_llama())
-    given = {"tokens_per_step": 32, "most_tokens": 960, **settings}
+    given = {"loss": "exits", "tokens_per_step": 32, "most_tokens": 960, **settings}
     made = setup_of(frozen_llama(), "student", None, **given)
     return StudentTrainer(Setup(model, Decoder(model), made.settings, READOUTS["lens"], made.texts))
 
@@ -66,11 +66,13 @@ def test_exits_come_closer_to_full_depth_and_the_table_says_so() -> None:
     assert max(row["mean_kl"] for row in at_full_depth) > 0  # these, too, see what earlier exits left
 
 
-def test_an_interrupted_student_goes_on_as_if_it_had_not_been() -> None:
+@pytest.mark.parametrize("loss", ["exits", "layers"])
+def test_an_interrupted_student_goes_on_as_if_it_had_not_been(loss: str) -> None:
     blocks = [learned(frozen_llama())[:4], learned(frozen_llama())[4:], learned(frozen_llama())[:5]]
-    whole, first, second = student(), student(), student(seed=0)
+    whole, first, second = student(loss=loss), student(loss=loss), student(loss=loss, seed=0)
     for block in blocks:
         whole.train(block)
+    first.follow(held_out(frozen_llama()))
     first.train(blocks[0])
     second.restore({name: tensor.clone() for name, tensor in first.state().items()})
     assert (second.steps, second.tokens) == (first.steps, n_tokens(blocks[0]))
@@ -78,6 +80,25 @@ def test_an_interrupted_student_goes_on_as_if_it_had_not_been() -> None:
         second.train(block)
     for mine, its in zip(adapters(second), adapters(whole), strict=True):
         torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+    assert second.curve.points == first.curve.points != []
+    assert second.loss.weight == whole.loss.weight
+
+
+def test_layers_come_to_say_what_the_final_one_says_which_goes_on_saying_it() -> None:
+    texts = learned(frozen_llama())
+    trainer = student(loss="layers", learning_rate=5e-3, most_tokens=4000, until=50.0)
+    trainer.follow(texts)
+    while trainer.tokens < 3000 and not trainer.gains_too_little:
+        trainer.train(texts)
+        trainer.follow(texts)
+    assert trainer.tokens < 3000, "half of the tokens can't have gained 50 points"
+    before, *_, after = trainer.curve.points
+    assert before.agreement_X[-1] == 1
+    assert before.mean_kl_X[-1] == pytest.approx(0, abs=1e-6)
+    assert after.agreement_X[-1] > 0.9
+    assert all(now < 0.7 * then for then, now in zip(before.mean_kl_X[:-1], after.mean_kl_X[:-1], strict=True))
+    rows = trainer.tables(texts)["learning"]
+    assert [row["tokens"] for row in rows if row["layer"] is None] == [point.tokens for point in trainer.curve.points]
 
 
 def test_the_learning_rate_ends_with_the_tokens_or_with_the_minutes() -> None:
