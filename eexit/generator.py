@@ -21,18 +21,20 @@ from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
 from eexit.errors import first_line
 from eexit.method.shortlist import Shortlist
-from eexit.model.chat import format_and_tokenize_input
+from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input, thinking_marks
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import NO_MARKS, SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
+from eexit.quality.parts import Chains, Marks, Until
 from eexit.results.shard_tables import (
     OnProgress,
     Results,
     error_results,
     generation_columns,
+    part_columns,
     run_columns,
     text_pieces,
     token_text,
@@ -41,6 +43,14 @@ from eexit.results.shard_tables import (
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
+
+
+def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
+    """How texts of a sweep say where they think; None if nothing says so, so that they have no parts."""
+    if config.thinking_until is not None:
+        return Until(config.thinking_until)
+    marks = thinking_marks(tokenizer) if config.thinking is None else config.thinking
+    return Marks(*marks) if marks and marks != (NO_MARKS,) else None
 
 
 def decoding_of(
@@ -90,6 +100,8 @@ class ModelGenerator:
         self.prices = find_prices(both.teacher, decoding, both.student)
         self.engine = Engine(both.teacher, decoding, both.student, self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
+        self._before = cache(partial(before_answer, self.tokenizer))
+        self._thinks = thinks(config, self.tokenizer)
         self._same_for_every_seed = same_for_every_seed(config)
 
     def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0: None) -> Results:
@@ -201,30 +213,42 @@ class ModelGenerator:
             return error_results([run], self.config, outcome.error)
         normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
         pieces = text_pieces(self.tokenizer, outcome)
+        text = "".join(pieces)
         try:
-            marked = mark(run.prompt, "".join(pieces))
+            chains = self._chains(run, text)
+            marked = mark(run.prompt, chains.answer(text) if chains else text)
         except SlowPatternError as error:
             return error_results([run], self.config, str(error))
-        decoding, n_layers = self.engine.decoding, self.engine.decoder.n_layers
+        part_T = chains.parts(pieces) if chains else None
+        layers, n_layers = self.engine.decoding.exitable_layers, self.engine.decoder.n_layers
+        of_parts = part_columns(outcome, part_T, layers, n_layers) if part_T else {}
         row: dict[str, Any] = {
             **run_columns(run, self.config),
             "prompt_token_ids": requests[key].prompt_token_ids,
             "n_prompt_tokens": len(requests[key].prompt_token_ids),
-            **generation_columns(
-                outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
-            ),
+            **generation_columns(outcome, normal if isinstance(normal, Trace) else None, pieces, layers, n_layers),
+            **of_parts,
+            "thinking_closed": chains.closed if chains else None,
             **marked.columns,
             **cost_columns(
                 self.prices,
                 outcome.counts,
                 outcome.exit_layer_T[1:],
-                decoding.exitable_layers,
+                layers,
                 run.configuration.mode,
                 len(requests[key].prompt_token_ids),
             ),
             **self._draft_columns(run.configuration, outcome),
         }
-        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
+        tokens = tokens_table(run, outcome, pieces, self.text_of, part_T)
+        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens)
+
+    def _chains(self, run: Run, text: str) -> Chains | None:
+        """Where the text thinks; None if nothing says so. Raises `SlowPatternError`."""
+        if isinstance(self._thinks, Until):
+            return self._thinks.chains(self.config.prefiller, text)
+        system = self.config.system if run.prompt.system is None else run.prompt.system
+        return self._thinks and self._thinks.chains(self._before(system) + self.config.prefiller, text)
 
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
         if not isinstance(configuration, Draft) or not outcome.rounds:

@@ -33,8 +33,8 @@ from eexit.studies.harness.plan import TasksAsked
 
 # What prompts, lengths and sampling are is a matter of the tasks. Drafts give the texts of `normal`.
 NOT_FLAGS: Final = (
-    "prompts", "prefiller", "control_tokens", "draft", "controls", "max_new_tokens", "temperature", "top_p",
-    "record_top_k", "observe", "timeout", "rows_per_shard", "out",
+    "prompts", "prefiller", "control_tokens", "draft", "controls", "max_new_tokens", "thinking",
+    "thinking_until", "temperature", "top_p", "record_top_k", "observe", "timeout", "rows_per_shard", "out",
 )  # fmt: skip
 SINGULAR: Final = {"--mode": "modes", "--rule": "rules"}  # are understood too
 OUT: Final = "results/harness"

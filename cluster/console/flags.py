@@ -206,8 +206,8 @@ seed = partial(_within, least=LEAST_SEED, most=MOST_SEED, what="a whole number o
 
 
 def _split(name: str, values: list[str]) -> list[str]:
-    """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so is an exit set."""
-    is_whole = name == "exit_sets"
+    """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so are an exit set and a mark."""
+    is_whole = name in ("exit_sets", "thinking")
     parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]
 

@@ -25,7 +25,7 @@ WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
 GROUPS: dict[str, tuple[str, ...]] = {
     WHAT: (
         "prompts", "model", "revision", "trust_remote_code", "dtype", "system", "prefiller", "control_tokens", "seeds",
-        "max_new_tokens", "temperature", "top_p",
+        "max_new_tokens", "thinking", "thinking_until", "temperature", "top_p",
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",

@@ -25,6 +25,7 @@ from eexit.plan.configuration import AUTO, DRAFT, EVERY, LOOKUP, MODES, NORMAL, 
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
+NO_MARKS: Final = "none"  # of a chain of thought: texts have no parts
 Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
 MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
@@ -67,12 +68,22 @@ def _as_text(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _compiles(pattern: str) -> str:
+def _compiles(pattern: str, name: str = "answer_pattern") -> str:
     try:
         regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"answer_pattern {pattern!r} is no regular expression ({error}): mend it") from error
+        raise ValueError(f"{name} {pattern!r} is no regular expression ({error}): mend it") from error
     return pattern
+
+
+def _opens_and_closes(marks: tuple[str, ...]) -> tuple[str, ...]:
+    if marks != (NO_MARKS,) and not (len(set(marks)) == len(marks) == 2 and all(marks)):
+        shown = " ".join(marks) or "nothing"
+        raise ValueError(
+            f"thinking takes what opens a chain of thought and what closes it, as in <think> </think>, or {NO_MARKS}, "
+            f"got {shown}"
+        )
+    return marks
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
@@ -346,6 +357,16 @@ class SweepConfig(BaseModel):
         "sketch of it finds likeliest, as in screen:96:1024",
     )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
+    thinking: Annotated[tuple[Text, ...], AfterValidator(_opens_and_closes)] | None = Field(
+        None,
+        description="what opens a chain of thought and what closes it, as in <think> </think>; by default what the "
+        f"model's chat template or vocabulary has; {NO_MARKS}: texts have no parts",
+    )
+    thinking_until: Annotated[Text, AfterValidator(partial(_compiles, name="thinking_until"))] | None = Field(
+        None,
+        description="pattern that begins the answer of a model that thinks in plain words, as in (?i)answer:; what "
+        "comes before its first match is the chain of thought",
+    )
     temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
 
@@ -416,6 +437,11 @@ class SweepConfig(BaseModel):
         self._refuse_gate()
         self._refuse_state()
         self._refuse_head()
+        if self.thinking is not None and self.thinking_until is not None:
+            raise ValueError(
+                f"thinking {' '.join(self.thinking)} and thinking_until {self.thinking_until} both say where a text "
+                "thinks: give one of them"
+            )
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):

@@ -79,8 +79,13 @@ class Mark:
         return {"found_answer": self.found, "correct": self.correct}
 
 
-def mark(prompt: Prompt, text: str) -> Mark:
-    """Mark the text that a prompt led to. Raises `SlowPatternError`."""
+def mark(prompt: Prompt, text: str | None) -> Mark:
+    """Mark what a prompt was answered with; None, where a text never came to its answer, is wrong.
+
+    Raises `SlowPatternError`.
+    """
+    if text is None:
+        return Mark(None, False if prompt.answer or prompt.answer_pattern else None)
     if prompt.answer_pattern is not None:
         found = _captured(prompt.answer_pattern, text)
         return Mark(found, found is not None and (prompt.answer is None or is_same(found, prompt.answer)))
@@ -101,14 +106,18 @@ def is_same(one: str, other: str) -> bool:
     return numbers[0] == numbers[1]
 
 
-def _captured(pattern: str, text: str) -> str | None:
+def first_match(pattern: str, text: str, name: str) -> regex.Match[str] | None:
+    """`name` is what messages call the pattern. Raises `SlowPatternError`."""
     try:
-        match = regex.search(pattern, text, timeout=PATTERN_SECONDS)
+        return regex.search(pattern, text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
         raise SlowPatternError(
-            f"answer_pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s of CPU time on this run's text: "
-            "make it simpler"
+            f"{name} {pattern!r} takes more than {PATTERN_SECONDS:g} s of CPU time on this run's text: make it simpler"
         ) from error
+
+
+def _captured(pattern: str, text: str) -> str | None:
+    match = first_match(pattern, text, "answer_pattern")
     if match is None:
         return None
     found: str = next((group for group in match.groups() if group), match[0])

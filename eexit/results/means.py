@@ -18,7 +18,7 @@ from eexit.quality.text_measures import log_perplexity, mean_perplexity
 from eexit.results.files import once_each
 from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
-from eexit.results.tables import GENERATIONS
+from eexit.results.tables import GENERATIONS, OF_PARTS
 
 RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
 KEYS = ("parameter", "kl_factor", "seed")
@@ -59,6 +59,8 @@ def figures(
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
     generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", *MEASURES])
+    if generations["n_thinking_tokens"].null_count == len(generations):
+        generations = generations.drop_columns([name for name in MEASURES if name in OF_PARTS])
     found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
     return [
         {
@@ -114,7 +116,7 @@ def _of_configuration(
         "runs": found.n_runs,
         "different_runs": found.n_different,
         "errors": found.n_errors,
-        "means": {name: mean_of(name, found.done) for name in MEASURES},
+        "means": {name: mean_of(name, found.done) for name in MEASURES if name in found.done.column_names},
     }
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import ERROR, OK, Run
+from eexit.quality.parts import PARTS
 from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
@@ -59,13 +60,34 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
 
 def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
     """The columns of a run's exit layers; its first token is not decided and does not count."""
-    decided = np.asarray(exit_layer_T)[1:]
-    counts = {layer: int((decided == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
+    return _of_decided(np.asarray(exit_layer_T)[1:], exitable_layers, n_layers)
+
+
+def _of_decided(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
+    counts = {layer: int((exit_layer_D == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
     return {
-        "exit_rate": float((decided < n_layers - 1).mean()) if len(decided) else None,
-        "mean_depth": float((decided + 1).mean() / n_layers) if len(decided) else None,
+        "exit_rate": float((exit_layer_D < n_layers - 1).mean()) if len(exit_layer_D) else None,
+        "mean_depth": float((exit_layer_D + 1).mean() / n_layers) if len(exit_layer_D) else None,
         "exit_layer_counts": list(counts.items()),
     }
+
+
+def part_columns(
+    trace: TokenColumns, part_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
+) -> dict[str, Any]:
+    """The columns of a generations row that tell the parts of its text apart, but `thinking_closed`."""
+    columns: dict[str, Any] = {}
+    for part in PARTS:
+        is_of_T = np.array(part_T) == part
+        at_D = np.flatnonzero(is_of_T[1:]) + 1
+        of = _of_decided(trace.exit_layer_T[at_D], exitable_layers, n_layers)
+        if len(at_D) and len(trace.final_token_id_T):
+            of["disagreement"] = float((trace.token_id_T[at_D] != trace.final_token_id_T[at_D]).mean())
+        if len(at_D) and len(trace.kl_TE):
+            of["kl"] = trace.kl_TE[at_D].mean(axis=0, dtype=np.float64).tolist()
+        columns[f"n_{part}_tokens"] = int(is_of_T.sum())
+        columns |= {f"{name}_{part}": value for name, value in of.items()}
+    return columns
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
@@ -126,7 +148,13 @@ def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:
     return token_pieces(tokenizer, token_ids)
 
 
-def tokens_table(run: Run, trace: TokenColumns, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
+def tokens_table(
+    run: Run,
+    trace: TokenColumns,
+    pieces: Sequence[str],
+    text_of: Callable[[int], str],
+    part_T: Sequence[str] | None = None,
+) -> pa.Table:
     """One row per generated token of a run; `text_of` gives the text of a token on its own."""
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)
@@ -142,6 +170,7 @@ def tokens_table(run: Run, trace: TokenColumns, pieces: Sequence[str], text_of: 
         "position": position,
         "decided": position > 0,
         "token": pieces,
+        "part": same(None) if part_T is None else part_T,
     }
     for attribute, name, _, column in recorded():
         values = getattr(trace, attribute)

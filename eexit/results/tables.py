@@ -17,6 +17,7 @@ import pyarrow as pa
 from eexit.method.rules import RULES
 from eexit.plan.config import Observe
 from eexit.plan.configuration import ALL_MODES
+from eexit.quality.parts import ANSWER, PARTS, THINKING
 from eexit.results.token_columns import recorded
 
 
@@ -69,6 +70,26 @@ def schema(columns: Mapping[str, pa.Field]) -> pa.Schema:
     return pa.schema([field.with_name(name) for name, field in columns.items()])
 
 
+# What a run's parts hold; all null where texts have none.
+OF_PARTS: Final = {
+    "n_thinking_tokens": int32("tokens", "generated tokens of the chain of thought, its marks included"),
+    "n_answer_tokens": int32("tokens", "the other generated tokens, with the one that ended the text"),
+    "thinking_closed": boolean(
+        "flag", "whether the chain came to its end: without that, the text has no answer; null where it has no chain"
+    ),
+    **{
+        f"{name}_{part}": described("", kind, unit, f"{definition}, of {part} alone")
+        for part in PARTS
+        for name, kind, unit, definition in (
+            ("exit_rate", pa.float64(), "fraction of decided tokens", "tokens read before the final layer"),
+            ("mean_depth", pa.float64(), "fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
+            ("exit_layer_counts", pa.map_(pa.int32(), pa.int32()), "decided tokens", "as exit_layer_counts"),
+            ("disagreement", pa.float64(), "fraction of decided tokens", "as disagreement"),
+            ("kl", pa.list_(pa.float64()), "nats", "mean kl over decided tokens, one per exitable layer in order"),
+        )
+    },
+}
+
 GENERATIONS: Final = schema(
     {
         **RUN,
@@ -92,7 +113,8 @@ GENERATIONS: Final = schema(
         "found_answer": string(
             "text",
             "what of the text counts as its answer, by the prompt's answer_pattern or the default "
-            "(eexit.quality.answers); null if nothing does, and if the prompt brought neither an answer nor a pattern",
+            "(eexit.quality.answers), where the text has parts of its answer alone; null if nothing does, and if the "
+            "prompt brought neither an answer nor a pattern",
         ),
         "correct": boolean(
             "flag",
@@ -101,6 +123,7 @@ GENERATIONS: Final = schema(
         ),
         "n_prompt_tokens": int32("tokens", "length of prompt_token_ids; null on error"),
         "n_tokens": int32("tokens", "generated tokens, the ending one included; null on error"),
+        **OF_PARTS,
         "exit_rate": float64("fraction of decided tokens", "tokens read before the final layer"),
         "mean_depth": float64("fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
         "disagreement": float64(
@@ -225,6 +248,11 @@ TOKENS: Final = schema(
         "position": int32("tokens", "0-based position among the generated tokens", nullable=False),
         "decided": boolean("flag", "whether the exit was drawn; false for the first token", nullable=False),
         "token": string("text", "the text of token_id; a run's concatenate to its text", nullable=False),
+        "part": string(
+            "name",
+            f"{THINKING}: of a chain of thought, with the marks that open and close it; {ANSWER}: of anything else; by "
+            "the token's first character; null where texts have no parts",
+        ),
         **{field.name: field for field in token_fields()},
     }
 )

@@ -22,14 +22,15 @@ from eexit.results.files import Location, list_files, read_generations, read_tok
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
-from eexit.results.tables import GENERATIONS
+from eexit.results.tables import GENERATIONS, OF_PARTS
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed, read_study_tables
 from reports.read.verdict import AssessedVerdict, read_verdict
 
-_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
+_NESTED = tuple(name for name, field in OF_PARTS.items() if pa.types.is_nested(field.type))
+_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer", *_NESTED)  # large, and no statistic needs them
 
 
 class NotASweepError(UsageError):

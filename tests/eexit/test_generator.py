@@ -1,8 +1,12 @@
 """A sweep's generator: what is generated once and shared, and that sharing changes nothing."""
 
+import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from byte_model import save_byte_model
@@ -10,6 +14,7 @@ from byte_model import save_byte_model
 from eexit.generator import ModelGenerator
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
+from eexit.results.tables import OF_PARTS
 
 N_TOKENS = 6
 
@@ -44,6 +49,46 @@ def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) ->
     own = {(run.prompt.id, run.configuration.key, run.seed if temperature or "/kl/" in run.configuration.key else 0)
            for run in runs}  # fmt: skip
     assert sum(generated) == len(own) * (N_TOKENS - 1), "the first token of each comes from the prompt's pass"
+
+
+def test_parts_are_what_plain_pandas_makes_of_the_tokens(model: Path) -> None:
+    def rows(**thinking: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+        config = SweepConfig(
+            model=str(model), prompts=tuple(Prompt(id=str(n), prompt=f"Why {n}?", answer="7") for n in range(6)),
+            modes=("normal", "skip"), rules={"kl": (0.5,)}, exit_every=3, max_new_tokens=24, dtype="float32",
+            **thinking,
+        )  # fmt: skip
+        found = ModelGenerator(config, "cpu").generate(list(plan_runs(config)))
+        return found.generations.to_pandas(), found.tokens.to_pandas()
+
+    without, tokens = rows()
+    assert without[list(OF_PARTS)].isna().all(axis=None)
+    assert tokens["part"].isna().all()
+    letter = Counter("".join(without["text"])).most_common(9)[-1][0]  # some texts have it, and some don't
+    runs, tokens = rows(thinking_until=re.escape(letter))
+    same = [name for name in without if name not in ("run_id", "found_answer", *OF_PARTS)]
+    assert_alike(pa.Table.from_pandas(runs[same]), pa.Table.from_pandas(without[same]))
+    assert runs["run_id"].ne(without["run_id"]).all(), "they are other runs, since grading differs"
+    assert {*runs["thinking_closed"]} == {True, False}
+    texts = tokens.pivot_table("token", "run_id", "part", aggfunc="sum", fill_value="", sort=False)
+    for run in runs.itertuples():
+        own, thinking = tokens[tokens["run_id"] == run.run_id], texts.loc[run.run_id]["thinking"]
+        assert thinking == run.text.partition(letter)[0]
+        assert run.thinking_closed == (letter in run.text)
+        assert run.n_thinking_tokens + run.n_answer_tokens == run.n_tokens
+        for part in ("thinking", "answer"):
+            of = own[(own["part"] == part) & own["decided"]]
+            told = {name: getattr(run, f"{name}_{part}") for name in ("exit_rate", "mean_depth", "disagreement", "kl")}
+            assert getattr(run, f"n_{part}_tokens") == (own["part"] == part).sum()
+            assert sum(dict(getattr(run, f"exit_layer_counts_{part}")).values()) == len(of)
+            if len(of):
+                assert told["exit_rate"] == (of["exit_layer"] < 6).mean()
+                assert told["mean_depth"] == pytest.approx((of["exit_layer"] + 1).mean() / 7)
+                assert told["disagreement"] == (of["token_id"] != of["final_token_id"]).mean()
+                np.testing.assert_allclose(told["kl"], np.mean(np.stack(of["kl"]), axis=0, dtype=float))
+            else:
+                assert pd.isna(told["exit_rate"])
+                assert told["kl"] is None
 
 
 def assert_alike(table: pa.Table, alone: pa.Table) -> None:
