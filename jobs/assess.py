@@ -122,7 +122,18 @@ def bring_home(out: str, sweep: str, key: str | None, device: str, display: Disp
 
 def common(flags: Namespace) -> dict[str, object]:
     """What all sweeps of it have: fields of a `SweepConfig`, as they were given."""
-    names = ("model", "revision", "trust_remote_code", "dtype", "system", "exit_every", "exit_layers", "max_new_tokens")
+    names = (
+        "model",
+        "revision",
+        "trust_remote_code",
+        "dtype",
+        "system",
+        "exit_every",
+        "exit_layers",
+        "max_new_tokens",
+        "thinking",
+        "thinking_until",
+    )
     return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
@@ -157,6 +168,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--exit-every", type=whole, metavar="N", help=(fields["exit_every"].description or "").replace("%", "%%")
     )
     parser.several("--exit-layers", "L", f"{fields['exit_layers'].description}, such as 23", type=int, default=None)
+    parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
+    parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     return study_flags(parser, arguments)
 

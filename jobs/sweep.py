@@ -15,6 +15,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from cluster.console.events import log_to_stderr
 from cluster.console.sweep_flags import load_job
 from eexit.output.locations import inside, reading, shown, without_secrets
 from eexit.output.text import counted
+from eexit.plan.config import NO_MARKS, SweepConfig
 from eexit.plan.runs import ERROR, configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
@@ -65,7 +67,11 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
         write_report(summary.out, store)
-    Console().print(closing_table(store, configurations(summary.config), same_for_every_seed(summary.config)))
+    config = summary.config
+    prompts = [asdict(prompt) for prompt in config.prompts]
+    Console().print(closing_table(store, configurations(config), same_for_every_seed(config), prompts))
+    if line := of_chains(store, config):
+        print(line, file=sys.stderr)
     print(reading(out, GENERATIONS_FOLDER))
     print(shown(inside(out, REPORT)))
     if figures:
@@ -85,6 +91,24 @@ def of_errors(summary: "Summary", store: "Store") -> str:
     of_all = f"{n:,} of {counted(summary.done + n, 'run')}" if summary.done else f"all {counted(n, 'run')}"
     reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
     return f"{of_all} are errors, such as: {reason}; {REPORT}#/fail lists them, and the same command tries again"
+
+
+def of_chains(store: "Store", config: SweepConfig) -> str:
+    """What texts say of their chains of thought that the reader may not have meant; empty if nothing."""
+    import pyarrow.compute as pc
+
+    from eexit.results.landed import read_columns
+
+    closed = read_columns(store, ["thinking_closed"])["thinking_closed"]
+    if config.thinking and config.thinking != (NO_MARKS,) and closed.null_count == len(closed):
+        return (
+            f"no text has {config.thinking[0]} or {config.thinking[1]}, so that all of each is its answer: look at "
+            "what the model writes, and give --thinking that"
+        )
+    n, n_open = len(closed) - closed.null_count, pc.sum(pc.invert(closed)).as_py()
+    if not n_open:
+        return ""
+    return f"{n_open:,} of {counted(n, 'chain')} of thought never closed, and have no answer: raise --max-new-tokens"
 
 
 def write_report(results: str, store: "Store") -> None:

@@ -1,14 +1,21 @@
 """The table that is printed at the end of a sweep: one line per configuration."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
-from eexit.output.text import percent, written
+from eexit.output.text import interval, percent, written
 from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR, OK
+from eexit.plan.splits import units
+from eexit.quality.estimates import NOTHING
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
+from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
 from eexit.results.landed import read_columns
 from eexit.results.means import mean_of, outcomes, screen_misses
 from eexit.results.store.folder import Store
@@ -37,6 +44,12 @@ DIFFERENT_CAPTION = (
 # Of a sweep whose prompts bring answers.
 ANSWERS_HEADING = f"cor{SOFT_HYPHEN}rect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+# Of a sweep whose texts have chains of thought, and answers.
+TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
+TAKEN_CAPTION = (
+    " Cost per right: multiply-adds of all runs over right answers, as a multiple of those of normal; with the 95 % "
+    "interval over prompts, as that of tokens per right."
+)
 # Of a sweep that asks full depth nothing.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
 # Of a sweep with rules that look through a screen.
@@ -54,13 +67,17 @@ DRAFTS_CAPTION = (
 
 
 def closing_table(
-    store: Store, configurations: Sequence[Configuration], same_for_every_seed: Collection[str] = ()
+    store: Store,
+    configurations: Sequence[Configuration],
+    same_for_every_seed: Collection[str] = (),
+    prompts: Sequence[Mapping[str, Any]] = (),
 ) -> ResultTable:
     """Means over the different runs of each configuration; agreement is with the prompt's normal run.
 
-    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
+    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once. What a right answer
+    takes is told where `prompts`, as `sweep.json` has them, were answered after a chain of thought.
     """
-    generations = read_columns(store, COLUMNS)
+    generations = read_columns(store, list(dict.fromkeys([*COLUMNS, *OF_RIGHT])))
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     has_drafts = any(isinstance(configuration, Draft) for configuration in configurations)
@@ -68,10 +85,12 @@ def closing_table(
     is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
+    of_right = _OfRight.of(per_right(generations, units(prompts)) if prompts else {})
     captions = {
         UNOBSERVED_CAPTION: is_unobserved,
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
+        TAKEN_CAPTION: bool(of_right.columns),
         DRAFTS_CAPTION: has_drafts,
     }
     caption = CAPTION + "".join(each for each, is_there in captions.items() if is_there)
@@ -80,14 +99,42 @@ def closing_table(
     table = ResultTable(caption)
     table.add("key", "configuration")
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
-    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *DRAFT_HEADINGS * has_drafts)
+    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_right.headings, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
-        table.add_row(configuration.key, *(f"{count:,}" for count in counts), *_means(of.done, has_answers, has_drafts))
+        means = [*_means(of.done, has_answers), *of_right.cells(configuration.key)]
+        drafts = _of_drafts(of.done) if has_drafts else []
+        table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table
 
 
-def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
+@dataclass(frozen=True)
+class _OfRight:
+    """What a right answer takes, by configuration, and which of it is known of any."""
+
+    found: Mapping[str, Mapping[str, PerRight]]
+    columns: Sequence[str]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Mapping[str, PerRight]]) -> "_OfRight":
+        """What is free to decide is told beside what was run where some of that is not known: of oracles."""
+        lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in found.values())
+        return cls(found, [name for name in TAKEN if name != COST_NEEDED or lacks] if found else [])
+
+    @property
+    def headings(self) -> list[str]:
+        return [heading for name in self.columns for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
+
+    def cells(self, key: str) -> list[str]:
+        cells = []
+        for name in self.columns:
+            of = self.found[key][name] if key in self.found else PerRight(NOTHING, NOTHING)
+            shown, form = (of.taken, ".1f") if name == TOKENS else (of.beside_normal, ".2f")
+            cells += [written(shown.mean, form), interval(shown.low, shown.high, form)]
+        return cells
+
+
+def _means(done: pa.Table, has_answers: bool) -> list[str]:
     depth = mean_of("mean_depth", done)
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
     return [
@@ -97,7 +144,6 @@ def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
         written(mean_of("perplexity", done), ".4g"),
         written(mean_of("tokens_until_difference", done), ".1f"),
         *([percent(mean_of("correct", done))] if has_answers else []),
-        *(_of_drafts(done) if has_drafts else []),
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
-from eexit.quality.risks import RISKS, Risk, losses
+from eexit.quality.risks import RISKS, Risk, losses, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,12 +66,12 @@ def by_kind(
 def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
     """By configuration, on all prompts of these runs."""
     lost = losses(RISKS["answers"], runs)
-    full_PC, run_PC = (_numbers(column, runs) for column in ("cost_full", "cost_run"))
+    full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("cost_full", "cost_run"))
     figures = zip(
-        _estimates(_numbers("correct", runs)),
+        _estimates(numbers("correct", runs).loss_PC),
         _estimates(losses(BETTER, runs).loss_PC, ValueKind.DIFFERENCE),
         _estimates(lost.loss_PC),
-        _estimates(_numbers("disagreement", runs)),
+        _estimates(numbers("disagreement", runs).loss_PC),
         estimate_ratios(full_PC - run_PC, full_PC),
         strict=True,
     )
@@ -80,8 +80,3 @@ def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
 
 def _estimates(values_PC: np.ndarray, what: ValueKind = ValueKind.SHARE) -> list[Estimate]:
     return estimate_columns(values_PC, [what] * values_PC.shape[1])
-
-
-def _numbers(column: str, runs: "pa.Table") -> np.ndarray:
-    """A column by prompt, (P, C), in the order of `losses`; NaN where it is not known."""
-    return losses(Risk(column, "", "", "", lambda number, normal: number, best=None), runs).loss_PC

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.quality.intervals import clopper_pearson, of_difference, of_median, of_share, student
+from eexit.quality.intervals import clopper_pearson, of_difference, of_median, of_quotient, of_share, student
 
 MIN_SAMPLES: Final = 5  # prompts; with fewer, nothing is said of how sure a mean is
 MIN_ROUNDS: Final = 6  # of a timing; with fewer, no interval of a median reaches the level
@@ -106,6 +106,28 @@ def _ratio(above_P: np.ndarray, below_P: np.ndarray, kind: ValueKind) -> Estimat
         return Estimate(ratio, *clopper_pearson(ratio * n, n), n)
     low, high = student(ratio, float(((above_P - ratio * below_P) / mean_below).var(ddof=1)), n)
     return Estimate(ratio, *((max(low, 0.0), min(high, 1.0)) if kind is ValueKind.SHARE else (low, high)), n)
+
+
+def estimate_per_right(
+    taken_P: np.ndarray, right_P: np.ndarray, beside: tuple[np.ndarray, np.ndarray] | None = None
+) -> Estimate:
+    """What a right answer takes, Σ taken / Σ right over prompts, as a multiple of another such ratio if it is `beside`
+    one. A prompt that lacks any of these is in no sum; without a right answer, nothing is known.
+
+    If all answers are right, as many more may be wrong as Clopper and Pearson's interval of their share allows.
+    """
+    columns = [taken_P, right_P, *(beside or ())]
+    values_PK = np.stack(columns, axis=1)
+    values_PK = values_PK[~np.isnan(values_PK).any(axis=1)]
+    n, sign_K = len(values_PK), np.array([1.0, -1.0, -1.0, 1.0])[: len(columns)]
+    if not n or (values_PK.mean(axis=0) <= 0).any():
+        return Estimate(math.nan, math.nan, math.nan, n)
+    quotient = math.exp(float(sign_K @ np.log(values_PK.mean(axis=0))))
+    if n < MIN_SAMPLES:
+        return Estimate(quotient, math.nan, math.nan, n)
+    low, high = of_quotient(values_PK, sign_K)
+    may_be_K = [clopper_pearson(n, n)[0] if (right_P == 1).all() else 1.0 for right_P in values_PK[:, 1::2].T]
+    return Estimate(quotient, low * math.prod(may_be_K[1:]), high / may_be_K[0], n)
 
 
 def estimate_median(values_R: np.ndarray) -> Estimate:

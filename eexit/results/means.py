@@ -14,6 +14,7 @@ from eexit.plan.configuration import Configuration
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import by_kind
+from eexit.quality.per_right import has_chains, per_right
 from eexit.quality.text_measures import log_perplexity, mean_perplexity
 from eexit.results.files import once_each
 from eexit.results.landed import read_columns
@@ -52,6 +53,7 @@ def figures(
     """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
 
     Of `prompts`, as `sweep.json` has them, those that are of a kind say what each configuration does to it, `by_kind`.
+    Where texts have chains of thought, `per_right_answer` says what one takes.
 
     Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
 
@@ -59,13 +61,18 @@ def figures(
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
     generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", *MEASURES])
-    if generations["n_thinking_tokens"].null_count == len(generations):
-        generations = generations.drop_columns([name for name in MEASURES if name in OF_PARTS])
     found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
+    per_answer = {
+        key: {"per_right_answer": {name: taken.as_dict() for name, taken in of.items()}}
+        for key, of in (per_right(generations, units(prompts)) if prompts else {}).items()
+    }
+    if not has_chains(generations):
+        generations = generations.drop_columns([name for name in MEASURES if name in OF_PARTS])
     return [
         {
             **_of_configuration(configuration, generations, same_for_every_seed),
             "by_kind": {kind: beside.as_dict() for kind, beside in found.get(configuration.key, {}).items()},
+            **per_answer.get(configuration.key, {}),
         }
         for configuration in configurations
     ]

@@ -196,7 +196,7 @@ CHOICES: Final = Table(
         "loss": string("text", "what the loss of a prompt is, between 0 and 1", nullable=False),
         "at_most": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
         "confidence": float64("1", "with which the bound holds for what is certified", nullable=False),
-        "cost_by": string("name", "what is cheap: run, needed or depth, as in jobs/choose.py", nullable=False),
+        "cost_by": string("name", "what is cheap: run, needed, depth or right, as in jobs/choose.py", nullable=False),
         "test": string(
             "name",
             "exact (binomial), betting or hoeffding-bentkus, as in eexit.quality.risk_tests; null in older results, "

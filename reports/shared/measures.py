@@ -20,6 +20,10 @@ RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
 BESIDE_WHOLE_HEAD: Final = "run_whole_head"  # what was run, beside full depth that reads with the whole head
 REALISED: Final = "realised"
+PER_RIGHT: Final = {  # columns of what a right answer takes → the costs of runs
+    "run_per_right": "cost_run",
+    "needed_per_right": "cost_needed",
+}
 SCORES: Final = "Scores are taken from the file as they are."
 
 
@@ -120,15 +124,25 @@ def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
     return score, wins
 
 
-def costs(measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False) -> list[CostAxis]:
+def costs(
+    measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False, has_chains: bool = False
+) -> list[CostAxis]:
     """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured.
 
-    Where all reads are screened, full depth's too, it is also told beside full depth with the whole head.
+    Where all reads are screened, full depth's too, it is also told beside full depth with the whole head; where texts
+    have chains of thought, for a right answer beside what normal takes for one.
     """
     there, whole = f"multiply-adds, run, at the prices of {elsewhere}", "multiply-adds, run, beside the whole head"
     return [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
         CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
+        *(
+            CostAxis(
+                column, f"multiply-adds per right answer, {sense}", f"Multiply-adds saved per right answer, {sense}"
+            )
+            for column, sense in zip(PER_RIGHT, ("run", "theoretical"), strict=True)
+            if has_chains
+        ),
         *([CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's")] if is_head_screened else []),
         *([CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved")] if elsewhere else []),
         *(

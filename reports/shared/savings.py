@@ -4,8 +4,9 @@ Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding we
 seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
 they run every layer. Where full depth, too, reads through a screen, run is also told beside full depth with the whole
 head. Elsewhere: run, at the prices of another model, for the same exits. All these have intervals over prompts.
-Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
-what `jobs/timings.py` measured, with intervals over rounds.
+Per right answer, where texts have chains of thought: 1 − what one takes / what normal takes for one, as
+`eexit.quality.per_right` computes it. Realised: 1 − seconds / seconds of full depth in the same round, as
+`eexit.studies.timing.speedups` computes it from what `jobs/timings.py` measured, with intervals over rounds.
 """
 
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from eexit.decode.costs.counting import LOOKS, MISSES
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
 from eexit.output.text import is_known
 from eexit.plan.configuration import GENERATE
+from eexit.quality.estimates import NOTHING
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
+from eexit.quality.per_right import per_right
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
@@ -27,6 +32,7 @@ from reports.shared.measures import (
     BESIDE_WHOLE_HEAD,
     DISAGREEMENT,
     ELSEWHERE,
+    PER_RIGHT,
     REALISED,
     RUN,
     THEORETICAL,
@@ -58,6 +64,7 @@ class Savings:
     measured: tuple[Measured, ...]
     elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
     is_head_screened: bool = False  # whether there is `run_whole_head`
+    has_chains: bool = False  # whether there is what a right answer takes (`PER_RIGHT`)
 
     @property
     def exiting(self) -> pd.DataFrame:
@@ -71,7 +78,7 @@ class Savings:
 
     @property
     def all_costs(self) -> list[CostAxis]:
-        return costs(self.measured, self.elsewhere, self.is_head_screened)
+        return costs(self.measured, self.elsewhere, self.is_head_screened, self.has_chains)
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
@@ -84,13 +91,13 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
     rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
     elsewhere = sweep.prices_of.name if sweep.prices_of else None
-    is_head_screened = BESIDE_WHOLE_HEAD in rows
-    names = [cost.column for cost in costs(measured, elsewhere, is_head_screened)]
+    is_head_screened, has_chains = BESIDE_WHOLE_HEAD in rows, next(iter(PER_RIGHT)) in rows
+    names = [cost.column for cost in costs(measured, elsewhere, is_head_screened, has_chains)]
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
     generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
     with_all = with_controls(rows, names)
-    return Savings(with_all, pd.DataFrame(generate), tuple(measured), elsewhere, is_head_screened)
+    return Savings(with_all, pd.DataFrame(generate), tuple(measured), elsewhere, is_head_screened, has_chains)
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
@@ -107,6 +114,16 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
         runs = _at_prices(sweep, sweep.prices_of, sweep.final_layer + 1)
         found = ratios(runs.dropna(), "run", "full", trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(ELSEWHERE) for ratio in found], index=trade.index)
+    yield from _per_right(trade, sweep)
+
+
+def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
+    """What the rows save of what normal takes for a right answer."""
+    runs = pa.Table.from_pandas(sweep.done[list(OF_RIGHT)], preserve_index=False)
+    found = per_right(runs, dict(zip(sweep.done["prompt_id"], sweep.done["unit"], strict=True)))
+    for column, cost in PER_RIGHT.items() if found else ():
+        beside = [found[key][cost].beside_normal if key in found else NOTHING for key in trade["configuration"]]
+        yield pd.DataFrame([ratio.complement.columns(column) for ratio in beside], index=trade.index)
 
 
 def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:

@@ -25,7 +25,9 @@ from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
-from eexit.quality.estimates import Estimate
+from eexit.quality.estimates import NOTHING, Estimate
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
+from eexit.quality.per_right import COST_RUN, PerRight, per_right
 from eexit.quality.risks import RISKS, Losses, losses
 from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
@@ -38,7 +40,7 @@ OF_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 OF_RISKS: Final = tuple(RISKS[risk].column for risk in (ANSWERS, DISAGREEMENT))
 OF_RUNS: Final = ("prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts")
 N_DRAWS: Final = 400  # of prompts, for intervals
-COLUMNS: Final = (*OF_RUNS, *OF_COSTS, *PRICED, *OF_RISKS)
+COLUMNS: Final = tuple(dict.fromkeys((*OF_RUNS, *OF_COSTS, *PRICED, *OF_RISKS, *OF_RIGHT)))
 
 Row = Mapping[str, Any]
 
@@ -72,6 +74,10 @@ class SweepFigures:
     @cached_property
     def _exits(self) -> Mapping[str, Counter[int]]:
         return exit_counts(self.sweep.runs)
+
+    @cached_property
+    def _per_right(self) -> Mapping[str, Mapping[str, PerRight]]:
+        return per_right(self.sweep.runs.select(OF_RIGHT), units(self.sweep.manifest.config["prompts"]))
 
     @cached_property
     def _timings(self) -> Sequence[Row]:
@@ -120,6 +126,7 @@ class SweepFigures:
             self.saved(key, "cost_run"),
             allowed(steps, batches, self.share_G(key)),
             self.times(key),
+            per_right=self._per_right[key][COST_RUN].beside_normal if key in self._per_right else NOTHING,
         )
 
 

@@ -1,7 +1,8 @@
 """The verdict: whether early exit pays, and if it does not, which restriction takes most of what exits could save.
 
 It pays if a setting was certified on the prompts for choosing, kept the bound on those for reporting, costs less than
-full depth, and takes less time than full depth at one of the batch sizes at least, by the end of its interval.
+full depth, and takes less time than full depth at one of the batch sizes at least, by the end of its interval. Where
+texts have chains of thought, a right answer has to take fewer multiply-adds too, by the end of that interval.
 
 Otherwise the cause is the largest line of the ledger (`outcome.ledger`): it begins with what an oracle
 saves here. What leaving at the first layer would save beyond that is the model's own, told apart, and no rule's to
@@ -10,12 +11,12 @@ lose. This module knows no tables: `figures` makes `Figures` of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cluster.assessment.outcome.ledger import Ledger, LedgerOptions, ledger_of
 from eexit.plan.configuration import INT8, Generate
-from eexit.quality.estimates import NOTHING, Estimate
+from eexit.quality.estimates import ENDS, NOTHING, Estimate
 from eexit.studies.verdict_file import MOST_ROWS
 
 FORMAT: Final = 2
@@ -68,6 +69,7 @@ class Contender:
     certified: bool = False
     reporting: Loss | None = None  # on those for reporting
     confirmed: bool = False  # whether those alone certify the bound too
+    per_right: Estimate = NOTHING  # multiply-adds per right answer, of normal's, where texts have chains of thought
     would_do: int | None = None  # prompts that would certify it with a chance of 80 %; None: no number, or it is
 
     def is_proven(self, bound: "Bound") -> bool:
@@ -99,7 +101,17 @@ class Contender:
             "n": self.loss.n if self.loss else None,
             "certified": self.certified,
             **{name: known(share) for name, share in self.texts._asdict().items()},
+            **(
+                {f"per_right{end}": known(each) for end, each in zip(ENDS, astuple(self.per_right), strict=True)}
+                if self.per_right.n
+                else {}
+            ),
         }
+
+    @property
+    def is_dearer_per_right(self) -> bool:
+        """Whether a right answer is not shown to take less than at full depth, where texts have chains of thought."""
+        return bool(self.per_right.n) and not self.per_right.high < 1
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,8 @@ def judge(figures: Figures) -> Verdict:
     best = figures.best
     batch = fastest(best, figures.batches) if best else None
     is_checked = best is not None and best.reporting is not None and best.is_proven(figures.bound)
-    pays = bool(best and batch and is_checked and best.run > 0 and best.times[batch].high < 1)
+    saves = best is not None and best.run > 0 and not best.is_dearer_per_right
+    pays = bool(best and batch and is_checked and saves and best.times[batch].high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
     instead = _instead(figures, best if pays else None)
     return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead)

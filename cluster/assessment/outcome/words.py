@@ -10,7 +10,8 @@ rows        up to ten records: setting, role (best, tried, control, ceiling, dra
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
             independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; the
             accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
-            those of normal; what is not known is null
+            those of normal; where texts have chains of thought, per_right, what of normal's multiply-adds a right
+            answer takes, with its interval and n; what is not known is null
 ledger      ceiling (saved, low, high, setting), batch (of the times, or null) and lines: each with restriction, taken,
             low, high, left and setting, as shares of full depth (`cluster.assessment.outcome.ledger`)
 instead     null if nothing else takes certainly less time, or exits pay most; else the setting, role, batch, time, low
@@ -44,7 +45,7 @@ from cluster.assessment.outcome.verdict import (
     known,
 )
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, ordinal, percent, short_percent, written
+from eexit.output.text import bracketed, counted, ordinal, percent, short_percent, written
 from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
@@ -118,9 +119,17 @@ def _not_paying(verdict: Verdict) -> str:
             f"{no}: {best.key} was certified, but {RISKS[bound.risk].bound} is {later} of {n_later} other prompts, not "
             f"at most {short_percent(bound.at_most)}."
         )
+    if best.is_dearer_per_right:
+        return f"{no}: {best.key}, certified, {_per_right(best)}."
     if batch is None:
         return f"{no} as far as is known: {best.key} was not timed."
     return f"{no}: {best.key}, certified, takes {_time(best, batch)}."
+
+
+def _per_right(setting: Contender) -> str:
+    of = setting.per_right
+    ends = bracketed(of.low, of.high, ".2f")
+    return f"takes {written(of.mean, '.2f')}{ends} times full depth's multiply-adds per right answer (n = {of.n:,})"
 
 
 def _time(best: Contender, batch: int) -> str:
@@ -244,6 +253,8 @@ def _ledger(ledger: Ledger) -> dict[str, Any]:
 def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], remarks: Sequence[str]) -> Iterator[str]:
     """What the terminal says after the verdict: the ledger, what was left out, and how long each step took."""
     yield instead_sentence(verdict)
+    if verdict.pays and verdict.figures.best and verdict.figures.best.per_right.n:
+        yield f"With its chains of thought, it {_per_right(verdict.figures.best)}."
     yield ledger_sentence(verdict)
     yield models_part(verdict)
     yield from remarks

@@ -16,6 +16,8 @@ from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.learn_then_test import PARETO, error_of_ask, pareto_sequence
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
+from eexit.quality.per_right import PerRight, per_right
 from eexit.quality.risk_tests import BETTING, EXACT
 from eexit.quality.risks import (
     BEST_SCORE,
@@ -59,6 +61,11 @@ class Evidence:
         if self.risk.compares and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
             raise UsageError(
                 f"{self.sweep.name} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with "
+                f"--modes {NORMAL} too"
+            )
+        if COSTS[question.cost].of_normal and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
+            raise UsageError(
+                f"{self.sweep.name} has no runs of {NORMAL}, which --cost {question.cost} compares with: sweep with "
                 f"--modes {NORMAL} too"
             )
         if self.risk.observed and sweep.manifest.config.get("observe") == "none":
@@ -182,6 +189,12 @@ class Evidence:
         """The share of a configuration's texts that are not those of `normal`, over the prompts for choosing."""
         return self._mean_of(CHANGED, key)
 
+    def per_right(self, key: str) -> Mapping[str, PerRight]:
+        """What a configuration takes for a right answer, over the prompts for choosing; empty without chains."""
+        runs = self._of_part("choosing")
+        unit_of = dict(zip(runs["prompt_id"].to_pylist(), runs["unit"].to_pylist(), strict=True))
+        return per_right(runs.select(OF_RIGHT), unit_of).get(key, {})
+
     def _mean_of(self, what: Risk, key: str) -> float | None:
         if what.column not in self._told:
             self._told[what.column] = losses(what, self._of_part("choosing"))
@@ -193,16 +206,21 @@ class Evidence:
         known."""
         cost = COSTS[self.question.cost]
         known = self._of_part(part, self._with_units)
-        known = known.filter(pc.is_valid(known[cost.column]))
+        for column in cost.columns:
+            known = known.filter(pc.is_valid(known[column]))
         sums = known.group_by("configuration").aggregate(
             [(column, "sum") for column in cost.columns] + [([], "count_all")]
         )
         costs = {
-            row["configuration"]: row[f"{cost.column}_sum"] / row[f"{cost.of}_sum" if cost.of else "count_all"]
+            row["configuration"]: row[f"{cost.column}_sum"] / below
             for row in sums.to_pylist()
+            if (below := row[f"{cost.of}_sum" if cost.of else "count_all"])
         }
+        if cost.of_normal:
+            costs = {key: each / costs[NORMAL] for key, each in costs.items()} if NORMAL in costs else {}
         if not any(key in costs for key in self.keys):
-            raise UsageError(f"{self.sweep.name} has no {cost.column} in any run of a setting: choose another --cost")
+            columns = " and ".join(cost.columns if cost.of_normal else [cost.column])
+            raise UsageError(f"{self.sweep.name} has no {columns} in any run of a setting: choose another --cost")
         return {key: costs.get(key, math.inf) for key in self.keys}
 
     @cached_property

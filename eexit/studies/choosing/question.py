@@ -13,6 +13,7 @@ from eexit.output.text import ordinal, short_percent, some
 from eexit.plan.configuration import NORMAL, Exit, configuration_of
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import ORDERS, PARETO
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.risk_tests import RISK_TESTS, prompts_without_loss
 from eexit.quality.risks import RISKS, SCORE
 from eexit.results.layout import Manifest
@@ -28,6 +29,8 @@ class Cost:
     definition: str
     column: str
     of: str | None = None  # None: the mean of the column
+    is_run: bool = False  # whether oracles have none
+    of_normal: bool = False  # whether it is told as a share of that of normal
 
     @property
     def columns(self) -> list[str]:
@@ -35,13 +38,22 @@ class Cost:
 
 
 COSTS: Final[dict[str, Cost]] = {
-    "run": Cost("multiply-adds of what was run, as a share of those of full depth", "cost_run", "cost_full"),
+    "run": Cost(
+        "multiply-adds of what was run, as a share of those of full depth", "cost_run", "cost_full", is_run=True
+    ),
     "needed": Cost(
         "multiply-adds that the exits would need if deciding were free, as a share of those of full depth: theoretical",
         "cost_needed",
         "cost_full",
     ),
     "depth": Cost("mean depth of the exits, as a fraction of all layers", "mean_depth"),
+    "right": Cost(
+        "multiply-adds of what was run per right answer, as a share of those of normal",
+        "cost_run",
+        "correct",
+        is_run=True,
+        of_normal=True,
+    ),
 }
 
 
@@ -128,7 +140,7 @@ class ChoiceQuestion:
     def columns(self) -> Sequence[str]:
         """Those of runs that say what it needs to know."""
         column = RISKS[self.risk].column
-        names = [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns, *_TEXTS]
+        names = [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns, *_TEXTS, *OF_RIGHT]
         return list(dict.fromkeys(names))
 
     def part_of(self, unit: str) -> str:
@@ -163,7 +175,7 @@ def candidates(manifest: Manifest, question: ChoiceQuestion, name: str) -> tuple
     named = [each for each in there if question.names(each)]
     unordered = [each["configuration"] for each in named if not has_order(each)]
     found = families(named)
-    costless = [family for family in found if question.cost == "run" and family.is_oracle]
+    costless = [family for family in found if COSTS[question.cost].is_run and family.is_oracle]
     left_out = []
     if unordered:
         left_out.append(

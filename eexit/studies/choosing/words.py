@@ -8,13 +8,15 @@ import pyarrow.compute as pc
 
 from eexit.method.rules import ORACLES
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, is_known, ordinal, short_percent, written
+from eexit.output.text import bracketed, counted, is_known, ordinal, short_percent, written
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import ONE_IN
 from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
+from eexit.quality.per_right import COST_NEEDED, COST_RUN
 from eexit.quality.risk_tests import BETTING, EXACT, HOEFFDING_BENTKUS, prompts_without_loss
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.choice import Choice, Tested, TestedSequence, choice_columns
+from eexit.studies.choosing.evidence import Evidence
 from eexit.studies.choosing.question import COSTS
 
 CAPTION = (
@@ -70,12 +72,25 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
         if setting := sequence.stopped_at:
             yield " ".join(_stopped(sequence, setting, _share_for_choosing(row)))
     yield from told_choice(row)
+    if choice.chosen:
+        yield from _per_right(choice.chosen.configuration, choice.evidence)
     if choice.chosen and not _is_oracle(choice.chosen.configuration):
         for each in choice.realised:
             rows = counted(each.batch, "row")
             yield f"Realised: {each.speedup:.2f} times as fast as normal with {rows} at a time (jobs/timings.py)."
         if not choice.realised:
             yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
+
+
+def _per_right(key: str, evidence: Evidence) -> Iterator[str]:
+    """What a right answer takes, where texts have a chain of thought."""
+    for name, of in evidence.per_right(key).items():
+        beside = of.beside_normal
+        if name != COST_NEEDED and is_known(beside.mean):
+            ends = bracketed(beside.low, beside.high, ".2f")
+            what = "multiply-adds" if name == COST_RUN else "tokens"
+            prompts = counted(beside.n, "prompt")
+            yield f"Per right answer, it takes {beside.mean:.2f}{ends} times the {what} of normal, over {prompts}."
 
 
 def _about_losses(choice: Choice) -> Iterator[str]:

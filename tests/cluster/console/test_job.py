@@ -64,6 +64,11 @@ def test_drafts_are_a_grid_in_place_of_kl_factors(tmp_path: Path) -> None:
     assert load("--config", str(tmp_path / "mine.toml")).config.draft == ("10:2", "20:2")
 
 
+def test_marks_of_thoughts_are_two_texts_whatever_is_in_them() -> None:
+    assert load("--thinking", "<a, b>", "</a:b>").config.thinking == ("<a, b>", "</a:b>")
+    assert load("--thinking-until", "(?i)answer:").config.thinking_until == "(?i)answer:"
+
+
 def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("one\n")
     job = load("--prompts", str(tmp_path / "mine.txt"))

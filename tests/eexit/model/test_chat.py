@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, 
 
 from eexit import format_and_tokenize_input
 from eexit.generator import ModelGenerator
+from eexit.model.chat import before_answer, thinking_marks
 from eexit.model.sources import locate
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
@@ -109,6 +110,25 @@ def test_what_a_template_writes_is_a_control_token_even_if_it_is_no_special_one(
     assert found[-1] == think
     assert Counter(found)[think] == 1
     assert len(found) == len("a <think> b<s>") + 2
+
+
+def test_the_marks_of_thoughts_are_those_of_the_vocabulary_or_the_template(default: PreTrainedTokenizerBase) -> None:
+    assert thinking_marks(default) is None
+    tokenizer = small_tokenizer()
+    assert thinking_marks(tokenizer) is None, "it has what opens a chain, and not what closes it"
+    tokenizer.chat_template = "{% if false %}[THINK][/THINK]{% endif %}{{ messages[-1].content }}"
+    assert thinking_marks(tokenizer) == ("[THINK]", "[/THINK]")
+    tokenizer.add_tokens(["</think>"])
+    assert thinking_marks(tokenizer) == ("<think>", "</think>")
+
+
+def test_what_a_template_writes_before_an_answer_may_depend_on_the_system_prompt() -> None:
+    tokenizer = small_tokenizer()
+    assert before_answer(tokenizer, SYSTEM) == ""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}</s>{% if messages[0].role == 'system' %}<think>{% endif %}"
+    )
+    assert [before_answer(tokenizer, system) for system in ("", SYSTEM)] == ["</s>", "</s><think>"]
 
 
 def test_tokenizers_in_python_do_the_same() -> None:

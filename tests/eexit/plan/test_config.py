@@ -35,6 +35,10 @@ def test_defaults_are_the_documented_grid() -> None:
             {"observe": "final", "rules": {"fixed": [5], "agree": []}},
             "rule agree decides .* set observe to all",
         ),
+        ({"thinking": ["<think>"]}, "thinking takes what opens a chain of thought and what closes it, .* got <think>"),
+        ({"thinking": ["<t>", "<t>"]}, "as in <think> </think>, or none, got <t> <t>"),
+        ({"thinking_until": "(answer"}, "thinking_until '\\(answer' is no regular expression .missing .*: mend it"),
+        ({"thinking": ["<t>", "</t>"], "thinking_until": "A:"}, "thinking <t> </t> and thinking_until A: both say"),
         ({"beam": 3}, "Extra inputs are not permitted"),
     ],
 )

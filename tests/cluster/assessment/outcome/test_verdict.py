@@ -108,6 +108,22 @@ def test_each_of_the_four_conditions_is_needed(changed: dict[str, Any], said: st
     assert said in sentences(verdict)[0]
 
 
+def test_where_texts_have_chains_a_right_answer_has_to_take_less_too() -> None:
+    dear = figures(per_right=Estimate(1.04, 0.97, 1.12, 393))
+    verdict = judge(dear)
+    assert (verdict.pays, verdict.cause in RESTRICTIONS) == (False, True)
+    assert sentences(verdict)[0] == (
+        f"It does not pay here: {KEY}, certified, takes 1.04 [0.97, 1.12] times full depth's multiply-adds per right "
+        "answer (n = 393)."
+    )
+    verdict = judge(figures(per_right=Estimate(0.9, 0.84, 0.97, 393)))
+    assert verdict.pays
+    assert "it takes 0.90 [0.84, 0.97] times full depth's" in " ".join(closing_sentences(verdict, {}, []))
+    row = json.loads(as_json(verdict, "m", {}, []))["rows"][0]
+    assert (row["per_right"], row["per_right_high"], row["per_right_n"]) == (0.9, 0.97, 393)
+    assert "per_right" not in json.loads(as_json(judge(FIGURES), "m", {}, []))["rows"][0]
+
+
 def test_a_certificate_says_which_ask_it_is_and_what_its_texts_are_like() -> None:
     given = replace(figures(texts=Texts(0.61, 0.6, 0.04)), ask=3)
     verdict = judge(given)

@@ -1,6 +1,8 @@
 """Shards land whole and once, in the explicit schema, and common Parquet readers read them in one line."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from byte_model import save_byte_model
-from landed_sweep import land_all
+from landed_sweep import land_all, land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
@@ -17,7 +19,10 @@ from cluster.console.closing_table import closing_table
 from cluster.console.sweep_flags import load_job
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, configurations, plan_runs
+from eexit.results.compaction import compact
 from eexit.results.landed import read_columns
+from eexit.results.layout import MANIFEST
+from eexit.results.means import figures
 from eexit.results.shard_tables import Results, error_results
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import (
@@ -30,11 +35,13 @@ from eexit.results.store.landing import (
     shard_name,
     survey,
 )
-from eexit.results.tables import GENERATIONS, TOKENS
-from jobs.sweep import DEMO
+from eexit.results.tables import GENERATIONS, OF_PARTS, TOKENS
+from jobs.sweep import DEMO, of_chains
 from reports.page.origin import facts
 from reports.read.sweep import read_sweep
 from reports.sections.drafts import drafted
+from reports.shared.per_configuration import per_configuration
+from reports.shared.savings import savings
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
 
@@ -121,6 +128,77 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     assert said in str(closing_table(store, configurations(config)).caption)
     about = dict(facts(read_sweep(store.root)))["Deciding reads"]
     assert about == f"screen:8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
+
+
+def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(tmp_path: Path) -> None:
+    """Half of the runs are of a version that knew no parts: what it wrote is read, and merged with the rest."""
+    prompts = [Prompt(id=str(n), prompt=f"{n}?", answer="7") for n in range(12)]
+    config = SweepConfig(
+        prompts=tuple(prompts), model="a-model", modes=("normal", "skip"), rules={"kl": (1,), "fixed": (5,)}
+    )
+
+    def thinks(run: Run) -> dict[str, Any]:
+        n, early = int(run.prompt.id), run.configuration.mode == "skip"
+        full = 100.0 + 10 * n
+        needed = full - 30 * early
+        is_oracle = "kl" in run.configuration.key
+        return {
+            "correct": n % 4 > early, "thinking_closed": n != 5, "n_thinking_tokens": 2, "n_answer_tokens": 1,
+            "cost_full": full, "cost_needed": needed, "cost_run": None if is_oracle else needed,
+        }  # fmt: skip
+
+    store = open_store(land_rows(tmp_path / "out", config, thinks))
+    planned, asked = configurations(config), [asdict(prompt) for prompt in prompts]
+    table = closing_table(store, planned, prompts=asked)
+    cells = {str(column.header): [*column.cells] for column in table.columns}
+    runs = pd.read_parquet(tmp_path / "out" / "generations").astype({"correct": float})
+    sums = runs.groupby("configuration", sort=False)[["cost_run", "cost_needed", "n_tokens", "correct"]].sum()
+    took = sums.div(sums["correct"], axis=0)
+    times = took / took.loc["normal"]
+    assert cells["tokens\nper right"] == [f"{each:.1f}" for each in took["n_tokens"]]
+    assert cells["cost per\nright"] == ["–", "–", f"{times['cost_run']['skip/fixed/5']:.2f}"], "oracles ran every layer"
+    assert cells["if free to\ndecide"] == ["–", *(f"{each:.2f}" for each in times["cost_needed"][1:])]
+    assert "Cost per right: multiply-adds of all runs over right answers" in str(table.caption)
+    assert of_chains(store, config).startswith("3 of 36 chains of thought never closed, and have no answer: raise")
+    by_key = {row["configuration"]: row for row in figures(store, planned, prompts=asked)}
+    of_run = by_key["skip/fixed/5"]["per_right_answer"]["cost_run"]["beside_normal"]
+    assert of_run["mean"] == pytest.approx(times["cost_run"]["skip/fixed/5"])
+    sweep = read_sweep(store.root)
+    saves = savings(sweep, per_configuration(sweep))
+    assert saves
+    saved = saves.rows.set_index("configuration").loc["skip/fixed/5"]
+    ends = [1 - of_run[end] for end in ("mean", "high", "low")]
+    assert [saved[f"run_per_right{end}"] for end in ("", "_low", "_high")] == pytest.approx(ends)
+    assert {"run_per_right", "needed_per_right"} <= {axis.column for axis in saves.costs}
+
+    older = open_store(tmp_path / "older")
+    some = [run for run in plan_runs(config) if run.prompt.id < "2"]
+    land(older, some, rows_of(some, config, thinks))
+    for path in Path(older.root).glob("*/*.parquet"):
+        pq.write_table(
+            pq.read_table(path).drop_columns([n for n in (*OF_PARTS, "part") if n in pq.read_schema(path).names]), path
+        )
+    assert len(closing_table(older, planned, prompts=asked).columns) == len(table.columns) - 6
+    assert "per_right_answer" not in figures(older, planned, prompts=asked)[0]
+    assert not {*OF_PARTS} & {*figures(older, planned)[0]["means"]}
+    rest = [run for run in plan_runs(config) if run not in some]
+    land(older, rest, rows_of(rest, config, thinks))
+    older.publish(MANIFEST, store.read(MANIFEST) or b"")
+    compact(older, open_store(tmp_path / "merged"), 1000)
+    merged = pd.read_parquet(tmp_path / "merged" / "generations")
+    assert merged["thinking_closed"].isna().sum() == len(some)
+    assert of_chains(open_store(tmp_path / "merged"), config).startswith("3 of ")
+
+
+def test_marks_that_no_text_has_are_told_in_a_line(store: Store) -> None:
+    config = sweep_of("a-model", "one", thinking=("<t>", "</t>"))
+    runs = list(plan_runs(config))
+    land(store, runs, rows_of(runs, config))
+    assert of_chains(store, config) == (
+        "no text has <t> or </t>, so that all of each is its answer: look at what the model writes, and give "
+        "--thinking that"
+    )
+    assert of_chains(store, sweep_of("a-model", "one")) == ""
 
 
 def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -> None:

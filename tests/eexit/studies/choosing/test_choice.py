@@ -201,6 +201,30 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
 
 
+def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) -> None:
+    """That of the bolder setting takes more, since its texts are longer."""
+
+    def thinks(run: Run) -> dict[str, Any]:
+        bold = run.configuration.key == "skip/confidence/0.5"
+        cost = 0.2 if bold else 0.8 if run.configuration.key == "skip/confidence/0.9" else 1.0
+        length = 7 if bold else 1
+        return {
+            "correct": PROMPTS.index(run.prompt.prompt) % 4 > 0, "thinking_closed": True, "lcs_share": 1.0,
+            "cost_full": 100.0 * length, "cost_needed": 50.0 * length, "cost_run": 100.0 * cost * length,
+        }  # fmt: skip
+
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.5, 0.9)}, "seeds": (0,)})
+    out = land_rows(tmp_path / "out", config, thinks)
+    asked = "--risk", "answers", "--order", "passed-on"
+    assert chosen(out, *asked)[0] == 0
+    assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == ("skip/confidence/0.5", pytest.approx(0.2))
+    code, said = chosen(out, *asked, "--cost", "right")
+    assert code == 0
+    assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == ("skip/confidence/0.9", pytest.approx(0.8))
+    n = len(CHOOSING)
+    assert f"Per right answer, it takes 0.80 [0.80, 0.80] times the multiply-adds of normal, over {n} prompts." in said
+
+
 def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_path: Path) -> None:
     """Normal is right on three prompts, and the setting changes all texts and is never right."""
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
