@@ -60,7 +60,7 @@ def tokenize_conversation(
 
 def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
     """What opens and closes a chain of thought, where the chat template or the vocabulary has both."""
-    names, template = tokenizer.get_added_vocab(), tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    names, template = tokenizer.get_vocab(), tokenizer.get_chat_template() if tokenizer.chat_template else ""
     for opening, closing in THINKING_MARKS:
         if {opening, closing} <= names.keys() or (opening in template and closing in template):
             return opening, closing

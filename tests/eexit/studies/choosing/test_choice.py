@@ -214,13 +214,11 @@ def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) ->
         }  # fmt: skip
 
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.5, 0.9)}, "seeds": (0,)})
-    out = land_rows(tmp_path / "out", config, thinks)
-    asked = "--risk", "answers", "--order", "passed-on"
-    assert chosen(out, *asked)[0] == 0
-    assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == ("skip/confidence/0.5", pytest.approx(0.2))
-    code, said = chosen(out, *asked, "--cost", "right")
-    assert code == 0
-    assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == ("skip/confidence/0.9", pytest.approx(0.8))
+    for cost, key, share in (("run", "skip/confidence/0.5", 0.2), ("right", "skip/confidence/0.9", 0.8)):
+        out = land_rows(tmp_path / cost / "out", config, thinks)  # not side by side, where asks share the error
+        code, said = chosen(out, "--risk", "answers", "--order", "passed-on", "--cost", cost)
+        assert code == 0
+        assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == (key, pytest.approx(share))
     n = len(CHOOSING)
     assert f"Per right answer, it takes 0.80 [0.80, 0.80] times the multiply-adds of normal, over {n} prompts." in said
 
