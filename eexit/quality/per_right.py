@@ -44,7 +44,7 @@ class PerRight:
 
 def has_chains(runs: "pa.Table") -> bool:
     """Whether any text has a chain of thought."""
-    return runs["thinking_closed"].null_count < len(runs)
+    return bool(runs["thinking_closed"].null_count < len(runs))
 
 
 def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[str, PerRight]]:
