@@ -21,6 +21,7 @@ WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/quality": (
         "intervals",
         "learn_then_test",
+        "parts",
         "readings",
         "risk_tests",
         "risks",
