@@ -53,8 +53,8 @@ def plan_pools(
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:
         raise UsageError(
-            f"a run of up to {job.config.max_new_tokens:,} new tokens may need {size(memory.row)} for keys and values, "
-            f"more than any node has ({size(int(most))}): lower --max-new-tokens"
+            f"a run of up to {job.config.most_new_tokens:,} new tokens may need {size(memory.row)} for keys and "
+            f"values, more than any node has ({size(int(most))}): lower --max-new-tokens"
         )
     pools = [_plan_pool(job, nodes, accelerator, memory) for accelerator in job.accelerator_type or [None]]
     for pool in pools:

@@ -111,7 +111,12 @@ class ModelGenerator:
         if it is not among `runs`; then it is not returned.
         """
         requests = self.requests(runs)
-        outcomes = self._outcomes(requests, _Ends(progress, Counter(map(requests.get, map(_key, runs)))))
+        ends = _Ends(progress, Counter(map(requests.get, map(_key, runs))))
+        limits = {run.prompt.id: self.config.limit_of(run.prompt) for run in runs}
+        outcomes: dict[Key, Outcome] = {}
+        for limit in dict.fromkeys(limits.values()):
+            self._use(max_new_tokens=limit)
+            outcomes |= self._outcomes({key: each for key, each in requests.items() if limits[key[0]] == limit}, ends)
         parts = [self._results(run, requests, outcomes) for run in runs]
         return Results(
             pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
@@ -145,7 +150,7 @@ class ModelGenerator:
             inputs = format_and_tokenize_input(
                 run.prompt.prompt,
                 system,
-                self.config.prefiller,
+                self._prefiller(run),
                 self.tokenizer,
                 control_tokens=self.config.control_tokens,
             )
@@ -200,9 +205,13 @@ class ModelGenerator:
         rows = self.engine.n_slots // 2
         if not rows:
             return False
-        engine = self.engine
-        self.engine = Engine(engine.decoder, replace(engine.decoding, rows=rows), engine.student, self.prices)
+        self._use(rows=rows)
         return True
+
+    def _use(self, **changed: Any) -> None:
+        """Decode with these fields of `Decoding` changed, from now on."""
+        engine = self.engine
+        self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student, self.prices)
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
         key = _key(run)
@@ -246,9 +255,12 @@ class ModelGenerator:
     def _chains(self, run: Run, text: str) -> Chains | None:
         """Where the text thinks; None if nothing says so. Raises `SlowPatternError`."""
         if isinstance(self._thinks, Until):
-            return self._thinks.chains(self.config.prefiller, text)
+            return self._thinks.chains(self._prefiller(run), text)
         system = self.config.system if run.prompt.system is None else run.prompt.system
-        return self._thinks and self._thinks.chains(self._before(system) + self.config.prefiller, text)
+        return self._thinks and self._thinks.chains(self._before(system) + self._prefiller(run), text)
+
+    def _prefiller(self, run: Run) -> str:
+        return self.config.prefiller if run.prompt.prefiller is None else run.prompt.prefiller
 
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
         if not isinstance(configuration, Draft) or not outcome.rounds:

@@ -26,6 +26,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
     rows = min(job.rows_per_shard, n_runs)
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
+    n_new = sum(map(config.limit_of, config.prompts)) * len(grid) * len(config.seeds)
     n_different = count_different_runs(config)
     repeats = f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
     product = (
@@ -36,8 +37,8 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
         f"dtype {config.dtype})",
         "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
-        "system prompt": _system(config),
-        "prefiller": _quoted(config.prefiller),
+        "system prompt": _of_prompts(config, "system"),
+        "prefiller": _of_prompts(config, "prefiller"),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
         "configurations": ", ".join(configuration.key for configuration in grid),
         **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
@@ -56,20 +57,20 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "seeds": " ".join(map(str, config.seeds)),
         "runs": f"{n_runs:,} = {product}{repeats}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
-        "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
-        f"prompts have about {prompt_tokens:,}",
+        "tokens": f"up to {n_new:,} new ones, {config.most_new_tokens:,} a run; prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
 
 
-def _system(config: SweepConfig) -> str:
-    n_own = sum(prompt.system is not None for prompt in config.prompts)
+def _of_prompts(config: SweepConfig, name: str) -> str:
+    """A text that each prompt has from the sweep unless it brings its own."""
+    n_own = sum(getattr(prompt, name) is not None for prompt in config.prompts)
     if n_own == len(config.prompts):
         return "each prompt's own"
     with_own = f"; {n_own:,} of the prompts have their own" if n_own else ""
-    return _quoted(config.system) + with_own
+    return _quoted(getattr(config, name)) + with_own
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 import regex
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
@@ -68,6 +68,15 @@ def _as_text(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _as_count(value: Any, of: ValidationInfo) -> Any:
+    """A whole number above 0 as a table may have it, and None for a blank cell."""
+    text = _as_text(value)
+    digits = text.strip().removesuffix(".0") if isinstance(text, str) else ""
+    if text is not None and not (digits.isascii() and digits.isdecimal() and 0 < int(digits) <= MOST_COUNT):
+        raise ValueError(f"{of.field_name} must be a whole number above 0, got {value!r}")
+    return int(digits) if digits else None
+
+
 def _compiles(pattern: str, name: str = "answer_pattern") -> str:
     try:
         regex.compile(pattern)
@@ -88,6 +97,7 @@ def _opens_and_closes(marks: tuple[str, ...]) -> tuple[str, ...]:
 
 Text = Annotated[str, AfterValidator(_encodable)]
 Cell = Annotated[Text | None, BeforeValidator(_as_text)]
+Whole = Annotated[int | None, BeforeValidator(_as_count)]
 Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
@@ -97,11 +107,14 @@ Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Prompt:
-    """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million.
+    """One prompt. It has slots, since a sweep may have a million.
+
+    `system`, `prefiller` and `max_new_tokens` are the sweep's where they are None.
 
     Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.quality.answers`.
     Prompts that depend on each other, such as variants of one question, name the same `group`, which then counts once.
-    `kind` is what sort of prompt it is, by which results are told apart (`eexit.plan.splits.kinds`).
+    `kind` is what sort of prompt it is, by which results are told apart (`eexit.plan.splits.kinds`), and `steps` is how
+    many steps lead to its answer.
     """
 
     id: Text
@@ -111,6 +124,9 @@ class Prompt:
     answer_pattern: Pattern = None
     group: Cell = None
     kind: Cell = None
+    prefiller: Text | None = None
+    max_new_tokens: Whole = None
+    steps: Whole = None
 
 
 def _finite(kl_factor: float) -> float:
@@ -384,6 +400,15 @@ class SweepConfig(BaseModel):
         """All rules with their parameters; `kl_factors` are those of rule kl, which comes first then."""
         return {"kl": self.kl_factors, **self.rules} if self.kl_factors else self.rules
 
+    def limit_of(self, prompt: Prompt) -> int:
+        """How many tokens a run of this prompt may generate."""
+        return prompt.max_new_tokens or self.max_new_tokens
+
+    @property
+    def most_new_tokens(self) -> int:
+        """How many tokens any run may generate."""
+        return max(map(self.limit_of, self.prompts))
+
     @property
     def screen(self) -> ScreenSize | None:
         """The size of the screen that rules look through, if they do."""
@@ -445,10 +470,9 @@ class SweepConfig(BaseModel):
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
-            if draft.n_tokens is not None and draft.n_tokens > self.max_new_tokens:
+            if draft.n_tokens is not None and draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
                 raise ValueError(
-                    f"draft {draft} is of more tokens than a run has at most (max_new_tokens {self.max_new_tokens}): "
-                    "draft fewer"
+                    f"draft {draft} is of more tokens than a run has at most (max_new_tokens {most}): draft fewer"
                 )
         if self.decide_on != SHORTLIST and self.shortlist != type(self).model_fields["shortlist"].default:
             raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")

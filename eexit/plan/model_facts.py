@@ -223,8 +223,11 @@ def looking(
 
 
 def characters(config: SweepConfig) -> list[int]:
-    """The number of characters of each prompt and its system prompt."""
-    return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
+    """The number of characters of each prompt, with its system prompt and the prefiller that it brings."""
+    return [
+        len(prompt.prompt) + len(prompt.system or config.system) + len(prompt.prefiller or "")
+        for prompt in config.prompts
+    ]
 
 
 def _facts(config: SweepConfig, rows_per_shard: int, found: ModelFound) -> ModelFacts:
@@ -242,7 +245,7 @@ def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
     if found.weights is None:
         return None
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
-    row = found.token * int(min(longest + config.max_new_tokens, found.context or math.inf))
+    row = found.token * int(min(longest + config.most_new_tokens, found.context or math.inf))
     maps = Path(config.state).expanduser().joinpath(WEIGHTS).stat().st_size if config.state else 0
     return Memory(found.weights + maps, row * rows, row)
 

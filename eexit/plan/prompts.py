@@ -21,7 +21,8 @@ from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
 from eexit.plan.config import Prompt
 
-COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group", "kind")
+NUMBERS = ("max_new_tokens", "steps")
+COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group", "kind", "prefiller", *NUMBERS)
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a .csv, by what its header has
 # Where a row is in its file, for error messages, and the row itself.
 Row = tuple[str, Mapping[str, object]]
@@ -80,7 +81,7 @@ def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
     texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
     for column, value in texts.items():
         if (
-            column in ("answer", "group", "kind")
+            column in ("answer", "group", "kind", *NUMBERS)
             and isinstance(value, int | float)
             and not isinstance(value, bool)
             and isfinite(value)
@@ -138,7 +139,7 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
                     f"put cells with {DELIMITERS[delimiter]}, quotes or line ends in double quotes"
                 )
             row = dict(zip(header, cells, strict=True))
-            yield f"line {reader.line_num}", {**row, "system": row.get("system") or None}
+            yield f"line {reader.line_num}", row | {name: row.get(name) or None for name in ("system", "prefiller")}
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: not CSV ({error}): check its quotes") from error
 

@@ -100,7 +100,8 @@ def plan_runs(config: SweepConfig) -> Iterator[Run]:
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
         marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
-        prompt_hash = content_hash(shared, prompt.id, prompt.prompt, prompt.system, *marked)
+        own = {name: value for name in ("prefiller", "max_new_tokens") if (value := getattr(prompt, name)) is not None}
+        prompt_hash = content_hash(shared, prompt.id, prompt.prompt, prompt.system, *marked, *([own] if own else []))
         for seed in config.seeds:
             for configuration, configuration_hash in grid:
                 yield Run(content_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)

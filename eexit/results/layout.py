@@ -67,6 +67,11 @@ class Manifest:
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC
 
+    def own(self, name: str) -> dict[str, Any]:
+        """prompt id → what the prompt brings of its own, such as its `prefiller`, for prompts that bring it."""
+        prompts = self.config.get("prompts", [])
+        return {each["id"]: each[name] for each in prompts if each.get(name) is not None}
+
 
 class OtherFormatError(ValueError):
     """A `sweep.json` of a format that this version does not read."""

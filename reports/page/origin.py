@@ -72,4 +72,5 @@ def _sampling(config: dict[str, Any]) -> str:
     if "temperature" not in config:
         return ""
     how = f"temperature {config['temperature']:g}, top-p {config['top_p']:g}" if config["temperature"] else "greedy"
-    return f"{how}, at most {config['max_new_tokens']} tokens"
+    most = max((prompt.get("max_new_tokens") or 0 for prompt in config.get("prompts", [])), default=0)
+    return f"{how}, at most {max(most, config['max_new_tokens'])} tokens"

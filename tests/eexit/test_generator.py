@@ -100,3 +100,35 @@ def assert_alike(table: pa.Table, alone: pa.Table) -> None:
             np.testing.assert_allclose(ours, theirs.to_numpy().astype(float), 1e-3, 1e-4, err_msg=name)
         elif not pa.types.is_nested(theirs.type):
             assert table[name].to_pylist() == theirs.to_pylist(), name
+
+
+def test_a_prompts_own_start_and_limit_are_its_own_alone_and_leave_others_what_they_are(model: Path) -> None:
+    shared: dict[str, Any] = {
+        "model": str(model), "modes": ("normal", "skip"), "rules": {"kl": (0.5,)}, "exit_every": 3, "dtype": "float32",
+        "observe": "all", "prefiller": "So",
+    }  # fmt: skip
+    plain = Prompt(id="plain", prompt="Why?")
+    own = (
+        Prompt(id="short", prompt="Why?", max_new_tokens=2),
+        Prompt(id="long", prompt="Why?", max_new_tokens=N_TOKENS + 3),
+        Prompt(id="started", prompt="Why?", prefiller="Thus"),
+        Prompt(id="bare", prompt="Why?", prefiller=""),
+        Prompt(id="endless", prompt="Why?", prefiller="Thus " * 2000),
+    )
+
+    def texts(*prompts: Prompt, **given: Any) -> dict[str, list[dict[str, Any]]]:
+        config = SweepConfig(prompts=prompts, **shared | {"max_new_tokens": N_TOKENS} | given)
+        rows = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
+        kept = ("configuration", "text", "prompt_token_ids", "n_tokens", "error")
+        return {p.id: [{name: row[name] for name in kept} for row in rows if row["prompt_id"] == p.id] for p in prompts}
+
+    together = texts(plain, *own)
+    assert together["plain"] == texts(plain)["plain"]
+    assert together["short"] == texts(plain, max_new_tokens=2)["plain"]
+    assert together["long"] == texts(plain, max_new_tokens=N_TOKENS + 3)["plain"]
+    assert together["started"] == texts(plain, prefiller="Thus")["plain"]
+    assert together["bare"] == texts(plain, prefiller="")["plain"]
+    assert [row["n_tokens"] for row in together["short"]] == [2, 2]
+    assert {row["error"].split(" tokens, ")[1] for row in together["endless"]} == {
+        "which leaves no room in the model's context of 256"
+    }

@@ -114,7 +114,8 @@ class Surroundings:
     kl_factors: tuple[float, ...]
     system: str  # of prompts that have none of their own
     systems: Mapping[str, str]  # prompt id → its own system prompt
-    prefiller: str
+    prefiller: str  # likewise
+    prefillers: Mapping[str, str]
 
 
 def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surroundings:
@@ -134,8 +135,9 @@ def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surrounding
         layers=(*manifest.exitable_layers, manifest.model["n_layers"] - 1),
         kl_factors=tuple(kl_factors),
         system=config.get("system") or "",
-        systems={each["id"]: each["system"] for each in config["prompts"] if each.get("system") is not None},
+        systems=manifest.own("system"),
         prefiller=config.get("prefiller") or "",
+        prefillers=manifest.own("prefiller"),
     )
 
 
@@ -145,7 +147,7 @@ def messages(told: Surroundings, prompt_id: str, prompt: str, text: str) -> list
     return [
         *([{"role": "system", "content": system}] if system else []),
         {"role": "user", "content": prompt},
-        {"role": "assistant", "content": told.prefiller + text},
+        {"role": "assistant", "content": told.prefillers.get(prompt_id, told.prefiller) + text},
     ]
 
 

@@ -138,9 +138,13 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     prompt_ids = list(prompts) if n_prompts is None else representative(prompts, n_prompts)
     rows = _rows(store, manifest, prompt_ids)
     normal = {(row["prompt_id"], row["seed"]): row for row in rows if row["configuration"] == NORMAL}
-    prefiller = manifest.config.get("prefiller") or ""
+    prefiller, own = manifest.config.get("prefiller") or "", manifest.own("prefiller")
     rows = [row for row in rows if row["configuration"] in chosen]
-    runs = [_judged(row, normal.get((row["prompt_id"], row["seed"])), prefiller) for row in rows if row["status"] == OK]
+    runs = [
+        _judged(row, normal.get((row["prompt_id"], row["seed"])), own.get(row["prompt_id"], prefiller))
+        for row in rows
+        if row["status"] == OK
+    ]
     if not runs:
         raise UsageError(f"{name} has no run without an error: there is nothing to judge")
     known = Verdicts()

@@ -56,7 +56,8 @@ class LookupStudy(Study):
 
     def do(self, part: Part) -> Done:
         draft, texts = part.what, [transcript.text for transcript in self.transcripts]
-        rounds_T = rounds_of(draft, texts, self.config.max_new_tokens)
+        limits = {prompt.id: self.config.limit_of(prompt) for prompt in self.config.prompts}
+        rounds_T = rounds_of(draft, texts, np.array([limits[text.prompt_id] for text in texts]))
         n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         share_X = np.append(np.zeros(len(self._layers) - 1), 1.0)  # all tokens are full depth's
         units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
@@ -113,8 +114,8 @@ def latest_steps(timings: Sequence[Mapping[str, Any]]) -> StepSeconds:
     return {rows: median(seconds) for rows, seconds in sorted(found.items())}
 
 
-def rounds_of(draft: Draft, texts: Sequence[Text], most_tokens: int) -> list[Rounds]:
-    """The rounds of each text, which may have `most_tokens` generated ones, as `decode.steps.drafting` would have."""
+def rounds_of(draft: Draft, texts: Sequence[Text], most_T: np.ndarray) -> list[Rounds]:
+    """The rounds of each text, which may have `most_T` generated tokens, as `decode.steps.drafting` would have."""
     assert draft.n_tokens is not None
     n_prompt_T = np.array([len(text.prompt_token_ids) for text in texts])
     end_T = n_prompt_T + [len(text.token_ids) for text in texts]
@@ -126,7 +127,7 @@ def rounds_of(draft: Draft, texts: Sequence[Text], most_tokens: int) -> list[Rou
     while len(going := np.flatnonzero(n_T < end_T)):
         text_GL, n_G, input_index_G = text_TL[going], n_T[going], n_T[going] - n_prompt_T[going] - 1
         start_G, matched_G = find(text_GL, n_G)
-        ahead_G = np.where(matched_G > 0, np.minimum(draft.n_tokens, most_tokens - input_index_G - 2), 0)
+        ahead_G = np.where(matched_G > 0, np.minimum(draft.n_tokens, most_T[going] - input_index_G - 2), 0)
         said_GA = np.take_along_axis(text_GL, n_G[:, None] + index_A, 1)
         agrees_GA = (look_up(text_GL, n_G, start_G, draft.n_tokens) == said_GA) & (index_A < ahead_G[:, None])
         agreed_G = np.logical_and.accumulate(agrees_GA, 1).sum(1)

@@ -229,7 +229,7 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], 
         model,
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(masks, device=model.device),
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=config.most_new_tokens,
         seed=setting.taken.seed,
         return_dict_in_generate=True,
         pad_token_id=pad,
@@ -239,7 +239,8 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], 
     )
     made = [row[width:][exits >= 0].tolist() for row, exits in zip(output.sequences, output.exit_layers, strict=True)]
     texts_by_prompt = dict(zip(prompts, map(tuple, made), strict=True))
-    return sum(texts_by_prompt[text.prompt_token_ids] == text.token_ids for text in texts)
+    # A text may have ended at a limit of its prompt's own.
+    return sum(texts_by_prompt[text.prompt_token_ids][: len(text.token_ids)] == text.token_ids for text in texts)
 
 
 GENERATE = '''"""Generates with the setting in this repository: `custom_generate="{hub}"`, by the package eexit."""

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,7 +82,7 @@ def test_ids_and_systems_are_taken_and_other_columns_named(
         Prompt(id="a", prompt="one", system="Be brief."),
         Prompt(id="7", prompt="two", system=None),
     )
-    columns = "prompt, id, system, answer, answer_pattern, group, kind"
+    columns = "prompt, id, system, answer, answer_pattern, group, kind, prefiller, max_new_tokens, steps"
     assert capsys.readouterr().err == f"{path}: not read: topic; prompts have the columns {columns}\n"
 
 
@@ -133,6 +134,27 @@ def test_answers_and_patterns_are_taken_and_may_be_numbers_or_missing(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_prompt_may_bring_what_its_answer_starts_with_how_long_it_may_be_and_its_steps(
+    tmp_path: Path, ending: str
+) -> None:
+    path, start = tmp_path / f"own{ending}", " First,\n"
+    rows = [
+        {"prefiller": start, "max_new_tokens": 7, "steps": 3},
+        dict.fromkeys(("prefiller", "max_new_tokens", "steps")),
+    ]
+    match ending:
+        case ".jsonl":
+            write(path, "\n".join(json.dumps({"prompt": "x", **row}) for row in rows))
+        case ".csv":
+            write(path, f'prompt,prefiller,max_new_tokens,steps\nx,"{start}",7,3\nx,,,\n')
+        case _:
+            pd.DataFrame([{"prompt": "x", **row} for row in rows]).to_parquet(path)  # which makes 7 a 7.0
+    assert read_prompts(path) == (
+        Prompt("0", "x", prefiller=start, max_new_tokens=7, steps=3), Prompt("1", "x")
+    )  # fmt: skip
+
+
 BAD = {
     "ending.doc": (b"x", "can't tell what .doc is: use .txt, .jsonl, .csv or .parquet"),
     "empty.txt": (b"", "holds no prompt: write at least one"),
@@ -156,6 +178,11 @@ BAD = {
         b'{"prompt": "x", "answer_pattern": "(a"}',
         "line 1: answer_pattern '(a' is no regular expression (missing ) at position 2): mend it",
     ),
+    "limit.csv": (
+        b"prompt,max_new_tokens\nx,many\n",
+        "line 2: max_new_tokens must be a whole number above 0, got 'many'",
+    ),
+    "steps.jsonl": (b'{"prompt": "x", "steps": 0}', "line 1: steps must be a whole number above 0, got 0"),
     "half.jsonl": (
         b'{"prompt": "\\ud800"}',
         "line 1: prompt holds half a surrogate pair, which no text can: got '\\ud800'",

@@ -1,3 +1,5 @@
+from typing import Any
+
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import count_runs, plan_runs
 
@@ -29,6 +31,19 @@ def test_what_changes_a_result_changes_the_id() -> None:
         )
     }
     assert len(run_ids) == 6
+
+
+def test_what_a_prompt_brings_of_its_own_changes_the_id_and_what_only_sorts_it_does_not() -> None:
+    own: list[dict[str, Any]] = [
+        {},
+        {"prefiller": ""},
+        {"prefiller": "So"},
+        {"max_new_tokens": 100},
+        {"steps": 3, "kind": "x"},
+    ]
+    ids = [next(plan_runs(SweepConfig(prompts=(Prompt("a", "One?", **each),)))).run_id for each in own]
+    assert len(set(ids)) == 4
+    assert ids[-1] == ids[0]
 
 
 def test_an_answer_is_part_of_a_runs_identity_where_there_is_one() -> None:
