@@ -13,7 +13,7 @@ from typing import Final
 from eexit.errors import UsageError
 from eexit.output.text import counted
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import MOST, draw_prompts
+from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.splits import for_pilot, for_reporting, is_drawn, shuffled, units
 from eexit.quality.learn_then_test import error_of_ask
 from eexit.quality.risk_tests import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import refusal
 
-from eexit.plan.prompt_kinds import draw_prompts
+from eexit.plan.prompt_kinds.drawing import draw_prompts
 from jobs.assess import main
 
 

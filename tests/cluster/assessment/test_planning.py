@@ -56,7 +56,7 @@ from cluster.assessment.sizes import (
 )
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import draw_prompts
+from eexit.plan.prompt_kinds.drawing import draw_prompts
 from eexit.quality.learn_then_test import certify, error_of_ask
 from eexit.quality.risk_tests import POWER, exact_binomial
 

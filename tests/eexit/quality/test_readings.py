@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import copied, list_of, object_of, question_about
+from eexit.plan.prompt_kinds.drawing import copied, list_of, object_of, question_about
 from eexit.plan.splits import is_drawn
 from eexit.quality.answers import mark
 

@@ -6,6 +6,8 @@ Each kind marks right what is right, and wrong what is wrong, as small models sa
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from math import expm1
@@ -20,7 +22,7 @@ from scipy.stats import chisquare
 from cluster.assessment.parts import Enough, drawn
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import (
+from eexit.plan.prompt_kinds.drawing import (
     CAPITALS,
     CATEGORIES,
     CONTINENTS,
@@ -34,12 +36,14 @@ from eexit.plan.prompt_kinds import (
     some,
     whole,
 )
+from eexit.plan.prompt_kinds.in_steps import IN_STEPS
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
 from eexit.quality.answers import mark
 from jobs.files.make_prompts import main
 
-README = Path(__file__).parents[3] / "jobs" / "README.md"
+README = Path(__file__).parents[4] / "jobs" / "README.md"
+EVERY = (*KINDS, *IN_STEPS)
 TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
 
 
@@ -92,7 +96,7 @@ def test_kinds_have_shares_in_proportion_to_their_turns() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
 def test_a_kind_repeats_itself_no_more_often_than_its_space_says(kind: PromptKind) -> None:
     """If no prompt is likelier than 1 / space, m draws have m (m − 1) / 2 / space equal pairs at most, on average."""
     rng, m = Random(3), 1000
@@ -101,9 +105,10 @@ def test_a_kind_repeats_itself_no_more_often_than_its_space_says(kind: PromptKin
     assert equal <= pairs / kind.space * 1.3 + 10
 
 
-def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out() -> None:
-    turns = sum(kind.turns for kind in KINDS)
-    n_draws = [(MOST * kind.turns / turns, kind.space) for kind in KINDS]
+@pytest.mark.parametrize("kinds", [KINDS, IN_STEPS])
+def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out(kinds: Sequence[PromptKind]) -> None:
+    turns = sum(kind.turns for kind in kinds)
+    n_draws = [(MOST * kind.turns / turns, kind.space) for kind in kinds]
     assert sum(n + space * expm1(-n / space) for n, space in n_draws) < MOST / 100
     with pytest.raises(UsageError, match="n must be at most 15,000"):
         draw_prompts(MOST + 1, 0)
@@ -121,7 +126,50 @@ def test_draws_are_uniform_and_some_are_different() -> None:
 
 def test_the_readme_lists_the_kinds_with_their_spaces() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \| [^|]+ \|$", README.read_text(), re.MULTILINE)
-    assert rows == [(kind.name, f"{kind.space:.1e}") for kind in KINDS]
+    assert rows == [(kind.name, f"{kind.space:.1e}") for kind in EVERY]
+
+
+def test_prompts_in_steps_have_the_numbers_of_steps_that_the_readme_says() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d to \d) \| [^|]+ \|$", README.read_text(), re.MULTILINE))
+    drawn = draw_prompts(700, 3, IN_STEPS)
+    steps = {kind.name: Counter(p.steps for p in drawn if sort_of(p.id) == kind.name) for kind in IN_STEPS}
+    assert told == {name: f"{min(n)} to {max(n)}" for name, n in steps.items()}  # type: ignore[type-var]
+    assert all(chisquare(list(n.values())).pvalue > 0.001 for n in steps.values())
+    assert all('Think step by step, then end with "Answer:" and ' in prompt.prompt for prompt in drawn)
+
+
+def test_answers_in_steps_are_those_that_the_prompts_say() -> None:
+    """By other ways than those that made them: text is read as a reader would."""
+    for prompt in draw_prompts(700, 4, IN_STEPS):
+        told, numbers = prompt.prompt.split("\n")[0], [int(found) for found in re.findall(r"\d+", prompt.prompt)]
+        match sort_of(prompt.id):
+            case "sum":
+                expected: object = sum(numbers)
+            case "remainder":
+                expected = sum(numbers[:-1]) % numbers[-1]
+            case "possessions":
+                expected = numbers[0]
+                for buys, each, finds, gives, doubles in re.findall(
+                    r"buys (\d+) packs of (\d+)|finds (\d+)|gives (\d+)|(twice)", told
+                ):
+                    change = int(buys or 0) * int(each or 0) + int(finds or 0) - int(gives or 0)
+                    expected = expected * 2 if doubles else expected + change
+                assert expected > 0
+            case "swapped":
+                at = dict(re.findall(r"the (\w+) in the (\w+)", told))
+                for one_thing, other in re.findall(r"The (\w+) and the (\w+) change", told):
+                    at[one_thing], at[other] = at[other], at[one_thing]
+                expected = at[re.findall(r"is the (\w+) now", told)[0]]
+            case "counted":
+                letter, words = re.findall(r'"([^"]+)"', told)
+                expected = Counter(words)[letter]
+            case "reversed":
+                expected = "".join(reversed(told.split('"')[1]))
+            case _:
+                day = datetime.strptime(re.findall(r"for (\d+ \w+ \d+)", told)[0], "%d %B %Y")
+                moves = re.findall(r"by (\d+) (days|weeks)", told)
+                expected = (day + sum((timedelta(**{unit: int(n)}) for n, unit in moves), timedelta())).day
+        assert prompt.answer == str(expected), prompt
 
 
 def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
@@ -130,7 +178,14 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     assert list(read_prompts(out)) == draw_prompts(20, seed=5)
     written = out.read_bytes()
+    stepped = tmp_path / "steps.jsonl"
+    assert here(main, "--n", "9", "--steps", "sum", "counted", "--out", stepped).returncode == 0
+    assert list(read_prompts(stepped)) == draw_prompts(
+        9, 0, [kind for kind in IN_STEPS if kind.name in ("sum", "counted")]
+    )
+    stepped.unlink()
     refused: list[tuple[list[str | Path], str]] = [
+        (["--steps", "sums", "--out", stepped], "--steps sums: no such kind needs steps: did you mean sum?"),
         (["--n", "10", "--out", out], f"--out {out} is there already: choose another name"),
         (["--n", "9999999", "--out", tmp_path / "b.jsonl"], "n must be at most 15,000"),
         (["--n", "0", "--out", tmp_path / "b.jsonl"], "must be a whole number above 0, got 0"),
@@ -156,10 +211,10 @@ def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path:
 
 
 def test_every_kind_is_tested() -> None:
-    assert list(TELLING) == [kind.name for kind in KINDS]
+    assert list(TELLING) == [kind.name for kind in EVERY]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
 def test_texts_of_a_kind_are_marked_right_and_wrong(kind: PromptKind) -> None:
     prompt, telling = kind.draw(Random(1)), TELLING[kind.name]
     right, wrong = telling["right"], telling["wrong"]
@@ -171,7 +226,7 @@ def test_texts_of_a_kind_are_marked_right_and_wrong(kind: PromptKind) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
 def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: PromptKind) -> None:
     rng = Random(2)
     for prompt in (kind.draw(rng) for _ in range(60)):

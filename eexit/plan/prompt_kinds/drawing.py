@@ -27,7 +27,7 @@ T = TypeVar("T")
 MOST: Final = 15_000
 
 _TABLES: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
-    Path(__file__).with_name("prompt_kinds.toml").read_text("utf-8")
+    Path(__file__).with_name("tables.toml").read_text("utf-8")
 )
 CATEGORIES: Final[Mapping[str, Sequence[str]]] = _TABLES["categories"]
 WORDS: Final[Mapping[str, Sequence[str]]] = _TABLES["words"]
@@ -245,10 +245,9 @@ KINDS: Final = (
     PromptKind("python_list", perm(99, 3), python_list),
     PromptKind("json_object", _PEOPLE * 73 * len(CITIES), json_object),
 )
-_TURNS: Final = tuple(kind for kind in KINDS for _ in range(kind.turns))
 
 
-def draw_prompts(n: int, seed: int) -> list[Prompt]:
+def draw_prompts(n: int, seed: int, kinds: Sequence[PromptKind] = KINDS) -> list[Prompt]:
     """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `loss-17`.
 
     Raises `UsageError` if more are asked for than `MOST`.
@@ -256,9 +255,10 @@ def draw_prompts(n: int, seed: int) -> list[Prompt]:
     if n > MOST:
         raise UsageError(f"n must be at most {MOST:,}, where facts that are drawn again begin to matter, got {n:,}")
     rng = Random(seed % 2**64)  # Random takes a seed and its negative for the same
+    turns = [kind for kind in kinds for _ in range(kind.turns)]
     drawn: dict[str, Prompt] = {}
     while len(drawn) < n:
-        kind = one(rng, _TURNS)
+        kind = one(rng, turns)
         prompt = kind.draw(rng)
         drawn.setdefault(prompt.group or prompt.prompt, replace(prompt, id=f"{kind.name}-{len(drawn) + 1}"))
     return list(drawn.values())

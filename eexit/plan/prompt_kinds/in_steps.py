@@ -1,0 +1,123 @@
+"""Prompts whose answer takes a stated number of steps, for models that think before they answer.
+
+Each step goes on from the one before it: a number is added, things change places, a letter is written. Prompts ask to
+think first and to end with `Answer:`, so that `--thinking-until "(?i)answer:"` tells the chain from the answer.
+"""
+
+from calendar import monthrange
+from datetime import date, timedelta
+from math import perm
+from random import Random
+from typing import Final
+
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.drawing import CATEGORIES, MONTHS, WORDS, PromptKind, one, some, whole
+
+ADDENDS: Final = range(2, 9)  # how many numbers are added
+MODULI: Final = range(3, 10)
+EVENTS: Final = range(1, 5)
+SWAPS: Final = range(1, 6)
+COUNTED: Final = range(2, 6)  # words whose letters are counted
+REVERSED: Final = range(5, 10)  # letters of a made-up word
+MOVES: Final = range(1, 5)
+PLACES: Final = ("bag", "basket", "box", "cup", "drawer", "jar", "pocket", "shed", "suitcase", "trunk")
+THINGS: Final = ("apples", "balls", "beads", "cards", "coins", "marbles", "nuts", "pencils", "shells", "stamps")
+CONSONANTS, VOWELS = "bdfgklmnprstvz", "eiou"
+
+
+def in_steps(question: str, answer: str | int, steps: int, what: str = "the number") -> Prompt:
+    """A question to think about first; `what` is what the answer is."""
+    asked = f'{question}\nThink step by step, then end with "Answer:" and {what}.'
+    return Prompt("", asked, answer=str(answer), steps=steps)
+
+
+def _addends(rng: Random) -> list[int]:
+    return [whole(rng, 2, 99) for _ in range(one(rng, ADDENDS))]
+
+
+def added(rng: Random) -> Prompt:
+    numbers = _addends(rng)
+    return in_steps(f"What is {' + '.join(map(str, numbers))}?", sum(numbers), len(numbers) - 1)
+
+
+def remainder(rng: Random) -> Prompt:
+    numbers, modulus = _addends(rng), one(rng, MODULI)
+    question = f"What remains when the sum {' + '.join(map(str, numbers))} is divided by {modulus}?"
+    return in_steps(question, sum(numbers) % modulus, len(numbers))
+
+
+def possessions(rng: Random) -> Prompt:
+    """What somebody has after so many events."""
+    name, things, has = one(rng, WORDS["people"]), one(rng, THINGS), whole(rng, 40, 90)
+    told = [f"{name} has {has} {things}."]
+    steps = one(rng, EVENTS)
+    for _ in range(steps):
+        event, n, each = whole(rng, 0, 3), whole(rng, 2, 9), whole(rng, 2, 9)
+        match event:
+            case 0:
+                has, said = has + n * each, f"buys {n} packs of {each} {things}"
+            case 1:
+                has, said = has + n, f"finds {n} {things}"
+            case 2:
+                has, said = has - n, f"gives {n} {things} away"
+            case _:
+                has, said = has * 2, f"then has twice as many {things} as before"
+        told.append(f"{name} {said}.")
+    return in_steps(f"{' '.join(told)} How many {things} does {name} have now?", has, steps)
+
+
+def swapped(rng: Random) -> Prompt:
+    """Where one of three things is, after so many swaps."""
+    things, places = some(rng, WORDS["nouns"], 3), some(rng, PLACES, 3)
+    at = dict(zip(things, places, strict=True))
+    a, b, c = (f"the {thing} in the {place}" for thing, place in at.items())
+    told, steps = [f"There are three things: {a}, {b} and {c}."], one(rng, SWAPS)
+    for _ in range(steps):
+        one_thing, other = some(rng, things, 2)
+        at[one_thing], at[other] = at[other], at[one_thing]
+        told.append(f"The {one_thing} and the {other} change places.")
+    thing = one(rng, things)
+    question = f"{' '.join(told)} In which of these is the {thing} now: {places[0]}, {places[1]} or {places[2]}?"
+    return in_steps(question, at[thing], steps, "its name")
+
+
+def counted(rng: Random) -> Prompt:
+    """How often a letter occurs in so many words."""
+    words = some(rng, _COUNTED_WORDS, one(rng, COUNTED))
+    letter = one(rng, "".join(words))
+    question = f'How many times does the letter "{letter}" occur in "{" ".join(words)}"?'
+    return in_steps(question, "".join(words).count(letter), len(words))
+
+
+def reversed_letters(rng: Random) -> Prompt:
+    """A made-up word backwards, a letter a step."""
+    n = one(rng, REVERSED)
+    word = "".join(one(rng, VOWELS if at % 2 else CONSONANTS) for at in range(n))
+    return in_steps(f'Write the letters of "{word}" in reverse order, as one word.', word[::-1], n, "that word")
+
+
+def moved_date(rng: Random) -> Prompt:
+    """The day of the month, after so many moves."""
+    year, month = whole(rng, 1950, 2049), whole(rng, 1, 12)
+    day = date(year, month, whole(rng, 1, monthrange(year, month)[1]))
+    told = [f"A meeting is planned for {day.day} {MONTHS[month - 1]} {year}."]
+    steps = one(rng, MOVES)
+    for _ in range(steps):
+        weeks, n = rng.random() < 0.5, whole(rng, 2, 9)
+        day += timedelta(weeks=n) if weeks else timedelta(days=n)
+        told.append(f"It is moved on by {n} {'weeks' if weeks else 'days'}.")
+    return in_steps(f"{' '.join(told)} On which day of the month is it now?", day.day, steps)
+
+
+_COUNTED_WORDS: Final = tuple(dict.fromkeys(word for words in (WORDS["nouns"], *CATEGORIES.values()) for word in words))
+_SUMS: Final = len(ADDENDS) * 98 ** ADDENDS[0]
+_WORDS: Final = len(REVERSED) * len(CONSONANTS) ** 3 * len(VOWELS) ** 2  # as many as if all were of five letters
+IN_STEPS: Final = (
+    PromptKind("sum", _SUMS, added),
+    PromptKind("remainder", _SUMS * len(MODULI), remainder),
+    PromptKind("possessions", len(WORDS["people"]) * len(THINGS) * 51 * len(EVENTS) * 4, possessions),
+    PromptKind("swapped", len(SWAPS) * perm(len(WORDS["nouns"]), 3) * perm(len(PLACES), 3) * perm(3, 2) * 3, swapped),
+    PromptKind("counted", len(COUNTED) * perm(len(_COUNTED_WORDS), 2) * 2, counted),
+    PromptKind("reversed", _WORDS, reversed_letters),
+    PromptKind("moved_date", len(MOVES) * 100 * 12 * 28 * 2 * 8, moved_date),
+)
