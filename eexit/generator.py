@@ -257,7 +257,8 @@ class ModelGenerator:
         if isinstance(self._thinks, Until):
             return self._thinks.chains(self._prefiller(run), text)
         system = self.config.system if run.prompt.system is None else run.prompt.system
-        return self._thinks and self._thinks.chains(self._before(system) + self._prefiller(run), text)
+        before = self._before(system) + self._prefiller(run)
+        return None if self._thinks is None else self._thinks.chains(before, text)
 
     def _prefiller(self, run: Run) -> str:
         return self.config.prefiller if run.prompt.prefiller is None else run.prompt.prefiller

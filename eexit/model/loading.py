@@ -199,6 +199,11 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
+def load_tokenizer(config: ModelSettings) -> Tokenizer:
+    """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
+    return _load_tokenizer(config, locate(config.model))
+
+
 def _load_tokenizer(config: ModelSettings, location: str) -> Tokenizer:
     try:
         with quietly():

@@ -1,4 +1,4 @@
-"""The tables about a finished sweep: its times, judgements, choices, replays and scores. Each is declared once, here.
+"""The tables about a finished sweep: its times, judgements, choices, replays, scores and chains, each declared once.
 
 >>> print(TIMINGS.describe())
 """
@@ -359,4 +359,44 @@ SCORES: Final = Table(
     },
 )
 
-STUDY_TABLES: Final = (TIMINGS, REPLAYS, JUDGEMENTS, CHOICES, SCORES)
+_NULL: Final = "null below five prompts"
+CHAINS: Final = Table(
+    "chains",
+    "chains_id",
+    {
+        "chains_id": string("id", "one call of jobs/files/chains.py --necessity; all are kept", nullable=False),
+        "started": moment("time", "when that call began", nullable=False),
+        **CONFIGURATION,
+        "chain": string(
+            "name",
+            "what follow-up prompts had of the chain of thought: keep-50 (per cent), budget-64 (tokens) or shuffle; or "
+            "filler, which is equally long, in its place",
+            nullable=False,
+        ),
+        "chain_of": string("name", "the configuration that wrote these chains; null where nothing was kept of them"),
+        "steps": int32("steps", "of the prompts that this row is of; null: all prompts"),
+        **{
+            f"{name}{end}": float64(unit, f"{means}{of}")
+            for name, unit, means in (
+                ("accuracy", "fraction", "right answers with the chain that was written, of the sweep itself"),
+                ("accuracy_without", "fraction", "right answers to the follow-up prompts, of the same prompts"),
+                ("necessity", "difference of fractions", "accuracy less accuracy_without, paired over prompts"),
+                (
+                    "beside_control",
+                    "difference of fractions",
+                    "necessity less that of the control, which exits as often at each layer, paired over prompts; of "
+                    "chains that each wrote itself, or that one wrote for both; null without a control",
+                ),
+            )
+            for end, of in (
+                ("", ""),
+                ("_low", f": lower end of the 95 % interval; {_NULL}"),
+                ("_high", f": upper end of that interval; {_NULL}"),
+                ("_n", ": over how many prompts; those of a group count once"),
+            )
+        },
+        "follow_ups": strings("names", "the sweeps of follow-up prompts", nullable=False),
+    },
+)
+
+STUDY_TABLES: Final = (TIMINGS, REPLAYS, JUDGEMENTS, CHOICES, SCORES, CHAINS)

@@ -16,11 +16,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, seed, whole
 from eexit.errors import UsageError, first_line
 from eexit.output.text import did_you_mean
+
+if TYPE_CHECKING:
+    from eexit.plan.config import Prompt
 
 
 @command()
@@ -33,32 +37,38 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", nargs="*", metavar="KIND", help=which)
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)
-    from eexit.output.whole_files import write_whole
     from eexit.plan.prompt_kinds.drawing import KINDS, draw_prompts
     from eexit.plan.prompt_kinds.in_steps import IN_STEPS
-    from eexit.results.whereabouts import refuse_for_file
 
-    out = Path(flags.out)
-    if out.suffix.lower() != ".jsonl":
-        raise UsageError(f"--out {out} must end in .jsonl, so that a sweep can read it")
     stepped = {kind.name: kind for kind in IN_STEPS}
     if unknown := [name for name in flags.steps or () if name not in stepped]:
         meant = did_you_mean(unknown[0], stepped, f"there are {', '.join(stepped)}", most=1)
         raise UsageError(f"--steps {unknown[0]}: no such kind needs steps: {meant}")
     kinds = KINDS if flags.steps is None else [stepped[name] for name in dict.fromkeys(flags.steps or stepped)]
+    print(write_prompts(flags.out, draw_prompts(flags.n, flags.seed, kinds)))
+    return 0
+
+
+def write_prompts(out: str, prompts: Sequence["Prompt"]) -> Path:
+    """Write prompts to a new file that a sweep can read. Raises `UsageError`."""
+    from eexit.output.whole_files import write_whole
+    from eexit.results.whereabouts import refuse_for_file
+
+    path = Path(out)
+    if path.suffix.lower() != ".jsonl":
+        raise UsageError(f"--out {path} must end in .jsonl, so that a sweep can read it")
     lines = [
         json.dumps({column: value for column, value in asdict(prompt).items() if value is not None}) + "\n"
-        for prompt in draw_prompts(flags.n, flags.seed, kinds)
+        for prompt in prompts
     ]
     try:
-        refuse_for_file(flags.out, "--out")
-        if out.exists() and out.stat().st_size:  # a full disk may have left an empty one
-            raise UsageError(f"--out {out} is there already: choose another name")
-        write_whole(out, "".join(lines))
+        refuse_for_file(out, "--out")
+        if path.exists() and path.stat().st_size:  # a full disk may have left an empty one
+            raise UsageError(f"--out {path} is there already: choose another name")
+        write_whole(path, "".join(lines))
     except OSError as error:
-        raise UsageError(f"--out {out} can't be written ({first_line(error)})") from error
-    print(out)
-    return 0
+        raise UsageError(f"--out {path} can't be written ({first_line(error)})") from error
+    return path
 
 
 if __name__ == "__main__":

@@ -50,7 +50,12 @@ INSTEAD = {
 CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py runs it"
 ASSESSES = "many sweeps one after the other: tests/cluster/assessment runs them"
 INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
+CHAINS = "random weights close no chain of thought: tests/eexit/studies/chains runs them"
 LEFT_OUT = {
+    "python jobs/files/chains.py results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl": CHAINS,
+    'python jobs/sweep.py --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out '
+    "results/chains": CHAINS,
+    "python jobs/files/chains.py results/steps --necessity results/chains": CHAINS,
     "pip install -e .": INSTALLS,
     "pip install -e '.[test]'": INSTALLS,
     "pip install -e '.[judge]'": INSTALLS,

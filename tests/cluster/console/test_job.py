@@ -16,7 +16,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
 from jobs import harness, judge, report, sweep, timings, train
-from jobs.files import compact, make_prompts
+from jobs.files import chains, compact, make_prompts
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 
@@ -307,6 +307,7 @@ WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
      ["--seed", "--passes", "--tokens-per-step", "--most-tokens", "--lora-r", "--lora-alpha", "--exit-layers"]),
     (compact.main, ["a", "--into", "b"], ["--rows-per-file"]),
     (make_prompts.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
+    (chains.main, ["a", "--configuration", "normal", "--out", "x.jsonl"], ["--budget"]),
     (report.main, ["a"], ["--prompts"]),
     (judge.main, JUDGE, ["--limit", "--concurrency"]),
 ]  # fmt: skip

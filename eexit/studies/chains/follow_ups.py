@@ -1,0 +1,162 @@
+"""Follow-up prompts of a finished sweep: each has a chain of thought as prefiller, and the original's id as `group`.
+
+What is kept of a chain, or stands in its place, follows Lanham et al. 2023, "Measuring faithfulness in chain-of-thought
+reasoning". An id says which prompt it was, what became of the chain, and who wrote it, as in `sum-3/keep-50/normal`;
+where nothing is left of it, nobody did: `sum-3/keep-0`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+
+from eexit.errors import UsageError
+from eexit.generator import thinks
+from eexit.model.chat import Tokenizer
+from eexit.model.loading import load_tokenizer
+from eexit.plan.config import Prompt
+from eexit.plan.runs import OK
+from eexit.plan.splits import kinds, shuffled
+from eexit.quality.answers import first_match
+from eexit.quality.parts import THINKING, Marks, Until
+from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
+
+NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
+FILLER: Final = " ..."
+SENTENCE_END: Final = regex.compile(r"((?<=[.!?])\s+|\n+)")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of thought: what opens it in the text, the texts of its tokens, and what closes it, if anything does."""
+
+    opening: str
+    tokens: Sequence[str]
+    closing: str
+
+    def prefiller(self, kept: str) -> str:
+        """What an answer starts with that follows on what was kept of the chain, or on what stands in its place."""
+        whole = "".join(self.tokens)
+        if kept == whole:
+            return self.opening + whole + self.closing
+        end = whole[len(whole.rstrip()) :] or "\n"
+        return self.opening + (kept.rstrip() + end if kept else "") + self.closing
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to become of each chain."""
+
+    keep: Sequence[int] = ()  # per cent
+    budgets: Sequence[int] = ()  # tokens
+    filler: bool = False
+    shuffle: bool = False
+
+    def kept(self, chain: Chain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+        """What each change is called, and what it keeps of the chain or puts in its place."""
+        n = len(chain.tokens)
+        for share in self.keep:
+            yield f"keep-{share}", "".join(chain.tokens[: round(n * share / 100)])
+        for most in self.budgets:
+            yield f"budget-{most}", "".join(chain.tokens[:most])
+        if self.filler:
+            ids = tokenizer.encode(FILLER * n, add_special_tokens=False)[:n]
+            yield "filler", str(tokenizer.decode(ids))
+        if self.shuffle:
+            yield "shuffle", _shuffled("".join(chain.tokens))
+
+
+def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes) -> tuple[list[Prompt], int]:
+    """The prompts, and how many originals have no chain, so that what follows on it is nothing.
+
+    The chains are those that `writer` wrote with the first seed, on prompts that `reader` answered too. Raises
+    `UsageError` for a sweep without chains of it.
+    """
+    config = sweep.config()
+    refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
+    runs = sweep.runs.filter((pc.field("status") == OK) & (pc.field("configuration") == writer))
+    if not pc.sum(runs["n_thinking_tokens"]).as_py():
+        raise UsageError(
+            f"{sweep.name} has no chains of {writer}, since its texts have no parts: run it with --thinking or "
+            "--thinking-until, and with enough tokens"
+        )
+    tokenizer = load_tokenizer(config)
+    chains = _chains(sweep, writer, config.seeds[0], thinks(config, tokenizer))
+    read = sweep.runs.filter((pc.field("status") == OK) & (pc.field("configuration") == reader))
+    answered, kind_of = {*read["prompt_id"].to_pylist()}, kinds(map(asdict, config.prompts))
+    prompts = []
+    for original in config.prompts:
+        if original.id in answered and (chain := chains.get(original.id)):
+            start = config.prefiller if original.prefiller is None else original.prefiller
+            for name, kept in changes.kept(chain, tokenizer):
+                by = f"/{writer}" if name != "keep-0" else ""
+                follow_up = replace(original, id=f"{original.id}/{name}{by}", group=original.id)
+                prompts.append(
+                    replace(follow_up, prefiller=start + chain.prefiller(kept), kind=kind_of.get(original.id))
+                )
+    return prompts, sum(not chain.tokens for chain in chains.values())
+
+
+def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until | None) -> dict[str, Chain]:
+    """The chain of each prompt; what opens and closes one that lacks it is what does in most."""
+    config, own = sweep.manifest.config, sweep.manifest.own("prefiller")
+    columns = ["run_id", "prompt_id", "configuration", "seed", "status", "text", "n_tokens"]
+    found: dict[str, Chain] = {}
+    for shard in shards(sweep.store, columns):
+        wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
+        runs: pa.Table = shard.rows.filter(wanted)
+        for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token", "part"]):
+            before = own.get(run["prompt_id"], config.get("prefiller") or "")
+            if isinstance(marked, Until):
+                found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
+            elif marked:
+                found[run["prompt_id"]] = _between(marked, run["text"], tokens.to_pylist())
+    openings = Counter(chain.opening for chain in found.values() if chain.tokens)
+    closings = Counter(chain.closing for chain in found.values() if chain.closing)
+    if not closings:
+        raise UsageError(f"no chain of {writer} in {sweep.name} closes: run it with a higher --max-new-tokens")
+    [(opening, _)], [(closing, _)] = openings.most_common(1), closings.most_common(1)
+    return {
+        prompt_id: replace(chain, opening=chain.opening if chain.tokens else opening, closing=chain.closing or closing)
+        for prompt_id, chain in found.items()
+    }
+
+
+def _until(marked: Until, before: str, text: str, tokens: Sequence[str]) -> Chain:
+    match = first_match(marked.pattern, before + text, "thinking_until")
+    end = len(text) if match is None else max(match.start() - len(before), 0)
+    return Chain("", _within(tokens, 0, end), match[0] if match else "")
+
+
+def _between(marked: Marks, text: str, tokens: Sequence[Mapping[str, Any]]) -> Chain:
+    """The first chain of a text, which may have been opened before it."""
+    pieces = [token["token"] for token in tokens]
+    at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
+    if at is None:
+        return Chain("", (), "")
+    start = sum(map(len, pieces[:at]))
+    opening = marked.opening if text.startswith(marked.opening, start) else ""
+    start += len(opening)
+    end = text.find(marked.closing, start)
+    return Chain(opening, _within(pieces, start, len(text) if end < 0 else end), "" if end < 0 else marked.closing)
+
+
+def _within(tokens: Sequence[str], start: int, end: int) -> list[str]:
+    """What of the tokens lies between two characters of their text."""
+    text, ends = "".join(tokens), [0, *accumulate(map(len, tokens))]
+    return [text[max(a, start) : min(b, end)] for a, b in pairwise(ends) if max(a, start) < min(b, end)]
+
+
+def _shuffled(whole: str) -> str:
+    """Its sentences in another order, where there are several."""
+    kept = whole.rstrip()
+    parts = SENTENCE_END.split(kept)
+    order = shuffled(parts[::2])
+    parts[::2] = [parts[::2][at] for at in (order if order != sorted(order) else order[::-1])]
+    return "".join(parts) + whole[len(kept) :]

@@ -1,0 +1,187 @@
+"""Necessity: right answers with the chain of thought less those of follow-up prompts without it, by configuration.
+
+It joins a finished sweep and the sweeps of its follow-up prompts (`follow_ups`) by the prompts' `group`. Seeds are
+averaged first, prompts that depend on each other count once, and a run that failed is wrong.
+
+Shapes: P units of prompts.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from eexit.errors import UsageError
+from eexit.output.result_table import ResultTable
+from eexit.output.text import interval, percent, written
+from eexit.plan.splits import units
+from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
+from eexit.quality.risks import WRONG, losses
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.store.manifest import first_difference
+from eexit.results.study_tables import CHAINS
+from eexit.results.tables import CONFIGURATION
+from eexit.studies.study import Done, Part, Row, Study, Unit
+
+COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "n_thinking_tokens")
+CAPTION: Final = (
+    "With: right answers after the chain that was written; without: after what follow-up prompts had in its place. "
+    "Necessity: with less without, in points, paired over prompts. Beside control: necessity less that of the control, "
+    "which exits as often at each layer, whatever the token. Intervals at 95 %."
+)
+Rights = Mapping[str, np.ndarray]  # configuration → the share of right answers of each unit, (P,); NaN where unknown
+
+
+class Kept(NamedTuple):
+    """What became of the chains of some follow-up prompts, and who wrote them; empty where nothing is left of them."""
+
+    chain: str
+    writer: str
+
+    def beside(self, key: str, control: str) -> "Kept":
+        """What the control of a configuration is to be compared by: chains of its own, if the other had its own."""
+        return Kept(self.chain, control) if self.writer == key else self
+
+
+class ChainsStudy(Study):
+    """All rows come at once."""
+
+    table, doing = CHAINS, "comparing"
+
+    def __init__(self, sweep: FinishedSweep, follow_ups: Sequence[str]) -> None:
+        """Raises `UsageError` for a sweep without chains or answers, and for sweeps that don't follow it up."""
+        if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
+            raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
+        if sweep.runs["correct"].null_count == len(sweep.runs):
+            raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that bring an answer")
+        self._sweep, self._follow_ups = sweep, tuple(follow_ups)
+        prompts = sweep.manifest.config["prompts"]
+        self._unit_of = units(prompts)
+        self._units = list(dict.fromkeys(self._unit_of.values()))
+        steps_of = {self._unit_of[prompt["id"]]: prompt.get("steps") or 0 for prompt in prompts}
+        self._steps_P = np.array([steps_of[unit] for unit in self._units])
+        self._with = self._rights(self._of_originals(sweep.runs, sweep.runs["prompt_id"].to_pylist(), ""))
+        parts: dict[Kept, list[pa.Table]] = {}
+        for number, location in enumerate(follow_ups):
+            for kept, runs in self._followed(read_finished(location, COLUMNS, "--necessity"), number):
+                parts.setdefault(kept, []).append(runs)
+        self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
+
+    def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[Kept, pa.Table]]:
+        """The runs of a sweep of follow-up prompts, by what became of the chain, as runs of the originals."""
+        sweep = self._sweep
+        if difference := first_difference(sweep.manifest.model, other.manifest.model, "model"):
+            raise UsageError(f"--necessity {other.name} is not of the model of {sweep.name} ({difference})")
+        kept_of, original_of = {}, {}
+        for prompt in other.manifest.config["prompts"]:
+            prompt_id, group = prompt["id"], prompt.get("group") or ""
+            if group not in self._unit_of or not prompt_id.startswith(f"{group}/"):
+                raise UsageError(
+                    f"--necessity {other.name}: prompt {prompt_id} follows up {group or 'no group'}, which "
+                    f"{sweep.name} has no prompt of: give the sweep that jobs/files/chains.py made its prompts from"
+                )
+            chain, _, writer = prompt_id.removeprefix(f"{group}/").partition("/")
+            kept_of[prompt_id], original_of[prompt_id] = Kept(chain, writer), group
+        ids = other.runs["prompt_id"].to_pylist()
+        runs = self._of_originals(other.runs, [original_of[each] for each in ids], f"{number}/")
+        for kept in dict.fromkeys(kept_of.values()):
+            yield kept, runs.filter(pa.array([kept_of[each] == kept for each in ids], pa.bool_()))
+
+    def _of_originals(self, runs: pa.Table, ids: Sequence[str], before: str) -> pa.Table:
+        """Runs as `losses` takes them, of these prompts; seeds of other sweeps are further draws."""
+        draws = [f"{before}{seed}" for seed in runs["seed"].to_pylist()]
+        named = {"prompt_id": ids, "unit": [self._unit_of[each] for each in ids], "draw": draws}
+        table = runs.select(["configuration", "status", "correct"])
+        return pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **named})
+
+    def _rights(self, runs: pa.Table) -> Rights:
+        wrong = losses(WRONG, runs)
+        at = {unit: index for index, unit in enumerate(wrong.units)}
+        row_P = np.array([at.get(unit, len(at)) for unit in self._units])
+        right_PC = np.vstack([1 - wrong.loss_PC, np.full((1, len(wrong.configurations)), np.nan)])[row_P]
+        return dict(zip(wrong.configurations, right_PC.T, strict=True))
+
+    def units(self) -> Sequence[Unit]:
+        return [Unit([Part(self.doing)])]
+
+    def do(self, part: Part) -> Done:
+        return Done(list(self._rows()))
+
+    def _rows(self) -> Iterator[Row]:
+        controls = {each["control_of"]: each["key"] for each in self._sweep.manifest.configurations}
+        steps = sorted({*self._steps_P.tolist()} - {0})
+        for kept in sorted(self._without):
+            for entry in self._sweep.manifest.configurations:
+                key = entry["key"]
+                needs_P = self._needs(key, kept)
+                control = controls.get(key, "")
+                beside_P = needs_P - self._needs(control, kept.beside(key, control))
+                if np.isnan(needs_P).all():
+                    continue
+                for n in (None, *steps):
+                    at_P = ~np.isnan(needs_P) & (True if n is None else self._steps_P == n)
+                    if at_P.any():
+                        yield {
+                            **{name: entry.get(name) for name in CONFIGURATION},
+                            "chain": kept.chain,
+                            "chain_of": kept.writer or None,
+                            "steps": n,
+                            **_columns("accuracy", _mean(self._with[key][at_P], ValueKind.SHARE)),
+                            **_columns("accuracy_without", _mean(self._without[kept][key][at_P], ValueKind.SHARE)),
+                            **_columns("necessity", _mean(needs_P[at_P], ValueKind.DIFFERENCE)),
+                            **_columns("beside_control", _twice(_mean(beside_P[at_P] / 2, ValueKind.DIFFERENCE))),
+                            "follow_ups": self._follow_ups,
+                        }
+
+    def _needs(self, key: str, kept: Kept) -> np.ndarray:
+        """By how much more often a configuration is right with the chain, (P,)."""
+        unknown_P = np.full(len(self._units), np.nan)
+        needs_P: np.ndarray = self._with.get(key, unknown_P) - self._without.get(kept, {}).get(key, unknown_P)
+        return needs_P
+
+    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+        return [chains_table([row for row in rows if row["steps"] is None])]
+
+
+def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
+    return estimate_columns(values_P[:, None], [kind])[0] if len(values_P) else NOTHING
+
+
+def _twice(half: Estimate) -> Estimate:
+    """A difference of differences, which goes from −2 to 2, by the interval of its half, which is one of shares."""
+    return replace(half, mean=2 * half.mean, low=2 * half.low, high=2 * half.high)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
+    return {column: None if math.isnan(value) else value for column, value in estimate.columns(name).items()}
+
+
+def chains_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """A section for each thing that became of the chains, and a line for each configuration that went on from it."""
+    table = ResultTable(CAPTION)
+    table.add("key", "setting")
+    table.add("name", "chain")
+    table.add("key", "of")
+    table.add(
+        "number", "n", "with", "with\xad\nout", "neces\xad\nsity", "95 %\ninterval", "beside\ncontrol", "95 %\ninterval"
+    )
+    for row in rows:
+        points = [
+            cell
+            for name in ("necessity", "beside_control")
+            for cell in (
+                written(_points(row[name]), "+.1f"),
+                interval(_points(row[f"{name}_low"]), _points(row[f"{name}_high"]), "+.1f"),
+            )
+        ]
+        shares = [percent(row[name]) for name in ("accuracy", "accuracy_without")]
+        n = f"{row['necessity_n']:.0f}"
+        table.add_in(row["chain"], row["configuration"], row["chain"], row["chain_of"] or "–", n, *shares, *points)
+    return table
+
+
+def _points(share: float | None) -> float | None:
+    return None if share is None else 100 * share
