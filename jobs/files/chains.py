@@ -46,7 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     prompts, n_bare = follow_ups(sweep, flags.configuration, flags.chains_of or flags.configuration, changes)
     print(write_prompts(flags.out, prompts))
     if n_bare:
-        print(f"{counted(n_bare, 'text')} had no chain: what follows on it starts with its end", file=sys.stderr)
+        print(
+            f"{counted(n_bare, 'text')} had no chain, so that their follow-up prompts have none either", file=sys.stderr
+        )
     return 0
 
 

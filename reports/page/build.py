@@ -55,6 +55,7 @@ SCRIPTS: Final = (
     "views/quality.js",
     "views/drafts.js",
     "views/learned.js",
+    "views/reasoning.js",
     "views/prompt.js",
     "views/tokens.js",
     "views/grid.js",
@@ -64,7 +65,8 @@ SCRIPTS: Final = (
     "follow.js",
     "app.js",
 )
-SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "learned": "Learned exits"}  # that only some sweeps have
+# That only some sweeps have.
+SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning", "learned": "Learned exits"}
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
 Blobs = dict[str, list[str]]  # kind → one blob per prompt

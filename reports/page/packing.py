@@ -30,6 +30,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.quality.parts import ANSWER
 from reports.page.pieces import Pieces, flat, number_pieces
 from reports.read.sweep import Sweep, disagreeing
 
@@ -45,6 +46,7 @@ COLUMNS: Final = (
     "decided",
     "token_id",
     "token",
+    "part",
     "exit_layer",
     "final_token_id",
     "kl",
@@ -73,6 +75,7 @@ class Packed:
     undrawn: list[int]  # how many of its first tokens had no exit drawn
     flags: dict[str, bool]  # what of `core` was recorded: whether tokens disagree, and which were drafted
     top_k: int  # K
+    parts: list[list[tuple[int, str]]]  # of each run: from which token on which part is; none where it has no chain
     saw: dict[str, str]  # configuration → KL or OWN, the kind that has what its rule saw; not of those that saw nothing
 
 
@@ -104,7 +107,9 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
     flags = {"disagrees": _is_observed(tokens), "drafted": bool(_drafted(tokens).any())}
     top_k = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
     packed = squeeze(json.dumps(pieces.texts).encode())
-    return Packed(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, saw)
+    parts = _parts(tokens)
+    of_runs = [parts.get(run_id, []) for run_id in runs["run_id"]]
+    return Packed(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, of_runs, saw)
 
 
 def encode(values: np.ndarray) -> bytes:
@@ -165,6 +170,17 @@ def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str
         yield "read", {"read": pieces.read, "read_prob": _steps(pieces.read, tokens["exit_top_prob"])}
     if pieces.top is not None:
         yield "top", {"top": pieces.top, "top_prob": _steps(pieces.top, tokens["top_prob"])}
+
+
+def _parts(tokens: pa.Table) -> dict[str, list[tuple[int, str]]]:
+    """Of each run whose text has a chain of thought: from which token on which part is."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    if tokens["part"].null_count < len(tokens):
+        frame = tokens.select(["run_id", "position", "part"]).to_pandas()
+        begins = (frame[["run_id", "part"]] != frame[["run_id", "part"]].shift()).any(axis=1)
+        for run_id, position, part in frame[begins].itertuples(index=False):
+            found.setdefault(run_id, []).append((position, part))
+    return {run_id: parts for run_id, parts in found.items() if parts[0] != (0, ANSWER) or len(parts) > 1}
 
 
 def _is_observed(tokens: pa.Table) -> bool:

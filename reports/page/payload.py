@@ -164,7 +164,8 @@ def _runs(
     text_of = dict(zip(texts["run_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
     judged, answer_of = said_of_runs(sweep.rows_of(JUDGEMENTS)), answers["found_answer"].to_dict()
     found: dict[str, list[dict[str, Any]]] = {}
-    for row, n, undrawn, count in zip(runs.to_dict("records"), packed.n, packed.undrawn, counts.tolist(), strict=True):
+    of_runs = zip(runs.to_dict("records"), packed.n, packed.undrawn, packed.parts, counts.tolist(), strict=True)
+    for row, n, undrawn, parts, count in of_runs:
         run = {
             "c": numbers[row["configuration"]],
             "seed": row["seed"],
@@ -179,6 +180,8 @@ def _runs(
             "text": text_of.get(row["run_id"]),
             "notes": row.get("notes") or [],
         }
+        if parts:
+            run["parts"] = parts
         if is_known(row["correct"]):
             run["found"] = answer_of[row["run_id"]]
         if row["run_id"] in judged:

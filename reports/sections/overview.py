@@ -6,16 +6,17 @@ from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
 from reports.sections.all_numbers import quality_section
-from reports.sections.depth_by_position import depth_figure
-from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
+from reports.sections.exits.depth_by_position import depth_figure
+from reports.sections.exits.dose_response import dose_figures
+from reports.sections.exits.where_tokens_exit import mix_figure
 from reports.sections.findings import saved, sweep_findings, unobserved
 from reports.sections.learned_exits.section import learned_section
 from reports.sections.quality_against_cost import quality_figure
+from reports.sections.reasoning import reasoning_section
 from reports.sections.side_by_side import beside_section
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
-from reports.sections.where_tokens_exit import mix_figure
 from reports.sections.which_setting import settings_section
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
@@ -62,6 +63,7 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "quality": quality_section(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
+        "reasoning": reasoning_section(exits, configurations, saves),
     }
 
 

@@ -188,7 +188,13 @@ function definitions() {
   const recorded = (key) =>
     DATA.methods["A run"].find(([name]) => name === key)?.[2] ?? "Taken from the file as it is.";
   const shown = DATA.metrics.map(({ key, label, definition }) => [label, definition || recorded(key)]);
-  const how = { ...HOW, ...QUALITY_HOW, ...(DATA.drafts ? DRAFTS_HOW : {}), ...(DATA.learned ? LEARNED_HOW : {}) };
+  const how = {
+    ...HOW,
+    ...QUALITY_HOW,
+    ...(DATA.drafts ? DRAFTS_HOW : {}),
+    ...(DATA.reasoning ? REASONING_HOW : {}),
+    ...(DATA.learned ? LEARNED_HOW : {}),
+  };
   return [...Object.entries(how), ...shown.filter(([label]) => !(label in how))];
 }
 

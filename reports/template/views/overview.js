@@ -62,7 +62,7 @@ function overviewSections() {
 
 // A list of the sections that stays in sight.
 function contents(sections) {
-  const apart = foldedParts().filter(({ id }) => id === "drafts" || id === "learned");
+  const apart = foldedParts().filter(({ id }) => ["drafts", "reasoning", "learned"].includes(id));
   const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
     h("a", { href: `#/at/${id}` }, label),
   );
@@ -181,6 +181,7 @@ function foldedParts() {
       : null,
     DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
     DATA.drafts && DATA.trade ? { id: "drafts", title: "Drafts", build: draftsSection } : null,
+    DATA.reasoning ? { id: "reasoning", title: "Reasoning", build: reasoningSection } : null,
     DATA.learned ? { id: "learned", title: "Learned exits", build: learnedSection } : null,
   ].filter(Boolean);
 }

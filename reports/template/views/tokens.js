@@ -1,10 +1,14 @@
 // A text as one span per token, coloured by exit rank; the legend of these colours; and the pane that describes one
 // token.
 
+const PARTS = { thinking: "Chain of thought", answer: "Answer" };
+
 // `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again.
 function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
+  const parts = new Map(run.parts);
   for (let i = 0; i < tokens.n; i++) {
+    if (parts.has(i)) box.append(h("span.part", PARTS[parts.get(i)]));
     if (i === marks.from) box.append(h("span.differs", "differs from here"));
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
     if (i < run.undrawn) span.classList.add("undrawn");

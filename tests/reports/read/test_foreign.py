@@ -19,9 +19,9 @@ from report_fixtures import Visit
 from reports import generate_multi_prompt_html_visualization, load_results_json
 from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
-from reports.sections.depth_by_position import depth_by_position
+from reports.sections.exits.depth_by_position import depth_by_position
+from reports.sections.exits.where_tokens_exit import exit_mix
 from reports.sections.side_by_side import beside_section
-from reports.sections.where_tokens_exit import exit_mix
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 

@@ -12,8 +12,8 @@ from synthetic_sweeps import run_rows, write_runs
 
 from reports import build_report
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.depth_by_position import depth_by_position
-from reports.sections.where_tokens_exit import exit_mix
+from reports.sections.exits.depth_by_position import depth_by_position
+from reports.sections.exits.where_tokens_exit import exit_mix
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings

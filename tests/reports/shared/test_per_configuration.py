@@ -23,9 +23,9 @@ from reports import build_report
 from reports.page.payload import payload
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
-from reports.sections.depth_by_position import depth_by_position
-from reports.sections.dose_response import dose_response
-from reports.sections.where_tokens_exit import exit_mix
+from reports.sections.exits.depth_by_position import depth_by_position
+from reports.sections.exits.dose_response import dose_response
+from reports.sections.exits.where_tokens_exit import exit_mix
 from reports.shared.paired import paired_differences
 from reports.shared.per_configuration import per_configuration
 

@@ -1,0 +1,1 @@
+"""Where tokens exit: at which layers, by the parameters of rules, and along the text."""

@@ -1,0 +1,240 @@
+"""The overview's section "Reasoning": what a right answer takes, how long chains of thought are at which depth, and
+whether answers need them, beside the control of the same depth.
+
+Chains' lengths are means over prompts, seeds averaged first; what a right answer takes is as in
+`eexit.quality.per_right`, and necessity as `eexit.studies.chains` computed it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from eexit.output.text import bracketed, counted, is_known
+from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
+from eexit.results.study_tables import CHAINS
+from reports.read.sweep import Sweep
+from reports.shared.charts import OPACITY, PERCENT, ROWS, Columns, interval_bars, layered, told
+from reports.shared.figures import Figure, Variant, basis, one, table
+from reports.shared.measures import CORRECT, PER_RIGHT
+from reports.shared.numbers import Row, change, difference
+from reports.shared.per_configuration import naming
+from reports.shared.savings import Savings
+
+LENGTH, LONGER, NEED, BESIDE, OVER_FILLER = THINKS = (
+    "n_thinking_tokens", "longer", "necessity", "beside_control", "over_filler",
+)  # fmt: skip
+ABOUT: Final = (
+    "A chain of thought that is written down can stand in for layers. Necessity: right answers with the chain less "
+    "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
+)
+NO_NECESSITY: Final = "Whether answers need their chains was not asked: python jobs/files/chains.py does that."
+COLUMNS: Final[Columns] = (
+    ("configuration", "Configuration", "text"),
+    ("n", "n prompts", "count"),
+    ("mean_depth", "Mean depth", "share"),
+    (CORRECT, "Accuracy", "share"),
+    (LENGTH, "Tokens of thinking", "real"),
+    (LONGER, "More than normal", "change"),
+    *zip(
+        PER_RIGHT, ("Saved per right answer, run", "Saved per right answer, theoretical"), ("share",) * 2, strict=True
+    ),
+    (NEED, "Necessity", "points"),
+    (BESIDE, "Necessity beside control", "points"),
+    (OVER_FILLER, "Necessity over filler", "points"),
+)
+BY_STEPS: Final[Columns] = (
+    ("configuration", "Configuration", "text"),
+    ("steps", "Steps", "count"),
+    (CORRECT, "Accuracy", "share"),
+    (NEED, "Necessity", "points"),
+)
+
+
+def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings | None) -> dict[str, Any] | None:
+    """Findings, charts and a table; None where no text has a chain. `configurations` is that of `per_configuration`."""
+    if configurations.empty or sweep.done[LENGTH].isna().all():
+        return None
+    rows = reasoned(sweep, saves.rows if saves else configurations)
+    return {
+        "about": ABOUT,
+        "findings": reasoning_findings(rows),
+        "charts": [figure.data for figure in [*_by_depth(rows), *_by_steps(sweep)]],
+        "table": table(rows, COLUMNS),
+    }
+
+
+def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
+    """The rows of configurations with the estimates of `THINKS` and, as `kind`, whether they are a control."""
+    lengths = sweep.done.astype({LENGTH: float}).groupby(["unit", "configuration"])[LENGTH].mean().unstack()
+    lengths = lengths.reindex(columns=configurations["configuration"])
+    normal_P = lengths[NORMAL].to_numpy() if NORMAL in lengths else np.full(len(lengths), np.nan)
+    found = _each(lengths.to_numpy(), ValueKind.NUMBER)
+    longer = _each(lengths.to_numpy() - normal_P[:, None], ValueKind.NUMBER)
+    needs = latest_needs(sweep)
+    needs = needs[needs["steps"].isna()]
+    rows = []
+    for at, row in enumerate(configurations.to_dict("records")):
+        key = row["configuration"]
+        own = needs[needs["configuration"] == key]
+        rows.append(
+            row
+            | {"kind": "control" if isinstance(row["control_of"], str) else "setting"}
+            | found[at].columns(LENGTH)
+            | (longer[at].columns(LONGER) if key != NORMAL else {})
+            | _of_need(own[own["chain"] == "keep-0"], NEED, NEED)
+            | _of_need(own[own["chain"] == "keep-0"], BESIDE, BESIDE)
+            | _of_need(own[own["chain"] == "filler"], NEED, OVER_FILLER)
+        )
+    return pd.DataFrame(rows)
+
+
+def latest_needs(sweep: Sweep) -> pd.DataFrame:
+    """The latest row of each configuration, thing that became of the chains, and number of steps; of filler for its own
+    chains, where there is some, its own."""
+    rows = sweep.rows_of(CHAINS)
+    own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")
+    return rows.iloc[own_last].drop_duplicates(["configuration", "chain", "steps"], keep="last")
+
+
+def _of_need(rows: pd.DataFrame, name: str, as_: str) -> dict[str, Any]:
+    row = rows.iloc[-1] if len(rows) else {f"{name}_n": 0}
+    return {f"{as_}{end}": row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high", "_n")}
+
+
+def _each(values_PC: np.ndarray, kind: ValueKind) -> list[Estimate]:
+    return estimate_columns(values_PC, [kind] * values_PC.shape[1])
+
+
+def reasoning_findings(rows: pd.DataFrame) -> list[str]:
+    """What a right answer takes, how long chains are, and whether answers need them, a sentence each."""
+    records = rows.to_dict("records")
+    settings = [row for row in records if row["mode"] != NORMAL and row["kind"] == "setting"]
+    return [*_cost(settings), *_length(settings or records), *_need(settings or records)]
+
+
+def _cost(settings: list[Row]) -> Iterator[str]:
+    """The setting whose right answers take least, of what was run where anything was."""
+    for column, how in zip(PER_RIGHT, ("ran", "would need"), strict=True):
+        known = [row for row in settings if is_known(row.get(column))]
+        if known:
+            best = max(known, key=lambda row: row[column])
+            n = counted(int(best[f"{column}_n"]), "prompt")
+            yield (
+                f"Per right answer, {best['shown_as']} {how} {change(best, column, 'multiply-adds')} than normal, the "
+                f"fewest of all settings (n = {n})."
+            )
+            return
+
+
+def _length(rows: list[Row]) -> Iterator[str]:
+    row = min(rows, key=lambda row: row["mean_depth"])
+    written_tokens = f"{row[LENGTH]:.1f}{bracketed(row[f'{LENGTH}_low'], row[f'{LENGTH}_high'], '.1f')}"
+    beside = f", {difference(row, LONGER, False)} beside normal" if is_known(row.get(LONGER)) else ""
+    which = ", which exits earliest," if len(rows) > 1 else ""
+    n = counted(int(row[f"{LENGTH}_n"]), "prompt")
+    yield f"{row['shown_as']}{which} thinks for {written_tokens} tokens{beside} (n = {n})."
+
+
+def _need(rows: list[Row]) -> Iterator[str]:
+    """Of the setting that exits earliest among those that were asked: beside its control, where it has one."""
+    asked = [row for row in rows if is_known(row[NEED])]
+    if not asked:
+        yield NO_NECESSITY
+        return
+    beside = [row for row in asked if is_known(row[BESIDE])]
+    row = min(beside or asked, key=lambda row: row["mean_depth"])
+    name = BESIDE if beside else NEED
+    low, high, n = row[f"{name}_low"], row[f"{name}_high"], counted(int(row[f"{name}_n"]), "prompt")
+    if beside:
+        said = "more" if low > 0 else "less" if high < 0 else "not certainly more or less"
+        what = f"its answers need the chain {said} than those of its control"
+    else:
+        what = "its answers " + (
+            "need the chain" if low > 0 else "are better without it" if high < 0 else "do not certainly need the chain"
+        )
+    yield f"Of {row['shown_as']}, {what}: {difference(row, name, True)} of right answers (n = {n})."
+
+
+def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:
+    """Accuracy by what a right answer takes, then length and necessity by depth."""
+    saved = [column for column in PER_RIGHT if column in rows and rows[column].notna().any()]
+    if CORRECT in rows and saved:
+        variants = [
+            Variant(label, _points(rows, (column, f"Saved per right answer, {label}"), (CORRECT, "Accuracy"), COLUMNS))
+            for column, label in zip(PER_RIGHT, ("run", "theoretical"), strict=True)
+            if column in saved
+        ]
+        caption = f"Right answers, and multiply-adds saved per right answer beside normal. {basis(rows, CORRECT)}"
+        title = "Accuracy against cost per right answer"
+        yield Figure("reasoning-cost", title, caption, variants, rows, COLUMNS, choice="Multiply-adds")
+    depth = ("mean_depth", "Mean depth (fraction of layers)")
+    for key, y, title in (
+        ("length", LENGTH, "Tokens of thinking"), ("need", NEED, "Necessity"),
+    ):  # fmt: skip
+        if rows[y].notna().any():
+            chart = _points(rows, depth, (y, title), COLUMNS)
+            yield Figure(
+                f"reasoning-{key}", f"{title} by depth", basis(rows, y, "Error bars"), one(chart), rows, COLUMNS
+            )
+
+
+def _by_steps(sweep: Sweep) -> Iterator[Figure]:
+    rows = by_steps(sweep)
+    if len(rows):
+        x = ("steps", "Steps that lead to the answer")
+        variants = [
+            Variant(title, _points(rows, x, (y, title), BY_STEPS, lines=True))
+            for y, title in ((CORRECT, "Accuracy"), (NEED, "Necessity"))
+            if rows[y].notna().any()
+        ]
+        caption = basis(rows, CORRECT, "Error bars")
+        yield Figure("reasoning-steps", "By steps", caption, variants, rows, BY_STEPS, choice="Measure")
+
+
+def by_steps(sweep: Sweep) -> pd.DataFrame:
+    """A row per configuration and number of steps: accuracy, and necessity where it was asked."""
+    steps = {each["id"]: each.get("steps") for each in sweep.config.get("prompts", [])}
+    done = sweep.done.assign(steps=sweep.done["prompt_id"].map(steps).astype(float)).dropna(subset=["steps", CORRECT])
+    needs = latest_needs(sweep).query("chain == 'keep-0'").set_index(["configuration", "steps"])
+    rows = []
+    for configuration in sweep.configurations:
+        own = done[done["configuration"] == configuration.key]
+        for n, runs in own.groupby("steps"):
+            right = runs.groupby("unit")[CORRECT].mean().to_numpy()
+            named = naming(configuration, sweep.marked) | {"steps": int(n), "n_seeds": runs["seed"].nunique()}
+            need = needs.loc[[(configuration.key, n)]] if (configuration.key, n) in needs.index else needs.iloc[:0]
+            rows.append(named | _each(right[:, None], ValueKind.SHARE)[0].columns(CORRECT) | _of_need(need, NEED, NEED))
+    return pd.DataFrame(rows)
+
+
+def _points(
+    frame: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], columns: Columns, lines: bool = False
+) -> alt.LayerChart:
+    """Points of two columns, each with its title, with intervals of the second; controls are hollow."""
+    (along, x_title), (up, y_title) = x, y
+    share = {CORRECT, NEED, "mean_depth", *PER_RIGHT}
+
+    def axis(name: str) -> alt.Axis:
+        return PERCENT if name in share else alt.Axis(tickMinStep=1)
+
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{along}']) && isValid(datum['{up}'])")
+    colour = alt.Color("configuration:N" if lines else "mode:N", title=None)
+    base, tooltip = told(
+        base.encode(x=alt.X(f"{along}:Q", title=x_title, axis=axis(along), scale=alt.Scale(zero=False)), color=colour),
+        columns,
+        frame,
+    )
+    y_channel = alt.Y(f"{up}:Q", title=y_title, axis=axis(up), scale=alt.Scale(zero=up == NEED))
+    marks = base.mark_point(size=80, cursor="pointer").encode(y=y_channel, opacity=OPACITY, tooltip=tooltip)
+    if not lines:
+        marks = marks.encode(shape=alt.Shape("kind:N", title=None).scale(domain=["setting", "control"]))
+    return layered(
+        *([base.mark_line(aria=False, opacity=0.6).encode(y=y_channel)] if lines else []),
+        *interval_bars(base.mark_rule(aria=False).encode(opacity=OPACITY), frame, up, y_title),
+        marks,
+        description=f"{y_title} against {x_title}.",
+    )

@@ -1,0 +1,138 @@
+"""The section on chains of thought, where there are some: its numbers by plain pandas, and each of its sentences."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from byte_model import save_byte_model
+from commands import here
+from landed_sweep import land_all, land_rows
+from report_fixtures import Visit
+from scripted import sweep_of
+
+from eexit.plan.config import ControlOf, Prompt, SweepConfig
+from eexit.plan.runs import Run
+from jobs.files.chains import main
+from reports.page.build import build_report
+from reports.page.payload import payload
+from reports.read.sweep import read_sweep
+from reports.sections.reasoning import NO_NECESSITY, by_steps, reasoning_findings
+
+PROMPTS = tuple(Prompt(id=f"p-{n}", prompt=f"Question {n}?", answer="7", steps=1 + n % 3) for n in range(30))
+KEY, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
+SHOWN = f"{KEY} (oracle)"
+FIELDS: Mapping[str, Any] = {
+    "modes": ("normal", "unfrozen"), "kl_factors": (1.0,), "thinking_until": "(?i)answer:",
+    "controls": (ControlOf(of=KEY, counts={5: 1, 29: 1}),),
+}  # fmt: skip
+
+
+def thinking(run: Run) -> dict[str, Any]:
+    """The setting thinks for longer than normal, and its answers need the chain, which those of others don't."""
+    n, key = int(run.prompt.id.split("-")[1].split("/")[0]), run.configuration.key
+    needs = key == KEY and run.prompt.group is not None
+    cost = {"normal": 100.0, KEY: 70.0}.get(key, 80.0) + n
+    return {
+        "correct": n % 5 > 0 and not (needs and n % 2), "n_thinking_tokens": 10 + n + (4 if key == KEY else 0),
+        "n_answer_tokens": 3, "thinking_closed": True, "mean_depth": 1.0 if key == "normal" else 0.6 + n / 1000,
+        "cost_full": 100.0 + n, "cost_needed": cost, "cost_run": cost,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep, and how much its answers need their chains."""
+    folder = tmp_path_factory.mktemp("reasoning")
+    followed = tuple(replace(each, id=f"{each.id}/keep-0", group=each.id) for each in PROMPTS)
+    sweep = land_rows(folder / "sweep", sweep_of("a-model", prompts=PROMPTS, **FIELDS), thinking)
+    land_rows(folder / "without", sweep_of("a-model", prompts=followed, **FIELDS), thinking)
+    assert here(main, sweep, "--necessity", folder / "without").returncode == 0
+    return sweep
+
+
+def test_the_section_has_what_plain_pandas_makes_of_the_runs(swept: Path) -> None:
+    found = payload(read_sweep(str(swept)), "t")[0]["reasoning"]
+    assert [chart["key"] for chart in found["charts"]] == [
+        "reasoning-cost", "reasoning-length", "reasoning-need", "reasoning-steps"
+    ]  # fmt: skip
+    runs = pd.read_parquet(swept / "generations").set_index("prompt_id")
+    by_key = {row["configuration"]: row for row in found["table"]["rows"]}
+    for key, of in runs.groupby("configuration"):
+        assert by_key[key]["n_thinking_tokens"] == pytest.approx(of["n_thinking_tokens"].mean())
+        assert by_key[key]["correct"] == pytest.approx(of["correct"].astype(float).mean())
+    assert by_key[KEY]["longer"] == 4
+    assert (by_key[KEY]["kind"], by_key[CONTROL]["kind"]) == ("setting", "control")
+    assert by_key[KEY]["necessity"] == pytest.approx(12 / 30)
+    assert by_key["normal"]["necessity"] == 0
+    assert by_key[KEY]["beside_control"] == pytest.approx(12 / 30)
+    steps = by_steps(read_sweep(str(swept))).set_index(["configuration", "steps"])
+    for n in (1, 2, 3):
+        ids = [prompt.id for prompt in PROMPTS if prompt.steps == n]
+        right = runs[runs["configuration"] == KEY].loc[ids, "correct"].astype(float)
+        assert steps.loc[(KEY, n), "correct"] == pytest.approx(right.mean())
+        lost = [int(each[2:]) for each in ids if int(each[2:]) % 5 and int(each[2:]) % 2]
+        assert steps.loc[(KEY, n), "necessity"] == pytest.approx(len(lost) / len(ids))
+    cost, length, need = found["findings"]
+    assert cost.startswith(f"Per right answer, {SHOWN} ran 2")
+    assert cost.endswith("fewer multiply-adds than normal, the fewest of all settings (n = 30 prompts).")
+    assert length.startswith(f"{SHOWN} thinks for 28.5 [")
+    assert "+4.00 [+4.00, +4.00] beside normal (n = 30 prompts)." in length
+    assert need.startswith(f"Of {SHOWN}, its answers need the chain more than those of its control: +40.0 [")
+
+
+NEEDS = {"necessity": 0.2, "necessity_low": 0.1, "necessity_high": 0.3, "necessity_n": 30}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.3, "need the chain more than those of its control"),
+        (-0.3, -0.1, "need the chain less than those of its control"),
+        (-0.1, 0.3, "need the chain not certainly more or less than those of its control"),
+    ],
+)
+def test_what_is_said_of_need_is_by_the_intervals_end(low: float, high: float, said: str) -> None:
+    row = {
+        "configuration": KEY, "shown_as": KEY, "mode": "unfrozen", "kind": "setting", "mean_depth": 0.5, "n": 30,
+        **{f"n_thinking_tokens{end}": value for end, value in {"": 9.0, "_low": 8.0, "_high": 10.0, "_n": 30}.items()},
+    }  # fmt: skip
+    ends = {"_low": low, "_high": high, "_n": 30, "": (low + high) / 2}
+    beside = row | NEEDS | {f"beside_control{end}": value for end, value in ends.items()}
+    assert said in reasoning_findings(pd.DataFrame([beside]))[-1]
+    alone = row | {f"necessity{end}": value for end, value in ends.items()} | {"beside_control": None}
+    of_itself = {0.1: "need the chain:", -0.3: "are better without it:", -0.1: "do not certainly need the chain:"}[low]
+    assert of_itself in reasoning_findings(pd.DataFrame([alone]))[-1]
+    unasked = row | {"necessity": None, "beside_control": None}
+    assert reasoning_findings(pd.DataFrame([unasked]))[-1] == NO_NECESSITY
+
+
+def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, swept: Path, tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    config = SweepConfig(
+        model=str(tmp_path / "model"),
+        prompts=tuple(Prompt(id=str(n), prompt=f"Why {n}?", answer="7") for n in range(6)),
+        modes=("normal", "unfrozen"), kl_factors=(0.5,), exit_every=3, max_new_tokens=24, dtype="float32",
+        thinking_until=">",
+    )  # fmt: skip
+    real = land_all(tmp_path / "real", config)
+    data = payload(read_sweep(str(real)), "t")[0]
+    assert data["reasoning"]["charts"], "a section without answers to chains"
+    runs = pd.read_parquet(real / "generations").set_index(["prompt_id", "configuration"])
+    keys = [each["key"] for each in data["configurations"]]
+    apart: list[tuple[str, str]] = []
+    for prompt in data["prompts"]:
+        for run in prompt["runs"]:
+            key = keys[run["c"]]
+            n, of = runs.loc[(prompt["id"], key), ["n_thinking_tokens", "n_answer_tokens"]]
+            assert run["parts"] == [*([[0, "thinking"]] * bool(n)), *([[n, "answer"]] * bool(of))]
+            apart += [(prompt["id"], key)] if n and of else []
+    (prompt_id, key), *_ = apart
+    page = visit(f"#/p/{prompt_id}/{key}", build_report(str(real), tmp_path / "real.html"))
+    assert page.locator(".tokens .part").all_inner_texts()[:2] == ["Chain of thought", "Answer"]
+    page = visit("#/at/reasoning", build_report(str(swept), tmp_path / "reasoning.html"))
+    assert page.locator("section.reasoning li").count() == 3
+    assert page.locator("[data-fold=reasoning] figure").count() == 4
+    page.locator("[data-fold=reasoning] figure canvas, [data-fold=reasoning] figure svg").first.wait_for()
