@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
-from eexit.plan.configuration import Configuration, Draft
+from eexit.plan.configuration import Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING
@@ -97,7 +97,7 @@ def closing_table(
     if missed := screen_misses(done):
         caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
     table = ResultTable(caption)
-    table.add("key", "configuration")
+    table.add("key", "configuration", shorten=short_name)
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
     table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_right.headings, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):

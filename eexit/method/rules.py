@@ -417,6 +417,12 @@ ONLINE: Final[dict[str, Online]] = {
 }
 BLIND: Final[dict[str, Rule]] = {"fixed": Fixed(), CONTROL: Random()}  # they look at nothing
 RULES: Final[dict[str, Rule]] = {**ORACLES, **ONLINE, **BLIND}
+SHORT_NAMES: Final = {
+    "confidence": "conf",
+    "similarity": "sim",
+    "patience": "pat",
+    "predicted_kl": "pkl",
+}  # of the long
 
 
 def shown(parameter: Parameter) -> str:

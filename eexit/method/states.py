@@ -150,3 +150,10 @@ STATES: Final[dict[str, State]] = {
     "frozen_cache": FrozenCache(),
     "skip": Skip(),
 }
+LETTERS: Final = {
+    "unfrozen": "U",
+    "frozen_residual": "F",
+    "mapped_residual": "M",
+    "frozen_cache": "C",
+    "skip": "S",
+}  # in short names

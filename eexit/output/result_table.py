@@ -1,10 +1,11 @@
-"""The style of all tables that commands print: in a narrow terminal, keys and intervals are broken, never numbers.
+"""The style of all tables that commands print: in a narrow terminal, keys are shortened; then keys and intervals are
+broken, never numbers.
 
 Words of headings are broken at soft hyphens, unless all of a table has room as it is.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from rich import box
@@ -37,11 +38,18 @@ class ResultTable(Table):
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=title, caption=caption)
         self.title_justify = self.caption_justify = "left"
         self._kinds: list[Kind] = []
+        self._shorten: dict[int, Callable[[str], str]] = {}  # columns by their place
         self._section: object = None  # of the last row
 
-    def add(self, kind: Kind, *headings: str) -> None:
-        """Add columns of one kind. Headings bring their own line ends."""
+    def add(self, kind: Kind, *headings: str, shorten: Callable[[str], str] | None = None) -> None:
+        """Add columns of one kind. Headings bring their own line ends.
+
+        Where the table has no room otherwise, cells are what `shorten` makes of them, and the caption says of one what
+        it stands for.
+        """
         for heading in headings:
+            if shorten:
+                self._shorten[len(self._kinds)] = shorten
             self.add_column(heading, justify="right" if kind == "number" else "left", no_wrap=True)
             self._kinds.append(kind)
 
@@ -58,6 +66,10 @@ class ResultTable(Table):
         unbroken = _in_style(self, cells_CR, hyphen="")
         lines = console.measure(unbroken, options=options.update(width=sum(natural) + 1000)).maximum
         room = options.max_width - (lines - sum(natural))
+        example = ""
+        if sum(natural) > room:
+            cells_CR, example = self._shortened(cells_CR)
+            natural = self._widths(cells_CR, _PLANS[0], hyphen="")
         hyphen = "" if sum(natural) <= room else "-\n"
         natural = self._widths(cells_CR, _PLANS[0], hyphen)
         plan = next((plan for plan in _PLANS if sum(self._widths(cells_CR, plan, hyphen)) <= room), _PLANS[-1])
@@ -69,7 +81,19 @@ class ResultTable(Table):
             [_broken(cell, plan[kind], width) for cell in cells]
             for cells, kind, width in zip(cells_CR, self._kinds, widths, strict=True)
         ]
-        yield _in_style(self, broken_CR, hyphen)
+        yield _in_style(self, broken_CR, hyphen, example)
+
+    def _shortened(self, cells_CR: Sequence[Sequence[str]]) -> tuple[list[list[str]], str]:
+        """The cells, and what the longest of those that are shortened stands for."""
+        short_CR = [[self._shorten.get(at, str)(cell) for cell in cells] for at, cells in enumerate(cells_CR)]
+        changed = {
+            cell: short
+            for cells, shorts in zip(cells_CR, short_CR, strict=True)
+            for cell, short in zip(cells, shorts, strict=True)
+            if cell != short
+        }
+        longest = max(changed, key=len, default="")
+        return short_CR, f"{changed[longest]}: {longest}." if changed else ""
 
     def _widths(self, cells_CR: Sequence[Sequence[str]], plan: Mapping[Kind, str], hyphen: str) -> list[int]:
         """The least width of each column if its cells are broken wherever the plan allows it."""
@@ -86,11 +110,10 @@ def _heading(column: Column, hyphen: str) -> str:
     return str(column.header).replace(SOFT_HYPHEN, hyphen)
 
 
-def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str) -> Table:
-    """A plain table like this one, with these cells."""
-    plain = Table(
-        box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=table.caption
-    )
+def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str, example: str = "") -> Table:
+    """A plain table like this one, with these cells, and with the example at the end of its caption."""
+    caption = f"{table.caption or ''} {example}".strip() or None
+    plain = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=caption)
     plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:
         plain.add_column(_heading(column, hyphen), justify=column.justify, no_wrap=True)

@@ -4,12 +4,13 @@ This module does not import torch.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from eexit.method.rules import KL_FACTOR, ORACLES, RULES, Control, Parameter, shown
-from eexit.method.states import STATES
+from eexit.method.rules import KL_FACTOR, ORACLES, RULES, SHORT_NAMES, Control, Parameter, shown
+from eexit.method.states import LETTERS, STATES
 
 NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode that drafts
@@ -221,6 +222,21 @@ class Generate:
 def mode_of(key: str) -> str:
     """The mode of the configuration with this key."""
     return key.partition("/")[0]
+
+
+def short_name(key: str) -> str:
+    """A key as menus, charts and narrow tables have it; different keys have different short names.
+
+    Keys without the mode or the parameter are shortened alike.
+
+    >>> short_name("frozen_residual/confidence/0.97@25"), short_name("unfrozen/confidence@25"), short_name("kl/0.5")
+    ('F·conf .97@25', 'U·conf@25', 'kl .5')
+    """
+    mode, _, within = key.partition("/")
+    if within and mode in (letters := {**LETTERS, DRAFT: "D"}):
+        return f"{letters[mode]}·{short_name(within)}"
+    words = [re.sub("^[^@+]+", lambda name: SHORT_NAMES.get(name[0], name[0]), part) for part in key.split("/")]
+    return re.sub(r"(?<![\d.])0(?=\.\d)", "", " ".join(words))  # 0.97 as .97
 
 
 def configuration_of(columns: Mapping[str, Any]) -> Configuration:

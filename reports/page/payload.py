@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import counted, is_known
-from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit
+from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit, short_name
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
@@ -25,7 +25,7 @@ from reports.read.sweep import Sweep
 from reports.sections.overview import overview
 from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
-from reports.shared.per_configuration import layer_labels
+from reports.shared.per_configuration import layer_labels, naming
 
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
@@ -111,8 +111,16 @@ def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
             {"key": c.key, "mark": marks[c.key], "saw": packed.saw.get(c.key), **c.columns}
             for c in sweep.configurations
         ],
+        "short": _short_names(sweep),
         "judges": [judge.name for judge in sweep.judges],
     }
+
+
+def _short_names(sweep: Sweep) -> dict[str, str]:
+    """Keys, and what menus have of them alone: settings without their mode, and series without their parameter."""
+    named = [naming(configuration) for configuration in sweep.configurations]
+    names = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
+    return {name: short_name(name) for name in names}
 
 
 def _judged(sweep: Sweep) -> list[Metric]:

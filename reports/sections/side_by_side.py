@@ -103,7 +103,7 @@ def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
     if mixes.empty:
         return {}
     ends = [f"{name}{end}" for name in MATCHED for end in ENDS]
-    words = {name: mixes[name].tolist() for name in ("configuration", "series", "base", "label", "at", "mix")}
+    words = {name: mixes[name].tolist() for name in ("configuration", "series", "base", "at", "mix")}
     return words | {name: _digits(mixes[name]) for name in ends if mixes[name].notna().any()}
 
 
@@ -140,7 +140,7 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # a share's hundredths, as the title says
     axis = alt.Axis(labelExpr=points) if difference.form == "points" else alt.Axis(format="~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
-    y = rows_of("shown_as", alt.SortField("order"))
+    y = rows_of("short", alt.SortField("order"))
     base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)
     tells = ("configuration", "Configuration", "text"), (x, difference.label, difference.form)
     base, tooltip = told(base, (*tells, (f"{x}_n", "n prompts", "count")), frame)
@@ -235,7 +235,7 @@ def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
         points = [key for key in [*full_depth, *series[base]["configuration"]] if key in known.keys]
         for row in series[other].to_dict("records"):
             if row["configuration"] in known.keys:
-                named = {"configuration": row["configuration"], "series": other, "base": base, "label": row["label"]}
+                named = {"configuration": row["configuration"], "series": other, "base": base}
                 rows += [named | found for found in known.matched(row["configuration"], points)]
     return pd.DataFrame(rows)
 

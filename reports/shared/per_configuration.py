@@ -12,7 +12,7 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.method.rules import shown
-from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits, short_name
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
@@ -108,25 +108,26 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     """The columns that identify the configuration of a row.
 
     `series` is the same for configurations that differ in the parameter alone, not in exit set or gate; a control is
-    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the
-    rule is in `marked`.
+    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key and `short` its
+    short name, both marked if the rule is in `marked`.
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
     if not isinstance(configuration, Exit):
         same = {"family": mode, "series": key, "setting": None, "label": mode}
-        return {"configuration": key, "shown_as": key, "oracle": False, **named, **same}
+        return {"configuration": key, "shown_as": key, "short": short_name(key), "oracle": False, **named, **same}
     rule, number = configuration.rule, columns["parameter"]
-    within = configuration.within
+    within, mark = configuration.within, ORACLE_MARK if configuration.rule in marked else ""
     return {
         "configuration": key,
-        "shown_as": key + (ORACLE_MARK if rule in marked else ""),
+        "shown_as": key + mark,
+        "short": short_name(key) + mark,
         "oracle": configuration.is_oracle,
         **named,
         "family": rule,
         "series": key if columns["control_of"] else f"{mode}/{rule}{within}",
         "setting": configuration.rule_key,
-        "label": f"{rule if number is None else shown(configuration.parameter)}{within}",
+        "label": short_name(f"{rule if number is None else shown(configuration.parameter)}{within}"),
     }
 
 

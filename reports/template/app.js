@@ -114,12 +114,12 @@ function header(asked) {
   prompt.value = asked.number === undefined ? "" : String(asked.number);
   const runs = asked.number === undefined ? null : DATA.prompts[asked.number].runs;
   const entries = runs
-    ? runs.map((run) => [runName(run), address(DATA.prompts[asked.number], run), run === asked.run])
-    : DATA.configurations.map(({ key }) => [key, everywhere(key), key === asked.key]);
-  configuration.replaceChildren(
-    h("option", { value: runs ? address(DATA.prompts[asked.number]) : "#/" }, "all"),
-    ...entries.map(([label, value, selected]) => h("option", { value, selected }, label)),
-  );
+    ? runs.map((run) => [address(DATA.prompts[asked.number], run), runShown(run), runName(run)])
+    : DATA.configurations.map(({ key }) => [everywhere(key), shortOf(key), key]);
+  const now = asked.run ? address(DATA.prompts[asked.number], asked.run) : asked.key && everywhere(asked.key);
+  const all = [runs ? address(DATA.prompts[asked.number]) : "#/", "all"];
+  configuration.replaceChildren(...optionsOf([all, ...entries], now));
+  configuration.title = configuration.selectedOptions[0].title;
   configuration.onchange = () => {
     location.hash = configuration.value;
   };

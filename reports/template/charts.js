@@ -104,7 +104,7 @@ function figure(chart) {
   const select = (label, key, names) =>
     !label || names.length < 2
       ? null
-      : chooser(label, names, names[entry[key]], (name) => {
+      : chooser(label, names.map(inMenu), names[entry[key]], (name) => {
           entry[key] = names.indexOf(name);
           choose(`${chart.key}.${key}`, name);
           entry.update();

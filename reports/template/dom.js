@@ -101,19 +101,21 @@ function toggle(label, isOn, flip) {
 
 const isNumber = (value) => typeof value === "number";
 
-// A labelled choice between names, each a text or [value, text].
+// A labelled choice between names, each a text or [value, text, title].
 function chooser(label, names, now, onchange, id = null) {
-  const options = names.map((name) => [name].flat());
-  return h(
-    "label",
-    `${label} `,
-    h(
-      "select",
-      { id, onchange: (event) => onchange(event.target.value) },
-      ...options.map(([value, text = value]) => h("option", { value, selected: value === now }, text)),
-    ),
-  );
+  const change = () => {
+    onchange(select.value);
+    select.title = select.selectedOptions[0]?.title ?? "";
+  };
+  const select = h("select", { id, onchange: change }, ...optionsOf(names, now));
+  select.title = select.selectedOptions[0]?.title ?? "";
+  return h("label", `${label} `, select);
 }
+
+const optionsOf = (names, now) =>
+  names
+    .map((name) => [name].flat())
+    .map(([value, text = value, title = null]) => h("option", { value, title, selected: value === now }, text));
 
 // A choice under `key` of the address, and a box with what `make` gives for the name that is chosen: [chooser, box]. `usual` is
 // the first choice where it isn't the first name. Where there is nothing to choose, there is no chooser.
@@ -189,8 +191,14 @@ const ofSeed = (run) => (DATA.seeds.length < 2 ? "" : run.every ? ", every seed"
 
 const runName = (run) => DATA.configurations[run.c].key + ofSeed(run);
 
-// A run's name, with a mark if its rule is an oracle beside other rules.
-const runShown = (run) => runName(run) + DATA.configurations[run.c].mark;
+// The short name of a configuration, or of a part of its key.
+const shortOf = (name) => DATA.short[name] ?? name;
+
+// A key in a menu: its short name, and itself on hover.
+const inMenu = (key) => (shortOf(key) === key ? key : [key, shortOf(key), key]);
+
+// A run's short name, with a mark if its rule is an oracle beside other rules.
+const runShown = (run) => shortOf(DATA.configurations[run.c].key) + ofSeed(run) + DATA.configurations[run.c].mark;
 
 const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
 

@@ -1,4 +1,4 @@
-// Sortable tables. A column is {label, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
+// Sortable tables. A column is {label, title, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
 // `show`, or else the value in its form. `records` gives what is saved, under `name`.
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
@@ -20,7 +20,7 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
     const head = h(
       column.text ? "th.words" : "th",
       { scope: "col" },
-      h("button", { type: "button", onclick: click, "data-term": term }, column.label),
+      h("button", { type: "button", onclick: click, "data-term": term, title: column.title }, column.label),
     );
     return head;
   });

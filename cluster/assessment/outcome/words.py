@@ -46,7 +46,7 @@ from cluster.assessment.outcome.verdict import (
 )
 from eexit.output.result_table import ResultTable
 from eexit.output.text import bracketed, counted, ordinal, percent, short_percent, written
-from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
+from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate, short_name
 from eexit.quality.estimates import Estimate
 from eexit.quality.risks import RISKS
 
@@ -144,7 +144,7 @@ def verdict_table(verdict: Verdict) -> ResultTable:
     best_n = counted(figures.best.loss.n, "prompt") if figures.best and figures.best.loss else "no prompt"
     table = ResultTable(CAPTION.format(loss=LOST.get(figures.bound.risk, figures.bound.risk), n=best_n))
     table.add("name", "")
-    table.add("key", "setting")
+    table.add("key", "setting", shorten=short_name)
     table.add("number", "saved in\ntheory", "by what\nwas run")
     table.add("number", *(f"time, {batch}\n{'row' if batch == 1 else 'rows'}" for batch in figures.batches), "lost")
     table.add("name", "certified")

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from eexit.method.rules import ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import bracketed, counted, is_known, ordinal, short_percent, written
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, short_name
 from eexit.plan.splits import ONE_IN
 from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
 from eexit.quality.per_right import COST_NEEDED, COST_RUN
@@ -38,7 +38,7 @@ def choice_table(choice: Choice) -> ResultTable:
     cost = COSTS[evidence.question.cost].definition
     which = f"The {ordinal(choice.ask.number)} ask of these prompts. " if choice.ask.number > 1 else ""
     table = ResultTable(which + CAPTION.format(test=TESTS[evidence.test], cost=cost))
-    table.add("key", "setting")
+    table.add("key", "setting", shorten=short_name)
     table.add("number", "mean loss", "n", "p", "cost")
     table.add("name", "certified")
     for sequence in choice.sequences:

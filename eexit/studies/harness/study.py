@@ -8,6 +8,7 @@ from eexit.errors import first_line
 from eexit.output.result_table import ResultTable
 from eexit.output.text import with_versions, written
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import short_name
 from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
@@ -133,7 +134,7 @@ def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
     rows = list(rows)
     seeds = {row["seed"] for row in rows}
     table = ResultTable(CAPTION + "".join(f" Seed {seed}." for seed in seeds if len(seeds) == 1))
-    table.add("key", "configuration")
+    table.add("key", "configuration", shorten=short_name)
     table.add("number", *["seed"] * (len(seeds) > 1))
     table.add("name", "task")
     table.add("number", "n-\nshot")

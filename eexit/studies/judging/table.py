@@ -14,7 +14,7 @@ import numpy as np
 from eexit.output.locations import reading
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, is_known, written
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, short_name
 from eexit.plan.runs import OK
 from eexit.quality.estimates import MIN_SAMPLES, Estimate, ValueKind, estimate_columns, means_of_groups
 from eexit.quality.intervals import LEVEL
@@ -57,7 +57,7 @@ def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTabl
     seeds = counted(n_seeds, "seed") + (" averaged first" if n_seeds > 1 else "")
     caption = CAPTION.format(seeds=seeds) + (PAIRED_CAPTION if is_paired else "")
     table = ResultTable(caption)
-    table.add("key", "configuration")
+    table.add("key", "configuration", shorten=short_name)
     table.add("number", "n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ()))
     for key, estimates in found.items():
         scores = [_said(estimates[name], ".2f") for name in ASPECTS]

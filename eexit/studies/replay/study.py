@@ -17,7 +17,7 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, percent, written
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of
+from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import groups
@@ -234,7 +234,7 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
         text_of=rows[0]["text_of"], drawn=drawn, **{name: f"{rows[0][name]:,}" for name in ("prompts", "texts")}
     )
     table = ResultTable(caption)
-    table.add("key", "setting")
+    table.add("key", "setting", shorten=short_name)
     table.add("number", *HEADINGS)
     for row in rows:
         table.add_in((row["mode"], row["rule"]), *_line(row))

@@ -14,7 +14,7 @@ import numpy as np
 
 from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, some
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_median
 from eexit.results.store.folder import Store
 from eexit.results.study_tables import TIMINGS
@@ -153,7 +153,7 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
     caption = f"{CAPTION} Prompts: {', '.join(some([*prompts]))}." if rows else CAPTION
     table = ResultTable(caption)
     table.add("number", "rows")
-    table.add("key", "configuration")
+    table.add("key", "configuration", shorten=short_name)
     table.add("number", *HEADINGS)
     for speedup in speedups(rows):
         table.add_in(speedup.batch, str(speedup.batch), *_line(speedup))

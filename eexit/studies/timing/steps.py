@@ -21,7 +21,7 @@ from scipy.stats import binom
 from eexit.method.rules import RULES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import percent, written
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, short_name
 from eexit.studies.timing.speedups import speedups
 
 STEP_CAPTION = (
@@ -114,7 +114,7 @@ def allowed_table(
     """
     table = ResultTable(ALLOWED_CAPTION)
     table.add("number", "rows")
-    table.add("key", "configuration")
+    table.add("key", "configuration", shorten=short_name)
     table.add("number", "layers\nskipped", "by what\nwas run", "independent\nrows", "rows\ntogether", "in\ntime")
     for speedup in speedups(measurements):
         shares = exit_shares.get(speedup.configuration, {})

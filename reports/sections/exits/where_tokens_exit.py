@@ -35,7 +35,7 @@ def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> 
     base, tooltip = told(alt.Chart(ROWS), MIX, frame)
     chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
         x=alt.X("share:Q", title="Share of decided tokens", axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
-        y=rows_of("shown_as"),
+        y=rows_of("short"),
         color=layer_colour(labels),
         order=alt.Order("rank:Q"),
         opacity=OPACITY,

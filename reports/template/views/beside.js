@@ -23,7 +23,7 @@ function besideFigure() {
       ...state.choices
         .filter(([, , names]) => names.length > 1)
         .map(([label, key, names]) =>
-          chooser(label, names, key === "measure" ? state.measure.label : state[key], change(key)),
+          chooser(label, names.map(inMenu), key === "measure" ? state.measure.label : state[key], change(key)),
         ),
     );
     said.replaceChildren(besideWords(state, rows()));
@@ -114,7 +114,7 @@ function besideKinds() {
             one === base &&
             [mixes.series[i], ALL_OTHERS].includes(other) &&
             mixes.at[i] === at &&
-            mixRow(i, other === ALL_OTHERS ? mixes.configuration[i] : mixes.label[i]),
+            mixRow(i, other === ALL_OTHERS),
         ),
     };
   if (controlled.length)
@@ -143,6 +143,7 @@ const settingOf = ({ key, mode }) => key.slice(mode.length + 1);
 const naming = ({ key, mode, rule }, name) => ({
   configuration: key,
   shown_as: name,
+  short: shortOf(name),
   mode,
   rule,
   family: rule ?? mode,
@@ -171,9 +172,10 @@ function pairRow(base, other, name) {
   return row;
 }
 
-function mixRow(i, name) {
+function mixRow(i, isOneOfAll) {
   const { mixes, measures } = DATA.beside,
     configuration = configurationOf(mixes.configuration[i]),
+    name = isOneOfAll ? configuration.key : settingOf(configuration),
     row = { ...naming(configuration, name), base: mixes.mix[i], other: configuration.key, at: mixes.at[i] };
   for (const { key } of measures)
     for (const end of ["", "_low", "_high", "_n"]) row[key + end] = mixes[key + end]?.[i] ?? null;

@@ -97,7 +97,7 @@ function agreement(difference, base) {
 }
 
 function comparisons(prompt, run, others, named, t) {
-  const names = [["", "nothing"], ...others.map((other) => [versus(run, other), runName(other)])],
+  const names = [["", "nothing"], ...others.map((other) => [versus(run, other), runShown(other), runName(other)])],
     beside = (vs) => {
       location.hash = address(prompt, run, { vs, t });
     };

@@ -61,7 +61,8 @@ function heatTable(name) {
       show: ([{ prompt }]) => h("a", { href: address(prompt) }, promptName(prompt, 36)),
     },
     ...DATA.configurations.map(({ key, mark }, c) => ({
-      label: key + mark,
+      label: shortOf(key) + mark,
+      title: key,
       value: (row) => row[c].value,
       show: (row) => show(row[c]),
     })),

@@ -277,5 +277,5 @@ const held = () =>
 const highlight = () =>
   h(
     "p.screen",
-    chooser("Highlight:", [["", "none"], ...DATA.configurations.map(({ key }) => key)], "", pick, "highlight"),
+    chooser("Highlight:", [["", "none"], ...DATA.configurations.map(({ key }) => inMenu(key))], "", pick, "highlight"),
   );

@@ -1,5 +1,6 @@
 """Configurations are what their columns say; which of them have the same run for every seed."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from eexit.method.rules import RULES, Control
+from eexit.method.states import STATES
 from eexit.plan.configuration import (
     COLUMNS,
     Configuration,
@@ -16,6 +18,7 @@ from eexit.plan.configuration import (
     depends_on_seed,
     hashed,
     parse_drafts,
+    short_name,
 )
 
 COPYING = Control("skip/kl/0.5", ((1, 3), (6, 2)))
@@ -78,3 +81,16 @@ def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_kn
         assert depends_on_seed(configuration, 1.0)
         assert depends_on_seed(configuration, None)
     assert depends_on_seed(Exit("skip", "a rule of a later version"), 0.0)
+
+
+def test_different_configurations_have_different_short_names() -> None:
+    parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, Control("skip/kl/5", ((1, 3),)))
+    sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
+    exits = [Exit(*each) for each in product([*STATES, "later"], [*RULES, "later"], parameters, sets, gates)]
+    drafts = parse_drafts("lookup:4,auto") + parse_drafts("2,20:4,40,auto")
+    keys = {each.key for each in [Normal(), Normal("later"), *drafts, *exits]}
+    short = {short_name(key): key for key in keys}
+    assert len(short) == len(keys)
+    assert all(len(name) <= len(key) for name, key in short.items())
+    assert short_name("frozen_residual/confidence/0.97@20,25+gate0.1") == "F·conf .97@20,25+gate.1"
+    assert short_name("skip/random/kl/0.5") == "S·random kl .5"
