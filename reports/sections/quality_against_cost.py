@@ -218,28 +218,35 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     x = alt.X(f"{cost.column}:Q", title=cost.title, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS))
     x = x.axis(_percent_axis(least=0 if cost.column == SKIPPED else None))
-    scale = scale_of(shown.is_logarithmic, measure.is_share, LABEL_ROOM_PIXELS)
     axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
-    y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=scale, axis=axis)
+    y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
     base, tooltip = told(base, shown.columns, shown.quality.rows)
-    bars = base.mark_rule(aria=False).encode(opacity=alt.OpacityValue(0.35))
+    bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.25))
     return layered(
         *_as_good(shown, y),
         *_frontier(shown, known, x, y),
-        base.mark_line(aria=False, opacity=0.7).encode(
-            order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points)
-        ),
+        base.mark_line(aria=False, opacity=0.7)
+        .encode(order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points))
+        .properties(name="lines"),
         *_replays(shown, x, y),
         # After the lines, from which the legend of modes is taken.
         *where_known(shown.controlled, *_controls(base, shown, tooltip)),
-        *interval_bars(bars, shown.drawn, measure.column, measure.title),
+        *interval_bars(bars.properties(name="bars"), shown.drawn, measure.column, measure.title),
         *where_known(shown.drawn.get("chosen", pd.Series(dtype=object)), _ring(x, y, known)),
         _marks(base, shown, tooltip),
         *_full_depth(shown, known, x, y),
         description=description,
     ).properties(height=HEIGHT_PIXELS)
+
+
+def _fitted(shown: TradeOff) -> alt.Scale:
+    """A scale that fits the points that the page shows; all of it, if all are the same share without an interval."""
+    y = shown.measure.column
+    if shown.measure.is_share and shown.quality.rows[[y, f"{y}_high"]].stack().nunique() < 2:
+        return alt.Scale(domain=[0, 1], padding=ROOM_PIXELS)
+    return scale_of(shown.is_logarithmic, zero=False, padding=LABEL_ROOM_PIXELS)
 
 
 def _percent_axis(least: float | None, most: float | None = None, **look: Any) -> alt.Axis:
@@ -256,7 +263,7 @@ def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
         return
     once = alt.Chart(ROWS).transform_aggregate(n="count()")
     if shown.measure.column == measures.CORRECT and margin:
-        within = alt.YDatum(level - margin, title=shown.measure.title)
+        within = alt.YDatum(max(0.0, level - margin), title=shown.measure.title)
         yield once.mark_rect(aria=False, color=CONTROL_GREY, opacity=0.2).encode(y=within, y2=alt.Y2Datum(level))
     even = once.encode(y=alt.YDatum(level, title=shown.measure.title))
     yield even.mark_rule(aria=False, strokeDash=[5, 4])

@@ -13,7 +13,7 @@ from reports.shared.palette import exit_colours
 
 ROWS = alt.NamedData("rows")
 RING = "ring"  # a style in the theme: the colour of ink
-LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels: the column `label`
+LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels, one of each `series`
 LIGHT: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
@@ -48,7 +48,8 @@ HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
 CONTROL_GREY = "#8a929e"
 LABEL_ROOM_PIXELS = 24  # between the outermost marks and the axes, with space for labels above and below points
 ROOM_PIXELS = 16  # between the outermost marks and the axes
-PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
+WITHIN_SHARES = "datum.value < 0 || datum.value > 1 ? '' : datum.label"  # labels of the shares that there can be
+PERCENT = alt.Axis(format=".0%", tickMinStep=0.01, labelExpr=WITHIN_SHARES)
 Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
 # How Vega writes the forms of columns, which the page writes in the same way.
 FORMATS = {"count": ",.1~f", "share": ".1%", "real": ".4~g", "times": ".2f", "points": "+.1%", "change": "+.1f"}

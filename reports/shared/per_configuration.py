@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.method.rules import shown
 from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits, short_name
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
@@ -114,10 +113,9 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
     if not isinstance(configuration, Exit):
-        same = {"family": mode, "series": key, "setting": None, "label": mode}
+        same = {"family": mode, "series": key, "setting": None}
         return {"configuration": key, "shown_as": key, "short": short_name(key), "oracle": False, **named, **same}
-    rule, number = configuration.rule, columns["parameter"]
-    within, mark = configuration.within, ORACLE_MARK if configuration.rule in marked else ""
+    rule, mark = configuration.rule, ORACLE_MARK if configuration.rule in marked else ""
     return {
         "configuration": key,
         "shown_as": key + mark,
@@ -125,9 +123,8 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
         "oracle": configuration.is_oracle,
         **named,
         "family": rule,
-        "series": key if columns["control_of"] else f"{mode}/{rule}{within}",
+        "series": key if columns["control_of"] else f"{mode}/{rule}{configuration.within}",
         "setting": configuration.rule_key,
-        "label": short_name(f"{rule if number is None else shown(configuration.parameter)}{within}"),
     }
 
 

@@ -49,19 +49,33 @@ function theme(width) {
   };
 }
 
+// The rows with the label of each series at that of its points which is farthest to the right.
+function withLabels(rows, { x, y }) {
+  const last = new Map();
+  for (const row of rows)
+    if (isNumber(row[x]) && isNumber(row[y]) && !(last.get(row.series)?.[x] >= row[x])) last.set(row.series, row);
+  return rows.map((row) => ({ ...row, label: last.get(row.series) === row ? shortOf(row.series) : "" }));
+}
+
+const ANCHORS = ["right", "top", "bottom", "left", "top-right", "bottom-right", "top-left", "bottom-left"],
+  OFFSETS = [3, 8, 14]; // pixels; farther off, a label would seem to be another point's
+
 // The labels of the points in a chart's layer "labelled" (`LABELLED` of reports/shared/charts.py): Vega places each where it
-// covers no other one, no point and no ring, and leaves out those that find no place. Vega can't avoid rings that no row of
-// the chart has.
+// covers no other one, no point, line or ring, and leaves out those that find no place. Of what no row of the chart has, Vega
+// can avoid nothing.
 function labelled(vega, rows, axes) {
   const points = "labelled_marks";
   if (!vega.marks.some(({ name }) => name === points)) return vega;
-  const isDrawn = (row) => axes && isNumber(row[axes.x]) && isNumber(row[axes.y]);
-  const rings = [
+  const isDrawn = (row) => isNumber(row[axes.x]) && isNumber(row[axes.y]),
+    exits = rows.filter((row) => row.rule !== null && isDrawn(row));
+  const known = [
     ...(rows.some((row) => row.rule === null && isDrawn(row)) ? ["full_depth", "full_depth_text"] : []),
-    ...(rows.some((row) => row.rule !== null && row.chosen && isDrawn(row)) ? ["chosen"] : []),
-  ].map((name) => `${name}_marks`);
-  const others = vega.marks.map(({ name }) => name).filter((name) => rings.includes(name));
-  const text = "datum.datum.label + (datum.datum.looping ? ' ↻' : '')";
+    ...(exits.some((row) => row.chosen) ? ["chosen"] : []),
+    ...(exits.length ? ["lines"] : []),
+  ];
+  const isKnown = (name) => known.some((each) => name === `${each}_marks` || name === `${each}_pathgroup`),
+    others = vega.marks.map(({ name }) => name).filter(isKnown);
+  const text = "datum.datum.label && datum.datum.label + (datum.datum.looping ? ' ↻' : '')";
   const font = { font: { value: THEME.font }, fontSize: { value: 11.5 }, fontWeight: { value: 600 } };
   const labels = (look) => ({
     type: "text",
@@ -73,8 +87,8 @@ function labelled(vega, rows, axes) {
       {
         type: "label",
         size: { signal: "[width, height]" },
-        anchor: ["top", "bottom", "right", "left", "top-right", "top-left", "bottom-right", "bottom-left"],
-        offset: [3],
+        anchor: OFFSETS.flatMap(() => ANCHORS),
+        offset: OFFSETS.flatMap((offset) => ANCHORS.map(() => offset)),
         avoidMarks: others,
       },
     ],
@@ -83,6 +97,25 @@ function labelled(vega, rows, axes) {
     words = labels({ fill: { signal: "datum.stroke && datum.stroke !== 'transparent' ? datum.stroke : datum.fill" } });
   return { ...vega, marks: [...vega.marks, halo, words] };
 }
+
+// The y axis from 0 on, or fitted to the points: where bars are cut off at the edges ("bars"), not to these.
+function withScale(vega, isWhole) {
+  const isCut = vega.marks.some(({ name }) => name === "bars_marks"),
+    isEnd = ({ field }) => /_(low|high)$/.test(field);
+  const change = (scale) => {
+    if (scale.name !== "y" || !isFitted(scale)) return scale;
+    const { fields } = scale.domain;
+    if (isCut && fields) scale = { ...scale, domain: { ...scale.domain, fields: fields.filter((of) => !isEnd(of)) } };
+    return { ...scale, zero: isWhole };
+  };
+  return { ...vega, scales: vega.scales.map(change) };
+}
+
+const isFitted = ({ type, zero }) => type === "linear" && zero === false;
+
+// Whether a chart has a y axis that needn't begin at 0.
+const canFit = ({ spec }) =>
+  (spec.layer ?? [spec]).some(({ encoding }) => encoding?.y?.scale && isFitted(encoding.y.scale));
 
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as in reports/shared/figures.py, or
 // {key, title, id, caption, variants, heading, controls, table or twin(), rows()}.
@@ -119,7 +152,13 @@ function figure(chart) {
         });
   const details = unfold(h("details", h("summary", "Table")), () => [makeTwin()]);
   const caption = h("figcaption", chart.caption);
-  const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
+  const zero = `${chart.key}.zero`,
+    flip = () => {
+      choose(zero, !choice(zero, false));
+      entry.update();
+    };
+  const whole = (chart.canFit ?? chart.variants.some(canFit)) && toggle("from 0", () => choice(zero, false), flip);
+  const controls = [...choices, ...(chart.controls || []), whole].filter(Boolean);
   entry.update = () => {
     caption.replaceChildren(chart.caption);
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
@@ -160,7 +199,8 @@ async function draw(entry, again = false) {
   entry.width = width;
   const embed = await loadBundle();
   const variant = chart.variants[entry.variant];
-  const rows = rowsOf(entry);
+  const rows = variant.axes ? withLabels(rowsOf(entry), variant.axes) : rowsOf(entry);
+  const isWhole = choice(`${chart.key}.zero`, false);
   // The width is a number, since "container" gives an empty chart without an error in an element that isn't shown.
   const spec = {
     ...variant.spec,
@@ -175,9 +215,9 @@ async function draw(entry, again = false) {
     ast: true,
     renderer: "canvas",
     actions: false,
-    patch: (vega) => labelled(vega, rows, variant.axes),
+    patch: (vega) => labelled(withScale(vega, isWhole), rows, variant.axes),
     defaultStyle: false,
-    tooltip: { disableDefaultStyle: true, sanitize: inTooltip },
+    tooltip: { disableDefaultStyle: true, formatTooltip: inTooltip },
     // Vega warns of layers without rows, as those are of what the reader hasn't asked for.
     ...(variant.axes ? { logLevel: 1 } : {}),
   };
@@ -194,8 +234,13 @@ async function draw(entry, again = false) {
   box.dataset.ink = inkOf(canvas);
 }
 
-// A value of a tooltip as HTML; Vega writes what isn't known as "null".
-const inTooltip = (value) => (value === "null" ? "–" : String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;"));
+// A tooltip as HTML, without what isn't known, which Vega writes as "null".
+function inTooltip(told) {
+  const rows = Object.entries(told)
+    .filter(([, value]) => value !== null && value !== "null")
+    .map((pair) => pair.map((part) => String(part).replace(/&/g, "&amp;").replace(/</g, "&lt;")));
+  return `<table>${rows.map(([key, value]) => `<tr><td class="key">${key}</td><td>${value}</td></tr>`).join("")}</table>`;
+}
 
 // The specification with its height in pixels where it is given by row, since Vega warns of a step beside a width that fits.
 function withHeight(spec, rows) {

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.progress import Progress, ignore
 from reports.read.parameters import representatives
 from reports.read.sweep import Sweep, index_of_runs
-from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, told
+from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, scale_of, told
 from reports.shared.figures import Figure, Slice, basis, one
 from reports.shared.per_configuration import estimates_of, n_seeds_of, naming
 from reports.shared.styles import Looks
@@ -47,7 +47,8 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
     x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
-    y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=alt.Scale(zero=False, domainMax=1))
+    scale = scale_of(logarithmic=False, zero=False, padding=ROOM_PIXELS)
+    y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=scale)
     base, tooltip = told(alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True)), DEPTH, frame)
     return layered(
         *interval_bars(base.mark_area(aria=False, opacity=0.2), frame, "depth", y_title),

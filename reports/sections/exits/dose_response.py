@@ -9,12 +9,14 @@ import pandas as pd
 
 from reports.read.parameters import exact_labels, is_doubling, parameter_name, parameter_title
 from reports.shared.charts import (
+    LABELLED,
     OPACITY,
     PERCENT,
     ROOM_PIXELS,
     ROWS,
     interval_bars,
     layered,
+    scale_of,
     told,
     where_known,
 )
@@ -46,14 +48,18 @@ def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]
                 name = parameter_name(rule)
                 description = f"{title} against the {name} of rule {rule}. {caption}"
                 chart = dose_chart(dose, rule, y, f"{title} (fraction of {unit})", description, looks)
-                variants.append(Variant(f"{rule}{looks.mark(rule)}: {name}", chart))
+                axes = {"x": "parameter", "y": y}
+                variants.append(Variant(f"{rule}{looks.mark(rule)}: {name}", chart, axes=axes))
             yield Figure(f"dose-{y}", f"{title} by {by}", caption, variants, dose, DOSE, choice="Rule")
 
 
 def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
-    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`."""
+    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`.
+
+    Each mode and exit set has a line, which is labelled where a mode has several.
+    """
     frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
-    scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
+    scale = scale_of(logarithmic=False, zero=False, padding=ROOM_PIXELS)
     y_channel = alt.Y(f"{y}:Q", title=y_title, axis=PERCENT, scale=scale)
     values = sorted(frame["parameter"].dropna().unique().tolist())
     scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
@@ -63,6 +69,10 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
     dosed, tooltip = told(dosed.encode(x=x, color=looks.colour(frame, one_rule=True)), DOSE, frame)
+    has_sets = frame.groupby("mode")["series"].nunique().max() > 1
+    points = dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
+        y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
+    )
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
     return layered(
         *where_known(
@@ -71,11 +81,11 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
                 y=y_channel, color=looks.colour(frame, one_rule=True)
             ),
         ),
-        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
+        dosed.mark_line(aria=False, opacity=0.7)
+        .encode(y=y_channel, detail=alt.Detail("series:N"))
+        .properties(name="lines"),
         *interval_bars(dosed.mark_rule(aria=False).encode(opacity=OPACITY), frame, y, y_title),
-        dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
-            y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
-        ),
+        points.properties(name=LABELLED) if has_sets else points,
         description=description,
     )
 

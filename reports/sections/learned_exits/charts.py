@@ -12,8 +12,6 @@ import pandas as pd
 
 from reports.sections.learned_exits.cards import EVERYWHERE, series_of
 from reports.shared.charts import (
-    LABEL_ROOM_PIXELS,
-    LABELLED,
     PERCENT,
     ROOM_PIXELS,
     ROWS,
@@ -53,7 +51,7 @@ def by_layer_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, descripti
 
 
 def learned_trade_off_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, description: str) -> alt.LayerChart:
-    """An artefact's trade-off against layers skipped, labelled by KL factor, with the controls beneath.
+    """An artefact's trade-off against layers skipped, with the controls beneath.
 
     A control is a tick at its value of `y`, joined to its point by a dotted line.
     """
@@ -63,7 +61,7 @@ def learned_trade_off_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, 
     x_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     x = alt.X("layers_skipped:Q", title=LAYERS_SKIPPED, axis=x_axis, scale=x_scale)
     base, tooltip = told(_rows_of(frame), columns, frame)
-    base = base.encode(x=x, y=_y(values, y, LABEL_ROOM_PIXELS, zero=not y.is_share), color=_colour(frame))
+    base = base.encode(x=x, y=_y(values, y, ROOM_PIXELS, zero=not y.is_share), color=_colour(frame))
     controlled = base.transform_filter(f"isValid(datum['{control}'])")
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
     return layered(
@@ -73,9 +71,7 @@ def learned_trade_off_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, 
             controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{control}:Q")),
             ticks.encode(y=alt.Y(f"{control}:Q", title=y.title), tooltip=tooltip),
         ),
-        base.mark_point(filled=True, size=80, opacity=1)
-        .encode(shape=_shape(frame), tooltip=tooltip)
-        .properties(name=LABELLED),
+        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(frame), tooltip=tooltip),
         description=description,
     )
 

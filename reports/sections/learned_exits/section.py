@@ -132,7 +132,7 @@ def _trade_offs(used: Sequence[Artefact]) -> Iterator[Figure]:
             control = rows[f"{y.column}_control"]
             controls = CONTROLS if control.notna().any() else ""
             log, n = _logarithmic(y, pd.concat([rows[y.column], control])), _n([artefact for artefact, _ in kept])
-            caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{n}"
+            caption = f"{better} and right is better. {TEACHER_FORCED} {controls}{log}{n}"
             draw = partial(drawing.learned_trade_off_chart, y=y, columns=TRADE_OFF, description=f"{title}. {caption}")
             yield _of_artefacts(f"learned-trade-{y.column}", title, caption, y, rows, draw)
 

@@ -53,6 +53,8 @@ function tradeFigure(chart) {
   ];
   const shown = {
     ...chart,
+    id: "quality",
+    canFit: chart.variants.some(canFit),
     get variants() {
       return [variant()];
     },

@@ -37,7 +37,7 @@ def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page = visit("#/?open=all")
     page.get_by_role("link", name="0 Question 0?").click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
-    page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1", exact=True).click()
+    page.locator(".said-by").get_by_role("link", name="U·kl 1", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 0").wait_for()
     page.locator(".t").nth(2).click()
     assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
@@ -66,7 +66,7 @@ def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None
     page = visit("#/?open=heat")
     heat = page.locator(".heat")
     heat.get_by_label("Metric").select_option("Early exits")
-    heat.get_by_role("button", name="unfrozen/kl/2").click()
+    heat.get_by_role("button", name="U·kl 2").click()
     last = heat.locator("tbody tr").last
     assert last.inner_text().startswith("2 Question 2?")  # failed there: no value
     assert last.locator(".bad").inner_text() == "✕"
@@ -226,7 +226,7 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
     sweep = write_runs(tmp_path / "s", runs, temperature=1.0)
     page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
     page.get_by_role("link", name="a/b c%?# ?").click()
-    page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1, seed 4", exact=True).click()
+    page.locator(".said-by").get_by_role("link", name="U·kl 1, seed 4", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()
     page.get_by_label("Side by side with").select_option(label="normal, seed 4")
     page.locator(".tokens").nth(1).wait_for()

@@ -11,6 +11,7 @@ from report_fixtures import Visit
 
 from eexit.plan.configuration import Exit
 from reports.read.sweep import read_sweep
+from reports.sections.dose_response import dose_chart
 from reports.sections.side_by_side import Difference, paired_chart
 from reports.shared.charts import specification
 from reports.shared.per_configuration import naming
@@ -19,7 +20,7 @@ from reports.shared.styles import Looks
 PIXELS = 8  # between the places that are looked at: points are wider
 
 
-def test_a_tooltip_has_a_dash_for_what_is_not_known(visit: Visit, answered: Path) -> None:
+def test_a_tooltip_leaves_out_what_is_not_known(visit: Visit, answered: Path) -> None:
     page = visit("#/", path=answered)
     canvas = page.locator("[data-chart=quality] .chart[data-ink] canvas")
     canvas.scroll_into_view_if_needed()
@@ -34,7 +35,8 @@ def test_a_tooltip_has_a_dash_for_what_is_not_known(visit: Visit, answered: Path
             continue
         break
     assert "unfrozen/confidence/0.7" in told
-    assert re.search(r"Chosen for\s+–", told), "it was not chosen"
+    assert "Accuracy" in told
+    assert "Chosen for" not in told, "it was not chosen"
     assert "null" not in told
 
 
@@ -54,11 +56,18 @@ def test_differences_are_told_in_points_from_zero(tmp_path: Path) -> None:
     assert {"+2", "+4"} <= set(labels)
 
 
-def test_settings_of_different_exit_sets_have_different_labels() -> None:
-    sets: tuple[tuple[int, ...], ...] = ((), (25,), (20, 25))
-    assert [naming(Exit("unfrozen", "agree", None, layers))["label"] for layers in sets] == [
-        "agree", "agree@25", "agree@20,25",
-    ]  # fmt: skip
+def test_each_exit_set_of_a_rule_has_a_line_of_its_own() -> None:
+    rows = [
+        naming(Exit("unfrozen", "confidence", parameter, layers)) | {"mean_depth": depth, "mean_depth_low": None}
+        for depth, layers in ((0.5, ()), (0.9, (25,)))
+        for parameter in (0.8, 0.9, 0.99)
+    ]
+    frame = pd.DataFrame(rows).assign(mean_depth_high=None, n=6)
+    looks = Looks.of([Exit("unfrozen", "confidence", 0.9)])
+    spec = specification(dose_chart(frame, "confidence", "mean_depth", "Mean depth", "", looks))
+    svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": frame.to_dict("records")}})
+    lines = re.findall(r'<path aria-label[^>]* d="(M[^"]+L[^"]+)"|<path d="(M[^"]+L[^"]+L[^"]+)"', svg)
+    assert [len(re.findall("[ML]", "".join(line))) for line in lines] == [3, 3]
 
 
 def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Path) -> None:

@@ -103,25 +103,28 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     chosen = again.locator("[data-chart=quality] option:checked, [data-chart=beside] option:checked").all_inner_texts()
     assert chosen[:2] == ["Accuracy", "multiply-adds, run"]
     assert chosen[2:6] == [
-        "rules and exit sets", "unfrozen/confidence", "frozen_residual/confidence", "equal right answers",
+        "rules and exit sets", "U·conf", "F·conf", "equal right answers",
     ]  # fmt: skip
+    assert again.get_by_role("combobox", name="Other").get_attribute("title") == "frozen_residual/confidence"
     assert again.locator("[data-fold=mix][open]").count() == 1
     assert again.locator("[data-fold][open]").count() == 1
 
 
-def test_labels_that_are_shown_cover_neither_each_other_nor_a_point(visit: Visit, answered: Path) -> None:
+def test_each_series_has_at_most_one_label_which_covers_no_other(visit: Visit, answered: Path) -> None:
     page = visit(TOGGLES, path=answered, viewport=PHONE)
     drawn(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save Quality against cost as SVG").click()
     svg = download.value.path().read_text()
     labels = re.findall(
-        r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>', svg
+        r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>([^<]+)</text>', svg
     )
-    places = {(float(x), float(y)) for x, y in labels}
-    assert len(places) > 4
+    places = {(float(x), float(y)): label for x, y, label in labels}
+    series = {f"{mode}·{rule}" for mode in "UF" for rule in ("conf", "kl")}
+    assert set(places.values()) <= series
+    assert 1 < len(places) == len(set(places.values()))
     for x, y in places:
-        assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places - {(x, y)})
+        assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places.keys() - {(x, y)})
 
 
 def test_terms_are_explained_where_they_stand(visit: Visit, answered: Path) -> None:

@@ -48,7 +48,7 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
     assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
     same, *others = page.locator(".said-by").all()
-    assert "3 settings say this: normal, unfrozen/kl/2 (oracle), frozen_residual/kl/2 (oracle)" in same.inner_text()
+    assert "3 settings say this: normal, U·kl 2 (oracle), F·kl 2 (oracle)" in same.inner_text()
     assert same.locator(".right").count() == 1
     for other, rest in zip(others, ("dog ran", "cow ran."), strict=True):
         assert other.locator(".wrong").count() == 1

@@ -238,7 +238,7 @@ def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_ow
     assert [configuration.key for configuration in sweep.configurations] == keys
     trade = per_configuration(sweep)
     assert list(trade["n"]) == [1, 1, 1]
-    assert list(trade["label"]) == ["1", "1.0000001", "3.3000000000000003"]
+    assert list(trade["short"]) == ["U·kl 1", "U·kl 1.0000001", "U·kl 3.3000000000000003"]
     depth = drawn(sweep)["depth"]
     assert depth["slice"]["values"] == ["kl/1", "kl/1.0000001", "kl/3.3000000000000003"]
     assert {row["parameter"] for row in depth["table"]["rows"]} == set(factors)
