@@ -6,6 +6,9 @@ from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
 from reports.sections.all_numbers import quality_section
+from reports.sections.by_kind import found_by_kind, kind_figure, kind_findings
+from reports.sections.depth_by_position import depth_figure
+from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
@@ -47,14 +50,19 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     )
     main = quality_figure(exits, quality, saves) if quality and tells else None
     card = verdict(sweep.verdict, quality)
+    setting = card.setting if card else None
+    of_kinds = found_by_kind(exits)
+    by_kind = kind_figure(exits, of_kinds, setting) if tells else None
     progress("comparing configurations")
     return {
         "verdict": card and vars(card),
         "findings": [
             *(saved(saves) if saves and (main or figures) else []),
             *sweep_findings(configurations, sweep.is_sampled),
+            *kind_findings(exits, of_kinds, setting),
             *unobserved(sweep),
         ],
+        "by_kind": by_kind.data if by_kind else None,
         "trade": main.data if main else None,
         "settings": settings_section(quality) if quality else None,
         "time": timing_section(exits, saves) if tells else None,

@@ -45,6 +45,11 @@ function overviewSections() {
     folds = foldedParts();
   return [
     { id: "verdict", label: "Verdict" },
+    DATA.by_kind && {
+      id: "kinds",
+      label: "By kind of prompt",
+      nodes: () => part("kinds", null, [figure({ ...DATA.by_kind, id: "kinds" })]),
+    },
     DATA.trade && {
       id: "quality",
       label: "Quality against cost",

@@ -1,0 +1,147 @@
+"""The overview's section "By kind of prompt": what a setting does to each kind, beside full depth."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from eexit.output.text import percent
+from eexit.plan.configuration import NORMAL, Exit
+from eexit.plan.splits import kinds, units
+from eexit.quality.by_kind import COLUMNS, BesideNormal, by_kind
+from eexit.quality.intervals import LEVEL
+from reports.read.sweep import Sweep
+from reports.shared.charts import (
+    ROOM_PIXELS,
+    ROWS,
+    WITHIN_SHARES,
+    Columns,
+    interval_bars,
+    layered,
+    rows_of,
+    scale_of,
+    told,
+)
+from reports.shared.figures import Figure, Slice, Variant
+from reports.shared.per_configuration import naming
+from reports.shared.styles import Looks
+
+MEASURES: Final = {
+    "accuracy": "Accuracy",
+    "lost": "Answers lost",
+    "disagreement": "Disagreement",
+    "saved": "Multiply-adds saved, run",
+}
+OF_NORMAL: Final = ("accuracy", "disagreement")  # the others hold a setting beside it
+KINDS: Final[Columns] = (
+    ("kind", "Kind", "text"),
+    ("configuration", "Configuration", "text"),
+    *((name, label, "share") for name, label in MEASURES.items()),
+    ("difference", "Accuracy, beside normal", "points"),
+    ("n", "n prompts", "count"),
+)
+CAPTION: Final = (
+    f"Grey square: full depth. Bars: {LEVEL:.0%} intervals over prompts. Lost: the share of prompts whose answer full "
+    "depth gets right and the setting wrong."
+)
+Found = Mapping[str, Mapping[str, BesideNormal]]  # configuration → kind → what it does there
+
+
+def found_by_kind(sweep: Sweep) -> Found:
+    """Nothing where prompts are not of two kinds at least."""
+    prompts = sweep.config.get("prompts", [])
+    kind_of = kinds(prompts)
+    if len(set(kind_of.values())) < 2:
+        return {}
+    runs = sweep.generations[sweep.generations["prompt_id"].isin(kind_of)]
+    seeds = runs["seed"].unique().tolist()  # a run that is the same for every seed stands beside those of each
+    own = [seeds if is_every else [seed] for seed, is_every in zip(runs["seed"], runs["every_seed"], strict=True)]
+    runs = runs.assign(seed=own).explode("seed").astype({"seed": int})
+    found = by_kind(pa.Table.from_pandas(runs[list(COLUMNS)], preserve_index=False), kind_of, units(prompts))
+    return {key: found[key] for key in sweep.numbers if key in found}
+
+
+def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | None:
+    """A dot plot of each measure, with a menu of settings that begins with this one; None if nothing has a kind."""
+    settings = [key for key in found if key != NORMAL]
+    if not settings:
+        return None
+    rows, looks = kind_rows(sweep, found), Looks.of(sweep.configurations)
+    first = settings.index(setting) if setting in settings else 0
+    caption = " ".join([*kind_findings(sweep, found, setting), CAPTION])
+    known = [name for name in MEASURES if rows.loc[rows["setting"].notna(), name].notna().any()]
+    variants = [Variant(MEASURES[name], kind_chart(rows, name, looks, caption)) for name in known]
+    menu = Slice("Setting", "setting", settings, first)
+    return Figure("kinds", "By kind of prompt", caption, variants, rows, KINDS, choice="Measure", slice=menu, wide=True)
+
+
+def kind_findings(sweep: Sweep, found: Found, setting: str | None) -> list[str]:
+    """A sentence on this setting, and on the one that loses most of those that a deployed model can follow."""
+    exits = (each for each in sweep.configurations if isinstance(each, Exit) and each.columns["control_of"] is None)
+    online = [each.key for each in exits if each.key in found and not each.is_oracle]
+    boldest = max(online, key=lambda key: sum(_answers_lost(found[key]).values()), default=None)
+    keys = dict.fromkeys(key for key in (setting, boldest) if key is not None and key in found)
+    return [said for key in keys for said in of_kinds(key, found[key])]
+
+
+def _answers_lost(of: Mapping[str, BesideNormal]) -> dict[str, float]:
+    """By kind of prompt, where anything is known of it."""
+    return {kind: beside.lost.mean * beside.lost.n for kind, beside in of.items() if beside.lost.n}
+
+
+def of_kinds(setting: str, of: Mapping[str, BesideNormal]) -> Iterator[str]:
+    """Whether a kind carries most of the answers that a setting loses, more than falls on it by chance."""
+    n_lost = _answers_lost(of)
+    lost = {kind: of[kind].lost for kind in n_lost}
+    n_prompts, n_all = sum(estimate.n for estimate in lost.values()), sum(n_lost.values())
+    if len(lost) < 2:
+        return
+    if not n_all:
+        yield f"{setting} loses no answer, whatever the kind of prompt."
+        return
+    kind = max(n_lost, key=n_lost.__getitem__)
+    of_others = (n_all - n_lost[kind]) / (n_prompts - lost[kind].n)
+    share, of_prompts = percent(n_lost[kind] / n_all, 0), percent(lost[kind].n / n_prompts, 0)
+    if n_lost[kind] > n_all / 2 and lost[kind].low > of_others:
+        yield f"{kind} carries {share} of the answers that {setting} loses, with {of_prompts} of the prompts."
+    else:
+        yield (
+            f"No kind of prompt certainly carries most of the answers that {setting} loses: {kind}, the first, has "
+            f"{share} of them, with {of_prompts} of the prompts."
+        )
+
+
+def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
+    """A row for each configuration and kind. `setting` is the key, which `normal` lacks: it stands beside each."""
+    rows = []
+    for configuration in sweep.configurations:
+        is_normal = configuration.key == NORMAL
+        for kind, beside in found.get(configuration.key, {}).items():
+            row: dict[str, Any] = naming(configuration, sweep.marked) | {"kind": kind, "row": int(not is_normal)}
+            row |= {"setting": None if is_normal else configuration.key, "n": beside.disagreement.n}
+            for name in (field.name for field in fields(beside)):
+                if not is_normal or name in OF_NORMAL:
+                    row |= getattr(beside, name).columns(name)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def kind_chart(frame: pd.DataFrame, name: str, looks: Looks, caption: str) -> alt.LayerChart:
+    """Kinds from top to bottom, in each full depth above the setting."""
+    title = MEASURES[name]
+    scale = scale_of(logarithmic=False, zero=name != "accuracy", padding=ROOM_PIXELS)
+    axis = alt.Axis(format="~%", tickCount=8, labelExpr=alt.Undefined if name == "saved" else WITHIN_SHARES)
+    x = alt.X(f"{name}:Q", title=title, scale=scale, axis=axis)
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{name}'])")
+    base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=looks.colour(frame).legend(None))
+    base, tooltip = told(base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame)
+    return layered(
+        *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, name, title, along="x"),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(
+            x=x, shape=looks.shape(frame).legend(None), tooltip=tooltip
+        ),
+        description=f"{title} by kind of prompt. {caption}",
+    ).properties(height=alt.Step(30))
