@@ -48,7 +48,7 @@ const runsWords = () =>
   `${form(runsHeld(), "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
 // Columns that only place or label the marks of a chart. The CSV has all other columns, with the rows of all slices.
-const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath", "shown_as", "short"];
+const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"];
 
 function saveRows({ chart }, type) {
   const rows = (chart.csv || chart.rows || (() => chart.table.rows))(),

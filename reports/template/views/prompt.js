@@ -89,7 +89,10 @@ const rightWords = (rows, right) => {
 // A text with who wrote it, and whether it is right.
 function saidBy(prompt, { text, members, from }) {
   const links = (some) =>
-      some.flatMap(({ run }, i) => [i ? ", " : "", h("a", { href: address(prompt, run), title: runName(run) }, runShown(run))]),
+      some.flatMap(({ run }, i) => [
+        i ? ", " : "",
+        h("a", { href: address(prompt, run), title: runName(run) }, runShown(run)),
+      ]),
     others = members.slice(MOST_NAMES),
     n = new Set(members.map(({ run }) => run.c)).size;
   return h(

@@ -120,7 +120,11 @@ function textsPart() {
     readdress(pathOf(location.hash));
   };
   show();
-  return part("texts", null, [heading, h("div.row", chooser("Setting", keys.map(inMenu), state.key, change("key")), shows), box]);
+  return part("texts", null, [
+    heading,
+    h("div.row", chooser("Setting", keys.map(inMenu), state.key, change("key")), shows),
+    box,
+  ]);
 }
 
 // null where its tokens are in a file that isn't there.
@@ -223,7 +227,11 @@ function confidentPart() {
     });
     return confidentTable(rows);
   };
-  return part("confident", "Where was it sure, and wrong?", chosenBox("Setting", "confident.setting", keys.map(inMenu), make));
+  return part(
+    "confident",
+    "Where was it sure, and wrong?",
+    chosenBox("Setting", "confident.setting", keys.map(inMenu), make),
+  );
 }
 
 // A row's token and what full depth would have said there; none of both where they are in a file that isn't there.
