@@ -1,6 +1,7 @@
-"""README's picture of a report, which comes from the results of a study, such as that of jobs/sweeps/study.toml.
+"""README's pictures of reports: the first screen of a study's, such as jobs/sweeps/study.toml, and the demo's texts.
 
     python jobs/bench/screenshot.py results/by-hand --out reports/sample/overview.png
+    python jobs/bench/screenshot.py results/demo --strip --out reports/sample/text.png
 
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
@@ -40,15 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", help="a sweep's folder or URI")
     parser.add_argument("--out", required=True, help="the file of the picture")
+    parser.add_argument(
+        "--strip", action="store_true", help="the coloured texts alone, 900 pixels wide, at twice the resolution"
+    )
     flags = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         report = build_report(flags.results, Path(folder) / "report.html")
-        page = browser.new_page(viewport={"width": 1360, "height": 1000})
+        width, scale = (940, 2) if flags.strip else (1360, 1)
+        page = browser.new_page(viewport={"width": width, "height": 1000}, device_scale_factor=scale)
         page.goto(report.resolve().as_uri())
         page.locator("body[data-ready]").wait_for()
         for chart in page.locator(".chart").all():
             chart.and_(page.locator("[data-ink]")).wait_for()
-        page.screenshot(path=flags.out)
+        shown = page.locator(".strip") if flags.strip else page
+        shown.screenshot(path=flags.out)
     return 0
 
 

@@ -56,6 +56,7 @@ SCRIPTS: Final = (
     "views/drafts.js",
     "views/learned.js",
     "views/reasoning.js",
+    "views/strip.js",
     "views/prompt.js",
     "views/tokens.js",
     "views/grid.js",

@@ -160,6 +160,7 @@ async function start() {
   }
   addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip() || unpin?.();
+    turnByKey(event);
   });
   document.addEventListener("click", closePaneBeside);
   explainTerms();

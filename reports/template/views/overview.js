@@ -1,6 +1,6 @@
 // The overview (#/, or #/at/<section>): an answer first, then its evidence, then everything else, folded.
 
-function overviewPage() {
+async function overviewPage() {
   const { runs, different, failed, planned, prompts } = DATA.counts;
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const repeats = different < runs ? ` (${form(different, "count")} different)` : "";
@@ -32,6 +32,7 @@ function overviewPage() {
           ),
           ...said.map((words) => h("p", words)),
           DATA.verdict ? verdictCard(DATA.verdict) : null,
+          await textStrip(),
         ),
         ...sections.slice(1).map(({ nodes }) => nodes()),
       ),

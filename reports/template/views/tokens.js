@@ -140,7 +140,6 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     looked = saw?.some((value) => value !== null),
     certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
     probability = certain ? null : drawnFrom, // the highlighted row says as much, and makes room
-    compares = looked && DATA.rules[rule]?.compares,
     across = [kl, looked, probability].filter(Boolean).length,
     student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
@@ -149,13 +148,6 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     return h("td", h("span", value), fill);
   };
   const last = (r) => r === DATA.final;
-  // The evidence beside its threshold. Both are rounded alike where the rounding would turn them round.
-  const beside = (value, r) => {
-    const exits = r === rank,
-      sign = exits ? compares : { "≥": "<", "≤": ">" }[compares],
-      near = seen(value) === seen(parameter) && !exits ? value.toPrecision(6) : seen(value);
-    return `${near} ${sign} ${parameter}${exits ? ": exits" : ""}`;
-  };
   const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // its rule looks no further than the exit
   const said = (likely) =>
     h(
@@ -172,7 +164,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
         here && !student ? "tr.here" : "tr",
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        looked && h("td", last(r) || saw[r] === null ? "–" : compares ? beside(saw[r], r) : seen(saw[r])),
+        looked && h("td", last(r) || saw[r] === null ? "–" : besideThreshold(saw[r], r === rank, { rule, parameter })),
         probability && (unseen(r) ? h("td", "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
@@ -211,6 +203,14 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     ),
     h("tbody", ...rows),
   );
+}
+
+// What a rule saw beside its threshold. Both are rounded alike where the rounding would turn them round.
+function besideThreshold(value, exits, { rule, parameter }) {
+  const compares = DATA.rules[rule]?.compares,
+    sign = exits ? compares : { "≥": "<", "≤": ">" }[compares],
+    near = seen(value) === seen(parameter) && !exits ? value.toPrecision(6) : seen(value);
+  return compares ? `${near} ${sign} ${parameter}${exits ? ": exits" : ""}` : seen(value);
 }
 
 // Whether the tokens are the same, and their probabilities up to rounding.

@@ -23,19 +23,23 @@ def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) ->
     assert page.locator("figure canvas[aria-label]").count() == n
 
 
-def test_the_first_screen_has_the_verdict_and_the_first_chart(visit: Visit) -> None:
-    page = visit("#/", viewport=(("width", 1280), ("height", 720)))
+def test_a_laptops_first_screen_has_the_verdict_and_a_coloured_text(visit: Visit) -> None:
+    page = visit("#/", viewport=(("width", 1366), ("height", 768)))
     page.locator("[data-chart=quality] .chart[data-ink]").wait_for()
     assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
-    verdict, chart = (page.locator(each).bounding_box() for each in (".verdict", "[data-chart=quality] canvas"))
-    assert verdict["y"] + verdict["height"] < chart["y"] < 720 - 200, "its first points are seen"
+    verdict, strip, chart = (
+        page.locator(each).bounding_box() for each in (".verdict", ".strip", "figure canvas >> nth=0")
+    )
+    assert verdict["y"] + verdict["height"] <= strip["y"]
+    assert strip["y"] + strip["height"] < min(chart["y"], 768)
+    assert {*page.locator(".strip .t").evaluate_all("all => all.map(t => t.dataset.l)")} > {"5", "15", "29"}
     page.locator(".provenance summary").click()
     assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
 
 
 def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.get_by_role("link", name="0 Question 0?").click()
+    page.get_by_role("link", name="0 Question 0?").first.click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     page.locator(".said-by").get_by_role("link", name="U·kl 1", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 0").wait_for()
@@ -156,7 +160,16 @@ def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_t
 
 
 @pytest.mark.parametrize(
-    "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen/kl/1/vs/t/1", "#/fail", "#/p/2/unfrozen/kl/2", "#/s/script"]
+    "route",
+    [
+        "#/?strip.prompt=1",
+        "#/c/normal",
+        "#/p/1",
+        "#/p/1/unfrozen/kl/1/vs/t/1",
+        "#/fail",
+        "#/p/2/unfrozen/kl/2",
+        "#/s/script",
+    ],
 )
 def test_hostile_text_is_shown_and_does_nothing(walk: Walk, route: str) -> None:
     page = walk(route)
@@ -225,7 +238,7 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
     ]
     sweep = write_runs(tmp_path / "s", runs, temperature=1.0)
     page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
-    page.get_by_role("link", name="a/b c%?# ?").click()
+    page.get_by_role("link", name="a/b c%?# ?").first.click()
     page.locator(".said-by").get_by_role("link", name="U·kl 1, seed 4", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()
     page.get_by_label("Side by side with").select_option(label="normal, seed 4")

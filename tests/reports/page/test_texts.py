@@ -1,4 +1,4 @@
-"""The overview's sections of words: what a setting lost and gained beside full depth, and the surest wrong exits."""
+"""The overview's strip, and its sections of words: what a setting lost and gained, and the surest wrong exits."""
 
 from pathlib import Path
 
@@ -47,6 +47,45 @@ def told(page: Page) -> tuple[str, str]:
     """The heading, and the filter that is chosen."""
     filters = section(page).get_by_role("combobox", name="Show")
     return section(page).locator("h2").inner_text(), str(filters.input_value())
+
+
+def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit, marked: Path) -> None:
+    page = visit(f"#/?strip.setting={LOSES.key}", path=marked)
+    strip = page.locator(".strip")
+
+    def seen() -> tuple[str, str]:
+        place = strip.get_by_role("status").inner_text()
+        return place, "".join(mark[0] for mark in strip.locator(".right, .wrong").all_inner_texts())
+
+    assert seen() == ("1 of 10", "✓✗")
+    assert strip.locator(".differs + .t").all_inner_texts() == [" 42", " 41"]
+    page.keyboard.press("ArrowLeft")
+    strip.get_by_text("10 of 10").wait_for()
+    page.keyboard.press("ArrowLeft")
+    strip.get_by_role("button", name="Previous prompt").click()
+    strip.get_by_text("8 of 10").wait_for()
+    assert seen() == ("8 of 10", "✗✗")
+    strip.get_by_role("combobox", name="Setting").select_option(GAINS.key)
+    strip.get_by_role("link", name=GAINS.key).wait_for()
+    assert seen() == ("8 of 10", "✗✓"), "the same prompt"
+    again = visit("#/" + page.url.partition("#/")[2], path=marked).locator(".strip")
+    assert again.get_by_role("combobox", name="Setting").input_value() == GAINS.key
+    assert again.get_by_role("status").inner_text() == "8 of 10"
+
+
+def test_a_token_of_the_strip_tells_its_numbers_and_leads_to_its_run(visit: Visit, marked: Path) -> None:
+    page = visit(f"#/?strip.setting={LOSES.key}", path=marked)
+    strip = page.locator(".strip")
+    text = strip.locator(".tokens").last
+    text.locator(".t").nth(2).hover()
+    strip.get_by_text("“ is” layer 15").wait_for()
+    assert "full depth would have said the same" in strip.inner_text()
+    text.press("End")
+    strip.get_by_text("full depth would have said “token 7”").wait_for()
+    assert strip.locator(".pinned").inner_text().strip() == "41"
+    text.press("Enter")
+    page.get_by_role("heading", name=f"{LOSES.key} on prompt 0").wait_for()
+    assert page.url.endswith(f"#/p/0/{LOSES.key}/vs/normal/t/3")
 
 
 def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:
