@@ -38,6 +38,7 @@ from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
 from eexit.studies.study import Study
 from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime, make_plan
+from eexit.studies.verdict_file import CUT
 from eexit.training.plan import WhatToTrain
 
 LOOK: Final = "look"
@@ -49,8 +50,8 @@ TRIED: Final = "tried"
 TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
 INSTEAD: Final = "instead"
-CUTS: Final = {n_layers: f"cut-{n_layers}" for n_layers in (1, 2, 4)}  # on the pilot, by how many they leave out
-CUT_RUN: Final = "cut"
+CUT_RUN: Final = CUT
+CUTS: Final = {n_layers: f"{CUT}-{n_layers}" for n_layers in (1, 2, 4)}  # on the pilot, by how many they leave out
 SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN, INSTEAD, *CUTS.values(), CUT_RUN)
 TIMES_AS_LONG: Final = 2  # that a step may take which is done again, since what it left is gone
 

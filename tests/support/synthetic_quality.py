@@ -85,8 +85,11 @@ def quality_in(folder: Path) -> Quality:
     return found
 
 
-def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,)) -> Path:
-    """A sweep whose answers are given: a letter of `marks` for each prompt, ✓ where the configuration is right."""
+def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
+    """A sweep whose answers are given: a letter of `marks` for each prompt, ✓ where the configuration is right.
+
+    `exits` are numbers of the runs that are not of `normal`.
+    """
     runs = []
     for configuration, of_prompts in marks.items():
         for prompt, mark in enumerate(of_prompts):
@@ -95,6 +98,7 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
                 words = ["So", " it", " is", " 42" if mark == "✓" else " 41"]
                 asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed
                 found: dict[str, Any] = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
+                found |= {"cost_full": 100.0, "cost_run": 100.0} | (exits if k else {}) if exits else {}
                 runs.append(run_rows(*asked, of=configuration, **found))
     return write_runs(folder, runs, float(len(seeds) > 1))
 
