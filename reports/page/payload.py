@@ -1,5 +1,6 @@
 """The data that the page's scripts read: names, runs with their metrics, and charts with their rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import counted, is_known
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit, short_name
+from eexit.plan.splits import kinds
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
@@ -27,6 +29,7 @@ from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
 from reports.shared.per_configuration import layer_labels, naming
 
+COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
 
@@ -79,6 +82,7 @@ def payload(
             "runs": sweep.n_landed,
             "different": len(sweep.generations),
             "failed": len(sweep.failed),
+            "why": _why_failed(sweep),
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
@@ -186,6 +190,7 @@ def _runs(
             "undrawn": undrawn,
             "counts": count,
             "text": text_of.get(row["run_id"]),
+            "costs": [row.get(name) for name in COSTS],
             "notes": row.get("notes") or [],
         }
         if parts:
@@ -213,16 +218,23 @@ def _prompts(
 ) -> list[dict[str, Any]]:
     known = answers.drop_duplicates("prompt_id")
     expected = dict(zip(known["prompt_id"], known["answer"], strict=True))
+    kind_of = kinds(sweep.config.get("prompts", []))
     return [
         {
             "id": prompt_id,
             "text": sweep.prompts[prompt_id],
             "why": why,
             "answer": expected.get(prompt_id),
+            "kind": kind_of.get(prompt_id),
             "runs": runs.get(prompt_id, []),
         }
         for prompt_id, why in held.items()
     ]
+
+
+def _why_failed(sweep: Sweep) -> list[tuple[str, int]]:
+    """The first lines of the errors, those of most runs first, each with its number of runs."""
+    return Counter(str(error or "no reason given").partition("\n")[0] for error in sweep.failed["error"]).most_common()
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:

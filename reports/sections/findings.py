@@ -16,10 +16,9 @@ from reports.read.judgements import BEST, PREFERRED, SCORE, WORST, Judge
 from reports.read.parameters import representatives
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, CostAxis
-from reports.shared.numbers import Row, cheapest_of_kept, difference, points, saved_words, with_interval
+from reports.shared.numbers import Row, difference, points, saved_words, with_interval
 from reports.shared.paired import GAINED, LOST, P_VALUE
 from reports.shared.quality import (
-    NONE_COSTS_LESS,
     Quality,
     cheapest,
     held_against_normal,
@@ -124,9 +123,10 @@ def _kept(quality: Quality, column: str, name: str, margin: float, preferred: st
 def _cheapest_kept(best: Row, cost: CostAxis, changed: str, is_share: bool) -> Iterator[str]:
     """The one that costs least, if it costs less than full depth: no other is worth a recommendation."""
     if not saves(best, cost.column):
-        yield NONE_COSTS_LESS
+        yield "None of these costs less than full depth."
         return
-    yield cheapest_of_kept(best, cost, difference(best, changed, is_share))
+    change = difference(best, changed, is_share)
+    yield f"Of these, {best['shown_as']} costs least: it {saved_words(best, cost)}, at {change}."
     if is_share and is_known(p_value := best.get(f"{CORRECT}{P_VALUE}")):
         gained, lost = (counted(int(best[f"{CORRECT}{end}"]), "prompt") for end in (GAINED, LOST))
         p = written(p_value, ".2g")

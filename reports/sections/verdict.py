@@ -1,4 +1,4 @@
-"""Whether early exit pays, in three sentences: which setting may be used, what it costs, and how sure that is.
+"""Whether early exit pays: an answer with its number, which setting it is of, and how sure that is.
 
 An assessment says so itself (`reports.read.verdict`). Without one, a sweep's own answers and choices are told.
 """
@@ -18,9 +18,8 @@ from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
-from reports.shared.numbers import Row, cheapest_of_kept, difference, points, saved_words, with_interval
+from reports.shared.numbers import Row, beside, costs_words, difference, points, skips, with_interval
 from reports.shared.quality import (
-    NONE_COSTS_LESS,
     Quality,
     cheapest,
     cost_of,
@@ -40,18 +39,26 @@ SHARES: Final = ("saved_", "allowed_", "loss")  # what columns of shares begin w
 
 @dataclass(frozen=True)
 class Told:
-    """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not;
-    `weights` are shares of full depth, by what they are, from where to where they go, for the setting that the
-    sentences name.
+    """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not.
+
+    After the `answer` comes the `headline`, with a number of the `setting`, whose name follows it. `instead` is what
+    could be taken in its place. `weights` are shares of full depth, by what they are, from where to where they go.
     """
 
+    answer: str
+    headline: str
     sentences: list[str]
     pays: bool | None
     source: str
     cause: str | None = None
     setting: str | None = None
+    instead: str | None = None
     weights: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, Any] | None = None  # a table
+
+
+TIME: Final = "of full depth's time"  # in an assessment's first sentence, which then says what the headline does
+ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 
 
 def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
@@ -60,13 +67,39 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     if given is None:
         return swept
     weights = _waterfall(given.ledger) if given.ledger else _of_losses(given) or (swept.weights if swept else [])
-    setting = given.setting or (swept.setting if swept else None)
-    cause = MEANINGS.get(given.cause or "", given.cause)
+    best = next((row for row in given.rows if row.get("role") == "best"), {})
+    headline, setting = _of_best(best, given.ledger), given.setting or best.get("setting")
+    if not headline:
+        setting = setting or (swept.setting if swept else None)
     rows = pd.DataFrame([_told(row) for row in given.rows])
     columns = tuple((str(key), str(key).replace("_", " "), "text") for key in rows)
-    told = table(rows, columns) if len(rows) else None
-    instead = [given.instead.sentence] if given.instead else []
-    return Told([*given.sentences, *instead], given.pays, ASSESSED, cause, setting, weights, told)
+    return Told(
+        ANSWERS[given.pays],
+        headline,
+        given.sentences[1:] if headline and TIME in given.sentences[0] else given.sentences,
+        given.pays,
+        ASSESSED,
+        cause=MEANINGS.get(given.cause or "", given.cause),
+        setting=setting,
+        instead=given.instead.sentence if given.instead else None,
+        weights=weights,
+        rows=table(rows, columns) if len(rows) else None,
+    )
+
+
+def _of_best(best: Mapping[str, Any], ledger: AssessedLedger | None) -> str:
+    """What the best setting of an assessment costs: of the time, at the ledger's batch size, or by what was run."""
+    batch = ledger.batch if ledger else None
+    time, low, high = (best.get(f"time_at_{batch}{end}") for end in ("", *ENDS))
+    saved, name = best.get("saved_by_what_was_run"), "best certified" if best.get("certified") else "nearest"
+    if time is not None:
+        rows = f", {counted(batch or 1, 'row')} at a time"
+        return f"The {name} setting takes {beside(1 - time, *map(_less_than_all, (high, low)), 'time')}{rows}"
+    return "" if saved is None else f"The {name} setting costs {beside(saved, None, None, 'multiply-adds')}"
+
+
+def _less_than_all(share: float | None) -> float | None:
+    return None if share is None else 1 - share
 
 
 def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:
@@ -119,12 +152,38 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_sweep(quality: Quality) -> Told:
-    row, pays, said = _beside_full_depth(quality) or _by_disagreement(quality)
+    if quality.settings["oracle"].all():
+        return _of_oracles(quality)
+    row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    return Told([*said, _certain(quality.choices)], pays, SWEPT, setting=key, weights=weights)
+    said = [*said, _certain(quality.choices)]
+    return Told(ANSWERS[pays], headline, said, pays, SWEPT, setting=key, weights=weights)
 
 
-def _beside_full_depth(quality: Quality) -> tuple[Row | None, bool | None, list[str]] | None:
+def _of_oracles(quality: Quality) -> Told:
+    """What they show instead of a saving: what a rule could skip that knew as much, at which disagreement."""
+    rows = [row for row in quality.settings.to_dict("records") if is_known(row[SKIPPED])]
+    sound = [row for row in rows if not row["looping"]] or rows
+    best = best_within(sound, SKIPPED)
+    row = best[0][1] if best else None
+    said = [
+        "Every rule of this sweep is an oracle, which runs all layers to decide where to leave. A rule that a deployed "
+        "model could follow is tried with --rules, such as confidence=0.9."
+    ]
+    headline = (
+        "All layers are run to decide" if row is None else "What they show: a rule that knew as much " + skips(row)
+    )
+    if row and is_known(row[DISAGREEMENT]):
+        differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
+        said = [f"It differs from full depth on {differs} of decided tokens.", *said]
+    key, weights = (row["configuration"], _weights(row)) if row else (None, [])
+    return Told("Oracles save nothing.", headline, said, None, SWEPT, setting=key, weights=weights)
+
+
+Found = tuple[Row | None, bool | None, str, list[str]]  # the setting, whether it pays, the headline, further sentences
+
+
+def _beside_full_depth(quality: Quality) -> Found | None:
     """By right answers, or else by the first judge's scores; None where settings can't be held against full depth."""
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
@@ -135,17 +194,16 @@ def _beside_full_depth(quality: Quality) -> tuple[Row | None, bool | None, list[
             nearest = max(known, key=lambda row: row[f"{changed}_low"])
             best, cost = cheapest(quality, kept or [nearest])
             keeps = how_many_keep(len(kept), len(known), points(margin) if is_share else f"{margin:.2g}")
-            if kept and not saves(best, cost.column):
-                return best, False, [keeps, NONE_COSTS_LESS]
-            change = difference(best, changed, is_share)
-            nearest_words = f"The nearest, {best['shown_as']}, is at {change} and {saved_words(best, cost)}."
-            return best, bool(kept), [keeps, cheapest_of_kept(best, cost, change) if kept else nearest_words]
+            of = "right answers" if is_share else "the judge's score"
+            level = f"Beside full depth, it is at {difference(best, changed, is_share)} in {of}."
+            name = "The best safe setting" if kept else "No setting is shown to be as good as full depth; the nearest"
+            return best, bool(kept) and saves(best, cost.column), f"{name} {costs_words(best, cost)}", [keeps, level]
     return None
 
 
-def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[str]]:
+def _by_disagreement(quality: Quality) -> Found:
     """Where no answer says what is good enough: what saves most where little differs from full depth."""
-    rows = quality.settings.to_dict("records")
+    rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     sound = [row for row in rows if not row["looping"]] or rows
     cost = cost_of(quality, sound)
     known = [row for row in sound if is_known(row[cost.column])]
@@ -153,23 +211,17 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
     if not best:
         cheap = max(known, key=lambda row: row[cost.column], default=None)
         if cheap is None:
-            return None, None, [not_held(quality)]
-        least = f"No setting certainly saves; the cheapest, {cheap['shown_as']}, {saved_words(cheap, cost)}."
+            return None, None, "", [not_held(quality)]
         is_sure = cost.column != SKIPPED and is_known(cheap.get(f"{cost.column}_high"))
-        return cheap, False if is_sure else None, [not_held(quality), least]
+        said = f"No setting certainly saves; the cheapest {costs_words(cheap, cost)}"
+        return cheap, False if is_sure else None, said, [not_held(quality)]
     _, row = best[0]
-    saved = saved_words(row, cost)
+    said = [not_held(quality)]
     if is_known(row[DISAGREEMENT]):
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
-        return (
-            row,
-            None,
-            [
-                not_held(quality),
-                f"{row['shown_as']} {saved}, and differs from full depth on {differs} of decided tokens.",
-            ],
-        )
-    return row, None, [not_held(quality), f"{row['shown_as']} {saved}, the most of all settings."]
+        said.append(f"It differs from full depth on {differs} of decided tokens.")
+        return row, None, f"Where little differs, the best setting {costs_words(row, cost)}", said
+    return row, None, f"The setting that saves most {costs_words(row, cost)}", said
 
 
 def _certain(choices: pd.DataFrame) -> str:

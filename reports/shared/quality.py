@@ -32,8 +32,6 @@ from reports.shared.numbers import Row
 from reports.shared.paired import GAINED, LOST, P_VALUE
 from reports.shared.savings import Savings
 
-NONE_COSTS_LESS: Final = "None of these costs less than full depth."
-
 
 @dataclass(frozen=True)
 class Quality:

@@ -122,9 +122,11 @@ function failuresPage() {
     },
   ];
   const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
+  const { failed, different, why } = DATA.counts;
   const page = [
     h("h1", "Failed runs"),
-    h("p", `${DATA.counts.failed} of ${DATA.counts.different} runs failed. They are left out of every mean.${some}`),
+    h("p", `${failed} of ${different} runs failed. They are left out of every mean.${some}`),
+    why.length > 1 ? listed(why.map(([reason, n]) => [`${form(n, "count")}: `, ...visible(shorten(reason, 200))])) : "",
   ];
   return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }

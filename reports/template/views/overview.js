@@ -28,7 +28,7 @@ async function overviewPage() {
           h(
             "div.row.origin",
             origin(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
-            failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
+            failed ? h("a.bad", { href: "#/fail" }, failedWords()) : null,
           ),
           ...said.map((words) => h("p", words)),
           DATA.verdict ? verdictCard(DATA.verdict) : null,
@@ -95,11 +95,21 @@ function origin(runs) {
   return provenance(line, DATA.facts, DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null);
 }
 
-const ANSWERS = { true: ["yes", "Yes."], false: ["no", "No."], null: ["open", "Not known."] };
-// Which setting may be used, what it costs and how sure that is, in three sentences; and the reasons, as bars that each go
-// from somewhere to somewhere: those of an assessment's ledger as a waterfall.
-function verdictCard({ sentences, pays, cause, weights, setting, rows, source }) {
-  const [look, word] = ANSWERS[pays],
+// How many runs failed, and for which reason most did.
+function failedWords() {
+  const { failed, why } = DATA.counts,
+    [reason, n] = why[0],
+    others = why.length - 1;
+  const more = others ? `; ${form(others, "count")} other reason${others > 1 ? "s" : ""}` : "";
+  return `${form(failed, "count")} failed: ${shorten(reason, 60)}${others ? ` (${form(n, "count")})` : ""}${more} →`;
+}
+
+const LOOKS = { true: "yes", false: "no", null: "open" };
+
+// The answer with its number and the setting that it is of; how sure that is; what could be taken instead; and the reasons, as
+// bars that each go from somewhere to somewhere: those of an assessment's ledger as a waterfall.
+function verdictCard({ answer, headline, sentences, instead, pays, cause, weights, setting, rows, source }) {
+  const said = headline ? [headline, ...(setting ? [": ", wayTo(setting)] : [])] : linked(sentences[0]),
     ends = weights.flatMap(({ from, to }) => [from, to]),
     least = Math.min(0, ...ends),
     span = Math.max(0.01, ...ends) - least;
@@ -107,25 +117,29 @@ function verdictCard({ sentences, pays, cause, weights, setting, rows, source })
     const bar = h(`span.weight${largest ? ".largest" : ""}`);
     bar.style.marginLeft = `${(100 * (Math.min(from, to) - least)) / span}%`;
     bar.style.width = `${Math.max(1, (100 * Math.abs(to - from)) / span)}%`;
-    return h("li", bar, h("span", `${words} `, termed(label)));
+    return h("li", h("span", termed(label)), h("span", bar), h("span", words));
   });
   return h(
-    `div.verdict.${look}`,
+    `div.verdict.${LOOKS[pays]}`,
     h(
       "div",
-      ...sentences.map((sentence, i) => h("p", i ? null : h("strong", `${word} `), ...linked(sentence))),
+      h("p.answer", h("strong", answer), " ", ...said),
+      ...sentences.slice(headline ? 0 : 1).map((sentence) => h("p", ...linked(sentence))),
+      instead ? h("p", h("strong", "Instead: "), ...linked(instead)) : null,
       rows ? h("details", h("summary", "The assessment in numbers"), twin("The assessment", rows)) : null,
     ),
     bars.length || cause
       ? h(
           "div.why",
-          h("p", h("strong", cause ? `Why: ${cause}` : "Why"), setting ? h("span.soft", ` ${setting}`) : null),
+          h("p", h("strong", cause ? `Why: ${cause}` : "Why")),
           bars.length ? h("ul", ...bars) : null,
-          source === "assessment" ? h("p.soft", "As jobs/assess.py found.") : null,
+          source === "assessment" ? h("p.soft", "Shares of full depth, as jobs/assess.py found.") : null,
         )
       : null,
   );
 }
+
+const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key} →`) : key);
 
 // A sentence in which the names of configurations are links.
 function linked(sentence) {

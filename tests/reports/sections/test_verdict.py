@@ -1,6 +1,7 @@
 """The first card: the verdict of an assessment, or what a sweep says without one."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from math import nan
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import MakeSweep, Visit
+from report_fixtures import MakeSweep, Page, Visit
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
 from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
@@ -57,7 +58,11 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     assert cells == [CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "2.0%", "4.0%", "1.10", "–", "–", "3.1%"]
     heads = card.locator("thead th").all_inner_texts()
     assert heads[3:7] == ["saved by what was run", "time at 1", "allowed at 1", "allowed together at 1"]
-    assert card.locator(".why li").all_inner_texts() == ["12.0% certain too late", "40.0% deciding"]
+    assert weights(page) == ["certain too late 12.0%", "deciding 40.0%"]
+
+
+def weights(page: Page) -> list[str]:
+    return [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()]
 
 
 LEDGER: dict[str, Any] = {
@@ -79,9 +84,9 @@ def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     card = page.locator(".why")
     assert "Why: what exits leave behind misleads later tokens" in card.inner_text()
-    assert [" ".join(text.split()) for text in card.locator("li").all_inner_texts()] == [
-        "30.0% (28.0 to 32.0) ceiling", "-20.0% (-22.0 to -18.0) state left behind", "-15.0% overhead",
-        "-5.0% left, 8 rows at a time",
+    assert weights(page) == [
+        "ceiling 30.0% (28.0 to 32.0)", "state left behind -20.0% (-22.0 to -18.0)", "overhead -15.0%",
+        "left, 8 rows at a time -5.0%",
     ]  # fmt: skip
     boxes = [bar.bounding_box() for bar in card.locator(".weight").all()]
     ends = [(round(box["x"]), round(box["x"] + box["width"])) for box in boxes if box]
@@ -118,7 +123,8 @@ def test_without_one_the_settings_are_held_against_full_depth(answered: Path) ->
     assert said.sentences[0] == (
         "Of the 2 settings tried that a deployed model can follow, none is shown to be at most 2 points worse."
     )
-    assert said.sentences[1].startswith(f"The nearest, {said.setting}, is at ")
+    assert said.headline.startswith("No setting is shown to be as good as full depth; the nearest costs ")
+    assert said.sentences[1].startswith("Beside full depth, it is at ")
     assert said.sentences[2] == "Nothing is certified: python jobs/choose.py RESULTS does that."
     assert [weight["label"] for weight in said.weights] == [
         "layers skipped", "saved if deciding were free", "added by deciding",
@@ -126,10 +132,12 @@ def test_without_one_the_settings_are_held_against_full_depth(answered: Path) ->
     rows = found.rows.assign(correct_difference=0.01, correct_difference_low=-0.01, correct_difference_high=0.03)
     kept = verdict(None, replace(found, rows=rows))
     assert kept
-    assert (kept.pays, kept.setting) == (True, "unfrozen/confidence/0.7")
-    dear = verdict(None, replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
+    assert (kept.answer, kept.setting) == ("Yes.", "unfrozen/confidence/0.7")
+    assert kept.headline == "The best safe setting costs 38.0% fewer multiply-adds"
+    dear = verdict(None, replace(found, rows=rows.assign(run=-0.005, run_low=-0.006, run_high=-0.005)))
     assert dear
-    assert dear.pays is False
+    assert dear.answer == "No."
+    assert dear.headline == "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)"
 
 
 def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tmp_path: Path) -> None:
@@ -155,9 +163,37 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     )
 
 
-def test_without_answers_it_is_said_that_nothing_tells(make_sweep: MakeSweep) -> None:
+def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:
     said = verdict(None, quality_in(make_sweep(6)))
     assert said
-    assert said.pays is None
-    assert said.sentences[0].startswith("No answer was checked")
+    assert (said.pays, said.answer) == (None, "Oracles save nothing.")
+    assert re.fullmatch(r"What they show: a rule that knew as much would skip \d+\.\d% of the layers.*", said.headline)
+    assert said.setting
+    assert said.setting.startswith(("unfrozen/kl/", "frozen_residual/kl/"))
+    assert "--rules" in said.sentences[-1]
     assert verdict(None, quality_in(make_sweep(6, [("normal", None)]))) is None
+
+
+def test_a_verdict_has_its_number_and_the_way_to_its_setting_and_failures_have_their_reason(
+    make_sweep: MakeSweep, tmp_path: Path, visit: Visit
+) -> None:
+    folder = shutil.copytree(make_sweep(3, fail=lambda prompt, mode, k: (prompt, k) == (1, 2.0)), tmp_path / "s")
+    key, times = "unfrozen/kl/2", {1: Estimate(1.005, 1.005, 1.006, 8)}
+    best = Contender(key, "best", 0.05, -0.3, {}, times, Loss(0.0, 140), certified=True).row((1,))
+    instead = {"sentence": "What pays most is generate/lookup, which takes 83% of full depth's time."}
+    (folder / FILE).write_text(
+        json.dumps(GIVEN | {"rows": [best], "ledger": LEDGER | {"batch": 1}, "instead": instead})
+    )
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    answer, card = page.locator(".verdict .answer"), page.locator(".verdict")
+    assert answer.inner_text() == (
+        f"No. The best certified setting takes 0.5% more time (0.5 to 0.6), 1 row at a time: {key} →"
+    )
+    assert "Instead: What pays most is generate/lookup" in card.inner_text()
+    failed = page.locator(".origin .bad")
+    assert failed.inner_text().startswith("2 failed: CUDA out of memory")
+    answer.get_by_role("link").click()
+    page.get_by_role("heading", name=f"{key} on every prompt").wait_for()
+    page.go_back()
+    failed.click()
+    page.get_by_role("heading", name="Failed runs").wait_for()
