@@ -7,8 +7,6 @@ from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
 from reports.sections.all_numbers import quality_section
 from reports.sections.by_kind import found_by_kind, kind_figure, kind_findings
-from reports.sections.depth_by_position import depth_figure
-from reports.sections.dose_response import dose_figures
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
