@@ -196,13 +196,19 @@ def exactly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
 
 
+@cache
+def prices_alone(decoder: Decoder, decoding: Decoding, student: Decoder | None) -> Prices:
+    """Found where no cache has more positions than are needed."""
+    return find_prices(decoder, decoding, student)
+
+
 def run_alone(
     model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, student: Decoder | None = None
 ) -> RanAlone:
     """Generates a row alone. What is run for it costs what its columns say."""
     with pytest.MonkeyPatch.context() as patch:
         exactly(patch)
-        prices = replace(find_prices(decoder, decoding, student), before=0)
+        prices = replace(prices_alone(decoder, decoding, student), before=0)
         own = replace(prices.student or prices, before=0)
         ran = Multiplied(model, student or decoder, patch)
         [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()

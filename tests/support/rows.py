@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from axes import EXITABLE, some
-from references import decoder_of, packed_decoder_of, reference_of
+from references import decoder_of, packed_decoder_of, reference_of, shared_model
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
@@ -30,6 +30,11 @@ PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70,
 
 
 ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
+
+
+def stands_for_others(model: PreTrainedModel) -> bool:
+    """Whether it is one of `ARCHITECTURES`, with which all is tested that does not depend on the model's layers."""
+    return model in map(shared_model, ARCHITECTURES)
 
 
 def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
@@ -66,12 +71,12 @@ def configurations(
 
 
 def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
-    """`normal`, and each rule in one mode after the other: another `shift` pairs them in another way."""
+    """`normal`, and each rule with its first parameter, in one mode after the other; `shift` pairs them otherwise."""
     modes = modes_of(model)
     in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
     return [
         Normal(),
-        *(Exit(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
+        *(Exit(mode, rule, some(model, rule)[0]) for mode, rule in in_turn),
     ]
 
 

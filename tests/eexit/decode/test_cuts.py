@@ -12,6 +12,7 @@ import torch
 from ran import run_alone
 from references import decoder_of, shared_model
 from safetensors.torch import save_file
+from tiny_models import ARCHITECTURES
 from torch import nn
 from traces import traces_of
 from transformers import PreTrainedModel
@@ -74,16 +75,15 @@ def run(model: PreTrainedModel, cut: Cut, configurations: Sequence[Any], packed:
     return traces_of(Engine(decoder, DECODING, cut_out(decoder, cut, packed)).generate(requests))
 
 
-@pytest.mark.parametrize("layers", [range(1, 2), range(2, 5)])
-def test_a_batch_says_what_transformers_own_modules_say_in_a_plain_loop(
-    any_model: PreTrainedModel, layers: range
-) -> None:
-    cut = cut_of(layers)
-    traces, n = run(any_model, cut, [WHOLE, Normal()]), len(PROMPTS)
+@pytest.mark.parametrize(("at", "architecture"), [*enumerate(ARCHITECTURES)])
+def test_a_batch_says_what_transformers_own_modules_say_in_a_plain_loop(at: int, architecture: str) -> None:
+    """Of a layer, or of a block of them."""
+    model, cut = shared_model(architecture), cut_of((range(1, 2), range(2, 5))[at % 2])
+    traces, n = run(model, cut, [WHOLE, Normal()]), len(PROMPTS)
     for index, prompt in enumerate(PROMPTS):
-        cut_ids, own_ids = (traces[at].token_id_T.tolist() for at in (index, n + index))
-        assert cut_ids == naive_text(any_model, prompt, cut)
-        assert own_ids == naive_text(any_model, prompt, replace(cut, layers=range(0)))
+        cut_ids, own_ids = (traces[row].token_id_T.tolist() for row in (index, n + index))
+        assert cut_ids == naive_text(model, prompt, cut)
+        assert own_ids == naive_text(model, prompt, replace(cut, layers=range(0)))
         assert set(traces[index].exit_layer_T.tolist()) == {N_LAYERS - 1}
         assert traces[index].final_token_id_T[0] == own_ids[0]
     assert any(traces[index].token_id_T.tolist() != traces[n + index].token_id_T.tolist() for index in range(n))

@@ -39,11 +39,11 @@ READING = ("confidence", "margin", "entropy", "patience")
 
 
 def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKING) -> list[Request]:
-    """Each rule with each set that it can use, in one mode after the other."""
-    modes = modes_of(model)
+    """Each rule with each set that it can use, in one mode after the other; with two of the sets, unless on a Llama."""
+    modes, n_sets = modes_of(model), len(SETS) if model is shared_model("llama") else 2
     found: list[Request] = []
-    for rule in rules:
-        for layers in SETS:
+    for index, rule in enumerate(rules):
+        for layers in (SETS[(shift + index + 2 * n) % len(SETS)] for n in range(n_sets)):
             parameter = some(model, rule)[0]
             if rule != "patience" or not isinstance(parameter, float) or len(layers or EXITABLE) >= parameter:
                 exit = Exit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from dataclasses import fields
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -32,6 +33,11 @@ N_DECIDED = 2
 DECODING = Decoding(EXITABLE, N_DECIDED, frozenset())
 
 
+@cache
+def prices_of(decoder: Decoder) -> Prices:
+    return find_prices(decoder, DECODING)
+
+
 @torch.inference_mode()
 def its_own_multiply_adds(model: PreTrainedModel) -> float:
     """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
@@ -51,7 +57,7 @@ def its_own_multiply_adds(model: PreTrainedModel) -> float:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert cost(find_prices(decoder, DECODING), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+        assert cost(prices_of(decoder), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +115,8 @@ def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_mod
             layer_pass.block(layer, hidden_12W)
             for ours, its in zip(alone.held(layer), whole.held(layer), strict=True):
                 assert torch.equal(ours, its)
-    prices = find_prices(decoder, DECODING)
-    assert prices.keys_L.tolist() == find_prices(packed_decoder_of(any_model), DECODING).keys_L.tolist()
+    prices = prices_of(decoder)
+    assert prices.keys_L.tolist() == prices_of(packed_decoder_of(any_model)).keys_L.tolist()
     for module, keys in zip(decoder.layers, prices.keys_L, strict=True):
         ran = {path.rpartition(".")[2] for path in called if path.startswith(f"{paths_of[module]}.")}
         weights = [its.weight for path, its in module.named_modules() if path.rpartition(".")[2] in ran]

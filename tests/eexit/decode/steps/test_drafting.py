@@ -69,7 +69,7 @@ def test_sampled_drafts_have_the_distribution_of_plain_sampling(
     if always:
         monkeypatch.setattr("eexit.decode.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B)
     decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe="none")
-    drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 3000
+    drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 500 if always else 3000
     probabilities = sequences(llama, PROMPTS[1], decoding)
     requests = [Request(PROMPTS[1], draft, seed) for draft in drafts for seed in range(n_draws)]
     traces = traces_of(Engine(decoder_of(llama), decoding).generate(requests))

@@ -10,7 +10,7 @@ import pytest
 from axes import EXITABLE
 from ran import Ran, exactly, run_alone
 from references import decoder_of, shared_model
-from rows import DECODING, SAMPLED, as_reference, generate
+from rows import ARCHITECTURES, DECODING, SAMPLED, as_reference, generate, stands_for_others
 from sampled_texts import are_distributed_so, sequences
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
@@ -62,10 +62,12 @@ def test_greedy_rows_are_those_of_normal_on_every_architecture_in_batches_of_any
     any_model: PreTrainedModel,
 ) -> None:
     decoding = replace(DECODING, max_new_tokens=12, observe="final", record_top_k=0)
-    requests = requests_of([*LOOKUPS, AUTO], 27)
+    n_rows, n_alone, sizes = (27, 4, (8, 27)) if stands_for_others(any_model) else (9, 1, (5,))
+    requests = requests_of([*LOOKUPS, AUTO], n_rows)
     normal = generate(any_model, normal_of(requests), decoding)
-    assert tokens_of(generate(any_model, requests[:4], replace(decoding, rows=1))) == tokens_of(normal[:4])
-    for rows in (8, 27):
+    alone = slice(n_rows - n_alone, n_rows)
+    assert tokens_of(generate(any_model, requests[alone], replace(decoding, rows=1))) == tokens_of(normal[alone])
+    for rows in sizes:
         traces = generate(any_model, requests, replace(decoding, rows=rows))
         assert tokens_of(traces) == tokens_of(normal)
         assert any(trace.rounds.drafted_R.any() for trace in traces if trace.rounds), "something must be found"
@@ -105,10 +107,12 @@ def test_sampled_texts_have_the_distribution_of_plain_sampling(llama: PreTrained
     assert 0 < accepted(traces) < sum(int(trace.rounds.drafted_R.sum()) for trace in traces if trace.rounds)
 
 
-def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])
+def test_a_row_runs_what_it_says(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     exactly(monkeypatch)
-    decoder, draft = decoder_of(any_model), Draft(None, 3)
-    ran = Ran(any_model, decoder, monkeypatch)
+    model, draft = shared_model(architecture), Draft(None, 3)
+    decoder = decoder_of(model)
+    ran = Ran(model, decoder, monkeypatch)
     [trace] = traces_of(Engine(decoder, DECODING_ALONE).generate([Request(PROMPTS[3], draft)])).values()
     rounds, counts, n_decided = trace.rounds, trace.counts, len(trace.token_id_T) - 1
     assert rounds is not None
