@@ -52,7 +52,12 @@ async function textStrip() {
         setting,
         "strip-setting",
       ),
-      h("span.row", arrow("ArrowLeft", "Previous prompt", "←", -1), place, arrow("ArrowRight", "Next prompt", "→", 1)),
+      h(
+        "span.row.screen",
+        arrow("ArrowLeft", "Previous prompt", "←", -1),
+        place,
+        arrow("ArrowRight", "Next prompt", "→", 1),
+      ),
     ),
     texts,
   );
@@ -97,7 +102,7 @@ async function stripTexts({ prompt, number, one, base }) {
       bare = () => (run.n ? notThere(number) : h("div.tokens", ...visible(run.text || "")));
     return h(
       "div.strip-row",
-      h("p", markOf(run), " ", h("a", { href: link() }, name)),
+      h("p", markOf(run), h("a", { href: link() }, name)),
       tokens ? stripText(run, tokens, { other: tokensOf(other), number, link, said }) : bare(),
     );
   };
@@ -142,7 +147,7 @@ function stripText(run, tokens, { other, number, link, said }) {
     go,
     () => null,
   ); // a click doesn't select
-  on("focus", () => box.matches(":focus-visible") && go(Math.min(same, tokens.n - 1)));
+  on("focus", () => box.matches(":focus-visible") && go(differs ? Math.min(same, tokens.n - 1) : 0));
   on("blur", () => go(null));
   on("keydown", ({ key }) => key === "Enter" && open(now));
   on("pointerover", ofToken(tell));

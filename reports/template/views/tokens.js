@@ -205,12 +205,13 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   );
 }
 
-// What a rule saw beside its threshold. Both are rounded alike where the rounding would turn them round.
+// What a rule saw, beside its threshold where it has one. Both are rounded alike where the rounding would turn them round.
 function besideThreshold(value, exits, { rule, parameter }) {
-  const compares = DATA.rules[rule]?.compares,
-    sign = exits ? compares : { "≥": "<", "≤": ">" }[compares],
+  const compares = DATA.rules[rule]?.compares;
+  if (!compares) return seen(value);
+  const sign = exits ? compares : { "≥": "<", "≤": ">" }[compares],
     near = seen(value) === seen(parameter) && !exits ? value.toPrecision(6) : seen(value);
-  return compares ? `${near} ${sign} ${parameter}${exits ? ": exits" : ""}` : seen(value);
+  return `${near} ${sign} ${parameter}${exits ? ": exits" : ""}`;
 }
 
 // Whether the tokens are the same, and their probabilities up to rounding.

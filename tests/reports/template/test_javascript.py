@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,14 +29,26 @@ def test_the_scripts_are_linted_as_the_one_that_the_page_runs(node_modules: Path
     biome(node_modules, "lint", script)
 
 
-def test_what_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
+def printed(tmp_path: Path, name: str, before: str, value: str) -> Any:
+    """What the expression is after the template's script of this name."""
     if not (node := shutil.which("node")):
         pytest.skip("node is not there")
     script = tmp_path / "forms.cjs"
-    values = "[FORMS.share(-4e-4), FORMS.share(-6e-4), FORMS.points(-4e-4), FORMS.points(-0.01), FORMS.times(-1e-3)]"
-    script.write_text(f"{(TEMPLATE / 'dom.js').read_text()}\nconsole.log(JSON.stringify({values}));")
+    script.write_text(f"{before}\n{(TEMPLATE / name).read_text()}\nconsole.log(JSON.stringify({value}));")
     done = subprocess.run([node, script], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["0.0%", "−0.1%", "0.0 pp", "−1.0 pp", "0.00"]
+    return json.loads(done.stdout)
+
+
+def test_what_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
+    values = "[FORMS.share(-4e-4), FORMS.share(-6e-4), FORMS.points(-4e-4), FORMS.points(-0.01), FORMS.times(-1e-3)]"
+    assert printed(tmp_path, "dom.js", "", values) == ["0.0%", "−0.1%", "0.0 pp", "−1.0 pp", "0.00"]
+
+
+def test_what_a_rule_saw_stands_beside_its_threshold_where_it_has_one(tmp_path: Path) -> None:
+    data = 'const DATA = {rules: {agree: {compares: null}, confidence: {compares: "≥"}}};'
+    agree, confidence = '{rule: "agree", parameter: null}', '{rule: "confidence", parameter: 0.97}'
+    saw = f"[besideThreshold(1, true, {agree}), besideThreshold(0.9696, false, {confidence})]"
+    assert printed(tmp_path, "views/tokens.js", data, saw) == ["1", "0.969600 < 0.97"]
 
 
 @pytest.mark.parametrize("mistake", ["const unused = 1;", "undeclared();", "let constant = 1;\nh(constant);"])
