@@ -14,6 +14,7 @@ from reports.shared.palette import exit_colours
 ROWS = alt.NamedData("rows")
 RING = "ring"  # a style in the theme: the colour of ink
 LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels, one of each `series`
+# No rule has red, which means a late exit, nor the colour of what is wrong in the page's styles.
 LIGHT: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
@@ -21,7 +22,7 @@ LIGHT: dict[str, Any] = {
         "category": [
             *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
-            *("#be123c", "#1f2937", "#a16207", "#3730a3", "#65313f"),
+            *("#155e75", "#1f2937", "#a16207", "#3730a3", "#57534e"),
         ],
         # In the section on learned exits, first what they are compared with.
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
@@ -35,7 +36,7 @@ DARK = {
     "category": [
         *("#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"),
         *("#a99cf5", "#d99a7a", "#4cc3d3", "#9bd04a", "#e879f9"),
-        *("#fb7185", "#e5e7eb", "#eab308", "#818cf8", "#d6a5b1"),
+        *("#5eead4", "#e5e7eb", "#eab308", "#818cf8", "#d6d3d1"),
     ],
     "ordinal": ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"],
 }

@@ -31,7 +31,8 @@ function parse(hash) {
   if (parts[0] === "at") return { page: "overview", at: parts[1] };
   if (parts[0] === "s" || parts[0] === "w")
     return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
-  if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
+  if (parts[0] === "fail") return { page: "fail" };
+  if (parts[0] === "methods") return { page: "methods", at: parts[1] };
   if (parts[0] === "c") {
     const key = parts.slice(1).join("/");
     const known = DATA.configurations.some((configuration) => configuration.key === key);
@@ -82,7 +83,7 @@ async function route(why) {
   const hash = location.hash || "#/",
     asked = parse(hash);
   takeChoices(hash);
-  if (why === "gone" && here === "overview" && asked.at && asked.page === "overview" && !hash.includes("?")) {
+  if (why === "gone" && asked.at && here === asked.page && !hash.includes("?")) {
     readdress(pathOf(hash));
     goTo(asked.at);
     return;
@@ -101,9 +102,9 @@ async function route(why) {
   readdress(pathOf(hash));
   document.title = [$("main").querySelector("h1").textContent, DATA.title].join(" · ");
   const pinned = document.querySelector(".pinned");
-  if (y === null && pinned) pinned.scrollIntoView({ block: "center" });
+  scrollTo(0, y ?? 0);
+  if (y === null && pinned) pinned.scrollIntoView({ block: isNumber(asked.t ?? asked.o) ? "center" : "nearest" });
   else if (y === null && asked.at) goTo(asked.at);
-  else scrollTo(0, y ?? 0);
   redraw(false);
   document.body.dataset.ready = hash;
 }
@@ -164,7 +165,7 @@ async function start() {
   });
   document.addEventListener("click", closePaneBeside);
   explainTerms();
-  $("print").onclick = () => print();
+  $("print").onclick = printPage;
   addEventListener("beforeprint", preparePrint);
   watcher.observe($("main"));
   keepPlaces();

@@ -242,9 +242,11 @@ function inTooltip(told) {
   return `<table>${rows.map(([key, value]) => `<tr><td class="key">${key}</td><td>${value}</td></tr>`).join("")}</table>`;
 }
 
-// The specification with its height in pixels where it is given by row, since Vega warns of a step beside a width that fits.
+const FLAT = 200; // the height in pixels of a chart on paper, where a high one would often leave half of a page empty
+
+// The specification with its height in pixels: where it is given by row, Vega warns of a step beside a width that fits.
 function withHeight(spec, rows) {
-  if (!spec.height?.step) return spec;
+  if (!spec.height?.step) return paper ? { ...spec, height: FLAT } : spec;
   const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
   return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
 }

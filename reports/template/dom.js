@@ -87,6 +87,12 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + rounded(value, digits
 
 const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
 
+// The same as a node: what is right or wrong has its colour.
+function formed(value, how) {
+  const look = how === "right" && { 0: "wrong", 1: "right" }[value];
+  return h(look ? `span.${look}` : "span", form(value, how));
+}
+
 const shorten = (text, length) => (text.length > length ? `${Array.from(text).slice(0, length).join("")}…` : text);
 
 // A button that turns something on and off.

@@ -151,19 +151,41 @@ function cell(value) {
 
 const ACROSS = 680; // the width in pixels of a portrait page, A4 or letter
 
-// For printing, charts are drawn on white and in the width of the paper; afterwards they are drawn for the screen
-// again.
+const unfolded = []; // what was opened for printing
+
+// Open what is folded on this page, and what is folded in that, and fill it at once.
+function openFolds() {
+  const closed = () => [...$("main").querySelectorAll("details:not([open], .screen)")];
+  for (let some = closed(); some.length; some = closed())
+    for (const details of some) {
+      details.open = true;
+      details.dispatchEvent(new Event("toggle")); // the browser's own comes too late
+      unfolded.push(details);
+    }
+}
+
+// The charts of what was folded need the libraries, which may not be there yet.
+async function printPage() {
+  openFolds();
+  await redraw(false);
+  print();
+}
+
+// For printing, what is folded is opened, and charts are drawn on white and in the width of the paper; afterwards the page is
+// as before.
 function preparePrint() {
   const dark = isDark();
   paper = ACROSS;
   stampPaper();
   setTheme(false);
+  openFolds();
   redraw(true);
   addEventListener(
     "afterprint",
     () => {
       paper = 0;
       setTheme(dark);
+      for (const details of unfolded.splice(0)) details.open = false;
       redraw(true);
     },
     { once: true },

@@ -43,7 +43,7 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
           return h(
             tag,
             i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null },
-            column.show ? column.show(row) : form(column.value(row), column.form ?? "text"),
+            column.show ? column.show(row) : formed(column.value(row), column.form ?? "text"),
           );
         });
         return h("tr", ...cells);

@@ -18,6 +18,20 @@ from reports import PageSettings, build_report
 
 JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
+MOST_PROSE = 700  # words of the overview before anything is folded open
+# The words that are seen, without those of options and of what is folded, and of what else is left out.
+WORDS = """(without) => {
+  let n = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const parent = walker.currentNode.parentElement;
+    const isLeftOut = parent.closest("script, style, option, noscript, .hidden, .skip" + without);
+    if (isLeftOut || !parent.checkVisibility()) continue;
+    n += walker.currentNode.textContent.split(/\\s+/).filter(Boolean).length;
+  }
+  return n;
+}"""
+
 Page: TypeAlias = Any  # of playwright, whose types have every element of a page missing
 MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
@@ -157,6 +171,15 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
     page.on("console", lambda message: wrong.append(message.text) if is_wrong(message) else None)
     page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
     return page
+
+
+def words_seen(page: Page, without: str = "") -> int:
+    return int(page.evaluate(WORDS, without))
+
+
+def prose_seen(page: Page) -> int:
+    """The words that are neither in a table, nor a model's, nor a control's."""
+    return words_seen(page, ", table, .tokens, button, label")
 
 
 @pytest.fixture

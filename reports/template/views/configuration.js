@@ -4,10 +4,12 @@
 async function configurationPage(number, run, { vs, t, o }) {
   const prompt = DATA.prompts[number],
     name = runName(run),
-    others = prompt.runs.filter((r) => r !== run && r.status === "ok");
+    others = prompt.runs.filter((r) => r !== run && r.status === "ok"),
+    near = neighbours(number, (at) => sameSetting(at, run, vs));
   const page = [
     trail(h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), name),
     h("h1", `${name} on prompt ${prompt.id}`),
+    h("p.row", ...near, near.some(Boolean) && h("span.soft", "with this setting")),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
   ];
   if (run.status !== "ok")
@@ -39,23 +41,41 @@ async function configurationPage(number, run, { vs, t, o }) {
     if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
   page.push(
     outcome(prompt, run, agreement(difference, other && base)),
-    comparisons(prompt, run, others, named, t),
-    legend(run.counts, document.body),
+    h("p.row.screen", comparison(prompt, run, others, named, t)),
   );
-  const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
-  for (const one of sides) {
-    one.detail = await detailOf(number, one.run);
+  const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" }),
+    details = await Promise.all(sides.map((one) => detailOf(number, one.run)));
+  sides.forEach((one, i) => {
+    one.detail = details[i];
     one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, {
       from: difference.from,
       same: one.same,
     });
     one.grid = layerGrid(one.run, one.tokens, one.detail);
-  }
-  pin(prompt, run, named ? vs : null, sides, pane);
-  const texts = sides.map(({ run, tokens, box, grid }) =>
-    h("section", h("h2", runName(run)), box, draftedTokens(run, tokens), disagreements(run, tokens, box), grid.details),
+  });
+  pin(prompt, run, named ? vs : null, sides, difference.from, pane);
+  const texts = sides.map((one) =>
+    h(
+      "section",
+      h("h2", runName(one.run)),
+      one.box,
+      draftedTokens(one.run, one.tokens),
+      disagreements(one.run, one.tokens, one.box),
+      one === sides[0] && h("p.row.screen", ...savesOfTokens(number, run)),
+    ),
   );
-  return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", h("div.texts", ...texts), pane)];
+  const ways = h("div.ways.row", legend(run.counts, document.body), h("span.row.screen", ...toggles()));
+  return [
+    ...page,
+    h(sides.length > 1 ? "div.reading.two" : "div.reading", h("div.texts", ...texts), ways, pane),
+    ...sides.map(({ grid }) => grid.details),
+  ];
+}
+
+// The address of a run's setting, beside what it is compared with, on another prompt; null where that has no such run.
+function sameSetting(prompt, { c, every, seed }, vs) {
+  const other = prompt.runs.find((run) => run.c === c && (every || hasSeed(run, seed)));
+  return other ? address(prompt, other, { vs }) : null;
 }
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
@@ -65,11 +85,11 @@ const IN_LINE = ["n_tokens", "exit_rate", "mean_depth", "disagreement"]; // metr
 // Whether it is right and its main numbers in a line, which opens to all that is known of the run.
 function outcome(prompt, run, words) {
   const measured = DATA.metrics.flatMap((metric, i) =>
-    run.m[i] === null ? [] : [[metric, form(run.m[i], metric.form)]],
+    run.m[i] === null ? [] : [[metric, formed(run.m[i], metric.form)]],
   );
   const line = measured
     .filter(([{ key }]) => IN_LINE.includes(key))
-    .map(([{ label }, value]) => `${label.toLowerCase()} ${value}`);
+    .map(([{ label }, value]) => `${label.toLowerCase()} ${value.textContent}`);
   const mark = markOf(run);
   return h(
     "details.outcome",
@@ -83,7 +103,7 @@ function outcome(prompt, run, words) {
     ),
     numbers(measured.map(([{ label }, value]) => [label, value])),
     ...verdicts(prompt, run),
-    ...run.notes.map(([label, note]) => h("p", h("strong", `${label}: `), ...visible(String(note)))),
+    ...run.notes.map(([label, note]) => h("p", `${label}: `, ...visible(String(note)))),
   );
 }
 
@@ -91,30 +111,23 @@ function agreement(difference, base) {
   if (!base) return "";
   if (difference.from < 0) return `Identical to ${runName(base)}.`;
   if (!difference.from)
-    return `Differs from ${runName(base)} from the first token on; after that ${difference.same.size} match it, in bold.`;
+    return `Differs from ${runName(base)} from the first token on; after that ${difference.same.size} match it, the others are bold.`;
   const first = difference.from === 1 ? "the first token" : `the first ${difference.from} tokens`;
-  return `Identical to ${runName(base)} for ${first}; after that ${difference.same.size} match it again, in bold.`;
+  return `Identical to ${runName(base)} for ${first}; after that ${difference.same.size} match it again, the others are bold.`;
 }
 
-function comparisons(prompt, run, others, named, t) {
+function comparison(prompt, run, others, named, t) {
   const names = [["", "nothing"], ...others.map((other) => [versus(run, other), runShown(other), runName(other)])],
     beside = (vs) => {
       location.hash = address(prompt, run, { vs, t });
     };
-  const save = (type) =>
-    h(
-      "button",
-      { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run, type) },
-      `${type.toUpperCase()} of tokens`,
-    );
-  return h(
-    "p.row.screen",
-    chooser("Side by side with", names, named ? versus(run, named) : "", beside, "versus"),
-    ...toggles(),
-    save("csv"),
-    save("json"),
-  );
+  return chooser("Side by side with", names, named ? versus(run, named) : "", beside, "versus");
 }
+
+const savesOfTokens = (number, run) =>
+  ["csv", "json"].map((type) =>
+    h("button", { type: "button", onclick: () => saveTokens(number, run, type) }, `${type.toUpperCase()} of tokens`),
+  );
 
 // Ways of showing a text that the page's body has as classes.
 function toggles() {
@@ -130,18 +143,22 @@ function toggles() {
 }
 
 // Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without
-// drawing the page again.
-function pin(prompt, run, vs, sides, pane) {
+// drawing the page again. Where the address has none, the first difference is selected if there is room for the pane beside
+// the text, and the address stays as it is. While the pointer is over another token, the pane describes that one.
+function pin(prompt, run, vs, sides, from, pane) {
   const closing = h("button.close", { type: "button", "aria-label": "Close", onclick: () => unpin?.() }, "×");
-  let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
+  const addressed = sides.find(({ tokens, at }) => at !== null && at < tokens.n);
+  let now = addressed ?? (matchMedia(NARROW_PAGE).matches ? null : firstOfInterest(sides, from));
+  const describe = (one, i) =>
+    pane.replaceChildren(
+      one && one === now && i === now.at ? closing : "",
+      ...(one ? tokenPane(one.run, one.tokens, one.detail, i, sides.length > 1 && runName(one.run)) : HELP()),
+    );
   const show = () => {
     for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
     pane.classList.toggle("empty", !now);
     unpin = now ? () => now.go(null) : null;
-    pane.replaceChildren(
-      now ? closing : "",
-      ...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()),
-    );
+    describe(now, now?.at);
     for (const one of sides) {
       one.grid.at = one === now ? one.at : null;
       one.grid.mark(one.grid.at);
@@ -158,10 +175,30 @@ function pin(prompt, run, vs, sides, pane) {
       readdress(address(prompt, run, { vs, [one.side]: i }));
       show();
     };
-    steps(one.box, one.tokens, () => one.at, one.go, placeInText);
-    steps(one.grid.box, one.tokens, () => one.at, one.go, positionOf);
+    const look = (i) => {
+      pane.style.minHeight = `${pane.offsetHeight}px`; // what stands below stays where it is
+      if (i === null) describe(now, now?.at);
+      else describe(one, i);
+    };
+    for (const [box, placeOf] of [
+      [one.box, placeInText],
+      [one.grid.box, positionOf],
+    ]) {
+      steps(box, one.tokens, () => one.at, one.go, placeOf);
+      hovers(box, placeOf, look);
+    }
   }
   queueMicrotask(show);
+}
+
+// The text whose token is selected where the address names none, with its place: where the texts part, or else the first
+// early exit, or the first token that was decided.
+function firstOfInterest(sides, from) {
+  const one = sides.find(({ tokens }) => from >= 0 && from < tokens.n) ?? sides[0],
+    early = one.tokens.rank.findIndex((rank) => rank !== DATA.final);
+  if (from >= 0 && from < one.tokens.n) one.at = from;
+  else one.at = early >= 0 ? early : Math.min(one.run.undrawn, one.tokens.n - 1);
+  return one;
 }
 
 let unpin = null; // deselects the token that is pinned, if one is

@@ -14,7 +14,7 @@ function layerGrid(run, tokens, detail) {
   const details = h(
     "details.screen",
     { open: choice("grid", hasRoom) },
-    h("summary", "Layers × positions: what each layer would have said"),
+    h("summary", `Layers × positions of ${runName(run)}: what each layer would have said`),
   );
   const fill = () => {
     const rows = "top" in DATA.kinds ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],

@@ -43,11 +43,11 @@ function heatTable(name) {
   const show = ({ prompt, key, runs, failed, value }) => {
     if (!runs.length) return "";
     const run = runs.find(({ status }) => status === "ok") ?? runs[0],
-      words = [value === null ? null : form(value, metric.form), failed ? "✕" : null].filter(Boolean).join(" ");
+      words = [value === null ? null : formed(value, metric.form), failed ? " ✕" : null];
     const link = h(
       failed ? "a.bad" : "a",
       { href: address(prompt, run), title: `${key} on prompt ${prompt.id}` },
-      words || "–",
+      ...(words.some(Boolean) ? words : ["–"]),
     );
     const share = high > low ? (value - low) / (high - low) : 0;
     if (value !== null) link.style.setProperty("--share", Math.min(1, Math.max(0, share)));

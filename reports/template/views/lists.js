@@ -86,7 +86,7 @@ function hit({ prompt, run, tokens, text, at, length }) {
     h("a", { href: run ? address(prompt, run, { t }) : address(prompt) }, name),
     ": ",
     ...visible(around[0]),
-    h("strong", ...visible(around[1])),
+    h("mark", ...visible(around[1])),
     ...visible(around[2]),
   );
 }
@@ -134,69 +134,84 @@ function failuresPage() {
 const ORACLE = "it looks at the final layer to decide, so it saves nothing at run time";
 
 const HOW = {
-  Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not left to chance, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
-  Interval:
-    "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
-  Perplexity:
-    "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. A low value means that the text is fluent to that model, which is no proof of quality: a text that repeats itself in a loop has a very low perplexity. The mean over prompts is the geometric mean.",
-  "Layers skipped": `1 − mean depth: ${LAYERS_SKIPPED}`,
-  "Saving, theoretical":
-    "1 − Σ cost_needed / Σ cost_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
-  "Saving, run":
-    "1 − Σ cost_run / Σ cost_full over runs: the multiply-adds of what was run, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
-  "Saving, realised":
-    "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with the exact interval of a median if there are at least six. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
-  Oracle:
-    "A rule that looks at the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it shows what a rule could reach that knew the final layer without running it.",
-  Disagreement:
-    "Share of decided tokens that are not the full-depth model's most likely token given the same text, which is the run's own text before that token. With sampling, a token can differ without an early exit, so that normal disagrees too. Even a small share can change a whole text. In the texts, such a token has a line over it.",
-  "In one loop":
-    "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, is drawn hollow, and has a ↻ at its label.",
-  "Where tokens exit, layer mix":
-    "The share of a run's decided tokens that exit at each layer, averaged over prompts. Decided tokens are those whose exit was drawn: all except the first one of a run, which is always read from the final layer.",
-  "Depth by token position":
-    "(exit layer + 1) / number of layers, averaged over the tokens of a run in a bin of positions, then over seeds, then over the prompts whose text reaches the bin.",
-  "Side by side":
-    "The value of a run minus that of the base's run of the same prompt and seed, averaged over seeds and then over prompts. For perplexity it is the ratio instead, with a geometric mean. An average over several pairs is taken prompt by prompt first. Certainly: the whole interval is on one side of no difference.",
-  "At equal cost, at equal right answers":
-    "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. What is held equal can't be compared; all else can. The mix is found from the same prompts, which favours it a little.",
-  "Sure and wrong":
-    "Tokens of rules that could be deployed, read before the final layer and not what full depth would have said, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
-  "Allowed by T(rows, layers)":
-    "What tokens that exit as often at each layer would save of the time if deciding were free and nothing were deferred: rows leave a batch one by one, and layers are run for those that go on. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it. T(rows, layers) bounds what any exits can save.",
-  "Same as normal until":
-    "The number of tokens before the first one that differs from the normal run, or the length of the text if none differs. The axis is logarithmic if the values span more than a factor of ten.",
-  "Differs from here, bold":
-    "The first token that differs from the text it is compared with. After it, the tokens of a longest common subsequence of the rest of both texts are bold.",
-  KL: "The Kullback–Leibler divergence, in nats, of the full-depth distribution from the one read after a layer, both from the full-depth pass over the same text.",
-  Control:
-    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to its control; the control has a row of its own in tables.",
-  "Exit probability":
-    "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
-  "Rule saw":
-    "What the rule looked at to decide, at each exitable layer that it looked at. Online rules look at the student's own stream, at no layer beyond the exit; oracles at the teacher's final layer. It is not shown for rules that look at nothing, and for those whose evidence is the KL beside it.",
-  "Would have said":
-    "The most likely tokens, with their probabilities, if the full-depth pass (the teacher) is read after that layer. The student is the pass that generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from the teacher's, and has a row of its own.",
-  "Layers × positions":
-    "The most likely token at every layer and position of a text (the logit lens). A cell is coloured if its token is that of the final layer, or by its KL.",
-  "Rounding in this file":
-    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; what the rule saw to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
-  "CSV, JSON":
-    "Those of a chart or a table have its rows, those of runs all runs that this file holds, and those of tokens all that this file holds of each token of a run, rounded as described above. JSON also says of how many they are, where they come from and what was chosen. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
+  "Means and intervals": {
+    Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not left to chance, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
+    Interval:
+      "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
+  },
+  "Depth and savings": {
+    "Layers skipped": `1 − mean depth: ${LAYERS_SKIPPED}`,
+    "Where tokens exit, layer mix":
+      "The share of a run's decided tokens that exit at each layer, averaged over prompts. Decided tokens are those whose exit was drawn: all except the first one of a run, which is always read from the final layer.",
+    "Depth by token position":
+      "(exit layer + 1) / number of layers, averaged over the tokens of a run in a bin of positions, then over seeds, then over the prompts whose text reaches the bin.",
+    "Saving, theoretical":
+      "1 − Σ cost_needed / Σ cost_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
+    "Saving, run":
+      "1 − Σ cost_run / Σ cost_full over runs: the multiply-adds of what was run, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
+    "Saving, realised":
+      "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with the exact interval of a median if there are at least six. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
+    "Allowed by T(rows, layers)":
+      "What tokens that exit as often at each layer would save of the time if deciding were free and nothing were deferred: rows leave a batch one by one, and layers are run for those that go on. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it. T(rows, layers) bounds what any exits can save.",
+    Oracle:
+      "A rule that looks at the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it shows what a rule could reach that knew the final layer without running it.",
+    Control:
+      "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to its control; the control has a row of its own in tables.",
+  },
+  Texts: {
+    Perplexity:
+      "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. A low value means that the text is fluent to that model, which is no proof of quality: a text that repeats itself in a loop has a very low perplexity. The mean over prompts is the geometric mean.",
+    Disagreement:
+      "Share of decided tokens that are not the full-depth model's most likely token given the same text, which is the run's own text before that token. With sampling, a token can differ without an early exit, so that normal disagrees too. Even a small share can change a whole text. In the texts, such a token has a line over it.",
+    "In one loop":
+      "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, is drawn hollow, and has a ↻ at its label.",
+    "Same as normal until":
+      "The number of tokens before the first one that differs from the normal run, or the length of the text if none differs. The axis is logarithmic if the values span more than a factor of ten.",
+    "Differs from here, bold":
+      "The first place at which a text differs from the one it is compared with. After it, what the other text doesn't have is bold: all outside a longest common subsequence of the rests of both texts, of their tokens or, in a table, of their words.",
+    "Sure and wrong":
+      "Tokens of rules that could be deployed, read before the final layer and not what full depth would have said, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
+  },
+  Comparisons: {
+    "Side by side":
+      "The value of a run minus that of the base's run of the same prompt and seed, averaged over seeds and then over prompts. For perplexity it is the ratio instead, with a geometric mean. An average over several pairs is taken prompt by prompt first. Certainly: the whole interval is on one side of no difference.",
+    "At equal cost, at equal right answers":
+      "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. What is held equal can't be compared; all else can. The mix is found from the same prompts, which favours it a little.",
+  },
+  "What each layer says": {
+    KL: "The Kullback–Leibler divergence, in nats, of the full-depth distribution from the one read after a layer, both from the full-depth pass over the same text.",
+    "Exit probability":
+      "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
+    "Rule saw":
+      "What the rule looked at to decide, at each exitable layer that it looked at. Online rules look at the student's own stream, at no layer beyond the exit; oracles at the teacher's final layer. It is not shown for rules that look at nothing, and for those whose evidence is the KL beside it.",
+    "Would have said":
+      "The most likely tokens, with their probabilities, if the full-depth pass (the teacher) is read after that layer. The student is the pass that generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from the teacher's, and has a row of its own.",
+    "Layers × positions":
+      "The most likely token at every layer and position of a text (the logit lens). A cell is coloured if its token is that of the final layer, or by its KL.",
+  },
+  "This file": {
+    "Rounding in this file":
+      "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; what the rule saw to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
+    "CSV, JSON":
+      "Those of a chart or a table have its rows, those of runs all runs that this file holds, and those of tokens all that this file holds of each token of a run, rounded as described above. JSON also says of how many they are, where they come from and what was chosen. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
+  },
 };
+
+// What explains the numbers of this report, in groups: title → {term: words}.
+const explanations = () => ({
+  ...HOW,
+  Quality: QUALITY_HOW,
+  ...(DATA.drafts ? { Drafts: DRAFTS_HOW } : {}),
+  ...(DATA.reasoning ? { Reasoning: REASONING_HOW } : {}),
+  ...(DATA.learned ? { "Learned exits": LEARNED_HOW } : {}),
+});
 
 // All definitions of this report's terms, as [name, words].
 function definitions() {
   const recorded = (key) =>
     DATA.methods["A run"].find(([name]) => name === key)?.[2] ?? "Taken from the file as it is.";
   const shown = DATA.metrics.map(({ key, label, definition }) => [label, definition || recorded(key)]);
-  const how = {
-    ...HOW,
-    ...QUALITY_HOW,
-    ...(DATA.drafts ? DRAFTS_HOW : {}),
-    ...(DATA.reasoning ? REASONING_HOW : {}),
-    ...(DATA.learned ? LEARNED_HOW : {}),
-  };
+  const how = Object.assign({}, ...Object.values(explanations()));
   return [...Object.entries(how), ...shown.filter(([label]) => !(label in how))];
 }
 
@@ -205,26 +220,60 @@ function ruleWords({ definition, parameter, unit, oracle }) {
   return `${definition}.${has}${oracle ? ` An oracle: ${ORACLE}.` : ""}`;
 }
 
-function methodsPage() {
-  const { level, least } = DATA.intervals;
-  const list = (pairs) => h("dl.definitions", ...defined(pairs));
-  const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
-    h("h2", `${title}, as recorded`),
-    list(rows.map(([name, unit, definition]) => [[name, h("span.soft", ` ${unit}`)], definition])),
-  ]);
+// Each section of the methods page as [title, its terms with their words]. What is recorded of a run stands there under its
+// column, and is not said again of its tokens.
+function methodsSections() {
+  const run = DATA.methods["A run"],
+    ofRun = new Set(run.map(([name]) => name)),
+    above = { mode: "one of the modes above", rule: "one of the rules above" };
+  const recorded = (rows) =>
+    rows.map(([name, unit, definition]) => {
+      const label = DATA.metrics.find(({ key }) => key === name)?.label;
+      return [[name, h("span.soft", ` ${unit}${label ? `; shown as “${label}”` : ""}`)], above[name] ?? definition];
+    });
+  const judged = DATA.metrics
+    .filter(({ definition }) => definition)
+    .map(({ label, definition }) => [label, definition]);
   return [
-    h("h1", "Methods"),
+    ["Modes: what an early exit leaves behind", Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])],
+    ["Rules: where tokens exit", Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])],
+    ...Object.entries(explanations()).map(([title, terms]) => [
+      title,
+      title === "Quality" ? [...Object.entries(terms), ...judged] : Object.entries(terms),
+    ]),
+    ["A run, as recorded", recorded(run)],
+    [
+      "A token, as recorded",
+      recorded(DATA.methods["A token"].filter(([name]) => !ofRun.has(name) || name === "run_id")),
+    ],
+  ].filter(([, terms]) => terms.length);
+}
+
+function methodsPage() {
+  const { level, least } = DATA.intervals,
+    idOf = (title) =>
+      title
+        .toLowerCase()
+        .split(/[^a-z ]/)[0]
+        .replaceAll(" ", "-"),
+    sections = methodsSections();
+  return [
     h(
-      "p",
-      `Intervals are at the level of ${100 * level}%, over prompts; with fewer than ${least} prompts there are none.`,
+      "div.overview",
+      contents(sections.map(([title]) => [`#/methods/${idOf(title)}`, title.split(":")[0]])),
+      h(
+        "div",
+        h("h1", "Methods"),
+        h(
+          "p",
+          `Intervals are at the level of ${100 * level}%, over prompts; with fewer than ${least} prompts there are none.`,
+        ),
+        DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
+        ...sections.flatMap(([title, terms]) => [
+          h("h2", { id: idOf(title), tabindex: -1 }, title),
+          h("dl.definitions", ...defined(terms)),
+        ]),
+      ),
     ),
-    DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
-    Object.keys(DATA.modes).length ? h("h2", "Modes: what an early exit leaves behind") : null,
-    list(Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])),
-    Object.keys(DATA.rules).length ? h("h2", "Rules: where tokens exit") : null,
-    list(Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])),
-    h("h2", "Numbers of this report"),
-    list(definitions()),
-    ...columns,
-  ].filter(Boolean);
+  ];
 }

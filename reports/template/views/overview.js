@@ -18,7 +18,7 @@ async function overviewPage() {
   return [
     h(
       "div.overview",
-      contents(sections),
+      contents(linksTo(sections)),
       h(
         "div.sections",
         h(
@@ -66,16 +66,24 @@ function overviewSections() {
   ].filter(Boolean);
 }
 
-// A list of the sections that stays in sight.
-function contents(sections) {
+// The sections' addresses and labels, and those of folded parts that a sweep may be about.
+function linksTo(sections) {
   const apart = foldedParts().filter(({ id }) => ["drafts", "reasoning", "learned"].includes(id));
-  const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
-    h("a", { href: `#/at/${id}` }, label),
-  );
-  return h("nav.contents", { "aria-label": "Contents" }, h("ol", ...links.map((link) => h("li", link))));
+  return [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) => [
+    `#/at/${id}`,
+    label,
+  ]);
 }
 
-// Go to a section of the overview, which is shown; a folded one is opened.
+// A list of the sections of a page that stays in sight.
+const contents = (links) =>
+  h(
+    "nav.contents",
+    { "aria-label": "Contents" },
+    h("ol", ...links.map(([href, label]) => h("li", h("a", { href }, label)))),
+  );
+
+// Go to a section of the page that is shown; a folded one is opened.
 function goTo(id) {
   const target = $(id);
   if (!target) return;

@@ -4,17 +4,19 @@
 async function promptPage(number) {
   const prompt = DATA.prompts[number];
   const cores = await coreOf(number);
-  const neighbour = (other, label) => (other ? h("a", { href: address(other) }, label) : null);
   const page = [
     trail(`Prompt ${prompt.id}`),
     h("h1", `Prompt ${prompt.id}`),
-    h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
-    ...(prompt.answer === null ? [] : [h("p", "Expected answer: ", h("strong", ...visible(prompt.answer)))]),
     h(
       "p.row",
-      neighbour(DATA.prompts[number - 1], "← previous prompt"),
-      neighbour(DATA.prompts[number + 1], "next prompt →"),
+      ...neighbours(number, (at) => address(at)),
       prompt.why ? h("span.soft", `Held because: ${prompt.why}.`) : null,
+    ),
+    h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
+    h(
+      "p",
+      ...(prompt.answer === null ? [] : ["Expected answer: ", ...visible(prompt.answer), ". "]),
+      rightWords(prompt),
     ),
   ];
   if (!prompt.runs.length) return [...page, h("p", "No run of this prompt has landed yet.")];
@@ -32,8 +34,20 @@ async function promptPage(number) {
   return [...page, writtenTexts(prompt, rows), promptNumbers(prompt)];
 }
 
+// Links to the nearest prompts before and after one for which `to` gives an address.
+function neighbours(number, to) {
+  const nearest = (step, at = number + step) => {
+    const href = DATA.prompts[at] && to(DATA.prompts[at]);
+    return href === null ? nearest(step, at + step) : href;
+  };
+  return [
+    [-1, "← previous prompt"],
+    [1, "next prompt →"],
+  ].map(([step, label]) => nearest(step) && h("a", { href: nearest(step) }, label));
+}
+
 const MOST_NAMES = 3, // of the settings that wrote a text, before the others are folded
-  MOST_LETTERS = 700; // of a text, before the rest is left to its run's page
+  MOST_LETTERS = 700; // of a text after its first difference, before the rest is left to its run's page
 
 // What each setting wrote, equal texts once: full depth's first, then from the likest to it on.
 function writtenTexts(prompt, rows) {
@@ -65,7 +79,7 @@ function writtenTexts(prompt, rows) {
   const make = (name) =>
     ordered
       .filter((group) => name === filters[0] || lost(group) || group.text === base?.text)
-      .map((group) => saidBy(prompt, group));
+      .map((group) => saidBy(prompt, group, base?.members.find(isNormal).tokens));
   const [filter, box] = chosenBox("Show", "prompt.texts", ordered.some(lost) ? filters : filters.slice(0, 1), make);
   return h(
     "section",
@@ -75,49 +89,71 @@ function writtenTexts(prompt, rows) {
       { id: "written" },
       `What was written: ${form(groups.size, "count")} different text${groups.size === 1 ? "" : "s"}`,
     ),
-    right >= 0 && prompt.answer !== null ? h("p", rightWords(rows, right)) : null,
+    h("p.soft", "Bold: what full depth's text doesn't have. Overlined: not what full depth would have said there."),
+    rows.some(({ tokens }) => tokens) && h("div.row", legend(null, document.body), h("span.row.screen", ...toggles())),
     filter,
     box,
   );
 }
 
-const rightWords = (rows, right) => {
-  const marked = rows.filter(({ run }) => run.status === "ok" && run.m[right] !== null);
-  return `Right: ${marked.filter(({ run }) => run.m[right] === 1).length} of ${marked.length} runs.`;
-};
+function rightWords({ runs }) {
+  const marked = runs.filter((run) => run.status === "ok" && rightOf(run) !== null);
+  return marked.length ? `Right: ${marked.filter((run) => rightOf(run) === 1).length} of ${marked.length} runs.` : "";
+}
 
-// A text with who wrote it, and whether it is right.
-function saidBy(prompt, { text, members, from }) {
-  const links = (some) =>
-      some.flatMap(({ run }, i) => [
-        i ? ", " : "",
-        h("a", { href: address(prompt, run), title: runName(run) }, runShown(run)),
-      ]),
+// A text with who wrote it, and whether it is right. It has the colours of the setting that exits most, or else of the one
+// whose name is under the pointer or in focus.
+function saidBy(prompt, { text, members }, base) {
+  const box = h("div"),
+    whose = h("span.soft"),
     others = members.slice(MOST_NAMES),
     n = new Set(members.map(({ run }) => run.c)).size;
+  const colour = (member) => {
+    box.replaceChildren(colouredText(prompt, member, base) ?? h("div.tokens", ...spaced(text)));
+    whose.textContent = member.tokens && members.length > 1 ? ` · colours of ${runShown(member.run)}` : "";
+  };
+  const link = (member) => {
+    const recolour = () => colour(member);
+    return h(
+      "a",
+      { href: address(prompt, member.run), title: runName(member.run), onpointerenter: recolour, onfocus: recolour },
+      runShown(member.run),
+    );
+  };
+  const links = (some) => some.flatMap((member, i) => [i ? ", " : "", link(member)]);
+  const early = ({ run }) => run.counts.slice(0, -1).reduce((sum, n) => sum + n, 0);
+  colour(sorted(members, early, true)[0]);
   return h(
     "article.said-by",
     h(
       "p.who-said",
       markOf(members[0].run),
-      h("strong", n === 1 ? " One setting says this: " : ` ${n} settings say this: `),
+      n === 1 ? " One setting says this: " : ` ${n} settings say this: `,
       ...links(members.slice(0, MOST_NAMES)),
+      whose,
     ),
-    h("p.text", ...wholeText(text, from)),
+    box,
     others.length ? h("details", h("summary", `${others.length} more`), h("p", ...links(others))) : null,
   );
 }
 
-// A text with its first difference marked, in bold from there on.
-function wholeText(text, from) {
-  const end = Math.min(text.length, Math.max(MOST_LETTERS, (from ?? 0) + MOST_LETTERS / 2)),
-    cut = from === null ? end : Math.min(from, end);
-  return [
-    ...spaced(text, 0, cut),
-    from === null ? "" : h("span.differs", from < text.length ? "differs from here" : "ends here, full depth goes on"),
-    cut < end ? h("strong", ...spaced(text, cut, end)) : "",
-    end < text.length ? h("span.soft", ` … ${form(text.length - end, "count")} more letters`) : "",
-  ];
+// A run's tokens, which lead to the run's page, with the first difference from full depth's tokens marked; null without tokens.
+function colouredText(prompt, { run, tokens }, base) {
+  if (!tokens) return null;
+  const marks = base ? compare(tokens, base) : { from: -1, same: new Set() };
+  let n = Math.max(0, marks.from);
+  for (let letters = 0; n < tokens.n && letters < MOST_LETTERS; n++) letters += pieceText(tokens.piece[n]).length;
+  const box = tokenText(run, { ...tokens, n }, `Tokens of ${runName(run)}`, marks);
+  box.removeAttribute("tabindex"); // keys are for the run's page
+  hovers(box, placeInText, (t) => {
+    if (t !== null) box.querySelector(`[data-i="${t}"]`).title = `Layer ${DATA.layers[tokens.rank[t]]}`;
+  });
+  box.addEventListener("click", ({ target }) => {
+    const t = placeInText(target);
+    if (t !== null && getSelection().isCollapsed) location.hash = address(prompt, run, { t });
+  });
+  if (n < tokens.n) box.append(h("span.soft", ` … ${form(tokens.n - n, "count")} more tokens`));
+  return box;
 }
 
 // A table of the runs, which is made when it is asked for.

@@ -9,11 +9,11 @@ function verdicts(prompt, run) {
 function answerOf(prompt, run) {
   const said = run.found === null ? ["none is found in the text"] : ["found: ", ...visible(run.found)];
   const wanted = prompt.answer === null ? [] : ["; expected: ", ...visible(prompt.answer)];
-  return [h("strong", "Answer"), ": ", form(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
+  return ["Answer: ", formed(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
 }
 
 function judgedBy([judge, scores, preferred, error]) {
-  const name = h("strong", `Judge ${DATA.judges[judge]}`);
+  const name = `Judge ${DATA.judges[judge]}`;
   if (error) return [name, " gave no usable answer: ", ...visible(error)];
   const known = scores.map((score, i) => (score === null ? null : `${ASPECTS[i]} ${score}`)).filter(Boolean);
   const words = known.length ? `: ${known.join(", ")} (1 to 5)` : "";

@@ -117,9 +117,8 @@ const STRIP_HELP = "Hover over a token, or focus a text and use the arrow keys; 
 
 // A text that tells of its tokens in `said`, and leads to `link` of each.
 function stripText(run, tokens, { other, number, link, said }) {
-  const same = other ? sameUntil(tokens, other) : tokens.n,
-    differs = other && Math.max(tokens.n, other.n) > same,
-    box = tokenText(run, tokens, `Tokens of ${runName(run)}`, { from: differs ? same : -1, same: new Set() });
+  const marks = other ? compare(tokens, other) : { from: -1, same: new Set() },
+    box = tokenText(run, tokens, `Tokens of ${runName(run)}`, marks);
   let now = null;
   const tell = async (i) => {
     now = i;
@@ -147,7 +146,10 @@ function stripText(run, tokens, { other, number, link, said }) {
     go,
     () => null,
   ); // a click doesn't select
-  on("focus", () => box.matches(":focus-visible") && go(differs ? Math.min(same, tokens.n - 1) : 0));
+  on(
+    "focus",
+    () => box.matches(":focus-visible") && go(marks.from < 0 ? 0 : Math.min(marks.from, tokens.n - 1)),
+  );
   on("blur", () => go(null));
   on("keydown", ({ key }) => key === "Enter" && open(now));
   on("pointerover", ofToken(tell));

@@ -110,7 +110,7 @@ function textsPart() {
     heading.textContent = filters[names.indexOf(state.filter)].title;
     const options = names.map((name) => [name, `${name} (${form(found(name).length, "count")})`]);
     shows.replaceChildren(chooser("Show", options, state.filter, change("filter")));
-    const of = `Of ${state.runs.length} ${noun} that this file holds with this setting${counted()}. Bold: after the first difference.`;
+    const of = `Of ${state.runs.length} ${noun} that this file holds with this setting${counted()}. Bold: what the other text doesn't have.`;
     box.replaceChildren(textsTable(of, found(state.filter), state.key, baseKey));
   };
   const change = (key) => (value) => {
@@ -143,7 +143,7 @@ function textsTable(caption, rows, key, baseKey) {
       const isKnown = texts.every((text) => typeof text === "string");
       return texts[side] === null
         ? ["not in this file"]
-        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null);
+        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null, texts[1 - side]);
     });
     return h("span", markOf(run), " ", text);
   };
@@ -193,17 +193,22 @@ function tokenDifference(one, other) {
   return from < one.n ? from : null;
 }
 
-// A part of a text around the letter `from`, in bold from there on.
-function excerpt(text, from, most = LETTERS) {
+// A part of a text around the letter `from`, its first difference from the `other` text; what the other doesn't have is bold.
+function excerpt(text, from, other, most = LETTERS) {
   const start = from !== null && text.length > most && from > most / 2 ? Math.max(0, from - Math.floor(most / 3)) : 0,
-    end = Math.min(text.length, start + most),
-    cut = from === null ? end : Math.min(Math.max(from, start), end);
-  return [
-    start ? "… " : "",
-    ...oneLine(text.slice(start, cut)),
-    cut < end ? h("strong", ...oneLine(text.slice(cut, end))) : "",
-    end < text.length ? " …" : "",
-  ];
+    end = Math.min(text.length, start + most);
+  const wordsOf = (whole) => {
+    const piece = whole.split(/(?=\s)/);
+    return { n: piece.length, piece };
+  };
+  const words = wordsOf(text),
+    marks = from === null ? null : compare(words, wordsOf(other)),
+    nodes = [];
+  for (let i = 0, at = 0; i < words.n && at < end; at += words.piece[i++].length) {
+    const shown = oneLine(words.piece[i].slice(Math.max(0, start - at), end - at));
+    nodes.push(...(marks && isOwn(marks, i) ? [h("strong", ...shown)] : shown));
+  }
+  return [start ? "… " : "", ...nodes, end < text.length ? " …" : ""];
 }
 
 // A text on one line, with marks for its line ends.

@@ -3,7 +3,8 @@
 
 const PARTS = { thinking: "Chain of thought", answer: "Answer" };
 
-// `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again.
+// `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again. What
+// the other text doesn't have is bold.
 function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
   const parts = new Map(run.parts);
@@ -14,7 +15,7 @@ function tokenText(run, tokens, label, marks) {
     if (i < run.undrawn) span.classList.add("undrawn");
     if (tokens.disagrees?.[i]) span.classList.add("disagrees");
     if (tokens.drafted?.[i]) span.classList.add("drafted");
-    if (marks.same.has(i)) span.classList.add("again");
+    if (isOwn(marks, i)) span.classList.add("own");
     const nodes = inText(pieceText(tokens.piece[i])),
       ends = nodes.at(-1) === "\n";
     span.append(...(ends ? nodes.slice(0, -1) : nodes));
@@ -23,6 +24,9 @@ function tokenText(run, tokens, label, marks) {
   if (marks.from === tokens.n) box.append(h("span.differs", "ends here, the other goes on"));
   return box;
 }
+
+// Whether the other text doesn't have place i of this one.
+const isOwn = ({ from, same }, i) => from >= 0 && i >= from && !same.has(i);
 
 // A sentence on how many tokens of a text differ from full depth's most likely one, with a button to the next of them.
 function disagreements(run, tokens, box) {
@@ -266,6 +270,14 @@ function steps(box, tokens, at, go, placeOf) {
     const i = placeOf(event.target);
     if (i !== null && getSelection().isCollapsed) go(i === at() ? null : i); // a second tap closes the panel
   });
+}
+
+// Look at what the pointer is over, and at nothing (null) when it leaves. A finger selects instead.
+function hovers(box, placeOf, look) {
+  box.addEventListener("pointerover", ({ target, pointerType }) => {
+    if (pointerType !== "touch" && !matchMedia(NARROW_PAGE).matches) look(placeOf(target));
+  });
+  box.addEventListener("pointerleave", () => look(null));
 }
 
 function placeInText(target) {

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,45 @@ def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
     assert not page.locator("header").is_visible()
 
 
+def test_paper_has_what_is_folded_and_what_is_right_or_wrong(visit: Visit, answered: Path) -> None:
+    for route, mark in (("#/p/3/unfrozen/kl/2/vs/normal", ".outcome summary .wrong"), ("#/", ".verdict")):
+        page = visit(route, path=answered)
+        page.locator(mark).first.wait_for(state="attached")
+        folded, opened = (page.locator(f"main details{those}") for those in (":not([open], .screen)", "[open]"))
+        n_folded, n_opened = folded.count(), opened.count()
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert folded.count() == 0 < n_folded
+        assert page.locator(mark).first.is_visible()
+        for chart in page.locator(".chart").all():
+            chart.and_(page.locator("[data-ink]")).wait_for()
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        page.wait_for_timeout(100)
+        assert opened.count() == n_opened
+        assert page.evaluate("location.hash") == route, "nothing was chosen"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_shows_through_the_headings_of_a_table(visit: Visit, answered: Path, scheme: str) -> None:
+    """The column and the row of headings look as before when the table has moved beneath them."""
+    page = visit("#/p/3?prompt.numbers=true", path=answered, color_scheme=scheme, viewport=PHONE)
+    scroll = page.locator(".fold .scroll")
+    scroll.evaluate("box => { box.style.maxHeight = '300px'; box.scrollIntoView(); }")
+    at, row, column = scroll.bounding_box(), *(scroll.locator(th).first.bounding_box() for th in ("thead", "tbody th"))
+    past_caption = int(row["y"] - at["y"]) + 5
+
+    def pictures(left: int, top: int) -> list[bytes]:
+        scroll.evaluate("(box, [left, top]) => box.scrollTo(left, top)", [left, top])
+        corner = {"x": at["x"] + 1, "y": at["y"] + 1, "width": column["width"] - 2, "height": row["height"] - 2}
+        beneath = {**corner, "y": at["y"] + row["height"] + 3, "height": 120}
+        return [page.screenshot(clip=clip) for clip in (corner, beneath)]
+
+    first = pictures(0, past_caption)
+    assert pictures(90, past_caption) == first
+    assert pictures(90, past_caption + 7)[0] == first[0]
+    assert pictures(0, past_caption + 7)[1] != first[1], "it has moved"
+
+
 @pytest.mark.parametrize("route", ["#/p/1?prompt.numbers=true", "#/c/unfrozen/kl/1"])
 def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> None:
     page = visit(route, viewport=PAPER)
@@ -108,8 +148,8 @@ def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> No
     assert page.evaluate("document.documentElement.scrollWidth") == 688
 
 
-@pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1?prompt.numbers=true", "main tr")])
-def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what: str) -> None:
+@pytest.mark.parametrize(("route", "what"), [("#/", "main .chart"), ("#/p/1?prompt.numbers=true", "main tr")])
+def test_charts_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what: str) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
     assert page.locator(what).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"

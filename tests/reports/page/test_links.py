@@ -76,6 +76,37 @@ def test_a_token_of_the_other_text_is_pinned_too(visit: Visit) -> None:
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
 
 
+def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_over(visit: Visit) -> None:
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal")
+    pane, pinned = page.locator(".pane"), page.locator(".pinned")
+    assert pinned.get_attribute("data-i") == "4"
+    assert page.locator(".differs + .t").first.get_attribute("data-i") == "4"
+    assert "unfrozen/kl/1: token 5 of 24" in pane.inner_text()
+    page.locator(".tokens").nth(1).locator(".t").nth(9).hover()
+    assert "normal: token 10 of 24" in pane.inner_text()
+    page.locator("h1").hover()
+    assert "unfrozen/kl/1: token 5 of 24" in pane.inner_text()
+    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/1/vs/normal", "nothing was chosen"
+    page.get_by_label("Side by side with").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5"), "the text is the next stop"
+    page.get_by_role("link", name="next prompt").click()
+    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 1").wait_for()
+    assert page.locator(".tokens").count() == 2, "beside the same setting"
+    assert visit("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
+
+
+def test_neighbours_are_the_nearest_prompts_with_the_same_setting(visit: Visit, tmp_path: Path) -> None:
+    has = {0: ["normal", "unfrozen"], 1: ["normal"], 2: ["normal", "unfrozen"]}
+    factors = {"normal": None, "unfrozen": 1.0}
+    runs = [run_rows(str(i), "?", mode, factors[mode], ["a", "b"]) for i, modes in has.items() for mode in modes]
+    page = visit("#/p/0/unfrozen/kl/1", path=build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html"))
+    assert page.get_by_role("link", name="previous prompt").count() == 0
+    page.get_by_role("link", name="next prompt").click()
+    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 2").wait_for()
+
+
 @pytest.mark.parametrize(
     ("route", "sentence"),
     [

@@ -7,21 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Page, Visit
+from report_fixtures import MOST_PROSE, Page, Visit, Walk, prose_seen, words_seen
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
 TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
-# The words that are seen, without those of options and of what is folded.
-WORDS = """() => {
-  let n = 0;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const parent = walker.currentNode.parentElement;
-    if (parent.closest("script, style, option, noscript, .hidden, .skip") || !parent.checkVisibility()) continue;
-    n += walker.currentNode.textContent.split(/\\s+/).filter(Boolean).length;
-  }
-  return n;
-}"""
 MOST_WORDS = 1200
 
 
@@ -37,12 +26,36 @@ def test_it_is_short_and_its_sections_stand_in_order(
     page = visit("#/", path=answered, viewport=(("width", size[0]), ("height", size[1])))
     drawn(page)
     page.locator(".texts-table, #texts ~ div p").first.wait_for()
-    assert page.evaluate(WORDS) <= MOST_WORDS
+    assert words_seen(page) <= MOST_WORDS
+    assert 100 < prose_seen(page) <= MOST_PROSE
     assert page.evaluate("document.documentElement.scrollHeight") <= screens * size[1]
     assert page.locator("h1, h2").all_inner_texts() == [
         "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
         "What was lost, in words", "Everything else",
     ]  # fmt: skip
+
+
+def test_the_overview_of_oracles_alone_is_short_too(walk: Walk) -> None:
+    """As that of the demo."""
+    assert 100 < prose_seen(walk("#/")) <= MOST_PROSE
+
+
+def test_methods_have_contents_and_say_nothing_twice(visit: Visit, answered: Path) -> None:
+    page = visit("#/methods", path=answered)
+    contents = page.get_by_role("navigation", name="Contents")
+    assert contents.get_by_role("link").all_inner_texts() == [
+        "Modes", "Rules", "Means and intervals", "Depth and savings", "Texts", "Comparisons", "What each layer says",
+        "This file", "Quality", "A run, as recorded", "A token, as recorded",
+    ]  # fmt: skip
+    assert words_seen(page) < 3600
+    said = [words for words in page.locator("dd").all_inner_texts() if len(words.split()) > 8]
+    assert len(set(said)) == len(said) > 40
+    assert "shown as “Early exits”" in page.locator("main").inner_text()
+    contents.get_by_role("link", name="Comparisons").click()
+    page.locator("#comparisons:focus").wait_for()
+    assert page.evaluate("location.hash") == "#/methods/comparisons"
+    again = visit("#/methods/comparisons", path=answered)
+    assert again.locator("#comparisons").bounding_box()["y"] < 100
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report_fixtures import Page, Visit
+from report_fixtures import Page, Visit, Walk
 from synthetic_quality import graded
 from synthetic_sweeps import run_rows, write_runs
 
@@ -24,6 +24,19 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {Normal(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
     )
     return build_report(str(folder), folder / "report.html")
+
+
+# What is seen and red, other than tokens and what has the colour of a layer.
+RED = """() => [...document.querySelectorAll("body *")].filter((element) => {
+  if (element.closest(".t, .swatch, .bar") || !element.checkVisibility()) return false;
+  const style = getComputedStyle(element);
+  const sides = ["Top", "Right", "Bottom", "Left"].filter((side) => style[`border${side}Width`] !== "0px");
+  const colours = [style.color, style.backgroundColor, ...sides.map((side) => style[`border${side}Color`])];
+  return colours.some((colour) => {
+    const [r, g, b, alpha = 1] = colour.match(/[\\d.]+/g).map(Number);
+    return alpha && r - Math.max(g, b) > 60 && g - b < 60;
+  });
+}).map((element) => element.outerHTML.slice(0, 200))"""
 
 
 def section(page: Page) -> Page:
@@ -161,3 +174,38 @@ def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_pa
     assert "Of 6 runs that this file holds with this setting: 3 lost, 0 gained." in section(page).inner_text()
     heads = section(page).locator("tbody th").all_inner_texts()
     assert [head.splitlines()[0] for head in heads] == [f"0, seed {seed}" for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_red_is_late_and_nothing_else(visit: Visit, walk: Walk, marked: Path, scheme: str) -> None:
+    for route in ("#/?open=all", "#/p/2", "#/p/2/unfrozen/kl/2", "#/p/0/unfrozen/kl/1/vs/normal", "#/fail"):
+        assert walk(route, color_scheme=scheme).evaluate(RED) == [], route
+    page = visit("#/p/0?prompt.numbers=true", path=marked, color_scheme=scheme)
+    assert page.evaluate(RED) == []
+    seen = page.locator(".said-by .wrong, .said-by .right, td .wrong, td .right")
+    assert seen.count() > 4
+    colours = {(each.inner_text()[0], each.evaluate("e => getComputedStyle(e).color")) for each in seen.all()}
+    assert [mark for mark, _ in sorted(colours)] == ["✓", "✗"], "each has one colour, its own"
+    page.evaluate("document.querySelector('h1').style.color = 'var(--final)'")
+    assert len(page.evaluate(RED)) == 1, "and would be found"
+
+
+def test_bold_is_what_the_other_text_does_not_have(visit: Visit, tmp_path: Path) -> None:
+    """In the overview's table, in which words are compared, and on the pages of the prompt and of the run."""
+    told = {("normal", None): "the cat sat on it", ("unfrozen", 1.0): "the dog sat on us"}
+    runs = [run_rows("0", "?", *of, [f" {word}" for word in words.split()]) for of, words in told.items()]
+    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    page = visit("#/", path=path)
+    cells = page.locator(".texts-table td")
+    cells.last.get_by_text("us").wait_for()
+    bold = [[words.strip() for words in cell.locator("strong").all_text_contents()] for cell in cells.all()]
+    assert bold == [["cat", "it"], ["dog", "us"]]
+    for route in ("#/p/0", "#/p/0/unfrozen/kl/1/vs/normal"):
+        page = visit(route, path=path)
+        assert [words.strip() for words in page.locator(".own").all_text_contents()][-4:] == (
+            ["dog", "us"] if route == "#/p/0" else ["dog", "us", "cat", "it"]
+        )
+        weights = "all => all.map(e => getComputedStyle(e).fontWeight)"
+        assert set(page.locator(".tokens .own").evaluate_all(weights)) == {"700"}
+        assert set(page.locator(".tokens .t:not(.own)").evaluate_all(weights)) == {"400"}
+        assert page.locator("main strong").count() == 0

@@ -50,18 +50,35 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     same, *others = page.locator(".said-by").all()
     assert "3 settings say this: normal, U·kl 2 (oracle), F·kl 2 (oracle)" in same.inner_text()
     assert same.locator(".right").count() == 1
+    same.get_by_role("link", name="F·kl 2").hover()
+    assert "colours of F·kl 2" in same.inner_text()
     for other, rest in zip(others, ("dog ran", "cow ran."), strict=True):
         assert other.locator(".wrong").count() == 1
-        assert other.locator(".text strong").inner_text().startswith(rest)
+        assert "".join(other.locator(".own").all_text_contents()).strip().startswith(rest), "bold"
         assert other.locator(".differs").inner_text() == "differs from here"
     page.get_by_role("combobox", name="Show").select_option("right at full depth, wrong here")
     assert page.locator(".said-by").count() == 3, "beside full depth's own"
     assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
 
 
+def test_the_texts_of_a_prompt_are_coloured_and_lead_to_their_runs(visit: Visit) -> None:
+    page = visit("#/p/0")
+    full, part, *_ = page.locator(".said-by").all()
+    assert full.locator(".t:not(.r5)").count() == 0, "at full depth"
+    assert part.locator(".differs + .own").count() == 1
+    colours = part.locator(".t").evaluate_all("all => all.map(t => getComputedStyle(t).backgroundColor)")
+    name = part.get_by_role("link").first.get_attribute("title")
+    part.locator(".t").nth(2).click()
+    page.get_by_role("heading", name=f"{name} on prompt 0").wait_for()
+    assert page.locator(".pinned").get_attribute("data-i") == "2"
+    of_run = page.locator(".tokens .t").evaluate_all("all => all.map(t => getComputedStyle(t).backgroundColor)")
+    assert colours == of_run
+    assert len(set(colours)) > 3
+
+
 def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, written: Path) -> None:
     page = visit("#/p/0", path=written)
-    text = page.locator(".said-by .text").first
+    text = page.locator(".said-by .tokens").first
     assert text.text_content() == "A cat  sat "
     assert text.locator(".blank").count() == 3
     mark = "e => getComputedStyle(e, '::before').content"

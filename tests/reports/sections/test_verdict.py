@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import MakeSweep, Page, Visit
+from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
 from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
@@ -51,6 +51,7 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     card = page.locator(".verdict")
     assert card.inner_text().startswith("No. No setting pays.")
+    assert 100 < prose_seen(page) <= MOST_PROSE
     assert "Why: deciding costs too much" in card.inner_text()
     card.locator("summary").click()
     assert CHOSEN in card.locator("tbody").inner_text()
