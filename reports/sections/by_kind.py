@@ -59,7 +59,7 @@ def found_by_kind(sweep: Sweep) -> Found:
     runs = sweep.generations[sweep.generations["prompt_id"].isin(kind_of)]
     seeds = runs["seed"].unique().tolist()  # a run that is the same for every seed stands beside those of each
     own = [seeds if is_every else [seed] for seed, is_every in zip(runs["seed"], runs["every_seed"], strict=True)]
-    runs = runs.assign(seed=own).explode("seed").astype({"seed": int})
+    runs = runs.assign(seed=pd.Series(own, runs.index)).explode("seed").astype({"seed": int})
     found = by_kind(pa.Table.from_pandas(runs[list(COLUMNS)], preserve_index=False), kind_of, units(prompts))
     return {key: found[key] for key in sweep.numbers if key in found}
 

@@ -227,7 +227,9 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
     base, tooltip = told(base, shown.columns, shown.quality.rows)
-    bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.25))
+    # Of many points, bars would hide the lines: that of the highlighted one stands out.
+    picked = {"test": "picked == datum.configuration", "value": 0.8}
+    bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.12, condition=[picked]))
     return layered(
         *_as_good(shown, y),
         *_frontier(shown, known, x, y),
@@ -270,7 +272,7 @@ def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
         within = alt.YDatum(max(0.0, level - margin), title=shown.measure.title)
         yield once.mark_rect(aria=False, color=CONTROL_GREY, opacity=0.2).encode(y=within, y2=alt.Y2Datum(level))
     even = once.encode(y=alt.YDatum(level, title=shown.measure.title))
-    yield even.mark_rule(aria=False, strokeDash=[5, 4])
+    yield even.mark_rule(aria=False, strokeDash=[5, 4]).properties(name="even")
     if shown.measure.even is not None:
         text = even.mark_text(aria=False, fontSize=11, align="right", baseline="bottom", dy=-2)
         yield text.encode(x=alt.value("width"), text=alt.TextValue(f"as good as {NORMAL}"))

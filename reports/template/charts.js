@@ -71,7 +71,7 @@ function labelled(vega, rows, axes) {
   const known = [
     ...(rows.some((row) => row.rule === null && isDrawn(row)) ? ["full_depth", "full_depth_text"] : []),
     ...(exits.some((row) => row.chosen) ? ["chosen"] : []),
-    ...(exits.length ? ["lines"] : []),
+    ...(exits.length ? ["lines", "even"] : []),
   ];
   const isKnown = (name) => known.some((each) => name === `${each}_marks` || name === `${each}_pathgroup`),
     others = vega.marks.map(({ name }) => name).filter(isKnown);

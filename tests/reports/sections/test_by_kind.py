@@ -7,7 +7,7 @@ import pytest
 from chart_fields import missing_fields
 from synthetic_quality import graded
 
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.quality.by_kind import BesideNormal
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.quality.intervals import clopper_pearson
@@ -48,7 +48,7 @@ def test_a_kind_is_named_only_where_it_certainly_carries_most_of_the_loss(
 
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
     """A sweep of two seeds, in which the setting loses what is a sum."""
-    marks = {Normal(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
+    marks: dict[Configuration, str] = {Normal(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
     path = graded(folder, marks, seeds=(0, 1)) / "sweep.json"
     about = json.loads(path.read_text())
     about["config"]["temperature"] = 0.0
