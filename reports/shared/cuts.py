@@ -50,7 +50,7 @@ def _rows(sweep: Sweep) -> Iterator[Row]:
             name = f"cut of {counted(n_cut, 'layer')}, {'tested' if len(choices) else 'on the pilot'}"
             row |= {SKIPPED: n_cut / n_layers, f"{SKIPPED}_low": None, f"{SKIPPED}_high": None}
             row |= {"certified": chosen_words(choices, chosen=False).get(key)}
-            yield row | _naming(name, n_cut, "tested" if len(choices) else CUT)
+            yield row | _naming(name, n_cut, "tested cut" if len(choices) else CUT)
         elif not len(choices):
             yield row | _naming("full depth on the pilot", 0, CUT)
 
@@ -58,4 +58,4 @@ def _rows(sweep: Sweep) -> Iterator[Row]:
 def _naming(name: str, n_cut: int, series: str) -> Row:
     names = dict.fromkeys(("configuration", "shown_as", "short"), name)
     same = {"mode": CUT, "family": CUT, "rule": None, "parameter": float(n_cut), "series": series}
-    return {**names, "label": f"cut of {n_cut}" if n_cut else "", **same}
+    return {**names, **same}

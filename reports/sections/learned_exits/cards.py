@@ -101,7 +101,8 @@ def trade_off(artefact: Artefact) -> pd.DataFrame:
     series = [" · ".join(str(part) for part in row if part) for row in frame[parts].itertuples(index=False)]
     frame = frame.assign(series=series, layers_skipped=1 - frame["mean_depth"])
     first = frame["series"].iloc[0] if parts != ["readout"] and len(frame) else baseline(frame["readout"])
-    return _ordered(frame, first, "kl_factor")
+    frame = _ordered(frame, first, "kl_factor")
+    return frame.assign(label=[_number(k) for k in frame["kl_factor"]])
 
 
 def probes(artefact: Artefact) -> pd.DataFrame:

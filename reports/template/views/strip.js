@@ -47,7 +47,7 @@ async function textStrip() {
       asked,
       chooser(
         "Setting",
-        settings.map(({ key, mark }) => [key, key + mark]),
+        settings.map(({ key, mark }) => [key, shortOf(key) + mark, key]),
         state.key,
         setting,
         "strip-setting",

@@ -71,6 +71,7 @@ def test_tables_have_the_numbers_of_the_card() -> None:
     trade = tables.trade_off(only(readout=linear()))
     assert trade["layers_skipped"].tolist() == pytest.approx([1 - row["mean_depth"] for row in linear()["trade_off"]])
     assert trade["agreement_control"].tolist() == [row["control_agreement"] for row in linear()["trade_off"]]
+    assert trade["label"].tolist() == ["0.5", "1", "2", "4"] * 2
 
 
 def test_what_differs_names_the_lines_of_a_trade_off() -> None:

@@ -309,7 +309,7 @@ def test_cuts_of_an_assessment_are_a_curve_that_begins_at_full_depth_on_the_same
     told = {row["configuration"]: (row["series"], row["parameter"], row["correct_n"]) for row in rows}
     assert told == {
         "full depth on the pilot": (CUT, 0.0, 6), "cut of 1 layer, on the pilot": (CUT, 1.0, 6),
-        "cut of 4 layers, on the pilot": (CUT, 4.0, 6), "cut of 1 layer, tested": ("tested", 1.0, 8),
+        "cut of 4 layers, on the pilot": (CUT, 4.0, 6), "cut of 1 layer, tested": ("tested cut", 1.0, 8),
     }  # fmt: skip
     assert [row["correct"] for row in rows] == pytest.approx([0.5, 1.0, 5 / 6, 1 / 6], rel=1e-5)
     assert [row["run"] for row in rows] == pytest.approx([0.03, 0.0, 0.03, 0.12])
