@@ -8,10 +8,10 @@ import pandas as pd
 import vl_convert
 from chart_fields import drawn, variant_of
 from report_fixtures import Visit
-from reports.sections.dose_response import dose_chart
 
 from eexit.plan.configuration import Exit
 from reports.read.sweep import read_sweep
+from reports.sections.exits.dose_response import dose_chart
 from reports.sections.side_by_side import Difference, paired_chart
 from reports.shared.charts import specification
 from reports.shared.per_configuration import naming
