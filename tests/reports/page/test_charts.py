@@ -66,8 +66,8 @@ def test_each_exit_set_of_a_rule_has_a_line_of_its_own() -> None:
     looks = Looks.of([Exit("unfrozen", "confidence", 0.9)])
     spec = specification(dose_chart(frame, "confidence", "mean_depth", "Mean depth", "", looks))
     svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": frame.to_dict("records")}})
-    lines = re.findall(r'<path aria-label[^>]* d="(M[^"]+L[^"]+)"|<path d="(M[^"]+L[^"]+L[^"]+)"', svg)
-    assert [len(re.findall("[ML]", "".join(line))) for line in lines] == [3, 3]
+    lines = re.findall(r'class="mark-line role-mark[^>]*><path [^>]*d="([^"]+)"', svg)
+    assert [len(re.findall("[ML]", line)) for line in lines] == [3, 3]
 
 
 def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Path) -> None:
