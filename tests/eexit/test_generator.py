@@ -70,26 +70,25 @@ def test_parts_are_what_plain_pandas_makes_of_the_tokens(model: Path) -> None:
     assert_alike(pa.Table.from_pandas(runs[same]), pa.Table.from_pandas(without[same]))
     assert runs["run_id"].ne(without["run_id"]).all(), "they are other runs, since grading differs"
     assert {*runs["thinking_closed"]} == {True, False}
-    for run in runs.itertuples():
-        own = tokens[tokens["run_id"] == run.run_id]
-        start, end = own["token"].str.len().cumsum().shift(fill_value=0), len(run.text.partition(letter)[0])
-        thinks = (start < end) | (letter not in run.text)
+    for run in runs.to_dict("records"):
+        own, text = tokens[tokens["run_id"] == run["run_id"]], str(run["text"])
+        start, end = own["token"].str.len().cumsum().shift(fill_value=0), len(text.partition(letter)[0])
+        thinks = (start < end) | (letter not in text)
         assert own["part"].tolist() == thinks.map({True: "thinking", False: "answer"}).tolist()
-        assert run.thinking_closed == (letter in run.text)
-        assert run.n_thinking_tokens + run.n_answer_tokens == run.n_tokens
+        assert run["thinking_closed"] == (letter in text)
+        assert run["n_thinking_tokens"] + run["n_answer_tokens"] == run["n_tokens"]
         for part in ("thinking", "answer"):
             of = own[(own["part"] == part) & own["decided"]]
-            told = {name: getattr(run, f"{name}_{part}") for name in ("exit_rate", "mean_depth", "disagreement", "kl")}
-            assert getattr(run, f"n_{part}_tokens") == (own["part"] == part).sum()
-            assert sum(dict(getattr(run, f"exit_layer_counts_{part}")).values()) == len(of)
+            assert run[f"n_{part}_tokens"] == (own["part"] == part).sum()
+            assert sum(dict(run[f"exit_layer_counts_{part}"]).values()) == len(of)
             if len(of):
-                assert told["exit_rate"] == (of["exit_layer"] < 6).mean()
-                assert told["mean_depth"] == pytest.approx((of["exit_layer"] + 1).mean() / 7)
-                assert told["disagreement"] == (of["token_id"] != of["final_token_id"]).mean()
-                np.testing.assert_allclose(told["kl"], np.mean(np.stack(of["kl"]), axis=0, dtype=float))
+                assert run[f"exit_rate_{part}"] == (of["exit_layer"] < 6).mean()
+                assert run[f"mean_depth_{part}"] == pytest.approx((of["exit_layer"] + 1).mean() / 7)
+                assert run[f"disagreement_{part}"] == (of["token_id"] != of["final_token_id"]).mean()
+                np.testing.assert_allclose(run[f"kl_{part}"], np.array(of["kl"].tolist(), float).mean(axis=0))
             else:
-                assert pd.isna(told["exit_rate"])
-                assert told["kl"] is None
+                assert pd.isna(run[f"exit_rate_{part}"])
+                assert run[f"kl_{part}"] is None
 
 
 def assert_alike(table: pa.Table, alone: pa.Table) -> None:
