@@ -205,7 +205,7 @@ def by_steps(sweep: Sweep) -> pd.DataFrame:
         own = done[done["configuration"] == configuration.key]
         for n, runs in own.groupby("steps"):
             right = runs.groupby("unit")[CORRECT].mean().to_numpy()
-            named = naming(configuration, sweep.marked) | {"steps": int(n), "n_seeds": runs["seed"].nunique()}
+            named = naming(configuration, sweep.marked) | {"steps": n, "n_seeds": runs["seed"].nunique()}
             need = needs.loc[[(configuration.key, n)]] if (configuration.key, n) in needs.index else needs.iloc[:0]
             rows.append(named | _each(right[:, None], ValueKind.SHARE)[0].columns(CORRECT) | _of_need(need, NEED, NEED))
     return pd.DataFrame(rows)

@@ -168,7 +168,7 @@ def test_necessity_is_what_plain_pandas_makes_of_the_two_sweeps(swept: Path, tmp
     of_all = table[table["steps"].isna()].set_index(["configuration", "chain", "chain_of"])
     for chain, writer, of_control in (("keep-0", "", ""), ("filler", KEY, CONTROL), ("filler", "normal", "normal")):
         difference, control = needs(chain, writer)[KEY].dropna(), needs(chain, of_control)[CONTROL]
-        row = of_all.loc[(KEY, chain, writer)]
+        row = of_all.loc[[(KEY, chain, writer)]].iloc[0]
         estimate = estimate_columns(difference.to_numpy()[:, None], [ValueKind.DIFFERENCE])[0]
         assert row["necessity"] == pytest.approx(difference.mean())
         assert [row["necessity_low"], row["necessity_high"]] == pytest.approx([estimate.low, estimate.high])
