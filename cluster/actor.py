@@ -48,7 +48,12 @@ class Metrics:
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
-    """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory."""
+    """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory.
+
+    The log says how long that took, how much of it the checks that the model is run as it should be, and how many bytes
+    the weights of a layer and of the head have.
+    """
+    began = time.monotonic()
     gc.disable()  # these imports make, and keep, 400,000 objects: looking for garbage among them takes a second
     import torch  # neither the driver nor actors with another generator need it
 
@@ -58,7 +63,16 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     gc.enable()
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-    return ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
+    generator = ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
+    decoder, prices = generator.engine.decoder, generator.prices
+    log(
+        "loaded",
+        seconds=round(time.monotonic() - began, 3),
+        check_seconds=round(decoder.check_seconds, 3),
+        layer_weight_bytes=int(prices.weight_bytes_L.max()),
+        head_weight_bytes=prices.head_weight_bytes,
+    )
+    return generator
 
 
 class InFlight(NamedTuple):

@@ -1,7 +1,11 @@
 """Early exit in language models: the engine, and the names that users of the original module know."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao, which warns of kernels for other cards
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from eexit.custom_generate.original import (

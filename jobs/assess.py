@@ -123,17 +123,9 @@ def bring_home(out: str, sweep: str, key: str | None, device: str, display: Disp
 def common(flags: Namespace) -> dict[str, object]:
     """What all sweeps of it have: fields of a `SweepConfig`, as they were given."""
     names = (
-        "model",
-        "revision",
-        "trust_remote_code",
-        "dtype",
-        "system",
-        "exit_every",
-        "exit_layers",
-        "max_new_tokens",
-        "thinking",
-        "thinking_until",
-    )
+        "model", "revision", "trust_remote_code", "dtype", "quantize", "system", "exit_every", "exit_layers",
+        "max_new_tokens", "thinking", "thinking_until",
+    )  # fmt: skip
     return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
@@ -149,6 +141,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--trust-remote-code", action="store_true", default=None, help=fields["trust_remote_code"].description
     )
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
+    parser.add_argument("--quantize", help=fields["quantize"].description)
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of generated prompts: another one gives others (default: 0)"

@@ -58,12 +58,14 @@ def _time_drafts(shop: Workshop) -> None:
     shop.sweep(shop.asked.drafts(prompts, layers), INSTEAD, OF_DRAFTS / 4)
     for batch in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
         shop.work(OF_DRAFTS * 3 / 4 / len(shop.batches))
-        _time(shop, INSTEAD, shop.drafts(INSTEAD), batch, _variants(batch))
+        _time(shop, INSTEAD, shop.drafts(INSTEAD), batch, _variants(batch, shop.asked.common.get("quantize")))
 
 
-def _variants(batch: int) -> list[str]:
-    """Of `generate`; compiling takes longer than all that is timed here, so that it is left to `jobs/timings.py`."""
-    there = {LOOKUP: batch == 1, INT8: find_spec("torchao") is not None}
+def _variants(batch: int, quantize: object) -> list[str]:
+    """Of `generate`; compiling takes longer than all that is timed here, so that it is left to `jobs/timings.py`, and
+    quantised weights (`quantize`) are not quantised again.
+    """
+    there = {LOOKUP: batch == 1, INT8: quantize is None and find_spec("torchao") is not None}
     return [Generate(variant=variant).key for variant in VARIANTS if there.get(variant)]
 
 

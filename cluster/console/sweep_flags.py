@@ -24,8 +24,8 @@ WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
 )  # fmt: skip
 GROUPS: dict[str, tuple[str, ...]] = {
     WHAT: (
-        "prompts", "model", "revision", "trust_remote_code", "dtype", "system", "prefiller", "control_tokens", "seeds",
-        "max_new_tokens", "thinking", "thinking_until", "temperature", "top_p",
+        "prompts", "model", "revision", "trust_remote_code", "dtype", "quantize", "system", "prefiller",
+        "control_tokens", "seeds", "max_new_tokens", "thinking", "thinking_until", "temperature", "top_p",
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",

@@ -14,6 +14,8 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from eexit.errors import UsageError
+
 
 class PackedLinear(nn.Module):
     """`nn.Linear` with a packed weight; the plain weight is not kept. Outputs have the plain weight's dtype."""
@@ -33,9 +35,13 @@ class PackedLinear(nn.Module):
 
 
 def plain_weight(linear: nn.Module) -> Tensor:
-    """The weight (m, n) of a linear layer, packed or not, in the dtype that it computes in."""
+    """The weight (m, n) of a linear layer, packed or not, in the dtype that it computes in.
+
+    Raises `UsageError` for a quantised one.
+    """
     weight = linear.weight
-    assert isinstance(weight, Tensor)
+    if not isinstance(weight, Tensor) or not is_whole(weight):
+        raise UsageError("shortlists and screens are made of the head's weights, which are quantised: decide on head")
     return weight.to_dense().to(linear.dtype) if isinstance(linear, PackedLinear) else weight
 
 
@@ -45,15 +51,23 @@ def plain_bias(linear: nn.Module) -> Tensor | None:
     return bias.to(linear.dtype) if isinstance(linear, PackedLinear) and bias is not None else bias
 
 
+def is_whole(weight: object) -> bool:
+    """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
+        return False  # torchao's weights are tensors of classes of their own
+    return weight.is_floating_point() and weight.itemsize > 1
+
+
 def pack_linear_layers(*models: nn.Module) -> None:
-    """Replace the models' linear layers by packed ones, in place; those that can't be packed stay as they are.
+    """Replace the models' linear layers by packed ones, in place; those that can't be packed stay as they are, and so
+    do quantised ones: a packed layer would compute with the numbers that they stand for.
 
     Layers that have the same memory, in one model or in several, become one packed layer.
     """
     uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
         for name, module in model.named_modules():
-            if type(module) is nn.Linear and _can_pack(module.weight):
+            if type(module) is nn.Linear and is_whole(module.weight) and _can_pack(module.weight):
                 memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
                 uses.setdefault(memory, []).append((model, name))
     for alike in uses.values():

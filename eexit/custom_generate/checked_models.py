@@ -6,7 +6,7 @@ was copied: another one is checked, refused or taken apart as if it had never be
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from math import gcd
 from operator import is_
@@ -23,8 +23,9 @@ from eexit.custom_generate.taken import Taken
 from eexit.decode.rows.decoders import Decoders, take_apart
 from eexit.errors import UsageError
 from eexit.model.adapters import sharing
+from eexit.model.quantization import beside_parts, method_of, parts_of, quantization_of
 from eexit.model.support.refusals import refuse_autocast, refuse_compiled
-from eexit.output.text import some
+from eexit.output.text import some, with_weights
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
 
@@ -33,6 +34,7 @@ _WAY_OUT: Final = "load that model, or take a setting of this one home"
 _ASIDE: Final = (
     "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "transformers_version",
     "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
+    "quantization_config",
 )  # fmt: skip
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 _CONTAINERS: Final = ("_parameters", "_buffers", "_modules", *_HOOKS)  # of a module; they change in place
@@ -56,7 +58,8 @@ class SeenModel:
         self._holding = [vars(module) for module in modules]
         self._modules, self._types = modules[1:], [*map(type, modules[1:])]
         self._held = self._pieces()
-        self._tensors = [*{id(each): each for each in self._held if isinstance(each, Tensor)}.values()]
+        tensors = {id(each): each for each in self._held if isinstance(each, Tensor)}.values()
+        self._tensors = [part for each in tensors for part in parts_of(each)]
         self._written = self._writes()
         samples = [_sample(tensor) for tensor in self._tensors if tensor.numel()]
         self._on_cpu = [sample.numpy() for sample in samples if sample.device.type == "cpu"]  # faster there than torch
@@ -104,6 +107,7 @@ class CheckedModel:
 
     seen: SeenModel
     weights: str  # their digest
+    quantization: str | None
     lock: RLock = field(default_factory=RLock)
     decoders: dict[tuple[str | None, bool], Decoders] = field(default_factory=dict)
     ready: MutableMapping[object, Any] = field(default_factory=WeakKeyDictionary)  # by setting: what it needs made once
@@ -120,10 +124,11 @@ def checked(model: PreTrainedModel, taken: Taken, name: str) -> CheckedModel:
     found = _CHECKED.get(model)
     if found is None or not found.seen.is_still(model):
         refuse_unusual(model)
-        _refuse_precision(model, taken, name)  # before weights are read
-        found = CheckedModel(SeenModel(model), weights_digest(model))
+        quantization = quantization_of(model)
+        _refuse_precision(model, quantization, taken, name)  # before weights are read
+        found = CheckedModel(SeenModel(model), weights_digest(model), quantization)
         _CHECKED[model] = found
-    _refuse_precision(model, taken, name)
+    _refuse_precision(model, found.quantization, taken, name)
     dtype = precision(model)
     if found.weights != taken.model.measured[dtype].weights:
         raise UsageError(f"{name} is for {_called(taken)}, and this model has other weights: {_WAY_OUT}")
@@ -143,7 +148,14 @@ def precision(model: PreTrainedModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _refuse_precision(model: PreTrainedModel, taken: Taken, name: str) -> None:
+def _refuse_precision(model: PreTrainedModel, quantization: str | None, taken: Taken, name: str) -> None:
+    if quantization != taken.model.quantization:
+        measured_with = with_weights(taken.model.quantization) or " with weights as they were"
+        is_this = "not quantised" if quantization is None else f"quantised ({quantization})"
+        raise UsageError(
+            f"{name} was measured{measured_with}, and the model is {is_this}: load it as {name}/README.md says, or "
+            "take a setting of this one home"
+        )
     dtype, device, measured = precision(model), model.device.type, taken.model.measured
     if dtype not in measured:
         known = " or ".join(f"dtype=torch.{each}" for each in measured)
@@ -171,13 +183,20 @@ def _called(taken: Taken) -> str:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once."""
+    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once.
+
+    Of quantised weights, it is of all that they consist of, and of how they are multiplied.
+    """
     content, names = hashlib.sha256(), dict[int, str]()
-    for name, tensor in model.state_dict().items():
-        known = names.setdefault(tensor.data_ptr(), name)
-        content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if known == name and tensor.numel():
-            content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, whole in model.state_dict().items():
+        content.update(beside_parts(whole).encode())
+        for tensor in parts_of(whole):
+            known = names.setdefault(tensor.data_ptr(), name)
+            content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            if known == name and tensor.numel():
+                content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if (method := method_of(model.config)) is not None and quantization_of(model) == method:
+        content.update(repr(model.config.quantization_config).encode())  # by which its modules compute
     return content.hexdigest()
 
 
@@ -188,10 +207,8 @@ def config_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def refuse_unusual(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that is compiled, quantised, not on one device, hooked or patched."""
+    """Raises `UsageError` for a model that is compiled, not on one device, hooked or patched."""
     refuse_compiled(model)
-    if not all(map(_is_whole, _weights(model))):
-        raise UsageError("the model is quantised: load it without quantization_config, with weights as they were")
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
         raise UsageError(
@@ -209,19 +226,6 @@ def refuse_unusual(model: PreTrainedModel) -> None:
                 f"{what} has a forward of its own in place of that of its class, and layers are run one at a time "
                 "here: load the model again, or generate without custom_generate"
             )
-
-
-def _weights(model: PreTrainedModel) -> Iterator[object]:
-    """All parameters, and the weights of linear layers, which quantised ones hold otherwise."""
-    yield from model.parameters()
-    yield from (getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features"))
-
-
-def _is_whole(weight: object) -> bool:
-    """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
-    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
-        return False  # torchao's weights are tensors of classes of their own
-    return weight.is_floating_point() and weight.itemsize > 1
 
 
 def _is_foreign(hook: Callable[..., object]) -> bool:

@@ -131,12 +131,13 @@ class KLExitGenerator(EarlyExitGenerator):
 
 
 def load_default_model_and_tokenizer(
-    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto"
+    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", quantize: str | None = None
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """The default model (or another) and its tokenizer; fetched on first use.
+    """The default model (or another) and its tokenizer; fetched on first use, quantised if that is asked for.
 
     Raises `UsageError` if it can't be found or loaded.
     """
     unused_prompt = {"id": "0", "prompt": ""}
-    config = SweepConfig.model_validate({"model": model, "dtype": dtype, "prompts": [unused_prompt]})
+    asked = {"model": model, "dtype": dtype, "quantize": quantize}
+    config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
     return load_model_and_tokenizer(config, device)

@@ -59,6 +59,7 @@ class TakenModel(_Record):
     n_layers: int
     config: dict[str, Any]
     measured: dict[str, Equivalence]
+    quantization: str | None = None  # of its weights, such as int8, if they are quantised
 
 
 class HeldOutCheck(_Record):

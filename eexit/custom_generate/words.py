@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from eexit.custom_generate.taken import Certificate, Drawn, Taken
-from eexit.output.text import ordinal, percent, short_percent, written
+from eexit.output.text import ordinal, percent, short_percent, with_weights, written
 from eexit.plan.config import WHOLE
 from eexit.plan.configuration import ALL_MODES, Draft, Exit
 
@@ -61,7 +61,7 @@ def _guarantee(taken: Taken) -> Iterator[str]:
     if taken.certificate is None:
         yield "It has no guarantee: no choice (jobs/choose.py) certified it."
     else:
-        yield from _certified(taken.certificate)
+        yield from _certified(taken.certificate, taken.model.quantization)
         yield (
             "The guarantee is about prompts drawn as those were, and texts made as theirs were: of others it says "
             "nothing."
@@ -69,12 +69,12 @@ def _guarantee(taken: Taken) -> Iterator[str]:
     yield _prompts(taken.prompts)
 
 
-def _certified(certificate: Certificate) -> Iterator[str]:
+def _certified(certificate: Certificate, quantization: str | None) -> Iterator[str]:
     yield (
-        f"Certified: its {certificate.risk} risk is at most {short_percent(certificate.at_most)}, with a confidence of "
-        f"{short_percent(certificate.confidence)}, by {certificate.n} prompts with a mean loss of "
-        f"{short_percent(certificate.mean_loss)} (p {written(certificate.p_value, '.2g')}). The loss of a prompt: "
-        f"{certificate.loss}."
+        f"Certified{with_weights(quantization)}: its {certificate.risk} risk is at most "
+        f"{short_percent(certificate.at_most)}, with a confidence of {short_percent(certificate.confidence)}, by "
+        f"{certificate.n} prompts with a mean loss of {short_percent(certificate.mean_loss)} "
+        f"(p {written(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
     )
     if certificate.question and certificate.question > 1:
         yield f"It was the {ordinal(certificate.question)} ask of these prompts."
@@ -107,6 +107,6 @@ def _prompts(drawn: Drawn) -> str:
 def _identity(taken: Taken) -> Iterator[str]:
     for dtype, measured in taken.model.measured.items():
         yield (
-            f"In {dtype} on {measured.device}, {measured.identical} of {measured.runs} texts of the sweep came out the "
-            "same, token for token, when it was taken home."
+            f"In {dtype}{with_weights(taken.model.quantization)} on {measured.device}, {measured.identical} of "
+            f"{measured.runs} texts of the sweep came out the same, token for token, when it was taken home."
         )

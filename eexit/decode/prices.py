@@ -3,7 +3,7 @@
 The product of a vector of length n with an n × m matrix costs n·m multiply-adds, half of what the counter calls flops.
 Norms, activations and softmax are not products, and are left out, as the counter leaves them out. Experts are counted
 where they are run, even if their outputs are multiplied by zero: Llama 4 runs all of them for every token. Quantised
-weights are counted only if they are multiplied by torch's own operators, since the counter knows no others.
+weights cost the multiply-adds of those that they stand for; that they take fewer bytes, `weight_bytes_L` says.
 
 Our attention is priced by the shapes that layers pass to it, since its implementation may compute more than the
 positions there are. What layers compute themselves for each position is found by running them with one and with two
@@ -13,13 +13,15 @@ Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from math import prod
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.decode.costs.counting import LOOKS, Prices
@@ -28,6 +30,7 @@ from eexit.decode.rows.requests import Decoding
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
 from eexit.model.layerwise import LayerPass
+from eexit.model.quantization import weight_bytes
 from eexit.model.views import CacheView
 
 
@@ -46,6 +49,7 @@ def find_prices(decoder: Decoder, decoding: Decoding, student: Decoder | None = 
         _, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
         look_XK = _price_looks(decoder, decoding, hidden_11W[:, 0])
         mapped_LL = _price_maps(decoding, hidden_11W, layer_pass, keys) if decoding.state_maps else None
+    head = decoder.head_alone.get_output_embeddings()
     in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
         before=begun - after_layers,
@@ -56,6 +60,8 @@ def find_prices(decoder: Decoder, decoding: Decoding, student: Decoder | None = 
         reads="screen_reads" if decoding.head else "head_reads",
         window_L=tuple(decoder.windows),
         mapped_LL=mapped_LL,
+        weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
+        head_weight_bytes=0 if head is None else weight_bytes(head),
         cut=decoder.cut,
         student=find_prices(student, decoding) if student is not None and student.cut else None,
     )
@@ -123,15 +129,28 @@ def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.
 
 
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-    """What a function returns, and how many multiply-adds it took."""
-    with FlopCounterMode(display=False, custom_mapping=_other_products()) as counter:
+    """What a function returns, and how many multiply-adds it took.
+
+    Linear modules are counted by their shapes: the counter knows few of the operators by which packed and quantised
+    weights are multiplied.
+    """
+    began: list[int] = []
+    uncounted: list[int] = []  # flops of linear modules, less those that the counter saw
+
+    def begin(module: nn.Module, _: Any) -> None:
+        if hasattr(module, "in_features"):
+            began.append(counter.get_total_flops())
+
+    def end(module: Any, _: Any, output: Any) -> None:
+        if hasattr(module, "in_features"):
+            seen = counter.get_total_flops() - began.pop()
+            uncounted.append(2 * output.numel() * module.in_features - seen)
+
+    with FlopCounterMode(display=False, custom_mapping=_other_products()) as counter, ExitStack() as hooks:
+        hooks.callback(register_module_forward_pre_hook(begin).remove)
+        hooks.callback(register_module_forward_hook(end).remove)
         result = run(*args)
-    return result, counter.get_total_flops() // 2
-
-
-def _packed_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of `packed_linear.PackedLinear`: shapes (…, n) and (m, n)."""
-    return 2 * prod(input) * weight[0]
+    return result, (counter.get_total_flops() + sum(uncounted)) // 2
 
 
 def _grouped_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
@@ -141,7 +160,6 @@ def _grouped_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: A
 
 # Products that torch's counter does not know: namespace and name of their operators. Not every machine has them all.
 OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
-    ("mkldnn", "_linear_pointwise"): _packed_flops,
     ("aten", "_grouped_mm"): _grouped_flops,
     ("transformers", "grouped_mm_fallback"): _grouped_flops,
 }

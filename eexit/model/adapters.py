@@ -22,10 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.cpu.packed_linear import is_whole, pack_linear_layers
 from eexit.errors import UsageError, first_line
 from eexit.model.decoder import Decoder
 from eexit.model.layerwise import KeysAlone
+from eexit.model.quantization import quantization_of
 
 WEIGHTS: Final = "adapter_model.safetensors"
 FILES: Final = ("adapter_config.json", WEIGHTS)  # as peft saves them
@@ -40,9 +41,11 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
 
     It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
-    adapter or one that does not fit the model.
+    adapter or one that does not fit the model, whose weights must not be quantised.
     """
     path = adapter_in(folder)
+    if (quantization := quantization_of(model)) is not None:
+        refuse_merging(folder, quantization)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
@@ -72,6 +75,15 @@ def own_weights(model: nn.Module, folder: str) -> int:
     return sum(parameter.numel() for module in changed for parameter in module.parameters(recurse=False))
 
 
+def refuse_merging(folder: str, quantization: str) -> None:
+    """Raises `UsageError` for an adapter of quantised weights, unless it is a cut, which changes none."""
+    if not is_cut(folder):
+        raise UsageError(
+            f"--adapter {folder} is merged into weights, and those of this model are quantised ({quantization}): load "
+            "the model with weights as they were, or give a cut"
+        )
+
+
 def adapter_in(folder: str) -> Path:
     """The folder, once it is found to have what peft saves. Raises `UsageError` if it does not."""
     path = Path(folder).expanduser()
@@ -82,9 +94,9 @@ def adapter_in(folder: str) -> Path:
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model's modules, with parameters of its own that have the same memory."""
+    """A copy of the model's modules, with parameters of its own that have the same memory, but for quantised ones."""
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    shared |= {id(parameter): _parameter(parameter) for parameter in model.parameters()}
+    shared |= {id(each): _parameter(each) if is_whole(each) else each for each in model.parameters()}
     return copy.deepcopy(model, shared)
 
 

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from eexit.errors import UsageError
 from eexit.model.file_digests import sha256
+from eexit.model.quantization import parts_of
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -63,7 +64,7 @@ def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
 
 def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
     """Raises `UsageError`, naming the first weight that holds NaN or infinity."""
-    for name, weight in loaded.named_parameters():
+    for name, weight in ((name, part) for name, whole in loaded.named_parameters() for part in parts_of(whole)):
         if not weight.is_floating_point() or weight.itemsize < 2 or not weight.numel():
             continue  # torch has no isfinite for one-byte dtypes
         # aminmax gives NaN if any number is NaN, and needs no mask as large as the weight.

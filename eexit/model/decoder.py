@@ -10,6 +10,7 @@ is checked against that forward.
 Shapes: B rows, T tokens, W width of the residual stream, H width of what the head takes, V vocabulary.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ class Decoder(Layerwise):
 
     def __init__(self, model: PreTrainedModel):
         config, what = model.config.get_text_config(decoder=True), type(model).__name__
+        began = time.perf_counter()
         try:
             refuse_unsupported(model.config, config)
             refuse_compiled(model)
@@ -74,6 +76,7 @@ class Decoder(Layerwise):
         except Exception as error:  # a model's code that is not made to be run this way may raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(f"{what} is not supported: run layer by layer, its own code raises {reason}") from error
+        self.check_seconds = time.perf_counter() - began  # which grow with the model
 
     def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
         stack = model.get_submodule(path)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 from eexit.errors import UsageError, first_line
-from eexit.model.adapters import own_weights
+from eexit.model.adapters import own_weights, refuse_merging
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import (
     digests,
@@ -22,8 +23,9 @@ from eexit.model.checkpoint import (
     refuse_not_finite,
 )
 from eexit.model.decoder import context_of
+from eexit.model.quantization import method_of, quantized_bytes, quantizing, refuse_left_whole, refuse_quantize
 from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
-from eexit.model.support.refusals import refuse_unsupported
+from eexit.model.support.refusals import find_stack, refuse_unsupported
 from eexit.output.text import did_you_mean
 
 
@@ -39,6 +41,8 @@ class ModelSettings(Protocol):
     @property
     def dtype(self) -> str: ...
     @property
+    def quantize(self) -> str | None: ...
+    @property
     def adapter(self) -> str | None: ...
 
 
@@ -47,7 +51,8 @@ class ModelDescription:
     """A sweep's model: the name as it was given, and what was found under it.
 
     `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
-    of the GGUF file. A model from the hub has neither: it is identified by its revision.
+    of the GGUF file. A model from the hub has neither: it is identified by its revision. `quantization` is how its
+    weights are quantised, if they are: at loading, or in the checkpoint.
     """
 
     name: str
@@ -57,6 +62,7 @@ class ModelDescription:
     architecture: str
     n_layers: int
     dtype: str
+    quantization: str | None
 
 
 def describe_model(config: ModelSettings) -> ModelDescription:
@@ -85,14 +91,16 @@ def describe_model(config: ModelSettings) -> ModelDescription:
         architecture=(found.architectures or [found.model_type])[0],
         n_layers=n_layers,
         dtype=config.dtype,
+        quantization=config.quantize or method_of(found),
     )
 
 
-def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None]:
+def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None, tuple[int, int]]:
     """Bytes of the weights, and of a token's keys and values (teacher's and student's); nothing is loaded.
 
-    Then how many tokens a row may have, None without a limit. The weights include those that a student does not share
-    with the model. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
+    Then how many tokens a row may have, None without a limit, and the bytes of a layer's weights and of the head's. The
+    weights include those that a student does not share with the model; those that a checkpoint has quantised count as
+    whole ones. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
     `describe_model` does, and for an adapter that does not fit.
     """
     found = _read_config(config, locate(config.model))
@@ -102,10 +110,18 @@ def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None]:
     except UsageError as error:
         raise UsageError(f"model {config.model} is not supported: {error}") from error
     model = _without_weights(config, found)
-    size = choose_dtype(config.dtype, choose_device("auto")).itemsize
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    weights += 0 if config.adapter is None else own_weights(model, config.adapter)
-    return weights * size, 2 * _numbers_per_position(model, text) * size, context_of(text)
+    if config.quantize is not None:
+        refuse_left_whole(config.quantize, model)
+        if config.adapter is not None:
+            refuse_merging(config.adapter, config.quantize)
+    size, head = choose_dtype(config.dtype, choose_device("auto")).itemsize, model.get_output_embeddings()
+    held = partial(quantized_bytes, quantize=config.quantize, head=head, itemsize=size)
+    weights = held(model) + (0 if config.adapter is None else own_weights(model, config.adapter) * size)
+    parts = (0, 0)
+    with suppress(UsageError):  # what is told when the model is loaded
+        path, name = find_stack(model, text.num_hidden_layers)
+        parts = held(getattr(model.get_submodule(path), name)[0]), 0 if head is None else held(head)
+    return weights, 2 * _numbers_per_position(model, text) * size, context_of(text), parts
 
 
 def model_without_weights(config: ModelSettings) -> PreTrainedModel:
@@ -143,23 +159,29 @@ def _numbers_named(layer: Any) -> int:
 def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
     location, chosen_device = locate(config.model), choose_device(device)
-    _read_config(config, location)
+    dtype, is_quantized = choose_dtype(config.dtype, chosen_device), method_of(_read_config(config, location))
     tokenizer = _load_tokenizer(config, location)
     refuse_cut_off(config.model, location)
     try:
         with quietly():
+            how = _fetching(config, location)
+            if config.quantize is not None:
+                how["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
+            if (config.quantize or is_quantized) and chosen_device.type != "cpu":
+                how["device_map"] = {"": chosen_device}  # quantised weights don't all move later
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                location,
-                dtype=choose_dtype(config.dtype, chosen_device),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **_fetching(config, location),
+                location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
             )
+    except UsageError:
+        raise
     except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
         raise _not_loadable(config, error) from error
     model, found = loaded
     refuse_misfit(config.model, found)
-    model.to(chosen_device)
+    if config.quantize is not None:
+        refuse_left_whole(config.quantize, model)
+    if model.device.type != chosen_device.type:
+        model.to(chosen_device)
     refuse_not_finite(config.model, model)
     return model.eval(), tokenizer
 
@@ -229,6 +251,7 @@ def _read_config(config: ModelSettings, location: str) -> Any:
         )
     if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
         raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    refuse_quantize(config.quantize, found)
     return found
 
 

@@ -96,5 +96,10 @@ def with_versions(versions: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
+def with_weights(quantization: str | None) -> str:
+    """What follows a dtype if weights are quantised, such as " with int8 weights"."""
+    return "" if quantization is None else f" with {quantization} weights"
+
+
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"

@@ -309,6 +309,9 @@ class SweepConfig(BaseModel):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
     )
+    quantize: Literal["int8", "int4"] | None = Field(
+        None, description="int8 or int4: quantise the layers' weights when they are loaded (torchao, weights alone)"
+    )
     prompts: tuple[Prompt, ...] = Field(min_length=1)
     system: Text = Field("", description="system prompt of every prompt that brings none of its own")
     prefiller: Text = Field("", description="text the answer starts with; the model goes on from it")

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from eexit.plan.runs import count_runs
 
 FORMAT: Final = 1  # of what is kept, and of how it is found
 # What is found depends on these fields of a sweep, on these packages, and on the devices that a process may use.
-FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "adapter")
+FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")
 PACKAGES: Final = ("torch", "transformers")
 DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -58,6 +58,7 @@ class Memory:
     weights: int
     cache: int
     row: int = 0  # keys and values of one row, which must exist at the same time
+    parts: Sequence[int] = ()  # bytes of a layer's weights, and of the head's, where they are known
 
     def of_node(self, gpus: float) -> int:
         """Bytes that an actor needs of its node's memory: also with a GPU, weights are loaded there first."""
@@ -77,6 +78,7 @@ class ModelFound:
     weights: int | None = None
     token: int = 0  # keys and values of one token, the teacher's and the student's
     context: int | None = None  # tokens that a row may have; None without a limit
+    parts: Sequence[int] = ()  # bytes of a layer's weights, and of the head's
 
 
 class KeptFacts:
@@ -247,10 +249,10 @@ def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
     row = found.token * int(min(longest + config.most_new_tokens, found.context or math.inf))
     maps = Path(config.state).expanduser().joinpath(WEIGHTS).stat().st_size if config.state else 0
-    return Memory(found.weights + maps, row * rows, row)
+    return Memory(found.weights + maps, row * rows, row, tuple(found.parts))
 
 
-def _find(config: SweepConfig) -> tuple[dict[str, Any], int | None, int, int | None]:
+def _find(config: SweepConfig) -> tuple[Any, ...]:
     """The fields of `ModelFound`, without loading weights. Raises `UsageError`."""
     from eexit.model.loading import describe_model, estimate_memory
 
@@ -258,7 +260,7 @@ def _find(config: SweepConfig) -> tuple[dict[str, Any], int | None, int, int | N
     try:
         return model, *estimate_memory(config)
     except RuntimeError:  # raised by operators that need a tensor's values
-        return model, None, 0, None
+        return (model,)
 
 
 def size(n_bytes: int) -> str:

@@ -83,12 +83,9 @@ def count_different_runs(config: SweepConfig) -> int:
 def shared_fields(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
     grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
-    defaults = {
-        "head": WHOLE,
-        "observe": "all",
-        "thinking": None,
-        "thinking_until": None,
-    }  # with which ids are those that they always were
+    defaults = {  # with which ids are those that they always were
+        "head": WHOLE, "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
+    }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
     return config.model_dump(mode="json", exclude={"prompts", "gate", "state", *grid, *same, *config.digests})
 

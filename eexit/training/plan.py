@@ -124,6 +124,11 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
         )
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
+    if what == "student" and (quantization := sweep.manifest.model.get("quantization")) is not None:
+        raise UsageError(
+            f"--what student changes weights, and those of {sweep.name}'s model are quantised ({quantization}): train "
+            "it on a sweep without --quantize, or a readout, a probe, a gate, state maps or a cut on this one"
+        )
     if what == "student":
         _refuse_loss(given)
         config = _config(sweep, given.get("layers"), "lens")

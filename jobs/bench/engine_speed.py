@@ -43,6 +43,7 @@ from transformers import PreTrainedModel
 from cluster.console.flags import Parser
 from eexit.cpu import kernels
 from eexit.errors import UsageError
+from eexit.model.quantization import precision_of
 from eexit.output.whole_files import write_whole
 from eexit.plan.config import SweepConfig
 from eexit.studies.timing.contenders import describe_machine
@@ -106,7 +107,7 @@ def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
     return {
         "machine": describe_machine(model.device),
         "model": config.model,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": precision_of(model),
         "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers")},

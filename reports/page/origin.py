@@ -10,6 +10,7 @@ from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits.artefacts import trained, written_versions
 
+_MODEL: Final = ("name", "revision", "dtype", "quantization")
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 
 
@@ -24,7 +25,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     found = [
         (
             "Model",
-            " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key) not in (None, "auto")),
+            " ".join(str(model[key]) for key in _MODEL if model.get(key) not in (None, "auto")),
         ),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
         ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),

@@ -48,6 +48,8 @@ class Prices:
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
     look_XK: np.ndarray  # of each of LOOKS, from a residual stream after each layer of X
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
+    weight_bytes_L: np.ndarray  # of a layer's weights, as it holds them; multiply-adds say nothing of that
+    head_weight_bytes: int
     reads: str = "head_reads"  # which of LOOKS tokens are read with
     mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
     cut: range = range(0)  # layers that are left out: a map has the price of the first, and the others have none

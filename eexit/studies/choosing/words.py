@@ -98,6 +98,8 @@ def _about_losses(choice: Choice) -> Iterator[str]:
     question = evidence.question
     yield f"Loss of a prompt: {RISKS[question.risk].definition}."
     yield f"It is averaged over {counted(evidence.n_seeds, 'seed')} first."
+    if (quantization := evidence.sweep.manifest.model.get("quantization")) is not None:
+        yield f"All of it is of {quantization} weights: of others, nothing is certified."
     yield "Prompts are what is counted, never tokens, and those of the same text are one."
     n_prompts, n_groups = evidence.n_groups
     if n_groups:

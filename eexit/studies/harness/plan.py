@@ -85,9 +85,10 @@ def evaluations_of(
 ) -> list[Evaluation]:
     """Every configuration and seed on every task. What an evaluation depends on is in its id."""
     shared = shared_fields(config)
+    same = {name: value for name, value in model.items() if name != "quantization" or value}  # ids as they always were
     how = asked.model_dump(mode="json", exclude={"tasks", "include_path"})
     return [
-        Evaluation(content_hash(shared, dict(model), list(layers), how, hashed(each), seed, digest), each, seed, task)
+        Evaluation(content_hash(shared, same, list(layers), how, hashed(each), seed, digest), each, seed, task)
         for each in configurations(config)
         for seed in config.seeds
         for task, digest in found

@@ -111,11 +111,13 @@ class HarnessStudy(Study):
         }
 
     def _about(self, evaluation: Evaluation) -> Mapping[str, Any]:
+        from eexit.model.quantization import precision_of
+
         config = self.config
         return {
             "pretrained": config.model,
             "revision": config.revision,
-            "dtype": str(self._generator.model.dtype).removeprefix("torch."),
+            "dtype": precision_of(self._generator.model),
             "configuration": evaluation.configuration.key,
             "seed": evaluation.seed,
             "first_token_exits": self.asked.first_token_exits,

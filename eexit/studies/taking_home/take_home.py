@@ -34,6 +34,7 @@ from eexit.errors import UsageError
 from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
+from eexit.model.quantization import quantization_of
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
@@ -136,7 +137,9 @@ class _Taking:
         weights, name, device = weights_digest(model), precision(model), model.device.type
         unknown = Equivalence(device=device, weights=weights, runs=len(texts), identical=0)
         held = {**taken.model.measured, name: unknown}
-        of_model = taken.model.model_copy(update={"measured": held, "config": config_facts(model)})
+        of_model = taken.model.model_copy(
+            update={"measured": held, "config": config_facts(model), "quantization": quantization_of(model)}
+        )
         ends = sorted(eos_token_ids(model, tokenizer))
         taken = taken.model_copy(update={"model": of_model, "eos_token_ids": ends})
         say(f"{name}: writing {len(texts)} texts of the sweep again")
@@ -293,9 +296,11 @@ is used first, and any other model is refused. It stays as it was. Made {taken.m
 def _loading(taken: Taken) -> str:
     """The lines of Python that load the model."""
     model, dtype = taken.model, next(iter(taken.model.measured))
-    if model.name == DEFAULT_MODEL or model.name.lower().endswith(".gguf"):
+    quantize = taken.config.get("quantize")
+    if quantize or model.name == DEFAULT_MODEL or model.name.lower().endswith(".gguf"):
         given = "" if model.name == DEFAULT_MODEL else f"{model.name!r}, "
-        return f"import eexit\n\nmodel, tokenizer = eexit.load_default_model_and_tokenizer({given}dtype={dtype!r})"
+        given += f"dtype={dtype!r}" + (f", quantize={quantize!r}" if quantize else "")
+        return f"import eexit\n\nmodel, tokenizer = eexit.load_default_model_and_tokenizer({given})"
     revision = f", revision={model.revision!r}" if model.revision else ""
     return (
         "import eexit\nimport torch\nfrom transformers import AutoModelForCausalLM\n\n"

@@ -25,13 +25,18 @@ LOW_BITS = (
 )
 
 
-def variants_beside(keys: Sequence[str]) -> list[Generate]:
-    """Transformers' own, by these keys: plain `generate` always, then the variants. Raises `UsageError`."""
+def variants_beside(keys: Sequence[str], quantize: str | None = None) -> list[Generate]:
+    """Transformers' own, by these keys: plain `generate` always, then the variants. Raises `UsageError`.
+
+    `quantize` is what the sweep's own weights are quantised to.
+    """
     known = {f"{GENERATE}/{variant}": Generate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):
             raise UsageError(f"--beside {key} is not known: choose from {', '.join((GENERATE, *known))}")
     chosen = [known[key] for key in dict.fromkeys(keys) if key in known]
+    if Generate(variant=INT8) in chosen and quantize is not None:
+        raise UsageError(f"{GENERATE}/{INT8}: the sweep's weights are quantised already ({quantize}), leave it out")
     if Generate(variant=INT8) in chosen and find_spec("torchao") is None:
         raise UsageError(
             f"{GENERATE}/{INT8} needs torchao, which is not installed: pip install 'eexit[quantized]', or leave it out "

@@ -145,6 +145,7 @@ class TimingStudy(Study):
     def _same_for_all(self) -> Mapping[str, Any]:
         import torch
 
+        from eexit.model.quantization import precision_of
         from eexit.studies.timing.contenders import describe_machine
 
         model = self._contenders.plain
@@ -154,7 +155,7 @@ class TimingStudy(Study):
             "machine": describe_machine(model.device),
             "threads": torch.get_num_threads(),
             "versions": with_versions(versions()),
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": precision_of(model),
         }
 
     def units(self) -> Sequence[Unit]:
@@ -284,7 +285,7 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
-    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting]))
+    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside, config.quantize), *chosen, *drafting]))
     batches = tuple(dict.fromkeys(asked.batches))
     study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
     study.time_left = TimeLeft(asked.seconds)

@@ -8,9 +8,11 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from byte_model import save_family
@@ -38,6 +40,7 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteria,
     StopStringCriteria,
+    TorchAoConfig,
 )
 from transformers.generation.streamers import BaseStreamer
 from untrained import key_maps, save_state_maps, stream_maps
@@ -52,7 +55,9 @@ from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.decoder import Decoder
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
+from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.taking_home.take_home import Wanted, take_home
+from eexit.training.plan import WhatToTrain, refuse_settings
 
 FAMILIES = ("llama", "gemma3", "mixtral", "bloom")  # post-norms and windows, experts, attention of its own
 
@@ -155,6 +160,38 @@ def test_invariant_9_holds_for_a_gguf_that_transformers_dequantises(
     save_tiny_gguf(gguf)
     wrote, expected = texts_of_a_gguf(gguf, tmp_path, key, rules={"confidence": [confidence_of("llama")]})
     assert wrote == expected
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")
+def test_invariant_9_holds_for_quantised_weights_and_for_no_others(folders: Folders, tmp_path: Path) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    rules = {"confidence": [confidence_of("llama")]}
+    out = swept(tmp_path / "sweep", folders["model"], rules=rules, modes=["frozen_residual"], quantize="int8")
+    assert all(run_id not in run_ids(folders["sweep"]) for run_id in run_ids(out))
+    take_home(Wanted(str(out), str(tmp_path / "int8"), exit_key()))
+    quantised = loaded(folders["model"], quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    setting, swept_texts = eexit.load(tmp_path / "int8"), texts_of(out, exit_key())
+    prompts = [prompt for prompt, _, _ in swept_texts]
+    assert run(quantised, setting, prompts) == [(token_ids, layers) for _, token_ids, layers in swept_texts]
+    assert "In float32 with int8 weights on cpu, 4 of 4 texts" in setting.describe()
+    assert "dtype='float32', quantize='int8')" in (tmp_path / "int8" / "README.md").read_text()
+    for model, other, reason in (
+        (loaded(folders["model"]), setting, "was measured with int8 weights, and the model is not quantised: load it"),
+        (quantised, eexit.load(folders["exits"]), r"with weights as they were, and the model is quantised \(int8\)"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            run(model, other, prompts[:1])
+    with torch.no_grad():
+        quantised.model.layers[2].mlp.up_proj.weight.scale.mul_(1.5)
+    with pytest.raises(UsageError, match="this model has other weights"):
+        run(quantised, setting, prompts[:1])
+    with pytest.raises(UsageError, match=r"--what student changes weights, and those of .* are quantised \(int8\)"):
+        refuse_settings(read_finished(str(out), ["status"]), WhatToTrain("student", str(tmp_path / "student")))
+
+
+def run_ids(sweep: Path) -> set[str]:
+    return set(pd.read_parquet(sweep / "generations").run_id)
 
 
 @pytest.mark.slow  # it downloads the file, of 93 MB

@@ -90,7 +90,7 @@ def test_whole_checkpoints_of_every_family_are_taken_and_keep_the_keys_and_value
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
-    _, token_bytes, _ = estimate_memory(config(tmp_path))
+    _, token_bytes, *_ = estimate_memory(config(tmp_path))
     model, _ = load_model_and_tokenizer(config(tmp_path), "cpu")
     assert token_bytes == 2 * Decoder(model).cache_bytes_per_token
 

@@ -15,7 +15,7 @@ from eexit.model.loading import estimate_memory
 from eexit.plan.config import SweepConfig
 
 
-def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int, int | None]:
+def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int, int | None, tuple[int, int]]:
     config.save_pretrained(folder)
     sweep = {"model": str(folder), "prompts": [{"id": "0", "prompt": "Hello."}], "dtype": "float32"}
     return estimate_memory(SweepConfig.model_validate(sweep))
@@ -32,7 +32,7 @@ GEMMA4: dict[str, Any] = {
 def test_keys_and_values_of_different_widths_are_estimated_as_the_model_keeps_them(tmp_path: Path) -> None:
     """Those of all families are compared where their checkpoints are loaded."""
     config = tf.Gemma4TextConfig(**GROUPED, **GEMMA4, layer_types=["sliding_attention"] * 5 + ["full_attention"] * 2)
-    _, token, _ = estimate(tmp_path, config)
+    _, token, _, _ = estimate(tmp_path, config)
     decoder = Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
     assert token == 2 * decoder.cache_bytes_per_token
 

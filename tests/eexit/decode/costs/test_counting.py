@@ -175,6 +175,8 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
         position_L=rng.integers(1, 50, N_LAYERS),
         look_XK=rng.integers(40, 6000, (4, len(LOOKS))),
         window_L=(None, 4, 8, 1, None, 100, 6),
+        weight_bytes_L=np.zeros(N_LAYERS),
+        head_weight_bytes=0,
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))

@@ -122,6 +122,8 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--beside generate/4bit is not known: choose from generate, generate/lookup"):
         timed(finished, beside=["generate/4bit"])
+    with pytest.raises(UsageError, match=r"generate/int8: the sweep's weights are quantised already \(int4\), leave"):
+        beside.variants_beside(["generate/int8"], "int4")
     monkeypatch.setattr(beside, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"generate/int8 needs torchao, which is not installed: pip install 'eexit\["):
         timed(finished, beside=["generate", "generate/int8"])

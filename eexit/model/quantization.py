@@ -1,0 +1,128 @@
+"""Weights in few bits: quantised by torchao while a model is loaded, or as a checkpoint brings them.
+
+A linear layer with such a weight is a module that is called like any other, so that only what reads weights themselves
+has to know. Embeddings and the head stay as they are, as transformers' quantisers leave them.
+"""
+
+from importlib.util import find_spec
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import PreTrainedModel, TorchAoConfig
+
+from eexit.cpu.packed_linear import PackedLinear, is_whole
+from eexit.errors import UsageError
+from eexit.output.text import with_weights
+
+INT8, INT4 = "int8", "int4"
+GROUP: Final = 32  # neighbouring weights of an output that share a scale and a zero point in int4
+_BY_CLASS: Final = {"Int8Tensor": INT8, "Int4OpaqueTensor": INT4, "Int4TilePackedTo4dTensor": INT4}  # of torchao
+
+
+def quantization_of(model: PreTrainedModel) -> str | None:
+    """How the model's weights are quantised, such as int8 or gptq; None if all are the numbers themselves."""
+    weights: list[Any] = [*model.parameters()]  # and those of linear layers, which may hold theirs otherwise
+    weights += [getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features")]
+    classes = {type(getattr(weight, "data", None)).__name__ for weight in weights if not is_whole(weight)}
+    other = method_of(model.config) or "of an unknown kind"
+    return " and ".join(sorted({_BY_CLASS.get(name, other) for name in classes})) or None
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """What a model computes in and, if they are quantised, what its weights are: "bfloat16 with int8 weights"."""
+    return str(model.dtype).removeprefix("torch.") + with_weights(quantization_of(model))
+
+
+def method_of(config: Any) -> str | None:
+    """The name of what quantised a checkpoint, by its configuration, such as gptq; None if nothing has."""
+    held = getattr(config, "quantization_config", None)
+    method = held.get("quant_method") if isinstance(held, dict) else getattr(held, "quant_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def refuse_quantize(quantize: str | None, config: Any) -> None:
+    """Raises `UsageError` if a checkpoint with this configuration can't be quantised here."""
+    if quantize is None:
+        return
+    if find_spec("torchao") is None:
+        raise UsageError(f"--quantize {quantize} needs torchao, which is not installed: pip install 'eexit[quantized]'")
+    if (method := method_of(config)) is not None:
+        raise UsageError(f"--quantize {quantize}: the model is quantised already ({method}), leave --quantize out")
+
+
+def quantizing(quantize: str, device: torch.device, dtype: torch.dtype) -> TorchAoConfig:
+    """What has `from_pretrained` quantise the weights of linear layers, and nothing that they are multiplied with.
+
+    On CPUs, torchao has int4 in its prototypes; on GPUs, its kernel takes bfloat16 alone. Raises `UsageError` there.
+    """
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
+    if quantize == INT8:
+        return TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    if device.type == "cpu":
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+        return TorchAoConfig(PrototypeInt4WeightOnlyConfig(GROUP, set_inductor_config=False))
+    if dtype != torch.bfloat16:
+        raise UsageError(f"--quantize {quantize} computes in bfloat16 on {device.type}: give --dtype bfloat16")
+    packing: Any = "tile_packed_to_4d"
+    return TorchAoConfig(Int4WeightOnlyConfig(GROUP, set_inductor_config=False, int4_packing_format=packing))
+
+
+def refuse_left_whole(quantize: str, model: PreTrainedModel) -> None:
+    """Raises `UsageError` for a model with matrices, other than embeddings and head, that torchao left as they are.
+
+    On the meta device, where nothing is quantised: that it would leave so.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or module is model.get_output_embeddings():
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            left = is_whole(parameter) and not (parameter.is_meta and _takes(quantize, module))
+            if parameter.ndim > 1 and left:
+                raise UsageError(
+                    f"--quantize {quantize} is for linear layers (in int4, of a multiple of {GROUP} inputs), and the "
+                    f"model's {name}.{own} is of none: leave --quantize out"
+                )
+
+
+def _takes(quantize: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
+
+
+def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | None, itemsize: int) -> int:
+    """The bytes that the weights of a module without any, on the meta device, take once they are quantised."""
+    total = sum(parameter.numel() for parameter in module.parameters()) * itemsize
+    for each in module.modules() if quantize else ():
+        if isinstance(each, nn.Linear) and each is not head:
+            n_weights = each.weight.numel()
+            packed = n_weights + 5 * each.out_features  # a scale in float32 for each output, and its zero point
+            if quantize == INT4:
+                packed = n_weights // 2 + 2 * itemsize * n_weights // GROUP
+            total += packed - n_weights * itemsize
+    return total
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """The bytes of the weights that a loaded module holds, quantised and packed ones as they are."""
+    held = [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
+    held += [each.weight for each in module.modules() if isinstance(each, PackedLinear)]
+    return sum(part.numel() * part.element_size() for tensor in held for part in parts_of(tensor))
+
+
+def parts_of(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that a tensor of a class of its own consists of, such as numbers and scales; or itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in parts_of(getattr(tensor, name))]
+
+
+def beside_parts(tensor: Tensor) -> str:
+    """What else such a tensor says of how it is multiplied; nothing for a plain one."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return ""
+    names, others = tensor.__tensor_flatten__()
+    return f"{type(tensor).__name__} {names} {others}"

@@ -1,0 +1,164 @@
+"""Models with quantised weights run like any other, and what can't be done with them is told."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from byte_model import save_byte_model, save_family
+from references import decoder_of, packed_decoder_of, save_adapter, shared_model
+from rows import DECODING, PROMPTS, as_reference, configurations, generate, grid
+from torch import nn
+from traces import assert_same
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
+from eexit.decode.prices import find_prices
+from eexit.errors import UsageError
+from eexit.method.shortlist import Shortlist
+from eexit.model import quantization
+from eexit.model.adapters import merged, sharing
+from eexit.model.decoder import Decoder
+from eexit.model.loading import describe_model, estimate_memory, load_model_and_tokenizer
+from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
+from eexit.plan.config import SweepConfig
+
+SHORT = replace(DECODING, max_new_tokens=10)
+needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="only some users have bitsandbytes")
+
+
+def config(folder: Path, **fields: Any) -> SweepConfig:
+    asked = {"model": str(folder), "dtype": "float32", "prompts": [{"id": "0", "prompt": "a"}], **fields}
+    return SweepConfig.model_validate(asked)
+
+
+def by_torchao(folder: Path, quantize: str) -> PreTrainedModel:
+    return load_model_and_tokenizer(config(folder, quantize=quantize), "cpu")[0]
+
+
+def by_bitsandbytes(folder: Path, bits: str) -> PreTrainedModel:
+    how = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    given: Any = {"dtype": torch.float32, "quantization_config": how, "device_map": "cpu"}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **given).eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(tmp_path_factory.mktemp("whole"), "llama")
+
+
+@pytest.mark.parametrize(
+    ("load", "kind", "name"),
+    [
+        pytest.param(by_torchao, INT8, INT8, marks=needs_torchao),
+        pytest.param(by_torchao, INT4, INT4, marks=needs_torchao),
+        pytest.param(by_bitsandbytes, "4", "bitsandbytes", marks=needs_bitsandbytes),
+    ],
+)
+def test_invariants_1_3_and_4_hold_with_quantised_weights(
+    folder: Path, load: Callable[[Path, str], PreTrainedModel], kind: str, name: str
+) -> None:
+    model = load(folder, kind)
+    assert quantization_of(model) == name
+    assert precision_of(model) == f"float32 with {name} weights"
+    requests = grid(configurations(model, rules=["kl", "confidence"]), PROMPTS[:2])
+    traces = as_reference(model, requests, SHORT)
+    assert len({layer for trace in traces for layer in trace.exit_layer_T[1:].tolist()}) > 2
+    for request, trace in zip(requests, traces, strict=True):
+        if request.configuration.key == "normal":
+            prompt = request.prompt_token_ids
+            made = model.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+            assert trace.token_id_T.tolist() == made[0, len(prompt) :].tolist()
+    for index in (0, 5, -1):
+        assert_same(traces[index], generate(model, [requests[index]], SHORT)[0])
+
+
+@needs_bitsandbytes
+def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folder: Path) -> None:
+    """LLM.int8() quantises what comes in too, and looks for outliers in all rows together."""
+    with pytest.raises(UsageError, match=r"what layer 0 adds for single tokens is .*% off the model's own"):
+        Decoder(by_bitsandbytes(folder, "8"))
+
+
+@needs_torchao
+@pytest.mark.parametrize("quantize", [INT8, INT4])
+def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, quantize: str) -> None:
+    model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(config(folder), "cpu")[0]
+    prices, of_whole = (find_prices(decoder_of(each), SHORT) for each in (model, whole))
+    for name in ("before", "layer_L", "keys_L", "position_L", "look_XK"):
+        assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (prices, of_whole))), name
+    *_, (layer, head) = estimate_memory(config(folder, quantize=quantize))
+    assert (prices.weight_bytes_L.tolist(), prices.head_weight_bytes) == ([layer] * 7, head)
+    assert layer < 0.45 * of_whole.weight_bytes_L[0]
+    assert head == of_whole.head_weight_bytes
+    assert packed_decoder_of(whole).n_layers == 7
+    packed = find_prices(packed_decoder_of(whole), SHORT)
+    assert packed.weight_bytes_L.tolist() == of_whole.weight_bytes_L.tolist()
+
+
+@needs_torchao
+def test_only_whole_weights_are_packed_and_a_copy_shares_what_is_quantised(folder: Path) -> None:
+    model = by_torchao(folder, INT8)
+    copied, project = sharing(model), "model.layers.0.mlp.up_proj"
+    assert copied.get_submodule(project) is not model.get_submodule(project)
+    assert copied.get_submodule(project).weight is model.get_submodule(project).weight
+    pack_linear_layers(copied)
+    packed = [name for name, module in copied.named_modules() if isinstance(module, PackedLinear)]
+    assert packed == ["lm_head"]
+    assert type(model.lm_head) is nn.Linear
+
+
+@needs_torchao
+def test_what_quantised_weights_can_not_be_used_for_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    model, adapter = by_torchao(folder, INT8), save_adapter(shared_model("llama"), tmp_path)
+    for refused in (
+        lambda: merged(model, adapter),
+        lambda: estimate_memory(config(folder, quantize=INT8).model_copy(update={"adapter": adapter})),
+    ):
+        with pytest.raises(UsageError, match=r"is merged into weights, and those of this model are quantised \(int8\)"):
+            refused()
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(model.lm_head, Int8WeightOnlyConfig())
+    with pytest.raises(UsageError, match="are made of the head's weights, which are quantised: decide on head"):
+        Shortlist(decoder_of(model), 5)
+    for family, weight in (("mixtral", "model.layers.0.mlp"), ("gpt2", "transformer.h.0.attn.c_attn.weight")):
+        other = save_family(tmp_path / family, family)
+        with pytest.raises(UsageError, match=rf"--quantize int8 is for linear layers .* {weight}.* is of none: leave"):
+            estimate_memory(config(other, quantize=INT8))
+
+
+@needs_torchao
+def test_a_model_that_is_quantised_is_not_quantised_again(folder: Path, tmp_path: Path) -> None:
+    save_byte_model(tmp_path)
+    by_torchao(folder, INT8).save_pretrained(tmp_path)
+    for look in (describe_model, load_model_and_tokenizer):
+        with pytest.raises(UsageError, match=r"--quantize int4: the model is quantised already \(torchao\), leave"):
+            look(config(tmp_path, quantize=INT4))
+    assert describe_model(config(tmp_path)).quantization == "torchao"
+    assert quantization_of(load_model_and_tokenizer(config(tmp_path), "cpu")[0]) == INT8
+
+
+def test_without_torchao_it_is_said_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"--quantize int4 needs torchao.*: pip install 'eexit\[quantized\]'"):
+        describe_model(config(folder, quantize=INT4))
+
+
+@needs_torchao
+def test_nothing_is_printed_while_weights_are_quantised(folder: Path) -> None:
+    """In a process of its own, since libraries speak once, when they are imported."""
+    code = f"""if True:
+        import eexit
+        model, _ = eexit.load_default_model_and_tokenizer({str(folder)!r}, "cpu", "float32", "int4")
+        print(type(model.model.layers[0].mlp.up_proj.weight).__name__)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("Int4OpaqueTensor\n", "")
