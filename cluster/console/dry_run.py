@@ -2,16 +2,25 @@
 
 import json
 import math
-from typing import Final
+import re
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
 
 from cluster.console.sweep_flags import Options
 from cluster.job import SweepJob
+from eexit.model.sources import bytes_to_fetch
 from eexit.output.locations import shown
-from eexit.output.text import counted
+from eexit.output.text import counted, with_weights
 from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model
+from eexit.plan.configuration import NORMAL
+from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model, size
 from eexit.plan.runs import configurations, count_different_runs, count_runs
+from eexit.results.files import DamagedError
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import TIMINGS
 
 OBSERVED: Final = {  # where full depth is asked less than everything
     "final": "full depth at its final layer alone",
@@ -24,6 +33,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     config = job.config
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
+    quantization = model.get("quantization")
     rows = min(job.rows_per_shard, n_runs)
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     n_new = sum(map(config.limit_of, config.prompts)) * len(grid) * len(config.seeds)
@@ -35,7 +45,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     )
     lines = {
         "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
-        f"dtype {config.dtype})",
+        f"dtype {config.dtype}{with_weights(quantization)})",
         "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
         "system prompt": _of_prompts(config, "system"),
         "prefiller": _of_prompts(config, "prefiller"),
@@ -59,9 +69,38 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
         "tokens": f"up to {n_new:,} new ones, {config.most_new_tokens:,} a run; prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
+        **({"weights": "a layer {}, the head {}".format(*map(size, memory.parts))} if memory and memory.parts else {}),
+        "to fetch": _to_fetch(config),
+        **({"step": step} if (step := step_at_full_depth(job.out, config, quantization)) else {}),
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
+
+
+def _to_fetch(config: SweepConfig) -> str:
+    n_bytes = bytes_to_fetch(config.model, config.revision)
+    if n_bytes is None:
+        return "unknown: the hub does not say how large the weights are"
+    return f"{size(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
+
+
+def step_at_full_depth(out: str, config: SweepConfig, quantization: str | None) -> str:
+    """How long a step takes at full depth, by the latest timings of this model in `out` or a folder beside it."""
+    rows: list[dict[str, Any]] = []
+    for folder in sorted(Path(out).expanduser().parent.glob(f"*/{TIMINGS.name}")) if "://" not in out else ():
+        with suppress(DamagedError, OSError):
+            rows += [{**row, "folder": folder.parent} for row in TIMINGS.rows(open_store(folder.parent))]
+    rows = [row for row in rows if (row["configuration"], row["model"]) == (NORMAL, config.model)]
+    precision = re.compile(f"{'[a-z0-9]+' if config.dtype == 'auto' else config.dtype}{with_weights(quantization)}")
+    if not (rows := [row for row in rows if precision.fullmatch(row["dtype"])]):
+        return ""
+    latest = max(rows, key=lambda row: row["started"])
+    seconds: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["folder"], row["started"]) == (latest["folder"], latest["started"]):
+            seconds.setdefault(row["batch"], []).append(row["seconds"] * row["batch"] / row["tokens"])
+    times = ", ".join(f"{counted(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
+    return f"{times}, at full depth ({latest['folder']}: {latest['machine']}, {latest['dtype']})"
 
 
 def _of_prompts(config: SweepConfig, name: str) -> str:

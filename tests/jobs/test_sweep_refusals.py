@@ -136,6 +136,8 @@ def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tm
     assert "tokens          up to 2,700 new ones, 100 a run; prompts have about " in done.stdout
     n_parameters = LlamaForCausalLM.from_pretrained(tiny).num_parameters()
     assert f"{4 * n_parameters / 1e6:.1f} MB weights" in done.stdout
+    assert "weights         a layer 0.0 MB, the head 0.0 MB" in said
+    assert "to fetch        nothing" in said
     assert "out             s3://…@bucket/x" in done.stdout
     assert "a-secret" not in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,19 @@
+import json
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from tiny_gguf import save_tiny_gguf
 
 from eexit.errors import UsageError
+from eexit.model import sources
+from eexit.model.file_digests import sha256
 from eexit.model.loading import describe_model
-from eexit.model.sources import GGUF_IN_WHEEL, locate
+from eexit.model.sources import GGUF_IN_WHEEL, bytes_to_fetch, locate
 from eexit.plan.config import SweepConfig
 
 
@@ -61,3 +69,58 @@ def test_a_model_that_is_not_there_is_named(
     (tmp_path / "broken" / "config.json").write_text("{")
     with pytest.raises(UsageError, match=message):
         describe_model(sweep(model=model.format(tmp=tmp_path)))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Says of a model how large its files are, as the hub does, and knows no other."""
+
+    def do_GET(self) -> None:
+        sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}
+        known = self.path.startswith("/api/models/a/model/")
+        told = {"id": "a/model", "siblings": [{"rfilename": name, "size": size} for name, size in sizes.items()]}
+        content = json.dumps(told if known else {"error": "there is none"}).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert bytes_to_fetch("a/model", "main") == 120
+    assert bytes_to_fetch("no/model", "main") is None
+    assert bytes_to_fetch(str(tmp_path), None) == bytes_to_fetch("smollm2-135m", None) == 0
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert bytes_to_fetch("a/model", "main") == 0
+
+
+def test_a_gguf_file_is_read_once_by_a_process_and_unpacked_once_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_tiny_gguf(tmp_path / "one.gguf")
+    digested: list[Path] = []
+
+    def noting(paths: list[Path]) -> str:
+        digested.extend(paths)
+        return sha256(paths)
+
+    monkeypatch.setattr(sources, "sha256", noting)
+    place = locate(str(tmp_path / "one.gguf"))
+    (tmp_path / "other.gguf").write_bytes((tmp_path / "one.gguf").read_bytes())
+    assert locate(str(tmp_path / "one.gguf")) == locate(str(tmp_path / "other.gguf")) == place
+    assert digested == [tmp_path / "one.gguf", tmp_path / "other.gguf"]
+    assert capsys.readouterr().err == "Unpacking one.gguf, once …\n"
