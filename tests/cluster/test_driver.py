@@ -119,7 +119,7 @@ def test_invariant_6_every_run_is_there_once_though_an_actor_is_killed_mid_shard
     assert len(list(tmp_path.glob("did-*"))) > count_runs(config)  # some runs were done again
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("local_ray")
 def test_a_model_that_cannot_load_stops_the_sweep_with_its_message(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model 'nowhere' can't be found"):
         drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.unloadable)

@@ -59,7 +59,7 @@ def boundless(tiny: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input_and_leave_nothing(
     environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     assert done.stderr.startswith("importing Ray\nerror: ")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -70,6 +70,12 @@ def started(out: Path, how: str, environment: dict[str, str]) -> Iterator[subpro
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_units_land_where_the_actor_is_a_process(out: Path) -> None:
+    done = marked(out, "lasting+actor", 3, display=Silence())
+    assert [row["unit"] for row in done.rows] == twice(3) == units(out)
+
+
+@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("how", HOW)
 def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(out: Path, how: str) -> None:
     done = marked(out, how, 3, display=Silence())
