@@ -13,6 +13,7 @@ import pytest
 from commands import here, refusal
 
 import jobs
+from jobs import sweep
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
@@ -20,6 +21,7 @@ SCRIPTS = sorted(
     for path in (ROOT / "jobs").rglob("[!_]*.py")
     if "bench" not in path.parts
 )
+PACKAGES = ("eexit", "cluster", "jobs", "reports")
 EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
 SECONDS_AT_MOST = 1.0
 TAKE_LONG = ("torch", "transformers", "pandas", "ray", "altair", "scipy.stats", "scipy.special", "pyarrow")
@@ -29,8 +31,8 @@ TAKE_LONG = ("torch", "transformers", "pandas", "ray", "altair", "scipy.stats", 
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel holds, as it is where packages are installed."""
     source, installed = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for name in ("eexit", "cluster", "jobs", "reports"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "sample"))
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(source)!r})"
@@ -38,6 +40,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [wheel] = source.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(installed)
     return installed
+
+
+def test_the_wheel_holds_the_packages_and_what_they_read_at_run_time(installed: Path) -> None:
+    """And the `py.typed` markers; not what measures a clone."""
+    held = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    files = [path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
+    folders = {"template", "sweeps", "prompts"}
+    read = {path for path in files if path.suffix in (".c", ".h", ".toml") or folders & {*path.parts}}
+    code = {path for path in files if path.suffix == ".py" and path.parts[:2] != ("jobs", "bench")}
+    made = {path for path in held if "__pycache__" in path.parts or ".dist-info" in path.parts[0]}
+    assert held - made == code | read | {Path(name, "py.typed") for name in PACKAGES}
 
 
 def called(*arguments: str, packages: Path = ROOT, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -98,6 +111,23 @@ def test_help_is_as_wide_as_the_terminal_and_its_examples_are_still_commands(
     assert max(map(len, wide.splitlines())) > 80
 
 
+@pytest.fixture(scope="module")
+def completing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A home folder in which bash completes the command, and the environment of one who is at home there."""
+    folder = tmp_path_factory.mktemp("completing")
+    for name in ("home", "bin"):
+        (folder / name).mkdir()
+    command = folder / "bin" / "eexit"
+    command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c '{EEXIT}' \"$@\"\n")
+    command.chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"HOME": str(folder / "home"), "SHELL": "/bin/bash", "PATH": path}
+    environment.pop("XDG_DATA_HOME", None)
+    for _ in range(2):  # once installed, nothing is added
+        subprocess.run([command, "--install-completion"], env=environment, check=True, capture_output=True)
+    return folder / "home", environment
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -107,21 +137,14 @@ def test_help_is_as_wide_as_the_terminal_and_its_examples_are_still_commands(
         ("eexit make-prompts --o", {"--out"}),
     ],
 )
-def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path, line: str, expected: set[str]) -> None:
+def test_the_shell_completes_commands_flags_and_choices(
+    completing: tuple[Path, dict[str, str]], line: str, expected: set[str]
+) -> None:
     """What is installed is read by a real bash, which then asks the command."""
-    for folder in ("home", "bin"):
-        (tmp_path / folder).mkdir()
-    command = tmp_path / "bin" / "eexit"
-    command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c '{EEXIT}' \"$@\"\n")
-    command.chmod(0o755)
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    environment = os.environ | {"HOME": str(tmp_path / "home"), "SHELL": "/bin/bash", "PATH": path}
-    environment.pop("XDG_DATA_HOME", None)
-    for _ in range(2):  # once installed, nothing is added
-        subprocess.run([command, "--install-completion"], env=environment, check=True, capture_output=True)
-    assert (tmp_path / "home" / ".bashrc").read_text().count("source ") == 1
+    home, environment = completing
+    assert (home / ".bashrc").read_text().count("source ") == 1
     asking = (
-        f'source {tmp_path}/home/.bashrc; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; '
+        f'source {home}/.bashrc; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; '
         '_python_argcomplete eexit; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(["bash", "-c", asking], env=environment, capture_output=True, text=True)
@@ -188,6 +211,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, meant: 
 def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:
     """What comes with it is read where it is installed: the demo's TOML, prompts that a TOML names, and templates."""
     planned = "sweep", "--dry-run", "--model", str(tiny), "--exit-layers", "1", "--rules", "confidence=0.9"
+    here(sweep.main, *planned[1:])  # so that what is found out about the model is kept, and no process imports torch
     demo = called(*planned, packages=installed, cwd=tmp_path)
     assert f"3 from {installed}/jobs/sweeps/demo.toml\n" in demo.stdout, demo.stderr
     flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", "", "--exit-sets", "all"
