@@ -17,27 +17,32 @@ from reports.shared.charts import specification
 from reports.shared.per_configuration import naming
 from reports.shared.styles import Looks
 
-PIXELS = 8  # between the places that are looked at: points are wider
-
 
 def test_a_tooltip_leaves_out_what_is_not_known(visit: Visit, answered: Path) -> None:
     page = visit("#/", path=answered)
     canvas = page.locator("[data-chart=quality] .chart[data-ink] canvas")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save Quality against cost as SVG").click()
     canvas.scroll_into_view_if_needed()
     box, tip = canvas.bounding_box(), page.locator("#vg-tooltip-element.visible")
     told = ""
-    for x in range(PIXELS, int(box["width"]), PIXELS):
-        for y in range(PIXELS, int(box["height"]), PIXELS):
-            page.mouse.move(box["x"] + x, box["y"] + y)
-            if "confidence/0.7" in (told := "".join(tip.all_inner_texts())):
-                break
-        else:
-            continue
-        break
+    for x, y in symbols_of(download.value.path().read_text()):
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        if "confidence/0.7" in (told := "".join(tip.all_inner_texts())):
+            break
     assert "unfrozen/confidence/0.7" in told
     assert "Accuracy" in told
     assert "Chosen for" not in told, "it was not chosen"
     assert "null" not in told
+
+
+def symbols_of(svg: str) -> list[tuple[float, float]]:
+    """Where a chart's symbols are on its canvas, in pixels; the picture's first group is where the plot begins."""
+    (left, top), *places = [
+        (float(x), float(y))
+        for x, y in re.findall(r'<(?:g|path)[^>]* transform="translate\(([-\d.]+),([-\d.]+)\)"', svg)
+    ]
+    return [(left + x, top + y) for x, y in places]
 
 
 def test_differences_are_told_in_points_from_zero(tmp_path: Path) -> None:
