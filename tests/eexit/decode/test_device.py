@@ -13,7 +13,7 @@ import transformers as tf
 from axes import SOME
 from card import DEVICE, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
-from references import decoder_of, shared_model
+from references import check_attention_of_every, decoder_of, shared_model
 from tiny_models import ARCHITECTURES
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
@@ -32,7 +32,6 @@ from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
-from eexit.model.support.our_attention import AttentionCheck
 from eexit.plan.configuration import Draft, Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
@@ -52,9 +51,8 @@ A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go
 @cache
 def decoder_there(model: PreTrainedModel) -> Decoder:
     """Of a model on the card, where it takes seconds to check the attention of more than some layers."""
-    check_attention = AttentionCheck.__call__
     with pytest.MonkeyPatch.context() as patch, Card() as card:
-        patch.setattr(AttentionCheck, "__call__", lambda check, layer: layer % 3 or check_attention(check, layer))
+        check_attention_of_every(3, patch)
         return Decoder(card.take(model))
 
 
