@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from quick import has_quick_tests, is_quick
 from ray_fixtures import SHARED_RAY
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,6 +24,10 @@ LONGEST_FIRST = (  # so that no process ends with one of them while the other ha
     "test_submit.py", "test_golden.py", "test_readme.py", "test_invariants.py", "test_chaos.py", "test_interrupt.py",
     "test_soundness.py", "test_device.py", "test_online.py", "test_nodes.py",
 )  # fmt: skip
+RAY, NO_RAY = "local_ray", "no_ray_yet"  # fixtures
+# What takes long to make and is shared by the tests of several files, and words that these files have.
+SHARED = {"reports and a browser": "from report_fixtures import", "Ray": f'"{RAY}"'}
+ROOT = Path(__file__).parents[1]
 FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
 
@@ -31,18 +37,44 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.option.markexpr == "quick" and is_file and not has_quick_tests(collection_path) else None
 
 
+@cache
+def shared_by(file: Path) -> str | None:
+    """Which of `SHARED` the tests of a file share with those of others."""
+    text = file.read_text(encoding="utf-8")
+    return next((what for what, words in SHARED.items() if words in text), None)
+
+
+class SharedInOneProcess(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """A file's tests go to one process, and so do those of all files that share one of `SHARED`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return shared_by(ROOT / file) or file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedInOneProcess:
+    return SharedInOneProcess(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests without the marker are taken out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files whose tests share a Ray come one after the other."""
+    """What takes longest comes first; of tests that share a Ray, those that want none to be there."""
     with_ray = config.stash[FILES_WITH_RAY] = set()
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if is_quick(item.path, item.name, fixtures) and not item.get_closest_marker("slow"):
             item.add_marker("quick")
-        if "local_ray" in fixtures:
+        if RAY in fixtures:
             with_ray.add(item.path)
-    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: (ranks.get(item.path.name, len(ranks)), item.path not in with_ray))
+    ranks = {name: rank for rank, name in enumerate((*SHARED, *LONGEST_FIRST))}
+
+    def turn(item: pytest.Item) -> tuple[int, bool, bool]:
+        fixtures = getattr(item, "fixturenames", ())
+        rank = ranks.get(shared_by(item.path) or item.path.name, len(ranks))
+        wants_none = item.path in with_ray and NO_RAY in fixtures
+        return rank, not wants_none, wants_none and RAY in fixtures
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(tryfirst=True)
