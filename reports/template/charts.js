@@ -151,7 +151,7 @@ function figure(chart) {
           rows: rowsOf(entry),
         });
   const details = unfold(h("details", h("summary", "Table")), () => [makeTwin()]);
-  const caption = h("figcaption", chart.caption);
+  const caption = h("figcaption", ...selectionWords(chart), chart.caption);
   const zero = `${chart.key}.zero`,
     flip = () => {
       choose(zero, !choice(zero, false));
@@ -160,7 +160,7 @@ function figure(chart) {
   const whole = (chart.canFit ?? chart.variants.some(canFit)) && toggle("from 0", () => choice(zero, false), flip);
   const controls = [...choices, ...(chart.controls || []), whole].filter(Boolean);
   entry.update = () => {
-    caption.replaceChildren(chart.caption);
+    caption.replaceChildren(...selectionWords(chart), chart.caption);
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
@@ -186,10 +186,10 @@ function figure(chart) {
 
 // The rows of the slice that the reader chose, and the rows that belong to no slice, such as those of normal.
 function rowsOf({ chart, slice }) {
-  if (chart.rows) return chart.rows();
+  if (chart.rows) return ofSelection(chart, chart.rows());
   const { rows } = chart.table,
     { key, values } = chart.slice || {};
-  return key ? rows.filter((row) => row[key] === null || row[key] === values[slice]) : rows;
+  return ofSelection(chart, key ? rows.filter((row) => row[key] === null || row[key] === values[slice]) : rows);
 }
 
 async function draw(entry, again = false) {

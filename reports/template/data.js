@@ -79,6 +79,24 @@ const metricAt = (key) => DATA.metrics.findIndex((metric) => metric.key === key)
 
 const configurationOf = (key) => DATA.configurations.find((configuration) => configuration.key === key);
 
+const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
+
+const isDone = ({ status }) => status === "ok";
+
+// The mean of known numbers, geometric for perplexity; null if there are none.
+function mean(numbers, geometric = false) {
+  const [into, back] = geometric ? [Math.log, Math.exp] : [(value) => value, (value) => value],
+    known = numbers.filter((value) => value !== null && value !== undefined);
+  return known.length ? back(known.reduce((sum, value) => sum + into(value), 0) / known.length) : null;
+}
+
+// That of a metric over the runs that succeeded.
+const meanOf = (runs, at) =>
+  mean(
+    runs.filter(isDone).map((run) => run.m[at]),
+    DATA.metrics[at].geometric,
+  );
+
 const seedOf = (run) => (run.every ? "every" : run.seed);
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);

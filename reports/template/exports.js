@@ -51,7 +51,7 @@ const runsWords = () =>
 const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"];
 
 function saveRows({ chart }, type) {
-  const rows = (chart.csv || chart.rows || (() => chart.table.rows))(),
+  const rows = ofSelection(chart, (chart.csv || chart.rows || (() => chart.table.rows))()),
     told = (row) => Object.fromEntries(Object.entries(row).filter(([key]) => !PLACING.includes(key)));
   save(type, chart.key, rows.map(told), chart.all?.());
 }
@@ -59,20 +59,22 @@ function saveRows({ chart }, type) {
 const saveButton = (title, type, onclick) =>
   h("button", { type: "button", "aria-label": `Save ${title} as ${type.toUpperCase()}`, onclick }, type.toUpperCase());
 
-// Buttons that save records, as CSV or as JSON; `records` gives them, or a promise of them.
-const savesOf = (title, records) =>
+// Buttons that save records, as CSV or as JSON, of so many in all; `records` gives them, or a promise of them.
+const savesOf = (title, records, inAll) =>
   h(
     "span.saves.screen",
     ...["csv", "json"].map((type) =>
-      saveButton(title, type, async () => save(type, fileName(title).slice(0, 60), await records())),
+      saveButton(title, type, async () => save(type, fileName(title).slice(0, 60), await records(), inAll)),
     ),
   );
 
 const fileName = (title) => title.replace(/[^\w.@-]+/g, "_");
 
 // Save records. JSON says where they come from, how many of how many they are and what the reader chose; either way, a
-// message says how many.
-function save(type, name, records, inAll = records.length, noun = "rows") {
+// message and the file's name say how many, where some are missing.
+function save(type, title, records, inAll = records.length, noun = "rows") {
+  const missing = inAll - records.length,
+    name = missing ? `${title}-${records.length}-of-${inAll}` : title;
   const keys = [...new Set(records.flatMap(Object.keys))];
   if (type === "json") {
     const content = {
@@ -90,7 +92,8 @@ function save(type, name, records, inAll = records.length, noun = "rows") {
     );
   } else saveCsv([keys, ...records.map((record) => keys.map((key) => record[key]))], name);
   $("saved").textContent =
-    `Saved ${form(records.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}`;
+    `Saved ${form(records.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}` +
+    (missing ? `; ${form(missing, "count")} are missing` : "");
 }
 
 // Every token of a run with all that this file holds of it, rounded as it is in this file.

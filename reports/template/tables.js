@@ -1,9 +1,9 @@
 // Sortable tables. A column is {label, title, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
-// `show`, or else the value in its form. `records` gives what is saved, under `name`.
+// `show`, or else the value in its form. `records` gives what is saved, under `name`, of `inAll` rows.
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
 
-function table(caption, columns, rows, { page = AT_ONCE, name = caption, records } = {}) {
+function table(caption, columns, rows, { page = AT_ONCE, name = caption, records, inAll } = {}) {
   const body = h("tbody"),
     said = h("span.soft", { role: "status" });
   let ordered = rows,
@@ -58,7 +58,7 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
   return h(
     "div.tabled",
     scroll,
-    h("div.below", h("span", said, " ", more), savesOf(name, records ?? (() => exported(columns, ordered)))),
+    h("div.below", h("span", said, " ", more), savesOf(name, records ?? (() => exported(columns, ordered)), inAll)),
   );
 }
 

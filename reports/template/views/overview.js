@@ -14,6 +14,7 @@ async function overviewPage() {
     said.push("This sweep has no normal runs to compare with.");
   if (runs && prompts < DATA.intervals.least)
     said.push(`Fewer than ${DATA.intervals.least} prompts are too few for intervals.`);
+  selection = DATA.prompts.length ? selectionOf() : null;
   const sections = overviewSections();
   return [
     h(
@@ -60,7 +61,7 @@ function overviewSections() {
     DATA.settings && { id: "settings", label: "Which setting", nodes: settingsPart },
     DATA.trade && DATA.time && { id: "time", label: "Time", nodes: timePart },
     DATA.beside && { id: "beside", label: "Side by side", nodes: () => part("beside", null, [besideFigure()]) },
-    DATA.prompts.length && DATA.configurations.length > 1 && { id: "texts", label: "Texts", nodes: textsPart },
+    DATA.prompts.length && DATA.configurations.length > 1 && { id: "runs", label: "Runs", nodes: runsPart },
     DATA.confident.length && { id: "confident", label: "Sure and wrong", nodes: confidentPart },
     folds.length && { id: "more", label: "Everything else", nodes: () => everythingElse(folds) },
   ].filter(Boolean);
@@ -204,9 +205,6 @@ function foldedParts() {
     ofCharts("mix", "Where tokens exit", ["mix"]),
     ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
     ofCharts("depth", "Depth by token position", ["depth"]),
-    DATA.prompts.length && DATA.metrics.length
-      ? { id: "heat", title: "Prompts by configurations", build: () => [heatmap()] }
-      : null,
     DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
     DATA.drafts && DATA.trade ? { id: "drafts", title: "Drafts", build: draftsSection } : null,
     DATA.reasoning ? { id: "reasoning", title: "Reasoning", build: reasoningSection } : null,

@@ -1,10 +1,7 @@
-// The overview's sections of words: what a setting wrote beside full depth, right or wrong; and the wrong exits that rules
-// were surest of.
+// What a setting wrote beside full depth, right or wrong; and the wrong exits that rules were surest of.
 
 const TEXTS_AT_ONCE = 4, // rows, before the reader asks for more
-  LETTERS = 130, // of a text that are shown
-  LOST = "right at full depth, wrong here",
-  GAINED = "wrong at full depth, right here";
+  LETTERS = 90; // of a text that are shown
 
 const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
@@ -30,44 +27,6 @@ function firstSetting() {
   return (named ?? exits[0] ?? DATA.configurations.find(({ key }) => key !== DATA.normal))?.key;
 }
 
-// The ways of choosing among a setting's runs, the first of which that finds any is shown where the reader chose none: what
-// was gained is never shown unasked. Each is {name, title, isSo(its run, full depth's)}.
-function textFilters(baseKey) {
-  const right = metricAt("correct"),
-    marked = right >= 0 && baseKey,
-    isRight = (run) => run?.m[right] === 1;
-  return [
-    marked && {
-      name: LOST,
-      title: "What was lost, in words",
-      isSo: (one, base) => isRight(base) && !isRight(one),
-    },
-    marked && {
-      name: GAINED,
-      title: "What was gained, in words",
-      isSo: (one, base) => base?.m[right] === 0 && isRight(one),
-    },
-    baseKey && {
-      name: "differ from full depth",
-      title: "What changed, in words",
-      isSo: (one, base) => base && !isSame(one, base),
-    },
-    { name: "all", title: "What was written, in words", isSo: () => true },
-  ].filter(Boolean);
-}
-
-const isDone = ({ status }) => status === "ok";
-
-// Each run of a setting that was done, with that of full depth of the same prompt and seed: {prompt, number, one, base}.
-function runsBeside(baseKey, key) {
-  return DATA.prompts.flatMap((prompt, number) => {
-    const bases = runsOf(prompt, baseKey).filter(isDone);
-    return runsOf(prompt, key)
-      .filter(isDone)
-      .map((one) => ({ prompt, number, one, base: bases.find((base) => one.every || hasSeed(base, one.seed)) }));
-  });
-}
-
 // A pair with both texts, and their tokens where the file has them.
 async function withTexts(pair) {
   const cores = await coreOf(pair.number);
@@ -77,105 +36,12 @@ async function withTexts(pair) {
   return { ...pair, texts, tokens: one, baseTokens: base };
 }
 
-const textRecord = ({ prompt, base, one, texts }) => ({
-  prompt_id: prompt.id,
-  seed: seedOf(one),
-  expected: prompt.answer,
-  setting: DATA.configurations[one.c].key,
-  full_depth_right: base ? rightOf(base) : null,
-  full_depth: texts[0] ?? null,
-  right: rightOf(one),
-  text: texts[1],
-});
-
-function textsPart() {
-  const keys = DATA.configurations.map(({ key }) => key).filter((key) => key !== DATA.normal),
-    baseKey = configurationOf(DATA.normal)?.key ?? null,
-    filters = textFilters(baseKey),
-    names = filters.map(({ name }) => name);
-  const state = { key: choiceOf("texts.setting", keys, firstSetting()) };
-  const found = (name) => state.runs.filter(({ one, base }) => filters[names.indexOf(name)].isSo(one, base));
-  const counted = () => {
-    const [lost, gained] = [LOST, GAINED].map((name) => names.includes(name) && found(name).length);
-    return lost === false ? "" : `: ${lost} lost, ${gained} gained`;
-  };
-  const noun = DATA.seeds.length > 1 ? "runs" : "prompts";
-  const heading = h("h2", { id: "texts", tabindex: -1 }),
-    shows = h("span"),
-    box = h("div.texts-table");
-  const show = () => {
-    state.runs = runsBeside(baseKey, state.key);
-    const first = names.find((name) => name !== GAINED && found(name).length) ?? "all";
-    state.filter = choiceOf("texts.filter", names, first);
-    heading.textContent = filters[names.indexOf(state.filter)].title;
-    const options = names.map((name) => [name, `${name} (${form(found(name).length, "count")})`]);
-    shows.replaceChildren(chooser("Show", options, state.filter, change("filter")));
-    const of = `Of ${state.runs.length} ${noun} that this file holds with this setting${counted()}. Bold: what the other text doesn't have.`;
-    box.replaceChildren(textsTable(of, found(state.filter), state.key, baseKey));
-  };
-  const change = (key) => (value) => {
-    state[key] = value;
-    choose(key === "key" ? "texts.setting" : "texts.filter", value);
-    show();
-    readdress(pathOf(location.hash));
-  };
-  show();
-  return part("texts", null, [
-    heading,
-    h("div.row", chooser("Setting", keys.map(inMenu), state.key, change("key")), shows),
-    box,
-  ]);
-}
-
 // null where its tokens are in a file that isn't there.
 const knownText = (run, tokens) => (run.n && !tokens ? null : textOf(run, tokens));
 
 function isSame(one, base) {
   const at = metricAt("equal_share");
   return at >= 0 && one.m[at] === 1 && one.n === base.n;
-}
-
-function textsTable(caption, rows, key, baseKey) {
-  const written = (row, side) => {
-    const run = side ? row.one : row.base;
-    if (!run) return "–";
-    const text = later(withTexts(row), ({ texts }) => {
-      const isKnown = texts.every((text) => typeof text === "string");
-      return texts[side] === null
-        ? ["not in this file"]
-        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null, texts[1 - side]);
-    });
-    return h("span", markOf(run), " ", text);
-  };
-  const why = ({ prompt, one, number, base }) => {
-    const link = h("a", { "aria-label": `Why: ${key} on prompt ${prompt.id}` }, "why");
-    link.href = address(prompt, one, { vs: baseKey });
-    withTexts({ prompt, one, number, base }).then(({ tokens, baseTokens }) => {
-      if (tokens && baseTokens)
-        link.href = address(prompt, one, { vs: baseKey, t: tokenDifference(tokens, baseTokens) });
-    });
-    return link;
-  };
-  const columns = [
-    {
-      label: "Prompt",
-      text: true,
-      value: ({ number }) => number,
-      show: ({ prompt, one }) => {
-        const expected = prompt.answer === null ? null : h("div.soft", `expected: ${shorten(prompt.answer, 24)}`);
-        return h("div", h("a", { href: address(prompt) }, prompt.id), ofSeed(one), expected);
-      },
-    },
-    ...(baseKey ? ["Full depth", key] : [key]).map((label) => ({
-      label,
-      text: true,
-      look: () => "words prose",
-      value: ({ base, one }) => (label === key ? rightOf(one) : base && rightOf(base)),
-      show: (row) => (label === key ? h("span", written(row, 1), " ", why(row)) : written(row, 0)),
-    })),
-  ];
-  const records = () => Promise.all(rows.map(async (row) => textRecord(await withTexts(row))));
-  return table(caption, columns, rows, { page: TEXTS_AT_ONCE, name: "Texts", records });
 }
 
 // Where the first word begins that differs; null if none does.

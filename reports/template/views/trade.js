@@ -83,7 +83,9 @@ function tradeFigure(chart) {
     twin: () => {
       const { y, x, axes } = variant(),
         columns = chart.table.columns.filter(({ key }) => ["configuration", axes.y, axes.x, "chosen"].includes(key));
-      const tables = [twin(`${y} against ${x}`, { columns, rows: visible().filter((row) => !row.replayed) })];
+      const tables = [
+        twin(`${y} against ${x}`, { columns, rows: ofSelection(chart, visible()).filter((row) => !row.replayed) }),
+      ];
       if (replayed.length) tables.push(twin("Settings that were replayed", chart.replayed));
       return h("div", ...tables);
     },

@@ -66,22 +66,23 @@ def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
     assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
 
 
-def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None:
-    page = visit("#/?open=heat")
-    heat = page.locator(".heat")
-    heat.get_by_label("Metric").select_option("Early exits")
-    heat.get_by_role("button", name="U·kl 2").click()
-    last = heat.locator("tbody tr").last
-    assert last.inner_text().startswith("2 Question 2?")  # failed there: no value
-    assert last.locator(".bad").inner_text() == "✕"
-    assert "Early exits" in heat.locator("caption").inner_text()
+def test_cells_of_runs_show_another_number_in_another_order(visit: Visit) -> None:
+    page = visit("#/")
+    runs = page.locator(".runs")
+    page.get_by_role("combobox", name="Cells").select_option("Early exits")
+    runs.get_by_role("button", name="Show more").click()
+    runs.get_by_role("button", name="U·kl 2").click()
+    last = runs.locator("tbody tr").last
+    assert last.inner_text().startswith("2")  # failed there: no value
+    assert last.locator("td:not(.words) .bad").inner_text().startswith("✕")
+    assert "Early exits" in runs.locator("caption").inner_text()
     shades = (
-        heat.locator("tbody tr")
-        .first.locator("td a")
+        runs.locator("tbody tr")
+        .first.locator("td:not(.words) a")
         .evaluate_all("all => all.map(a => getComputedStyle(a).backgroundColor)")
     )
     assert len(set(shades)) > 1
-    last.get_by_role("link", name="✕").click()
+    last.locator("td:not(.words) .bad").click()
     page.get_by_role("heading", name="unfrozen/kl/2 on prompt 2").wait_for()
 
 
@@ -192,7 +193,7 @@ def test_long_and_odd_text_survives(visit: Visit) -> None:
 
 def test_failures_are_counted_and_linked(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.locator("main").get_by_role("link", name="failed").click()
+    page.locator("main").get_by_role("link", name="1 failed: CUDA out of memory").click()
     page.get_by_role("heading", name="Failed runs").wait_for()
     page.locator("main table").get_by_role("link").click()
     assert "CUDA out of memory" in page.locator(".error").inner_text()

@@ -25,13 +25,13 @@ def test_it_is_short_and_its_sections_stand_in_order(
 ) -> None:
     page = visit("#/", path=answered, viewport=(("width", size[0]), ("height", size[1])))
     drawn(page)
-    page.locator(".texts-table, #texts ~ div p").first.wait_for()
+    page.locator(".runs tbody tr").first.wait_for()
     assert words_seen(page) <= MOST_WORDS
     assert 100 < prose_seen(page) <= MOST_PROSE
     assert page.evaluate("document.documentElement.scrollHeight") <= screens * size[1]
     assert page.locator("h1, h2").all_inner_texts() == [
         "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
-        "What was lost, in words", "Everything else",
+        "Runs", "Everything else",
     ]  # fmt: skip
 
 
@@ -72,8 +72,8 @@ def test_the_contents_stay_in_sight_and_lead_to_their_sections(visit: Visit, ans
     heading = page.locator("#beside").bounding_box()
     assert heading["y"] >= (box["y"] + box["height"] if viewport == PHONE else 0), "not beneath the contents"
     assert heading["y"] < 200
-    again = visit("#/at/heat", path=answered, viewport=viewport)
-    again.locator(".heat table").wait_for()
+    again = visit("#/at/mix", path=answered, viewport=viewport)
+    again.locator("[data-chart=mix] canvas").wait_for()
 
 
 def test_oracles_controls_replays_and_other_modes_are_shown_on_demand(visit: Visit, answered: Path) -> None:
@@ -108,7 +108,7 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     beside.get_by_role("combobox", name="Compare").select_option("rules and exit sets")
     beside.get_by_role("combobox", name="Other").select_option("frozen_residual/confidence")
     beside.get_by_role("combobox", name="at").select_option("equal right answers")
-    page.get_by_role("combobox", name="Show").select_option("all")
+    page.get_by_role("combobox", name="Show").select_option("wrong here")
     page.locator("[data-fold=mix] summary").click()
     page.locator("[data-chart=mix]").wait_for()
     assert page.url.count("#/?") == 1
@@ -172,7 +172,7 @@ def test_what_a_view_shows_is_saved_with_how_many_of_how_many(visit: Visit, answ
     (row,) = csv.DictReader(download.value.path().read_text().splitlines())
     assert row["configuration"] == "unfrozen/confidence/0.9"
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save Texts as JSON").click()
+        page.get_by_role("button", name="Save Runs as JSON").click()
     assert set(json.loads(download.value.path().read_text())["rows"][0]) >= {"prompt_id", "full_depth", "text", "right"}
 
 

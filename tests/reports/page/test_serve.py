@@ -243,14 +243,14 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> Non
     page.set_viewport_size({"width": 1000, "height": 500})
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
-    page.locator(".heat select").select_option("Perplexity")
+    page.get_by_role("combobox", name="Cells").select_option("Perplexity")
     page.evaluate("scrollTo(0, 900)")
     assert "7 of 14 runs" in page.locator("main").inner_text()
     land()
     page.locator("main").get_by_text("· 14 runs, none failed").wait_for()
     assert page.locator("#pick-prompt option").count() == 3
     assert page.evaluate("scrollY") == 900
-    assert page.locator(".heat select option:checked").inner_text() == "Perplexity"
+    assert page.get_by_role("combobox", name="Cells").locator("option:checked").inner_text() == "Perplexity"
     assert page.evaluate("window.mine") == "the page that was opened"
     assert page.locator("#following").inner_text() == "Follows the sweep"
 

@@ -1,6 +1,9 @@
-"""The overview's strip, and its sections of words: what a setting lost and gained, and the surest wrong exits."""
+"""The overview's strip; its table of runs, what it is filtered by and what that drives; and the surest wrong exits."""
 
+import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_fixtures import Page, Visit, Walk
@@ -12,17 +15,21 @@ from reports.page.build import build_report
 
 GAINS, LOSES, SAME = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
 LOST, GAINED, DIFFER = (
-    "right at full depth, wrong here", "wrong at full depth, right here", "differ from full depth",
+    "right at full depth, wrong here", "wrong at full depth, right here", "differs from full depth",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten prompts, of which a setting only gains, one loses more than it gains, and one does neither."""
+    """Ten prompts of two kinds, of which a setting only gains, one loses more than it gains, and one does neither."""
     folder = graded(
         tmp_path_factory.mktemp("texts") / "s",
         {Normal(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
     )
+    about = json.loads((folder / "sweep.json").read_text())
+    for prompt in about["config"]["prompts"]:
+        prompt["kind"] = "even" if int(prompt["id"]) % 2 == 0 else "odd"
+    (folder / "sweep.json").write_text(json.dumps(about))
     return build_report(str(folder), folder / "report.html")
 
 
@@ -40,26 +47,30 @@ RED = """() => [...document.querySelectorAll("body *")].filter((element) => {
 
 
 def section(page: Page) -> Page:
-    return page.locator("section", has=page.locator("#texts"))
+    return page.locator("section", has=page.locator("#runs"))
 
 
 def shown(page: Page) -> list[str]:
     """The marks of full depth and of the setting in each row, once they are drawn."""
-    section(page).locator(".texts-table tbody tr").first.wait_for()
-    rows = section(page).locator(".texts-table tbody tr").all()
-    marks = [row.locator("td .right, td .wrong").all_inner_texts() for row in rows]
+    section(page).locator("tbody tr").first.wait_for()
+    rows = section(page).locator("tbody tr").all()
+    marks = [row.locator("td.written .right, td.written .wrong").all_inner_texts() for row in rows]
     return ["".join(mark[0] for mark in pair) for pair in marks]
 
 
-def pick(page: Page, key: str) -> None:
-    section(page).get_by_role("combobox", name="Setting").select_option(key)
-    section(page).locator("th", has_text=key).wait_for()
+def pick(page: Page, menu: str, option: str) -> None:
+    section(page).get_by_role("combobox", name=menu).select_option(option)
 
 
-def told(page: Page) -> tuple[str, str]:
-    """The heading, and the filter that is chosen."""
-    filters = section(page).get_by_role("combobox", name="Show")
-    return section(page).locator("h2").inner_text(), str(filters.input_value())
+def saved(page: Page, button: str) -> tuple[str, Any]:
+    """The name of the file that a button saves, and its rows."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    content = download.value.path().read_text()
+    is_json = button.endswith("JSON")
+    return download.value.suggested_filename, json.loads(content)["rows"] if is_json else list(
+        csv.DictReader(content.splitlines())
+    )
 
 
 def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit, marked: Path) -> None:
@@ -101,16 +112,15 @@ def test_a_token_of_the_strip_tells_its_numbers_and_leads_to_its_run(visit: Visi
     assert page.url.endswith(f"#/p/0/{LOSES.key}/vs/normal/t/3")
 
 
-def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:
-    page = visit("#/?texts.filter=all&texts.setting=unfrozen/kl/2", path=answered)
-    rows = page.locator(".texts-table tbody tr")
+def test_runs_show_what_was_written_and_lead_to_why(visit: Visit, answered: Path) -> None:
+    page = visit("#/?runs.setting=unfrozen/kl/2", path=answered)
+    rows = section(page).locator("tbody tr")
     rows.nth(3).get_by_text("abcd").last.wait_for()
     assert rows.count() == 4
-    assert "abcd" in rows.first.inner_text()
-    page.get_by_role("button", name="Show more").first.click()
+    section(page).get_by_role("button", name="Show more").click()
     rows.nth(11).wait_for()
     assert "12 of 12 rows" in section(page).inner_text()
-    rows.nth(3).get_by_role("link", name="Why").click()
+    section(page).get_by_role("link", name="Why: unfrozen/kl/2 on prompt 3").click()
     page.get_by_role("heading", name="unfrozen/kl/2 on prompt 3").wait_for()
     assert page.locator(".tokens").count() == 2
 
@@ -131,47 +141,65 @@ def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(v
     page.locator(".pinned").wait_for()
 
 
-def test_gains_are_never_shown_as_what_was_lost(visit: Visit, marked: Path) -> None:
-    page = visit(f"#/?texts.setting={GAINS.key}", path=marked)
-    shown(page)
-    assert told(page) == ("What changed, in words", DIFFER)
-    section(page).get_by_role("combobox", name="Show").select_option(GAINED)
-    section(page).get_by_text("2 of 2 rows").wait_for()
-    assert told(page) == ("What was gained, in words", GAINED)
-    assert set(shown(page)) == {"✗✓"}
-
-
-def test_what_is_shown_follows_the_setting_until_the_reader_chooses(visit: Visit, marked: Path) -> None:
-    page = visit(f"#/?texts.setting={GAINS.key}", path=marked)
-    shown(page)
-    pick(page, LOSES.key)
-    assert told(page) == ("What was lost, in words", LOST)
-    assert shown(page) == ["✓✗"] * 3
-    pick(page, SAME.key)
-    assert told(page) == ("What changed, in words", DIFFER)
-    section(page).get_by_role("combobox", name="Show").select_option(GAINED)
-    pick(page, LOSES.key)
-    assert told(page) == ("What was gained, in words", GAINED)
+def test_rows_are_filtered_by_what_is_right_and_by_kind_and_those_that_tell_most_come_first(
+    visit: Visit, marked: Path
+) -> None:
+    page = visit(f"#/?runs.setting={GAINS.key}", path=marked)
+    assert shown(page) == ["✗✓", "✗✓", "✓✓", "✓✓"], "of ten, the first four"
+    pick(page, "Setting", LOSES.key)
+    assert shown(page) == ["✓✗", "✓✗", "✓✗", "✗✓"]
+    assert "10 of 10 prompts that this file holds with this setting. 3 lost, 1 gained." in section(page).inner_text()
+    menu = section(page).get_by_role("combobox", name="Show")
+    assert menu.locator("option").all_inner_texts() == [
+        "all (10)", f"{LOST} (3)", f"{GAINED} (1)", "right at full depth, wrong under every rule (0)",
+        "right here (4)", "wrong here (6)", f"{DIFFER} (10)",
+    ]  # fmt: skip
+    pick(page, "Show", GAINED)
     assert shown(page) == ["✗✓"]
     again = visit("#/" + page.url.partition("#/")[2], path=marked)
     assert shown(again) == ["✗✓"]
-    assert told(again) == told(page)
+    pick(page, "Show", LOST)
+    pick(page, "Kind", "even")
+    assert shown(page) == ["✓✗", "✓✗"]
+    cells = section(page).locator("tbody tr").first.locator("td:not(.words) a").all_inner_texts()
+    assert [cell[0] for cell in cells] == ["✓", "✓", "✗", "✓"], "every setting has a cell"
+    pick(page, "Cells", "perplexity")
+    assert section(page).locator("tbody tr").first.locator("td:not(.words) a").first.inner_text() == "3"
 
 
-def test_losses_and_gains_are_both_counted_whichever_are_shown(visit: Visit, marked: Path) -> None:
-    page = visit(f"#/?texts.setting={LOSES.key}", path=marked)
-    shown(page)
-    assert "Of 10 prompts that this file holds with this setting: 3 lost, 1 gained." in section(page).inner_text()
-    assert "3 of 3 rows" in section(page).inner_text()
-    filters = section(page).get_by_role("combobox", name="Show").locator("option").all_inner_texts()
-    assert filters == [f"{LOST} (3)", f"{GAINED} (1)", f"{DIFFER} (10)", "all (10)"]
+def test_the_selection_drives_the_charts_and_what_is_saved_says_how_many_are_missing(
+    visit: Visit, marked: Path
+) -> None:
+    page = visit(f"#/?runs.setting={LOSES.key}", path=marked)
+    _, of_all = saved(page, "Save Quality against cost as JSON")
+    pick(page, "Show", DIFFER)
+    caption = page.locator("[data-chart=quality] figcaption")
+    caption.get_by_text("Of the 10 selected of 10 prompts, without intervals.").wait_for()
+    _, of_same = saved(page, "Save Quality against cost as JSON")
+    means = ("correct", "disagreement", "layers_skipped", "perplexity", "correct_n")
+    for one, two in zip(of_all, of_same, strict=True):
+        assert one["configuration"] == two["configuration"]
+        assert [one[name] for name in means] == pytest.approx([two[name] for name in means], rel=1e-5)
+    assert of_same[1]["correct_low"] is None
+    pick(page, "Show", LOST)
+    caption.get_by_text("Of the 3 selected of 10 prompts").wait_for()
+    _, rows = saved(page, "Save Quality against cost as JSON")
+    right = {row["configuration"]: row["correct"] for row in rows}
+    assert right == {"normal": 1, GAINS.key: 1, LOSES.key: 0, SAME.key: 1}
+    assert "not of those 3 selected" in page.locator("[data-chart=beside] figcaption").inner_text()
+    name, rows = saved(page, "Save Runs as CSV")
+    assert (name, len(rows)) == ("Runs-3-of-10.csv", 3)
+    assert page.locator("#saved").inner_text() == "Saved 3 of 10 rows as Runs-3-of-10.csv; 7 are missing"
+    assert [rows[0][key] for key in ("kind", "expected", "full_depth_right", "right", "text")] == [
+        "even", "42", "1", "0", "So it is 41",
+    ]  # fmt: skip
 
 
 def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_path: Path) -> None:
     folder = graded(tmp_path / "s", {Normal(): "✓✗", LOSES: "✗✗"}, seeds=(0, 1, 2))
-    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
+    page = visit(f"#/?runs.filter={LOST.replace(' ', '+')}", path=build_report(str(folder), tmp_path / "r.html"))
     assert shown(page) == ["✓✗"] * 3
-    assert "Of 6 runs that this file holds with this setting: 3 lost, 0 gained." in section(page).inner_text()
+    assert "3 of 6 runs that this file holds with this setting. 3 lost, 0 gained." in section(page).inner_text()
     heads = section(page).locator("tbody th").all_inner_texts()
     assert [head.splitlines()[0] for head in heads] == [f"0, seed {seed}" for seed in (0, 1, 2)]
 

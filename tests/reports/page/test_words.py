@@ -139,10 +139,10 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
             )  # fmt: skip
             runs.append((row, [token | unseen for token in rows]))
     sweep = write_runs(tmp_path / "s", runs)
-    page = visit("#/?open=all&texts.filter=all", path=build_report(str(sweep), tmp_path / "r.html"))
+    page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
-    page.locator(".texts-table tbody tr").first.wait_for()
+    page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
     assert "Right answers" in said
     assert "NaN" not in said

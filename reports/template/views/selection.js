@@ -1,0 +1,135 @@
+// What the table of runs is filtered by, which drives the charts: what can be recomputed from the runs that the page holds is
+// of the selected prompts, and all else says that it isn't.
+
+const ALL = "all",
+  LOST = "right at full depth, wrong here",
+  GAINED = "wrong at full depth, right here",
+  COST_FULL = 0, // the places in a run's costs
+  SAVED = { theoretical: 1, run: 2 };
+
+let selection = null; // {prompts, rows, of, …}, as `selectionOf` gives it
+
+// The ways of choosing among a setting's runs: {name, isSo({one, base})}, of its run and that of full depth.
+function runFilters(baseKey) {
+  const right = (run) => (run ? rightOf(run) : null),
+    both = metricAt("correct") >= 0 && baseKey,
+    rules = DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null),
+    online = rules.filter(({ rule }) => !DATA.rules[rule]?.oracle),
+    every = online.length ? online : rules;
+  const underAll = (prompt) => every.every(({ key }) => runsOf(prompt, key).every((run) => right(run) === 0));
+  return [
+    { name: ALL, isSo: () => true },
+    both && { name: LOST, isSo: ({ one, base }) => right(base) === 1 && right(one) === 0 },
+    both && { name: GAINED, isSo: ({ one, base }) => right(base) === 0 && right(one) === 1 },
+    both && {
+      name: "right at full depth, wrong under every rule",
+      isSo: ({ prompt, base }) => right(base) === 1 && underAll(prompt),
+    },
+    metricAt("correct") >= 0 && { name: "right here", isSo: ({ one }) => right(one) === 1 },
+    metricAt("correct") >= 0 && { name: "wrong here", isSo: ({ one }) => right(one) === 0 },
+    baseKey && {
+      name: "differs from full depth",
+      isSo: ({ one, base }) => base && isDone(one) && !isSame(one, base),
+    },
+    DATA.counts.failed && { name: "failed here", isSo: ({ one }) => !isDone(one) },
+  ].filter(Boolean);
+}
+
+// Each run of a setting, with that of full depth of the same prompt and seed where it was done: {prompt, number, one, base}.
+function runsBeside(baseKey, key) {
+  return DATA.prompts.flatMap((prompt, number) => {
+    const bases = runsOf(prompt, baseKey).filter(isDone);
+    return runsOf(prompt, key).map((one) => ({
+      prompt,
+      number,
+      one,
+      base: bases.find((base) => one.every || hasSeed(base, one.seed)),
+    }));
+  });
+}
+
+// What the reader chose: the setting, the filters with how many rows each keeps, the kinds, and the rows that are kept, those
+// that tell most first.
+function selectionOf() {
+  const baseKey = configurationOf(DATA.normal)?.key ?? null,
+    keys = DATA.configurations.map(({ key }) => key).filter((key) => key !== DATA.normal),
+    key = choiceOf("runs.setting", keys, firstSetting()),
+    filters = runFilters(baseKey),
+    kinds = [ALL, ...new Set(DATA.prompts.map(({ kind }) => kind).filter(Boolean))],
+    kind = choiceOf("runs.kind", kinds),
+    name = choiceOf(
+      "runs.filter",
+      filters.map((each) => each.name),
+    ),
+    all = runsBeside(baseKey, key),
+    ofKind = all.filter(({ prompt }) => kind === ALL || prompt.kind === kind),
+    found = new Map(filters.map((each) => [each.name, ofKind.filter(each.isSo)]));
+  const telling = [LOST, GAINED, "differs from full depth", ALL].flatMap((each) => found.get(each) ?? []),
+    kept = new Set(found.get(name)),
+    rows = [...new Set(telling)].filter((row) => kept.has(row)),
+    isWhole = kind === ALL && name === ALL;
+  return { baseKey, keys, key, kinds, kind, name, found, all, rows, prompts: isWhole ? null : promptsOf(rows) };
+}
+
+const promptsOf = (rows) => [...new Set(rows.map(({ prompt }) => prompt))];
+
+const isRecomputed = ({ key }) => key === "quality" || key === "mix" || key.startsWith("dose-");
+
+// The rows of a chart for the selected prompts: means without intervals. Rows of what is no configuration of the sweep, such as
+// cuts and replays, are left out, and what can't be recomputed, such as time, is null.
+function ofSelection(chart, rows) {
+  if (!selection?.prompts || !isRecomputed(chart)) return rows;
+  const made = new Map();
+  const numbersOf = (key) => {
+    if (!made.has(key)) made.set(key, selectedNumbers(key));
+    return made.get(key);
+  };
+  return rows
+    .filter((row) => configurationOf(row.configuration) && !row.replayed)
+    .map((row) => {
+      const control = DATA.configurations.find(({ control_of: of }) => of === row.configuration)?.key,
+        numbers = numbersOf(row.configuration);
+      const value = (name) => {
+        if (name === "share") return numbers.mix[row.rank];
+        if (name.endsWith("_control")) return control ? (numbersOf(control)[name.slice(0, -8)] ?? null) : null;
+        return numbers[name.endsWith("_n") ? "n" : name] ?? null;
+      };
+      const kept = ["parameter", "rank", "n_seeds"];
+      return Object.fromEntries(
+        Object.entries(row).map(([name, old]) => [name, isNumber(old) && !kept.includes(name) ? value(name) : old]),
+      );
+    });
+}
+
+// The means over the selected prompts of one configuration's runs, seeds averaged first.
+function selectedNumbers(key) {
+  const ofPrompts = selection.prompts.map((prompt) => runsOf(prompt, key).filter(isDone)).filter((runs) => runs.length);
+  const numbers = { n: ofPrompts.length };
+  for (const [at, { key: name, geometric }] of DATA.metrics.entries())
+    numbers[name] = mean(
+      ofPrompts.map((runs) => meanOf(runs, at)),
+      geometric,
+    );
+  numbers.layers_skipped = isNumber(numbers.mean_depth) ? 1 - numbers.mean_depth : null;
+  for (const [name, place] of Object.entries(SAVED)) {
+    const known = ofPrompts.map((runs) =>
+      runs.filter(({ costs }) => isNumber(costs[place]) && isNumber(costs[COST_FULL])),
+    );
+    const total = (at) => known.reduce((sum, runs) => sum + (mean(runs.map(({ costs }) => costs[at])) ?? 0), 0);
+    numbers[name] = total(COST_FULL) ? 1 - total(place) / total(COST_FULL) : null;
+  }
+  const shares = ({ counts }) => counts.map((n) => n / counts.reduce((sum, each) => sum + each, 0));
+  const ofLayers = ofPrompts.map((runs) => runs.map(shares).filter(([first]) => !Number.isNaN(first)));
+  numbers.mix = DATA.layers.map((_, rank) => mean(ofLayers.map((runs) => mean(runs.map((each) => each[rank])))));
+  return numbers;
+}
+
+// What a chart says of the selection before its caption; nothing where all prompts are selected.
+function selectionWords(chart) {
+  if (!selection?.prompts) return [];
+  const link = h("a", { href: "#/at/runs" }, `${form(selection.prompts.length, "count")} selected`),
+    of = DATA.prompts.length;
+  return isRecomputed(chart)
+    ? [h("strong", "Of the ", link, ` of ${form(of, "count")} prompts, without intervals.`), " "]
+    : [h("strong", "Of all prompts, not of those ", link, "."), " "];
+}
