@@ -94,7 +94,7 @@ def _of_best(best: Mapping[str, Any], ledger: AssessedLedger | None) -> str:
     saved, name = best.get("saved_by_what_was_run"), "best certified" if best.get("certified") else "nearest"
     if time is not None:
         rows = f", {counted(batch or 1, 'row')} at a time"
-        return f"The {name} setting takes {beside(1 - time, *map(_less_than_all, (high, low)), 'time')}{rows}"
+        return f"The {name} setting takes {beside(1 - time, _less_than_all(high), _less_than_all(low), 'time')}{rows}"
     return "" if saved is None else f"The {name} setting costs {beside(saved, None, None, 'multiply-adds')}"
 
 
