@@ -148,7 +148,7 @@ function verdictCard({ answer, headline, sentences, instead, pays, cause, weight
   );
 }
 
-const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key} →`) : key);
+const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key}\u00a0→`) : key);
 
 // A sentence in which the names of configurations are links.
 function linked(sentence) {

@@ -188,7 +188,7 @@ def test_a_verdict_has_its_number_and_the_way_to_its_setting_and_failures_have_t
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     answer, card = page.locator(".verdict .answer"), page.locator(".verdict")
     assert answer.inner_text() == (
-        f"No. The best certified setting takes 0.5% more time (0.5 to 0.6), 1 row at a time: {key} →"
+        f"No. The best certified setting takes 0.5% more time (0.5 to 0.6), 1 row at a time: {key}\u00a0→"
     )
     assert "Instead: What pays most is generate/lookup" in card.inner_text()
     failed = page.locator(".origin .bad")
