@@ -66,7 +66,7 @@ function runsGrid(way, label) {
       value: ({ number }) => number,
       show: ({ prompt, one }) => {
         const asked = h("span.asked", " ", ...oneLine(shorten(prompt.text, 60)));
-        return h("div", h("a", { href: address(prompt) }, prompt.id, asked), ofSeed(one));
+        return h("div", h("a", { href: address(prompt) }, prompt.id, ofSeed(one), asked));
       },
     },
     hasKinds && { label: "Kind", text: true, value: ({ prompt }) => prompt.kind },
