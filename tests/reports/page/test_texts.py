@@ -224,7 +224,7 @@ def test_bold_is_what_the_other_text_does_not_have(visit: Visit, tmp_path: Path)
     runs = [run_rows("0", "?", *of, [f" {word}" for word in words.split()]) for of, words in told.items()]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     page = visit("#/", path=path)
-    cells = page.locator(".texts-table td")
+    cells = page.locator(".runs td.written")
     cells.last.get_by_text("us").wait_for()
     bold = [[words.strip() for words in cell.locator("strong").all_text_contents()] for cell in cells.all()]
     assert bold == [["cat", "it"], ["dog", "us"]]
