@@ -51,7 +51,7 @@ function selectedWords() {
     prompts
       ? " Quality against cost, where tokens exit and dose response are of these prompts; times, pairs and other tables of all."
       : " What is shown here drives the charts.",
-    " ✕: failed. Bold: after the first difference.",
+    " Bold: what the other text doesn't have.",
   ];
 }
 
@@ -98,7 +98,7 @@ function answerColumn(label, side, baseKey) {
       const isKnown = texts.every((each) => typeof each === "string");
       return texts[side] === null
         ? ["not in this file"]
-        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null);
+        : excerpt(texts[side], isKnown ? firstDifference(...texts) : null, texts[1 - side]);
     });
     return [markOf(run), " ", text, ...(side ? [" ", why(row, baseKey)] : [])];
   };
