@@ -1,7 +1,7 @@
-"""README's pictures of reports: the first screen of a study's, such as jobs/sweeps/study.toml, and the demo's texts.
+"""README's pictures of a report: its first screen and its coloured texts, of the results of jobs/sweeps/study.toml.
 
     python jobs/bench/screenshot.py results/by-hand --out reports/sample/overview.png
-    python jobs/bench/screenshot.py results/demo --strip --out reports/sample/text.png
+    python jobs/bench/screenshot.py results/by-hand --strip --out reports/sample/text.png
 
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
