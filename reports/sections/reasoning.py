@@ -31,6 +31,7 @@ ABOUT: Final = (
     "A chain of thought that is written down can stand in for layers. Necessity: right answers with the chain less "
     "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
 )
+SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of what may be below 0
 NO_NECESSITY: Final = "Whether answers need their chains was not asked: python jobs/files/chains.py does that."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
@@ -216,10 +217,11 @@ def _points(
 ) -> alt.LayerChart:
     """Points of two columns, each with its title, with intervals of the second; controls are hollow."""
     (along, x_title), (up, y_title) = x, y
-    share = {CORRECT, NEED, "mean_depth", *PER_RIGHT}
 
     def axis(name: str) -> alt.Axis:
-        return PERCENT if name in share else alt.Axis(tickMinStep=1)
+        if name in (CORRECT, "mean_depth"):
+            return PERCENT
+        return SIGNED if name in (NEED, *PER_RIGHT) else alt.Axis(tickMinStep=1)
 
     base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{along}']) && isValid(datum['{up}'])")
     colour = alt.Color("configuration:N" if lines else "mode:N", title=None)
