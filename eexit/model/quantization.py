@@ -53,7 +53,7 @@ def refuse_quantize(quantize: str | None, config: Any) -> None:
 
 
 def quantizing(quantize: str, device: torch.device, dtype: torch.dtype) -> TorchAoConfig:
-    """What has `from_pretrained` quantise the weights of linear layers, and nothing that they are multiplied with.
+    """What has transformers quantise the weights of linear layers as it loads them, and nothing that enters these.
 
     On CPUs, torchao has int4 in its prototypes; on GPUs, its kernel takes bfloat16 alone. Raises `UsageError` there.
     """
