@@ -157,9 +157,9 @@ def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
 
 def _try_adapter(config: SweepConfig, settings: Settings) -> None:
     from eexit.model.loading import model_without_weights
-    from eexit.training.student.lora import Place, add_adapter
+    from eexit.training.student.lora import AdapterPlace, add_adapter
 
-    add_adapter(model_without_weights(config), Place.of(settings), seed=0)
+    add_adapter(model_without_weights(config), AdapterPlace.of(settings), seed=0)
 
 
 def _refuse_loss(given: Mapping[str, Any]) -> None:

@@ -216,12 +216,12 @@ def _by_disagreement(quality: Quality) -> Found:
         said = f"No setting certainly saves; the cheapest {costs_words(cheap, cost)}"
         return cheap, False if is_sure else None, said, [not_held(quality)]
     _, row = best[0]
-    said = [not_held(quality)]
+    sentences = [not_held(quality)]
     if is_known(row[DISAGREEMENT]):
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
-        said.append(f"It differs from full depth on {differs} of decided tokens.")
-        return row, None, f"Where little differs, the best setting {costs_words(row, cost)}", said
-    return row, None, f"The setting that saves most {costs_words(row, cost)}", said
+        sentences.append(f"It differs from full depth on {differs} of decided tokens.")
+        return row, None, f"Where little differs, the best setting {costs_words(row, cost)}", sentences
+    return row, None, f"The setting that saves most {costs_words(row, cost)}", sentences
 
 
 def _certain(choices: pd.DataFrame) -> str:

@@ -49,7 +49,8 @@ def costs_words(row: Row, cost: CostAxis) -> str:
     if cost.column == SKIPPED:
         return skips(row)
     verb, what = ("takes", "time") if cost.measured else ("costs", "multiply-adds")
-    return f"{verb} {beside(*(row[f'{cost.column}{end}'] for end in ('', '_low', '_high')), what)}"
+    share, low, high = (row[f"{cost.column}{end}"] for end in ("", "_low", "_high"))
+    return f"{verb} {beside(share, low, high, what)}"
 
 
 def skips(row: Row) -> str:

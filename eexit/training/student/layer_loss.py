@@ -51,7 +51,7 @@ class Said:
     def to(self, device: torch.device) -> "Said":
         return Said(self.id_NK.to(device), self.p_NK.to(device))
 
-    def compare(self, logits_NV: Tensor) -> "Compared":
+    def compare(self, logits_NV: Tensor) -> "BesideTeacher":
         """With what a student says at these positions, no others among them."""
         log_q_NV = logits_NV.log_softmax(-1)
         log_q_NK = log_q_NV.gather(-1, self.id_NK)
@@ -63,11 +63,11 @@ class Said:
         agrees_N = log_q_NV.argmax(-1) == self.id_NK[:, 0]
         uphill_NV = log_q_NV.exp_().mul_(1 - share_N[:, None])
         uphill_NV.scatter_(-1, self.id_NK, log_q_NK.exp() - self.p_NK)
-        return Compared(kl_N.clamp_min(0), agrees_N, uphill_NV)
+        return BesideTeacher(kl_N.clamp_min(0), agrees_N, uphill_NV)
 
 
 @dataclass(frozen=True)
-class Compared:
+class BesideTeacher:
     """Of each position: the KL from the teacher, nats, whether the likeliest token is the teacher's, and the gradient
     of the KL in the logits, (N, V).
     """
@@ -78,7 +78,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Learned:
+class StepSeen:
     """What a step saw at the exitable layer and at the final one: KLs, nats, and whether tokens are the teacher's."""
 
     kl_N: Tensor
@@ -99,7 +99,7 @@ class LayerLoss:
         layers = self.pair.layers
         return layers[step % min(len(layers), math.ceil(len(layers) * (done / GROWING + 1 / len(layers))))]
 
-    def learn(self, texts: Sequence[Text], layer: int, n_step: int) -> Learned:
+    def learn(self, texts: Sequence[Text], layer: int, n_step: int) -> StepSeen:
         """Add to the adapter's gradients those of the two sums of KLs, divided by `n_step`."""
         pair, said = self.pair, self.said(texts)
         layers = (layer, pair.reader.final)
@@ -110,7 +110,7 @@ class LayerLoss:
             [streams[each] for each in layers],
             [weight * gradient_NW for weight, (_, _, gradient_NW) in zip(weights, seen, strict=True)],
         )
-        return Learned(seen[0][0], *seen[1][:2])
+        return StepSeen(seen[0][0], *seen[1][:2])
 
     def weigh(self, final_agreement: float) -> None:
         """Weigh the final layer by how often it said what the teacher says, a fraction, in the step before."""

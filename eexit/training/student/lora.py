@@ -24,7 +24,7 @@ ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)
 
 
 @dataclass(frozen=True)
-class Place:
+class AdapterPlace:
     """Where an adapter goes, and how large it is.
 
     Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
@@ -37,14 +37,14 @@ class Place:
     layers: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> "Place":
+    def of(cls, settings: Settings) -> "AdapterPlace":
         """That of a student with these settings, defaults filled in."""
         assert settings.lora_r
         assert settings.lora_alpha
         return cls(settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.lora_layers)
 
 
-def add_adapter(model: PreTrainedModel, place: Place, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, place: AdapterPlace, seed: int) -> PeftModel:
     """Put a new adapter, which changes nothing yet, into the model's own modules, and freeze everything else.
 
     Raises `UsageError` if it can't be adapted there.

@@ -26,7 +26,7 @@ from eexit.training.streams import Row
 from eexit.training.student.curve import Curve, Point, measure
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.layer_loss import LayerLoss
-from eexit.training.student.lora import Place, adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.lora import AdapterPlace, adapter_parameters, add_adapter, save_adapter
 from eexit.training.student.passes import AtExits, Draw, LogitsReader, Pair
 from eexit.training.student.probes import fit_probes, student_probe_tables
 from eexit.training.texts import Text, blocks, n_tokens
@@ -53,7 +53,7 @@ class StudentTrainer(Trainer):
         self.tokens_per_step, self.learning_rate = settings.tokens_per_step, settings.learning_rate
         self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
-        model = add_adapter(setup.model, Place.of(settings), settings.seed)
+        model = add_adapter(setup.model, AdapterPlace.of(settings), settings.seed)
         self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
         self.loss, self.curve = LayerLoss(self.pair), Curve(len(settings.layers) + 1)
         self.at_exits = settings.in_state or 0.0 if settings.loss == LAYERS_LOSS else 1.0  # share of the steps

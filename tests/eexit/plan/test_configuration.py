@@ -88,7 +88,8 @@ def test_different_configurations_have_different_short_names() -> None:
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
     exits = [Exit(*each) for each in product([*STATES, "later"], [*RULES, "later"], parameters, sets, gates)]
     drafts = parse_drafts("lookup:4,auto") + parse_drafts("2,20:4,40,auto")
-    keys = {each.key for each in [Normal(), Normal("later"), *drafts, *exits]}
+    every: list[Configuration] = [Normal(), Normal("later"), *drafts, *exits]
+    keys = {each.key for each in every}
     short = {short_name(key): key for key in keys}
     assert len(short) == len(keys)
     assert all(len(name) <= len(key) for name, key in short.items())

@@ -18,7 +18,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
 from eexit.training.student import passes
 from eexit.training.student.frozen import LayerStack, Padded
-from eexit.training.student.lora import Place, adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.lora import AdapterPlace, adapter_parameters, add_adapter, save_adapter
 from eexit.training.student.passes import LogitsReader, read_exits
 
 
@@ -105,7 +105,7 @@ def test_only_the_adapter_learns_and_peft_reads_its_files(llama: PreTrainedModel
 
 def test_where_a_model_is_adapted() -> None:
     def adapted(architecture: str, targets: Sequence[str] | None = None) -> set[str]:
-        model = add_adapter(tiny_model(architecture), Place(4, 8, targets), seed=0)
+        model = add_adapter(tiny_model(architecture), AdapterPlace(4, 8, targets), seed=0)
         return {name.split(".lora_")[0].rpartition(".")[2] for name in adapter_parameters(model)}
 
     assert adapted("llama") == {"q_proj", "k_proj", "v_proj", "o_proj"}
