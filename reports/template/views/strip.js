@@ -146,10 +146,7 @@ function stripText(run, tokens, { other, number, link, said }) {
     go,
     () => null,
   ); // a click doesn't select
-  on(
-    "focus",
-    () => box.matches(":focus-visible") && go(marks.from < 0 ? 0 : Math.min(marks.from, tokens.n - 1)),
-  );
+  on("focus", () => box.matches(":focus-visible") && go(marks.from < 0 ? 0 : Math.min(marks.from, tokens.n - 1)));
   on("blur", () => go(null));
   on("keydown", ({ key }) => key === "Enter" && open(now));
   on("pointerover", ofToken(tell));
