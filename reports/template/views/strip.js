@@ -102,7 +102,7 @@ async function stripTexts({ prompt, number, one, base }) {
       bare = () => (run.n ? notThere(number) : h("div.tokens", ...visible(run.text || "")));
     return h(
       "div.strip-row",
-      h("p", markOf(run), h("a", { href: link() }, name)),
+      h("p", markOf(run), h("a", { href: link(), title: runName(run) }, name)),
       tokens ? stripText(run, tokens, { other: tokensOf(other), number, link, said }) : bare(),
     );
   };

@@ -90,7 +90,7 @@ def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit
     strip.get_by_text("8 of 10").wait_for()
     assert seen() == ("8 of 10", "✗✗")
     strip.get_by_role("combobox", name="Setting").select_option(GAINS.key)
-    strip.get_by_role("link", name=GAINS.key).wait_for()
+    strip.locator(f'a[title="{GAINS.key}"]').wait_for()
     assert seen() == ("8 of 10", "✗✓"), "the same prompt"
     again = visit("#/" + page.url.partition("#/")[2], path=marked).locator(".strip")
     assert again.get_by_role("combobox", name="Setting").input_value() == GAINS.key
