@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -67,6 +68,7 @@ SCRIPTS: Final = (
 )
 # That only some sweeps have.
 SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning", "learned": "Learned exits"}
+CLIP: Final = re.compile(r'(?<=id=")clip\d+(?=")|(?<=url\(#)clip\d+(?=\))')  # in an SVG
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
@@ -270,12 +272,15 @@ def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
 
 def _statics(trade: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The trade-off for readers without JavaScript: title, caption and SVG of each measure against the first cost."""
-    rows = trade["table"]["rows"]
+    rows, names = trade["table"]["rows"], dict[str, str]()  # of what is cut off, which Vega counts over all it draws
     for variant in trade["variants"]:
         if variant["x"] == trade["variants"][0]["x"]:
             spec = variant["spec"] | {"datasets": {"rows": rows}, "config": NARROW}
             title = f"{variant['y']} against {variant['x']}"
-            yield title, f"{variant['note']} {trade['caption']}", vl_convert.vegalite_to_svg(spec)
+            svg = CLIP.sub(
+                lambda found: names.setdefault(found[0], f"clip{len(names)}"), vl_convert.vegalite_to_svg(spec)
+            )
+            yield title, f"{variant['note']} {trade['caption']}", svg
 
 
 def _hash(source: str) -> str:

@@ -44,6 +44,7 @@ async function overviewPage() {
 // The sections in their order, each {id, label, nodes}; only those that the sweep has something for.
 function overviewSections() {
   const drafts = DATA.drafts && !DATA.trade,
+    mix = DATA.charts.find(({ key }) => key === "mix"),
     folds = foldedParts();
   return [
     { id: "verdict", label: "Verdict" },
@@ -63,6 +64,11 @@ function overviewSections() {
     DATA.beside && { id: "beside", label: "Side by side", nodes: () => part("beside", null, [besideFigure()]) },
     DATA.prompts.length && DATA.configurations.length > 1 && { id: "runs", label: "Runs", nodes: runsPart },
     DATA.confident.length && { id: "confident", label: "Sure and wrong", nodes: confidentPart },
+    mix && {
+      id: "mix",
+      label: "Where tokens exit",
+      nodes: () => part("mix", null, [figure({ ...mix, id: "mix" })]),
+    },
     folds.length && { id: "more", label: "Everything else", nodes: () => everythingElse(folds) },
   ].filter(Boolean);
 }
@@ -202,7 +208,6 @@ function foldedParts() {
     DATA.findings.length || DATA.quality?.findings.length
       ? { id: "findings", title: "All findings in words", build: findings }
       : null,
-    ofCharts("mix", "Where tokens exit", ["mix"]),
     ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
     ofCharts("depth", "Depth by token position", ["depth"]),
     DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,

@@ -153,7 +153,7 @@ def test_charts_and_rows_are_not_broken_over_pages(visit: Visit, route: str, wha
 
 
 def test_a_chart_is_saved(visit: Visit) -> None:
-    page = visit("#/?open=mix")
+    page = visit("#/")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as download:
@@ -192,7 +192,7 @@ SAVED = {  # by the title of what is saved: how many rows there are, and what is
 
 
 def test_the_rows_of_a_chart_are_saved_as_csv(visit: Visit) -> None:
-    page = visit("#/?open=mix&beside.kind=one+with+all+others")
+    page = visit("#/?beside.kind=one+with+all+others")
     for title, (n, row) in SAVED.items():
         with page.expect_download() as download:
             page.get_by_role("button", name=f"Save {title} as CSV").click()

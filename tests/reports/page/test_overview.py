@@ -31,7 +31,7 @@ def test_it_is_short_and_its_sections_stand_in_order(
     assert page.evaluate("document.documentElement.scrollHeight") <= screens * size[1]
     assert page.locator("h1, h2").all_inner_texts() == [
         "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
-        "Runs", "Everything else",
+        "Runs", "Where tokens exit", "Everything else",
     ]  # fmt: skip
 
 
@@ -109,8 +109,8 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     beside.get_by_role("combobox", name="Other").select_option("frozen_residual/confidence")
     beside.get_by_role("combobox", name="at").select_option("equal right answers")
     page.get_by_role("combobox", name="Show").select_option("wrong here")
-    page.locator("[data-fold=mix] summary").click()
-    page.locator("[data-chart=mix]").wait_for()
+    page.locator("[data-fold=depth] summary").click()
+    page.locator("[data-chart=depth]").wait_for()
     assert page.url.count("#/?") == 1
     again = visit("#/" + page.url.partition("#/")[2], path=answered)
     chosen = again.locator("[data-chart=quality] option:checked, [data-chart=beside] option:checked").all_inner_texts()
@@ -119,7 +119,7 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
         "rules and exit sets", "U·conf", "F·conf", "equal right answers",
     ]  # fmt: skip
     assert again.get_by_role("combobox", name="Other").get_attribute("title") == "frozen_residual/confidence"
-    assert again.locator("[data-fold=mix][open]").count() == 1
+    assert again.locator("[data-fold=depth][open]").count() == 1
     assert again.locator("[data-fold][open]").count() == 1
 
 

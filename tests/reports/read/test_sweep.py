@@ -11,7 +11,7 @@ import vl_convert
 from report_fixtures import MakeSweep, Page, Visit
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_runs
 
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal, short_name
 from reports import build_report
 from reports.sections.side_by_side import Difference, paired_chart
 from reports.shared.charts import LIGHT, specification
@@ -95,8 +95,8 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
     difference = Difference("perplexity", "", "", none=1.0)
     svg = svg_of(paired_chart(frame, difference, "", Looks.of(configurations)), frame, 500)
-    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)/kl/[\d.]+)</text>", svg)
-    assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
+    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>([UF]·kl [\d.]+)</text>", svg)
+    assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == [*map(short_name, keys[1:])]
 
 
 @pytest.mark.parametrize("measure", ["Perplexity", "Fidelity", "Disagreement"])
@@ -175,9 +175,9 @@ def test_search_finds_prompts_and_whole_words(visit: Visit) -> None:
 @pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
 def test_search_takes_words_as_they_are(visit: Visit, query: str) -> None:
     page = visit(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
-    strong = page.locator(".hits strong").all_inner_texts()
-    assert {text.lower() for text in strong} <= {query.lower()}
-    assert bool(strong) == (query not in ("(", "\\", "[a-z]"))
+    marked = page.locator(".hits mark").all_inner_texts()
+    assert {text.lower() for text in marked} <= {query.lower()}
+    assert bool(marked) == (query not in ("(", "\\", "[a-z]"))
 
 
 def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
