@@ -228,7 +228,7 @@ def test_the_page_knows_what_rules_say_of_themselves(sweep: Sweep) -> None:
 def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep: Sweep) -> None:
     later = [Exit("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
     assert representative("later", [0.5, 0.9]) == 0.5
-    assert [naming(configuration)["label"] for configuration in later] == ["0.5", "0.9"]
+    assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
 
 
 def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
