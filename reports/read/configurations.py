@@ -30,11 +30,13 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
     """A sweep's configurations in the order of `sweep.json`, then those that only the runs have, `normal` first."""
-    rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
+    planned = tuple(_planned(about))
+    others = generations[~generations["configuration"].isin([each.key for each in planned])]
+    rows = others.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
     series = list(dict.fromkeys((c.mode, c.columns["rule"]) for c in found))
     rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.columns["rule"])), _size(c)))
-    return tuple(dict.fromkeys([*_planned(about), *rest]))
+    return tuple(dict.fromkeys([*planned, *rest]))
 
 
 def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
