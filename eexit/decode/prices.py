@@ -131,20 +131,19 @@ def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
     """What a function returns, and how many multiply-adds it took.
 
-    Linear modules are counted by their shapes: the counter knows few of the operators by which packed and quantised
-    weights are multiplied.
+    Linear modules of which the counter sees nothing are counted by their shapes: it knows few of the operators by which
+    packed and quantised weights are multiplied.
     """
     began: list[int] = []
-    uncounted: list[int] = []  # flops of linear modules, less those that the counter saw
+    uncounted: list[int] = []  # flops
 
     def begin(module: nn.Module, _: Any) -> None:
         if hasattr(module, "in_features"):
-            began.append(counter.get_total_flops())
+            began.append(counter.get_total_flops() + sum(uncounted))
 
     def end(module: Any, _: Any, output: Any) -> None:
-        if hasattr(module, "in_features"):
-            seen = counter.get_total_flops() - began.pop()
-            uncounted.append(2 * output.numel() * module.in_features - seen)
+        if hasattr(module, "in_features") and began.pop() == counter.get_total_flops() + sum(uncounted):
+            uncounted.append(2 * output.numel() * module.in_features)
 
     with FlopCounterMode(display=False, custom_mapping=_other_products()) as counter, ExitStack() as hooks:
         hooks.callback(register_module_forward_pre_hook(begin).remove)
