@@ -226,5 +226,5 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     long = Exit("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
     console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
     lines = console.export_text().splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith((" normal", " unfrozen"))] == ["50.0%"] * 2
+    assert [line.split()[-1] for line in lines if line.startswith((" normal", " U·"))] == ["50.0%"] * 2
     assert max(map(len, lines)) <= 80
