@@ -194,10 +194,24 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
             "error: --device mps is not there, or this PyTorch was built without it",
             marks=pytest.mark.skipif(sys.platform == "darwin", reason="it may be there"),
         ),
-        (["--max-new-tokens", "1000000000"], "error: a run of up to 1,000,000,000 new tokens may need "),
     ],
 )
 def test_where_nothing_ran_nothing_is_left(
+    environment: dict[str, str], boundless: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    _refused_and_nothing_left(environment, boundless, tmp_path, flags, message)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_no_node_has_the_memory_for_is_refused_by_what_nodes_have(
+    environment: dict[str, str], boundless: Path, tmp_path: Path
+) -> None:
+    flags = ["--max-new-tokens", "1000000000"]
+    message = "error: a run of up to 1,000,000,000 new tokens may need "
+    _refused_and_nothing_left(environment, boundless, tmp_path, flags, message)
+
+
+def _refused_and_nothing_left(
     environment: dict[str, str], boundless: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
     (tmp_path / "out").mkdir()
