@@ -59,10 +59,13 @@ def skips(row: Row) -> str:
 
 
 def beside(share: float, low: float | None, high: float | None, what: str) -> str:
-    """A saving as “5.0% less time (4.0 to 6.5)”, or as more of it if it is negative."""
+    """A saving as “5.0% less time (4.0 to 6.5)”, or as more of it if it is negative; with both in its interval, as
+    “5.0% less time, not certainly (−2.0 to 9.1)”.
+    """
     word = "more" if share < 0 else "fewer" if what.endswith("s") else "less"
     ends = (low, high) if share >= 0 or low is None or high is None else (-high, -low)
-    return f"{percent(abs(share))} {word} {what}{_between(*ends)}"
+    is_sure = ends[0] is None or not ends[0] < 0
+    return f"{percent(abs(share))} {word} {what}{'' if is_sure else ', not certainly'}{_between(*ends)}"
 
 
 def _between(low: float | None, high: float | None) -> str:

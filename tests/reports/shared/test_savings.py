@@ -21,7 +21,7 @@ from eexit.results.study_tables import TIMINGS
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.findings import SEVERAL, saved, sweep_findings
-from reports.shared.numbers import change, difference, with_interval
+from reports.shared.numbers import beside, change, difference, with_interval
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import UNTIMED, Savings, savings
 from reports.shared.styles import HOLLOW
@@ -343,3 +343,19 @@ def test_a_screened_head_is_beside_full_depth_with_the_whole_head_too(tmp_path: 
     rows = saves.rows.set_index("configuration")
     assert rows.loc[[NORMAL, ONLINE], "run"].tolist() == pytest.approx([0, 0.15])
     assert rows.loc[[NORMAL, ONLINE], "run_whole_head"].tolist() == pytest.approx([0.2, 1 - 85 / 125])
+
+
+@pytest.mark.parametrize(
+    ("share", "low", "high", "said"),
+    [
+        (0.05, 0.04, 0.065, "5.0% less time (4.0 to 6.5)"),
+        (-0.005, -0.006, -0.004, "0.5% more time (0.4 to 0.6)"),
+        (0.092, -0.061, 0.122, "9.2% less time, not certainly (−6.1 to 12.2)"),
+        (-0.02, -0.05, 0.01, "2.0% more time, not certainly (−1.0 to 5.0)"),
+        (0.05, None, None, "5.0% less time"),
+    ],
+)
+def test_what_may_be_less_or_more_is_not_said_to_be_certain(
+    share: float, low: float | None, high: float | None, said: str
+) -> None:
+    assert beside(share, low, high, "time") == said
