@@ -1,8 +1,11 @@
-"""README's pictures of a report: its first screen and its coloured texts, of the results of jobs/sweeps/study.toml.
+"""README's pictures of a report: its first screen and its coloured texts.
 
-    python jobs/bench/screenshot.py results/by-hand --out reports/sample/overview.png
-    python jobs/bench/screenshot.py results/by-hand --strip --out reports/sample/text.png
+    python jobs/sweep.py --prompts fifth.jsonl --modes normal unfrozen frozen_residual --max-new-tokens 24 \\
+        --rules confidence=0.9,0.97 similarity=0.985 agree --dtype float32 --out results/pictures
+    python jobs/bench/screenshot.py results/pictures --out reports/sample/overview.png
+    python jobs/bench/screenshot.py results/pictures --strip --out reports/sample/text.png
 
+The prompts of those that README shows are every fifth of jobs/sweeps/prompts/study.jsonl, from the first on.
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
 
