@@ -64,9 +64,12 @@ class Curve:
 
     def is_due(self, tokens: int) -> bool:
         """Whether there is to be a point after so many tokens."""
-        last = max((point.tokens for point in self.points), default=-1)
-        next_one = FIRST * 2 ** max(0, math.floor(math.log2(max(last, 1) / FIRST)) + 1) if last >= 0 else 0
-        return tokens >= next_one and len(self.points) < MOST_POINTS
+        if not (points := self.points):
+            return True
+        due = FIRST
+        while due <= points[-1].tokens:
+            due *= 2
+        return tokens >= due and len(points) < MOST_POINTS
 
     def add(self, point: Point) -> None:
         self.points_PC[len(self.points)] = torch.tensor(point.numbers(), dtype=torch.float64)

@@ -95,9 +95,10 @@ class LayerLoss:
     known: dict[Text, Said] = field(default_factory=dict)  # on the CPU
 
     def layer(self, step: int, done: float) -> int:
-        """Whose turn it is in a step, if so much of the training is done, a fraction."""
+        """Whose turn it is in the step of this number, of those at layers, if so much of the training is done."""
         layers = self.pair.layers
-        return layers[step % min(len(layers), math.ceil(len(layers) * (done / GROWING + 1 / len(layers))))]
+        n_joined = min(len(layers), 1 + math.ceil(len(layers) * done / GROWING))
+        return layers[step % n_joined]
 
     def learn(self, texts: Sequence[Text], layer: int, n_step: int) -> StepSeen:
         """Add to the adapter's gradients those of the two sums of KLs, divided by `n_step`."""

@@ -133,9 +133,11 @@ class Pair:
     @torch.no_grad()
     def at_full_depth(self, texts: Sequence[Text]) -> Tensor:
         """The teacher's streams after the final layer, (N, W)."""
-        final, padded = self.reader.final, Padded.of(texts, self.reader.decoder.device)
+        return self._teachers(Padded.of(texts, self.reader.decoder.device), [self.reader.final])[self.reader.final]
+
+    def _teachers(self, padded: Padded, at: Collection[int]) -> dict[int, Tensor]:
         with self.model.disable_adapter():
-            return self.stack.streams(padded, [final])[final]
+            return self.stack.streams(padded, at)
 
     @torch.no_grad()
     def teach(self, texts: Sequence[Text]) -> Taught:
@@ -144,8 +146,7 @@ class Pair:
         Most of that would be reading exitable layers, so that the KLs of texts that were seen before are kept.
         """
         final, padded = self.reader.final, Padded.of(texts, self.reader.decoder.device)
-        with self.model.disable_adapter():
-            streams = self.stack.streams(padded, (*self.layers, final))
+        streams = self._teachers(padded, (*self.layers, final))
         if not all(text in self.known for text in texts):
             kl_NE = layer_divergences(self.reader, streams, self.layers, streams[final]).cpu()
             self.known.update(zip(texts, kl_NE.split([len(text.token_ids) - 1 for text in texts]), strict=True))

@@ -70,22 +70,20 @@ class StudentTrainer(Trainer):
         return sum(n * loss for n, loss in steps) / n_decided
 
     def _step(self, texts: Sequence[Text]) -> tuple[int, float]:
-        """One step of the optimiser: of how many decided tokens, and their mean loss."""
-        began, total = time.monotonic(), 0.0
+        """One step of the optimiser: of how many decided tokens, and their mean KL at the exits or at the layer whose
+        turn it is.
+        """
+        began = time.monotonic()
         n_decided = sum(len(text.token_ids) - 1 for text in texts)
-        is_at_exits = math.floor((self.steps + 1) * self.at_exits) > math.floor(self.steps * self.at_exits)
-        layer, n_final = self.loss.layer(self.steps, self.done), 0
-        for some in blocks(texts, TOKENS_AT_A_TIME):
-            if is_at_exits:
-                taught = self.pair.teach(some)
-                exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(some))
-                total += self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
-            else:
-                learned = self.loss.learn(some, layer, n_decided)
-                total += learned.kl_N.sum().item()
-                n_final += int(learned.final_agrees_N.sum())
-        if not is_at_exits:
-            self.loss.weigh(n_final / n_decided)
+        n_at_exits = math.floor(self.steps * self.at_exits)  # of the steps before
+        parts = blocks(texts, TOKENS_AT_A_TIME)
+        if math.floor((self.steps + 1) * self.at_exits) > n_at_exits:
+            total = sum(self._learn_at_exits(some, n_decided) for some in parts)
+        else:
+            layer = self.loss.layer(self.steps - n_at_exits, self.done)
+            seen = [self.loss.learn(some, layer, n_decided) for some in parts]
+            self.loss.weigh(sum(int(each.final_agrees_N.sum()) for each in seen) / n_decided)
+            total = sum(each.kl_N.sum().item() for each in seen)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), MOST_NORM)
         self.tokens += n_tokens(texts)
         for group in self.optimiser.param_groups:
@@ -95,6 +93,12 @@ class StudentTrainer(Trainer):
         self.steps += 1
         self.seconds += time.monotonic() - began
         return n_decided, total / n_decided
+
+    def _learn_at_exits(self, texts: Sequence[Text], n_decided: int) -> float:
+        """Learn at drawn exits, as a part of a step of so many tokens; the sum of the KLs there."""
+        taught = self.pair.teach(texts)
+        exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(texts))
+        return self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
 
     def rate(self) -> float:
         """The learning rate: linear warm-up, then linearly down to 0 where tokens or minutes end."""

@@ -55,7 +55,7 @@ def adapted(architecture: str) -> tuple[Pair, list[Text]]:
     return pair, written(shared_model(architecture))[0]
 
 
-def naive_loss(pair: Pair, texts: Sequence[Text], layer: int, weight: float) -> tuple[Tensor, Tensor]:
+def naive_kls(pair: Pair, texts: Sequence[Text], layer: int) -> tuple[Tensor, Tensor]:
     """The KLs at a layer and at the final one, text by text, by the model's own forward."""
     kls: list[list[Tensor]] = [[], []]
     decoder = pair.reader.decoder
@@ -83,7 +83,7 @@ def test_a_step_learns_what_the_models_own_forward_says_it_should(
         learned = loss.learn(texts, layer, n_step=3)
         own = {name: parameter.grad.clone() for name, parameter in parameters.items() if parameter.grad is not None}
         pair.model.zero_grad()
-    early_N, final_N = naive_loss(pair, texts, layer, 2.5)
+    early_N, final_N = naive_kls(pair, texts, layer)
     torch.testing.assert_close(learned.kl_N, early_N.detach(), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(learned.final_kl_N, final_N.detach(), atol=1e-4, rtol=1e-3)
     ((early_N.sum() + 2.5 * final_N.sum()) / 3).backward()

@@ -14,8 +14,9 @@ from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
 from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.student.layer_loss import StepSeen
 from eexit.training.student.student import StudentTrainer
-from eexit.training.texts import n_tokens
+from eexit.training.texts import Text, n_tokens
 
 FINAL = 6
 
@@ -84,9 +85,30 @@ def test_an_interrupted_student_goes_on_as_if_it_had_not_been(loss: str) -> None
     assert second.loss.weight == whole.loss.weight
 
 
+@pytest.mark.parametrize(("in_state", "at_exits"), [(0.0, 0), (0.5, 4), (0.25, 2)])
+def test_every_layer_has_its_turn_whatever_steps_are_at_exits(
+    in_state: float, at_exits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, texts = student(loss="layers", in_state=in_state, tokens_per_step=10_000), learned(frozen_llama())
+    trainer.tokens = trainer.most_tokens // 2  # all layers have joined
+    turns: list[int] = []
+    learn = trainer.loss.learn
+
+    def at_layer(texts: Sequence[Text], layer: int, n_step: int) -> StepSeen:
+        turns.append(layer)
+        return learn(texts, layer, n_step)
+
+    monkeypatch.setattr(trainer.loss, "learn", at_layer)
+    for _ in range(8):
+        trainer.train(texts)
+    assert len(turns) == 8 - at_exits
+    assert set(turns) == set(LAYERS)
+    assert abs(turns.count(LAYERS[0]) - turns.count(LAYERS[1])) <= 1
+
+
 def test_layers_come_to_say_what_the_final_one_says_which_goes_on_saying_it() -> None:
     texts = learned(frozen_llama())
-    trainer = student(loss="layers", learning_rate=5e-3, most_tokens=4000, until=50.0)
+    trainer = student(loss="layers", learning_rate=5e-3, most_tokens=2200, until=50.0)  # whose rate has fallen by then
     trainer.follow(texts)
     while trainer.tokens < 3000 and not trainer.gains_too_little:
         trainer.train(texts)
