@@ -145,12 +145,11 @@ class ModelGenerator:
         """
         if not run.prompt.prompt.strip():
             return (), ""
-        system = self.config.system if run.prompt.system is None else run.prompt.system
         try:
             inputs = format_and_tokenize_input(
                 run.prompt.prompt,
-                system,
-                self._prefiller(run),
+                self.config.system_of(run.prompt),
+                self.config.prefiller_of(run.prompt),
                 self.tokenizer,
                 control_tokens=self.config.control_tokens,
             )
@@ -254,14 +253,12 @@ class ModelGenerator:
 
     def _chains(self, run: Run, text: str) -> Chains | None:
         """Where the text thinks; None if nothing says so. Raises `SlowPatternError`."""
-        if isinstance(self._thinks, Until):
-            return self._thinks.chains(self._prefiller(run), text)
-        system = self.config.system if run.prompt.system is None else run.prompt.system
-        before = self._before(system) + self._prefiller(run)
-        return None if self._thinks is None else self._thinks.chains(before, text)
-
-    def _prefiller(self, run: Run) -> str:
-        return self.config.prefiller if run.prompt.prefiller is None else run.prompt.prefiller
+        if self._thinks is None:
+            return None
+        before = self.config.prefiller_of(run.prompt)
+        if isinstance(self._thinks, Marks):  # which the chat template may have written before
+            before = self._before(self.config.system_of(run.prompt)) + before
+        return self._thinks.chains(before, text)
 
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
         if not isinstance(configuration, Draft) or not outcome.rounds:

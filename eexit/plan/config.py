@@ -407,6 +407,14 @@ class SweepConfig(BaseModel):
         """How many tokens a run of this prompt may generate."""
         return prompt.max_new_tokens or self.max_new_tokens
 
+    def system_of(self, prompt: Prompt) -> str:
+        """The system prompt that a prompt is asked with."""
+        return self.system if prompt.system is None else prompt.system
+
+    def prefiller_of(self, prompt: Prompt) -> str:
+        """What the answer to a prompt starts with."""
+        return self.prefiller if prompt.prefiller is None else prompt.prefiller
+
     @property
     def most_new_tokens(self) -> int:
         """How many tokens any run may generate."""

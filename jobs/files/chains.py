@@ -63,23 +63,15 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--out", metavar="FILE", help="a new .jsonl file for the prompts")
     parser.several("--necessity", "RESULTS", "sweeps of follow-up prompts: how much the answers need the chains")
     flags = parser.read(arguments)
-    writing = (
-        flags.configuration
-        or flags.chains_of
-        or flags.keep
-        or flags.budget
-        or flags.filler
-        or flags.shuffle
-        or flags.out
-    )
-    if flags.necessity and writing:
+    changes = flags.keep or flags.budget or flags.filler or flags.shuffle
+    if flags.necessity and (flags.configuration or flags.chains_of or flags.out or changes):
         raise UsageError("--necessity reads sweeps, and all other flags write prompts: give one or the other")
     if not flags.necessity:
         if not (flags.configuration and flags.out):
             raise UsageError(
                 "give --configuration and --out to write follow-up prompts, or --necessity to compare them"
             )
-        if not (flags.keep or flags.budget or flags.filler or flags.shuffle):
+        if not changes:
             raise UsageError("nothing is to become of the chains: give --keep, --budget, --filler or --shuffle")
     return flags
 

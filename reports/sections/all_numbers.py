@@ -77,7 +77,7 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
     if savings and savings.elsewhere:
         yield measures.ELSEWHERE, f"Saving, run, these exits at the prices of {savings.elsewhere}", "share"
     yield measures.THEORETICAL, "Saving, theoretical", "share"
-    for column, sense in zip(measures.PER_RIGHT, ("run", "theoretical"), strict=True):
+    for column, sense in measures.SENSES.items():
         yield column, f"Saving per right answer, {sense}", "share"
     yield "exit_rate", "Early exits", "share"
     yield measures.PERPLEXITY, "Perplexity", "real"

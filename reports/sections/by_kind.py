@@ -1,6 +1,6 @@
 """The overview's section "By kind of prompt": what a setting does to each kind, beside full depth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -64,14 +64,16 @@ def found_by_kind(sweep: Sweep) -> Found:
     return {key: found[key] for key in sweep.numbers if key in found}
 
 
-def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | None:
-    """A dot plot of each measure, with a menu of settings that begins with this one; None if nothing has a kind."""
+def kind_figure(sweep: Sweep, found: Found, setting: str | None, findings: Sequence[str]) -> Figure | None:
+    """A dot plot of each measure, with a menu of settings that begins with this one, beneath which the findings stand;
+    None if nothing has a kind.
+    """
     settings = [key for key in found if key != NORMAL]
     if not settings:
         return None
     rows, looks = kind_rows(sweep, found), Looks.of(sweep.configurations)
     first = settings.index(setting) if setting in settings else 0
-    caption = " ".join([*kind_findings(sweep, found, setting), CAPTION])
+    caption = " ".join([*findings, CAPTION])
     known = [name for name in MEASURES if rows.loc[rows["setting"].notna(), name].notna().any()]
     variants = [Variant(MEASURES[name], kind_chart(rows, name, looks, caption)) for name in known]
     menu = Slice("Setting", "setting", settings, first)

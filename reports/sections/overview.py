@@ -50,14 +50,15 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     card = verdict(sweep.verdict, quality)
     setting = card.setting if card else None
     of_kinds = found_by_kind(exits)
-    by_kind = kind_figure(exits, of_kinds, setting) if tells else None
+    said_of_kinds = kind_findings(exits, of_kinds, setting)
+    by_kind = kind_figure(exits, of_kinds, setting, said_of_kinds) if tells else None
     progress("comparing configurations")
     return {
         "verdict": card and vars(card),
         "findings": [
             *(saved(saves) if saves and (main or figures) else []),
             *sweep_findings(configurations, sweep.is_sampled),
-            *kind_findings(exits, of_kinds, setting),
+            *said_of_kinds,
             *unobserved(sweep),
         ],
         "by_kind": by_kind.data if by_kind else None,

@@ -19,7 +19,7 @@ from eexit.results.study_tables import CHAINS
 from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, ROWS, Columns, interval_bars, layered, told
 from reports.shared.figures import Figure, Variant, basis, one, table
-from reports.shared.measures import CORRECT, PER_RIGHT
+from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
 from reports.shared.numbers import Row, change, difference
 from reports.shared.per_configuration import naming
 from reports.shared.savings import Savings
@@ -40,9 +40,7 @@ COLUMNS: Final[Columns] = (
     (CORRECT, "Accuracy", "share"),
     (LENGTH, "Tokens of thinking", "real"),
     (LONGER, "More than normal", "change"),
-    *zip(
-        PER_RIGHT, ("Saved per right answer, run", "Saved per right answer, theoretical"), ("share",) * 2, strict=True
-    ),
+    *((column, f"Saved per right answer, {sense}", "share") for column, sense in SENSES.items()),
     (NEED, "Necessity", "points"),
     (BESIDE, "Necessity beside control", "points"),
     (OVER_FILLER, "Necessity over filler", "points"),
@@ -81,21 +79,23 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
     for at, row in enumerate(configurations.to_dict("records")):
         key = row["configuration"]
         own = needs[needs["configuration"] == key]
+        without = own[own["chain"] == "keep-0"]
         rows.append(
             row
             | {"kind": "control" if isinstance(row["control_of"], str) else "setting"}
             | found[at].columns(LENGTH)
             | (longer[at].columns(LONGER) if key != NORMAL else {})
-            | _of_need(own[own["chain"] == "keep-0"], NEED, NEED)
-            | _of_need(own[own["chain"] == "keep-0"], BESIDE, BESIDE)
+            | _of_need(without, NEED, NEED)
+            | _of_need(without, BESIDE, BESIDE)
             | _of_need(own[own["chain"] == "filler"], NEED, OVER_FILLER)
         )
     return pd.DataFrame(rows)
 
 
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
-    """The latest row of each configuration, thing that became of the chains, and number of steps; of filler for its own
-    chains, where there is some, its own."""
+    """The latest row of each configuration, of each thing that became of chains, and of each number of steps: the latest
+    about chains that the configuration wrote itself, where there are such rows.
+    """
     rows = sweep.rows_of(CHAINS)
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")
     return rows.iloc[own_last].drop_duplicates(["configuration", "chain", "steps"], keep="last")
@@ -166,7 +166,7 @@ def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:
     if CORRECT in rows and saved:
         variants = [
             Variant(label, _points(rows, (column, f"Saved per right answer, {label}"), (CORRECT, "Accuracy"), COLUMNS))
-            for column, label in zip(PER_RIGHT, ("run", "theoretical"), strict=True)
+            for column, label in SENSES.items()
             if column in saved
         ]
         caption = f"Right answers, and multiply-adds saved per right answer beside normal. {basis(rows, CORRECT)}"

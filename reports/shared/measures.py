@@ -20,10 +20,9 @@ RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
 BESIDE_WHOLE_HEAD: Final = "run_whole_head"  # what was run, beside full depth that reads with the whole head
 REALISED: Final = "realised"
-PER_RIGHT: Final = {  # columns of what a right answer takes → the costs of runs
-    "run_per_right": "cost_run",
-    "needed_per_right": "cost_needed",
-}
+# Columns of what a right answer takes → the costs of runs, and what these are called.
+PER_RIGHT: Final = {"run_per_right": "cost_run", "needed_per_right": "cost_needed"}
+SENSES: Final = {"run_per_right": "run", "needed_per_right": "theoretical"}
 SCORES: Final = "Scores are taken from the file as they are."
 
 
@@ -140,7 +139,7 @@ def costs(
             CostAxis(
                 column, f"multiply-adds per right answer, {sense}", f"Multiply-adds saved per right answer, {sense}"
             )
-            for column, sense in zip(PER_RIGHT, ("run", "theoretical"), strict=True)
+            for column, sense in SENSES.items()
             if has_chains
         ),
         *([CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's")] if is_head_screened else []),

@@ -27,9 +27,8 @@ def pass_seconds(decoder: Decoder, decoding: Decoding, most_tokens: int) -> np.n
     """The seconds of a pass of 0 to `most_tokens` tokens, (N,), measured once for each decoder.
 
     A pass counts as no longer than one of more tokens was, since what else the machine does can only make a measurement
-    longer. The tokens have
-    no text before them: attention to it comes on top, for each alike. A layer takes them along in parts of
-    TOKENS_PER_CALL, whose times add up.
+    longer. The tokens have no text before them: attention to it comes on top, for each alike. A layer takes them along
+    in parts of TOKENS_PER_CALL, whose times add up.
     """
     if decoder not in _MEASURED:
         _measure(decoder, decoding, n_tokens=1)  # the first pass of all takes longer

@@ -93,7 +93,7 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
     prompts = []
     for original in config.prompts:
         if original.id in answered and (chain := chains.get(original.id)):
-            start = config.prefiller if original.prefiller is None else original.prefiller
+            start = config.prefiller_of(original)
             for name, kept in changes.kept(chain, tokenizer):
                 by = f"/{writer}" if name != "keep-0" else ""
                 follow_up = replace(original, id=f"{original.id}/{name}{by}", group=original.id)

@@ -144,7 +144,6 @@ const CELL_MARKS = {
   ],
 };
 
-// The colours of numbers span the 2nd to the 98th percentile, so that one outlier doesn't make all other cells look alike.
 function cellColumn(key, mark, c, way, rows) {
   const value = (row) => cellValue(row, c, way),
     metric = DATA.metrics[metricAt(way)],
@@ -173,6 +172,7 @@ function cellColumn(key, mark, c, way, rows) {
   };
 }
 
+// The colours of numbers span the 2nd to the 98th percentile, so that one outlier doesn't make all other cells look alike.
 function shareOf(rows, way) {
   const values = rows.flatMap((row) => DATA.configurations.map((_, c) => cellValue(row, c, way))).filter(isNumber),
     ordered = values.sort((a, b) => a - b),

@@ -64,7 +64,7 @@ def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_
     for key in (SETTING.key, DRAWN.key):
         assert (found[key]["sums"].lost.mean, found[key]["facts"].lost.mean) == (1, 0)
         assert found[key]["sums"].lost.n == 12, "with either seed, and full depth's only run beside both"
-    figure = kind_figure(sweep, found, DRAWN.key)
+    figure = kind_figure(sweep, found, DRAWN.key, kind_findings(sweep, found, DRAWN.key))
     assert figure
     assert figure.slice
     assert (figure.slice.values, figure.slice.first) == ([SETTING.key, DRAWN.key], 1)
@@ -80,5 +80,5 @@ def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_
 def test_where_prompts_are_not_of_several_kinds_there_is_no_such_section(tmp_path: Path, kinds: list[str]) -> None:
     sweep = read_sweep(str(kinds_of(tmp_path / "s", [*kinds])))
     assert found_by_kind(sweep) == {}
-    assert kind_figure(sweep, {}, SETTING.key) is None
+    assert kind_figure(sweep, {}, SETTING.key, ()) is None
     assert kind_findings(sweep, {}, SETTING.key) == []
