@@ -93,8 +93,8 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
-    """The latest row of each configuration, of each thing that became of chains, and of each number of steps: the latest
-    about chains that the configuration wrote itself, where there are such rows.
+    """The latest row of each configuration, of each thing that became of chains, and of each number of steps: that of
+    chains which the configuration wrote itself, where there is one.
     """
     rows = sweep.rows_of(CHAINS)
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")
