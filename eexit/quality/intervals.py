@@ -73,9 +73,9 @@ def of_quotient(values_PK: np.ndarray, sign_K: np.ndarray) -> Ends:
     """The interval of a product of means and of inverses of means, as the signs of the K columns say, all above 0.
 
     It is Student's of the linearised logarithm. Costs are skewed, and so are inverses: with 50 prompts whose costs have
-    a skewness of 4, it covers 93 to 96 %, and that of the quotient itself, linearised, 92 %; with a skewness of 6, 92 to
-    96 %. Fieller's covers as much as the linearised one, and is of one ratio alone; a bootstrap-t of the logarithm
-    covers 92 to 93 % of a ratio of two.
+    a skewness of 4, it covers 93 to 96 %, and with one of 6 it covers 92 to 96 %. That of the quotient itself,
+    linearised, covers 92 % with a skewness of 4. Fieller's covers as much as that, and is of one ratio alone; a
+    bootstrap-t of the logarithm covers 92 to 93 % of a ratio of two.
     """
     mean_K = values_PK.mean(axis=0)
     change_P = (values_PK / mean_K) @ sign_K
