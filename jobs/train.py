@@ -91,6 +91,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
     targets = "modules that a student's adapter changes, or all-linear"
     parser.several("--lora-targets", "MODULE", targets, default=None)
+    every = "a student learns in all weights of its layers, which takes four times their memory, not in an adapter"
+    parser.add_argument("--full", action="store_true", default=None, help=every)
     parser.add_argument("--loss", metavar="LOSS", help=f"of a student: {', '.join(LOSSES)} (default: {LAYERS_LOSS})")
     return study_flags(parser, arguments)
 

@@ -163,7 +163,10 @@ def _one_of(names: Mapping[str, object]) -> AfterValidator:
 
     def known(name: str) -> str:
         if name == DRAFT:
-            raise ValueError(f"mode {DRAFT} needs a layer and a number of tokens: give --draft LAYER:N, as in 20:4")
+            raise ValueError(
+                f"mode {DRAFT} needs to know where drafts come from and how long they are: give --draft LAYER:N, as in "
+                f"20:4, or {LOOKUP}:N, as in {LOOKUP}:{AUTO}, and leave {DRAFT} out of --modes"
+            )
         if name not in names:
             *others, last = map(repr, names)
             raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})

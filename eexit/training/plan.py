@@ -27,6 +27,7 @@ from eexit.training.setup import (
     AUTO,
     LAYERS_LOSS,
     LOSSES,
+    OF_LORA,
     STATE_FORMS,
     WAYS,
     Settings,
@@ -131,6 +132,8 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
         )
     if what == "student":
         _refuse_loss(given)
+        if given.get("full") and (small := [name for name in OF_LORA if name in given]):
+            raise UsageError(f"{flag(small[0])} is of a low-rank adapter, and --full has none: leave one of both out")
         config = _config(sweep, given.get("layers"), "lens")
         aside(_try_adapter, config, Settings(what, **{**given, "layers": ()}).with_defaults())
 

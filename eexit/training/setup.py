@@ -33,7 +33,9 @@ _OF_STUDENTS: Final = (
     "lora_alpha",
     "lora_targets",
     "lora_layers",
+    "full",
 )
+OF_LORA: Final = ("lora_r", "lora_alpha", "lora_targets")  # that `full` has no use for
 LAYERS_LOSS, EXITS_LOSS = "layers", "exits"  # what a student learns from
 LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # settings that suit a loss if no others are given
     LAYERS_LOSS: {
@@ -96,6 +98,7 @@ class Settings:
     lora_alpha: int | None = None
     lora_targets: tuple[str, ...] | None = None  # modules; None: the projections of attention
     lora_layers: int | None = None  # the first so many layers are adapted; None: all
+    full: bool | None = None  # all weights of these layers learn, instead of a low-rank change of some
     form: str | None = None  # of state maps: one of STATE_FORMS; None: the better one
     rank: int | None = None  # of state maps; None: as large as they are
     n_layers: tuple[int, ...] | None = None  # how many layers each cut leaves out
@@ -105,7 +108,8 @@ class Settings:
         """These settings, with what suits `what`, and a student's loss, for those that are None."""
         defaults = dict(WAYS[self.what].defaults)
         if "loss" in defaults:
-            defaults |= LOSSES[self.loss or defaults["loss"]]
+            suits = LOSSES[self.loss or defaults["loss"]]
+            defaults |= {name: value for name, value in suits.items() if not (self.full and name in OF_LORA)}
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:

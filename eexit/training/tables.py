@@ -81,12 +81,16 @@ def _exits(card: Card) -> ResultTable:
 
 def _learning(card: Card) -> ResultTable:
     """The learning curve: what layers say of held-out texts after more and more tokens."""
+    last = [row for row in card.learning if row["layer"] is None][-1]
+    pace = last["tokens"] / last["seconds"] if last["seconds"] else 0.0
     caption = (
         "How often the likeliest token at a layer, read through the training's readout, is full depth's without the "
         "adapter. Skipped: of all layers, if each token left at the first layer that says so. The learning rate falls "
-        "to 0 at the end only, so that points before it are below what as many tokens alone would give."
+        "to 0 at the end only, so that points before it are below what as many tokens alone would give. Learned from: "
+        f"{written(pace, '.1f')} tokens/s; their products alone would have taken {percent(last['multiplying'])} of the "
+        "time, at the speed at which this machine multiplies large matrices."
     )
-    table = ResultTable(caption, title=f"{card.data['n_held_out_tokens']:,} held-out tokens")
+    table = ResultTable(caption, title=f"{last['n']:,} held-out tokens")
     layers = list(dict.fromkeys(row["layer"] for row in card.learning if row["layer"] is not None))
     *exitable, final = layers
     table.add("number", "tokens", "minutes", *(f"layer\n{layer}" for layer in exitable), f"final,\n{final}", "skipped")

@@ -24,6 +24,7 @@ from eexit.decode.rows.slots import Slots, find_layers
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.rows.waiting import Waiting
 from eexit.decode.steps.lookup import LONGEST
+from eexit.decode.steps.pass_times import RoundTimes
 from eexit.decode.teacher import Prefilled
 from eexit.decode.token_pass import StudentRows, Through
 from eexit.method.states import STATES, alters
@@ -37,12 +38,12 @@ class Batch(Slots):
     Without a teacher, what full depth would have said is found once a row has ended: `texts` is the cache in which its
     text goes through all layers then, of which `complete` tokens and the first `n_observed` of a row need no more. Rows
     that draft have `rounds`, by request, as `draft_rounds.Rounds` has them. To draft as many tokens as suit, they need
-    `costs`, or, if they are looked up, `pass_seconds`.
+    `costs`, or, if they are looked up, `round_times`.
     """
 
     def __init__(
         self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request],
-        costs: SerialCosts | None = None, pass_seconds: np.ndarray | None = None,
+        costs: SerialCosts | None = None, round_times: RoundTimes | None = None,
     ):  # fmt: skip
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         modes, is_taught = {request.configuration.mode for request in requests}, _are_taught(requests)
@@ -53,7 +54,7 @@ class Batch(Slots):
         super().__init__(n_slots, decoding, layers, requests)
         self.decoders, self.costs, self.drafts = decoders, costs, DRAFT in modes
         self.rounds: dict[int, list[list[int]]] = defaultdict(list)
-        self.pass_seconds = pass_seconds
+        self.round_times = round_times
         looks_up = any(isinstance(its := request.configuration, Draft) and its.layer is None for request in requests)
         self.text_SL = np.zeros((n_slots, length if looks_up else 0), np.int64)
         # Of a row's drafts, by the n-gram that found them: how many were right, and of how many that were compared.

@@ -14,6 +14,7 @@ Shapes: B rows in flight, N tokens in a pass, A the most tokens that any row dra
 last, E without it, W width of the residual stream, V vocabulary.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ class DraftedTokens:
 
 def draft_round(batch: Batch) -> None:
     """One round of every row: each gets one token or more."""
+    began = time.perf_counter()
     with batch.student.decoder.attending():
         # 1. Up to A tokens of each row are proposed. Those that a layer read wait for the layers behind it.
         with record_function("drafting"):
@@ -66,6 +68,8 @@ def draft_round(batch: Batch) -> None:
         said_BA = np.zeros_like(drafts.token_BA)
         said_BA[drafts.row_index_N] = found.pop("token")
         keep(batch, drafts, said_BA, found)
+    if batch.round_times is not None:
+        batch.round_times.note(int((drafts.ahead_B + 1).sum()), time.perf_counter() - began)
 
 
 def propose(batch: Batch) -> DraftedTokens:
@@ -123,10 +127,10 @@ def _ahead(batch: Batch, drafts: Sequence[Draft], matched_B: np.ndarray) -> np.n
         if draft.layer is not None and draft.n_tokens is None:
             assert batch.costs
             ahead_B[row] = min(room_B[row], batch.costs.best_length(draft.layer, *judged_B2[row].tolist()))
-    if batch.pass_seconds is not None:
+    if batch.round_times is not None:
         is_auto_B = looks_up_B & np.array([draft.n_tokens is None for draft in drafts])
         chance_B = (judged_B2[:, 0] + 2 * USUAL_CHANCES[matched_B]) / (judged_B2[:, 1] + 2)  # as after two more
-        best_B = best_lengths(chance_B, np.where(is_auto_B, ahead_B, 0), batch.pass_seconds)
+        best_B = best_lengths(chance_B, np.where(is_auto_B, ahead_B, 0), batch.round_times.seconds_N)
         ahead_B = np.where(is_auto_B, best_B, ahead_B)
     return ahead_B
 

@@ -1,4 +1,4 @@
-"""How long a pass of all layers takes on this machine, by how many tokens it takes along."""
+"""How long a round of drafts takes on this machine, by how many tokens it has: a pass of all layers, and the rest."""
 
 import math
 import time
@@ -20,15 +20,44 @@ from eexit.model.decoder import Decoder
 
 MEASUREMENTS: Final = 4  # of each number of tokens at most, of which the shortest counts
 ENOUGH_SECONDS: Final = 0.3  # for a number of tokens
+FORGETTING: Final = 0.99  # what a round counts, beside the one after it
+TAKEN_FOR_NOTHING: Final = 0.001  # rounds, by as many of which what goes beyond the pass is drawn to nothing
 _MEASURED: Final[MutableMapping[Decoder, dict[int, float]]] = WeakKeyDictionary()
+
+
+class RoundTimes:
+    """What a round takes: the pass of its tokens, which is measured beforehand, and what rounds took beyond that.
+
+    That is attention to the texts, which a token more has more of, and what a round does beside. A constant and a part
+    that grows with the tokens are fitted to the rounds so far by least squares, the latest of which count most.
+    """
+
+    def __init__(self) -> None:
+        self.pass_N = np.zeros(1)  # of 0 and more tokens
+        self._products_22, self._products_2 = np.zeros((2, 2)), np.zeros(2)
+
+    def note(self, n_tokens: int, seconds: float) -> None:
+        """A round of so many tokens took so long."""
+        x_2 = np.array([1, n_tokens / TOKENS_PER_CALL])
+        beyond = seconds - self.pass_N[n_tokens]
+        self._products_22 = FORGETTING * self._products_22 + np.outer(x_2, x_2)
+        self._products_2 = FORGETTING * self._products_2 + x_2 * beyond
+
+    @property
+    def seconds_N(self) -> np.ndarray:
+        """Of rounds of 0 to as many tokens as passes were measured of; more tokens never take less time."""
+        fixed, grows = np.linalg.solve(self._products_22 + TAKEN_FOR_NOTHING * np.eye(2), self._products_2)
+        beyond_N = fixed + grows * np.arange(len(self.pass_N)) / TOKENS_PER_CALL
+        longer_N: np.ndarray = np.maximum.accumulate(np.maximum(self.pass_N + beyond_N, self.pass_N[1] / 2))
+        return longer_N
 
 
 def pass_seconds(decoder: Decoder, decoding: Decoding, most_tokens: int) -> np.ndarray:
     """The seconds of a pass of 0 to `most_tokens` tokens, (N,), measured once for each decoder.
 
     A pass counts as no longer than one of more tokens was, since what else the machine does can only make a measurement
-    longer. The tokens have no text before them: attention to it comes on top, for each alike. A layer takes them along
-    in parts of TOKENS_PER_CALL, whose times add up.
+    longer. The tokens have no text before them: attention to it comes on top. A layer takes them along in parts of
+    TOKENS_PER_CALL, whose times add up.
     """
     if decoder not in _MEASURED:
         _measure(decoder, decoding, n_tokens=1)  # the first pass of all takes longer

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) of a model, by peft."""
+"""Low-rank adapters (LoRA, Hu et al. 2021) of a model, or weights of its own for all that its layers have, by peft."""
 
 import copy
 import warnings
@@ -10,11 +10,13 @@ from typing import Final
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from eexit.errors import UsageError, first_line
+from eexit.model.support.refusals import find_stack
 from eexit.training.saving import save_tensors
 from eexit.training.setup import Settings
 
@@ -29,18 +31,17 @@ class AdapterPlace:
 
     Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
     default in this architecture; `all-linear` are all projections but the head. With `layers`, only the first so many.
+    Without a rank, it is whole: it has all weights of these layers.
     """
 
-    rank: int
-    alpha: int
+    rank: int | None
+    alpha: int | None
     targets: Sequence[str] | None = None
     layers: int | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "AdapterPlace":
         """That of a student with these settings, defaults filled in."""
-        assert settings.lora_r
-        assert settings.lora_alpha
         return cls(settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.lora_layers)
 
 
@@ -49,23 +50,7 @@ def add_adapter(model: PreTrainedModel, place: AdapterPlace, seed: int) -> PeftM
 
     Raises `UsageError` if it can't be adapted there.
     """
-    targets: Sequence[str] | None = place.targets
-    named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
-    if targets is None and set(ATTENTION_TARGETS) <= set(named):
-        targets = ATTENTION_TARGETS
-    missing = [target for target in targets or () if target not in named and target != ALL_LINEAR]
-    if missing:
-        there = dict.fromkeys(name for name, module in named.items() if isinstance(module, ADAPTABLE))
-        raise UsageError(
-            f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name: choose from "
-            f"{', '.join([*there, ALL_LINEAR])}"
-        )
-    modules = ALL_LINEAR if ALL_LINEAR in (targets or ()) else None if targets is None else list(targets)
-    config = LoraConfig(
-        r=place.rank, lora_alpha=place.alpha, target_modules=modules, task_type="CAUSAL_LM",
-        layers_to_transform=None if place.layers is None else list(range(place.layers)),
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
-    )  # fmt: skip
+    config = _whole(model, place.layers) if place.rank is None else _low_rank(model, place)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
@@ -81,9 +66,45 @@ def add_adapter(model: PreTrainedModel, place: AdapterPlace, seed: int) -> PeftM
     return adapted
 
 
+def _whole(model: PreTrainedModel, layers: int | None) -> LoraConfig:
+    """Copies of all modules with weights in the first so many layers."""
+    path, name = find_stack(model, model.config.get_text_config().num_hidden_layers)
+    stack = model.get_submodule(f"{path}.{name}" if path else name)
+    assert isinstance(stack, nn.ModuleList)
+    modules = [
+        f"{path}.{name}.{layer}.{inner}"
+        for layer, each in enumerate(stack[:layers])
+        for inner, module in each.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=modules, task_type="CAUSAL_LM")
+
+
+def _low_rank(model: PreTrainedModel, place: AdapterPlace) -> LoraConfig:
+    targets: Sequence[str] | None = place.targets
+    named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
+    if targets is None and set(ATTENTION_TARGETS) <= set(named):
+        targets = ATTENTION_TARGETS
+    missing = [target for target in targets or () if target not in named and target != ALL_LINEAR]
+    if missing:
+        there = dict.fromkeys(name for name, module in named.items() if isinstance(module, ADAPTABLE))
+        raise UsageError(
+            f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name: choose from "
+            f"{', '.join([*there, ALL_LINEAR])}"
+        )
+    modules = ALL_LINEAR if ALL_LINEAR in (targets or ()) else None if targets is None else list(targets)
+    assert place.rank
+    assert place.alpha
+    return LoraConfig(
+        r=place.rank, lora_alpha=place.alpha, target_modules=modules, task_type="CAUSAL_LM",
+        layers_to_transform=None if place.layers is None else list(range(place.layers)),
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
+    )  # fmt: skip
+
+
 def adapter_parameters(adapted: PeftModel) -> dict[str, nn.Parameter]:
     """The adapter's parameters, all that is trained, by name."""
-    return {name: parameter for name, parameter in adapted.named_parameters() if "lora_" in name}
+    return {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
 
 
 def save_adapter(adapted: PeftModel, folder: Path) -> None:

@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
 from eexit.training.setup import KL_FACTORS, LAYERS_LOSS, Setup
 from eexit.training.streams import Row
-from eexit.training.student.curve import Curve, Point, measure
+from eexit.training.student.curve import Curve, Point, measure, multiply_rate
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.layer_loss import LayerLoss
 from eexit.training.student.lora import AdapterPlace, adapter_parameters, add_adapter, save_adapter
@@ -33,6 +35,8 @@ from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Tables, Trainer
 
 TOKENS_AT_A_TIME: Final = 512  # in a forward and a backward pass, for bounded memory
+MEASURED_TOKENS: Final = 2048  # of held-out answers that the curve and the tables are made of
+PROBE_TOKENS: Final = 16384  # of answers that probes are fitted to
 WARM_UP: Final = 0.05  # of the training, until the learning rate is at its highest
 MOST_NORM: Final = 1.0  # of a step's gradient
 
@@ -61,11 +65,14 @@ class StudentTrainer(Trainer):
         self.parameters = adapter_parameters(model)
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
         self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))
-        self.steps, self.tokens, self.seconds = 0, 0, 0.0
+        self.steps, self.tokens, self.seconds, self.operations = 0, 0, 0.0, 0.0
+        self.multiply_rate = multiply_rate(setup.model.device, setup.model.dtype)
         self.probes: dict[int, LayerProbe] = {}
 
     def train(self, block: Sequence[Text]) -> float | None:
-        steps = [self._step(texts) for texts in blocks(block, self.tokens_per_step)]
+        with FlopCounterMode(display=False) as counter:
+            steps = [self._step(texts) for texts in blocks(block, self.tokens_per_step)]
+        self.operations += counter.get_total_flops()
         n_decided = sum(n for n, _ in steps)
         return sum(n * loss for n, loss in steps) / n_decided
 
@@ -114,7 +121,9 @@ class StudentTrainer(Trainer):
             self._add_point(texts)
 
     def _add_point(self, texts: Sequence[Text]) -> None:
-        self.curve.add(Point(self.tokens, self.seconds, *measure(self.loss, self._some_blocks(texts))))
+        multiplying = self.operations / self.multiply_rate / self.seconds if self.seconds else 0.0
+        found = measure(self.loss, self._some_blocks(texts))
+        self.curve.add(Point(self.tokens, self.seconds, multiplying, *found))
 
     @property
     def gains_too_little(self) -> bool:
@@ -134,19 +143,20 @@ class StudentTrainer(Trainer):
         return decided([exit_draws(seed, list(text.prompt_token_ids), len(text.token_ids)) for text in texts])
 
     def state(self) -> dict[str, Tensor]:
-        reached = torch.tensor([self.steps, self.tokens, self.seconds, self.loss.weight], dtype=torch.float64)
-        return super().state() | {"reached": reached, **self.parameters}
+        reached = [self.steps, self.tokens, self.seconds, self.operations, self.loss.weight]
+        return super().state() | {"reached": torch.tensor(reached, dtype=torch.float64), **self.parameters}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        steps, tokens, self.seconds, self.loss.weight = state["reached"].tolist()
+        steps, tokens, self.seconds, self.operations, self.loss.weight = state["reached"].tolist()
         self.steps, self.tokens = int(steps), int(tokens)
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
 
     def finish(self) -> None:
-        self.probes = fit_probes(self.pair, self._some_blocks(self.texts), self.settings.kl_factor, self.same_draws)
+        some = self._some_blocks(self.texts, PROBE_TOKENS)
+        self.probes = fit_probes(self.pair, some, self.settings.kl_factor, self.same_draws)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: part.detach().float().cpu().contiguous() for name, part in Probe(self.probes).tensors().items()}
@@ -175,8 +185,11 @@ class StudentTrainer(Trainer):
             **student_probe_tables(self.pair, self.probes, some, factor, self.same_draws),
         }
 
-    def _some_blocks(self, texts: Sequence[Text]) -> list[list[Text]]:
-        return blocks([text for text in texts if len(text.token_ids) > 1], TOKENS_AT_A_TIME)
+    def _some_blocks(self, texts: Sequence[Text], most_tokens: int = MEASURED_TOKENS) -> list[list[Text]]:
+        """Some of these texts, of about so many tokens, drawn: all would take longer than to learn from them."""
+        usable = [text for text in texts if len(text.token_ids) > 1]
+        drawn = blocks(Random(0).sample(usable, len(usable)), most_tokens)[0]
+        return blocks(drawn, TOKENS_AT_A_TIME)
 
 
 def decided(draws: Sequence[np.ndarray]) -> Tensor:

@@ -156,8 +156,8 @@ BAD_FLAGS = {
     "--modes normal foo": f"unknown mode 'foo': choose from {', '.join(MODES)} (entry 2 of --modes)",
     "--modes frozen": "unknown mode 'frozen': did you mean frozen_residual or frozen_cache? (entry 1 of --modes)",
     "--modes normal skipp": "unknown mode 'skipp': did you mean skip? (entry 2 of --modes)",
-    "--modes normal draft": "mode draft needs a layer and a number of tokens: give --draft LAYER:N, as in 20:4 "
-    "(entry 2 of --modes)",
+    "--modes normal draft": "mode draft needs to know where drafts come from and how long they are: give --draft "
+    "LAYER:N, as in 20:4, or lookup:N, as in lookup:auto, and leave draft out of --modes (entry 2 of --modes)",
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
     "--kl-factors 0.5 1 -1": "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)",
     "--kl-factors -.5,1": "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)",

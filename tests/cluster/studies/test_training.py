@@ -192,6 +192,7 @@ def look_at(texts: Path) -> dict[str, Any]:
             {"lora_targets": ("q_proj", "nope")},
             "--lora-targets nope: LlamaForCausalLM has no module of this name: choose from embed_tokens, q_proj, k",
         ),
+        ("student", {"full": True, "lora_r": 4}, "--lora-r is of a low-rank adapter, and --full has none"),
         (
             "student",
             {"lora_targets": ("self_attn",)},

@@ -22,7 +22,7 @@ from eexit.decode.rows import slots
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.steps import pass_times
 from eexit.decode.steps.lookup import best_lengths, find, look_up
-from eexit.decode.steps.pass_times import pass_seconds
+from eexit.decode.steps.pass_times import RoundTimes, pass_seconds
 from eexit.decode.trace import Trace
 from eexit.plan.configuration import MOST_AUTO_TOKENS, Configuration, Draft, Normal
 from eexit.reference import drafts as reference
@@ -206,6 +206,24 @@ def test_times_of_many_tokens_are_those_of_the_calls_that_they_take(
     monkeypatch.setattr(pass_times, "_measure", lambda _, __, n_tokens: seconds[n_tokens])
     expected = [0, 2, 2, 3, 4, 4 + 2, 4 + 2, 4 + 3, 4 + 4, 4 + 4 + 2]
     assert pass_seconds(decoder_of(llama), DECODING, 9).tolist() == expected
+
+
+def test_what_rounds_take_beyond_their_passes_is_learned_from_them() -> None:
+    """So that no token is looked up where each takes as long as it is worth, whatever a pass by itself takes."""
+    times, random = RoundTimes(), np.random.default_rng(0)
+    times.pass_N = 0.1 + 0.0005 * np.arange(65)
+    assert times.seconds_N[1:].tolist() == times.pass_N[1:].tolist()
+    for n_tokens in random.integers(8, 64, 300):
+        times.note(int(n_tokens), times.pass_N[n_tokens] + 0.02 + 0.02 * n_tokens + random.normal(0, 0.01))
+    np.testing.assert_allclose(times.seconds_N[8:], 0.12 + 0.0205 * np.arange(8, 65), rtol=0.03)
+    chance_B, most_B = np.full(8, 0.5), np.full(8, 7)
+    assert (
+        best_lengths(chance_B, most_B, times.pass_N).min() > 1 > best_lengths(chance_B, most_B, times.seconds_N).max()
+    )
+    for _ in range(3000):  # something else slows the machine down no longer
+        times.note(int(random.integers(8, 64)), times.pass_N[8])
+    assert (np.diff(times.seconds_N) >= 0).all()
+    assert best_lengths(chance_B, most_B, times.seconds_N).min() > 1
 
 
 def test_auto_is_measured_on_this_machine_and_looks_up_no_more_than_eight(llama: PreTrainedModel) -> None:

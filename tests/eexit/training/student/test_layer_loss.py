@@ -133,7 +133,7 @@ def test_early_layers_have_their_turn_first_and_the_final_layer_weighs_what_it_m
 
 def test_a_point_of_the_curve_is_what_layers_say_of_the_texts(llama: PreTrainedModel) -> None:
     pair, texts = adapted("llama")
-    skipped, agreement_X, kl_X = measure(LayerLoss(pair), [texts[:1], texts[1:]])
+    n, skipped, agreement_X, kl_X = measure(LayerLoss(pair), [texts[:1], texts[1:]])
     layers = (*EXITABLE, FINAL)
     agrees: list[list[bool]] = []
     for text in texts:
@@ -145,6 +145,7 @@ def test_a_point_of_the_curve_is_what_layers_say_of_the_texts(llama: PreTrainedM
             read = [pair.reader.decoder.read(made.hidden_states[layer + 1][0, first:]) for layer in EXITABLE]
         own = torch.stack([each.argmax(-1) for each in (*read, made.logits[0, first:])], 1)
         agrees += (own == said[:, None]).tolist()
+    assert n == len(agrees)
     assert agreement_X == pytest.approx([sum(column) / len(agrees) for column in zip(*agrees, strict=True)])
     leaves = [next((layer for layer, yes in zip(layers, row, strict=True) if yes), FINAL) for row in agrees]
     assert skipped == pytest.approx(1 - sum(layer + 1 for layer in leaves) / len(leaves) / (FINAL + 1))
@@ -157,7 +158,7 @@ def test_points_come_at_doublings_and_tell_what_the_last_one_gained() -> None:
     for tokens in range(0, 9000, 300):
         if curve.is_due(tokens):
             share = 0.5 + 0.01 * math.log2(max(tokens, 500) / 500)
-            curve.add(Point(tokens, tokens / 10, 0.2, (share, share + 0.1, 1.0), (1.0, 0.5, 0.0)))
+            curve.add(Point(tokens, tokens / 10, 0.5, 99, 0.2, (share, share + 0.1, 1.0), (1.0, 0.5, 0.0)))
             due.append(tokens)
             assert curve.gain() is None or curve.gain() == pytest.approx(1.0, abs=0.5)
     assert due == [0, 1200, 2100, 4200, 8100]
@@ -165,3 +166,4 @@ def test_points_come_at_doublings_and_tell_what_the_last_one_gained() -> None:
     rows = curve.points[1].rows((1, 3, FINAL))
     assert [row["layer"] for row in rows] == [None, 1, 3, FINAL]
     assert rows[1]["agreement"] == pytest.approx(curve.points[1].agreement_X[0])
+    assert (rows[0]["n"], rows[0]["multiplying"], rows[0]["skipped"]) == (99, 0.5, 0.2)

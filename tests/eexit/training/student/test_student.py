@@ -12,6 +12,7 @@ from trained import LAYERS, frozen_llama, held_out, learned, setup_of
 
 from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS
+from eexit.model.adapters import merged, own_weights
 from eexit.model.decoder import Decoder
 from eexit.training.setup import KL_FACTORS, Setup
 from eexit.training.student.layer_loss import StepSeen
@@ -121,6 +122,28 @@ def test_layers_come_to_say_what_the_final_one_says_which_goes_on_saying_it() ->
     assert all(now < 0.7 * then for then, now in zip(before.mean_kl_X[:-1], after.mean_kl_X[:-1], strict=True))
     rows = trainer.tables(texts)["learning"]
     assert [row["tokens"] for row in rows if row["layer"] is None] == [point.tokens for point in trainer.curve.points]
+    assert before.multiplying == 0 < after.multiplying < 1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft's own loading
+def test_a_whole_student_learns_in_all_weights_of_its_layers(tmp_path: Path) -> None:
+    trainer, texts = student(loss="layers", full=True, in_state=0.5, learning_rate=1e-3), learned(frozen_llama())
+    before, weights = adapters(trainer), dict(frozen_llama().named_parameters())
+    n_of_layers = sum(each.numel() for name, each in weights.items() if ".layers." in name)
+    assert sum(each.numel() for each in before) == n_of_layers
+    trainer.train(texts)
+    assert not any(torch.equal(was, its) for was, its in zip(before, adapters(trainer), strict=True))
+    trainer.save_further(tmp_path)
+    ids = torch.tensor([texts[0].prompt_token_ids])
+    with torch.no_grad():
+        own = trainer.pair.model(input_ids=ids).logits
+        with trainer.pair.model.disable_adapter():
+            assert torch.equal(trainer.pair.model(input_ids=ids).logits, frozen_llama()(input_ids=ids).logits)
+        read_back = merged(frozen_llama(), str(tmp_path))
+        torch.testing.assert_close(read_back(input_ids=ids).logits, own)
+    assert own_weights(frozen_llama(), str(tmp_path)) == n_of_layers
+    names = {name for name, each in read_back.named_parameters() if each.data_ptr() == weights[name].data_ptr()}
+    assert names == {name for name in weights if ".layers." not in name}
 
 
 def test_the_learning_rate_ends_with_the_tokens_or_with_the_minutes() -> None:
