@@ -18,7 +18,7 @@ from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.observing import observe
-from eexit.decode.steps.pass_times import RoundTimes, pass_seconds
+from eexit.decode.steps.pass_times import round_times
 from eexit.decode.steps.step import first_tokens, step
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.errors import UsageError
@@ -48,7 +48,7 @@ class Engine:
         self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None, prices: Prices | None = None
     ):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self._prices, self._round_times = prices, RoundTimes()
+        self._prices = prices
         self.decoders = Decoders.of(decoder, student)
         self.n_slots = 0  # of the latest batch
 
@@ -140,8 +140,7 @@ class Engine:
             self._prices = self._prices or find_prices(self.decoder, self.decoding)
             costs = SerialCosts.of(self._prices, self.decoding.exitable_layers)
         if True in looks_up:
-            times = self._round_times
-            times.pass_N = pass_seconds(self.decoder, self.decoding, self.n_slots * (MOST_AUTO_TOKENS + 1))
+            times = round_times(self.decoder, self.decoding, self.n_slots * (MOST_AUTO_TOKENS + 1))
         return Batch(self.n_slots, length, decoders, self.decoding, requests, costs, times)
 
     def _admit(

@@ -23,6 +23,7 @@ ENOUGH_SECONDS: Final = 0.3  # for a number of tokens
 FORGETTING: Final = 0.99  # what a round counts, beside the one after it
 TAKEN_FOR_NOTHING: Final = 0.001  # rounds, by as many of which what goes beyond the pass is drawn to nothing
 _MEASURED: Final[MutableMapping[Decoder, dict[int, float]]] = WeakKeyDictionary()
+_LEARNED: "Final[MutableMapping[Decoder, RoundTimes]]" = WeakKeyDictionary()
 
 
 class RoundTimes:
@@ -50,6 +51,13 @@ class RoundTimes:
         beyond_N = fixed + grows * np.arange(len(self.pass_N)) / TOKENS_PER_CALL
         longer_N: np.ndarray = np.maximum.accumulate(np.maximum(self.pass_N + beyond_N, self.pass_N[1] / 2))
         return longer_N
+
+
+def round_times(decoder: Decoder, decoding: Decoding, most_tokens: int) -> RoundTimes:
+    """What rounds of up to so many tokens take; what is learned of them is kept as long as the decoder."""
+    times = _LEARNED.setdefault(decoder, RoundTimes())
+    times.pass_N = pass_seconds(decoder, decoding, most_tokens)
+    return times
 
 
 def pass_seconds(decoder: Decoder, decoding: Decoding, most_tokens: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from sampled_texts import are_distributed_so, sequences
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import engine
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.rows import slots
@@ -54,7 +53,7 @@ def accepted(traces: Sequence[Trace]) -> int:
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass of a token more takes a little longer."""
-    monkeypatch.setattr(engine, "pass_seconds", lambda _, __, most: 1 + 0.02 * np.arange(most + 1))
+    monkeypatch.setattr(pass_times, "pass_seconds", lambda _, __, most: 1 + 0.02 * np.arange(most + 1))
 
 
 @pytest.mark.usefixtures("times")
