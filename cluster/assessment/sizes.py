@@ -145,7 +145,7 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
     """
     left_out: list[str] = []
     rest = max(0.0, budget.seconds - 2 * budget.start)
-    share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE]
+    share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE] + SHARES[INSTEAD]
     n_texts = rest * SHARES[RUN] / share * budget.reading / OBSERVING / tokens_of_a_text
     wanted, _ = _wanted(budget)
     n, controls, choosing, reporting = _fitting(budget, n_texts, n_found)

@@ -39,10 +39,12 @@ from cluster.assessment.sizes import (
     LEAST_TEXTS,
     LOOK,
     MOST_SETTINGS,
+    OBSERVING,
     OF_TEXTS,
     SAMPLING,
     SHARES,
     STEPS,
+    TIME,
     TOKENS_OF_A_TEXT,
     Budget,
     minutes_that_would_do,
@@ -174,7 +176,7 @@ def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
     def sizes(seconds: float, n_found: int = 6) -> Any:
         return run_sizes(budget(seconds), 20, n_found, 10.0)
 
-    long, short, shortest = sizes(3600), sizes(900), sizes(60)
+    long, short, shortest = sizes(4800), sizes(900), sizes(60)
     all_there_are = (AVAILABLE[CHOOSING], AVAILABLE[REPORTING])
     assert (long.settings, long.controls, long.choosing, long.reporting) == (MOST_SETTINGS, True, *all_there_are)
     assert 1 <= short.settings < MOST_SETTINGS
@@ -182,7 +184,16 @@ def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
     assert not any("prompts for choosing" in line for line in (*long.left_out, *short.left_out))
     assert (shortest.settings, shortest.controls, shortest.choosing) == (1, False, ENOUGH.least)
     assert any("prompts for choosing" in line for line in shortest.left_out)
-    assert sizes(3600, 1).settings == 1
+    assert sizes(4800, 1).settings == 1
+
+
+def test_the_run_leaves_the_steps_behind_it_their_share() -> None:
+    """So that what to take instead of exits is known, however many prompts a setting would take."""
+    seconds, each = 900.0, 20
+    planned = run_sizes(budget(seconds), each, 1, 10.0)
+    texts = 2 * (planned.choosing + planned.reporting)
+    left = seconds - texts * each * OBSERVING / budget(seconds).reading
+    assert left / seconds >= (SHARES[TIME] + SHARES[INSTEAD]) / sum(SHARES[step] for step in STEPS[4:])
 
 
 @pytest.mark.parametrize("seconds", [300, 600, 900, 3600])
