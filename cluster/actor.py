@@ -26,7 +26,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.landing import LandingError, Tally, land, shard_name, tally_of
 from eexit.results.store.lease import is_fenced
 
-# Makes a generator for a sweep on a device: auto, cpu, cuda or mps.
+# Makes a generator for a sweep on a device: auto, cpu, cuda, mps or, for all GPUs of the process, balanced.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
 BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
@@ -173,11 +173,13 @@ class SweepActor:
 
 
 def device_here(device: str) -> str:
-    """The device for an actor's model: `device`, or what stands for `auto` in an actor with these resources."""
-    if device != "auto":
+    """The device for an actor's model: `device`, or what stands for it in an actor with these resources."""
+    if device not in ("auto", "cuda"):
         return device
-    if ray.get_gpu_ids():
-        return "cuda"
+    if n_gpus := len(ray.get_gpu_ids()):
+        return "cuda" if n_gpus == 1 else "balanced"
+    if device == "cuda":
+        return device
     # An actor without GPUs still sees all of them, and must not use one. Ray does not count Apple GPUs.
     return "auto" if sys.platform == "darwin" else "cpu"
 

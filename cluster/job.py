@@ -48,7 +48,9 @@ class SweepJob(BaseModel):
         None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each actor; by default its share"
     )
     gpus_per_actor: GPUs | None = Field(
-        None, description="GPUs of each actor, or a fraction of one; by default 1 if there are any"
+        None,
+        description="GPUs of each actor, or a fraction of one; by default 1 if there are any. A model is spread over "
+        "several",
     )
     accelerator_type: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …), with a pool of actors for each"

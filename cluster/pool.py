@@ -88,7 +88,8 @@ def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None, me
     if job.device == "cuda" and not per_actor:
         raise UsageError("--device cuda needs GPUs: leave out --gpus-per-actor 0")
     if per_actor:
-        return Pool(job.actors or max(1, int(gpus / per_actor)), job.cpus_per_actor or 1, per_actor, accelerator)
+        room = sum(int(node.get("GPU", 0) / per_actor) for node in fitting)  # an actor's GPUs are of one node
+        return Pool(job.actors or max(1, room), job.cpus_per_actor or 1, per_actor, accelerator)
     nodes = [node for node in fitting if node.get("CPU", 0) >= 1] or [{"CPU": 1}]
     return replace(_cpu_pool(job, nodes, memory.of_node(0) if memory else 0), accelerator=accelerator)
 

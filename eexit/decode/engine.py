@@ -14,7 +14,7 @@ from eexit.decode.costs.counting import Prices
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.memory import cache_budget
+from eexit.decode.rows.memory import budget_of
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.observing import observe
@@ -130,7 +130,7 @@ class Engine:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = self.decoding.cache_bytes
         if budget is None:
-            budget = cache_budget(self.decoder.device, self.decoding.memory_share)
+            budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
         drafts = [each for request in requests if isinstance(each := request.configuration, Draft)]

@@ -52,7 +52,7 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
 
 
 def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> StateMaps | None:
-    """The state maps of a sweep, on the decoder's device and in its precision; None without any.
+    """The state maps of a sweep, where the decoder uses them and in its precision; None without any.
 
     Raises `UsageError` for an artefact that can't be used, and for maps to keys and values of a model that makes them
     by no modules of their own.
@@ -66,7 +66,7 @@ def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder
             "modules of their own: train maps of form streams"
         )
     held = load_file(Path(config.state).expanduser() / WEIGHTS)
-    return StateMaps.of(form, held, layers, decoder.n_layers).to(decoder.device, decoder.dtype)
+    return StateMaps.of(form, held, layers, decoder.n_layers).placed(decoder)
 
 
 def first_without_projections(decoder: Decoder) -> int | None:

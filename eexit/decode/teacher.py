@@ -82,7 +82,7 @@ def teacher_pass(
     for layer in range(decoder.n_layers):
         hidden_UTW = layer_pass.block(layer, hidden_UTW)
         if layer in kept:
-            streams[layer] = hidden_UTW[:, at]
+            streams[layer] = hidden_UTW[:, at].to(decoder.device)
     return torch.stack([streams[int(layer)] for layer in kept], -2), layer_pass
 
 

@@ -33,7 +33,7 @@ from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
 from eexit.model.layerwise import LayerPass
-from eexit.model.views import CacheView, TokensView
+from eexit.model.views import TokensView
 
 TOKENS_PER_CALL: Final = 256  # of a layer: more would take more memory, and hardly less time per token
 
@@ -93,7 +93,7 @@ class ExitedTokens:
     hidden_BTW: Tensor
     exits: TokensAfter = ()
     maps: StateMaps | None = None
-    teacher: CacheView | None = None  # of the tokens' prefixes
+    teacher: LayerPass | None = None  # of the tokens' prefixes
     fork: int = -1
     n_written: int = 0
 
@@ -107,11 +107,11 @@ class ExitedTokens:
         self.n_written += 1
 
     def copy_keys(self, layer: int) -> None:
-        source = self.teacher if self.teacher and layer - 1 <= self.fork else self.layer_pass.view
-        self.layer_pass.view.copy_keys(source, layer - 1, layer)
+        source = self.teacher if self.teacher and layer - 1 <= self.fork else self.layer_pass
+        self.layer_pass.on(layer).view.copy_keys(source.on(layer - 1).view, layer - 1, layer)
 
     def hide(self, layer: int) -> None:
-        self.layer_pass.view.hide(layer)
+        self.layer_pass.on(layer).view.hide(layer)
 
 
 class TokenPass:
@@ -216,6 +216,7 @@ class TokenPass:
         before_BTW = after_BTW
         for layer in layers:
             before_BTW, after_BTW = after_BTW, layer_pass.block(layer, after_BTW)
+        before_BTW, after_BTW = before_BTW.to(device), after_BTW.to(device)
         self.before_DW[going_G], self.hidden_DW[going_G] = before_BTW[: len(going), 0], after_BTW[: len(going), 0]
         if len(slot_N):
             waiting.hidden_SPW[at] = after_BTW[len(going) : len(slot_B), 0]

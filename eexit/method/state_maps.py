@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.model.layerwise import LayerPass
+from eexit.model.layerwise import LayerPass, Layerwise
 
 STREAMS: Final = "streams"
 KEYS: Final = "keys"
@@ -70,7 +70,7 @@ class StateMaps:
         elif self.form == STREAMS:
             layer_pass.write_keys(layer, _by_exit(exits, partial(self._entering, layer), hidden_B1W))
         else:
-            own = layer_pass.decoder.for_keys[layer].own_projections
+            own, exits = layer_pass.decoder.for_keys[layer].own_projections, layer_pass.decoder.where(layer, exits)
             mapped = [partial(self._projected, layer, part, project) for part, project in enumerate(own)]
             layer_pass.write_keys(layer, hidden_B1W, [partial(_by_exit, exits, each) for each in mapped])
 
@@ -88,9 +88,12 @@ class StateMaps:
         project = own if layer == exit_layer + 1 else self.of_layers[exit_layer, layer][part]
         return project(normed)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "StateMaps":
-        """The maps on a device, in a precision."""
-        moved = {layers: tuple(each.to(device, dtype) for each in maps) for layers, maps in self.of_layers.items()}
+    def placed(self, decoder: Layerwise) -> "StateMaps":
+        """The maps where the decoder uses them, in its precision: those to keys and values within a layer."""
+        moved = {}
+        for (exit_layer, layer), maps in self.of_layers.items():
+            device = decoder.device_of(layer) if self.form == KEYS else decoder.device
+            moved[exit_layer, layer] = tuple(each.to(device, decoder.dtype) for each in maps)
         return StateMaps(self.form, moved)
 
     @classmethod

@@ -41,9 +41,14 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
 
     It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
-    adapter or one that does not fit the model, whose weights must not be quantised.
+    adapter or one that does not fit the model, whose weights must be on one device and not quantised.
     """
     path = adapter_in(folder)
+    if len(devices := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
+        raise UsageError(
+            f"--adapter {folder} is merged into weights, and those of this model are on {', '.join(devices)}: load the "
+            "model with the adapter merged, or give a cut"
+        )
     if (quantization := quantization_of(model)) is not None:
         refuse_merging(folder, quantization)
     try:
@@ -185,8 +190,9 @@ class _Change(nn.Module):
     def __init__(self, cut: Cut, decoder: Decoder):
         super().__init__()
         self.linear = nn.Linear(decoder.width, decoder.width, device="meta")
+        device = decoder.device_of(cut.layers.start)
         for name, tensor in (("weight", cut.weight_WW.T), ("bias", cut.bias_W)):
-            setattr(self.linear, name, _parameter(tensor.to(decoder.device, decoder.dtype).contiguous()))
+            setattr(self.linear, name, _parameter(tensor.to(device, decoder.dtype).contiguous()))
 
     def forward(self, hidden_BTW: Tensor, *_: object, **__: object) -> Tensor:
         changed_BTW: Tensor = hidden_BTW + self.linear(hidden_BTW)

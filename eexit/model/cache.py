@@ -47,10 +47,22 @@ class KVCache:
         self.hidden_LNS: Tensor | None = None  # positions that are not attended to; None while there are none
         self._stacks: list[Stack] = []
         self._stack_of: dict[int, tuple[Stack, int]] = {}  # layer → its stack and its index there
+        self._parts: dict[torch.device, KVCache] = {}  # of a model over several devices; then nothing is held here
 
     @property
     def n_bytes(self) -> int:
-        return sum(stack.keys.nbytes + stack.values.nbytes for stack in self._stacks)
+        parts = sum(part.n_bytes for part in self._parts.values())
+        return parts + sum(stack.keys.nbytes + stack.values.nbytes for stack in self._stacks)
+
+    def on(self, device: torch.device) -> "KVCache":
+        """The part for layers on one of several devices."""
+        if device not in self._parts:
+            self._parts[device] = KVCache(self.n_slots, self.length)
+        return self._parts[device]
+
+    def part_of(self, layer: int) -> "KVCache":
+        """The part that holds a layer."""
+        return next((part for part in self._parts.values() if layer in part._stack_of), self)
 
     def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, (N, H, S, D) each; allocated to fit these (…, H, T, D) if it has none yet."""
@@ -88,6 +100,8 @@ class KVCache:
         buffers = [buffer for stack in self._stacks for buffer in (stack.keys, stack.values)]
         for buffer in (*buffers, *([] if self.hidden_LNS is None else [self.hidden_LNS])):
             buffer.index_copy_(1, targets, buffer.index_select(1, sources))
+        for device, part in self._parts.items():
+            part.copy_slots(sources.to(device), targets.to(device))
 
     @torch.inference_mode()
     def load(self, slots: slice, source: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
@@ -95,6 +109,8 @@ class KVCache:
 
         Everything that earlier rows left in these slots is overwritten, since it may be NaN.
         """
+        for device, part in source._parts.items():
+            self.on(device).load(slots, part, layers, n_tokens)
         if not self._stacks:
             self._add_like(source, layers)
         self.reserve(n_tokens)
@@ -122,6 +138,8 @@ class KVCache:
         """Hide nothing in these slots any more."""
         if self.hidden_LNS is not None:
             self.hidden_LNS[:, slot_B] = False
+        for device, part in self._parts.items():
+            part.unhide(slot_B.to(device))
 
     def _add_like(self, source: "KVCache", layers: Sequence[int]) -> None:
         """Allocate stacks of layers of the same shapes, for those of the layers that `source` has."""

@@ -21,8 +21,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
+from eexit.model.devices import Spread
 from eexit.model.layer_calls import LayerCall, row_axes, switch_length
-from eexit.model.layerwise import KeysAlone, Layerwise, StandIn, graft
+from eexit.model.layerwise import KeysAlone, StandIn, graft
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
@@ -30,7 +31,6 @@ from eexit.model.support.refusals import (
     find_stack,
     refuse_autocast,
     refuse_compiled,
-    refuse_several_devices,
     refuse_unsupported,
     takes,
 )
@@ -47,7 +47,7 @@ from eexit.model.support.watching import (
 PROBE_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed with
 
 
-class Decoder(Layerwise):
+class Decoder(Spread):
     """A transformers model, taken apart and checked.
 
     Raises `UsageError`, saying what is missing, for a model that can't be run this way.
@@ -60,12 +60,11 @@ class Decoder(Layerwise):
             refuse_unsupported(model.config, config)
             refuse_compiled(model)
             refuse_autocast(model.device)
-            refuse_several_devices(model)
             self.n_layers: int = config.num_hidden_layers
             self.context = context_of(config)
             self.switch = switch_length(config)
             self.vocabulary: int = config.vocab_size
-            self.device, self.dtype = model.device, model.dtype
+            self.dtype = model.dtype
             self.whole = self  # that this one is a part of
             path, name = find_stack(model, self.n_layers)
             self._take_apart(model, config, path, name)
@@ -79,7 +78,8 @@ class Decoder(Layerwise):
         self.check_seconds = time.perf_counter() - began  # which grow with the model
 
     def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
-        stack = model.get_submodule(path)
+        placed = self.place(model, model.get_submodule(path), getattr(model.get_submodule(path), name))
+        stack = placed.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
         self.for_keys = [KeysAlone(layer) for layer in self.layers]
         self.configs = configs_of(stack)
@@ -91,27 +91,29 @@ class Decoder(Layerwise):
         self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
         try:
             if not self.attends_itself:
-                rows = self._watch(model, path, name)
+                rows = self._watch(model, placed, path, name)
                 tokens_at = [watch_token_at(self, position) for position in far]
                 self.windows = windows_of(tokens_at)
                 check(self, rows, tokens_at)
         except OwnAttention:
             self.attends_itself = True
         if self.attends_itself:
-            rows = self._watch(model, path, name)
+            rows = self._watch(model, placed, path, name)
             check_self_attending(self, rows, far)
         self._require_windows(cached_windows(config), far[-1])
         self.for_keys = keys_alone(self, rows[0][0].entering_1TW)
         cache = self._one_position()
         self.cache_bytes_per_token = cache.n_bytes
-        self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
+        held = (cache.part_of(layer).held(layer) for layer in range(self.n_layers))
+        self.cache_shapes = [tuple(part.shape for part in parts) for parts in held]
 
-    def _watch(self, model: PreTrainedModel, path: str, name: str) -> list[list[Forward]]:
+    def _watch(self, model: PreTrainedModel, placed: Any, path: str, name: str) -> list[list[Forward]]:
         """Observe the unmodified model on some rows, to find how it calls its layers and what follows them."""
         stack = model.get_submodule(path)
-        rows = [watch_row(model, stack, self.layers, parts, self.attends_itself) for parts in self._probes()]
+        layers = list(getattr(stack, name))
+        rows = [watch_row(model, stack, layers, parts, self.attends_itself) for parts in self._probes()]
         watched = rows[0][0]
-        self.after_layers = watched.after_layers
+        self.after_layers = self.at_head(watched.after_layers)
         self.width = watched.leaving_1TW[-1].shape[-1]  # of the residual stream
         self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
         calls, returns_tuple = self._calls, watched.returns_tuple  # no more is kept
@@ -120,8 +122,8 @@ class Decoder(Layerwise):
             calls.append((hidden_states, LayerCall(args, kwargs)))
             return (hidden_states,) if returns_tuple else hidden_states
 
-        self._embedder = graft(stack, name, [StandIn(layer, record) for layer in self.layers])
-        self.head_alone = self._find_head(model, path, watched.leaving_1TW[-1][0])
+        self._embedder = graft(placed.get_submodule(path), name, [StandIn(layer, record) for layer in self.layers])
+        self.head_alone = self._find_head(placed, path, watched.leaving_1TW[-1][0])
         self.axes = self._find_rows()
         return rows
 

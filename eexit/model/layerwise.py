@@ -123,12 +123,16 @@ class LayerPass:
         return LayerPass(self.decoder, view, CallsFor(self.calls, self.decoder.axes, self.view, rows, view))
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
-        """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W)."""
+        """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W), there."""
         call = self.calls[layer]
         with self.answering():
             output: Any = self.decoder.layers[layer](hidden_BTW, *call.args, **call.kwargs)
         hidden_after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
         return hidden_after_BTW
+
+    def on(self, layer: int) -> "LayerPass":
+        """The pass as a layer sees it, on its device."""
+        return self
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -178,6 +182,14 @@ class Layerwise:
 
     _calls: list[tuple[Tensor, LayerCall]]
     _embedder: Any
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer runs."""
+        return self.device
+
+    def where(self, layer: int, given: Any) -> Any:
+        """Tensors and views, in whatever they are nested, where the layer runs."""
+        return given
 
     def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
         """A view of a cache for one pass, padded on the left if these layers need that."""

@@ -25,7 +25,7 @@ from eexit.model.checkpoint import (
 from eexit.model.decoder import context_of
 from eexit.model.quantization import method_of, quantized_bytes, quantizing, refuse_left_whole, refuse_quantize
 from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
-from eexit.model.support.refusals import find_stack, refuse_unsupported
+from eexit.model.support.refusals import find_stack, refuse_offloaded, refuse_unsupported
 from eexit.output.text import did_you_mean
 
 
@@ -157,7 +157,10 @@ def _numbers_named(layer: Any) -> int:
 
 
 def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
-    """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
+    """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load.
+
+    The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
+    """
     location, chosen_device = locate(config.model), choose_device(device)
     dtype, is_quantized = choose_dtype(config.dtype, chosen_device), method_of(_read_config(config, location))
     tokenizer = _load_tokenizer(config, location)
@@ -167,7 +170,9 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
             how = _fetching(config, location)
             if config.quantize is not None:
                 how["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
-            if (config.quantize or is_quantized) and chosen_device.type != "cpu":
+            if device == "balanced":
+                how["device_map"] = device
+            elif (config.quantize or is_quantized) and chosen_device.type != "cpu":
                 how["device_map"] = {"": chosen_device}  # quantised weights don't all move later
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
@@ -180,6 +185,10 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
     refuse_misfit(config.model, found)
     if config.quantize is not None:
         refuse_left_whole(config.quantize, model)
+    try:
+        refuse_offloaded(model)
+    except UsageError as error:
+        raise UsageError(f"model {config.model} is not supported: {error}") from error
     if model.device.type != chosen_device.type:
         model.to(chosen_device)
     refuse_not_finite(config.model, model)
@@ -188,6 +197,7 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
 
 def choose_device(device: str) -> torch.device:
     """`auto` is CUDA if there is such a device, else MPS, else the CPU. Raises `UsageError` for a missing device."""
+    device = "cuda" if device == "balanced" else device
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not is_there.get(device, True):
         raise UsageError(f"--device {device} is not there, or this PyTorch was built without it: leave --device out")

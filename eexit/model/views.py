@@ -4,6 +4,7 @@ Shapes: B rows in a pass, N tokens in a pass in which each stands by itself, H k
 T tokens of a row, S positions that the cache has room for, D head width.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,19 @@ class CacheView:
         self.biases: dict[tuple[int | None, int | None, int], Tensor] = {}
         self.layer = -1  # the last layer that wrote its keys and values
         self.only_keys = False
+        self._copies: dict[torch.device, CacheView] = {}
+
+    def to(self, device: torch.device) -> "CacheView":
+        """The pass as layers on one of several devices see it, with their part of the cache; the same each time."""
+        if device not in self._copies:
+            view = copy.copy(self)
+            view.cache, view.masks, view.biases, view._copies = self.cache.on(device), {}, {}, {}
+            view.cache.reserve(self.reach)
+            view.position_BT, view.slots = self.position_BT.to(device), self.slots.to(device)
+            view.slot_B1, view.rows = view.slots[:, None], None if self.rows is None else view.slots
+            view.own_position_BT = view.position_BT if view.rows is None else view.position_BT[view.rows]
+            self._copies[device] = view
+        return self._copies[device]
 
     def among(self, rows: Tensor) -> "CacheView":
         """The pass over some of its rows alone."""
@@ -55,7 +69,8 @@ class CacheView:
     def copy_keys(self, source: "CacheView", layer: int, target: int) -> None:
         """Copy the rows' own positions from layer `layer` of `source`, a view of the same rows, to layer `target`."""
         for source_part, target_part in zip(source.cache.held(layer), self.cache.held(target), strict=True):
-            target_part[self.slot_B1, :, self.own_position_BT] = source_part[source.slot_B1, :, source.own_position_BT]
+            own = source_part[source.slot_B1, :, source.own_position_BT]
+            target_part[self.slot_B1, :, self.own_position_BT] = own.to(target_part.device)
 
     def hide(self, layer: int) -> None:
         """Hide the rows' own positions in a layer from later tokens."""
@@ -171,6 +186,7 @@ class TokensView(CacheView):
     def __init__(self, cache: KVCache, slot_N: Tensor, position_N1: Tensor, reach: int, left_padded: bool = False):
         super().__init__(cache, position_N1, reach, None, left_padded)
         self.slots, self.slot_B1, self.n_slots = slot_N, slot_N[:, None], cache.n_slots
+        self.most_of_row: list[int] = []  # tokens, once it is known, on whichever device it was asked for
 
     def among(self, rows: Tensor) -> "TokensView":
         """The pass over some of its tokens alone."""
@@ -185,7 +201,9 @@ class TokensView(CacheView):
     @cached_property
     def by_row(self) -> CacheView:
         """The pass over whole rows, as many tokens each as the row with the most: the others are padded."""
-        position_BT = self.slots.new_zeros(self.n_slots, int(self.index_in_row_N.max()) + 1)
+        if not self.most_of_row:
+            self.most_of_row.append(int(self.index_in_row_N.max()) + 1)
+        position_BT = self.slots.new_zeros(self.n_slots, self.most_of_row[0])
         position_BT[self.slots, self.index_in_row_N] = self.position_BT[:, 0]
         return CacheView(self.cache, position_BT, self.reach)
 

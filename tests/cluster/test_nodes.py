@@ -59,6 +59,8 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
     actors = Counter(kind[node] for _, _, node, _ in loaded)  # KeyError for the node without GPUs
     assert 0 < actors["A100"] <= 4
     assert 0 < actors["T4"] <= 2
+    drive(config, tmp_path / "two", actors=None, cpus=0.5, accelerator_type=("A100",), gpus_per_actor=2)
+    assert {path.name.split("-")[-1] for path in tmp_path.glob("loaded-*")} == {"cuda", "balanced"}
 
 
 def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_path: Path) -> None:

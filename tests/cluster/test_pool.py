@@ -36,6 +36,7 @@ def job(**fields: object) -> SweepJob:
         ({"cpus_per_actor": 2}, [{"CPU": 5}, {"CPU": 2}], Pool(3, 2, 0)),
         ({}, [{"CPU": 8}, {"CPU": 64, "GPU": 8}], Pool(8, 1, 1)),
         ({"gpus_per_actor": 0.5}, [{"CPU": 8, "GPU": 2}], Pool(4, 1, 0.5)),
+        ({"gpus_per_actor": 2}, [{"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 5}, {"CPU": 8}], Pool(3, 1, 2)),
         ({"device": "cpu"}, [{"CPU": 8, "GPU": 2}], Pool(1, 8, 0)),
         ({"seeds": range(11)}, [{"CPU": 2}], Pool(1, 2, 0)),  # 99 runs
         ({"seeds": range(23)}, [{"CPU": 2}], Pool(2, 1, 0)),  # 207
@@ -61,6 +62,12 @@ def test_what_no_node_can_hold_is_refused_unless_a_node_may_come(fields: dict[st
     assert [*shortages(pools, [{"CPU": 8}], None)] == [
         f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
     ]
+
+
+def test_gpus_of_several_nodes_hold_no_actor_together() -> None:
+    one = "a node of 8 CPUs and 1 GPUs"
+    with pytest.raises(UsageError, match=rf"no node can hold an actor of 1 CPUs and 2 GPUs \(there is {one}\): ask"):
+        plan_pools(job(gpus_per_actor=2), [{"CPU": 8, "GPU": 1}] * 2)
 
 
 def test_runs_that_no_node_has_the_memory_for_are_refused() -> None:

@@ -1,16 +1,18 @@
-"""A simulated accelerator. Its tensors hold their values on the CPU, report another device, and can't be mixed with CPU
-tensors.
+"""Simulated accelerators. Their tensors hold their values on the CPU, report another device, and can't be mixed with
+those of the CPU or of another card.
 
     with Card() as card:
         model = card.take(model)
         with card.counted() as counts:
             ...
 
-Their device is DEVICE. An operator that is given tensors of both devices raises `Mixed`, unless it copies between them
-or the CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `Counts`.
+The device is DEVICE, or OTHER. An operator that is given tensors of several devices raises `Mixed`, unless it copies
+between them or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see
+`Counts`. A model over both cards has accelerate's hooks, as one that transformers loads with a `device_map`.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,12 +20,14 @@ from functools import cache
 from typing import Any
 
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 DEVICE = torch.device("privateuseone", 0)
+OTHER = torch.device("privateuseone", 1)
 COPIES = {aten.to, aten._to_copy, aten.copy_}
 PINNING = {aten.pin_memory, aten._pin_memory, aten.is_pinned}
 WAITS = {  # for a number, or for one that the result's shape follows from
@@ -40,13 +44,14 @@ class Mixed(RuntimeError):
 
 @dataclass
 class Counts:
-    """Operators on the card, views apart; copies to it, and those of them that the host waits for; copies back; and
-    the operators for which the host had to know numbers that are there."""
+    """Operators on the card, views apart; copies to it, and those of them that the host waits for; copies back;
+    copies between cards; and the operators for which the host had to know numbers that are there."""
 
     operators: int = 0
     to_card: int = 0
     blocking_to_card: int = 0
     to_host: int = 0
+    between: int = 0
     waits: list[str] = field(default_factory=list)
 
 
@@ -56,14 +61,14 @@ class There(Tensor):
     here: Tensor
 
     @staticmethod
-    def __new__(cls, here: Tensor) -> "There":
+    def __new__(cls, here: Tensor, device: torch.device = DEVICE) -> "There":
         its: AbstractContextManager[None] = (
             nullcontext() if torch.is_inference_mode_enabled() else torch.inference_mode()
         )
         with its:  # views of it are not tracked, and need not be
             there = Tensor._make_wrapper_subclass(
                 cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
-                device=DEVICE,
+                device=device,
             )  # fmt: skip
         there.here = here
         return there
@@ -83,7 +88,7 @@ class There(Tensor):
         return self.cpu().tolist()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "There":
-        return There(self.here.clone())
+        return There(self.here.clone(), self.device)
 
 
 class _Guard(torch._C._acc.DeviceGuard):
@@ -125,10 +130,12 @@ class _FromPython(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
-            return function(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+        device = torch.device(kwargs.get("device") or "cpu")
+        if function in (torch.tensor, torch.as_tensor) and device.type == DEVICE.type:
+            return function(*args, **kwargs | {"device": "cpu"}).to(device)
         if function is Tensor.__getitem__ and isinstance(args[0], There) and isinstance(args[1], tuple):
-            index = tuple(torch.tensor(part).to(DEVICE) if isinstance(part, list) else part for part in args[1])
+            device = args[0].device
+            index = tuple(torch.tensor(part).to(device) if isinstance(part, list) else part for part in args[1])
             return function(args[0], index)
         return function(*args, **kwargs)
 
@@ -156,18 +163,23 @@ class Card(TorchDispatchMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.from_python.__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
 
-    def take(self, model: nn.Module) -> Any:
-        """A copy of the model with its weights on the card."""
+    def take(self, model: nn.Module, device_of: Callable[[str], torch.device] | None = None) -> Any:
+        """A copy of the model with its weights on the card or, by the names of modules, on several devices."""
         model = copy.deepcopy(model)
         moved: dict[int, Tensor] = {}
-        for module in model.modules():
+        for path, module in model.named_modules():
+            device = device_of(path) if device_of else DEVICE
             kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
             for tensors in kinds:
                 for name, tensor in tensors.items():
                     if tensor is not None:
-                        there = moved.setdefault(id(tensor), There(tensor.detach()))
+                        there = moved.setdefault(id(tensor), There(tensor.detach(), device))
                         is_weight = tensors is module._parameters
                         tensors[name] = nn.Parameter(there, requires_grad=False) if is_weight else there
+            if device_of and (any(map(len, kinds)) or re.search(r"\.\d+$", path)):  # a layer has none of its own
+                hook = AlignDevicesHook(device)
+                hook.init_hook = lambda module: module  # its weights are there
+                add_hook_to_module(module, hook)
         return model
 
     @contextmanager
@@ -185,24 +197,26 @@ class Card(TorchDispatchMode):
             there.append(tensor) if isinstance(tensor, There) else here.append(tensor)
         if packet in PINNING:
             return self._pin(packet, here)
-        device = _device(function, args, kwargs)
-        on_card = bool(there) if device is None else device.type == DEVICE.type
+        device = _device(function, args, kwargs) or (there[0].device if there else torch.device("cpu"))
+        on_card = device.type == DEVICE.type
         if packet in COPIES:
             named = _named(function, args, kwargs)
             source = named["src" if packet is aten.copy_ else "self"]
-            self._count_copy(source, on_card, named["non_blocking"])
-            if isinstance(source, There) != on_card:
+            self._count_copy(source, device, named["non_blocking"])
+            if source.device != device:
                 args = _each(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
         elif there:
             if any(tensor.ndim for tensor in here):
                 raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
+            if len({tensor.device for tensor in there}) > 1:
+                raise Mixed(f"{function} was given tensors of several cards")
             if packet in WAITS or function in WAITS or (packet in BY_MASK and _is_mask(args[1])):
                 self.counts.waits.append(str(function))
         self.counts.operators += on_card and not _is_view(function)
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
-            return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype))
+            return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype), device)
         made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
-        return _each(lambda leaf: _back(leaf, there, on_card) if isinstance(leaf, Tensor) else leaf, made)
+        return _each(lambda leaf: _back(leaf, there, device) if isinstance(leaf, Tensor) else leaf, made)
 
     def _pin(self, packet: Any, here: list[Tensor]) -> Any:
         if packet is aten.is_pinned:
@@ -211,9 +225,11 @@ class Card(TorchDispatchMode):
         self.pinned[pinned.data_ptr()] = pinned
         return pinned
 
-    def _count_copy(self, source: Tensor, to_card: bool, non_blocking: bool) -> None:
+    def _count_copy(self, source: Tensor, device: torch.device, non_blocking: bool) -> None:
+        to_card = device.type == DEVICE.type
         if isinstance(source, There):
             self.counts.to_host += not to_card
+            self.counts.between += to_card and source.device != device
         elif to_card:
             self.counts.to_card += 1
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
@@ -272,10 +288,10 @@ def _here(leaf: Any) -> Any:
     return leaf.here if isinstance(leaf, There) else leaf
 
 
-def _back(made: Tensor, there: list[There], on_card: bool) -> Tensor:
+def _back(made: Tensor, there: list[There], device: torch.device) -> Tensor:
     """What an operator returned, for who called it: what it changed in place is the same tensor as before."""
     for tensor in there:
         if tensor.here is made:
             assert tensor.shape == made.shape, "no operator may give a tensor another shape in place"
             return tensor
-    return There(made) if on_card else made
+    return There(made, device) if device.type == DEVICE.type else made

@@ -1,12 +1,22 @@
 """How much memory the keys and values of rows in flight may take on their device."""
 
+from collections import Counter
 from typing import Final
 
 import torch
 
+from eexit.model.decoder import Decoder
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
 FREE_SHARE: Final = 0.8  # the rest is for activations and logits
+
+
+def budget_of(decoder: Decoder, memory_share: float = 1.0) -> int:
+    """The budget in bytes for a decoder; over several devices, what the one that is full first has room for."""
+    if not decoder.devices:
+        return cache_budget(decoder.device, memory_share)
+    n_layers = Counter(decoder.devices)
+    return min(cache_budget(each, memory_share) * decoder.n_layers // n for each, n in n_layers.items())
 
 
 def cache_budget(device: torch.device, memory_share: float = 1.0) -> int:

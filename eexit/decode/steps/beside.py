@@ -118,14 +118,16 @@ def run_students(batch: Batch, taught: TeacherPass, routes: Routes, hidden_FW: T
     Rows that exit no deeper than the fork keep the teacher's stream, which `hidden_FW` holds at the start.
     """
     prefix_F, shared = taught.prefix_B[: batch.n_students], taught.layer_pass
-    view = batch.decoders.teacher.view(batch.student.cache, taught.position_U1[prefix_F], taught.reach)
+    decoder = batch.decoders.teacher
+    view = decoder.view(batch.student.cache, taught.position_U1[prefix_F], taught.reach)
     hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, taught.fork_UW[prefix_F])
     for span in routes.spans:
         going_pass = shared.among(prefix_F[span.going], view.among(span.going))
         exited = []
         for left in span.out:
             out, exits = left.rows, () if left.exit_layer is None else [(left.exit_layer, slice(None))]
-            out_pass, teacher = shared.among(prefix_F[out], view.among(out)), shared.view.among(prefix_F[out])
+            out_pass = shared.among(prefix_F[out], view.among(out))
+            teacher = shared.among(prefix_F[out], shared.view.among(prefix_F[out]))
             maps, fork = batch.decoding.state_maps, batch.layers.fork
             tokens = ExitedTokens(out_pass, hidden_FW[out, None], exits, maps, teacher, fork)
             exited.append((STATES[left.state], tokens))
@@ -135,4 +137,4 @@ def run_students(batch: Batch, taught: TeacherPass, routes: Routes, hidden_FW: T
                 state.fill(layer, students)
             if len(span.going):
                 going_BTW = going_pass.block(layer, going_BTW)
-        hidden_FW[span.going] = going_BTW[:, 0]
+        hidden_FW[span.going] = going_BTW[:, 0].to(decoder.device)

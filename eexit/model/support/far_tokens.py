@@ -56,14 +56,15 @@ def watch_token_at(decoder: Layerwise, position: int) -> TokenAt:
     handed: list[Handed] = []
     with leaving_at_attention(decoder.configs):
         embedded_11W, calls = decoder.embed(input_ids=token_11, cache=FilledCache(position), use_cache=True)
-        for layer, call in zip(decoder.layers, calls, strict=True):
+        for index, layer in enumerate(decoder.layers):
+            entering_11W, call = decoder.where(index, (embedded_11W, calls[index]))
             try:
-                layer(embedded_11W, *call.args, **call.kwargs)
+                layer(entering_11W, *call.args, **call.kwargs)
             except AttentionReached as reached:
                 handed.append(reached.handed)
             else:
                 raise own_attention(len(handed))
-    return TokenAt(position, token_11, embedded_11W, handed)
+    return TokenAt(position, token_11, embedded_11W.to(decoder.device), handed)
 
 
 def far_positions(config: Any, context: int | None) -> list[int]:

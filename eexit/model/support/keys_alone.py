@@ -35,19 +35,20 @@ def keys_alone(decoder: Layerwise, entering: Sequence[Tensor]) -> list[KeysAlone
 
 def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> KeysAlone:
     n_tokens, whole = hidden_1TW.shape[1], decoder.layers[layer]
-    cache, position_1T = KVCache(1, n_tokens), torch.arange(n_tokens, device=decoder.device)[None]
-    view = decoder.view(cache, position_1T, n_tokens)
+    position_1T = torch.arange(n_tokens, device=decoder.device)[None]
+    view = decoder.view(KVCache(1, n_tokens), position_1T, n_tokens)
     _, layer_pass = decoder.begin(torch.ones_like(position_1T), view)
     layer_pass.block(layer, hidden_1TW)
-    whole_parts = [part.clone() for part in cache.held(layer)]
+    on_device, hidden_1TW = layer_pass.on(layer), decoder.where(layer, hidden_1TW)
+    held, call = on_device.view.cache.held(layer), on_device.calls[layer]
+    whole_parts = [part.clone() for part in held]
 
     def written(alone: Any) -> Sequence[Tensor]:
-        for part in cache.held(layer):
+        for part in held:
             part.zero_()
-        call = layer_pass.calls[layer]
-        with view.keys_only(), suppress(KeysWritten):
+        with on_device.view.keys_only(), suppress(KeysWritten):
             alone(hidden_1TW, *call.args, **call.kwargs)
-        return cache.held(layer)
+        return held
 
     alone: nn.Module = whole
     left_out: list[str] = []

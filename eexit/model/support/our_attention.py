@@ -56,7 +56,7 @@ class AttentionCheck:
         handed = self.rows[0][0].handed[layer]
         for dtype in dict.fromkeys((torch.float32, self.decoder.dtype)):
             shapes = [(part.shape[1], part.shape[3]) for part in (handed.query, handed.key, handed.value)]
-            key = (dtype, _scaling(handed), *shapes)
+            key = (dtype, _scaling(handed), handed.query.device, *shapes)
             if key not in self.random:
                 self.random[key] = (
                     _random_text(handed, dtype, TEXT_TOKENS),
@@ -196,4 +196,4 @@ class _Attention:
         require_same(f"our attention in layer {self.layer}", ours, expected, tolerance)
 
     def _tensor(self, numbers: Any) -> Tensor:
-        return torch.as_tensor(numbers, device=self.decoder.device)
+        return torch.as_tensor(numbers, device=self.handed.query.device)

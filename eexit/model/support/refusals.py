@@ -57,14 +57,18 @@ def refuse_autocast(device: torch.device) -> None:
         )
 
 
-def refuse_several_devices(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model on several devices: keys and values of all layers are on one."""
-    devices = sorted({str(parameter.device) for parameter in model.parameters()})
-    if len(devices) > 1:
-        raise UsageError(
-            f"it is spread over several devices ({', '.join(devices)}); load it onto one, without device_map or with "
-            "one such as {'': 'cuda:0'}"
-        )
+def refuse_offloaded(model: PreTrainedModel) -> None:
+    """Raises `UsageError` for a model of which a part is in the CPU's memory or on disk, and the rest on devices."""
+    at = {name: parameter.device for name, parameter in model.named_parameters()}
+    if len({device.type for device in at.values()}) <= 1:
+        return
+    left_out = next(name for kind in ("meta", "cpu") for name, device in at.items() if device.type == kind)
+    where = "offloaded to the CPU's memory or to disk" if at[left_out].type == "meta" else "in the CPU's memory"
+    others = sorted({str(device) for device in at.values() if device.type not in ("meta", "cpu")}) or ["the CPU"]
+    raise UsageError(
+        f"{left_out} is {where}, and other weights are on {', '.join(others)}: load it onto as many devices as hold "
+        "all of it, with a device_map (of a sweep's actors, --gpus-per-actor), or give --quantize"
+    )
 
 
 def cached_windows(config: Any) -> list[int | None]:

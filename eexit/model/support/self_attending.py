@@ -102,8 +102,8 @@ def _check_layers(
         entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
         leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
         both_BTW = entering_BTW if behind_BTW is None else torch.cat([entering_BTW, behind_BTW], 1)
-        ours_BTW = layer_pass.block(layer, both_BTW)[:, : entering_BTW.shape[1]]
-        if layer_pass.view.layer != layer:
+        ours_BTW = layer_pass.block(layer, both_BTW)[:, : entering_BTW.shape[1]].to(decoder.device)
+        if layer_pass.on(layer).view.layer != layer:
             raise UsageError(f"layer {layer} keeps no keys and values per position")
         require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
 
@@ -117,7 +117,7 @@ def _check_arguments(decoder: Layerwise, positions: Sequence[int]) -> None:
     for row, position in enumerate(positions):
         alone_11W, alone_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
         where = f"position {position}, beside {max(positions)}"
-        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], alone_11W)
+        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], alone_11W.to(decoder.device))
         seen: set[tuple[int, int]] = set()  # most layers get the same tensors
         calls = zip(layer_pass.calls, alone_calls, decoder.axes, strict=True)
         for layer, of_layer in enumerate(calls):
@@ -150,20 +150,20 @@ def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
         held = _HeldCache(each)
         alone.append((each, held, *decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)))
     for layer in range(decoder.n_layers):
-        cache = KVCache(2, reach)
-        cache.reserve(reach)
-        keys, values = cache.layer(layer, *like.layer(layer, embedded_B1W, embedded_B1W))
+        view = decoder.view(KVCache(2, reach), position_B1, reach)
+        keys, values = decoder.where(layer, view).cache.layer(layer, *like.part_of(layer).held(layer))
         for part in (keys, values):
             part.copy_(torch.randn(part.shape, generator=generator))
         expected = []
         for row, (each, held, alone_11W, alone_calls) in enumerate(alone):
             held.keys, held.values = (part[row : row + 1, :, :each].clone() for part in (keys, values))
-            call = alone_calls[layer]
-            output = decoder.layers[layer](alone_11W, *call.args, **call.kwargs)
+            entering_11W, call = decoder.where(layer, (alone_11W, alone_calls[layer]))
+            output = decoder.layers[layer](entering_11W, *call.args, **call.kwargs)
             expected.append(output[0] if isinstance(output, tuple | list) else output)
-        ours_B1W = layer_pass.among(rows, decoder.view(cache, position_B1, reach)).block(layer, embedded_B1W)
+        ours_B1W = layer_pass.among(rows, view).block(layer, embedded_B1W)
         what = f"what layer {layer} adds at position {position}, beside another,"
-        require_same_added(what, torch.cat([alone_11W for _, _, alone_11W, _ in alone]), ours_B1W, torch.cat(expected))
+        entering_B1W = decoder.where(layer, torch.cat([alone_11W for _, _, alone_11W, _ in alone]))
+        require_same_added(what, entering_B1W, ours_B1W, torch.cat(expected))
 
 
 def _parts(*arguments: Any) -> list[tuple[Any, ...]]:

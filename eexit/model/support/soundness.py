@@ -123,11 +123,10 @@ def _check_layers(layer_pass: LayerPass, batch: Forward, where: str) -> None:
     Products of other sizes round differently, which may make a mixture of experts choose other experts: a row of a
     batch may be off by some times what its own result is when the residual stream is nudged by rounding.
     """
-    assert isinstance(layer_pass.view, _Replay)
     for layer in range(layer_pass.decoder.n_layers):
         entering_BTW, leaving_BTW = batch.entering_1TW[layer], batch.leaving_1TW[layer]
-        ours_BTW = layer_pass.block(layer, entering_BTW)
-        _require_handed(layer_pass.view, layer, [batch.handed[layer]], where)
+        ours_BTW = layer_pass.block(layer, entering_BTW).to(entering_BTW.device)
+        _require_handed(layer_pass, layer, [batch.handed[layer]], where)
         apart_B = added_apart(entering_BTW, ours_BTW, leaving_BTW).amax(1)
         tolerance = SAME_OPERATIONS[leaving_BTW.dtype]
         for row in (~(apart_B <= tolerance)).nonzero()[:, 0].tolist():
@@ -143,7 +142,7 @@ def _moved_by_rounding(layer_pass: LayerPass, layer: int, batch: Forward, row: i
     noise = torch.rand(entering_BTW.shape, generator=torch.Generator().manual_seed(row)).to(entering_BTW) * 2 - 1
     noise[0] = 0
     nudged_BTW = entering_BTW * (1 + torch.finfo(entering_BTW.dtype).eps * noise)
-    ours_BTW = among.block(layer, nudged_BTW)
+    ours_BTW = among.block(layer, nudged_BTW).to(nudged_BTW.device)
     moved_BTW = entering_BTW + (ours_BTW.float() - nudged_BTW.float())
     return float(added_apart(entering_BTW, moved_BTW, ours_BTW[:1].expand_as(ours_BTW)).max())
 
@@ -171,12 +170,14 @@ def _check_far_positions(decoder: Layerwise, far: Sequence[TokenAt]) -> None:
         for layer in range(decoder.n_layers):
             with suppress(_Reached):
                 layer_pass.block(layer, alone_B1W)
-            _require_handed(view, layer, [token.handed[layer] for token in far], where)
+            _require_handed(layer_pass, layer, [token.handed[layer] for token in far], where)
     for token in far:
         _require_same_masks(decoder, token)
 
 
-def _require_handed(view: _Replay, layer: int, handed_alone: Sequence[Handed], where: str) -> None:
+def _require_handed(layer_pass: LayerPass, layer: int, handed_alone: Sequence[Handed], where: str) -> None:
+    view = layer_pass.on(layer).view
+    assert isinstance(view, _Replay)
     if view.layer != layer:
         raise UsageError(f"layer {layer} keeps no keys and values per position")
     if layer not in view.handed:
@@ -212,6 +213,7 @@ def _require_same_masks(decoder: Layerwise, token: TokenAt) -> None:
     view = CacheView(KVCache(1, token.position + 1), position_11, token.position + 1)
     same: set[tuple[int, int | None]] = set()  # most layers use the same mask
     for layer, (handed, window) in enumerate(zip(token.handed, decoder.windows, strict=True)):
-        if (id(handed.mask), window) not in same and not torch.equal(handed.allowed(), view.mask(window)):
+        mask = decoder.where(layer, view).mask(window)
+        if (id(handed.mask), window) not in same and not torch.equal(handed.allowed(), mask):
             raise UsageError(f"layer {layer} masks other positions than later ones and those before a sliding window")
         same.add((id(handed.mask), window))

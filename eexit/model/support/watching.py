@@ -78,7 +78,10 @@ for name in map(Watched, WATCHED_NAMES):
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward of the model over some tokens of a row, behind those in its cache. Lists are per layer."""
+    """One forward of the model over some tokens of a row, behind those in its cache. Lists are per layer.
+
+    Streams are where the tokens are; what a layer handed to its attention is where that is.
+    """
 
     token_1T: Tensor
     position_1T: Tensor
@@ -152,7 +155,7 @@ def _watch_forward(
         watch.layer += 1
         if watch.layer == len(layers):
             raise UsageError("its layers run more than once for a token")
-        entering.append((args[0] if args else kwargs["hidden_states"]).clone())
+        entering.append((args[0] if args else kwargs["hidden_states"]).to(token_1T.device, copy=True))
 
     def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         ran.clear()
@@ -181,7 +184,7 @@ def _watch_forward(
     if len(outputs) < len(layers):
         raise UsageError(f"only {len(outputs)} of its {len(layers)} layers run for a token")
     returns_tuple = isinstance(outputs[-1], tuple | list)
-    leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
+    leaving = [(output[0] if returns_tuple else output).to(token_1T.device, copy=True) for output in outputs]
     if attends_itself:
         watch.handed, watch.attended = [], []
     for layer, calls in enumerate(watch.handed):
@@ -212,7 +215,7 @@ def token_rows(forwards: Sequence[Forward]) -> tuple[Forward, list[int]]:
 def rows_of(batch: Forward, rows: Sequence[int]) -> Forward:
     """Some rows of a batch, which may be repeated."""
     at = torch.tensor(rows, device=batch.token_1T.device)
-    return _combined([batch], lambda parts, _: parts[0][at])
+    return _combined([batch], lambda parts, _: parts[0][at.to(parts[0].device)])
 
 
 def _tokens_apart(forward: Forward) -> Forward:

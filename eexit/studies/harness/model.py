@@ -20,7 +20,7 @@ from lm_eval.models.utils import resolve_max_length
 from torch import Tensor
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.memory import cache_budget
+from eexit.decode.rows.memory import budget_of
 from eexit.decode.rows.requests import Failure, Request, RowSoFar
 from eexit.decode.scoring import score_texts
 from eexit.errors import UsageError
@@ -124,7 +124,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     def _rows_at_a_time(self, length: int) -> int:
         budget = self._decoding.cache_bytes
         if budget is None:
-            budget = cache_budget(self._decoder.device, self._decoding.memory_share)
+            budget = budget_of(self._decoder, self._decoding.memory_share)
         return max(1, budget // (2 * self._decoder.cache_bytes_per_token * length))
 
     def _scored(self, prompt: tuple[int, ...], texts: Sequence[list[int]]) -> list[tuple[float, bool]]:

@@ -1,17 +1,22 @@
-"""On a simulated accelerator (see `card.py`): no operator mixes devices, rows equal those of the CPU, and a step makes
-few copies.
+"""On one and on two simulated accelerators (see `card.py`): no operator mixes devices, rows equal those of the CPU, and
+a step makes few copies.
 """
 
+import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
+from accelerate import dispatch_model
 from axes import SOME
-from card import DEVICE, Card, Counts, Memory, Mixed, There
+from card import DEVICE, OTHER, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
 from references import check_attention_of_every, decoder_of, shared_model
 from tiny_models import ARCHITECTURES
@@ -21,8 +26,10 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_probe
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.memory import FREE_SHARE, cache_budget
+from eexit.decode.prices import find_prices
+from eexit.decode.rows.memory import FREE_SHARE, budget_of, cache_budget
 from eexit.decode.rows.requests import Decoding, Outcome, Request
+from eexit.decode.scoring import score_texts
 from eexit.decode.steps.batch import Batch
 from eexit.decode.trace import Trace
 from eexit.errors import UsageError
@@ -30,6 +37,7 @@ from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES
+from eexit.model.adapters import FILES, merged
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Draft, Exit
@@ -46,27 +54,49 @@ ASK_THEMSELVES = {
     "phimoe",  # whose rotary angles depend on the largest position
 }
 A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go; their exits, and what is recorded
+CARDS = pytest.mark.parametrize("spread", [False, True], ids=["card", "cards"])
+OVER_TWO = ("llama", "gemma3", "gpt_neo", "bloom", "opt", "gpt_oss")
+N_ON_OTHER = 3  # layers
+# Copies from card to card of a step: tokens, slots and positions, arguments of layers, and streams, which go to layers
+# on the other card, over the border, and to the head after exitable layers.
+BETWEEN = 13
+
+
+def card_of(model: PreTrainedModel, path: str) -> torch.device:
+    """Where a module of a model over two cards is: apart from the head, whatever is neither tied to it nor late."""
+    layer, head = re.search(r"\.(\d+)\b", path), model.get_output_embeddings()
+    if layer:
+        return OTHER if int(layer[1]) < N_ON_OTHER else DEVICE
+    of_head = {id(parameter) for parameter in head.parameters()}
+    module = model.get_submodule(path)
+    is_head = module is head or any(id(parameter) in of_head for parameter in module.parameters(recurse=False))
+    return DEVICE if is_head or re.search("rotary|wpe", path) else OTHER
 
 
 @cache
-def decoder_there(model: PreTrainedModel) -> Decoder:
-    """Of a model on the card, where it takes seconds to check the attention of more than some layers."""
+def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
+    """Of a model on one card or two, where it takes seconds to check the attention of more than some layers."""
     with pytest.MonkeyPatch.context() as patch, Card() as card:
         check_attention_of_every(3, patch)
-        return Decoder(card.take(model))
+        return Decoder(card.take(model, partial(card_of, model) if spread else None))
+
+
+def decoding_there(decoder: Decoder, decoding: Decoding) -> Decoding:
+    """This decoding, with a probe and state maps on the card."""
+    maps = decoding.state_maps or STATE_MAPS
+    there = {name: There(part) for name, part in maps.tensors().items()}
+    state_maps = StateMaps.of(maps.form, there, decoding.exitable_layers, N_LAYERS).placed(decoder)
+    return replace(decoding, probe=random_probe(There), state_maps=state_maps)
 
 
 def on_card(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
+    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, spread: bool = False
 ) -> tuple[dict[int, Trace], list[Counts]]:
-    """What the card's rows are, and the counts of each step; the first one's are also those of the prompt."""
+    """What the cards' rows are, and the counts of each step; the first one's are also those of the prompt."""
     steps: list[Counts] = []
-    decoder = decoder_there(model)
+    decoder = decoder_there(model, spread)
     with Card() as card:
-        maps = decoding.state_maps or STATE_MAPS
-        there = {name: There(part) for name, part in maps.tensors().items()}
-        state_maps = StateMaps.of(maps.form, there, decoding.exitable_layers, N_LAYERS)
-        engine = Engine(decoder, replace(decoding, probe=random_probe(There), state_maps=state_maps))
+        engine = Engine(decoder, decoding_there(decoder, decoding))
 
         def progress(_: int) -> None:
             steps.append(replace(card.counts, operators=0))
@@ -83,18 +113,22 @@ def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome])
 
 
 def as_on_cpu(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
+    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, spread: bool = False
 ) -> tuple[dict[int, Trace], list[Counts]]:
-    """What `on_card` gives, where the rows are those of the CPU."""
-    rows, steps = on_card(model, requests, decoding)
+    """What `on_card` gives, where the rows are those of the CPU; copies between two cards are counted elsewhere."""
+    rows, steps = on_card(model, requests, decoding, spread)
     assert_same_rows(rows, dict(Engine(decoder_of(model), decoding).generate(requests)))
-    return rows, steps
+    assert all((step.between > 0) == spread for step in steps)
+    return rows, [replace(step, between=0) for step in steps]
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
-def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str) -> None:
+OVER_CARDS = [*((family, False) for family in ARCHITECTURES), *((family, True) for family in OVER_TWO)]
+
+
+@pytest.mark.parametrize(("family", "spread"), OVER_CARDS)
+def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str, spread: bool) -> None:
     model = shared_model(family)
-    rows, steps = as_on_cpu(model, [REQUESTS[0], REQUESTS[2], *REQUESTS[6:8]], DECODING)
+    rows, steps = as_on_cpu(model, [REQUESTS[0], REQUESTS[2], *REQUESTS[6:8]], DECODING, spread)
     assert len({*rows[2].exit_layer_T, *rows[3].exit_layer_T}) > 1, "students must exit here and there"
     if family in SEND_THEMSELVES:
         assert all(step.blocking_to_card > 0 for step in steps)
@@ -114,40 +148,95 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+@CARDS
 @pytest.mark.parametrize("change", CHANGES, ids="-".join)
-def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
+def test_a_step_takes_two_copies_however_rows_decode(
+    llama: PreTrainedModel, change: dict[str, Any], spread: bool
+) -> None:
     decoding = replace(DECODING, **change)
-    _, steps = as_on_cpu(llama, REQUESTS, decoding)
+    _, steps = as_on_cpu(llama, REQUESTS, decoding, spread)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
+@CARDS
 @pytest.mark.parametrize(("mode", "form"), [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)])
 def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
-    llama: PreTrainedModel, mode: str, form: str
+    llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
     of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
-    _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding)
+    _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
-def test_a_round_of_looked_up_drafts_takes_two_copies_there_and_one_back(llama: PreTrainedModel) -> None:
+@CARDS
+def test_a_round_of_looked_up_drafts_takes_two_copies_there_and_one_back(llama: PreTrainedModel, spread: bool) -> None:
     requests = [Request(PROMPT * 2, Draft(None, 3), seed) for seed in range(3)]
-    rows, steps = as_on_cpu(llama, requests, replace(DECODING, observe="none", max_new_tokens=12))
+    rows, steps = as_on_cpu(llama, requests, replace(DECODING, observe="none", max_new_tokens=12), spread)
     assert any(trace.drafted_T.any() for trace in rows.values())
     assert {(step.to_card, step.blocking_to_card, step.to_host) for step in steps[1:]} == {(2, 0, 1)}
 
 
-@pytest.mark.parametrize("mode", STATES)
-def test_online_rules_wait_for_their_decisions_alone(llama: PreTrainedModel, mode: str) -> None:
+@CARDS
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
+    llama: PreTrainedModel, temperature: float, spread: bool
+) -> None:
+    requests = [Request(PROMPT, Draft(layer, 2), seed=3) for layer in DECODING.exitable_layers]
+    decoding = replace(DECODING, temperature=temperature, max_new_tokens=8)
+    rows, _ = as_on_cpu(llama, requests, decoding, spread)
+    assert any(trace.drafted_T.any() for trace in rows.values())
+
+
+@CARDS
+@pytest.mark.parametrize(("mode", "form"), [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)])
+def test_online_rules_wait_for_their_decisions_alone(
+    llama: PreTrainedModel, mode: str, form: str, spread: bool
+) -> None:
+    of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     exits = [Exit(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
-    _, steps = as_on_cpu(llama, requests, DECODING)
+    _, steps = as_on_cpu(llama, requests, replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING, spread)
     assert {step.blocking_to_card for step in steps} == {0}
 
 
-def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None:
+@pytest.mark.parametrize(("mode", "rule"), [("skip", "kl"), ("frozen_cache", "agree"), ("frozen_residual", "margin")])
+def test_texts_are_scored_over_two_cards_as_on_a_cpu(llama: PreTrainedModel, mode: str, rule: str) -> None:
+    request, texts = Request(PROMPT, Exit(mode, rule, SOME[rule][0]), seed=3), [(4, 8, 15, 16, 23, 42), (5, 80, 7)]
+    decoder = decoder_there(llama, spread=True)
+    with Card():
+        ours = score_texts(decoder, decoding_there(decoder, DECODING), request, texts)
+    for scored, expected in zip(ours, score_texts(decoder_of(llama), DECODING, request, texts), strict=True):
+        assert scored.exit_layer_T.tolist() == expected.exit_layer_T.tolist()
+        assert scored.exit_token_T.tolist() == expected.exit_token_T.tolist()
+        np.testing.assert_allclose(scored.exit_logprob_T, expected.exit_logprob_T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["normal", "frozen_residual"])
+def test_what_is_copied_between_cards_is_a_few_streams_however_many_rows_there_are(
+    llama: PreTrainedModel, mode: str
+) -> None:
+    requests = [kl_request(PROMPT, mode, 1, seed) for seed in range(18)]
+    some, all_ = (on_card(llama, requests[:n_rows], DECODING, spread=True)[1] for n_rows in (6, 18))
+    assert {step.between for step in some[1:]} == {step.between for step in all_[1:]} == {BETWEEN}
+
+
+def test_over_two_cards_a_model_costs_what_it_costs(llama: PreTrainedModel) -> None:
+    decoder = decoder_there(llama, spread=True)
+    with Card():
+        ours = find_prices(decoder, decoding_there(decoder, DECODING))
+    expected = find_prices(decoder_of(llama), DECODING)
+    for name in ("before", "layer_L", "keys_L", "position_L", "look_XK", "weight_bytes_L"):
+        assert np.array_equal(getattr(ours, name), getattr(expected, name)), name
+    assert ours.mapped_LL is not None
+    assert expected.mapped_LL is not None
+    exits = list(DECODING.exitable_layers)
+    assert np.array_equal(ours.mapped_LL[exits], expected.mapped_LL[exits])
+
+
+@CARDS
+def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel, spread: bool) -> None:
     decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), rows=4, max_new_tokens=20)
     requests = [
         replace(request, prompt_token_ids=prompt, seed=seed)
@@ -155,7 +244,7 @@ def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None
         for seed in (0, 1)
         for request in REQUESTS
     ]
-    rows, steps = as_on_cpu(llama, requests, decoding)
+    rows, steps = as_on_cpu(llama, requests, decoding, spread)
     assert len({len(trace.token_id_T) for trace in rows.values()}) > 3, "rows must end at different times"
     assert {step.blocking_to_card for step in steps} == {0}
     assert not any(step.waits for step in steps)
@@ -193,16 +282,55 @@ def test_a_cpu_and_what_tells_no_memory_have_a_fixed_room() -> None:
     assert cache_budget(torch.device("cpu")) == cache_budget(torch.device("mps")) == CPU_CACHE_BYTES
 
 
-def test_a_model_on_several_devices_is_refused_in_a_line(llama: PreTrainedModel) -> None:
+def refusal_of(model: PreTrainedModel) -> str:
+    with pytest.raises(UsageError) as refusal:
+        Decoder(model)
+    return str(refusal.value)
+
+
+WAY_OUT = (
+    "load it onto as many devices as hold all of it, with a device_map (of a sweep's actors, --gpus-per-actor), or "
+    "give --quantize"
+)
+
+
+def test_a_model_that_is_offloaded_in_part_is_refused_in_a_line(llama: PreTrainedModel, tmp_path: Path) -> None:
     with Card() as card:
+        model = card.take(llama, partial(card_of, llama))
+        model.model.layers[3].to_empty(device="meta")
+        assert refusal_of(model) == (
+            "LlamaForCausalLM is not supported: model.layers.3.self_attn.q_proj.weight is offloaded to the CPU's "
+            f"memory or to disk, and other weights are on privateuseone:0, privateuseone:1: {WAY_OUT}"
+        )
         model = card.take(llama)
         model.lm_head = torch.nn.Linear(32, 97, bias=False)
-        with pytest.raises(UsageError) as refusal:
-            Decoder(model)
-    assert str(refusal.value) == (
-        "LlamaForCausalLM is not supported: it is spread over several devices (cpu, privateuseone:0); load it onto "
-        "one, without device_map or with one such as {'': 'cuda:0'}"
+        assert "lm_head.weight is in the CPU's memory, and other weights are on privateuseone:0: " in refusal_of(model)
+        model = card.take(llama, partial(card_of, llama))
+        model.model.layers[3].mlp = model.model.layers[0].mlp
+        assert refusal_of(model).endswith(
+            "layer 3 is on privateuseone:0 and privateuseone:1: give a device_map that has each layer on one device"
+        )
+    on_disk = dispatch_model(copy.deepcopy(llama), {"": "cpu", "model.layers.3": "disk"}, offload_dir=str(tmp_path))
+    assert f"is offloaded to the CPU's memory or to disk, and other weights are on the CPU: {WAY_OUT}" in refusal_of(
+        on_disk
     )
+
+
+def test_an_adapter_is_not_merged_into_weights_on_two_cards(llama: PreTrainedModel, tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).touch()
+    with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
+        merged(card.take(llama, partial(card_of, llama)), str(tmp_path))
+
+
+def test_over_two_cards_the_one_that_is_full_first_says_how_many_rows_there_are(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, free = decoder_there(llama, spread=True), {DEVICE: 1 << 30, OTHER: 1 << 29}
+    monkeypatch.setattr(Memory, "mem_get_info", lambda its, device: (free[device], 1 << 30))
+    assert budget_of(decoder) == int(FREE_SHARE * (1 << 29)) * N_LAYERS // N_ON_OTHER
+    free[OTHER] = 1 << 30
+    assert budget_of(decoder) == int(FREE_SHARE * (1 << 30)) * N_LAYERS // (N_LAYERS - N_ON_OTHER)
 
 
 def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def test_maps_are_the_tensors_that_they_are_made_of(llama: PreTrainedModel, form
     decoder = decoder_of(llama)
     given: Mapping[str, Tensor] = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
     maps = StateMaps.of(form, given, range(N_LAYERS), N_LAYERS)
-    tensors = maps.to(torch.device("cpu"), torch.float32).tensors()
+    tensors = maps.placed(decoder).tensors()
     assert tensors.keys() == given.keys()
     assert all(torch.equal(tensors[name], given[name]) for name in given)
     assert {*maps_of(form, decoder, rank).of_layers} == {(e, layer) for e in EXITS for layer in range(e + 2, N_LAYERS)}
