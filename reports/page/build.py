@@ -199,12 +199,8 @@ def _page(
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
     bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["cell"] = _cell
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
-    return environment.get_template("report.html").render(
+    return _template().render(
         mark=REPORT_MARK,
         title=data["title"],
         facts=data["facts"],
@@ -226,6 +222,15 @@ def _page(
             "bundle": _packed_bundle(),
         },
     )
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template("report.html")
 
 
 @lru_cache(maxsize=1)
