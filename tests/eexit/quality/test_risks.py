@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -110,21 +111,21 @@ KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), 
 @pytest.mark.parametrize("risk", RISKS)
 def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(risk: str, fails: str) -> None:
     """Of a setting, 15 % of the prompts are lost, and on two in three of these a run fails: 10 % is not its risk."""
-    generator, n_certified = np.random.default_rng(0), 0
+    generator, runs = np.random.default_rng(0), []
     kept, lost = KEPT_AND_LOST[risk]
-    for _ in range(N_SWEEPS):
-        runs = []
-        for prompt in range(N_PROMPTS):
-            is_lost = generator.random() < 0.15
-            has_failed = is_lost and generator.random() < 2 / 3
-            for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
-                error = has_failed and (key == "normal") == (fails == "normal")
-                identity = {"prompt_id": f"{prompt}", "unit": f"{prompt}", "configuration": key, "draw": "0"}
-                number_of_run = None if error else float(number)
-                runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
-        loss_P = losses(RISKS[risk], pa.Table.from_pylist(runs)).of("skip/kl/1")
-        p_values = betting(loss_P[None], 0.10)
-        n_certified += bool(certify([p_values], CONFIDENCE)[0][0])
+    for sweep, prompt in product(range(N_SWEEPS), range(N_PROMPTS)):
+        is_lost = generator.random() < 0.15
+        has_failed = is_lost and generator.random() < 2 / 3
+        for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
+            error = has_failed and (key == "normal") == (fails == "normal")
+            unit, number_of_run = f"{sweep}/{prompt}", None if error else float(number)
+            identity = {"prompt_id": unit, "unit": unit, "configuration": key, "draw": "0"}
+            runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
+    found = losses(RISKS[risk], pa.Table.from_pylist(runs))  # of all sweeps at once, which takes a tenth of the time
+    order = np.argsort([int(unit.partition("/")[0]) for unit in found.units], kind="stable")
+    loss_SP = found.of("skip/kl/1")[order].reshape(N_SWEEPS, N_PROMPTS)
+    p_values = betting(loss_SP, 0.10)
+    n_certified = certify([p_values[:, None]], CONFIDENCE)[0].sum()
     delta = 1 - CONFIDENCE
     assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)
 
