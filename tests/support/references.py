@@ -43,10 +43,12 @@ def check_attention_of_every(n_layers: int, patch: pytest.MonkeyPatch) -> None:
 
 @cache
 def packed_decoder_of(model: PreTrainedModel) -> Decoder:
-    """Of a copy of the model with packed weights."""
+    """Of a copy of the model with packed weights. Its layers attend as the model's do, which are all checked."""
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
-    return Decoder(packed)
+    with pytest.MonkeyPatch.context() as patch:
+        check_attention_of_every(decoder_of(model).n_layers, patch)
+        return Decoder(packed)
 
 
 @cache

@@ -50,7 +50,7 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
 
 
 def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter[int]) -> None:
-    engine = Engine(Decoder(llama), DECODING)
+    engine = Engine(decoder_of(llama), DECODING)
     requests = [kl_request(PROMPT, "frozen_residual", k) for k in (0.0, 0.3, 1.0, 3.0)]
     rows_run.clear()
     outcomes = traces_of(engine.generate(requests))
@@ -82,7 +82,7 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
 def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
     llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], rows: int
 ) -> None:
-    engine = Engine(Decoder(llama), replace(DECODING, rows=rows))
+    engine = Engine(decoder_of(llama), replace(DECODING, rows=rows))
     rows_run.clear()
     outcomes = traces_of(engine.generate(requests))
     at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
@@ -100,7 +100,7 @@ def test_passes_take_few_numbers_of_rows() -> None:
 
 
 def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Decoder(llama), DECODING)
+    engine = Engine(decoder_of(llama), DECODING)
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
@@ -194,7 +194,7 @@ def test_no_product_copies_the_cache(dtype: torch.dtype) -> None:
 def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
     good = kl_request(PROMPT, "unfrozen", 1.0)
     requests = [good, replace(good, prompt_token_ids=()), replace(good, prompt_token_ids=(1,) * 64), good]
-    outcomes = dict(Engine(Decoder(llama), DECODING).generate(requests))
+    outcomes = dict(Engine(decoder_of(llama), DECODING).generate(requests))
     assert outcomes[1] == Failure("the prompt is empty: nothing to continue from")
     assert outcomes[2] == Failure("the prompt has 64 tokens, which leaves no room in the model's context of 64")
     assert isinstance(outcomes[0], Trace)
@@ -203,7 +203,7 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
 
 
 def test_a_row_ends_where_the_context_does(llama: PreTrainedModel) -> None:
-    [trace] = traces_of(Engine(Decoder(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])).values()
+    [trace] = traces_of(Engine(decoder_of(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])).values()
     assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
 
 
@@ -233,7 +233,7 @@ def test_rows_end_where_they_are_told_to_stop(llama: PreTrainedModel) -> None:
 
 def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     requests = [kl_request(PROMPT, "normal", None), kl_request((3, 40, 5), "normal", None)]
-    decoder = Decoder(llama)
+    decoder = decoder_of(llama)
     with broken_token(llama, 40):
         outcomes = dict(Engine(decoder, DECODING).generate(requests))
     assert outcomes[1] == Failure("the model's output is not finite at generated token 0")
@@ -241,7 +241,7 @@ def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None
 
 
 def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
-    engine, passes = Engine(Decoder(llama), DECODING), 0
+    engine, passes = Engine(decoder_of(llama), DECODING), 0
 
     def break_students(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         nonlocal passes
@@ -257,7 +257,7 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> 
 
 
 def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel) -> None:
-    engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), kl_request(PROMPT, "frozen_residual", 0.3)
+    engine, request = Engine(decoder_of(llama), replace(DECODING, rows=1)), kl_request(PROMPT, "frozen_residual", 0.3)
     [(_, expected)] = engine.generate([request])
     assert isinstance(expected, Trace)
     unused = min(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
@@ -272,7 +272,7 @@ def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedM
 def test_a_limit_that_no_row_comes_near_costs_nothing(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
-    decoder = Decoder(llama)
+    decoder = decoder_of(llama)
     assert decoder.context is not None
     modes = [mode for mode in MODES if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]

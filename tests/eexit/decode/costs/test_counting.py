@@ -79,7 +79,7 @@ def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
 
 def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel) -> None:
     width, inner, key_width = 32, 64, 2 * 8  # two key heads
-    prices = find_prices(Decoder(llama), DECODING)
+    prices = prices_of(decoder_of(llama))
     query = output = width * width
     keys_and_values = 2 * width * key_width
     assert prices.before == 0
@@ -190,7 +190,7 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
 
 
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
-    prices = find_prices(Decoder(llama), DECODING)
+    prices = prices_of(decoder_of(llama))
     none = np.array([], dtype=np.int64)
     counts, hidden_LT = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
     assert cost(prices, counts, 5, hidden_LT) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
