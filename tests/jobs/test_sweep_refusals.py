@@ -261,8 +261,10 @@ def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str],
 
 
 def test_code_that_comes_with_a_model_runs_only_when_asked_for(
-    environment: dict[str, str], tiny: Path, tmp_path: Path
+    environment: dict[str, str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the place of such code is added
     folder = shutil.copytree(tiny, tmp_path / "model")
     ran = tmp_path / "ran"
     (folder / "odd.py").write_text(
@@ -278,5 +280,5 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(
     assert done.returncode == 2
     assert "can't be loaded" in done.stderr
     assert not ran.exists()
-    sweep({**environment, "HF_HOME": str(tmp_path)}, *flags, "--trust-remote-code")
+    sweep_here(environment, *flags, "--trust-remote-code")
     assert ran.exists()
