@@ -148,7 +148,8 @@ def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output:
     else:
         ready_H = decoding.readout.before_head(decoder, hidden_1W, layer)[0]
         logits_V = read_after(decoder, decoding, output, layer)
-    rough_V = torch.stack([row_R @ (screen.down_RH @ ready_H) for row_R in screen.up_VR])
+    down_R = screen.down_RH @ ready_H
+    rough_V = torch.stack([row_R @ down_R for row_R in screen.up_VR])
     if screen.bias_V is not None:
         rough_V = rough_V + screen.bias_V
     return only(rough_V.topk(screen.n_tokens).indices.tolist(), [logits_V])[0]
