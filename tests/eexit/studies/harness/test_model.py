@@ -14,13 +14,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from naive_scores import score_naively
 from own_tasks import CHOICE, PAGES, WORDS, save_tasks
+from references import decoder_of, remembering
 from traces import traces_of
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request, RowSoFar
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.model.decoder import Decoder
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, Exit, Normal
@@ -116,8 +116,7 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
     generator: ModelGenerator, hf: HFLM, configuration: Configuration
 ) -> None:
     """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
-    decoder = Decoder(hf.model)
-    decoding = Decoding(LAYERS, 1, frozenset())
+    model, decoder, decoding = remembering(hf.model), decoder_of(hf.model), Decoding(LAYERS, 1, frozenset())
     pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
     lm = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
     n_early = n_decided = 0
@@ -125,7 +124,7 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
         [*before, last], its = (
             hf._encode_pair(context, continuation) if context else ([hf.prefix_token_id], hf.tok_encode(continuation))
         )
-        naive = score_naively(hf.model, decoder, decoding, Request(tuple(before), configuration, 2), [last, *its])
+        naive = score_naively(model, decoder, decoding, Request(tuple(before), configuration, 2), [last, *its])
         assert logprob == pytest.approx(sum(its for _, its, _ in naive), rel=1e-4, abs=1e-3), (context, continuation)
         assert greedy == (its == [token for _, _, token in naive])
         n_early += sum(layer in LAYERS for layer, _, _ in naive)
@@ -168,14 +167,10 @@ def test_texts_are_generated_under_the_rule_and_the_state(
     lm, limit = EarlyExitLM(generator, configuration), 24
     contexts = ("Q: who barks?\nA:", "x", "Rome")
     decoding = Decoding(LAYERS, limit, frozenset({hf.eot_token_id}))
-    whole = [
-        hf.tok_decode(
-            generate_one(
-                hf.model, Decoder(hf.model), Request(tuple(hf.tok_encode(context)), configuration), decoding
-            ).token_id_T.tolist()
-        )
-        for context in contexts
-    ]
+    model, decoder = remembering(hf.model), decoder_of(hf.model)
+    asked = [Request(tuple(hf.tok_encode(context)), configuration) for context in contexts]
+    traces = [generate_one(model, decoder, request, decoding) for request in asked]
+    whole = [hf.tok_decode(trace.token_id_T.tolist()) for trace in traces]
     stop = whole[0][9]
     made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
@@ -187,7 +182,7 @@ def test_texts_are_generated_under_the_rule_and_the_state(
 def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: HFLM) -> None:
     lm, request = EarlyExitLM(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
     decoding = Decoding(LAYERS, 40, frozenset({hf.eot_token_id}))
-    token_ids = generate_one(hf.model, Decoder(hf.model), request, decoding).token_id_T.tolist()
+    token_ids = generate_one(remembering(hf.model), decoder_of(hf.model), request, decoding).token_id_T.tolist()
     texts = [hf.tok_decode(token_ids[:n_tokens]) for n_tokens in range(len(token_ids) + 1)]
     stop = next(character for character in texts[-1][5:] if character.isascii())
     [cut] = lm.generate_until(requests(("Q:", {"max_gen_toks": 40, "until": [stop, "never there"]})))
