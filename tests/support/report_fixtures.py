@@ -1,5 +1,6 @@
 """Small synthetic sweeps on disk, and a browser that fails a test on any error in a page."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ class Visit:
 
 
 class Walk(Protocol):
-    def __call__(self, route: str, **look: Any) -> Page: ...
+    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page: ...
 
 
 @pytest.fixture(scope="session")
@@ -194,14 +195,23 @@ def visit(context: Context, report: Path) -> Iterator[Visit]:
 
 @pytest.fixture(scope="session")
 def walk(context: Context, report: Path) -> Walk:
-    """walk(route) → a shared page, moved on to that address without reloading: for tests that only read."""
-    wrong: list[str] = []
-    page_of = cache(lambda **look: opened(context(**look), report, wrong))
+    """walk(route) → a page that tests which only read share, moved on to that address without reloading.
 
-    def walk(route: str, **look: Any) -> Page:
-        page = page_of(**look)
-        page.goto(report.as_uri() + route)
-        page.locator(f'body[data-ready="{route}"]').wait_for()
+    Those of the shared report stay open; that of another `path` until there is one of a third.
+    """
+    wrong: list[str] = []
+    pages: dict[tuple[Any, ...], Page] = {}
+
+    def walk(route: str, path: Path | None = None, **look: Any) -> Page:
+        path = path or report
+        key = path, *sorted(look.items())
+        if key not in pages:
+            for other in [other for other in pages if other[0] not in (report, path)]:
+                pages.pop(other).close()
+            pages[key] = opened(context(**look), path, wrong)
+        page = pages[key]
+        page.goto(path.as_uri() + route)
+        page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
         assert not wrong, wrong
         return page
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report_fixtures import Page, Visit
+from report_fixtures import Page, Visit, Walk
 
 HELD = {"equal right answers": "Right answers", "equal layers skipped": "Layers skipped",
         "equal multiply-adds run": "Multiply-adds saved, run"}  # fmt: skip
@@ -65,11 +65,9 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, answer
 
 
 @pytest.mark.parametrize("at", HELD)
-def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(
-    visit: Visit, answered: Path, at: str
-) -> None:
+def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(walk: Walk, answered: Path, at: str) -> None:
     address = f"{MIXES}&beside.at={at}&beside.measure={HELD[at]}".replace(" ", "+")
-    page = visit(address, path=answered)
+    page = walk(address, path=answered)
     assert measure(page).input_value() in set(HELD.values()) - {HELD[at]}
     assert not section(page).locator("output").inner_text().startswith(HELD[at])
 

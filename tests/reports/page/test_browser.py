@@ -116,7 +116,7 @@ FAR = {
 }
 
 
-def test_how_far_a_text_is_normals_is_said_in_words(visit: Visit, tmp_path: Path) -> None:
+def test_how_far_a_text_is_normals_is_said_in_words(walk: Walk, tmp_path: Path) -> None:
     """Of a prompt for each."""
     runs = [
         run_rows(str(prompt), "?", mode, k, pieces)
@@ -125,11 +125,11 @@ def test_how_far_a_text_is_normals_is_said_in_words(visit: Visit, tmp_path: Path
     ]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     for prompt, sentence in enumerate(FAR):
-        assert sentence in visit(f"#/p/{prompt}/unfrozen/kl/1", path=path).locator("main").inner_text()
+        assert sentence in walk(f"#/p/{prompt}/unfrozen/kl/1", path=path).locator("main").inner_text()
 
 
-def test_an_address_leads_to_one_token_side_by_side(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/vs/t/4")
+def test_an_address_leads_to_one_token_side_by_side(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/t/4")
     assert page.locator(".tokens").count() == 2
     assert page.locator(".pinned").get_attribute("data-i") == "4"
     pane = page.locator(".pane").inner_text()
@@ -182,8 +182,8 @@ def test_hostile_text_is_shown_and_does_nothing(walk: Walk, route: str) -> None:
     assert "<script>" in page.locator("main").inner_text()
 
 
-def test_long_and_odd_text_survives(visit: Visit) -> None:
-    page = visit("#/p/1/normal")
+def test_long_and_odd_text_survives(walk: Walk) -> None:
+    page = walk("#/p/1/normal")
     assert page.locator(".t").nth(2).inner_text() == "x" * 10_000
     shown = page.locator(".t").nth(1).inner_text()
     for part in ("👩‍👩‍👧 é 漢字", "⟨202E⟩right to left⟨2069⟩", "⟨00⟩⟨07⟩⟨1B⟩[31m", "⟨2028⟩", "{{ 7*7 }}", "↵", "⇥end"):
@@ -251,7 +251,7 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
     assert "seed4normal" in page.locator(".tokens").nth(1).inner_text()
 
 
-def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_path: Path) -> None:
+def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, walk: Walk, tmp_path: Path) -> None:
     runs = [
         run_rows("0", "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
         for seed in (3, 4)
@@ -269,9 +269,9 @@ def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_p
     page = visit("#/p/0/normal/s/4/vs/unfrozen/kl/1~4", path=path)  # an address from before seeds were shown as one
     page.get_by_role("heading", name="normal, every seed on prompt 0").wait_for()
     assert "unfrozen 4" in page.locator(".tokens").nth(1).inner_text()
-    page = visit("#/?open=all", path=path)
+    page = walk("#/?open=all", path=path)
     assert "4 runs (3 different), none failed" in page.locator(".provenance").inner_text()
-    page = visit("#/s/normal", path=path)
+    page = walk("#/s/normal", path=path)
     assert "1 place in 1 of 3 generated texts" in page.locator("main").inner_text()
 
 

@@ -32,8 +32,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(str(write_runs(folder / "sweep", runs)), folder / "report.html")
 
 
-def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded: Path) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
+def test_the_pane_shows_what_each_layer_would_have_said(walk: Walk, recorded: Path) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
     said = rows.nth(1).locator("td").last
@@ -43,14 +43,14 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded: 
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
-def test_exit_probabilities_are_the_stored_ones(visit: Visit, recorded: Path) -> None:
+def test_exit_probabilities_are_the_stored_ones(walk: Walk, recorded: Path) -> None:
     """Exit probabilities in whole per cents that sum to 100, independent of the rule and the KL values."""
-    page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
+    page = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
     assert sum(shown) == 100
     assert shown == pytest.approx([100 * share for share in STORED], abs=1)
     for route in ("#/p/0/unfrozen/kl/1/t/0", "#/p/0/normal/t/2"):
-        column = visit(route, path=recorded).locator(".pane tbody tr td:nth-child(3)")
+        column = walk(route, path=recorded).locator(".pane tbody tr td:nth-child(3)")
         assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
 
 
@@ -124,11 +124,11 @@ def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence:
     assert sentence in walk(route).locator("main").inner_text()
 
 
-def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit: Visit, full: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(walk: Walk, full: Path, tmp_path: Path) -> None:
     path = build_report(str(full), tmp_path / "some.html", PageSettings(prompts=["4"]))
-    page = visit("#/p/0", path=path)
+    page = walk("#/p/0", path=path)
     assert "holds the texts and tokens of 1 of 6 prompts" in page.locator("main").inner_text()
-    assert "holds the texts and tokens of 1 of 6 prompts" in visit("#/", path=path).locator("main").text_content()
+    assert "holds the texts and tokens of 1 of 6 prompts" in walk("#/", path=path).locator("main").text_content()
 
 
 def test_search_is_in_the_address_and_finds_a_token(visit: Visit) -> None:
@@ -145,12 +145,12 @@ def test_search_is_in_the_address_and_finds_a_token(visit: Visit) -> None:
     assert again.get_by_label("Search texts and prompts").input_value() == "CAT sat"
 
 
-def test_side_files_are_read_from_beside_the_page(visit: Visit, beside: Path) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
+def test_side_files_are_read_from_beside_the_page(walk: Walk, beside: Path) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
     assert page.locator(".t").count() == 48
     assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
     assert "At each layer" in page.locator(".pane").inner_text()
-    assert visit("#/s/cat", path=beside).locator(".hits li").count() > 6
+    assert walk("#/s/cat", path=beside).locator(".hits li").count() > 6
 
 
 def test_a_missing_side_file_is_named(visit: Visit, beside: Path, tmp_path: Path) -> None:

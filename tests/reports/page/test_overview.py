@@ -189,21 +189,31 @@ def test_paper_says_where_it_comes_from_and_what_was_chosen(visit: Visit, answer
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path, axe: str, scheme: str) -> None:
-    found = []
-    for route in (
-        f"{TOGGLES}&open=all",
-        "#/p/3?prompt.numbers=true",
-        "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
-    ):
-        page = visit(route, path=answered, color_scheme=scheme)
-        drawn(page)
-        page.evaluate(axe)
-        found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    page, found = visit("#/", path=answered, color_scheme=scheme), list[Any]()
+    page.evaluate(axe)
+
+    def look() -> None:
+        found.extend(
+            page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+        )
+
+    def go(route: str) -> None:
+        page.goto(answered.as_uri() + route)
+        page.locator(f'body[data-ready="{route}"]').wait_for()
+
     for kind in ("modes", "rules and exit sets", "settings and their controls", "one with all others"):
-        page.goto(page.url.split("#")[0] + f"#/?beside.kind={kind.replace(' ', '+')}")
+        go(f"#/?beside.kind={kind.replace(' ', '+')}")
         page.locator("[data-chart=beside] summary").click()
         page.locator("[data-chart=beside] table").wait_for()
-        found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+        look()
     page.locator(".verdict .term").first.focus()
-    found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    look()
+    for route in (
+        "#/p/3?prompt.numbers=true",
+        "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
+        f"{TOGGLES}&open=all",
+    ):
+        go(route)
+        drawn(page)
+        look()
     assert found == []

@@ -218,18 +218,18 @@ def test_red_is_late_and_nothing_else(visit: Visit, walk: Walk, marked: Path, sc
     assert len(page.evaluate(RED)) == 1, "and would be found"
 
 
-def test_bold_is_what_the_other_text_does_not_have(visit: Visit, tmp_path: Path) -> None:
+def test_bold_is_what_the_other_text_does_not_have(walk: Walk, tmp_path: Path) -> None:
     """In the overview's table, in which words are compared, and on the pages of the prompt and of the run."""
     told = {("normal", None): "the cat sat on it", ("unfrozen", 1.0): "the dog sat on us"}
     runs = [run_rows("0", "?", *of, [f" {word}" for word in words.split()]) for of, words in told.items()]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
-    page = visit("#/", path=path)
+    page = walk("#/", path=path)
     cells = page.locator(".runs td.written")
     cells.last.get_by_text("us").wait_for()
     bold = [[words.strip() for words in cell.locator("strong").all_text_contents()] for cell in cells.all()]
     assert bold == [["cat", "it"], ["dog", "us"]]
     for route in ("#/p/0", "#/p/0/unfrozen/kl/1/vs/normal"):
-        page = visit(route, path=path)
+        page = walk(route, path=path)
         assert [words.strip() for words in page.locator(".own").all_text_contents()][-4:] == (
             ["dog", "us"] if route == "#/p/0" else ["dog", "us", "cat", "it"]
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Visit
+from report_fixtures import Visit, Walk
 from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import Exit
@@ -76,21 +76,21 @@ def test_the_texts_of_a_prompt_are_coloured_and_lead_to_their_runs(visit: Visit)
     assert len(set(colours)) > 3
 
 
-def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, written: Path) -> None:
-    page = visit("#/p/0", path=written)
+def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(walk: Walk, written: Path) -> None:
+    page = walk("#/p/0", path=written)
     text = page.locator(".said-by .tokens").first
     assert text.text_content() == "A cat  sat "
     assert text.locator(".blank").count() == 3
     mark = "e => getComputedStyle(e, '::before').content"
     assert text.locator(".blank").first.evaluate(mark) == '"␣"'
-    page = visit("#/p/0/normal", path=written)
+    page = walk("#/p/0/normal", path=written)
     assert page.locator(".tokens .t").nth(2).locator(".blank").count() == 2
     assert page.locator(".tokens .t").nth(1).locator(".blank").count() == 0, "a gap between words is seen"
     assert page.locator(".tokens .t").nth(3).locator(".blank").count() == 1
 
 
-def test_evidence_stands_beside_its_threshold(visit: Visit, written: Path) -> None:
-    pane = visit("#/p/0/unfrozen/confidence/0.97/t/2", path=written).locator(".pane")
+def test_evidence_stands_beside_its_threshold(walk: Walk, written: Path) -> None:
+    pane = walk("#/p/0/unfrozen/confidence/0.97/t/2", path=written).locator(".pane")
     column = pane.locator("tbody tr td:nth-of-type(2)").all_inner_texts()
     assert column == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
 
@@ -153,12 +153,12 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     page.locator(".pane").get_by_text("Token 2 of 3").wait_for()
 
 
-def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(visit: Visit, tmp_path: Path) -> None:
+def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(walk: Walk, tmp_path: Path) -> None:
     gated = Exit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
     row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
     runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"evidence": [None] * 5} for it in rows])]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
-        page = visit(route, path=path, viewport=PHONE)
+        page = walk(route, path=path, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == 360, route
         assert "false" not in page.locator("main").inner_text()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import vl_convert
 from chart_fields import drawn, missing_fields, variant_of
-from report_fixtures import MakeSweep, Visit
+from report_fixtures import MakeSweep, Visit, Walk
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.method.rules import ORACLES, RULES, shown
@@ -241,8 +241,8 @@ def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp
     assert "at run time" not in said
 
 
-def test_every_rule_and_control_has_its_address(visit: Visit, several: Path) -> None:
-    page = visit(f"#/c/{CONTROL}", path=several)
+def test_every_rule_and_control_has_its_address(walk: Walk, several: Path) -> None:
+    page = walk(f"#/c/{CONTROL}", path=several)
     page.get_by_role("heading", name=f"{CONTROL} on every prompt").wait_for()
     page.goto(several.as_uri() + f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3")
     page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
@@ -259,7 +259,7 @@ def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: P
 
 
 def test_oracles_are_marked_beside_other_rules(
-    visit: Visit, charts: Charts, several: Path, make_sweep: MakeSweep
+    walk: Walk, charts: Charts, several: Path, make_sweep: MakeSweep
 ) -> None:
     colours = encodings(of_disagreement(charts), "color")
     (legend, *_) = [colour["legend"] for colour in colours if "field" in colour]
@@ -269,7 +269,7 @@ def test_oracles_are_marked_beside_other_rules(
     assert set(per_configuration(read_sweep(str(make_sweep(2))))["shown_as"]) == {
         c.key for c in read_sweep(str(make_sweep(2))).configurations
     }, "where all rules are oracles, labels stay short"
-    page = visit("#/p/0?prompt.numbers=true", path=several)
+    page = walk("#/p/0?prompt.numbers=true", path=several)
     names = page.locator("main tbody th[scope=row]").all_inner_texts()
     assert [name for name in names if "(oracle)" in name] == [
         name for name in names if ("/kl/" in name and "random" not in name) or "agree" in name
@@ -306,9 +306,9 @@ def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> 
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
 
 
-def test_the_token_pane_shows_what_the_rule_saw(visit: Visit, several: Path, sweep: Sweep) -> None:
+def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several: Path, sweep: Sweep) -> None:
     key = "unfrozen/agree"
-    page = visit(f"#/p/0/{key}/t/3", path=several)
+    page = walk(f"#/p/0/{key}/t/3", path=several)
     table = page.locator(".pane table")
     heads = table.locator("thead th").all_inner_texts()
     column = heads.index(f"Rule saw: {RULES['agree'].sees}")
