@@ -20,7 +20,6 @@ from byte_model import save_byte_model
 from commands import asked_here, here
 from judge_server import judging
 from own_tasks import CHOICE, WORDS, save_tasks
-from references import check_attention_of_every
 
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan import model_facts
@@ -34,7 +33,7 @@ FEW_TOKENS = ["--max-new-tokens", "6"]
 # Flags that are added behind those of a script, where the last one counts.
 SMALLER = {
     "jobs/sweep.py": FEW_TOKENS,
-    "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
+    "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/files/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
@@ -118,7 +117,6 @@ def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that all is run in, as a fresh clone: with its prompts, and a model that was fetched before."""
-    check_attention_of_every(10, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
     if not model.is_relative_to(tmp_path):

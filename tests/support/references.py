@@ -9,6 +9,7 @@ from typing import Final, cast
 
 import pytest
 import torch
+from attention_checks import check_attention_of_every
 from peft import LoraConfig, get_peft_model
 from remembering import Remembering
 from tiny_models import tiny_model
@@ -20,7 +21,6 @@ from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
 from eexit.model.decoder import Decoder
-from eexit.model.support.our_attention import AttentionCheck
 from eexit.plan.configuration import Draft
 from eexit.reference.drafts import draft_one
 from eexit.reference.generation import generate_one
@@ -33,12 +33,6 @@ shared_model = cache(tiny_model)  # for tests that leave it as it was
 @cache
 def decoder_of(model: PreTrainedModel) -> Decoder:
     return Decoder(model)
-
-
-def check_attention_of_every(n_layers: int, patch: pytest.MonkeyPatch) -> None:
-    """Of models whose layers are alike, a decoder checks the attention of one in so many, since each takes its time."""
-    check = AttentionCheck.__call__
-    patch.setattr(AttentionCheck, "__call__", lambda its, layer: layer % n_layers or check(its, layer))
 
 
 @cache

@@ -15,10 +15,11 @@ import pytest
 import torch
 import transformers as tf
 from accelerate import dispatch_model
+from attention_checks import check_attention_of_every
 from axes import SOME
 from card import DEVICE, OTHER, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
-from references import check_attention_of_every, decoder_of, shared_model
+from references import decoder_of, shared_model
 from tiny_models import ARCHITECTURES
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
@@ -75,9 +76,9 @@ def card_of(model: PreTrainedModel, path: str) -> torch.device:
 
 @cache
 def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
-    """Of a model on one card or two, where it takes seconds to check the attention of more than some layers."""
+    """Of a model on one card or two, where it takes seconds to check the attention of more layers than one."""
     with pytest.MonkeyPatch.context() as patch, Card() as card:
-        check_attention_of_every(3, patch)
+        check_attention_of_every(N_LAYERS, patch)
         return Decoder(card.take(model, partial(card_of, model) if spread else None))
 
 

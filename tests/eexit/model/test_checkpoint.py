@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model
+from attention_checks import check_attention_of_every
+from byte_model import N_LAYERS, save_byte_model
 from safetensors.torch import load_file, save_file
 from tiny_gguf import save_tiny_gguf
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
@@ -85,8 +86,9 @@ def test_keys_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_whole_checkpoints_of_every_family_are_taken_and_keep_the_keys_and_values_that_were_estimated(
-    tmp_path: Path, architecture: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
+    check_attention_of_every(N_LAYERS, monkeypatch)
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
