@@ -32,18 +32,26 @@ def total(text: str, name: str) -> float:
 
 
 @pytest.mark.usefixtures("no_ray_yet", "local_ray")  # a new one, which has counted nothing
-def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["wait"] * 40, *["raise"] * 2, modes=["normal"])
+def test_metrics_appear_on_the_nodes_endpoint_and_runs_are_counted_as_they_end(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *[*["one"] * 9, "wait"] * 4, *["raise"] * 2, modes=["normal"])
+    seen: list[str] = []
 
     class Log(io.StringIO):
-        """Looks at the endpoint while the sweep is at work, which goes on once all that is in flight was seen."""
+        """Looks at the sweep at work, which goes on once all that is in flight was seen, or after so many lines."""
 
         def write(self, text: str) -> int:
-            if total(endpoint(), "ray_eexit_rows_in_flight") == 20:  # ten in each of two actors
+            seen.extend(re.findall(r"([0-9]+)/42 runs", text))
+            in_flight = total(endpoint(), "ray_eexit_rows_in_flight")
+            if (in_flight, seen[-1:]) == (20, ["18"]) or len(
+                seen
+            ) > 200:  # ten in each of two actors, nine of them done
                 (tmp_path / "go").touch()
             return len(text)
 
     drive(config, tmp_path / "out", rows=10, log=Log())
+    assert "18" in seen, "runs are counted before the first shard has landed"
+    assert [*map(int, seen)] == sorted(map(int, seen))
+    assert seen[-1] == "42"
     wait_until(lambda: total(endpoint(), "ray_eexit_runs_total") >= 40)
     text = endpoint()
     assert total(text, "ray_eexit_runs_total") == 40
