@@ -15,18 +15,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from quick import has_quick_tests, is_quick
 from ray_fixtures import SHARED_RAY
+from s3_server import wire
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST_FIRST = (  # so that no process ends with one of them while the other has nothing left to do
-    "test_submit.py", "test_golden.py", "test_readme.py", "test_invariants.py", "test_chaos.py", "test_interrupt.py",
-    "test_soundness.py", "test_device.py", "test_online.py", "test_nodes.py",
+    "test_submit.py", "test_golden.py", "test_readme.py", "test_chaos.py", "test_interrupt.py", "test_nodes.py",
+    "test_setting.py", "test_attacks.py", "test_sweep.py",
 )  # fmt: skip
 RAY, NO_RAY = "local_ray", "no_ray_yet"  # fixtures
-# What takes long to make and is shared by the tests of several files, and words that these files have.
-SHARED = {"reports and a browser": "from report_fixtures import", "Ray": f'"{RAY}"'}
+# What takes long to make and is shared by the tests of several files, and words of which these files have one.
+SHARED = {
+    "reports and a browser": ("from report_fixtures import",),
+    "Ray": (f'"{RAY}',),
+    "decoders of all families": ("any_model: PreTrainedModel", "from tiny_models import ARCHITECTURES"),
+}
 ROOT = Path(__file__).parents[1]
 FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
@@ -41,7 +46,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def shared_by(file: Path) -> str | None:
     """Which of `SHARED` the tests of a file share with those of others."""
     text = file.read_text(encoding="utf-8")
-    return next((what for what, words in SHARED.items() if words in text), None)
+    return next((what for what, words in SHARED.items() if any(each in text for each in words)), None)
 
 
 class SharedInOneProcess(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
@@ -68,11 +73,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             with_ray.add(item.path)
     ranks = {name: rank for rank, name in enumerate((*SHARED, *LONGEST_FIRST))}
 
-    def turn(item: pytest.Item) -> tuple[int, bool, bool]:
+    def turn(item: pytest.Item) -> tuple[int, bool, bool, bool]:
         fixtures = getattr(item, "fixturenames", ())
         rank = ranks.get(shared_by(item.path) or item.path.name, len(ranks))
         wants_none = item.path in with_ray and NO_RAY in fixtures
-        return rank, not wants_none, wants_none and RAY in fixtures
+        return rank, not wants_none, wants_none and RAY in fixtures, item.path not in with_ray
 
     items.sort(key=turn)
 

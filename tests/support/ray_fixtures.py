@@ -42,12 +42,13 @@ class SharedRay:
     def __init__(self) -> None:
         self._until_its_end = ExitStack()
         self.is_up = False
+        self.folder = Path()  # where it writes its logs
 
     def start(self, environment: Mapping[str, str]) -> None:
         """If it is not up."""
         if not self.is_up:
             self._until_its_end.enter_context(started_ray(environment))
-            self.is_up = True
+            self.is_up, self.folder = True, Path(environment["RAY_TMPDIR"])
 
     def end(self) -> None:
         self._until_its_end.close()
@@ -66,6 +67,7 @@ def ray_environment() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "500",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "PYTHONPATH": str(Path(__file__).parent),  # where actors find the scripted generator
     }
     shutil.rmtree(folder, ignore_errors=True)

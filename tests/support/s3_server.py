@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import boto3
+import pytest
 
 BUCKET = "sweeps"
 KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -55,6 +55,8 @@ class Wire:
 
 @contextmanager
 def s3_server() -> Iterator[Wire]:
+    import boto3
+
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -78,3 +80,9 @@ def s3_server() -> Iterator[Wire]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    with s3_server() as wire:
+        yield wire

@@ -1,10 +1,8 @@
 """Secrets in a URI never appear in the output of commands, failing ones included, in logs, results or reports."""
 
 import json
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -13,13 +11,14 @@ import pytest
 from byte_model import save_byte_model
 from commands import here, without_steps
 from pyarrow import fs
-from ray_fixtures import started_ray
-from s3_server import BUCKET, KEYS, Wire, s3_server
+from ray_fixtures import SHARED_RAY
+from s3_server import BUCKET, KEYS, Wire
 
 from cluster.console.events import log, log_to_stderr
 from jobs import report, sweep
 from jobs.files import compact
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 JOBS = Path(__file__).parents[3] / "jobs"
 SECRET = "THIS-IS-A-SECRET"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,21 +28,6 @@ FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "files/compact.py": compact.main,
     "bench": run_path(str(JOBS / "bench" / "__main__.py"))["main"],
 }
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
-    with s3_server() as wire:
-        yield wire
-
-
-@pytest.fixture(scope="module")
-def logs() -> Iterator[Path]:
-    """Where Ray, which runs meanwhile, writes its logs; a short path, since its socket names are limited."""
-    folder = Path(tempfile.mkdtemp(prefix="eexit-"))
-    with started_ray({"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "AWS_DEFAULT_REGION": "us-east-1"}):
-        yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -71,7 +55,7 @@ def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
     return f"s3://{place}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
 
 
-def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wire, logs: Path, tmp_path: Path) -> None:
+def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wire, tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     flags = [
@@ -109,12 +93,11 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     for path in (
         tmp_path / "report.html",
         tmp_path / "figures.json",
-        *(path for path in logs.rglob("*") if path.is_file()),
+        *(path for path in SHARED_RAY.folder.rglob("*") if path.is_file()),
     ):
         assert SECRET.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.usefixtures("logs")
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -10,7 +10,7 @@ import pytest
 from driving import assert_same, drive
 from pyarrow import fs
 from ray_fixtures import started_ray
-from s3_server import BUCKET, KEYS, Wire, s3_server
+from s3_server import BUCKET, KEYS, Wire
 from scripted import look, rows_of, sweep_of
 
 from eexit.errors import SweepStopped, UsageError
@@ -27,12 +27,12 @@ from eexit.results.whereabouts import FolderKind, whereabouts
 MEGABYTE = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
-    with pytest.MonkeyPatch.context() as patch, s3_server() as wire:
+@pytest.fixture(scope="module", autouse=True)
+def _keys() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in KEYS.items():
             patch.setenv(name, value)
-        yield wire
+        yield
 
 
 def noise(seed: int) -> str:
