@@ -40,7 +40,7 @@ def test_results_that_are_not_there_leave_the_tables_as_they_are(tmp_path: Path)
     kept = tmp_path / "study" / "kept"
     kept.parent.mkdir()
     kept.touch()
-    with pytest.raises(UsageError, match="give the folder of a finished sweep"):
+    with pytest.raises(UsageError, match="has nothing of the study: give the folder"):
         study.take(tmp_path / "nothing", kept.parent)
     assert kept.exists()
 
@@ -52,7 +52,8 @@ def test_the_tables_are_small() -> None:
 def test_no_number_of_findings_is_written_by_hand() -> None:
     """Names have digits (`float32`, `screen:32:256`, 95 % intervals); whatever else has one is computed."""
     named = re.compile(r"`[^`]*`|\[[^]]*\]\([^)]*\)|float32|bfloat16|95 % intervals|SmolLM2-135M-Instruct")
-    sources = [(ROOT / "jobs" / "bench" / "findings" / f"{name}.py").read_text("utf-8") for name in ("parts", "states")]
+    modules = (ROOT / "jobs" / "bench" / "findings" / f"{name}.py" for name in ("parts", "states", "alternatives"))
+    sources = [module.read_text("utf-8") for module in modules]
     prose = [named.sub("", text) for source in sources for text in _prose(ast.parse(source))]
     assert [text for text in prose if re.search(r"\d", text)] == []
 

@@ -1,7 +1,7 @@
 """Write FINDINGS.md and what README says of it, from the tables of the study that lie beside FINDINGS.md.
 
     python jobs/bench findings                   from reports/sample/study
-    python jobs/bench findings --from results    take the tables from the study's own results first
+    python jobs/bench findings --from results    take those of the study's results that are there first
 
 Every number of both is computed here; PLAN.md, which was committed before the study ran, says what each outcome is
 called. What FINDINGS.md says from its commands on is written by hand, and stays.
@@ -15,7 +15,7 @@ from typing import Final
 
 from cluster.console.flags import Parser
 from eexit.output.whole_files import write_whole
-from findings import parts, states
+from findings import alternatives, parts, states
 from findings.study import HOME, take
 
 WIDTH: Final = 120
@@ -26,7 +26,7 @@ BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!--
 
 SECTIONS: Final = (
     parts.title, parts.answer, parts.announced, parts.by_kind, parts.ledger, states.pilot, states.maps, parts.time,
-    parts.first_question, parts.long_texts, parts.learned, parts.grading,
+    alternatives.lookups, parts.first_question, parts.long_texts, parts.learned, parts.grading,
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def with_summary(readme: str) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"README.md lacks the marks {BEGIN.strip()} and {END}")
-    return f"{before}{BEGIN}{filled(parts.summary())}\n{END}{after}"
+    return f"{before}{BEGIN}{filled(parts.summary() + alternatives.summary())}\n{END}{after}"
 
 
 def filled(markdown: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.decode.costs.counting import LOOKS
+from eexit.errors import UsageError
 from eexit.plan.artefacts import CARD
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import for_reporting, sort_of, units
@@ -35,8 +36,11 @@ TRIED: Final = ("tried", "late", "tried-mapped")  # settings on the pilot
 FIRST, LATEST, LONG = "run", "again", "long"  # the announced settings of both questions, and longer texts of the first
 DTYPES: Final = ("float32", "bfloat16")
 ASKED: Final = tuple(f"{what}-{dtype}" for what in (FIRST, LATEST, LONG) for dtype in DTYPES)
-SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED)
+TIMES: Final = ("times-copy", "times-plain")  # drafts that are looked up, timed on prompts of two sorts
+SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES)
 READOUT, MAPS = "linear", "state"  # artefacts, of which the cards are kept
+BY_ID: Final = TIMES  # whose prompts have no groups, and need no texts to be told apart
+CARDS: Final = (READOUT, MAPS)
 LEFT_OUT: Final = ("state",)  # of a card: what each single map explains
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
@@ -46,10 +50,16 @@ COLUMNS: Final = (
 
 
 def take(results: Path, into: Path = STUDY) -> None:
-    """Copy what FINDINGS.md needs of the study's own results. Raises `UsageError` for a sweep that is not finished."""
-    sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS}
-    cards = {name: json.loads((results / name / CARD).read_text("utf-8")) for name in (READOUT, MAPS)}
-    shutil.rmtree(into, ignore_errors=True)  # now that all is there that takes its place
+    """Copy what FINDINGS.md needs of the study's own results; what these lack stays as it was taken before.
+
+    Raises `UsageError` if there are none, and for a sweep that is not finished.
+    """
+    sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS if (results / name).exists()}
+    cards = {name: json.loads(file.read_text("utf-8")) for name in CARDS if (file := results / name / CARD).exists()}
+    if not sweeps and not cards:
+        raise UsageError(f"--from {results} has nothing of the study: give the folder that its results are in")
+    for name in (*sweeps, *cards):
+        shutil.rmtree(into / name, ignore_errors=True)  # now that all is there that takes its place
     for name, sweep in sweeps.items():
         target = open_store(into / name)
         short = {"prompt": [""] * len(sweep.runs), "run_id": [str(row) for row in range(len(sweep.runs))]}
@@ -59,15 +69,21 @@ def take(results: Path, into: Path = STUDY) -> None:
         target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
         for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
             target.publish(file, sweep.store.read(file) or b"")
-        target.publish(MANIFEST, encode(_short(sweep.manifest)))
+        target.publish(MANIFEST, _compact(json.loads(encode(_short(sweep.manifest, name in BY_ID)))))
     for name, held in cards.items():
         kept = {key: value for key, value in held.items() if key not in LEFT_OUT}
-        open_store(into / name).publish(CARD, json.dumps(kept, ensure_ascii=False, indent=1).encode())
+        open_store(into / name).publish(CARD, _compact(kept))
 
 
-def _short(manifest: Manifest) -> Manifest:
+def _compact(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _short(manifest: Manifest, by_id: bool) -> Manifest:
     """Without the cards of what was learned, and with no more of the prompts than what tells them apart."""
     prompts = [{name: prompt[name] for name in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
+    if by_id:
+        prompts = [{"id": prompt["id"], "prompt": "", "group": prompt["id"]} for prompt in prompts]
     return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
 
 
