@@ -34,7 +34,7 @@ class RoundTimes:
     """
 
     def __init__(self) -> None:
-        self.pass_N = np.zeros(1)  # of 0 and more tokens
+        self.pass_N: np.ndarray = np.zeros(1)  # of 0 and more tokens
         self._products_22, self._products_2 = np.zeros((2, 2)), np.zeros(2)
 
     def note(self, n_tokens: int, seconds: float) -> None:

@@ -55,7 +55,8 @@ def take(results: Path, into: Path = STUDY) -> None:
     Raises `UsageError` if there are none, and for a sweep that is not finished.
     """
     sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS if (results / name).exists()}
-    cards = {name: json.loads(file.read_text("utf-8")) for name in CARDS if (file := results / name / CARD).exists()}
+    paths = {name: results / name / CARD for name in CARDS}
+    cards = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
     if not sweeps and not cards:
         raise UsageError(f"--from {results} has nothing of the study: give the folder that its results are in")
     for name in (*sweeps, *cards):

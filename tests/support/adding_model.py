@@ -1,0 +1,161 @@
+"""A small model of which it is known where depth is needed: it adds numbers modulo a prime, with or without a chain.
+
+    python tests/support/adding_model.py adding        the model and prompts in a folder, after some minutes
+
+A prompt such as "c2 a3 b4" is answered by "<think> c 2 a 0 b 4 </think> answer 4". Each sum is the one before and one
+number more, which the first layer can do, and learns to be read at; of which letter comes next it learns to be unsure,
+and to repeat the one before, so that a model that leaves there anywhere loses its way. After "<think> </think>" the
+answer comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the
+third the last eight, and the fourth takes that to where the answer is said. There, the first layer is sure of the last
+number that it sees, since that is the answer behind a chain.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+PRIME: Final = 5
+LABELS: Final = "abcdefgh"
+NUMBERS: Final = range(2, len(LABELS) + 1)  # that are added
+N_LAYERS: Final = 4
+MARKS: Final = ("=", "<think>", "</think>", "answer", "<eos>", "<unk>")
+SUMS: Final = tuple(map(str, range(PRIME)))
+WORDS: Final = (*SUMS, *LABELS, *(f"{label}{number}" for label in LABELS for number in range(PRIME)), *MARKS)
+LABEL_IDS: Final = [WORDS.index(label) for label in LABELS]
+STEPS, ROWS, WITH_CHAIN = 1500, 48, 0.6
+PEAK: Final = 2e-3  # learning rate
+IGNORED: Final = -100
+
+Numbers = list[tuple[str, int]]  # with their labels, in the order in which they are added
+
+
+def drawn(rng: Random, n_numbers: int) -> Numbers:
+    return [(label, rng.randrange(PRIME)) for label in rng.sample(LABELS, n_numbers)]
+
+
+def prompt_of(numbers: Numbers) -> str:
+    return " ".join(f"{label}{number}" for label, number in numbers)
+
+
+def sum_of(numbers: Numbers) -> int:
+    return sum(number for _, number in numbers) % PRIME
+
+
+def answer_of(numbers: Numbers, with_chain: bool) -> str:
+    """What follows the prompt and its equals sign."""
+    steps = [f"{label} {sum_of(numbers[: at + 1])} " for at, (label, _) in enumerate(numbers)] if with_chain else []
+    return f"<think> {''.join(steps)}</think> answer {sum_of(numbers)} <eos>"
+
+
+def prompts(n: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of a prompt file, all different, with as many of each number of numbers."""
+    rng, found = Random(seed), dict[str, dict[str, Any]]()
+    while len(found) < n:
+        numbers = drawn(rng, NUMBERS[len(found) % len(NUMBERS)])
+        row = {"id": f"sum-{len(found)}", "prompt": prompt_of(numbers), "answer": str(sum_of(numbers))}
+        found.setdefault(prompt_of(numbers), row | {"steps": len(numbers)})
+    return list(found.values())
+
+
+class Lesson:
+    """Rows of tokens, what comes next, what the first layer says of that, its guesses of letters apart, and sums of the
+    prompt's last numbers, by layer.
+    """
+
+    def __init__(self, tasks: Sequence[tuple[Numbers, bool]]):
+        """Of numbers to add, and whether with a chain."""
+        rows = [self._row(*each) for each in tasks]
+        longest = max(len(row[0]) for row in rows)
+        filled = [[part + [IGNORED] * (longest - len(part)) for part in row] for row in rows]
+        every = torch.tensor(filled)
+        self.token_BT, self.next_BT, self.shallow_BT = every[:, 0].clamp_min(0), every[:, 1], every[:, 2]
+        self.guess_BT, self.sum_LBT = every[:, 3], every[:, 4:].transpose(0, 1)
+
+    @staticmethod
+    def _row(numbers: Numbers, with_chain: bool) -> list[list[int]]:
+        asked, answered = f"{prompt_of(numbers)} =".split(), answer_of(numbers, with_chain).split()
+        token = [WORDS.index(word) for word in [*asked, *answered[:-1]]]
+        target = [IGNORED] * (len(asked) - 1) + [WORDS.index(word) for word in answered]
+        shallow, guess = list(target), [IGNORED] * len(target)
+        before = numbers[-1][0]
+        for at, each in enumerate(target):
+            if each in LABEL_IDS:
+                shallow[at], guess[at] = IGNORED, WORDS.index(before)
+                before = WORDS[each]
+        if not with_chain:
+            shallow[-2] = numbers[-1][1]  # where the answer is said
+        sums = [
+            [sum_of(numbers[max(0, at + 1 - 2**depth) : at + 1]) for at in range(len(numbers))]
+            for depth in range(1, N_LAYERS)
+        ]
+        return [token, target, shallow, guess, *(each + [IGNORED] * (len(token) - len(each)) for each in sums)]
+
+
+def trained(steps: int = STEPS) -> LlamaForCausalLM:
+    """Four layers of two million parameters."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=192, intermediate_size=576, num_hidden_layers=N_LAYERS,
+        num_attention_heads=6, max_position_embeddings=64, bos_token_id=None, eos_token_id=WORDS.index("<eos>"),
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    adders = nn.ModuleList(nn.Linear(config.hidden_size, PRIME) for _ in range(N_LAYERS - 1))
+    parameters = [*model.parameters(), *adders.parameters()]
+    rng, optimizer = Random(0), torch.optim.AdamW(parameters, PEAK, (0.9, 0.98), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, steps, pct_start=0.1)
+    for step in range(steps):
+        tasks = [(drawn(rng, rng.choice(NUMBERS)), rng.random() < WITH_CHAIN) for _ in range(ROWS)]
+        loss = loss_of(model, adders, Lesson(tasks))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"step {step} of {steps}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
+    model.eval()
+    return model
+
+
+def loss_of(model: LlamaForCausalLM, adders: nn.ModuleList, lesson: Lesson) -> Tensor:
+    made = model(lesson.token_BT, output_hidden_states=True)
+    streams = made.hidden_states[1:]
+    shallow = model.lm_head(model.model.norm(streams[0]))
+    any_letter = -shallow[lesson.guess_BT != IGNORED].log_softmax(-1)[:, LABEL_IDS].mean()
+    guesses = 0.5 * _mean(shallow, lesson.guess_BT) + 0.5 * any_letter
+    loss: Tensor = _mean(made.logits, lesson.next_BT) + 0.3 * (_mean(shallow, lesson.shallow_BT) + guesses)
+    for adder, stream, sum_BT in zip(adders, streams, lesson.sum_LBT, strict=False):
+        loss = loss + _mean(adder(stream), sum_BT)
+    return loss
+
+
+def _mean(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
+    return cross_entropy(logits_BTV.flatten(0, 1), target_BT.flatten(), ignore_index=IGNORED)
+
+
+def save_adding_model(folder: Path, steps: int = STEPS) -> None:
+    """The model, and its tokenizer, whose tokens are words."""
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>"))
+    marks = pre_tokenizers.Split(Regex("</?think>"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([marks, pre_tokenizers.WhitespaceSplit()])
+    template = "{{ messages[-1].content }} ="
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=template).save_pretrained(
+        folder
+    )
+    trained(steps).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    save_adding_model(out / "model")
+    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts(350, seed=0)))
