@@ -18,7 +18,7 @@ from eexit.errors import UsageError  # noqa: E402
 from eexit.quality.estimates import Estimate  # noqa: E402
 
 SAMPLE = ROOT / "reports" / "sample"
-MOST_BYTES = 2_500_000  # of both questions
+MOST_BYTES = 2_800_000  # of both questions, and of what could be done instead
 ABOVE, AROUND, BELOW = (Estimate(mean, mean - 0.01, mean + 0.01, 100) for mean in (0.05, 0.0, -0.05))
 
 
@@ -43,6 +43,12 @@ def test_results_that_are_not_there_leave_the_tables_as_they_are(tmp_path: Path)
     with pytest.raises(UsageError, match="has nothing of the study: give the folder"):
         study.take(tmp_path / "nothing", kept.parent)
     assert kept.exists()
+
+
+def test_what_loses_fewer_is_certain_where_intervals_do_not_meet() -> None:
+    assert words.beside(BELOW, ABOVE) == "certainly fewer"
+    assert words.beside(ABOVE, BELOW) == "certainly more"
+    assert words.beside(ABOVE, Estimate(0.07, 0.055, 0.08, 100)) == "not certainly fewer or more"
 
 
 def test_the_tables_are_small() -> None:

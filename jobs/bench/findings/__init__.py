@@ -26,7 +26,7 @@ BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!--
 
 SECTIONS: Final = (
     parts.title, parts.answer, parts.announced, parts.by_kind, parts.ledger, states.pilot, states.maps, parts.time,
-    alternatives.lookups, parts.first_question, parts.long_texts, parts.learned, parts.grading,
+    alternatives.lookups, alternatives.cuts, parts.first_question, parts.long_texts, parts.learned, parts.grading,
 )  # fmt: skip
 
 

@@ -1,19 +1,21 @@
 """The sections of FINDINGS.md on what can be done instead of leaving early."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from eexit.plan.configuration import GENERATE
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup, speedups
-from findings.parts import sweep
-from findings.study import TIMES, StudySweep
-from findings.words import percent_of, rows_at, table_of, times_of
+from findings import words
+from findings.parts import gained_and_lost, sweep
+from findings.study import CUT, CUT_EXITS, CUTS, TIMES, StudySweep, card
+from findings.words import AT_MOST, percent_of, rows_at, share_of, table_of, times_of
 
 LOOKUP: Final = "draft/lookup:auto"
 CONTENDERS: Final = (LOOKUP, GENERATE, f"{GENERATE}/lookup")
 TEXTS: Final = {
-    "times-copy": "to copy, correct, repeat or summarise a passage",
-    "times-plain": "of many kinds, by hand",
+    "instead/copy": "to copy, correct, repeat or summarise a passage",
+    "instead/plain": "of many kinds, by hand",
 }
 
 
@@ -62,5 +64,59 @@ def _latest(timed: StudySweep) -> dict[int, dict[str, Speedup]]:
     return found
 
 
+def cuts() -> str:
+    """Cuts and exits on the same prompts, in the order of what they save."""
+    measured = {row["n_layers"]: row for row in card(CUT)["cuts"]}
+    rows = []
+    for name in CUTS:
+        [key] = sweep(name).settings
+        found = measured[int(name.rpartition("-")[2])]
+        rows.append((f"layers {found['first']} to {found['last']} cut out", sweep(name), key, found["agreement"]))
+    rows += [(f"`{key}`", sweep(CUT_EXITS), key, None) for key in sweep(CUT_EXITS).settings]
+    rows.sort(key=lambda row: row[1].saved(row[2]).mean)
+    heads = [
+        "setting", "saved", "as full depth, on its texts", "disagreement", "gained, lost", "lost",
+        f"more than {percent_of(AT_MOST)} lost",
+    ]  # fmt: skip
+    return f"""
+## Fewer layers for all tokens
+
+The block of layers that changes the stream least is replaced by one linear map from what enters it to what leaves it,
+fitted in closed form to {card(CUT)["data"]["n_tokens"]:,} tokens. Beside it the best exits of the pilot, on the same
+{sweep(CUT_EXITS).n_prompts} prompts, a third of them by hand. They are too few to certify anything, which the announced
+test did with more for the first of these exits.
+
+{table_of(heads, [_cut_row(*row) for row in rows])}
+
+{_at_equal_saving()}
+"""
+
+
+def _at_equal_saving() -> str:
+    """Each cut beside the exits that save as much or more and lose the least of them."""
+    exits = [(sweep(CUT_EXITS).saved(key).mean, sweep(CUT_EXITS).lost(key)) for key in sweep(CUT_EXITS).settings]
+    found: dict[str, list[str]] = {}
+    for name in CUTS:
+        [key] = sweep(name).settings
+        lost, layers = sweep(name).lost(key), name.rpartition("-")[2]
+        if beside := [of_exits for saved, of_exits in exits if saved >= sweep(name).saved(key).mean]:
+            best = min(beside, key=lambda of_exits: of_exits.mean)
+            found.setdefault(words.beside(best, lost), []).append(layers)
+    told = [f"{what} than the cut of {_any_of(cut)} layers" for what, cut in found.items()]
+    return f"Exits that save as much lose {'; '.join(told)}." if told else "No exits here save as much as a cut."
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
 def _times(each: Speedup | None) -> str:
     return f"{each.ratio.mean:.2f} ({each.ratio.low:.2f} to {each.ratio.high:.2f})" if each else "–"
+
+
+def _cut_row(what: str, of: StudySweep, key: str, agreement: float | None) -> list[str]:
+    lost, on_its_texts = of.lost(key), "" if agreement is None else percent_of(agreement)
+    return [
+        what, share_of(of.saved(key)), on_its_texts, share_of(of.disagreement(key)),
+        gained_and_lost(of.beside_normal(key)), share_of(lost), "certainly" if lost.low > AT_MOST else "not shown",
+    ]  # fmt: skip

@@ -36,11 +36,14 @@ TRIED: Final = ("tried", "late", "tried-mapped")  # settings on the pilot
 FIRST, LATEST, LONG = "run", "again", "long"  # the announced settings of both questions, and longer texts of the first
 DTYPES: Final = ("float32", "bfloat16")
 ASKED: Final = tuple(f"{what}-{dtype}" for what in (FIRST, LATEST, LONG) for dtype in DTYPES)
-TIMES: Final = ("times-copy", "times-plain")  # drafts that are looked up, timed on prompts of two sorts
-SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES)
-READOUT, MAPS = "linear", "state"  # artefacts, of which the cards are kept
-BY_ID: Final = TIMES  # whose prompts have no groups, and need no texts to be told apart
-CARDS: Final = (READOUT, MAPS)
+TIMES: Final = ("instead/copy", "instead/plain")  # drafts that are looked up, timed on prompts of two sorts
+CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 8))  # so many layers fewer
+CUT_EXITS: Final = "instead/exits"  # exits on the same prompts
+SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES, *CUTS, CUT_EXITS)
+READOUT, MAPS, CUT = "linear", "state", "cut"  # artefacts, of which the cards are kept
+BY_ID: Final = (*TIMES, *CUTS, CUT_EXITS)  # whose prompts have no groups, and need no texts to be told apart
+CARDS: Final = (READOUT, MAPS, CUT)
+CARDS_FOLDER: Final = "cards"
 LEFT_OUT: Final = ("state",)  # of a card: what each single map explains
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
@@ -59,7 +62,7 @@ def take(results: Path, into: Path = STUDY) -> None:
     cards = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
     if not sweeps and not cards:
         raise UsageError(f"--from {results} has nothing of the study: give the folder that its results are in")
-    for name in (*sweeps, *cards):
+    for name in (*sweeps, *(f"{CARDS_FOLDER}/{name}" for name in cards)):
         shutil.rmtree(into / name, ignore_errors=True)  # now that all is there that takes its place
     for name, sweep in sweeps.items():
         target = open_store(into / name)
@@ -73,7 +76,7 @@ def take(results: Path, into: Path = STUDY) -> None:
         target.publish(MANIFEST, _compact(json.loads(encode(_short(sweep.manifest, name in BY_ID)))))
     for name, held in cards.items():
         kept = {key: value for key, value in held.items() if key not in LEFT_OUT}
-        open_store(into / name).publish(CARD, _compact(kept))
+        open_store(into / CARDS_FOLDER / name).publish(CARD, _compact(kept))
 
 
 def _compact(content: dict[str, Any]) -> bytes:
@@ -90,7 +93,7 @@ def _short(manifest: Manifest, by_id: bool) -> Manifest:
 
 def card(name: str) -> dict[str, Any]:
     """That of something learned."""
-    found: dict[str, Any] = json.loads((STUDY / name / CARD).read_text("utf-8"))
+    found: dict[str, Any] = json.loads((STUDY / CARDS_FOLDER / name / CARD).read_text("utf-8"))
     return found
 
 

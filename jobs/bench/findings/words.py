@@ -34,6 +34,13 @@ def growth(difference: Estimate) -> str:
     return _called(difference, "errors build up", "errors get fewer", "it is not shown that errors build up")
 
 
+def beside(one: Estimate, other: Estimate) -> str:
+    """How many one loses, beside the other, if it is certain."""
+    if one.low <= other.high and other.low <= one.high:
+        return "not certainly fewer or more"
+    return "certainly fewer" if one.mean < other.mean else "certainly more"
+
+
 def _called(found: Estimate, above: str, below: str, neither: str) -> str:
     """By which side of 0 all of an interval is on."""
     return above if found.low > 0 else below if found.high < 0 else neither
