@@ -68,7 +68,7 @@ def draft_round(batch: Batch) -> None:
         said_BA = np.zeros_like(drafts.token_BA)
         said_BA[drafts.row_index_N] = found.pop("token")
         keep(batch, drafts, said_BA, found)
-    if batch.round_times is not None:
+    if batch.round_times is not None and not drafts.read_B.any():  # drafts of a layer take passes of their own
         batch.round_times.note(int((drafts.ahead_B + 1).sum()), time.perf_counter() - began)
 
 

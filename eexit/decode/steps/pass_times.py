@@ -38,7 +38,9 @@ class RoundTimes:
         self._products_22, self._products_2 = np.zeros((2, 2)), np.zeros(2)
 
     def note(self, n_tokens: int, seconds: float) -> None:
-        """A round of so many tokens took so long."""
+        """A round of so many tokens took so long; one of more tokens than passes were measured of says nothing."""
+        if n_tokens >= len(self.pass_N):
+            return
         x_2 = np.array([1, n_tokens / TOKENS_PER_CALL])
         beyond = seconds - self.pass_N[n_tokens]
         self._products_22 = FORGETTING * self._products_22 + np.outer(x_2, x_2)

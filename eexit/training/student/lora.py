@@ -69,7 +69,7 @@ def add_adapter(model: PreTrainedModel, place: AdapterPlace, seed: int) -> PeftM
 def _whole(model: PreTrainedModel, layers: int | None) -> LoraConfig:
     """Copies of all modules with weights in the first so many layers."""
     path, name = find_stack(model, model.config.get_text_config().num_hidden_layers)
-    stack = model.get_submodule(f"{path}.{name}" if path else name)
+    stack = model.get_submodule(f"{path}.{name}")
     assert isinstance(stack, nn.ModuleList)
     modules = [
         f"{path}.{name}.{layer}.{inner}"

@@ -225,6 +225,12 @@ def test_what_rounds_take_beyond_their_passes_is_learned_from_them() -> None:
     assert best_lengths(chance_B, most_B, times.seconds_N).min() > 1
 
 
+def test_auto_is_decoded_beside_longer_drafts_than_its_own(llama: PreTrainedModel) -> None:
+    decoding = replace(DECODING, max_new_tokens=60, rows=2)
+    requests = requests_of([Draft(None, 3 * MOST_AUTO_TOKENS), AUTO], 8)
+    assert tokens_of(generate(llama, requests, decoding)) == tokens_of(generate(llama, normal_of(requests), decoding))
+
+
 def test_auto_is_measured_on_this_machine_and_looks_up_no_more_than_eight(llama: PreTrainedModel) -> None:
     traces = generate(llama, requests_of([AUTO], 3), replace(DECODING, max_new_tokens=12))
     assert all(trace.rounds is not None and trace.rounds.drafted_R.max() <= MOST_AUTO_TOKENS for trace in traces)
