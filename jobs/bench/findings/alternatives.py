@@ -15,7 +15,7 @@ LOOKUP: Final = "draft/lookup:auto"
 CONTENDERS: Final = (LOOKUP, GENERATE, f"{GENERATE}/lookup")
 TEXTS: Final = {
     "instead/copy": "to copy, correct, repeat or summarise a passage",
-    "instead/plain": "of many kinds, by hand",
+    "instead/plain": "written by hand",
 }
 
 
@@ -44,12 +44,15 @@ Certainly faster than full depth: {"; ".join(faster) or "nowhere"}. Certainly sl
 
 def summary() -> str:
     """What README says of them."""
-    times = [f"{times_of(_latest(sweep(name))[1][LOOKUP].ratio)} as fast on prompts {TEXTS[name]}" for name in TIMES]
+    times = [
+        f"{times_of(_latest(sweep(name))[1][LOOKUP].ratio)} as fast as full depth on prompts {TEXTS[name]}"
+        for name in TIMES
+    ]
     slower = max(_latest(sweep(TIMES[0])).values(), key=lambda found: found[LOOKUP].batch)[LOOKUP]
     more = f"; with {rows_at(slower.batch)} they take longer" if slower.ratio.high < 1 else ""
     return f"""
 - What could be taken instead: drafts that are looked up in the text so far (`--draft {LOOKUP.removeprefix("draft/")}`),
-  which leave every token as it is. With {rows_at(1)} they are {", and ".join(times)}, by the clock{more}
+  which leave every token as it is. With {rows_at(1)} they are {", and ".join(times)}{more}
   ([more](reports/sample/FINDINGS.md#drafts-that-are-looked-up)).
 """
 
@@ -82,9 +85,9 @@ def cuts() -> str:
 ## Fewer layers for all tokens
 
 The block of layers that changes the stream least is replaced by one linear map from what enters it to what leaves it,
-fitted in closed form to {card(CUT)["data"]["n_tokens"]:,} tokens. Beside it the best exits of the pilot, on the same
-{sweep(CUT_EXITS).n_prompts} prompts, a third of them by hand. They are too few to certify anything, which the announced
-test did with more for the first of these exits.
+fitted in closed form to {card(CUT)["data"]["n_tokens"]:,} tokens. Beside it exits on the same
+{sweep(CUT_EXITS).n_prompts} prompts, a third of them by hand. Nothing of this was certified; the announced test did
+that for the first of these exits, with more prompts.
 
 {table_of(heads, [_cut_row(*row) for row in rows])}
 
