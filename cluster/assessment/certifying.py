@@ -11,6 +11,7 @@ from cluster.assessment.outcome.figures import to_time
 from cluster.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from cluster.assessment.sizes import RunSizes, promise
 from cluster.assessment.workshop import RUN, TRIED, Workshop
+from cluster.interruption import TimeIsUpError
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.store.finished_sweep import read_finished
@@ -43,12 +44,9 @@ def has_run(shop: Workshop) -> bool:
 def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
     """What the run has room for: planned once, after the search."""
     if shop.record.plans.run is None:
-        tried, look = read_finished(shop.at(TRIED), ["n_tokens"]), shop.first_look
+        tried = read_finished(shop.at(TRIED), ["n_tokens"])
         tokens = [n for n in tried.runs["n_tokens"].to_pylist() if n is not None]
-        of_a_round = sum(
-            4 * sizes.TIMED_TOKENS * -(-max(sizes.TIMED_PROMPTS, batch) // batch) * look.seconds(NORMAL, batch)
-            for batch in shop.batches
-        )
+        of_a_round = sum(_seconds_of_a_round(shop, batch, 2) for batch in shop.batches)
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
         shop.record.plans.run = _found_again(shop, planned)
         shop.leave_out(*planned.left_out)
@@ -90,13 +88,26 @@ def has_chosen(shop: Workshop) -> bool:
 
 
 def time_settings(shop: Workshop) -> None:
+    """Raises `TimeIsUpError` before times with more rows that would not come to an interval in what the step has left:
+    the step after it has that then.
+    """
     keys, rounds = _to_time(shop), _rounds(shop)
     for batch in shop.batches if keys else ():
         shop.work(1 / len(shop.batches))
-        if shop.rounds(RUN, keys[0], batch) < rounds:
-            per_round = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
-            n_prompts, n_tokens = rounds * per_round, shop.timed_tokens
-            shop.time_it(RUN, WhatToTime(keys, (batch,), n_prompts, n_tokens, rounds, per_round=per_round))
+        if shop.rounds(RUN, keys[0], batch) >= rounds:
+            continue
+        least = MIN_ROUNDS * _seconds_of_a_round(shop, batch, len(keys))
+        if batch != shop.batches[0] and least > shop.step_seconds_left:
+            raise TimeIsUpError
+        per_round = sizes.timed_prompts(batch)
+        n_prompts, n_tokens = rounds * per_round, shop.timed_tokens
+        shop.time_it(RUN, WhatToTime(keys, (batch,), n_prompts, n_tokens, rounds, per_round=per_round))
+
+
+def _seconds_of_a_round(shop: Workshop, batch: int, n_settings: int) -> float:
+    """Of these settings, `normal` and `generate`, by how long a step took in the first one."""
+    n_steps = shop.timed_tokens * -(-sizes.timed_prompts(batch) // batch)
+    return (n_settings + 2) * n_steps * shop.first_look.seconds(NORMAL, batch)
 
 
 def has_timed(shop: Workshop) -> bool:

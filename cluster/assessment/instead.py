@@ -53,7 +53,7 @@ def has_taken_instead(shop: Workshop) -> bool:
 
 def _time_drafts(shop: Workshop) -> None:
     """Drafts, and `generate` with the variants that can be had here: by batch size, in few rounds."""
-    prompts = shop.parts.some(PILOT, max(MIN_ROUNDS * sizes.TIMED_PROMPTS // 2, *shop.batches))
+    prompts = shop.parts.some(PILOT, max(MIN_ROUNDS * sizes.TIMED_PROMPTS, *shop.batches))
     _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
     shop.sweep(shop.asked.drafts(prompts, layers), INSTEAD, OF_DRAFTS / 4)
     for batch in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
@@ -71,7 +71,7 @@ def _variants(batch: int, quantize: object) -> list[str]:
 
 def _time(shop: Workshop, name: str, keys: Sequence[str], batch: int, beside: Sequence[str] = ()) -> None:
     """Other prompts in each round, since how often a look-up is right depends on the prompt."""
-    per_round = max(sizes.TIMED_PROMPTS // 2, batch)
+    per_round = sizes.timed_prompts(batch)
     all_rounds, transformers_own = MIN_ROUNDS * per_round, [Generate().key, *beside]
     what = WhatToTime(
         keys, (batch,), all_rounds, shop.timed_tokens, MIN_ROUNDS, beside=transformers_own, per_round=per_round

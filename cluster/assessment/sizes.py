@@ -25,8 +25,8 @@ SHARES: Final = {
     LOOK: 0.09, CEILING: 0.09, LEARN: 0.2, SEARCH: 0.09, RUN: 0.26, CHOOSE: 0.01, TIME: 0.1, INSTEAD: 0.16,
 }  # fmt: skip
 SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
-LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
-TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 4, 32, 20
+LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 8  # its rounds: as many as fit so many minutes
+TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 2, 32, 20
 TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 64  # that texts to learn from have at most, and about
 PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
 LEAST_PILOT, MOST_PILOT = 24, 120
@@ -112,6 +112,11 @@ def minutes_that_would_do(minutes: float, share: float, step: str = "") -> int:
 def look_rounds(minutes: float) -> int:
     """Rounds that T(rows, layers) is measured in."""
     return max(LEAST_LOOKS, min(MOST_LOOKS, int(minutes / MINUTES_OF_A_LOOK)))
+
+
+def timed_prompts(batch: int) -> int:
+    """Other ones in each round, since rows of one prompt would leave together."""
+    return max(TIMED_PROMPTS, batch)
 
 
 def search_sizes(budget: Budget, max_new_tokens: int, minutes: float) -> SearchSizes:

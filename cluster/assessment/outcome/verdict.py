@@ -154,6 +154,7 @@ class Verdict:
     ledger: Ledger
     batch: int | None
     instead: "Instead | None"
+    unsure: "Instead | None"  # what takes less time in too few rounds for an interval, if nothing certainly does
 
     @property
     def rows(self) -> Sequence[Contender]:
@@ -171,6 +172,10 @@ class Instead(NamedTuple):
     contender: Contender
     batch: int
 
+    @property
+    def time(self) -> Estimate:
+        return self.contender.times[self.batch]
+
 
 def judge(figures: Figures) -> Verdict:
     """The verdict that these figures give."""
@@ -180,23 +185,29 @@ def judge(figures: Figures) -> Verdict:
     saves = best is not None and best.run > 0 and not best.is_dearer_per_right
     pays = bool(best and batch and is_checked and saves and best.times[batch].high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
-    instead = _instead(figures, best if pays else None)
-    return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead)
+    found = _faster(figures, best if pays else None)
+    instead = min(found, key=lambda each: each.time.high, default=None)
+    unsure = None if found else min(_perhaps_faster(figures), key=lambda each: each.time.mean, default=None)
+    if instead and instead.contender is best:  # by the upper end of its interval, the setting that pays takes least
+        instead = None
+    return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead, unsure)
 
 
-def _instead(figures: Figures, best: Contender | None) -> Instead | None:
-    """By the upper end of the time's interval; None: nothing takes less time, or the setting that pays takes least."""
-    if not figures.were_timed:
-        return None
-    usable = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
-    found = [
-        Instead(each, batch)
-        for each in [*usable, *([best] if best else [])]
-        for batch in figures.batches
-        if batch in each.times and each.times[batch].high < 1
-    ]
-    least = min(found, key=lambda each: each.contender.times[each.batch].high, default=None)
-    return None if least is None or least.contender is best else least
+def _faster(figures: Figures, best: Contender | None) -> list[Instead]:
+    """What certainly takes less time, the setting that pays included."""
+    alternatives = _usable(figures) if figures.were_timed else []
+    settings = [Instead(best, batch) for batch in figures.batches if batch in best.times] if best else []
+    return [each for each in [*alternatives, *settings] if each.time.high < 1]
+
+
+def _perhaps_faster(figures: Figures) -> list[Instead]:
+    return [each for each in _usable(figures) if math.isnan(each.time.high) and each.time.mean < 1]
+
+
+def _usable(figures: Figures) -> list[Instead]:
+    """Alternatives that keep the bound, with each number of rows that they were timed with."""
+    keep = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
+    return [Instead(each, batch) for each in keep for batch in figures.batches if batch in each.times]
 
 
 def fastest(setting: Contender, batches: Sequence[int]) -> int | None:

@@ -24,6 +24,7 @@ model, setting (the key of what can be taken home, or null), seconds (of each st
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -134,8 +135,9 @@ def _per_right(setting: Contender) -> str:
 
 def _time(best: Contender, batch: int) -> str:
     time = best.times[batch]
-    low, high = (written(100 * end, ".0f") for end in (time.low, time.high))
-    return f"{percent(time.mean, 0)} of full depth's time ({low} to {high}) with {counted(batch, 'row')} at a time"
+    interval = f"{100 * time.low:.0f} to {100 * time.high:.0f}"
+    between = "too few rounds for an interval" if math.isnan(time.high) else interval
+    return f"{percent(time.mean, 0)} of full depth's time ({between}) with {counted(batch, 'row')} at a time"
 
 
 def verdict_table(verdict: Verdict) -> ResultTable:
@@ -207,6 +209,9 @@ def instead_sentence(verdict: Verdict) -> str:
     """What to take instead of exits, or that nothing else takes less time."""
     if not verdict.figures.were_timed:
         return "What pays most is not known: what could be taken instead of exits was timed on a few tokens alone."
+    if verdict.unsure:
+        contender, batch = verdict.unsure
+        return f"What pays most is not known: {_named(contender)} takes {_time(contender, batch)}."
     if verdict.instead is None:
         if verdict.pays:
             return "Of what was measured beside it, nothing takes less time within the bound."

@@ -96,7 +96,10 @@ def test_it_pays_where_a_setting_is_certified_holds_costs_less_and_takes_less_ti
         ({"reporting": Loss(0.03, 200)}, "was certified, but the share"),
         ({"run": -0.1}, "the cheapest of 3 settings"),
         ({"times": {1: Estimate(0.98, 0.9, 1.0, 8)}}, "takes 98% of full depth's time (90 to 100) with 1 row"),
-        ({"times": {1: Estimate(0.8, math.nan, math.nan, 3)}}, "(– to –)"),
+        (
+            {"times": {1: Estimate(0.8, math.nan, math.nan, 3)}},
+            "80% of full depth's time (too few rounds for an interval) with 1 row",
+        ),
         ({"times": {}}, "was not timed"),
     ],
 )
@@ -264,6 +267,18 @@ def test_what_was_timed_in_the_first_look_alone_is_not_called_what_pays_most() -
     verdict = judge(replace(FIGURES, alternatives=[OWN], were_timed=False))
     assert verdict.instead is None
     assert next(closing_sentences(verdict, {}, [])).startswith("What pays most is not known: ")
+
+
+def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_most() -> None:
+    few = Estimate(0.66, math.nan, math.nan, 3)
+    verdict = judge(replace(FIGURES, best=None, alternatives=[replace(LOOKED_UP, times={1: few}), EIGHT_BITS]))
+    assert verdict.instead is None
+    assert next(closing_sentences(verdict, {}, [])) == (
+        "What pays most is not known: draft/lookup:auto takes 66% of full depth's time (too few rounds for an "
+        "interval) with 1 row at a time."
+    )
+    proven = judge(replace(FIGURES, best=None, alternatives=[OWN, replace(LOOKED_UP, times={1: few})]))
+    assert (proven.instead, proven.unsure) == ((OWN, 1), None)
 
 
 def test_after_the_verdict_come_what_to_take_instead_remarks_and_minutes() -> None:
