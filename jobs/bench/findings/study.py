@@ -37,11 +37,11 @@ FIRST, LATEST, LONG = "run", "again", "long"  # the announced settings of both q
 DTYPES: Final = ("float32", "bfloat16")
 ASKED: Final = tuple(f"{what}-{dtype}" for what in (FIRST, LATEST, LONG) for dtype in DTYPES)
 TIMES: Final = ("instead/copy", "instead/plain")  # drafts that are looked up, timed on prompts of two sorts
-CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 8))  # so many layers fewer
-CUT_EXITS: Final = "instead/exits"  # exits on the same prompts
+CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 6, 8))  # so many layers fewer
+CUT_EXITS: Final = "instead/exits"  # exits, and full depth, on the same prompts
 SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES, *CUTS, CUT_EXITS)
 READOUT, MAPS, CUT = "linear", "state", "cut"  # artefacts, of which the cards are kept
-BY_ID: Final = (*TIMES, *CUTS, CUT_EXITS)  # whose prompts have no groups, and need no texts to be told apart
+BY_ID: Final = (PILOT, MAPPED, *TRIED, *TIMES, *CUTS, CUT_EXITS)  # whose prompts need no texts to be told apart
 CARDS: Final = (READOUT, MAPS, CUT)
 CARDS_FOLDER: Final = "cards"
 LEFT_OUT: Final = ("state",)  # of a card: what each single map explains
@@ -50,6 +50,10 @@ COLUMNS: Final = (
     "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",
     "lcs_share",
 )  # fmt: skip
+COLUMNS_OF_CUTS: Final = (
+    "run_id", "prompt_id", "prompt", "configuration", "status", "n_tokens", "cost_full", "cost_run", "correct",
+    "disagreement",
+)  # fmt: skip
 
 
 def take(results: Path, into: Path = STUDY) -> None:
@@ -57,7 +61,7 @@ def take(results: Path, into: Path = STUDY) -> None:
 
     Raises `UsageError` if there are none, and for a sweep that is not finished.
     """
-    sweeps = {name: read_finished(str(results / name), COLUMNS) for name in SWEEPS if (results / name).exists()}
+    sweeps = {name: _read(results, name) for name in SWEEPS if (results / name).exists()}
     paths = {name: results / name / CARD for name in CARDS}
     cards = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
     if not sweeps and not cards:
@@ -73,7 +77,7 @@ def take(results: Path, into: Path = STUDY) -> None:
         target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
         for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
             target.publish(file, sweep.store.read(file) or b"")
-        target.publish(MANIFEST, _compact(json.loads(encode(_short(sweep.manifest, name in BY_ID)))))
+        target.publish(MANIFEST, _compact(json.loads(encode(_short(name, sweep.manifest)))))
     for name, held in cards.items():
         kept = {key: value for key, value in held.items() if key not in LEFT_OUT}
         open_store(into / CARDS_FOLDER / name).publish(CARD, _compact(kept))
@@ -83,11 +87,17 @@ def _compact(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _short(manifest: Manifest, by_id: bool) -> Manifest:
+def _read(results: Path, name: str) -> FinishedSweep:
+    return read_finished(str(results / name), COLUMNS_OF_CUTS if name in CUTS else COLUMNS)
+
+
+def _short(name: str, manifest: Manifest) -> Manifest:
     """Without the cards of what was learned, and with no more of the prompts than what tells them apart."""
-    prompts = [{name: prompt[name] for name in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
-    if by_id:
+    prompts = [{what: prompt[what] for what in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
+    if name in BY_ID:
         prompts = [{"id": prompt["id"], "prompt": "", "group": prompt["id"]} for prompt in prompts]
+    if name in CUTS:
+        prompts = []  # they are those of the exits beside
     return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
 
 
@@ -102,10 +112,11 @@ class StudySweep:
     """The runs of one of the study's sweeps, as means over prompts."""
 
     name: str
+    beside: "StudySweep | None" = None  # that has full depth on the same prompts, where this one has it not
 
     @cached_property
     def finished(self) -> FinishedSweep:
-        return read_finished(str(STUDY / self.name), COLUMNS)
+        return _read(STUDY, self.name)
 
     @cached_property
     def settings(self) -> list[str]:
@@ -113,7 +124,7 @@ class StudySweep:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        unit_of = units(self.finished.manifest.config["prompts"])
+        unit_of = units((self.beside or self).finished.manifest.config["prompts"])
         runs: pd.DataFrame = self.finished.runs.to_pandas()
         unit = runs.prompt_id.map(unit_of)
         return runs.assign(unit=unit, kind=runs.prompt_id.map(sort_of), n_decided=(runs.n_tokens - 1).clip(lower=0))
@@ -137,7 +148,8 @@ class StudySweep:
 
     def beside_normal(self, key: str, among: pd.Series | None = None) -> pd.Series:
         """By prompt, how much more of its runs the configuration gets right than `normal`."""
-        return self.of_prompts(key, "correct", among) - self.of_prompts(NORMAL, "correct", among)
+        correct = self.of_prompts(key, "correct", among)
+        return correct - (self.beside or self).of_prompts(NORMAL, "correct", among).reindex(correct.index)
 
     def lost(self, key: str, reporting: bool | None = None) -> Estimate:
         """The share of the prompts that `normal` gets right and the configuration gets wrong; None: of all prompts."""
