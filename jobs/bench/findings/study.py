@@ -1,7 +1,8 @@
 """The tables of the study that FINDINGS.md tells of: small copies of its sweeps, without tokens and texts.
 
-A copy is a finished sweep's folder, so that `jobs/choose.py` and all that reads runs works on it. Means are over
-prompts; a prompt's runs, or those of its group, count once.
+A copy is a finished sweep's folder, so that `jobs/choose.py` and all that reads runs works on it; those of cuts have
+their prompts and full depth in that of the exits beside. Means are over prompts; a prompt's runs, or those of its
+group, count once.
 
 Shapes: P prompts or groups of them.
 """
