@@ -16,6 +16,7 @@ _AROUND_WORDS: Final = ".,;:!?\"'()[]{}*_`«»°#$%€£ "
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _PAIRS: Final = (("yes", "no"), ("true", "false"), ("correct", "incorrect"))
 _CHOICE: Final = regex.compile(r"(?<!\w)[(\[]?([A-Z])[).\]:]\s")
+_BETWEEN_WORDS: Final = regex.compile(r"\s+|(?<=\w)[-‐–−](?=\w)")
 _LISTED: Final = regex.compile(r"(?:[^,:;.?!\n]{1,40}, ){0,9}[^,:;.?!\n]{1,40},? or [^,:;.?!\n]{1,40}")
 _NO_ARTICLE: Final = r"(?!(?<=[AI])[^\S\n]{1,3}(?!(?:is|was|are|because|since|as|and|or|but)\b)\p{L})"
 _ALONE: Final = (
@@ -95,7 +96,7 @@ def options_of(prompt: str, expected: str) -> Sequence[str]:
 
 def words_of(text: str) -> Iterator[str]:
     """The words of a text as they are compared: without case, articles, possessive 's and punctuation around them."""
-    for written in regex.split(r"\s+|(?<=\w)[-‐–−](?=\w)", text.replace("’", "'")):
+    for written in _BETWEEN_WORDS.split(text.replace("’", "'")):
         bare = written.strip(_AROUND_WORDS).casefold().removesuffix("'s")
         if bare and bare not in _ARTICLES:
             yield bare

@@ -9,8 +9,8 @@ import regex
 
 from eexit.quality.answer_types import AnswerType, choices_of, worded, words_of
 
-# Markup, and what it stands for.
-_PLAIN: Final = (
+# Markup, and what it stands for. To look up a pattern in the cache of `regex` takes longer than to go through a text.
+_PLAIN: Final = tuple((regex.compile(written), meant) for written, meant in (
     (r"\\boxed\{((?:[^{}]|\{[^{}]{0,99}\}){0,99})\}", r" answer: \1 "),
     (r"####", " answer: "),
     (r"\\[a-z]{1,20}\{([^{}]{0,99})\}(?!\{)", r"\1"),
@@ -21,7 +21,7 @@ _PLAIN: Final = (
     (r"[‘’]", "'"),
     (r"。", ". "),
     (r"(?:(?<=\n)[ \t]{0,8}\d{1,2}|\A1)[.)](?=[ \t]{1,8}\S)", ""),  # the "1." of a list
-)  # fmt: skip
+))  # fmt: skip
 _SENTENCE: Final = regex.compile(r"[^\n.!?]*+(?:[.!?]++(?![\"')\]]*+(?:\s|\Z))[^\n.!?]*+)*+(?:[.!?]++[\"')\]]*+)?+\s*+")
 CLAUSE_END: Final = regex.compile(r"[.!,;]\s|\n|\b(?:and|but|while)\b")
 _NEXT: Final = regex.compile(
@@ -53,13 +53,14 @@ _COMMON: Final = regex.compile(
     "and|are|did|does|for|from|had|has|have|how|its|many|much|one|that|their|there|these|this|those|was|were|what|when|"
     "where|which|who|will|with|word"
 )
+_LONG_WORD: Final = regex.compile(r"\p{L}{3,}")
 
 
 def plain(prompt: str, text: str) -> str:
     """The text without markup, and without repetitions of the prompt, of its last question and of its lists."""
     text = normalize("NFKC", text)
     for written, meant in _PLAIN:
-        text = regex.sub(written, meant, text)
+        text = written.sub(meant, text)
     for letter, said in list(choices_of(prompt).items())[:1]:
         text = regex.sub(rf"(?m)^[ \t]*{letter}:(?!\s{{0,3}}{worded(said)})", "answer:", text)
     lists = regex.findall(r"(?:\w[\w' -]{0,30}, ){2,20}\w[\w'-]{0,30}", prompt)
@@ -71,9 +72,7 @@ def plain(prompt: str, text: str) -> str:
 
 def words(text: str) -> frozenset[str]:
     """The words of a text that say what it is about."""
-    return frozenset(
-        word for word in words_of(text) if regex.fullmatch(r"\p{L}{3,}", word) and not _COMMON.fullmatch(word)
-    )
+    return frozenset(word for word in words_of(text) if _LONG_WORD.fullmatch(word) and not _COMMON.fullmatch(word))
 
 
 def sentences(text: str) -> Iterator[str]:
