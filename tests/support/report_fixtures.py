@@ -178,6 +178,18 @@ def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
 
 
+def violations(page: Page, axe: str) -> list[Any]:
+    """What axe finds: the rules that are broken, and the nodes that break them.
+
+    That it says nothing of all other nodes saves it most of its time.
+    """
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe)
+    run = "axe.run({resultTypes: ['violations']})"
+    found: list[Any] = page.evaluate(f"async () => (await {run}).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    return found
+
+
 def prose_seen(page: Page) -> int:
     """The words that are neither in a table, nor a model's, nor a control's."""
     return words_seen(page, ", table, .tokens, button, label")

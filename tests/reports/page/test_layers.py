@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Page, Visit, Walk
+from report_fixtures import Page, Visit, Walk, violations
 from synthetic_sweeps import LAYERS, Run, run_rows, write_runs
 
 from reports import build_report
@@ -169,11 +169,9 @@ def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit: Visit) -> No
 def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded: Path, axe: str, scheme: str) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
     open_grid(page)
-    page.evaluate(axe)
     for colour in ("agreement", "kl"):
         page.get_by_label("Colour by").first.select_option(value=colour)
-        found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
-        assert found == [], colour
+        assert violations(page, axe) == [], colour
 
 
 def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None:

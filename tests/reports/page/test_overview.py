@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import MOST_PROSE, Page, Visit, Walk, prose_seen, words_seen
+from report_fixtures import MOST_PROSE, Page, Visit, Walk, prose_seen, violations, words_seen
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
 TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
@@ -190,12 +190,6 @@ def test_paper_says_where_it_comes_from_and_what_was_chosen(visit: Visit, answer
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path, axe: str, scheme: str) -> None:
     page, found = visit("#/", path=answered, color_scheme=scheme), list[Any]()
-    page.evaluate(axe)
-
-    def look() -> None:
-        found.extend(
-            page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
-        )
 
     def go(route: str) -> None:
         page.goto(answered.as_uri() + route)
@@ -205,9 +199,9 @@ def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path,
         go(f"#/?beside.kind={kind.replace(' ', '+')}")
         page.locator("[data-chart=beside] summary").click()
         page.locator("[data-chart=beside] table").wait_for()
-        look()
+        found += violations(page, axe)
     page.locator(".verdict .term").first.focus()
-    look()
+    found += violations(page, axe)
     for route in (
         "#/p/3?prompt.numbers=true",
         "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
@@ -215,5 +209,5 @@ def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path,
     ):
         go(route)
         drawn(page)
-        look()
+        found += violations(page, axe)
     assert found == []
