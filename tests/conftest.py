@@ -4,10 +4,11 @@ The process that hands out tests to others imports this too, and they wait for i
 imported where they are needed.
 """
 
+import gc
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,17 @@ class SharedInOneProcess(LoadFileScheduling):  # type: ignore[misc]  # xdist has
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedInOneProcess:
     return SharedInOneProcess(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """All that is imported, and every test, stays to the end: to look for garbage among it takes seconds, each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests without the marker are taken out

@@ -240,7 +240,7 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
     for name in ("log", "log_to_stderr"):  # of the actor's process, whose lines are not the driver's
         monkeypatch.setattr(cluster.actor, name, lambda *_, **__: None)
     monkeypatch.setenv("TQDM_DISABLE", "1")  # as an actor sets it
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # a process of an actor keeps what this one lets go
     yield here
-    gc.unfreeze()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
