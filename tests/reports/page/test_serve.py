@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 from report_fixtures import Context, MakeSweep, Page
-from synthetic_sweeps import NORMAL_ALONE, shard
+from synthetic_sweeps import CONFIGURATIONS, NORMAL_ALONE, shard
 
 from reports import PageSettings
 from reports.page import serve
@@ -59,18 +59,24 @@ def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> It
         server.shutdown()
 
 
-@pytest.fixture
-def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
+def grows(make_sweep: MakeSweep, folder: Path, configurations: list[tuple[str, float | None]]) -> Growing:
     """A sweep of two prompts, the second of which hasn't landed yet, and a function that lets it land."""
-    folder = shutil.copytree(make_sweep(1, n_runs=14), tmp_path / "growing")
+    n_runs = 2 * len(configurations)
+    shutil.copytree(make_sweep(1, configurations, n_runs=n_runs), folder)
 
     def land() -> None:
-        both = make_sweep(2, n_runs=14)
+        both = make_sweep(2, configurations, n_runs=n_runs)
         for name in ("tokens", "generations"):
             (folder / name / shard(0)).unlink()
             shutil.copy(both / name / shard(0), folder / name / shard(1))
 
     return folder, land
+
+
+@pytest.fixture
+def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
+    """One whose report takes little time."""
+    return grows(make_sweep, tmp_path / "growing", NORMAL_ALONE)
 
 
 class Answer(NamedTuple):
@@ -215,10 +221,12 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
 
 
 @pytest.fixture
-def followed(context: Context, served: Served, growing: Growing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
+def followed(
+    context: Context, served: Served, make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Followed]:
     """followed(route) → an open page, and a function that lets the rest of its sweep land."""
     monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
-    folder, land = growing
+    folder, land = grows(make_sweep, tmp_path / "growing", CONFIGURATIONS)
     server = served(folder)
     pages: list[Page] = []
     wrong: list[str] = []
