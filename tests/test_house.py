@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from itertools import groupby
 
 import pytest
-from house import ROOMS, ROOT, imports, modules, named
+from house import ROOMS, ROOT, imports, modules, named, tree
 from quick import QUICK
 
 # Whatever stands later may import what stands earlier, never the other way round.
@@ -92,7 +92,7 @@ def test_folders_are_concepts_of_few_entries() -> None:
 def test_folders_say_what_lives_there() -> None:
     for path in modules().values():
         if path.name == "__init__.py":
-            assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, path
+            assert len(ast.get_docstring(tree(path)) or "") > 40, path
 
 
 def test_reading_results_needs_neither_torch_nor_ray() -> None:
@@ -129,7 +129,7 @@ def test_no_two_classes_have_the_same_name() -> None:
     classes = Counter(
         node.name
         for path in modules().values()
-        for node in ast.parse(path.read_text()).body
+        for node in tree(path).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in classes.items() if count > 1] == []
