@@ -72,7 +72,7 @@ def test_what_died_once_is_done_again(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_invariant_6_every_run_is_there_once_though_actors_die(tmp_path: Path) -> None:
     """The first is killed in the middle of a shard, and then a run ends the process of whoever does it."""
-    config = sweep_of(tmp_path, *["sleep 0.03"] * 40, "die", *["sleep 0.03"] * 4, modes=["normal"])
+    config = sweep_of(tmp_path, *["sleep 0.03"] * 36, "die", "sleep 0.03", modes=["normal"])
     killed: list[int] = []
     done: Counter[str] = Counter()
 
@@ -87,7 +87,7 @@ def test_invariant_6_every_run_is_there_once_though_actors_die(tmp_path: Path) -
     tally = drive(config, tmp_path / "out", actors=1)
     killer.join()
     assert killed
-    assert tally == Tally(runs=45, errors=1, tokens=44 * TOKENS_PER_RUN)
+    assert tally == Tally(runs=38, errors=1, tokens=37 * TOKENS_PER_RUN)
     errors = alone(assert_complete(config, tmp_path / "out"), "die")
     assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()
     again = Counter(marks(tmp_path))

@@ -60,7 +60,7 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     flags = [
         *("--model", tmp_path / "model", "--prompts", tmp_path / "mine.txt", "--modes", "normal", "--device", "cpu"),
-        *("--max-new-tokens", "3", "--exit-every", "2", "--out", uri(wire, "mine")),
+        *("--max-new-tokens", "3", "--exit-every", "2", "--actors", "1", "--out", uri(wire, "mine")),
     ]
     done = command("sweep.py", "--dry-run", *flags)
     assert done.returncode == 0, done.stderr
