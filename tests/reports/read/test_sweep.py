@@ -31,28 +31,30 @@ def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
     )
 
 
-# The positions of a canvas's coloured pixels in the page, row by row. Only marks are coloured; the paper, axes and
-# texts are grey.
-COLOURED = """canvas => {
+# Positions on a canvas's points in the page, row by row: pixels that are coloured, as those around them are. Only marks
+# are coloured, while the paper, axes and texts are grey; and bars, which tell nothing, are thinner.
+ON_POINTS = """canvas => {
   const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const scale = canvas.getBoundingClientRect().width / width;
+  const isColoured = (x, y) => {
+    const [red, green, blue, alpha] = data.slice(4 * (y * width + x), 4 * (y * width + x) + 4);
+    return alpha > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60;
+  };
   const places = [];
-  for (let i = 0; i < data.length; i += 4) {
-    const [least, most] = [Math.min(...data.slice(i, i + 3)), Math.max(...data.slice(i, i + 3))];
-    const [x, y] = [(i / 4) % width, Math.floor(i / 4 / width)];
-    if (data[i + 3] > 200 && most - least > 60) places.push([x * scale, y * scale]);
-  }
+  for (let y = 2; y < canvas.height - 2; y += 2)
+    for (let x = 0; x < width; x += 2)
+      if ([-2, 0, 2].every((away) => isColoured(x, y + away))) places.push([x * scale, y * scale]);
   return places;
 }"""
 
 
 def tooltips(page: Page, key: str) -> Iterator[str]:
-    """The tooltips of marks, from the topmost on."""
+    """The tooltips of points, from the topmost on."""
     page.locator(f"[data-chart={key}] .chart[data-ink]").wait_for()
     canvas = page.locator(f"[data-chart={key}] canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    for x, y in canvas.evaluate(COLOURED)[::5]:
+    for x, y in canvas.evaluate(ON_POINTS):
         page.mouse.move(box["x"] + x, box["y"] + y)
         if page.locator("#vg-tooltip-element.visible").count():
             yield " ".join(page.locator("#vg-tooltip-element tr").all_inner_texts())
