@@ -83,9 +83,8 @@ class Workshop:
         self.available = {part: len(self.parts.of[part]) for part in PARTS}
         chosen_on = self.parts.of[CHOOSING]
         units_of = units({"id": each.id, "prompt": each.prompt, "group": each.group} for each in chosen_on)
-        model, run = self.asked.common["model"], open_store(self.at(RUN))
         if (plans := self.record.plans).asks_before is None:  # a cut's choice, which comes later, is no ask before
-            plans.asks_before = asks_beside(model, list(units_of.values()), run)
+            plans.asks_before = asks_beside(self.asked.common["model"], list(units_of.values()), self.out, RUN)
         self.asks_before = plans.asks_before
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
         self._step, self._since, self._end = "", 0.0, math.inf

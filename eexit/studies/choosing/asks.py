@@ -5,7 +5,7 @@ them count, whatever the folder, the dtype or the settings. What is looked throu
 the steps of assessments beside it, on a local disk. The same question about the same runs is the same ask.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,19 +52,22 @@ def ask_of(question: Row, planned: int | None, store: Store) -> Ask:
     return Ask(number, declared, error_of_ask(question["confidence"], number, declared))
 
 
-def asks_beside(model: str, units: Sequence[str], store: Store) -> int:
-    """How many asks in folders beside `store` looked at any of these prompts for choosing, with this model."""
-    return len(_each_once(_asked_beside({"model": model, "units": [digest(unit) for unit in units]}, store)))
+def asks_beside(model: str, units: Sequence[str], assessment: Path, run: str) -> int:
+    """How many asks looked at any of these prompts for choosing, with this model, beside an assessment or in it, but
+    for that of its run. It may be one that has written nothing yet.
+    """
+    question = {"model": model, "units": [digest(unit) for unit in units]}
+    return len(_each_once(_asked_in(_with_choices(assessment.parent, assessment / run), question)))
 
 
 def _before(question: Row, store: Store) -> Sequence[Row]:
     """The asks that looked at any of these prompts, each once, the first one first."""
     here = [row for row in CHOICES.rows(store) if row["units"] is None or _share_prompts(row, question)]
-    return _each_once([*here, *_asked_beside(question, store)])
+    return _each_once([*here, *_asked_in(_beside(store), question)])
 
 
-def _asked_beside(question: Row, store: Store) -> list[Row]:
-    return [row for each in _beside(store) for row in CHOICES.rows(each) if _share_prompts(row, question)]
+def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
+    return [row for each in stores for row in CHOICES.rows(each) if _share_prompts(row, question)]
 
 
 def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
@@ -78,11 +81,15 @@ def _share_prompts(row: Row, question: Row) -> bool:
 
 
 def _beside(store: Store) -> Iterator[Store]:
-    """Folders of results with choices, beside this one or one level deeper; of a step, those beside its assessment."""
-    if not store.is_local:
-        return
-    folder = Path(store.root)
-    home = folder.parent.parent if (folder.parent / ASSESSMENT).is_file() else folder.parent
+    """Those beside a folder of results on a local disk; of a step, those beside its assessment."""
+    if store.is_local:
+        folder = Path(store.root)
+        is_step = (folder.parent / ASSESSMENT).is_file()
+        yield from _with_choices(folder.parent.parent if is_step else folder.parent, folder)
+
+
+def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
+    """Folders of results with choices, in this one or one level deeper, but for `folder`."""
     for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
         for found in sorted(home.glob(pattern)):
             if found.parent != folder:

@@ -71,8 +71,9 @@ def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assess
     )
     shutil.copytree(mine, tmp_path / "copy")
     assert ask(tmp_path / "copy", question(runs="c"), 6) == 3, "a copy counts nothing twice"
-    assert asks_beside("m", UNITS[:1], open_store(assess / "run")) == 3
-    assert asks_beside("m", ["fresh"], open_store(assess / "run")) == 0
+    assert asks_beside("m", UNITS[:1], assess, "run") == 3
+    assert asks_beside("m", ["fresh"], assess, "run") == 0
+    assert asks_beside("m", UNITS[:1], tmp_path / "begins", "run") == 4, "an assessment that has written nothing yet"
 
 
 def test_a_number_stays_when_a_folder_is_removed(tmp_path: Path) -> None:
