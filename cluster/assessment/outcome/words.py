@@ -80,17 +80,20 @@ def _trusted(best: Contender, figures: Figures) -> str:
     assert best.loss is not None
     assert best.reporting is not None
     bound = figures.bound
-    ask = f", by the {ordinal(figures.ask)} ask of these prompts" if figures.ask > 1 else ""
     later, n_later = short_percent(best.reporting.mean), f"{best.reporting.n:,}"
     return (
         f"With {short_percent(bound.confidence)} confidence, {_bound(bound)} ({short_percent(best.loss.mean)} of "
-        f"{best.loss.n:,}{ask})"
+        f"{best.loss.n:,}{_ask(figures)})"
         + (
             f", which {n_later} other prompts confirm ({later})."
             if best.confirmed
             else f"; of {n_later} other prompts, it is {later}."
         )
     )
+
+
+def _ask(figures: Figures) -> str:
+    return f", by the {ordinal(figures.ask)} ask of these prompts" if figures.ask > 1 else ""
 
 
 def _bound(bound: Bound) -> str:
@@ -109,8 +112,8 @@ def _not_paying(verdict: Verdict) -> str:
         return f"{no}: the cheapest of {tried}, {best.key}, runs {percent(1 - best.run)} of full depth's multiply-adds."
     if not best.certified and best.loss and best.loss.mean <= bound.at_most:
         return (
-            f"{no}, as far as is shown: {best.key} loses {short_percent(best.loss.mean)} over {best.loss.n:,} prompts, "
-            f"which are too few to certify that {_bound(bound)}."
+            f"{no}, as far as is shown: {best.key} loses {short_percent(best.loss.mean)} over {best.loss.n:,} prompts"
+            f"{_ask(figures)}, which are too few to certify that {_bound(bound)}."
         )
     if not best.certified:
         return f"{no}: of {tried} tried, none is certified that {_bound(bound)}."

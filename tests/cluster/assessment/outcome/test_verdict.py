@@ -269,6 +269,13 @@ def test_what_was_timed_in_the_first_look_alone_is_not_called_what_pays_most() -
     assert next(closing_sentences(verdict, {}, [])).startswith("What pays most is not known: ")
 
 
+def test_what_too_few_prompts_certify_says_which_ask_of_them_it_was() -> None:
+    few = figures(certified=False, loss=Loss(0.005, 200))
+    assert "over 200 prompts, which are too few" in sentences(judge(few))[0]
+    said = "over 200 prompts, by the fourth ask of these prompts, which are too few"
+    assert said in sentences(judge(replace(few, ask=4)))[0]
+
+
 def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_most() -> None:
     few = Estimate(0.66, math.nan, math.nan, 3)
     verdict = judge(replace(FIGURES, best=None, alternatives=[replace(LOOKED_UP, times={1: few}), EIGHT_BITS]))
