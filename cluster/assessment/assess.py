@@ -27,14 +27,19 @@ from cluster.assessment import sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.certifying import (
     choose,
-    cut_timing,
     has_chosen,
     has_run,
     has_timed,
     run,
     time_settings,
 )
-from cluster.assessment.instead import has_taken_instead, take_instead
+from cluster.assessment.instead import (
+    cut_rows,
+    has_taken_instead,
+    has_timed_with_more_rows,
+    take_instead,
+    time_with_more_rows,
+)
 from cluster.assessment.learned import searched_layers
 from cluster.assessment.outcome.figures import AssessmentTables, figures_of
 from cluster.assessment.outcome.verdict import Verdict, judge
@@ -180,10 +185,11 @@ STEPS: Final = (
     AssessmentStep(sizes.SEARCH, search, has_searched, lambda shop: "the rest of the search, and the run"),
     AssessmentStep(sizes.RUN, run, has_run, lambda shop: "the rest of the run, and the choice"),
     AssessmentStep(sizes.CHOOSE, choose, has_chosen, lambda shop: "the choice"),
-    AssessmentStep(sizes.TIME, time_settings, has_timed, cut_timing),
+    AssessmentStep(sizes.TIME, time_settings, has_timed, lambda shop: "some rounds of the times"),
     AssessmentStep(
         sizes.INSTEAD, take_instead, has_taken_instead, lambda shop: "the rest of what could be taken instead of exits"
     ),
+    AssessmentStep(sizes.ROWS, time_with_more_rows, has_timed_with_more_rows, cut_rows),
 )
 
 

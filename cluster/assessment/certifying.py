@@ -1,5 +1,6 @@
-"""The last steps: few settings on prompts that chose nothing, which of them may be used, and how long they take."""
+"""Few settings on prompts that chose nothing, which of them may be used, and how long they take."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,6 @@ from cluster.assessment.outcome.figures import to_time
 from cluster.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from cluster.assessment.sizes import RunSizes, promise
 from cluster.assessment.workshop import RUN, TRIED, Workshop
-from cluster.interruption import TimeIsUpError
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.store.finished_sweep import read_finished
@@ -46,7 +46,10 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
     if shop.record.plans.run is None:
         tried = read_finished(shop.at(TRIED), ["n_tokens"])
         tokens = [n for n in tried.runs["n_tokens"].to_pylist() if n is not None]
-        of_a_round = sum(_seconds_of_a_round(shop, batch, 2) for batch in shop.batches)
+        of_a_round = sum(
+            4 * shop.timed_tokens * -(-sizes.timed_prompts(batch) // batch) * shop.first_look.seconds(NORMAL, batch)
+            for batch in shop.batches
+        )
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
         shop.record.plans.run = _found_again(shop, planned)
         shop.leave_out(*planned.left_out)
@@ -88,42 +91,26 @@ def has_chosen(shop: Workshop) -> bool:
 
 
 def time_settings(shop: Workshop) -> None:
-    """Raises `TimeIsUpError` before times with more rows that would not come to an interval in what the step has left:
-    the step after it has that then.
-    """
-    keys, rounds = _to_time(shop), _rounds(shop)
-    for batch in shop.batches if keys else ():
-        shop.work(1 / len(shop.batches))
-        if shop.rounds(RUN, keys[0], batch) >= rounds:
-            continue
-        least = MIN_ROUNDS * _seconds_of_a_round(shop, batch, len(keys))
-        if batch != shop.batches[0] and least > shop.step_seconds_left:
-            raise TimeIsUpError
-        per_round = sizes.timed_prompts(batch)
+    """With the first batch size: the others come once what could be taken instead was timed with it."""
+    shop.work(1.0)
+    time_settings_with(shop, shop.batches[0])
+
+
+def time_settings_with(shop: Workshop, batch: int) -> None:
+    if batch in untimed_settings(shop, [batch]):
+        per_round, rounds = sizes.timed_prompts(batch), _rounds(shop)
         n_prompts, n_tokens = rounds * per_round, shop.timed_tokens
-        shop.time_it(RUN, WhatToTime(keys, (batch,), n_prompts, n_tokens, rounds, per_round=per_round))
-
-
-def _seconds_of_a_round(shop: Workshop, batch: int, n_settings: int) -> float:
-    """Of these settings, `normal` and `generate`, by how long a step took in the first one."""
-    n_steps = shop.timed_tokens * -(-sizes.timed_prompts(batch) // batch)
-    return (n_settings + 2) * n_steps * shop.first_look.seconds(NORMAL, batch)
+        shop.time_it(RUN, WhatToTime(_to_time(shop), (batch,), n_prompts, n_tokens, rounds, per_round=per_round))
 
 
 def has_timed(shop: Workshop) -> bool:
-    return not _untimed(shop, _rounds(shop))
+    return not untimed_settings(shop, shop.batches[:1])
 
 
-def cut_timing(shop: Workshop) -> str:
-    """What is left out: with fewer rounds than an interval takes, a time says nothing."""
-    left_out = _untimed(shop, MIN_ROUNDS)
-    return f"times with {' or '.join(map(str, left_out))} rows" if left_out else "some rounds of the times"
-
-
-def _untimed(shop: Workshop, rounds: int) -> list[int]:
-    """The batch sizes at which what decides was not timed in so many rounds."""
+def untimed_settings(shop: Workshop, batches: Sequence[int]) -> list[int]:
+    """The batch sizes at which what decides was not timed in as many rounds as were planned."""
     keys = _to_time(shop)
-    return shop.untimed(RUN, keys[0], rounds) if keys else []
+    return [batch for batch in shop.untimed(RUN, keys[0], _rounds(shop)) if batch in batches] if keys else []
 
 
 def _rounds(shop: Workshop) -> int:

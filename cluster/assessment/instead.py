@@ -14,6 +14,7 @@ from typing import Final
 
 from cluster.assessment import sizes
 from cluster.assessment.asked import AT_ONE_LAYER
+from cluster.assessment.certifying import time_settings_with, untimed_settings
 from cluster.assessment.learned import UNALTERED
 from cluster.assessment.outcome.tables import PromptFigures, SweepFigures
 from cluster.assessment.parts import CHOOSING, PILOT, REPORTING
@@ -42,7 +43,7 @@ def take_instead(shop: Workshop) -> None:
 
 
 def has_taken_instead(shop: Workshop) -> bool:
-    if shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
+    if shop.batches[0] in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
         return False
     if not _is_cut(shop):
         return True
@@ -51,13 +52,43 @@ def has_taken_instead(shop: Workshop) -> bool:
     return _worth_a_test(shop) is None or (shop.choice(CUT_RUN) is not None and not _untimed(shop))
 
 
+def time_with_more_rows(shop: Workshop) -> None:
+    """Settings, and what could be taken instead, with the other batch sizes: each may be the last that time suffices
+    for.
+    """
+    for batch in shop.batches[1:]:
+        shop.work(1 / 2 / len(shop.batches[1:]))
+        time_settings_with(shop, batch)
+        shop.work(1 / 2 / len(shop.batches[1:]))
+        _time_drafts_with(shop, batch)
+
+
+def has_timed_with_more_rows(shop: Workshop) -> bool:
+    return not _untimed_rows(shop)
+
+
+def cut_rows(shop: Workshop) -> str:
+    """What is left out: with fewer rounds than an interval takes, a time says nothing."""
+    return f"times with {' or '.join(map(str, _untimed_rows(shop)))} rows"
+
+
+def _untimed_rows(shop: Workshop) -> list[int]:
+    settings = untimed_settings(shop, shop.batches)
+    drafts = shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS) if shop.is_whole(INSTEAD) else []
+    return [batch for batch in shop.batches[1:] if batch in (*settings, *drafts)]
+
+
 def _time_drafts(shop: Workshop) -> None:
-    """Drafts, and `generate` with the variants that can be had here: by batch size, in few rounds."""
     prompts = shop.parts.some(PILOT, max(MIN_ROUNDS * sizes.TIMED_PROMPTS, *shop.batches))
     _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
     shop.sweep(shop.asked.drafts(prompts, layers), INSTEAD, OF_DRAFTS / 4)
-    for batch in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
-        shop.work(OF_DRAFTS * 3 / 4 / len(shop.batches))
+    shop.work(OF_DRAFTS * 3 / 4)
+    _time_drafts_with(shop, shop.batches[0])
+
+
+def _time_drafts_with(shop: Workshop, batch: int) -> None:
+    """Drafts, and `generate` with the variants that can be had here, in few rounds."""
+    if shop.is_whole(INSTEAD) and batch in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
         _time(shop, INSTEAD, shop.drafts(INSTEAD), batch, _variants(batch, shop.asked.common.get("quantize")))
 
 

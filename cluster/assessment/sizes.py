@@ -18,11 +18,11 @@ from eexit.output.text import ordinal, percent, short_percent
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.quality.risk_tests import POWER
 
-LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME, INSTEAD = STEPS = (
-    "look", "ceiling", "learn", "search", "run", "choose", "time", "instead",
+LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME, INSTEAD, ROWS = STEPS = (
+    "look", "ceiling", "learn", "search", "run", "choose", "time", "instead", "rows",
 )  # fmt: skip
 SHARES: Final = {
-    LOOK: 0.09, CEILING: 0.09, LEARN: 0.2, SEARCH: 0.09, RUN: 0.26, CHOOSE: 0.01, TIME: 0.1, INSTEAD: 0.16,
+    LOOK: 0.09, CEILING: 0.09, LEARN: 0.2, SEARCH: 0.09, RUN: 0.26, CHOOSE: 0.01, TIME: 0.05, INSTEAD: 0.15, ROWS: 0.06,
 }  # fmt: skip
 SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
 LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 8  # its rounds: as many as fit so many minutes
@@ -103,10 +103,10 @@ def most_seconds(step: str, left: float, later: Sequence[str]) -> float:
 
 def minutes_that_would_do(minutes: float, share: float, step: str = "") -> int:
     """Minutes of which a step's part suffices, given those of which it sufficed for such a share of the step: all steps
-    grow with the minutes, but for the last one, which has a size of its own.
+    grow with the minutes, but for the last ones, which have a size of their own.
     """
     times = 1 / min(MOST_SHARE, max(share, LEAST_SHARE))
-    return math.ceil(minutes * (1 + SHARES[step] * (times - 1) if step == INSTEAD else times)) + 1
+    return math.ceil(minutes * (1 + SHARES[step] * (times - 1) if step in (INSTEAD, ROWS) else times)) + 1
 
 
 def look_rounds(minutes: float) -> int:
@@ -150,7 +150,7 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
     """
     left_out: list[str] = []
     rest = max(0.0, budget.seconds - 2 * budget.start)
-    share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE] + SHARES[INSTEAD]
+    share = sum(SHARES[step] for step in STEPS[STEPS.index(RUN) :])
     n_texts = rest * SHARES[RUN] / share * budget.reading / OBSERVING / tokens_of_a_text
     wanted, _ = _wanted(budget)
     n, controls, choosing, reporting = _fitting(budget, n_texts, n_found)
@@ -160,7 +160,7 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
         left_out.append(f"{n_found - n} of {n_found} settings of the front, the boldest, for want of minutes")
     if choosing < wanted:
         left_out.append(f"{wanted - choosing} of {wanted} prompts for choosing, for want of minutes")
-    rounds = int(rest * SHARES[TIME] / share / max(seconds_of_a_round, 1e-3))
+    rounds = int(rest * (SHARES[TIME] + SHARES[ROWS]) / share / max(seconds_of_a_round, 1e-3))
     return RunSizes(choosing, reporting, n, controls, max(MIN_ROUNDS, min(MOST_ROUNDS, rounds)), left_out)
 
 

@@ -81,7 +81,7 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
             did += place.did
     assert did == [
         "look", "timings of look", "ceiling", "replays of ceiling", "tried", "run", "choices of run", "timings of run",
-        "timings of run", "instead", "timings of instead", "timings of instead",
+        "instead", "timings of instead", "timings of run", "timings of instead",
     ]  # fmt: skip
     assert verdict.pays, sentences(verdict)
     best = verdict.figures.best

@@ -1,17 +1,16 @@
 """Minutes are kept: each step has a deadline, and what it does not reach is left out and named, or refused at once."""
 
-import math
 import shutil
 import time
 from pathlib import Path
 
 import pytest
-from assessing import Told, asked_of, assess_here, make_small, settled
+from assessing import Told, asked_of, assess_here, settled
 from exiting_models import save_exiting_model
 from finished_assessments import forget, quick
 from place_here import Here
 
-from cluster.assessment import certifying, sizes
+from cluster.assessment import sizes
 from cluster.assessment.record import Record
 from cluster.assessment.workshop import RUN, TEXTS
 from eexit.errors import UsageError
@@ -62,26 +61,6 @@ def test_a_run_that_takes_too_long_is_left_out_and_named_and_more_minutes_go_on_
     assess_here(quick(model, minutes=1e6), out, place)
     assert place.did == ["run", "choices of run", "timings of run"]
     assert settled(out) == settled(undisturbed)
-
-
-@pytest.mark.slow
-def test_times_that_would_not_come_to_an_interval_leave_their_minutes_to_what_could_be_taken_instead(
-    paying: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, out, told, place = quick(paying[0], batches=(1, 4)), tmp_path / "out", Told(), Here(is_steady=True)
-    make_small(monkeypatch)
-    with monkeypatch.context() as long:
-        long.setattr(certifying, "_seconds_of_a_round", lambda *of: math.inf)
-        verdict = assess_here(asked, out, place, told)
-    said = "Left out: times with 4 rows, for want of minutes: with --minutes "
-    assert [line.startswith(said) for line in told.lines].count(True) == 1
-    assert verdict.figures.best
-    assert verdict.figures.best.times.keys() == {1}
-    assert all(each.times.keys() == {1, 4} for each in verdict.figures.alternatives if each.key != "generate/lookup")
-    best = assess_here(asked, out, place).figures.best
-    assert best
-    assert best.times.keys() == {1, 4}
-    assert place.did[-1] == "timings of run"
 
 
 @pytest.mark.slow
