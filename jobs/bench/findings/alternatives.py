@@ -1,14 +1,15 @@
 """The sections of FINDINGS.md on what can be done instead of leaving early."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final
 
 import pandas as pd
 
+from eexit.output.text import counted
 from eexit.plan.configuration import GENERATE
-from eexit.quality.estimates import ValueKind
+from eexit.quality.estimates import Estimate, ValueKind
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup, speedups
 from findings import words
@@ -129,17 +130,29 @@ def _by_hand() -> pd.Series:
 
 
 def _at_equal_saving() -> str:
-    """Each cut beside the exits that save as much or more and lose the least of them."""
-    exits = [(sweep(CUT_EXITS).saved(key).mean, sweep(CUT_EXITS).lost(key)) for key in sweep(CUT_EXITS).settings]
+    """Each setting that something of the other sort saves as much as, and whether the best of that loses fewer."""
+    exits = {
+        f"`{key}`": (sweep(CUT_EXITS).saved(key).mean, sweep(CUT_EXITS).lost(key)) for key in sweep(CUT_EXITS).settings
+    }
+    cuts = {
+        f"the cut of {counted(_n_layers(cut), 'layer')}": (cut.saved(key).mean, cut.lost(key))
+        for cut in _cuts()
+        for key in cut.settings
+    }
+    told = [*_compared("exits", exits, cuts), *_compared("a cut", cuts, exits)]
+    return f"At the same saving or a larger one: {'; '.join(told) or 'nothing can be compared'}."
+
+
+def _compared(
+    sort: str, these: Mapping[str, tuple[float, Estimate]], others: Mapping[str, tuple[float, Estimate]]
+) -> Iterator[str]:
+    """What those of one sort lose, beside each of the other sort that one of them saves as much as."""
     found: dict[str, list[str]] = {}
-    for cut in _cuts():
-        [key] = cut.settings
-        lost = cut.lost(key)
-        if beside := [of_exits for saved, of_exits in exits if saved >= cut.saved(key).mean]:
-            best = min(beside, key=lambda of_exits: of_exits.mean)
-            found.setdefault(words.beside(best, lost), []).append(str(_n_layers(cut)))
-    told = [f"{what} than the cut of {_any_of(cut)} layers" for what, cut in found.items()]
-    return f"Exits that save as much lose {'; '.join(told)}." if told else "No exits here save as much as a cut."
+    for name, (saved, lost) in others.items():
+        if as_much := [each for saves, each in these.values() if saves >= saved]:
+            best = min(as_much, key=lambda each: each.mean)
+            found.setdefault(words.beside(best, lost), []).append(name)
+    yield from (f"{sort} lost {what} than {_any_of(names)}" for what, names in found.items())
 
 
 def _any_of(names: Sequence[str]) -> str:
