@@ -68,7 +68,7 @@ def has_timed_with_more_rows(shop: Workshop) -> bool:
 
 
 def cut_rows(shop: Workshop) -> str:
-    """What is left out: with fewer rounds than an interval takes, a time says nothing."""
+    """What is left out: the batch sizes that were timed in fewer rounds than planned, or not at all."""
     return f"times with {' or '.join(map(str, _untimed_rows(shop)))} rows"
 
 

@@ -115,7 +115,7 @@ def look_rounds(minutes: float) -> int:
 
 
 def timed_prompts(batch: int) -> int:
-    """Other ones in each round, since rows of one prompt would leave together."""
+    """How many prompts a round is timed on, one at least for each row: rows of the same prompt would leave together."""
     return max(TIMED_PROMPTS, batch)
 
 
