@@ -101,12 +101,14 @@ def _variants(batch: int, quantize: object) -> list[str]:
 
 
 def _time(shop: Workshop, name: str, keys: Sequence[str], batch: int, beside: Sequence[str] = ()) -> None:
-    """Other prompts in each round, since how often a look-up is right depends on the prompt."""
-    per_round = sizes.timed_prompts(batch)
-    all_rounds, transformers_own = MIN_ROUNDS * per_round, [Generate().key, *beside]
+    """Other prompts in each round, since how often a look-up is right depends on the prompt, and one for each row: the
+    more rounds the prompts are for, the narrower is the interval.
+    """
+    n_prompts = MIN_ROUNDS * sizes.timed_prompts(batch)
     what = WhatToTime(
-        keys, (batch,), all_rounds, shop.timed_tokens, MIN_ROUNDS, beside=transformers_own, per_round=per_round
-    )
+        keys, (batch,), n_prompts, shop.timed_tokens, n_prompts // batch, beside=[Generate().key, *beside],
+        per_round=batch,
+    )  # fmt: skip
     shop.time_it(name, what)
 
 

@@ -154,7 +154,7 @@ class Verdict:
     ledger: Ledger
     batch: int | None
     instead: "Instead | None"
-    unsure: "Instead | None"  # what takes less time in too few rounds for an interval, if nothing certainly does
+    unsure: "Instead | None"  # what takes less time, but not certainly, if nothing certainly does
 
     @property
     def rows(self) -> Sequence[Contender]:
@@ -187,7 +187,7 @@ def judge(figures: Figures) -> Verdict:
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
     found = _faster(figures, best if pays else None)
     instead = min(found, key=lambda each: each.time.high, default=None)
-    unsure = None if found else min(_perhaps_faster(figures), key=lambda each: each.time.mean, default=None)
+    unsure = None if found else min(_perhaps_faster(figures), key=_known_and_time, default=None)
     if instead and instead.contender is best:  # by the upper end of its interval, the setting that pays takes least
         instead = None
     return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead, unsure)
@@ -201,7 +201,12 @@ def _faster(figures: Figures, best: Contender | None) -> list[Instead]:
 
 
 def _perhaps_faster(figures: Figures) -> list[Instead]:
-    return [each for each in _usable(figures) if math.isnan(each.time.high) and each.time.mean < 1]
+    return [each for each in _usable(figures) if each.time.mean < 1]
+
+
+def _known_and_time(each: Instead) -> tuple[bool, float]:
+    """What was timed in too few rounds for an interval comes first, since no more can be said then."""
+    return not math.isnan(each.time.high), each.time.mean
 
 
 def _usable(figures: Figures) -> list[Instead]:

@@ -212,14 +212,18 @@ def instead_sentence(verdict: Verdict) -> str:
     """What to take instead of exits, or that nothing else takes less time."""
     if not verdict.figures.were_timed:
         return "What pays most is not known: what could be taken instead of exits was timed on a few tokens alone."
+    nothing = "Nothing that could be taken instead takes certainly less time within the bound"
     if verdict.unsure:
         contender, batch = verdict.unsure
-        return f"What pays most is not known: {_named(contender)} takes {_time(contender, batch)}."
+        takes = f"{_named(contender)} takes {_time(contender, batch)}"
+        if math.isnan(verdict.unsure.time.high):
+            return f"What pays most is not known: {takes}."
+        return f"{nothing}; nearest to it, {takes}."
     if verdict.instead is None:
         if verdict.pays:
             return "Of what was measured beside it, nothing takes less time within the bound."
         keys = ", ".join(each.key for each in verdict.figures.alternatives if each.times) or "nothing"
-        return f"Nothing that could be taken instead takes certainly less time within the bound; timed: {keys}."
+        return f"{nothing}; timed: {keys}."
     contender, batch = verdict.instead
     if contender.is_lossless:
         quality = "its texts are full depth's"

@@ -222,7 +222,7 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
 
 
 FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
-OWN = Contender("generate", GENERATE, times={1: FAST})
+OWN, PERHAPS = Contender("generate", GENERATE, times={1: FAST}), Estimate(0.7, 0.52, 1.06, 6)
 LOOKED_UP = Contender("draft/lookup:auto", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
 LEFT_OUT = Contender(
     "unfrozen/fixed/29", CUT, times={1: Estimate(0.3, 0.2, 0.4, 8)}, loss=Loss(0.01, 400), certified=True,
@@ -284,8 +284,23 @@ def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_
         "What pays most is not known: draft/lookup:auto takes 66% of full depth's time (too few rounds for an "
         "interval) with 1 row at a time."
     )
+    perhaps = replace(OWN, times={1: PERHAPS})
+    assert judge(replace(FIGURES, best=None, alternatives=[perhaps, replace(LOOKED_UP, times={1: few})])).unsure == (
+        replace(LOOKED_UP, times={1: few}),
+        1,
+    )
     proven = judge(replace(FIGURES, best=None, alternatives=[OWN, replace(LOOKED_UP, times={1: few})]))
     assert (proven.instead, proven.unsure) == ((OWN, 1), None)
+
+
+def test_what_takes_less_but_not_certainly_is_named_with_its_interval() -> None:
+    alternatives = [replace(OWN, times={1: PERHAPS}), replace(LOOKED_UP, times={1: SLOW})]
+    verdict = judge(replace(FIGURES, best=None, alternatives=alternatives))
+    assert verdict.instead is None
+    assert next(closing_sentences(verdict, {}, [])) == (
+        "Nothing that could be taken instead takes certainly less time within the bound; nearest to it, generate takes "
+        "70% of full depth's time (52 to 106) with 1 row at a time."
+    )
 
 
 def test_after_the_verdict_come_what_to_take_instead_remarks_and_minutes() -> None:
