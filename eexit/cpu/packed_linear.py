@@ -6,29 +6,51 @@ products of all layers take 23 ms instead of 36 in bfloat16, and 39 instead of 8
 A CPU without instructions for bfloat16 takes several times as long for such products as for those in float32. There,
 bfloat16 weights are packed in float32, which holds them exactly: a product is summed in float32, as it is everywhere,
 and rounded once. The weights then take as much memory as those of a float32 model.
+
+Some CPUs multiply one row, or a few, faster with plain weights: on one without instructions for bfloat16, the products
+of one row take 18 ms instead of 32 in bfloat16, but 47 instead of 33 in float32. Up to how many rows is measured when
+a model is packed; if it is one at least, and memory has room for both, the plain weights are kept for them.
 """
 
 import ctypes
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from eexit.errors import UsageError
 
+FEW: Final = (1, 2, 4)  # rows that plain weights may multiply faster
+ROUNDS: Final = 5  # in each of which products with both forms are timed
+TIMED_BYTES: Final = 2**27  # of weights, more than caches hold
+ROOM: Final = 4  # times the plain weights' bytes that must be available for them to be kept
+
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` with a packed weight; the plain weight is not kept. Outputs have the plain weight's dtype."""
+    """`nn.Linear` with a packed weight. Outputs have the plain weight's dtype.
 
-    def __init__(self, linear: nn.Linear):
+    With `few_rows`, the linear layer itself is kept for so many rows or fewer; without, its weight is not kept.
+    """
+
+    def __init__(self, linear: nn.Linear, few_rows: int = 0):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.few_rows = few_rows
+        self.plain: tuple[nn.Linear, ...] = (linear,) if few_rows else ()  # in a tuple, so that it is no part of this
         self.dtype, self.multiplied_in = linear.weight.dtype, _multiplied_in(linear.weight.dtype)
         with torch.no_grad():
             self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.to(self.multiplied_in))
             self.bias = None if linear.bias is None else linear.bias.to(self.multiplied_in)
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.numel() <= self.few_rows * self.in_features:
+            return nn.functional.linear(input, self.plain[0].weight, self.plain[0].bias)
         input = input.to(self.multiplied_in)
         output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
         return output.to(self.dtype)
@@ -70,15 +92,65 @@ def pack_linear_layers(*models: nn.Module) -> None:
             if type(module) is nn.Linear and is_whole(module.weight) and _can_pack(module.weight):
                 memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
                 uses.setdefault(memory, []).append((model, name))
+    first = [model.get_submodule(name) for (model, name), *_ in uses.values()]
+    few_rows = _few_rows([linear for linear in first if isinstance(linear, nn.Linear)])
+    del first  # each plain weight is freed as soon as it is packed
     for alike in uses.values():
         model, name = alike[0]
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        packed = PackedLinear(linear)
+        packed = PackedLinear(linear, few_rows)
         for model, name in alike:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, packed)
     _give_back_freed_memory()
+
+
+def _few_rows(linears: Sequence[nn.Linear]) -> int:
+    """How many rows these layers multiply faster with plain weights, as timed here; 0 without room for both."""
+    n_bytes = sum(linear.weight.nbytes for linear in linears)
+    if n_bytes < TIMED_BYTES or n_bytes * ROOM > _available_bytes():
+        return 0
+    timed: list[nn.Linear] = []
+    for linear in linears:
+        timed.append(linear)
+        if sum(each.weight.nbytes for each in timed) >= TIMED_BYTES:
+            break
+    packed = [PackedLinear(linear) for linear in timed]
+    seconds: dict[int, tuple[float, float]] = {}
+    with torch.inference_mode():
+        for rows in FEW:
+            inputs = [torch.ones(rows, linear.in_features, dtype=linear.weight.dtype) for linear in timed]
+            rounds = [(_seconds(timed, inputs), _seconds(packed, inputs)) for _ in range(ROUNDS)]
+            seconds[rows] = median(plain for plain, _ in rounds), median(packed for _, packed in rounds)
+    return faster_plain(seconds)
+
+
+def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
+    """Up to how many rows products with plain weights take less time, given both times, plain first, by rows; or 0."""
+    fewest = 0
+    for rows, (plain, packed) in seconds.items():
+        if plain >= packed:
+            break
+        fewest = rows
+    return fewest
+
+
+def _seconds(layers: Sequence[Callable[[Tensor], Tensor]], inputs: Sequence[Tensor]) -> float:
+    """How long it takes to put each input through its layer."""
+    began = time.perf_counter()
+    for layer, input in zip(layers, inputs, strict=True):
+        layer(input)
+    return time.perf_counter() - began
+
+
+def _available_bytes() -> float:
+    """Of memory, as Linux estimates it; elsewhere none, so that only packed weights are kept."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def _give_back_freed_memory() -> None:

@@ -5,7 +5,8 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers, plain_bias, plain_weight
+from eexit.cpu import packed_linear
+from eexit.cpu.packed_linear import PackedLinear, faster_plain, pack_linear_layers, plain_bias, plain_weight
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="this build of torch has no oneDNN"
@@ -46,3 +47,41 @@ def test_packing_keeps_no_plain_weight() -> None:
     pack_linear_layers(model)
     kept = sum(parameter.numel() for parameter in model.parameters())
     assert kept < n_parameters / 4, "embeddings and norms are what is left"
+
+
+def test_plain_weights_that_are_kept_multiply_few_rows_and_no_more() -> None:
+    linear = nn.Linear(300, 40)
+    packed = PackedLinear(linear, few_rows=2)
+    said = linear(torch.ones(3, 300))
+    torch.testing.assert_close(packed(torch.ones(3, 300)), said)
+    with torch.no_grad():
+        linear.weight.fill_(torch.nan)
+    assert packed(torch.ones(1, 2, 300)).isnan().all(), "two rows, whatever their shape"
+    torch.testing.assert_close(packed(torch.ones(3, 300)), said)
+    assert [name for name, _ in packed.named_parameters()] == ["bias"], "what is kept is no part of it"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "few_rows"),
+    [
+        ({1: (3.0, 2.0), 2: (1.0, 2.0)}, 0),
+        ({1: (1.0, 2.0), 2: (2.0, 2.0), 4: (1.0, 2.0)}, 1),
+        ({1: (1.0, 2.0), 2: (1.0, 2.0), 4: (1.9, 2.0)}, 4),
+    ],
+)
+def test_plain_weights_are_kept_for_as_many_rows_as_they_are_faster_with(
+    seconds: dict[int, tuple[float, float]], few_rows: int
+) -> None:
+    assert faster_plain(seconds) == few_rows
+
+
+@pytest.mark.parametrize(("available", "kept"), [(0, False), (10**9, True)])
+def test_plain_weights_are_kept_if_memory_has_room_for_both(
+    monkeypatch: pytest.MonkeyPatch, available: int, kept: bool
+) -> None:
+    model = tiny_model("llama")
+    monkeypatch.setattr(packed_linear, "TIMED_BYTES", 1)
+    monkeypatch.setattr(packed_linear, "_available_bytes", lambda: available)
+    monkeypatch.setattr(packed_linear, "faster_plain", lambda seconds: 1)
+    pack_linear_layers(model)
+    assert {bool(module.plain) for module in model.modules() if isinstance(module, PackedLinear)} == {kept}
