@@ -58,7 +58,8 @@ def test_the_tables_are_small() -> None:
 def test_no_number_of_findings_is_written_by_hand() -> None:
     """Names have digits (`float32`, `screen:32:256`, 95 % intervals); whatever else has one is computed."""
     named = re.compile(r"`[^`]*`|\[[^]]*\]\([^)]*\)|float32|bfloat16|95 % intervals|SmolLM2-135M-Instruct")
-    modules = (ROOT / "jobs" / "bench" / "findings" / f"{name}.py" for name in ("parts", "states", "alternatives"))
+    names = ("parts", "states", "alternatives", "student")
+    modules = (ROOT / "jobs" / "bench" / "findings" / f"{name}.py" for name in names)
     sources = [module.read_text("utf-8") for module in modules]
     prose = [named.sub("", text) for source in sources for text in _prose(ast.parse(source))]
     assert [text for text in prose if re.search(r"\d", text)] == []
@@ -113,6 +114,12 @@ def test_savings_growth_and_dtypes_may_come_out_either_way() -> None:
     assert [words.growth(each) for each in (ABOVE, BELOW)] == ["errors build up", "errors get fewer"]
     assert "not shown" in words.growth(AROUND)
     assert [words.dtypes(p_value) for p_value in (0.01, 0.5)] == ["differ", "are not shown to differ"]
+
+
+def test_a_student_may_be_each_of_three() -> None:
+    assert "changes too much" in words.teaching(0.9, 0.2)
+    assert "too little" in words.teaching(0.98, 0.05)
+    assert "enough" in words.teaching(0.98, 0.1)
 
 
 def test_the_verdict_may_be_each_of_three() -> None:

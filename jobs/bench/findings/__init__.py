@@ -15,7 +15,7 @@ from typing import Final
 
 from cluster.console.flags import Parser
 from eexit.output.whole_files import write_whole
-from findings import alternatives, parts, states
+from findings import alternatives, parts, states, student
 from findings.study import HOME, take
 
 WIDTH: Final = 120
@@ -26,7 +26,8 @@ BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!--
 
 SECTIONS: Final = (
     parts.title, parts.answer, parts.announced, parts.by_kind, parts.ledger, states.pilot, states.maps, parts.time,
-    alternatives.lookups, alternatives.cuts, parts.first_question, parts.long_texts, parts.learned, parts.grading,
+    alternatives.lookups, alternatives.cuts, parts.first_question, parts.long_texts, parts.learned, student.section,
+    parts.grading,
 )  # fmt: skip
 
 
@@ -54,7 +55,8 @@ def with_summary(readme: str) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"README.md lacks the marks {BEGIN.strip()} and {END}")
-    return f"{before}{BEGIN}{filled(parts.summary() + alternatives.summary())}\n{END}{after}"
+    told = parts.summary() + alternatives.summary() + student.summary()
+    return f"{before}{BEGIN}{filled(told)}\n{END}{after}"
 
 
 def filled(markdown: str) -> str:

@@ -41,11 +41,11 @@ TIMES: Final = ("instead/copy", "instead/plain")  # drafts that are looked up, t
 CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 6, 8))  # so many layers fewer
 CUT_EXITS: Final = "instead/exits"  # exits, and full depth, on the same prompts
 SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES, *CUTS, CUT_EXITS)
-READOUT, MAPS, CUT = "linear", "state", "cut"  # artefacts, of which the cards are kept
+READOUT, MAPS, CUT, STUDENT = "linear", "state", "cut", "student"  # artefacts, of which the cards are kept
 BY_ID: Final = (PILOT, MAPPED, *TRIED, *TIMES, *CUTS, CUT_EXITS)  # whose prompts need no texts to be told apart
-CARDS: Final = (READOUT, MAPS, CUT)
+CARDS: Final = (READOUT, MAPS, CUT, STUDENT)
 CARDS_FOLDER: Final = "cards"
-LEFT_OUT: Final = ("state",)  # of a card: what each single map explains
+LEFT_OUT: Final = ("state", "exits", "probes")  # of a card: what each single map explains, and a student's exits
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
     "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",

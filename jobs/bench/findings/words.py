@@ -7,6 +7,9 @@ from eexit.quality.estimates import Estimate
 
 AT_MOST: Final = 0.02  # of the prompts, that normal gets right and the setting gets wrong
 ALIKE: Final = 0.05  # p-values above it show no difference
+FINAL_STAYS: Final = 0.97  # of held-out tokens, that a student's final layer must say as the model's does
+TAUGHT: Final = 20  # a layer at two thirds of the depth, at which a student must gain
+LEAST_GAIN: Final = 0.10  # of held-out tokens, that it must say there beyond what readouts alone do
 
 
 def certificate(p_value: float, error: float, lost: Estimate) -> str:
@@ -56,6 +59,13 @@ def pays(saved: Estimate, certificates: dict[str, str], time_high: float) -> str
     if saving(saved) != "saves" or "certified" not in certificates.values():
         return "No"
     return "Yes" if time_high < 1 else "Not in time"
+
+
+def teaching(final_agreement: float, gain: float) -> str:
+    """Of a student, by its final layer's agreement with the model's and by `TAUGHT`'s gain beside readouts alone."""
+    if final_agreement < FINAL_STAYS:
+        return "changes too much of what full depth says"
+    return "gains too little to build on" if gain < LEAST_GAIN else "gains enough to build on"
 
 
 def rows_at(batch: int) -> str:
