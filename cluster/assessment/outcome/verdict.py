@@ -153,7 +153,7 @@ class Verdict:
     cause: str | None
     ledger: Ledger
     batch: int | None
-    instead: "Instead | None"
+    instead: "Instead | None"  # of all that keeps the bound and certainly takes less time than full depth, the fastest
     unsure: "Instead | None"  # what takes less time, but not certainly, if nothing certainly does
 
     @property
@@ -165,9 +165,7 @@ class Verdict:
 
 
 class Instead(NamedTuple):
-    """What takes least time of all that keeps the bound and certainly takes less than full depth, and with how many
-    rows at a time.
-    """
+    """What could be taken instead of exits, and with how many rows at a time."""
 
     contender: Contender
     batch: int

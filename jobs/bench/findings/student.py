@@ -80,8 +80,9 @@ def summary() -> str:
     curve = TaughtModel.read()
     tokens, layer = curve.last["tokens"], words.TAUGHT
     return f"""
-- What would training change? A student that learned from {tokens:,} tokens says of held-out texts at layer {layer} what
-  full depth says in {percent_of(curve.agreement[tokens, layer])} of the tokens; readouts alone do in
-  {percent_of(curve.agreement[0, layer])}. Its own full depth keeps {percent_of(curve.kept)} of them
+- What would training change? A student is the model with an adapter that learns to say early what the model says at the
+  end. After {tokens:,} tokens its layer {layer} agrees with the model's full depth on
+  {percent_of(curve.agreement[tokens, layer])} of held-out tokens, where readouts alone agree on
+  {percent_of(curve.agreement[0, layer])}; its own full depth agrees on {percent_of(curve.kept)}
   ([more](reports/sample/FINDINGS.md#what-teaching-the-model-changes)).
 """
