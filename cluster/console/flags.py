@@ -17,6 +17,7 @@ from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
 _SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
+_MOST_TOLD = 200  # characters of arguments that no flag takes
 _HELD = "\u00a0"  # a space that no line ends at
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
@@ -105,7 +106,8 @@ class Parser(argparse.ArgumentParser):
         complete(self)
         known, unknown = self.parse_known_args(arguments)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+            told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line, whatever they are
+            self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
         return known
 
     def error(self, message: str) -> NoReturn:

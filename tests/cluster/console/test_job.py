@@ -219,6 +219,8 @@ BAD_FLAGS = {
     "--model=x --sed=1": "unrecognized arguments: --sed=1 (did you mean --seeds?): --help-all lists the flags",
     "--rows": "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help-all lists the flags",
     "--zzz": "unrecognized arguments: --zzz: --help-all lists the flags",
+    "--sistem 'one\n\ntwo'": "unrecognized arguments: --sistem one two (did you mean --system?): "
+    "--help-all lists the flags",
     "mine.txt": "unrecognized arguments: mine.txt: --help-all lists the flags",
     "--seeds": "argument --seeds: expected at least one argument: --help-all lists the flags",
     "--config no.toml": "--config no.toml can't be read (No such file or directory): check the name",
