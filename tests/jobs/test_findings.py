@@ -18,7 +18,7 @@ from eexit.errors import UsageError  # noqa: E402
 from eexit.quality.estimates import Estimate  # noqa: E402
 
 SAMPLE = ROOT / "reports" / "sample"
-MOST_BYTES = 2_800_000  # of both questions, and of what could be done instead
+MOST_BYTES = 3_000_000  # of both questions, of what could be done instead, and of reasoning
 ABOVE, AROUND, BELOW = (Estimate(mean, mean - 0.01, mean + 0.01, 100) for mean in (0.05, 0.0, -0.05))
 
 
@@ -57,8 +57,8 @@ def test_the_tables_are_small() -> None:
 
 def test_no_number_of_findings_is_written_by_hand() -> None:
     """Names have digits (`float32`, `screen:32:256`, 95 % intervals); whatever else has one is computed."""
-    named = re.compile(r"`[^`]*`|\[[^]]*\]\([^)]*\)|float32|bfloat16|95 % intervals|SmolLM2-135M-Instruct")
-    names = ("parts", "states", "alternatives", "student")
+    named = re.compile(r"`[^`]*`|\[[^]]*\]\([^)]*\)|float32|bfloat16|95 % intervals|SmolLM2-135M-Instruct|Qwen[^ ]*")
+    names = ("parts", "states", "alternatives", "student", "reasoning")
     modules = (ROOT / "jobs" / "bench" / "findings" / f"{name}.py" for name in names)
     sources = [module.read_text("utf-8") for module in modules]
     prose = [named.sub("", text) for source in sources for text in _prose(ast.parse(source))]
@@ -120,6 +120,21 @@ def test_a_student_may_be_each_of_three() -> None:
     assert "changes too much" in words.teaching(0.9, 0.2)
     assert "too little" in words.teaching(0.98, 0.05)
     assert "enough" in words.teaching(0.98, 0.1)
+
+
+def test_chains_may_be_needed_or_not_and_by_more_than_a_control_needs_its_own() -> None:
+    assert [words.necessity(each) for each in (ABOVE, BELOW)] == ["need the chain", "are better without it"]
+    assert "not certainly" in words.necessity(AROUND)
+    right, hardly = Estimate(0.5, 0.4, 0.6, 100), Estimate(0.05, 0.02, 0.09, 100)
+    told = [words.beside_control(each, right) for each in (ABOVE, BELOW, AROUND)]
+    assert told == ["certainly more necessary", "certainly less necessary", "as necessary, as far as is shown,"]
+    assert words.beside_control(ABOVE, hardly).startswith("not to be compared")
+    assert [words.tells(each) for each in (right, hardly)] == ["enough to tell", "too few to tell"]
+
+
+def test_more_prompts_show_a_smaller_difference() -> None:
+    few, many = words.enough(Estimate(0.1, -0.1, 0.3, 100)), words.enough(Estimate(0.05, -0.15, 0.25, 100))
+    assert (few, many, words.enough(Estimate(0, -0.1, 0.1, 100))) == (817, 3266, 0)  # (2.8 / 0.98)² · 100
 
 
 def test_the_verdict_may_be_each_of_three() -> None:

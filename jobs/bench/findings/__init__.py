@@ -15,7 +15,7 @@ from typing import Final
 
 from cluster.console.flags import Parser
 from eexit.output.whole_files import write_whole
-from findings import alternatives, parts, states, student
+from findings import alternatives, parts, reasoning, states, student
 from findings.study import HOME, take
 
 WIDTH: Final = 120
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- findings: written by python jobs/bench findings -->\n", "<!--
 SECTIONS: Final = (
     parts.title, parts.answer, parts.announced, parts.by_kind, parts.ledger, states.pilot, states.maps, parts.time,
     alternatives.lookups, alternatives.cuts, parts.first_question, parts.long_texts, parts.learned, student.section,
-    parts.grading,
+    reasoning.section, parts.grading,
 )  # fmt: skip
 
 

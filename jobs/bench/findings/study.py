@@ -28,21 +28,23 @@ from eexit.results.layout import MANIFEST, Manifest, encode, generations_name
 from eexit.results.seals import digest_of, encode_generations
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
+from eexit.results.study_tables import CHAINS, CHOICES, REPLAYS, TIMINGS
 
 HOME: Final = Path(__file__).parents[3] / "reports" / "sample"
 STUDY: Final = HOME / "study"
 LOOK, PILOT, MAPPED = "look", "pilot", "mapped"  # the last two: oracles on the pilot, without maps and with them
 TRIED: Final = ("tried", "late", "tried-mapped")  # settings on the pilot
-FIRST, LATEST, LONG = "run", "again", "long"  # the announced settings of both questions, and longer texts of the first
+FIRST, LATEST = "run", "again"  # the announced settings of both questions
+LONG: Final = "longer/run"  # longer texts of the first
 DTYPES: Final = ("float32", "bfloat16")
 ASKED: Final = tuple(f"{what}-{dtype}" for what in (FIRST, LATEST, LONG) for dtype in DTYPES)
 TIMES: Final = ("instead/copy", "instead/plain")  # drafts that are looked up, timed on prompts of two sorts
 CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 6, 8))  # so many layers fewer
 CUT_EXITS: Final = "instead/exits"  # exits, and full depth, on the same prompts
-SWEEPS: Final = (LOOK, PILOT, MAPPED, *TRIED, *ASKED, *TIMES, *CUTS, CUT_EXITS)
+REASONING: Final = tuple(f"reasoning/{name}" for name in ("steps", "fixed", "small"))  # the last by the default model
+BY_ID: Final = (PILOT, MAPPED, *TRIED, *TIMES, *CUTS, CUT_EXITS, *REASONING)  # need no texts to tell prompts apart
+SWEEPS: Final = (*BY_ID, LOOK, *ASKED)
 READOUT, MAPS, CUT, STUDENT = "linear", "state", "cut", "student"  # artefacts, of which the cards are kept
-BY_ID: Final = (PILOT, MAPPED, *TRIED, *TIMES, *CUTS, CUT_EXITS)  # whose prompts need no texts to be told apart
 CARDS: Final = (READOUT, MAPS, CUT, STUDENT)
 CARDS_FOLDER: Final = "cards"
 LEFT_OUT: Final = ("state", "exits", "probes")  # of a card: what each single map explains, and a student's exits
@@ -55,6 +57,12 @@ COLUMNS_OF_CUTS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "status", "n_tokens", "cost_full", "cost_run", "correct",
     "disagreement",
 )  # fmt: skip
+
+COLUMNS_OF_STEPS: Final = (
+    "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "n_thinking_tokens",
+    "thinking_closed", "mean_depth", "cost_needed", "cost_run", "correct",
+)  # fmt: skip
+COLUMNS_OF: Final = {**dict.fromkeys(CUTS, COLUMNS_OF_CUTS), **dict.fromkeys(REASONING, COLUMNS_OF_STEPS)}
 
 
 def take(results: Path, into: Path = STUDY) -> None:
@@ -76,7 +84,7 @@ def take(results: Path, into: Path = STUDY) -> None:
         for column, values in short.items():
             blank = blank.set_column(blank.schema.get_field_index(column), column, [values])
         target.publish(generations_name(list_files(sweep.store).stems[0]), encode_generations(blank, digest_of(b""), 0))
-        for file in (name for table in (CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
+        for file in (name for table in (CHAINS, CHOICES, REPLAYS, TIMINGS) for name in table.files(sweep.store)):
             target.publish(file, sweep.store.read(file) or b"")
         target.publish(MANIFEST, _compact(json.loads(encode(_short(name, sweep.manifest)))))
     for name, held in cards.items():
@@ -89,17 +97,21 @@ def _compact(content: dict[str, Any]) -> bytes:
 
 
 def _read(results: Path, name: str) -> FinishedSweep:
-    return read_finished(str(results / name), COLUMNS_OF_CUTS if name in CUTS else COLUMNS)
+    return read_finished(str(results / name), COLUMNS_OF.get(name, COLUMNS))
 
 
 def _short(name: str, manifest: Manifest) -> Manifest:
-    """Without the cards of what was learned, and with no more of the prompts than what tells them apart."""
+    """Without cards of what was learned and the model's folder, and with no more of prompts than tells them apart."""
     prompts = [{what: prompt[what] for what in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
     if name in BY_ID:
-        prompts = [{"id": prompt["id"], "prompt": "", "group": prompt["id"]} for prompt in prompts]
+        steps = [{"steps": n} if (n := prompt.get("steps")) else {} for prompt in manifest.config["prompts"]]
+        ids = [prompt["id"] for prompt in prompts]
+        prompts = [{"id": each, "prompt": "", "group": each, **n} for each, n in zip(ids, steps, strict=True)]
     if name in CUTS:
         prompts = []  # they are those of the exits beside
-    return replace(manifest, learned={}, config={**manifest.config, "prompts": prompts})
+    model = Path(manifest.model["name"]).name  # without the folder of a file
+    config = {**manifest.config, "prompts": prompts, "model": model}
+    return replace(manifest, learned={}, model={**manifest.model, "name": model}, config=config)
 
 
 def card(name: str) -> dict[str, Any]:

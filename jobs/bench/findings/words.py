@@ -1,5 +1,6 @@
 """What each outcome of the study is called, as PLAN.md said before it ran, and how FINDINGS.md writes its numbers."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,6 +10,8 @@ AT_MOST: Final = 0.02  # of the prompts, that normal gets right and the setting 
 ALIKE: Final = 0.05  # p-values above it show no difference
 FINAL_STAYS: Final = 0.97  # of held-out tokens, that a student's final layer must say as the model's does
 TAUGHT: Final = 20  # a layer at two thirds of the depth, at which a student must gain
+FEW_RIGHT: Final = 0.10  # right answers, below which none can need its chain
+NORMAL_95, NORMAL_80 = 1.96, 0.84  # standard errors: of a 95 % interval to each side, and for a chance of 80 %
 LEAST_GAIN: Final = 0.10  # of held-out tokens, that it must say there beyond what readouts alone do
 
 
@@ -66,6 +69,33 @@ def teaching(final_agreement: float, gain: float) -> str:
     if final_agreement < FINAL_STAYS:
         return "changes too much of what full depth says"
     return "gains too little to build on" if gain < LEAST_GAIN else "gains enough to build on"
+
+
+def necessity(need: Estimate) -> str:
+    """Of right answers with a chain less those without it."""
+    return _called(need, "need the chain", "are better without it", "do not certainly need the chain")
+
+
+def beside_control(difference: Estimate, control_right: Estimate) -> str:
+    """Of a setting's necessity less that of its control, of whose answers so many are right with a chain."""
+    if control_right.mean < FEW_RIGHT:
+        return "not to be compared (hardly an answer of the control is right)"
+    return _called(
+        difference, "certainly more necessary", "certainly less necessary", "as necessary, as far as is shown,"
+    )
+
+
+def tells(right: Estimate) -> str:
+    """Whether the answers of a model say anything of its chains, by the right ones with a chain."""
+    return "too few to tell" if right.high < FEW_RIGHT else "enough to tell"
+
+
+def enough(difference: Estimate) -> int:
+    """So many prompts show a difference of this size with a chance of 80 %; 0 where none is seen."""
+    if not difference.mean:
+        return 0
+    error = (difference.high - difference.low) / (2 * NORMAL_95)
+    return math.ceil(difference.n * ((NORMAL_95 + NORMAL_80) * error / difference.mean) ** 2)
 
 
 def rows_at(batch: int) -> str:
