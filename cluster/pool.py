@@ -10,8 +10,8 @@ from eexit.plan.model_facts import Memory, size
 from eexit.plan.runs import count_runs
 
 # An actor with one CPU has no threads to wait for, but is slow with few rows. On two CPUs, one actor against two:
-# 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps). It is no other with
-# four times as many parameters: 440 runs of Qwen2.5-Coder-0.5B took 7:54 minutes with one and 7:04 with two.
+# 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps). With
+# four times as many parameters, 440 runs of Qwen2.5-Coder-0.5B took 7:54 with one and 7:04 with two (one sweep).
 CPUS_PER_ACTOR, RUNS_PER_ACTOR = 8, 100  # at most; at least
 ACCELERATOR = "accelerator_type:"
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import units
-from eexit.quality.estimates import ENDS, Estimate, ValueKind
+from eexit.quality.estimates import ENDS, Estimate
 from eexit.quality.per_right import COST_NEEDED, PerRight, per_right
 from eexit.quality.risk_tests import POWER
 from eexit.results.study_tables import CHAINS
 from findings import words
 from findings.parts import gained_and_lost
-from findings.study import REASONING, StudySweep, mean_of
+from findings.study import REASONING, StudySweep
 from findings.words import percent_of, points_of, share_of, table_of, times_of
 
 NONE: Final = "keep-0"
@@ -54,7 +54,7 @@ class Reasoned(StudySweep):
 
     def thought(self, key: str) -> float:
         """Tokens of a chain, on average."""
-        return mean_of(self.of_prompts(key, "n_thinking_tokens"), ValueKind.NUMBER).mean
+        return float(self.of_prompts(key, "n_thinking_tokens").mean())
 
 
 def section() -> str:
@@ -62,7 +62,7 @@ def section() -> str:
     rows = [row for key in run.uncontrolled for row in (_row(run, key, f"`{key}`"), *_of_control(run, key))]
     rows += [_row(fixed, key, f"`{key}`") for key in fixed.settings]
     heads = [
-        "setting", "layers skipped", "right", "gained, lost", "half", "filler", "none", "tokens of thinking",
+        "setting", "layers skipped", "right", "gained, lost", "half", "filler", "at once", "tokens of thinking",
         "cost per right answer", "necessity", "beside control",
     ]  # fmt: skip
     normal, longest = run.need(NORMAL), max(run.uncontrolled, key=run.thought)
@@ -83,7 +83,7 @@ At full depth, answers {words.necessity(normal)}: {points_of(normal)} points; by
 and then the share of texts that come to `Answer:`, {"; ".join(_by_steps(run))}. Chains are longest,
 {run.thought(longest):.1f} tokens, with `{longest}` ({run.thought(NORMAL):.1f} at full depth).
 Beside those of its control, the chains of a setting are {"; ".join(_told(run))}.
-Hardly: fewer than {percent_of(words.FEW_RIGHT)}, where none can need its chain.
+Where hardly an answer is right, none can need its chain.
 Differences from controls that are not certain would be shown with a chance of {percent_of(POWER)}, if they are as
 large as they seem, by so many prompts: {_would_show(run)}.
 

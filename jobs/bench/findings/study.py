@@ -102,11 +102,10 @@ def _read(results: Path, name: str) -> FinishedSweep:
 
 def _short(name: str, manifest: Manifest) -> Manifest:
     """Without cards of what was learned and the model's folder, and with no more of prompts than tells them apart."""
-    prompts = [{what: prompt[what] for what in ("id", "prompt", "group")} for prompt in manifest.config["prompts"]]
+    kept = ("id", "prompt", "group", "steps") if name in REASONING else ("id", "prompt", "group")
+    prompts = [{what: prompt[what] for what in kept} for prompt in manifest.config["prompts"]]
     if name in BY_ID:
-        steps = [{"steps": n} if (n := prompt.get("steps")) else {} for prompt in manifest.config["prompts"]]
-        ids = [prompt["id"] for prompt in prompts]
-        prompts = [{"id": each, "prompt": "", "group": each, **n} for each, n in zip(ids, steps, strict=True)]
+        prompts = [{**prompt, "prompt": "", "group": prompt["id"]} for prompt in prompts]
     if name in CUTS:
         prompts = []  # they are those of the exits beside
     model = Path(manifest.model["name"]).name  # without the folder of a file

@@ -1,4 +1,7 @@
-"""What each outcome of the study is called, as PLAN.md said before it ran, and how FINDINGS.md writes its numbers."""
+"""What each outcome of the study is called, and how FINDINGS.md writes its numbers.
+
+Of the questions that PLAN.md asks, it said before they ran what outcomes are called.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +13,9 @@ AT_MOST: Final = 0.02  # of the prompts, that normal gets right and the setting 
 ALIKE: Final = 0.05  # p-values above it show no difference
 FINAL_STAYS: Final = 0.97  # of held-out tokens, that a student's final layer must say as the model's does
 TAUGHT: Final = 20  # a layer at two thirds of the depth, at which a student must gain
+LEAST_GAIN: Final = 0.10  # of held-out tokens, that it must say there beyond what readouts alone do
 FEW_RIGHT: Final = 0.10  # right answers, below which none can need its chain
 NORMAL_95, NORMAL_80 = 1.96, 0.84  # standard errors: of a 95 % interval to each side, and for a chance of 80 %
-LEAST_GAIN: Final = 0.10  # of held-out tokens, that it must say there beyond what readouts alone do
 
 
 def certificate(p_value: float, error: float, lost: Estimate) -> str:
@@ -79,7 +82,7 @@ def necessity(need: Estimate) -> str:
 def beside_control(difference: Estimate, control_right: Estimate) -> str:
     """Of a setting's necessity less that of its control, of whose answers so many are right with a chain."""
     if control_right.mean < FEW_RIGHT:
-        return "not to be compared (hardly an answer of the control is right)"
+        return f"not to be compared, since the control gets fewer than {percent_of(FEW_RIGHT)} right,"
     return _called(
         difference, "certainly more necessary", "certainly less necessary", "as necessary, as far as is shown,"
     )
