@@ -24,6 +24,7 @@ from eexit.model.cache import KVCache
 from eexit.model.devices import Spread
 from eexit.model.layer_calls import LayerCall, row_axes, switch_length
 from eexit.model.layerwise import KeysAlone, StandIn, graft
+from eexit.model.support.checked_before import CheckedBefore
 from eexit.model.support.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.refusals import (
@@ -48,12 +49,12 @@ PROBE_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed
 
 
 class Decoder(Spread):
-    """A transformers model, taken apart and checked.
+    """A transformers model, taken apart and checked; not again, if it is known to have passed that before.
 
     Raises `UsageError`, saying what is missing, for a model that can't be run this way.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, known: CheckedBefore | None = None):
         config, what = model.config.get_text_config(decoder=True), type(model).__name__
         began = time.perf_counter()
         try:
@@ -67,7 +68,7 @@ class Decoder(Spread):
             self.dtype = model.dtype
             self.whole = self  # that this one is a part of
             path, name = find_stack(model, self.n_layers)
-            self._take_apart(model, config, path, name)
+            self._take_apart(model, config, path, name, known)
         except UsageError as error:
             raise UsageError(f"{what} is not supported: {error}") from error
         except torch.OutOfMemoryError:
@@ -77,7 +78,9 @@ class Decoder(Spread):
             raise UsageError(f"{what} is not supported: run layer by layer, its own code raises {reason}") from error
         self.check_seconds = time.perf_counter() - began  # which grow with the model
 
-    def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
+    def _take_apart(
+        self, model: PreTrainedModel, config: Any, path: str, name: str, known: CheckedBefore | None
+    ) -> None:
         placed = self.place(model, model.get_submodule(path), getattr(model.get_submodule(path), name))
         stack = placed.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
@@ -88,17 +91,20 @@ class Decoder(Spread):
         self._calls: list[tuple[Tensor, LayerCall]] = []
         self.axes: list[LayerCall] = []
         far = far_positions(config, self.context)
-        self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
+        probes = self._probes()
+        self.attends_itself = not asks_for_attention(model, self.configs, probes[0][0])
+        passed = not self.attends_itself and known is not None and known.passed()
         try:
             if not self.attends_itself:
-                rows = self._watch(model, placed, path, name)
+                rows = self._watch(model, placed, path, name, [probes[0][:1]] if passed else probes)
                 tokens_at = [watch_token_at(self, position) for position in far]
                 self.windows = windows_of(tokens_at)
-                check(self, rows, tokens_at)
+                if not passed:
+                    check(self, rows, tokens_at)
         except OwnAttention:
             self.attends_itself = True
         if self.attends_itself:
-            rows = self._watch(model, placed, path, name)
+            rows = self._watch(model, placed, path, name, probes)
             check_self_attending(self, rows, far)
         self._require_windows(cached_windows(config), far[-1])
         self.for_keys = keys_alone(self, rows[0][0].entering_1TW)
@@ -106,12 +112,16 @@ class Decoder(Spread):
         self.cache_bytes_per_token = cache.n_bytes
         held = (cache.part_of(layer).held(layer) for layer in range(self.n_layers))
         self.cache_shapes = [tuple(part.shape for part in parts) for parts in held]
+        if known is not None and not (passed or self.attends_itself):
+            known.keep()
 
-    def _watch(self, model: PreTrainedModel, placed: Any, path: str, name: str) -> list[list[Forward]]:
+    def _watch(
+        self, model: PreTrainedModel, placed: Any, path: str, name: str, probes: Sequence[Sequence[Tensor]]
+    ) -> list[list[Forward]]:
         """Observe the unmodified model on some rows, to find how it calls its layers and what follows them."""
         stack = model.get_submodule(path)
         layers = list(getattr(stack, name))
-        rows = [watch_row(model, stack, layers, parts, self.attends_itself) for parts in self._probes()]
+        rows = [watch_row(model, stack, layers, parts, self.attends_itself) for parts in probes]
         watched = rows[0][0]
         self.after_layers = self.at_head(watched.after_layers)
         self.width = watched.leaving_1TW[-1].shape[-1]  # of the residual stream

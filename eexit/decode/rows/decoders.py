@@ -8,6 +8,7 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
 from eexit.model.adapters import cut_out, is_cut, merged, read_cut
 from eexit.model.decoder import Decoder
+from eexit.model.support.checked_before import CheckedBefore
 from eexit.plan.configuration import Configuration, Exit
 
 
@@ -44,7 +45,7 @@ def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Dec
     student = model if adapter is None or cut else merged(model, adapter)
     if packed:
         pack_linear_layers(model, student)
-    own = {each: Decoder(each) for each in {model, student}}
+    own = {each: Decoder(each, CheckedBefore(each)) for each in {model, student}}
     if cut is None:
         return Decoders(own[model], own[student])
     try:
