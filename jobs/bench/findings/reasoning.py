@@ -66,16 +66,16 @@ def section() -> str:
         "cost per right answer", "necessity", "beside control",
     ]  # fmt: skip
     normal, longest = run.need(NORMAL), max(run.uncontrolled, key=run.thought)
-    few, of_some = small.accuracy(NORMAL), run.need(NORMAL, KEPT[0]).n
+    few = small.accuracy(NORMAL)
     return f"""
 ## What limited depth does to reasoning
 
 Qwen2.5-Coder-0.5B-Instruct ({run.finished.manifest.model["n_layers"]} layers, float32) adds up numbers,
 {run.n_prompts} sums, in a chain of thought of which it is shown two examples. The shares of right answers: after the
-chain that the setting wrote; after half of the chain that `normal` wrote, and after as many tokens without meaning (of
-{of_some:.0f} sums); and at once. Cost per right answer: multiply-adds of all texts, if deciding were free, over right
-answers, beside `normal`. Necessity: right with the chain less right at once, in points; beside control: less that of a
-control that exits as often at each layer, whatever the token.
+chain that the setting wrote; after half of the chain that `normal` wrote, and after as many tokens without meaning; and
+at once. Cost per right answer: multiply-adds of all texts, if deciding were free, over right answers, beside `normal`.
+Necessity: right with the chain less right at once, in points; beside control: less that of a control that exits as
+often at each layer, whatever the token.
 
 {table_of(heads, rows)}
 
