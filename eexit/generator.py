@@ -210,7 +210,9 @@ class ModelGenerator:
     def _use(self, **changed: Any) -> None:
         """Decode with these fields of `Decoding` changed, from now on."""
         engine = self.engine
-        self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student, self.prices)
+        decoding = replace(engine.decoding, **changed)
+        if decoding != engine.decoding:
+            self.engine = Engine(engine.decoder, decoding, engine.student, self.prices)
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
         key = _key(run)

@@ -142,7 +142,9 @@ class Bench:
 
     def _sweep(self, config: SweepConfig, n_rows: int, n_tokens: int) -> tuple[Results, list[float], float]:
         engine = self.generator.engine = self.engine(n_tokens)
-        results, steps = self.steps(partial(self.generator.generate, self.runs(config, n_rows)))
+        runs = self.runs(config.model_copy(update={"max_new_tokens": n_tokens}), n_rows)
+        results, steps = self.steps(partial(self.generator.generate, runs))
+        assert results.tokens.num_rows == n_rows * n_tokens, "a row has another length"
         return results, steps, engine.observed
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:

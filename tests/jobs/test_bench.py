@@ -16,14 +16,20 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.slow
-def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
+def main(*arguments: object) -> int:
+    """The command in this process, which has torch already."""
+    code: int = run_path(str(SCRIPT / "__main__.py"))["main"]([*map(str, arguments)])
+    return code
+
+
+def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_byte_model(tmp_path / "model")
-    done = bench(
-        "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 9, "--tokens", 10, "--rounds", 2,
-        "--json", tmp_path / "figures.json",
+    code = main(
+        "engine", "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 9, "--tokens", 10,
+        "--rounds", 2, "--json", tmp_path / "figures.json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    said = capsys.readouterr()
+    assert code == 0, said.err
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
@@ -36,14 +42,8 @@ def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
         assert [len(compared[rows, what]["steps"]) for rows in (1, 9)] == [2 * 8] * 2, "a prompt gives the first of ten"
     assert compared[9, "observation"]["tokens"] == 81
     assert 1 <= compared[9, "oracle"]["prefixes"] <= 9
-    assert "| rows | ms/token observed | share of the time |" in done.stdout
-    assert "| rows |" in done.stdout
-
-
-def main(*arguments: object) -> int:
-    """The command in this process, which has torch already."""
-    code: int = run_path(str(SCRIPT / "__main__.py"))["main"]([*map(str, arguments)])
-    return code
+    assert "| rows | ms/token observed | share of the time |" in said.out
+    assert "| rows |" in said.out
 
 
 def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
