@@ -9,7 +9,8 @@ and rounded once. The weights then take as much memory as those of a float32 mod
 
 Some CPUs multiply one row, or a few, faster with plain weights: on one without instructions for bfloat16, the products
 of one row take 18 ms instead of 32 in bfloat16, but 47 instead of 33 in float32. Up to how many rows is measured when
-a model is packed; if it is one at least, and memory has room for both, the plain weights are kept for them.
+a model is packed; if it is one at least, and memory has room for both, the plain weights are kept for them. Times are the
+least of some rounds, since whatever else runs on a machine makes the packed form look worse by up to a factor of two.
 """
 
 import ctypes
@@ -18,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import torch
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from eexit.errors import UsageError
 
 FEW: Final = (1, 2, 4)  # rows that plain weights may multiply faster
-ROUNDS: Final = 5  # in each of which products with both forms are timed
+ROUNDS: Final = 7  # in each of which products with both forms are timed
 TIMED_BYTES: Final = 2**27  # of weights, more than caches hold
+WORTH: Final = 1.2  # times as fast as packed ones, so that it is worth keeping plain weights beside them
 ROOM: Final = 4  # times the plain weights' bytes that must be available for them to be kept
 
 
@@ -122,15 +123,18 @@ def _few_rows(linears: Sequence[nn.Linear]) -> int:
         for rows in FEW:
             inputs = [torch.ones(rows, linear.in_features, dtype=linear.weight.dtype) for linear in timed]
             rounds = [(_seconds(timed, inputs), _seconds(packed, inputs)) for _ in range(ROUNDS)]
-            seconds[rows] = median(plain for plain, _ in rounds), median(packed for _, packed in rounds)
+            seconds[rows] = min(plain for plain, _ in rounds), min(packed for _, packed in rounds)
     return faster_plain(seconds)
 
 
 def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
-    """Up to how many rows products with plain weights take less time, given both times, plain first, by rows; or 0."""
+    """Up to how many rows products with plain weights are worth keeping these, or 0.
+
+    `seconds` are both times by the number of rows, plain first.
+    """
     fewest = 0
     for rows, (plain, packed) in seconds.items():
-        if plain >= packed:
+        if plain * WORTH > packed:
             break
         fewest = rows
     return fewest
