@@ -9,8 +9,8 @@ and rounded once. The weights then take as much memory as those of a float32 mod
 
 Some CPUs multiply one row, or a few, faster with plain weights: on one without instructions for bfloat16, the products
 of one row take 18 ms instead of 32 in bfloat16, but 47 instead of 33 in float32. Up to how many rows is measured when
-a model is packed; if it is one at least, and memory has room for both, the plain weights are kept for them. Times are the
-least of some rounds, since whatever else runs on a machine makes the packed form look worse by up to a factor of two.
+a model is packed; if it is one at least, and memory has room for both, the plain weights are kept for them. Times are
+the least of some rounds, since whatever else runs on a machine can double those of packed weights.
 """
 
 import ctypes
