@@ -1,7 +1,9 @@
 """A model folder such as a user has: a small random Llama whose tokens are bytes, with its tokenizer."""
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tiny_models import tiny_model
@@ -18,12 +20,19 @@ CHAT_TEMPLATE = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n
 
 def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, positions: int = POSITIONS) -> None:
     """With `ends`, there is a token that ends a text, and a chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files_of(ends, n_layers, positions).items():
+        (folder / name).write_bytes(content)
+
+
+@cache
+def files_of(ends: bool, n_layers: int, positions: int) -> dict[str, bytes]:
+    """The files of such a folder, which are the same every time."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) + [EOS] * ends
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     more = {"eos_token": EOS, "chat_template": CHAT_TEMPLATE} if ends else {}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **more).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(alphabet),
@@ -36,7 +45,10 @@ def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, 
         bos_token_id=None,
         eos_token_id=alphabet.index(EOS) if ends else None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with TemporaryDirectory() as folder:
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **more).save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def save_family(folder: Path, architecture: str) -> Path:

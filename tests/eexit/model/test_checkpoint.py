@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from attention_checks import check_attention_of_every
-from byte_model import N_LAYERS, save_byte_model
+from byte_model import save_byte_model
+from references import decoder_of, shared_model
 from safetensors.torch import load_file, save_file
 from tiny_gguf import save_tiny_gguf
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
 from eexit.model.loading import describe_model, estimate_memory, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
 
@@ -86,15 +85,17 @@ def test_keys_that_do_not_fit_are_refused(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_whole_checkpoints_of_every_family_are_taken_and_keep_the_keys_and_values_that_were_estimated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+    tmp_path: Path, architecture: str
 ) -> None:
-    check_attention_of_every(N_LAYERS, monkeypatch)
+    saved = shared_model(architecture)
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
     _, token_bytes, *_ = estimate_memory(config(tmp_path))
     model, _ = load_model_and_tokenizer(config(tmp_path), "cpu")
-    assert token_bytes == 2 * Decoder(model).cache_bytes_per_token
+    assert type(model) is type(saved)
+    torch.testing.assert_close(model.state_dict(), saved.state_dict(), rtol=0, atol=0)
+    assert token_bytes == 2 * decoder_of(saved).cache_bytes_per_token
 
 
 @pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight", "both"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 
@@ -12,7 +12,6 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.trace import Trace
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
 from eexit.model.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.model.views import CacheView
 from eexit.reference.generation import generate_one
@@ -46,9 +45,9 @@ def test_a_call_for_some_rows_has_what_is_theirs_and_all_of_what_is_nobodys() ->
 
 
 def test_as_many_rows_as_heads_decode_as_one_does() -> None:
-    mpt = tiny_model("mpt")
+    mpt = shared_model("mpt")
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
-    engine = Engine(Decoder(mpt), decoding)
+    engine = Engine(decoder_of(mpt), decoding)
     requests = [kl_request((5, 80, token), "frozen_residual", 0.5) for token in range(mpt.config.n_heads)]
     together = traces_of(engine.generate(requests))
     for index, request in enumerate(requests):
@@ -64,18 +63,18 @@ DECODING = Decoding(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=fro
 
 @pytest.fixture(scope="module", params=["phi3_longrope", "phimoe"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return tiny_model(request.param)
+    return shared_model(request.param)
 
 
 def generate(model: PreTrainedModel, requests: Sequence[Request]) -> list[Outcome]:
-    outcomes = dict(Engine(Decoder(model), DECODING).generate(requests))
+    outcomes = dict(Engine(decoder_of(model), DECODING).generate(requests))
     return [outcomes[index] for index in range(len(requests))]
 
 
 def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: PreTrainedModel) -> None:
     requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG)
                 for mode, k in (("normal", None), ("frozen_residual", 0.5))]  # fmt: skip
-    decoder = Decoder(model)
+    decoder = decoder_of(model)
     for request, trace in zip(requests, generate(model, requests), strict=True):
         assert isinstance(trace, Trace)
         assert_same(trace, generate_one(model, decoder, request, DECODING))

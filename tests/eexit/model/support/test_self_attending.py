@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from tiny_models import SIZES, tiny_model
+from tiny_models import SIZES, shallow_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -16,6 +16,7 @@ from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView, TokensView
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LAYER = 2  # the last one
 SELF_ATTENDING = ["xglm", "gpt_neo", "falcon", "falcon_alibi", "bloom", "mpt"]
 
 
@@ -41,11 +42,11 @@ def test_wrong_keys_and_values_are_refused(
 
     def update(view: CacheView, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         keys, values = sound(view, key, value, layer)
-        return BROKEN[how](keys, values) if layer == 4 else (keys, values)
+        return BROKEN[how](keys, values) if layer == LAYER else (keys, values)
 
     monkeypatch.setattr(CacheView, "update", lambda view, key, value, layer, *_, **__: update(view, key, value, layer))
-    with pytest.raises(UsageError, match=r"what layer 4 adds for .* is .*% off"):
-        Decoder(tiny_model(architecture, dtype))
+    with pytest.raises(UsageError, match=rf"what layer {LAYER} adds for .* is .*% off"):
+        Decoder(shallow_model(architecture, dtype))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
@@ -54,11 +55,11 @@ def test_wrong_values_for_tokens_by_themselves_are_refused(monkeypatch: pytest.M
 
     def update(view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> Any:
         keys, values = CacheView.update(view, key, value, layer)
-        return keys, values * (layer != 4)
+        return keys, values * (layer != LAYER)
 
     monkeypatch.setattr(TokensView, "update", update)
-    with pytest.raises(UsageError, match=r"what layer 4 adds for several tokens of a row is .*% off"):
-        Decoder(tiny_model(architecture))
+    with pytest.raises(UsageError, match=rf"what layer {LAYER} adds for several tokens of a row is .*% off"):
+        Decoder(shallow_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
@@ -69,18 +70,18 @@ def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.Mo
         view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         keys, values = sound(view, key, value, layer)
-        return (keys, values * 0.9) if view.reach > 40 and layer == 6 else (keys, values)
+        return (keys, values * 0.9) if view.reach > 40 and layer == LAYER else (keys, values)
 
     monkeypatch.setattr(CacheView, "update", update)
-    with pytest.raises(UsageError, match=r"what layer 6 adds at position \d+(, beside another,)? is .*% off"):
-        Decoder(tiny_model(architecture))
+    with pytest.raises(UsageError, match=rf"what layer {LAYER} adds at position \d+(, beside another,)? is .*% off"):
+        Decoder(shallow_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
 def test_padding_that_is_attended_to_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     monkeypatch.setattr(CacheView, "attention_mask", lambda view: torch.ones_like(view.key_position_BS))
     with pytest.raises(UsageError, match=r"what layer 0 adds for a token behind a prompt is .*% off"):
-        Decoder(tiny_model(architecture))
+        Decoder(shallow_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
@@ -90,7 +91,7 @@ def test_padding_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch, a
     shifted.__set_name__(CacheView, "key_position_BS")
     monkeypatch.setattr(CacheView, "key_position_BS", shifted)
     with pytest.raises(UsageError, match=r"what layer 0 adds for a prompt is .*% off"):
-        Decoder(tiny_model(architecture))
+        Decoder(shallow_model(architecture))
 
 
 def test_positions_that_follow_the_longest_row_are_refused() -> None:
