@@ -93,7 +93,7 @@ class ModelGenerator:
     def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
-        both = take_apart(self.model, config.adapter, packed=True)
+        both = take_apart(self.model, config.adapter, packed=True, as_loaded=True)
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
