@@ -3,10 +3,9 @@ a step makes few copies.
 """
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import pytest
 import torch
 import transformers as tf
 from accelerate import dispatch_model
-from attention_checks import check_attention_of_every
 from axes import SOME
 from card import DEVICE, OTHER, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
+from on_cards import N_ON_OTHER, card_of, decoder_there
 from references import decoder_of, shared_model
 from tiny_models import ARCHITECTURES
 from torch import Tensor
@@ -57,29 +56,9 @@ ASK_THEMSELVES = {
 A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go; their exits, and what is recorded
 CARDS = pytest.mark.parametrize("spread", [False, True], ids=["card", "cards"])
 OVER_TWO = ("llama", "gemma3", "gpt_neo", "bloom", "opt", "gpt_oss")
-N_ON_OTHER = 3  # layers
 # Copies from card to card of a step: tokens, slots and positions, arguments of layers, and streams, which go to layers
 # on the other card, over the border, and to the head after exitable layers.
 BETWEEN = 13
-
-
-def card_of(model: PreTrainedModel, path: str) -> torch.device:
-    """Where a module of a model over two cards is: apart from the head, whatever is neither tied to it nor late."""
-    layer, head = re.search(r"\.(\d+)\b", path), model.get_output_embeddings()
-    if layer:
-        return OTHER if int(layer[1]) < N_ON_OTHER else DEVICE
-    of_head = {id(parameter) for parameter in head.parameters()}
-    module = model.get_submodule(path)
-    is_head = module is head or any(id(parameter) in of_head for parameter in module.parameters(recurse=False))
-    return DEVICE if is_head or re.search("rotary|wpe", path) else OTHER
-
-
-@cache
-def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
-    """Of a model on one card or two, where it takes seconds to check the attention of more layers than one."""
-    with pytest.MonkeyPatch.context() as patch, Card() as card:
-        check_attention_of_every(N_LAYERS, patch)
-        return Decoder(card.take(model, partial(card_of, model) if spread else None))
 
 
 def decoding_there(decoder: Decoder, decoding: Decoding) -> Decoding:

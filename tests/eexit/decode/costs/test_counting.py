@@ -11,8 +11,9 @@ import pytest
 import torch
 from axes import EXITABLE
 from card import Card
-from references import decoder_of, packed_decoder_of
-from tiny_models import VOCABULARY, tiny_model
+from on_cards import decoder_there
+from references import decoder_of, packed_decoder_of, shared_model
+from tiny_models import VOCABULARY
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, PreTrainedModel
@@ -62,17 +63,17 @@ def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrained
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
-    mixtral = tiny_model("mixtral")
+    mixtral = shared_model("mixtral")
     full = full_depth(N_DECIDED, N_LAYERS, len(EXITABLE))
-    assert cost(find_prices(Decoder(mixtral), DECODING), full, N_PROMPT) == its_own_multiply_adds(mixtral)
+    assert cost(find_prices(decoder_of(mixtral), DECODING), full, N_PROMPT) == its_own_multiply_adds(mixtral)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "falcon", "mixtral", "deepseek_v3"])
 def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
-    model = tiny_model(architecture)
-    on_cpu = find_prices(Decoder(model), DECODING)
-    with Card() as card:
-        there = find_prices(Decoder(card.take(model)), DECODING)
+    model = shared_model(architecture)
+    on_cpu, decoder = prices_of(decoder_of(model)), decoder_there(model)
+    with Card():
+        there = find_prices(decoder, DECODING)
     for field in fields(Prices):
         np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
 
@@ -139,7 +140,7 @@ def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: P
 
 def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
     """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
-    prices = find_prices(Decoder(tiny_model("deepseek_v3")), DECODING)
+    prices = prices_of(decoder_of(shared_model("deepseek_v3")))
     expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 

@@ -1,0 +1,35 @@
+"""Decoders of models on simulated accelerators, which tests share: on one, or with the first layers on another one."""
+
+import re
+from functools import cache, partial
+from typing import Final
+
+import pytest
+import torch
+from attention_checks import check_attention_of_every
+from card import DEVICE, OTHER, Card
+from transformers import PreTrainedModel
+from untrained import N_LAYERS
+
+from eexit.model.decoder import Decoder
+
+N_ON_OTHER: Final = 3  # layers
+
+
+def card_of(model: PreTrainedModel, path: str) -> torch.device:
+    """Where a module of a model over two cards is: apart from the head, whatever is neither tied to it nor late."""
+    layer, head = re.search(r"\.(\d+)\b", path), model.get_output_embeddings()
+    if layer:
+        return OTHER if int(layer[1]) < N_ON_OTHER else DEVICE
+    of_head = {id(parameter) for parameter in head.parameters()}
+    module = model.get_submodule(path)
+    is_head = module is head or any(id(parameter) in of_head for parameter in module.parameters(recurse=False))
+    return DEVICE if is_head or re.search("rotary|wpe", path) else OTHER
+
+
+@cache
+def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
+    """Of a model on one card or two, where it takes seconds to check the attention of more layers than one."""
+    with pytest.MonkeyPatch.context() as patch, Card() as card:
+        check_attention_of_every(N_LAYERS, patch)
+        return Decoder(card.take(model, partial(card_of, model) if spread else None))
