@@ -83,8 +83,10 @@ def setting(folders: Folders) -> Setting:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(architecture: str, tmp_path: Path) -> None:
-    made = make(tmp_path, architecture)
+def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(
+    architecture: str, folders: Folders, tmp_path: Path
+) -> None:
+    made = folders if architecture == "llama" else make(tmp_path, architecture)
     model, setting = loaded(made["model"]), eexit.load(made["exits"])
     swept_texts = texts_of(made["sweep"], exit_key(architecture))
     expected = [(token_ids, layers) for _, token_ids, layers in swept_texts]
