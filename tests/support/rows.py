@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from axes import EXITABLE, some
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
@@ -24,6 +25,7 @@ DECODING = Decoding(
 
 
 SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)
+SAMPLED_SHORT = replace(SAMPLED, max_new_tokens=10)  # beyond sliding windows
 
 
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
@@ -92,3 +94,11 @@ def modes_of(model: PreTrainedModel) -> list[str]:
             refuse_mode(mode, decoder)
             modes.append(mode)
     return modes
+
+
+@cache
+def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
+    """Rows of `normal`, of the seed's rule in two modes and of an online one in every mode, generated in one batch."""
+    requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
+    requests += grid(configurations(model, rules=["confidence"])[1:], PROMPTS[:1])
+    return requests, generate(model, requests, SAMPLED_SHORT)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from axes import SOME, some
+from axes import SOME
 from naive_scores import score_naively
-from references import decoder_of, shared_model
-from rows import DECODING, PROMPTS, SAMPLED, configurations, each_rule, modes_of
+from references import decoder_of, packed_decoder_of, shared_model
+from rows import DECODING, PROMPTS, SAMPLED, SAMPLED_SHORT, configurations, each_rule, modes_of, together
 from traces import traces_of
 from transformers import PreTrainedModel
 from untrained import TUNED
@@ -16,23 +16,30 @@ from eexit.decode import scoring
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score, score_texts
+from eexit.decode.trace import Trace
 from eexit.method.rules import RULES
 from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
+from eexit.model.decoder import Decoder
 from eexit.plan.configuration import NORMAL, Exit, Normal
 
 
-def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
+def check_score(decoder: Decoder, decoding: Decoding, request: Request, trace: Trace) -> set[int]:
     """Returns the layers that were exited at."""
-    decoder, seen = decoder_of(model), set()
+    scored = score(decoder, decoding, request, trace.token_id_T.tolist())
+    assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
+    for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
+        mine, other = getattr(scored, name), getattr(trace, name)
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
+    return set(trace.exit_layer_T.tolist())
+
+
+def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
+    """The same of rows that are generated for it."""
+    decoder, seen = decoder_of(model), set[int]()
     for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
-        scored = score(decoder, decoding, requests[index], trace.token_id_T.tolist())
-        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), requests[index]
-        for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
-            mine, other = getattr(scored, name), getattr(trace, name)
-            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
-        assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
-        seen |= set(trace.exit_layer_T.tolist())
+        seen |= check_score(decoder, decoding, requests[index], trace)
     return seen
 
 
@@ -55,9 +62,14 @@ def test_invariant_8_holds_for_every_rule_of_other_architectures(shift: int, arc
 def test_invariant_8_holds_for_an_online_rule_and_every_state(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
-    exits = [Exit(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
-    assert len(check_scores(any_model, [Request(PROMPTS[0], exit, seed=3) for exit in exits])) > 1
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 6)
+    decoder, seen, modes = packed_decoder_of(any_model), set[int](), set[str]()
+    for request, trace in zip(*together(any_model), strict=True):
+        if request.configuration.columns["rule"] == "confidence":
+            seen |= check_score(decoder, SAMPLED_SHORT, request, trace)
+            modes.add(request.configuration.mode)
+    assert len(seen) > 1
+    assert modes == {*modes_of(any_model)}
 
 
 def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
