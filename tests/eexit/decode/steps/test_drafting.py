@@ -100,10 +100,12 @@ def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
     as_reference(llama, requests_of(DRAFTS[1:3]), replace(DECODING, readout=readout, max_new_tokens=12))
 
 
-def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])
+def test_a_row_runs_what_it_says(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     exactly(monkeypatch)
-    decoder, draft = decoder_of(any_model), Draft(4, 3)
-    ran = Ran(any_model, decoder, monkeypatch)
+    model, draft = shared_model(architecture), Draft(4, 3)
+    decoder = decoder_of(model)
+    ran = Ran(model, decoder, monkeypatch)
     requests = [Request(PROMPTS[0], draft)]
     [trace] = traces_of(Engine(decoder, replace(DECODING, observe="none")).generate(requests)).values()
     rounds, counts = trace.rounds, trace.counts
