@@ -31,8 +31,10 @@ RAY, NO_RAY = "local_ray", "no_ray_yet"  # fixtures
 SHARED = {
     "reports and a browser": ("from report_fixtures import",),
     "Ray": (f'"{RAY}',),
-    "decoders of all families": ("any_model: PreTrainedModel", "from tiny_models import ARCHITECTURES"),
-}
+    "decoders of all families": (
+        "any_model: PreTrainedModel", "from tiny_models import ARCHITECTURES", "from rows import",
+    ),
+}  # fmt: skip
 ROOT = Path(__file__).parents[1]
 FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
