@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Sweep:
         temperature = self.config.get("temperature")
         return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature))
 
-    @property
+    @cached_property
     def judges(self) -> tuple[Judge, ...]:
         return judges_of(self.rows_of(JUDGEMENTS))
 

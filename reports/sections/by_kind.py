@@ -138,12 +138,12 @@ def kind_chart(frame: pd.DataFrame, name: str, looks: Looks, caption: str) -> al
     axis = alt.Axis(format="~%", tickCount=8, labelExpr=alt.Undefined if name == "saved" else WITHIN_SHARES)
     x = alt.X(f"{name}:Q", title=title, scale=scale, axis=axis)
     base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{name}'])")
-    base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=looks.colour(frame).legend(None))
+    colour, shape = looks.colour(frame, has_legend=False), looks.shape(frame, has_legend=False)
+    base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=colour)
     base, tooltip = told(base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame)
     return layered(
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, name, title, along="x"),
-        base.mark_point(filled=True, size=80, cursor="pointer").encode(
-            x=x, shape=looks.shape(frame).legend(None), tooltip=tooltip
-        ),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(x=x, shape=shape, tooltip=tooltip),
         description=f"{title} by kind of prompt. {caption}",
-    ).properties(height=alt.Step(30))
+        height=alt.Step(30),
+    )

@@ -121,7 +121,7 @@ def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
-        colour = alt.Color("acceptance:Q", legend=None).scale(domain=[0, 1], range=SHADES)
+        colour = alt.Color("acceptance:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
         chart = _grid(drafts, "acceptance", colour, None, f"Acceptance by layer and N. {caption}")
         yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns)
 
@@ -277,8 +277,8 @@ def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> 
     name = measured.column("speedup") if measured else "expected"
     known = drafts.drafts[name].dropna()
     most = max(known.max(), 1 / known.min(), 1.05)  # that a small difference is not shown as a large one
-    colour = alt.Color(f"{name}:Q", legend=None)
-    colour = colour.scale(type="log", domain=[1 / most, 1, most], range=[SLOWER, AS_FAST, FASTER])
+    scale = {"type": "log", "domain": [1 / most, 1, most], "range": [SLOWER, AS_FAST, FASTER]}
+    colour = alt.Color(f"{name}:Q", legend=None, scale=scale)
     return _grid(drafts, name, colour, measured, description)
 
 
@@ -286,7 +286,8 @@ def _grid(
     drafts: Drafts, column: str, colour: alt.Color, measured: Measured | None, description: str
 ) -> alt.LayerChart:
     """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
-    x = alt.X("draft_length:N", title="N: tokens drafted at a time", sort=drafts.lengths).axis(labelAngle=0)
+    title, axis = "N: tokens drafted at a time", {"labelAngle": 0}
+    x = alt.X("draft_length:N", title=title, sort=drafts.lengths, axis=axis)
     y = alt.Y(
         "draft_layer:O", title="Layer" if LOOKUP not in drafts.sources else "Layer, or lookup", sort=drafts.sources
     )
@@ -300,7 +301,7 @@ def _grid(
     )
     text = alt.Text(f"{column}:Q", format=".0%" if column == "acceptance" else ".2f")
     words = base.mark_text(aria=False, fontSize=13, color=INK, cursor="pointer").encode(text=text, tooltip=tooltip)
-    return layered(cells, words, description=description).properties(height=alt.Step(CELL_PIXELS))
+    return layered(cells, words, description=description, height=alt.Step(CELL_PIXELS))
 
 
 def _naming(columns: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ shown.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any, Final
 
 import altair as alt
@@ -80,18 +81,18 @@ class TradeOff:
     cost: CostAxis
     looks: Looks
 
-    @property
+    @cached_property
     def points(self) -> pd.DataFrame:
         """The configurations that are points: not `normal`, and no controls of what the sweep has."""
         rows = self.quality.rows
         return rows[(rows["mode"] != NORMAL) & rows["beneath"].isna()]
 
-    @property
+    @cached_property
     def drawn(self) -> pd.DataFrame:
         """The points whose measure and cost are both known."""
         return self.points[self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)]
 
-    @property
+    @cached_property
     def controlled(self) -> pd.Series:
         """For each point that is drawn, whether its control's measure and cost are both known; else NaN."""
         names = [f"{self.measure.column}_control", f"{self.cost.column}_control"]
@@ -220,8 +221,9 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     ring.
     """
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
-    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS))
-    x = x.axis(_percent_axis(least=0 if cost.column == SKIPPED else None))
+    scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
+    beside = _percent_axis(least=0 if cost.column == SKIPPED else None)
+    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=scale, axis=beside)
     axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
@@ -244,7 +246,8 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         _marks(base, shown, tooltip),
         *_full_depth(shown, known, x, y),
         description=description,
-    ).properties(height=HEIGHT_PIXELS)
+        height=HEIGHT_PIXELS,
+    )
 
 
 def _fitted(shown: TradeOff) -> alt.Scale:
@@ -255,6 +258,7 @@ def _fitted(shown: TradeOff) -> alt.Scale:
     return scale_of(shown.is_logarithmic, zero=False, padding=LABEL_ROOM_PIXELS)
 
 
+@cache
 def _percent_axis(least: float | None, most: float | None = None, **look: Any) -> alt.Axis:
     """Without labels where there is room beside the values that there can be."""
     beyond = [f"datum.value < {least}"] * (least is not None) + [f"datum.value > {most}"] * (most is not None)

@@ -233,7 +233,7 @@ def _points(
     y_channel = alt.Y(f"{up}:Q", title=y_title, axis=axis(up), scale=alt.Scale(zero=up == NEED))
     marks = base.mark_point(size=80, cursor="pointer").encode(y=y_channel, opacity=OPACITY, tooltip=tooltip)
     if not lines:
-        marks = marks.encode(shape=alt.Shape("kind:N", title=None).scale(domain=["setting", "control"]))
+        marks = marks.encode(shape=alt.Shape("kind:N", title=None, scale={"domain": ["setting", "control"]}))
     return layered(
         *([base.mark_line(aria=False, opacity=0.6).encode(y=y_channel)] if lines else []),
         *interval_bars(base.mark_rule(aria=False).encode(opacity=OPACITY), frame, up, y_title),

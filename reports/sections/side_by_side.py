@@ -136,12 +136,12 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     """
     x, x_title, none = difference.column, difference.title, difference.none
     scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
-    shape = looks.shape(frame).legend(None)  # the rows have names
+    shape = looks.shape(frame, has_legend=False)  # the rows have names
     points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # a share's hundredths, as the title says
     axis = alt.Axis(labelExpr=points) if difference.form == "points" else alt.Axis(format="~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
     y = rows_of("short", alt.SortField("order"))
-    base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)
+    base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame, has_legend=False), opacity=OPACITY)
     tells = ("configuration", "Configuration", "text"), (x, difference.label, difference.form)
     base, tooltip = told(base, (*tells, (f"{x}_n", "n prompts", "count")), frame)
     return layered(
@@ -149,7 +149,8 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
         base.mark_point(filled=True, size=80, cursor="pointer").encode(x=channel, shape=shape, tooltip=tooltip),
         description=description,
-    ).properties(height=alt.Step(22))
+        height=alt.Step(22),
+    )
 
 
 MOST_CONFIGURATIONS: Final = 40  # all pairs of more are too many to hold: some are left out

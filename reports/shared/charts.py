@@ -4,6 +4,7 @@ The colours and shapes of configurations are defined in `styles`, and the colour
 chart has a parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
 """
 
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import altair as alt
@@ -55,7 +56,8 @@ Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
 # How Vega writes the forms of columns, which the page writes in the same way.
 FORMATS = {"count": ",.1~f", "share": ".1%", "real": ".4~g", "times": ".2f", "points": "+.1%", "change": "+.1f"}
 _Part = TypeVar("_Part")
-# Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has.
+# Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has. And
+# they get all they have at once: before a method such as `axis` sets something, Altair writes its documentation.
 OPACITY = alt.OpacityValue(0.2, condition=[{"test": "picked == '' || picked == datum.configuration", "value": 1}])
 # For numbers. They differ from the exit colours, since a number must not be taken for a layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
@@ -63,9 +65,9 @@ RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a45
 
 def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     """The Vega-Lite specification without `$schema` and `config`, since the page applies its own theme."""
-    # Validation would take as long as building the rest of the page; the tests notice a chart that draws nothing.
-    whole = chart.to_dict(validate=False)
-    spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
+    # Validation would take as long as building the rest of the page; the tests notice a chart that draws nothing. What
+    # a chart adds to what it is made of is the schema and the theme, before which it copies each of its layers again.
+    spec = alt.SchemaBase.to_dict(chart, validate=False, context={"top_level": False, "data": chart.data})
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
@@ -103,12 +105,12 @@ def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Ch
     return base, tooltips
 
 
-def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
-    return alt.LayerChart(
-        layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=HEIGHT_PIXELS, description=description
-    )
+def layered(*layers: alt.Chart, description: str, height: int | alt.Step = HEIGHT_PIXELS) -> alt.LayerChart:
+    # All that is known of it is given at once: whatever is set later copies each layer several times.
+    return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=height, description=description)
 
 
+@cache
 def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
     """Between the outermost marks, with room beside them; a logarithmic scale has no zero."""
     if logarithmic:
@@ -118,12 +120,13 @@ def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
 
 def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
     """Configurations or runs from top to bottom, as in the data unless `sort` says otherwise."""
-    y = alt.Y(f"{name}:N", title=None, sort=sort)
-    return y.axis(labelLimit=260, grid=False).scale(type="band", paddingInner=0.12)
+    axis, scale = {"labelLimit": 260, "grid": False}, {"type": "band", "paddingInner": 0.12}
+    return alt.Y(f"{name}:N", title=None, sort=sort, axis=axis, scale=scale)
 
 
 def layer_colour(labels: list[str]) -> alt.Color:
-    return alt.Color("layer:N", title="Exit layer", sort=labels).scale(domain=labels, range=exit_colours(len(labels)))
+    scale = {"domain": labels, "range": exit_colours(len(labels))}
+    return alt.Color("layer:N", title="Exit layer", sort=labels, scale=scale)
 
 
 def is_logarithmic(values: pd.Series) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -54,6 +55,16 @@ class PairedRuns:
         means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
         return cls(sweep, columns, means.index, means.to_numpy().reshape(len(means), len(columns), len(keys)))
 
+    @cached_property
+    def _landed(self) -> frozenset[str]:
+        """The configurations with a run that did not fail."""
+        return frozenset(self.sweep.done["configuration"])
+
+    @cached_property
+    def _kinds(self) -> list[ValueKind]:
+        """Of the columns' differences."""
+        return [ValueKind.DIFFERENCE if is_share(self.sweep, name) else ValueKind.NUMBER for name in self.columns]
+
     def beside(self, baseline: str, only: Collection[str] | None = None) -> pd.DataFrame:
         """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
         seeds.
@@ -65,29 +76,30 @@ class PairedRuns:
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
         compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
-        if not compared or baseline not in set(sweep.done["configuration"]):
+        if not compared or baseline not in self._landed:
             return pd.DataFrame()
-        # D configurations are compared with another one.
+        # D configurations are compared with another one, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
         flat = pd.DataFrame(differences_NXD.reshape(len(self.index), -1), index=self.index)
-        differences = flat.groupby("unit").mean()
-        kinds = [ValueKind.DIFFERENCE if is_share(sweep, name) else ValueKind.NUMBER for name in columns]
-        found = estimate_columns(differences.to_numpy(), [kind for kind in kinds for _ in compared])
+        means = flat.groupby("unit").mean().to_numpy()
+        found = estimate_columns(means, [kind for kind in self._kinds for _ in compared])
+        means_PXD = means.reshape(len(means), len(columns), len(compared))
         paired_ND = ~np.isnan(differences_NXD).all(axis=1)
         seed_N = self.index.get_level_values("seed")
-        fixed = sweep.same_for_every_seed
+        fixed, marked = sweep.same_for_every_seed, sweep.marked
         rows = []
         for number, index in enumerate(compared):
             of = dict(zip(columns, found[number :: len(compared)], strict=True))
             n = max(estimate.n for estimate in of.values())
             if n:
-                row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
+                row = naming(sweep.configurations[index], marked) | {"baseline": baseline, "n": int(n)}
                 row["n_seeds"] = 1 if {keys[index], baseline} <= fixed else seed_N[paired_ND[:, number]].nunique()
                 row |= perplexity_columns(of["log_perplexity"])
                 for name in columns[1:]:
                     row |= of[name].columns(name)
                 if CORRECT in columns:
-                    row |= _gains(differences.iloc[:, columns.index(CORRECT) * len(compared) + number].dropna())
+                    of_prompts = means_PXD[:, columns.index(CORRECT), number]
+                    row |= _gains(of_prompts[~np.isnan(of_prompts)])
                 rows.append(row)
         return pd.DataFrame(rows)
 
@@ -98,13 +110,13 @@ def saved_of_run(runs: pd.DataFrame) -> pd.Series:
     return saved
 
 
-def _gains(differences: pd.Series) -> dict[str, float]:
+def _gains(differences: np.ndarray) -> dict[str, float]:
     """How many prompts are right here alone, and there alone; several seeds or prompts of a group count as parts of
     one.
 
     The p-value of McNemar's exact test is NaN where there are such parts.
     """
-    gained, lost = differences.clip(lower=0).sum(), differences.clip(upper=0).abs().sum()
+    gained, lost = np.maximum(differences, 0).sum(), np.abs(np.minimum(differences, 0)).sum()
     is_whole = bool(np.isin(differences, (-1, 0, 1)).all())
     p_value = mcnemar(int(gained), int(lost)) if is_whole and len(differences) else math.nan
     return {f"{CORRECT}{GAINED}": gained, f"{CORRECT}{LOST}": lost, f"{CORRECT}{P_VALUE}": p_value}

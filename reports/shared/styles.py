@@ -54,23 +54,24 @@ class Looks:
         modes = dict.fromkeys([NORMAL, *(c.mode for c in found)])
         return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 
-    def colour(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Color:
+    def colour(self, frame: pd.DataFrame, one_rule: bool = False, has_legend: bool = True) -> alt.Color:
         """The colour in a chart of all rules of the sweep, or in a chart of one rule."""
         name, title, domain, legend = self._told_apart(frame, one_rule)
-        return alt.Color(name, title=title).scale(domain=domain).legend(**legend)
+        return alt.Color(name, title=title, scale={"domain": domain}, legend=legend if has_legend else None)
 
-    def shape(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Shape:
+    def shape(self, frame: pd.DataFrame, one_rule: bool = False, has_legend: bool = True) -> alt.Shape:
         """The shape, by what the colour is by in such a chart."""
         name, title, domain, legend = self._told_apart(frame, one_rule)
         shapes = [*_in_turn(MODE_SHAPES, self.modes), *_in_turn(RULE_SHAPES, self.rules)][: len(domain)]
-        return alt.Shape(name, title=title).scale(domain=domain, range=shapes).legend(**legend)
+        scale = {"domain": domain, "range": shapes}
+        return alt.Shape(name, title=title, scale=scale, legend=legend if has_legend else None)
 
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
         """The dash pattern of lines in a chart of all rules."""
         dashes = _in_turn(DASHES if self.has_several_rules else DASHES[:1], self.modes)
-        channel = alt.StrokeDash("mode:N", title="Mode" if self.has_several_rules else None)
+        scale, title = {"domain": list(self.modes), "range": dashes}, "Mode" if self.has_several_rules else None
         legend: dict[str, Any] = {"values": self._modes(frame), "orient": self.legends}
-        return channel.scale(domain=list(self.modes), range=dashes).legend(**legend)
+        return alt.StrokeDash("mode:N", title=title, scale=scale, legend=legend)
 
     def mark(self, rule: str) -> str:
         """What follows the rule's name: a mark if it is an oracle beside other rules."""

@@ -44,8 +44,9 @@ def depth_figure(
 def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
     """Mean depth along the text with a band for its interval, one line per mode. The page picks rule and parameter."""
     width = int(frame["width"].iloc[0])
-    x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
-    x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
+    x_title = "Token position" + (f" (means of {width} tokens)" if width > 1 else "")
+    x_scale = {"zero": False, "nice": False, "padding": ROOM_PIXELS}
+    x = alt.X("position:Q", title=x_title, scale=x_scale, axis={"tickMinStep": 1})
     y_title = "Mean depth (fraction of layers)"
     scale = scale_of(logarithmic=False, zero=False, padding=ROOM_PIXELS)
     y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=scale)

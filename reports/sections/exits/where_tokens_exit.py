@@ -33,8 +33,9 @@ def mix_figure(sweep: Sweep) -> Iterator[Figure]:
 def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.Chart:
     """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
     base, tooltip = told(alt.Chart(ROWS), MIX, frame)
+    axis = alt.Axis(format=".0%")
     chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
-        x=alt.X("share:Q", title="Share of decided tokens", axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+        x=alt.X("share:Q", title="Share of decided tokens", axis=axis, scale={"domain": [0, 1]}),
         y=rows_of("short"),
         color=layer_colour(labels),
         order=alt.Order("rank:Q"),

@@ -41,8 +41,8 @@ class Quantity:
 def by_layer_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, description: str) -> alt.LayerChart:
     """A line along the layers for each readout or kind of probe; points of the kind that was kept are larger."""
     values = sorted(frame["layer"].unique().tolist())
-    x = alt.X("layer:Q", title="Layer", axis=alt.Axis(values=values, format="d", grid=False))
-    x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS)
+    scale = {"zero": False, "nice": False, "padding": ROOM_PIXELS}
+    x = alt.X("layer:Q", title="Layer", axis=alt.Axis(values=values, format="d", grid=False), scale=scale)
     base, tooltip = told(_rows_of(frame), columns, frame)
     base = base.encode(x=x, y=_y(frame[y.column], y, ROOM_PIXELS, zero=True), color=_colour(frame))
     size = alt.SizeValue(80, condition=[{"test": "datum.kept", "value": 150}])
@@ -85,10 +85,11 @@ def calibration_chart(
     ends = alt.Scale(domain=[0, 1], nice=False, padding=8)
     x = alt.X("predicted:Q", title="Predicted stop chance", scale=ends, axis=PERCENT)
     y = alt.Y("true:Q", title="True stop chance", scale=ends, axis=PERCENT)
-    colour = alt.Color("layer_label:N", title="Layer").scale(domain=known, range=[colours[name] for name in known])
+    scale = {"domain": known, "range": [colours[name] for name in known]}
+    colour = alt.Color("layer_label:N", title="Layer", scale=scale)
     base, tooltip = told(alt.Chart(ROWS).encode(x=x, y=y, color=colour), columns, frame)
-    size = alt.Size("n:Q", legend=None).scale(type="sqrt", range=[25, 260])
-    shape = alt.Shape("layer_label:N", title="Layer").scale(domain=known)
+    size = alt.Size("n:Q", legend=None, scale={"type": "sqrt", "range": [25, 260]})
+    shape = alt.Shape("layer_label:N", title="Layer", scale={"domain": known})
     points = base.mark_point(filled=True, opacity=1, stroke=OUTLINE, strokeWidth=1)
     diagonal = alt.Chart(ROWS).transform_aggregate(n="count()").mark_rule(aria=False, strokeDash=[5, 4])
     return layered(
@@ -102,7 +103,7 @@ def calibration_chart(
 def exits_chart(frame: pd.DataFrame, x: Quantity, columns: Columns, description: str) -> alt.LayerChart:
     """What is read at the exits of each layer, before and after the training, joined by a line."""
     layers = [label for label in dict.fromkeys(frame["layer_label"]) if label != EVERYWHERE]
-    rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE]).axis(grid=True)
+    rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE], axis={"grid": True})
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=_axis(x))
     base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{x.column}'])").encode(y=rows)
@@ -114,7 +115,8 @@ def exits_chart(frame: pd.DataFrame, x: Quantity, columns: Columns, description:
             x=channel, color=_colour(frame), shape=_shape(frame), tooltip=tooltip
         ),
         description=description,
-    ).properties(height=alt.Step(28))
+        height=alt.Step(28),
+    )
 
 
 def layer_colours(exitable_layers: tuple[int, ...]) -> dict[str, str]:
@@ -124,11 +126,11 @@ def layer_colours(exitable_layers: tuple[int, ...]) -> dict[str, str]:
 
 
 def _colour(frame: pd.DataFrame) -> alt.Color:
-    return alt.Color("series:N", title=None).scale(domain=series_of(frame), range="ordinal")
+    return alt.Color("series:N", title=None, scale={"domain": series_of(frame), "range": "ordinal"})
 
 
 def _shape(frame: pd.DataFrame) -> alt.Shape:
-    return alt.Shape("series:N", title=None).scale(domain=series_of(frame))
+    return alt.Shape("series:N", title=None, scale={"domain": series_of(frame)})
 
 
 def _axis(quantity: Quantity) -> alt.Axis:
