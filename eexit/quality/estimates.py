@@ -7,7 +7,7 @@ Shapes: R rows, G groups, P prompts or groups, X columns.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -45,7 +45,8 @@ class Estimate:
 
     def columns(self, name: str) -> dict[str, float]:
         """The columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
-        return {f"{name}{end}": number for end, number in zip(ENDS, astuple(self), strict=True)}
+        numbers = (self.mean, self.low, self.high, self.n)
+        return {f"{name}{end}": number for end, number in zip(ENDS, numbers, strict=True)}
 
 
 NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)

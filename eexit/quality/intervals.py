@@ -32,8 +32,9 @@ def of_share(values_P: np.ndarray) -> Ends:
 def clopper_pearson(successes: float, n: float) -> Ends:
     """The exact interval of a share, given how many of `n` it was; neither need be whole."""
     failures = n - successes
-    low = float(scipy.stats.beta.ppf(TAILS[0], successes, failures + 1)) if successes > 0 else 0.0
-    high = float(scipy.stats.beta.ppf(TAILS[1], successes + 1, failures)) if failures > 1e-9 else 1.0
+    # The quantiles of a beta distribution, without what `scipy.stats` looks at before it computes them.
+    low = float(scipy.special.betaincinv(successes, failures + 1, TAILS[0])) if successes > 0 else 0.0
+    high = float(scipy.special.betaincinv(successes + 1, failures, TAILS[1])) if failures > 1e-9 else 1.0
     return low, high
 
 
