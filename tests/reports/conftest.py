@@ -10,6 +10,7 @@ from report_fixtures import (
     make_sweep,
     node_modules,
     report,
+    some,
     unusual,
     visit,
     walk,

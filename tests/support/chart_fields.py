@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from page_content import Charts, charts_of
+
 from reports.read.sweep import Sweep
 from reports.sections.overview import overview
 
@@ -27,10 +29,9 @@ def _objects(part: Any) -> Iterator[dict[str, Any]]:
         yield from _objects(inner)
 
 
-def drawn(sweep: Sweep) -> dict[str, dict[str, Any]]:
+def drawn(sweep: Sweep) -> Charts:
     """The charts of a sweep's overview by their keys."""
-    told = overview(sweep)
-    return {chart["key"]: chart for chart in [told["trade"], *told["charts"]] if chart}
+    return charts_of(overview(sweep))
 
 
 def variant_of(chart: dict[str, Any], y: str, x: str = "layers skipped") -> dict[str, Any]:

@@ -108,6 +108,12 @@ def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def some(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same report with two of the six prompts."""
+    return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageSettings(prompts=["4", "2"]))
+
+
+@pytest.fixture(scope="session")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two modes of an online rule and an oracle, with answers, controls, replays and a choice."""
     folder = with_answers(tmp_path_factory.mktemp("answered") / "s", 12)

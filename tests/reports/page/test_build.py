@@ -1,7 +1,5 @@
 """The page as a file: what it contains, what it must never contain, and pages of incomplete sweeps."""
 
-import base64
-import gzip
 import itertools
 import json
 import re
@@ -13,24 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_content import blob
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS, NORMAL_ALONE, UNUSUAL, run_rows, write_runs, write_sweep
 
 from eexit.plan.configuration import Exit
-from reports import PageSettings, build_report
+from reports import build_report
 from reports.page.build import split
-from reports.page.packing import encode_log
-from reports.page.payload import payload
+from reports.page.packing import Packed, encode_log, pack
 from reports.read.sweep import read_sweep
 from reports.shared.numbers import with_interval
 from reports.shared.palette import STOPS, contrast, exit_colours, ink_on
 from reports.shared.per_configuration import per_configuration
-
-
-def blob(page: str, name: str) -> bytes:
-    found = re.search(rf'id="blob-{name}">([^<]*)</script>', page)
-    assert found, name
-    return b"".join(gzip.decompress(base64.b64decode(column)) for column in found[1].split(","))
 
 
 def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarray]:
@@ -163,8 +155,14 @@ def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path
     assert "'nonce-" not in whole.read_text()
 
 
+def packed_of(folder: Path) -> Packed:
+    """The tokens of all prompts of a sweep, as its page has them."""
+    sweep = read_sweep(str(folder))
+    return pack(sweep, sweep.generations, list(sweep.prompts))
+
+
 def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
-    _, packed = payload(read_sweep(str(full)), "")
+    packed = packed_of(full)
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
     room = len(packed.pieces) + sizes["core"] + sizes["kl"] + sizes["prob"]
     assert list(split(packed, room)[1]) == ["more"]
@@ -180,16 +178,15 @@ def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
         for prompt in range(4)
         for mode, k in CONFIGURATIONS
     ]
-    _, packed = payload(read_sweep(str(write_runs(tmp_path / "s", runs))), "")
+    packed = packed_of(write_runs(tmp_path / "s", runs))
     size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
     core = size["core"] + len(packed.pieces)
     assert core <= 2 * sum(packed.n)
     assert core + size["kl"] <= 9 * sum(packed.n), "with the KL of each layer"
 
 
-def test_a_report_of_some_prompts_says_what_it_holds(full: Path) -> None:
-    settings = PageSettings(prompts=["4", "2"])
-    page = build_report(str(full), full / "some.html", settings).read_text(encoding="utf-8")
+def test_a_report_of_some_prompts_says_what_it_holds(some: Path) -> None:
+    page = some.read_text(encoding="utf-8")
     data = json.loads(blob(page, "payload"))
     assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
     assert data["counts"]["prompts"] == 6

@@ -29,7 +29,7 @@ JOB = Path(__file__).parents[3] / "jobs" / "report.py"
 
 Served = Callable[[Path], Server]
 Growing = tuple[Path, Callable[[], None]]
-Followed = Callable[[str], tuple[Page, Callable[[], None]]]
+Followed = Callable[[str, list[tuple[str, float | None]]], tuple[Page, Callable[[], None]]]
 
 
 @pytest.fixture
@@ -224,14 +224,14 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
 def followed(
     context: Context, served: Served, make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Followed]:
-    """followed(route) → an open page, and a function that lets the rest of its sweep land."""
+    """followed(route, configurations) → an open page, and a function that lets the rest of its sweep land."""
     monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
-    folder, land = grows(make_sweep, tmp_path / "growing", CONFIGURATIONS)
-    server = served(folder)
     pages: list[Page] = []
     wrong: list[str] = []
 
-    def followed(route: str) -> tuple[Page, Callable[[], None]]:
+    def followed(route: str, configurations: list[tuple[str, float | None]]) -> tuple[Page, Callable[[], None]]:
+        folder, land = grows(make_sweep, tmp_path / "growing", configurations)
+        server = served(folder)
         page = context().new_page()
         pages.append(page)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -247,7 +247,7 @@ def followed(
 
 
 def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> None:
-    page, land = followed("#/?open=all")
+    page, land = followed("#/?open=all", CONFIGURATIONS)
     page.set_viewport_size({"width": 1000, "height": 500})
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
@@ -264,7 +264,7 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> Non
 
 
 def test_a_run_with_a_pinned_token_is_followed_too(followed: Followed) -> None:
-    page, land = followed("#/p/0/unfrozen/kl/1/vs/normal/t/4")
+    page, land = followed("#/p/0/unfrozen/kl/1/vs/normal/t/4", [("normal", None), ("unfrozen", 1.0)])
     page.locator(".tokens").first.press("ArrowRight")
     land()
     page.locator("#pick-prompt option").nth(2).wait_for(state="attached")
@@ -276,7 +276,7 @@ def test_a_run_with_a_pinned_token_is_followed_too(followed: Followed) -> None:
 
 
 def test_nothing_is_drawn_anew_while_nothing_lands(followed: Followed) -> None:
-    page, _ = followed("#/p/0")
+    page, _ = followed("#/p/0", NORMAL_ALONE)
     asked = []
     page.on("request", lambda request: asked.append(request.method))
     page.evaluate("document.querySelector('main h1').dataset.mine = 'drawn once'")

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_fixtures import MakeSweep
-from synthetic_sweeps import shard
+from synthetic_sweeps import CONFIGURATIONS, shard
 
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from reports.read.sweep import read_sweep
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
+N_RUNS, N_TOKENS = 3, 24  # runs of each prompt, and tokens of each run
+ALL = 3 * N_RUNS  # those of three prompts
 
 
 def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
@@ -36,8 +38,8 @@ def of_prompt(table: pa.Table, *prompt_ids: str) -> pa.Table:
 
 @pytest.fixture
 def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
-    """A sealed shard for each of three prompts, of seven runs and 24 tokens a run."""
-    folder = shutil.copytree(make_sweep(3), tmp_path / "results")
+    """A sealed shard for each of three prompts, with all runs of it."""
+    folder = shutil.copytree(make_sweep(3, CONFIGURATIONS[:N_RUNS]), tmp_path / "results")
     generations, tokens = tables(folder)
     for number in range(3):
         write_shard(folder, number, of_prompt(generations, str(number)), of_prompt(tokens, str(number)))
@@ -58,7 +60,7 @@ def flip(path: Path) -> None:
 
 def test_sealed_results_are_read_whole(folder: Path) -> None:
     sweep = read_sweep(str(folder))
-    assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (21, 21 * 24, ())
+    assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (ALL, ALL * N_TOKENS, ())
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -70,12 +72,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(("name", "n_runs"), [("generations", 14), ("tokens", 21)])
+@pytest.mark.parametrize(("name", "n_runs"), [("generations", 2 * N_RUNS), ("tokens", ALL)])
 def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int, damage: str) -> None:
     path = folder / name / shard(1)
     DAMAGES[damage](path)
     sweep = read_sweep(str(folder))
-    assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 14 * 24)
+    assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 2 * N_RUNS * N_TOKENS)
     (line,) = sweep.left_out
     assert line.startswith(f"{path} is damaged (")
 
@@ -97,7 +99,7 @@ def test_files_that_no_sweep_wrote_are_left_out_and_named(
 ) -> None:
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
-    assert len(read_sweep(str(folder)).generations) == 21
+    assert len(read_sweep(str(folder)).generations) == ALL
     assert main([str(folder)]) == 0
     assert capsys.readouterr().err.splitlines() == [
         f"report: left out: {folder / name} is not one of the sweep's files"
@@ -107,22 +109,23 @@ def test_files_that_no_sweep_wrote_are_left_out_and_named(
 
 def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> None:
     generations, tokens = tables(folder)
-    later = generations.set_column(generations.schema.get_field_index("text"), "text", pa.array(["later"] * 7))
+    later = generations.set_column(generations.schema.get_field_index("text"), "text", pa.array(["later"] * N_RUNS))
     more, more_tokens = tables(folder, 1)
-    # The later shard has all of the first one's runs; an earlier one has two of the second one's, which don't count.
+    # The later shard has all of the first one's runs; an earlier one has one of the second one's, which doesn't count.
     write_shard(folder, 3, later, tokens, attempt=2)
-    write_shard(folder, 4, more.slice(0, 2), more_tokens.slice(0, 48), attempt=0)
-    write_shard(folder, 5, pa.concat_tables([more.slice(5), later.slice(0, 1)]), _tokens(more, more_tokens, tokens), 0)
+    write_shard(folder, 4, more.slice(0, 1), more_tokens.slice(0, N_TOKENS), attempt=0)
+    last_and_first = pa.concat_tables([more.slice(N_RUNS - 1), later.slice(0, 1)])
+    write_shard(folder, 5, last_and_first, _tokens(more_tokens, tokens), 0)
     sweep = read_sweep(str(folder))
-    assert (len(sweep.generations), sweep.generations["run_id"].nunique()) == (21, 21)
-    assert sweep.tokens.count_rows() == 21 * 24
+    assert (len(sweep.generations), sweep.generations["run_id"].nunique()) == (ALL, ALL)
+    assert sweep.tokens.count_rows() == ALL * N_TOKENS
     texts = dict(zip(*(column.to_pylist() for column in sweep.texts.to_table(["run_id", "text"]).columns), strict=True))
-    assert [texts[run_id] for run_id in generations["run_id"].to_pylist()] == ["later"] * 7
+    assert [texts[run_id] for run_id in generations["run_id"].to_pylist()] == ["later"] * N_RUNS
     assert len(sweep.left_out) == 3
 
 
-def _tokens(more: pa.Table, more_tokens: pa.Table, tokens: pa.Table) -> pa.Table:
-    return pa.concat_tables([more_tokens.slice(5 * 24), tokens.slice(0, 24)])
+def _tokens(more_tokens: pa.Table, tokens: pa.Table) -> pa.Table:
+    return pa.concat_tables([more_tokens.slice((N_RUNS - 1) * N_TOKENS), tokens.slice(0, N_TOKENS)])
 
 
 def test_a_damaged_manifest_is_one_line(

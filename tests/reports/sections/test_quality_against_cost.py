@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, score, with_answers
+from synthetic_sweeps import CONFIGURATIONS
 
 from eexit.plan.configuration import NORMAL, Exit, Normal
 from eexit.results.study_tables import CHOICES, SCORES
@@ -228,7 +229,7 @@ def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_d
 
 
 def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:
-    data, _ = payload(read_sweep(str(make_sweep(2))), "")
+    data, _ = payload(read_sweep(str(make_sweep(2, CONFIGURATIONS[:2]))), "")
     assert data["quality"] is None
     assert "correct" not in [metric["key"] for metric in data["metrics"]]
     assert all(prompt["answer"] is None for prompt in data["prompts"])

@@ -10,6 +10,7 @@ import pytest
 from byte_model import save_byte_model
 from commands import here
 from landed_sweep import land_all, land_rows
+from page_content import content_of
 from report_fixtures import Visit
 from scripted import sweep_of
 
@@ -17,7 +18,6 @@ from eexit.plan.config import ControlOf, Prompt, SweepConfig
 from eexit.plan.runs import Run
 from jobs.files.chains import main
 from reports.page.build import build_report
-from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 from reports.sections.reasoning import NO_NECESSITY, by_steps, reasoning_findings
 
@@ -53,8 +53,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweep
 
 
-def test_the_section_has_what_plain_pandas_makes_of_the_runs(swept: Path) -> None:
-    found = payload(read_sweep(str(swept)), "t")[0]["reasoning"]
+@pytest.fixture(scope="module")
+def reasoned(swept: Path) -> Path:
+    """Its report."""
+    return build_report(str(swept), swept / "report.html")
+
+
+def test_the_section_has_what_plain_pandas_makes_of_the_runs(swept: Path, reasoned: Path) -> None:
+    found = content_of(reasoned)["reasoning"]
     assert [chart["key"] for chart in found["charts"]] == [
         "reasoning-cost", "reasoning-length", "reasoning-need", "reasoning-steps"
     ]  # fmt: skip
@@ -109,7 +115,7 @@ def test_what_is_said_of_need_is_by_the_intervals_end(low: float, high: float, s
     assert reasoning_findings(pd.DataFrame([unasked]))[-1] == NO_NECESSITY
 
 
-def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, swept: Path, tmp_path: Path) -> None:
+def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, reasoned: Path, tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"),
@@ -118,7 +124,8 @@ def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, swept: Path, 
         thinking_until=">",
     )  # fmt: skip
     real = land_all(tmp_path / "real", config)
-    data = payload(read_sweep(str(real)), "t")[0]
+    page_of_real = build_report(str(real), tmp_path / "real.html")
+    data = content_of(page_of_real)
     assert data["reasoning"]["charts"], "a section without answers to chains"
     runs = pd.read_parquet(real / "generations").set_index(["prompt_id", "configuration"])
     keys = [each["key"] for each in data["configurations"]]
@@ -130,9 +137,9 @@ def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, swept: Path, 
             assert run["parts"] == [*([[0, "thinking"]] * bool(n)), *([[n, "answer"]] * bool(of))]
             apart += [(prompt["id"], key)] if n and of else []
     (prompt_id, key), *_ = apart
-    page = visit(f"#/p/{prompt_id}/{key}", build_report(str(real), tmp_path / "real.html"))
+    page = visit(f"#/p/{prompt_id}/{key}", page_of_real)
     assert page.locator(".tokens .part").all_inner_texts()[:2] == ["Chain of thought", "Answer"]
-    page = visit("#/at/reasoning", build_report(str(swept), tmp_path / "reasoning.html"))
+    page = visit("#/at/reasoning", reasoned)
     assert page.locator("section.reasoning li").count() == 3
     assert page.locator("[data-fold=reasoning] figure").count() == 4
     page.locator("[data-fold=reasoning] figure canvas, [data-fold=reasoning] figure svg").first.wait_for()

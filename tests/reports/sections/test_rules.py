@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import vl_convert
 from chart_fields import drawn, missing_fields, variant_of
+from page_content import Charts, charts_of, content_of
 from report_fixtures import MakeSweep, Visit, Walk
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
@@ -17,7 +18,6 @@ from eexit.plan.configuration import MODES, Configuration, Exit, Normal
 from reports import build_report
 from reports.page.origin import facts
 from reports.page.packing import encode_probabilities
-from reports.page.payload import payload
 from reports.read.parameters import representative, representatives
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import Sweep, read_sweep
@@ -26,7 +26,6 @@ from reports.shared.charts import DARK, LIGHT
 from reports.shared.per_configuration import naming, per_configuration
 from reports.shared.styles import Looks
 
-Charts = dict[str, dict[str, Any]]
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 
 
@@ -46,9 +45,14 @@ def several(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def charts(sweep: Sweep) -> Charts:
-    """Which take seconds to draw."""
-    return drawn(sweep)
+def content(several: Path) -> dict[str, Any]:
+    """What the report is made of, which takes seconds to compute."""
+    return content_of(several)
+
+
+@pytest.fixture(scope="module")
+def charts(content: dict[str, Any]) -> Charts:
+    return charts_of(content)
 
 
 def of_disagreement(charts: Charts) -> dict[str, Any]:
@@ -218,8 +222,8 @@ def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one() -> None:
     np.testing.assert_array_equal(whole[-6:], 100 * np.eye(6))
 
 
-def test_the_page_knows_what_rules_say_of_themselves(sweep: Sweep) -> None:
-    rules = payload(sweep, "")[0]["rules"]
+def test_the_page_knows_what_rules_say_of_themselves(content: dict[str, Any]) -> None:
+    rules = content["rules"]
     assert list(rules) == ["kl", "random", "fixed", "agree"]
     for name, words in rules.items():
         assert (words["definition"], words["oracle"]) == (RULES[name].definition, name in ORACLES)

@@ -77,10 +77,9 @@ LEDGER: dict[str, Any] = {
 
 
 def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
-    answered: Path, tmp_path: Path, visit: Visit
+    make_sweep: MakeSweep, tmp_path: Path, visit: Visit
 ) -> None:
-    folder = tmp_path / "s"
-    shutil.copytree(answered, folder)
+    folder = shutil.copytree(make_sweep(1), tmp_path / "s")
     (folder / FILE).write_text(json.dumps(GIVEN | {"cause": "state", "ledger": LEDGER}))
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     card = page.locator(".why")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chart_fields import drawn, variant_of
+from page_content import charts_of, content_of
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
@@ -81,11 +82,9 @@ def test_where_nothing_exits_early_nothing_is_saved_and_no_chart_says_so(tmp_pat
     row, rows = run_rows("0", "Question?", "normal", None, ["a", "b", "c", "d"])
     folder = write_sweep(tmp_path / "s", [row | costs(100.0, 100.0, 100.0)], rows)
     time(folder, {NORMAL: [1.0, 1.0], GENERATE: [2.0, 2.0]})
-    sweep = read_sweep(str(folder))
-    keys = drawn(sweep).keys()
+    keys = charts_of(content_of(build_report(str(folder), tmp_path / "report.html"))).keys()
     assert keys
     assert "quality" not in keys
-    build_report(str(folder), tmp_path / "report.html")
 
 
 def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> None:
@@ -283,16 +282,15 @@ def test_the_chart_has_a_variant_per_batch_size_and_marks_for_what_is_known(time
 def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_path: Path) -> None:
     costing = [(100.0, 50.0, 80.0)]
     for name, loop in (("loop", {"n_tokens": 4, "longest_loop": 3}), ("sound", {"n_tokens": 4, "longest_loop": 2})):
-        folder = costly(tmp_path / name, costing, **loop)
-        sweep = read_sweep(str(folder))
-        chart = drawn(sweep)["quality"]
+        report = build_report(str(costly(tmp_path / name, costing, **loop)), tmp_path / f"{name}.html")
+        chart = charts_of(content_of(report))["quality"]
         assert "In one loop" in {column["label"] for column in chart["table"]["columns"]}
         for measure, cost in (("Disagreement", "layers skipped"), ("Perplexity", "multiply-adds, run")):
             layers = variant_of(chart, measure, cost)["spec"]["layer"]
             assert any("fillOpacity" in layer["mark"] for layer in layers) == (name == "loop"), measure
             titles = {tip["title"] for layer in layers for tip in layer["encoding"].get("tooltip", [])}
             assert "In one loop" in titles
-        page = build_report(str(folder), tmp_path / f"{name}.html").read_text()
+        page = report.read_text()
         static = page[page.index("<noscript>") : page.index("</noscript>")]
         assert (HOLLOW in static) == (name == "loop")
         circles = re.findall(r'<path [^>]*d="M[\d.]+,0A[^>]*>', static)
