@@ -16,12 +16,12 @@ from eexit.quality.intervals import LEVEL
 from reports.read.sweep import Sweep
 from reports.shared.charts import (
     ROOM_PIXELS,
-    ROWS,
     WITHIN_SHARES,
     Columns,
     interval_bars,
     layered,
     rows_of,
+    rows_where,
     scale_of,
     told,
 )
@@ -137,7 +137,7 @@ def kind_chart(frame: pd.DataFrame, name: str, looks: Looks, caption: str) -> al
     scale = scale_of(logarithmic=False, zero=name != "accuracy", padding=ROOM_PIXELS)
     axis = alt.Axis(format="~%", tickCount=8, labelExpr=alt.Undefined if name == "saved" else WITHIN_SHARES)
     x = alt.X(f"{name}:Q", title=title, scale=scale, axis=axis)
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{name}'])")
+    base = rows_where(f"isValid(datum['{name}'])")
     colour, shape = looks.colour(frame, has_legend=False), looks.shape(frame, has_legend=False)
     base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=colour)
     base, tooltip = told(base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame)

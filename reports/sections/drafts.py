@@ -23,7 +23,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups, timed_over
-from reports.shared.charts import RAMP, ROWS, Columns, layered, told
+from reports.shared.charts import RAMP, Columns, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.numbers import Row, with_interval
 from reports.shared.per_configuration import ratios
@@ -291,7 +291,7 @@ def _grid(
     y = alt.Y(
         "draft_layer:O", title="Layer" if LOOKUP not in drafts.sources else "Layer, or lookup", sort=drafts.sources
     )
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
+    base = rows_where(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
     base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
     outlines += [{"test": f"datum['{measured.column('fastest')}']", "value": INK}] if measured else []

@@ -32,6 +32,7 @@ from reports.shared.charts import (
     interval_bars,
     is_logarithmic,
     layered,
+    rows_where,
     scale_of,
     told,
     where_known,
@@ -227,7 +228,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
-    base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
+    base = rows_where(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
     base, tooltip = told(base, shown.columns, shown.quality.rows)
     # Of many points, bars would hide the lines: that of the highlighted one stands out.
     picked = {"test": "picked == datum.configuration", "value": 0.8}
@@ -290,7 +291,7 @@ def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.C
     first = "descending" if measure.higher_is_better else "ascending"
     so_far: Any = [{"op": "max" if measure.higher_is_better else "min", "field": measure.column, "as": "best"}]
     order: Any = [{"field": cost.column, "order": "descending"}, {"field": measure.column, "order": first}]
-    kept = alt.Chart(ROWS).transform_filter(f"{known} && (datum.mode === '{NORMAL}' || {_ONLINE})")
+    kept = rows_where(f"{known} && (datum.mode === '{NORMAL}' || {_ONLINE})")
     kept = kept.transform_window(so_far, sort=order).transform_filter(f"datum['{measure.column}'] === datum.best")
     line = kept.mark_line(aria=False, strokeWidth=9, strokeCap="round", opacity=0.22, color=CONTROL_GREY)
     yield line.encode(x=x, y=y, order=alt.Order(f"{cost.column}:Q"))
@@ -308,7 +309,7 @@ def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.
 
 
 def _full_depth(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    normal = alt.Chart(ROWS).transform_filter(f"datum.mode === '{NORMAL}' && {known}").encode(x=x, y=y)
+    normal = rows_where(f"datum.mode === '{NORMAL}' && {known}").encode(x=x, y=y)
     square = normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False)
     yield square.properties(name="full_depth")
     beside: dict[str, Any] = {"align": "left", "dx": 9, "dy": -9, "strokeWidth": 0}
@@ -331,7 +332,7 @@ def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> I
 
 
 def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
-    chosen = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known} && isValid(datum.chosen)")
+    chosen = rows_where(f"{_POINT} && {known} && isValid(datum.chosen)")
     ring = chosen.mark_point(style=RING, filled=False, shape="circle", size=RING_PIXELS, strokeWidth=2.5, aria=False)
     found: alt.Chart = ring.encode(x=x, y=y).properties(name="chosen")
     return found
@@ -346,7 +347,7 @@ def _replays(shown: TradeOff, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     if drawn.empty:
         return
     curves = f"indexof({json.dumps(sorted(drawn['curve'].unique()))}, datum.curve) >= 0"
-    base = alt.Chart(ROWS).transform_filter(f"datum.replayed && {curves}")
+    base = rows_where(f"datum.replayed && {curves}")
     base = base.encode(x=x, y=y, color=looks.colour(points))
     yield base.mark_line(aria=False, strokeWidth=1).encode(
         order=alt.Order("parameter:Q"), detail=alt.Detail("curve:N"), strokeDash=looks.dash(points)

@@ -17,7 +17,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
 from eexit.results.study_tables import CHAINS
 from reports.read.sweep import Sweep
-from reports.shared.charts import OPACITY, PERCENT, ROWS, Columns, interval_bars, layered, told
+from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, basis, one, table
 from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
 from reports.shared.numbers import Row, change, difference
@@ -223,7 +223,7 @@ def _points(
             return PERCENT
         return SIGNED if name in (NEED, *PER_RIGHT) else alt.Axis(tickMinStep=1)
 
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{along}']) && isValid(datum['{up}'])")
+    base = rows_where(f"isValid(datum['{along}']) && isValid(datum['{up}'])")
     colour = alt.Color("configuration:N" if lines else "mode:N", title=None)
     base, tooltip = told(
         base.encode(x=alt.X(f"{along}:Q", title=x_title, axis=axis(along), scale=alt.Scale(zero=False)), color=colour),

@@ -234,10 +234,10 @@ def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
             continue
         full_depth = [NORMAL] if NORMAL in known.keys else []
         points = [key for key in [*full_depth, *series[base]["configuration"]] if key in known.keys]
-        for row in series[other].to_dict("records"):
-            if row["configuration"] in known.keys:
-                named = {"configuration": row["configuration"], "series": other, "base": base}
-                rows += [named | found for found in known.matched(row["configuration"], points)]
+        for key in series[other]["configuration"]:
+            if key in known.keys:
+                named = {"configuration": key, "series": other, "base": base}
+                rows += [named | found for found in known.matched(key, points)]
     return pd.DataFrame(rows)
 
 

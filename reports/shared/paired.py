@@ -52,8 +52,9 @@ class PairedRuns:
         means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
         means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
         of_fixed = means.columns.get_level_values(1).isin(sweep.same_for_every_seed)
-        means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
-        return cls(sweep, columns, means.index, means.to_numpy().reshape(len(means), len(columns), len(keys)))
+        numbers = means.to_numpy(copy=True)
+        numbers[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
+        return cls(sweep, columns, means.index, numbers.reshape(len(means), len(columns), len(keys)))
 
     @cached_property
     def _landed(self) -> frozenset[str]:

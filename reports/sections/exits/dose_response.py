@@ -13,9 +13,9 @@ from reports.shared.charts import (
     OPACITY,
     PERCENT,
     ROOM_PIXELS,
-    ROWS,
     interval_bars,
     layered,
+    rows_where,
     scale_of,
     told,
     where_known,
@@ -67,13 +67,13 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
         scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM_PIXELS)
     axis = alt.Axis(values=values, labelExpr=exact_labels(values))
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
-    dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
+    dosed = rows_where(f"datum.rule === {json.dumps(rule)}")
     dosed, tooltip = told(dosed.encode(x=x, color=looks.colour(frame, one_rule=True)), DOSE, frame)
     has_sets = frame.groupby("mode")["series"].nunique().max() > 1
     points = dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
         y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
     )
-    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
+    reference = rows_where("!isValid(datum.rule)")
     return layered(
         *where_known(
             frame.loc[frame["rule"].isna(), y],

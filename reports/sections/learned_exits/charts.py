@@ -18,6 +18,7 @@ from reports.shared.charts import (
     Columns,
     is_logarithmic,
     layered,
+    rows_where,
     scale_of,
     told,
     where_known,
@@ -106,7 +107,7 @@ def exits_chart(frame: pd.DataFrame, x: Quantity, columns: Columns, description:
     rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE], axis={"grid": True})
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=_axis(x))
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{x.column}'])").encode(y=rows)
+    base = rows_where(f"isValid(datum['{x.column}'])").encode(y=rows)
     base, tooltip = told(base, columns, frame)
     joined = base.transform_aggregate(low=f"min({x.column})", high=f"max({x.column})", groupby=["layer_label"])
     return layered(
