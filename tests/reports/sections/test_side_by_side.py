@@ -1,5 +1,6 @@
 """Anything beside anything: pairs of configurations, averages over pairs, and settings beside mixes of others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_nothing_differs_in_what_is_held_equal(sweep: Sweep) -> None:
 
 def test_without_answers_rules_meet_at_equal_disagreement(sweep: Sweep) -> None:
     blind = sweep.generations.assign(correct=np.nan)
-    without = Sweep(**{**vars(sweep), "generations": blind})
+    without = replace(sweep, generations=blind)
     found = beside_mixes(without, per_configuration(without))
     assert EQUAL_QUALITY[DISAGREEMENT] in set(found["at"])
     assert EQUAL_QUALITY[CORRECT] not in set(found["at"])
