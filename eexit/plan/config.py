@@ -310,7 +310,7 @@ class SweepConfig(BaseModel):
     revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
     trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
+        "auto", description="auto: bfloat16 where the hardware runs it natively, and with int4, else float32"
     )
     quantize: Literal["int8", "int4"] | None = Field(
         None, description="int8 or int4: quantise the layers' weights when they are loaded (torchao, weights alone)"

@@ -24,7 +24,7 @@ from eexit.method.shortlist import Shortlist
 from eexit.model import quantization
 from eexit.model.adapters import merged, sharing
 from eexit.model.decoder import Decoder
-from eexit.model.loading import describe_model, estimate_memory, load_model_and_tokenizer
+from eexit.model.loading import choose_dtype, describe_model, estimate_memory, load_model_and_tokenizer
 from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
 from eexit.plan.config import SweepConfig
 
@@ -150,6 +150,13 @@ def test_without_torchao_it_is_said_how_to_get_it(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"--quantize int4 needs torchao.*: pip install 'eexit\[quantized\]'"):
         describe_model(config(folder, quantize=INT4))
+
+
+@pytest.mark.parametrize(("dtype", "chosen"), [("auto", torch.bfloat16), ("float32", torch.float32)])
+def test_four_bits_are_multiplied_in_the_dtype_that_their_kernels_are_written_for(
+    dtype: str, chosen: torch.dtype
+) -> None:
+    assert choose_dtype(dtype, torch.device("cpu"), INT4) == chosen
 
 
 @needs_torchao
