@@ -208,11 +208,10 @@ class ModelGenerator:
         return True
 
     def _use(self, **changed: Any) -> None:
-        """Decode with these fields of `Decoding` changed, from now on."""
+        """Decode with these fields of `Decoding` changed, from now on; by the same engine if it has these values."""
         engine = self.engine
-        decoding = replace(engine.decoding, **changed)
-        if decoding != engine.decoding:
-            self.engine = Engine(engine.decoder, decoding, engine.student, self.prices)
+        if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
+            self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student, self.prices)
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
         key = _key(run)
