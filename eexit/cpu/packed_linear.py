@@ -128,7 +128,7 @@ def _few_rows(linears: Sequence[nn.Linear]) -> int:
 
 
 def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
-    """Up to how many rows products with plain weights are worth keeping these, or 0.
+    """Up to how many rows plain weights multiply so much faster that they are worth keeping, or 0.
 
     `seconds` are both times by the number of rows, plain first.
     """

@@ -49,7 +49,7 @@ PROBE_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed
 
 
 class Decoder(Spread):
-    """A transformers model, taken apart and checked; not again, if it is known to have passed that before.
+    """A transformers model, taken apart, and checked unless it is `known` to have passed that check before.
 
     Raises `UsageError`, saying what is missing, for a model that can't be run this way.
     """

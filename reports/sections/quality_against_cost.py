@@ -223,8 +223,8 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     """
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
-    beside = _percent_axis(least=0 if cost.column == SKIPPED else None)
-    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=scale, axis=beside)
+    x_axis = _percent_axis(least=0 if cost.column == SKIPPED else None)
+    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=scale, axis=x_axis)
     axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"

@@ -98,7 +98,7 @@ def modes_of(model: PreTrainedModel) -> list[str]:
 
 @cache
 def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
-    """Rows of `normal`, of the seed's rule in two modes and of an online one in every mode, generated in one batch."""
+    """Rows of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch."""
     requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
     requests += grid(configurations(model, rules=["confidence"])[1:], PROMPTS[:1])
     return requests, generate(model, requests, SAMPLED_SHORT)

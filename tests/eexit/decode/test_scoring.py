@@ -36,7 +36,7 @@ def check_score(decoder: Decoder, decoding: Decoding, request: Request, trace: T
 
 
 def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
-    """The same of rows that are generated for it."""
+    """`check_score` of rows that are generated for it; returns the layers that any of them exited at."""
     decoder, seen = decoder_of(model), set[int]()
     for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
         seen |= check_score(decoder, decoding, requests[index], trace)
