@@ -76,11 +76,15 @@ def test_plain_weights_are_kept_for_as_many_rows_as_they_are_clearly_faster_with
     assert faster_plain(seconds) == few_rows
 
 
-@pytest.mark.parametrize(("available", "kept"), [(0, False), (10**9, True)])
-def test_plain_weights_are_kept_if_memory_has_room_for_both(
-    monkeypatch: pytest.MonkeyPatch, available: int, kept: bool
+@pytest.mark.parametrize(
+    ("available", "dtype", "kept"),
+    [(0, torch.bfloat16, False), (10**9, torch.bfloat16, True), (10**9, torch.float32, False)],
+)
+def test_plain_weights_are_kept_if_memory_has_room_for_both_and_the_cpu_multiplies_in_another_dtype(
+    monkeypatch: pytest.MonkeyPatch, available: int, dtype: torch.dtype, kept: bool
 ) -> None:
-    model = tiny_model("llama")
+    model = tiny_model("llama").to(dtype)
+    monkeypatch.setattr(packed_linear, "_multiplied_in", lambda dtype: torch.float32)
     monkeypatch.setattr(packed_linear, "TIMED_BYTES", 1)
     monkeypatch.setattr(packed_linear, "_available_bytes", lambda: available)
     monkeypatch.setattr(packed_linear, "faster_plain", lambda seconds: 1)
