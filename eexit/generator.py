@@ -158,25 +158,26 @@ class ModelGenerator:
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
-        """What each request gives. Seeds that can't change it share the outcome of the first of them."""
-        first: dict[Request, Key] = {}  # among those that differ in their seed alone
+        """What each request gives. Where a seed changes nothing, the outcome of the first stands for those of all
+        seeds; if that one failed, the others are tried too.
+        """
+        first: dict[Request, Key] = {}
         for key, request in requests.items():
-            first.setdefault(replace(request, seed=0), key)
+            first.setdefault(self._that_stands_for(request), key)
         outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
-        repeats = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
-        shared = {
-            key: outcomes[first_key]
-            for key, first_key in repeats.items()
-            if self._is_shared(requests[key], outcomes[first_key])
-        }
-        left = {key: requests[key] for key in repeats if key not in shared}
-        for key in shared:
-            ends.of(requests[key])
-        return outcomes | shared | self._decode_by_key(left, ends)
+        left: dict[Key, Request] = {}
+        for key, request in requests.items():
+            outcome = outcomes[first[self._that_stands_for(request)]]
+            if key not in outcomes and isinstance(outcome, Failure):
+                left[key] = request
+            elif key not in outcomes:
+                outcomes[key] = outcome
+                ends.of(request)
+        return outcomes | self._decode_by_key(left, ends)
 
-    def _is_shared(self, request: Request, outcome: Outcome) -> bool:
-        """Whether a request with another seed has this outcome too. One that failed is tried again."""
-        return not isinstance(outcome, Failure) and request.configuration.key in self._same_for_every_seed
+    def _that_stands_for(self, request: Request) -> Request:
+        """What all requests have in common that have the same outcome, whatever their seeds."""
+        return replace(request, seed=0) if request.configuration.key in self._same_for_every_seed else request
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))

@@ -21,13 +21,14 @@ from eexit.method.rules import ORACLES
 from eexit.model.decoder import Decoder
 from eexit.plan.config import Observe, SweepConfig
 from eexit.plan.configuration import NORMAL, Normal
+from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import Run, configurations, count_runs, plan_runs
 from eexit.reference.generation import generate_one
 from eexit.results.shard_tables import OnProgress, Results
 from eexit.studies.timing.contenders import now
 from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 
-DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
+SWEEPS = Path(__file__).parents[1] / "sweeps"
 OBSERVE: tuple[Observe, ...] = ("none", "final", "all")
 REFERENCE_TOKENS = 15
 FLOOR_STEPS = 4
@@ -84,7 +85,7 @@ class Bench:
     """Two copies of a model: the sweep's own, with packed weights, and one as transformers loads it."""
 
     def __init__(self, arguments: Sequence[str]):
-        job, _ = load_job(arguments, DEMO)
+        job, _ = load_job(arguments, SWEEPS / "demo.toml")
         self.config = job.config
         others = [name for name in self.config.rules if name not in ORACLES]
         if others:
@@ -97,8 +98,12 @@ class Bench:
         self.plain_decoder = Decoder(self.plain)
         layers = self.decoding.exitable_layers
         fixed = (float(layers[len(layers) // 2]),)  # four rules, as many as the demo has KL factors
-        rules = {"fixed": fixed, "entropy": (1.0,), "similarity": (0.95,), "confidence": (0.9,)}
-        self.online_config = self.config.model_copy(update={"kl_factors": (), "rules": rules})
+        online = {
+            "prompts": read_prompts(SWEEPS / "prompts" / "questions.jsonl"),  # seeds would change no row
+            "kl_factors": (),
+            "rules": {"fixed": fixed, "entropy": (1.0,), "similarity": (0.95,), "confidence": (0.9,)},
+        }
+        self.online_config = self.config.model_copy(update=online)
 
     def runs(self, config: SweepConfig, n_rows: int) -> list[Run]:
         """So many runs of a grid; of few, none is `normal`, which is generated beside them if the grid has it."""

@@ -5,8 +5,9 @@
     python jobs/bench --rows 1 27 108 --tokens 100
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
-It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. One row is of the last
-configuration. Contenders take turns, and a figure is the median over the rounds.
+It uses the demo's prompts and grid, with as many seeds as the rows need; online rules, whose greedy rows are the same
+for each seed, get as many of the questions. EOS does not end rows. One row is of the last configuration. Contenders
+take turns, and a figure is the median over the rounds.
 
 reference   eexit.reference.generation: one row, two passes; modes are weighted as in the grid
 generate    transformers, batched and greedy: full depth, nothing read, nothing recorded

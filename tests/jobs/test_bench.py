@@ -25,7 +25,7 @@ def main(*arguments: object) -> int:
 def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_byte_model(tmp_path / "model")
     code = main(
-        "engine", "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 9, "--tokens", 10,
+        "engine", "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 36, "--tokens", 10,
         "--rounds", 2, "--json", tmp_path / "figures.json",
     )  # fmt: skip
     said = capsys.readouterr()
@@ -35,13 +35,14 @@ def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.Capture
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
     texts = [f"texts, {observe}" for observe in ("none", "final", "all")]
     contenders = ["generate", "oracle", "online", "observation", *texts, "floor, oracle", "floor, online"]
-    assert list(compared) == [(1, "reference"), *((rows, what) for rows in (1, 9) for what in contenders)]
+    assert list(compared) == [(1, "reference"), *((rows, what) for rows in (1, 36) for what in contenders)]
     assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
     for what in ("oracle", "online", *texts):
-        assert compared[9, what]["tokens"] == compared[9, "generate"]["tokens"] == 90
-        assert [len(compared[rows, what]["steps"]) for rows in (1, 9)] == [2 * 8] * 2, "a prompt gives the first of ten"
-    assert compared[9, "observation"]["tokens"] == 81
-    assert 1 <= compared[9, "oracle"]["prefixes"] <= 9
+        assert compared[36, what]["tokens"] == compared[36, "generate"]["tokens"] == 360
+        steps = [len(compared[rows, what]["steps"]) for rows in (1, 36)]
+        assert steps == [2 * 8] * 2, "a prompt gives the first of ten, and all rows are decoded at once"
+    assert compared[36, "observation"]["tokens"] == 36 * 9
+    assert 1 <= compared[36, "oracle"]["prefixes"] <= 36
     assert "| rows | ms/token observed | share of the time |" in said.out
     assert "| rows |" in said.out
 
