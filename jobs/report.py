@@ -8,7 +8,7 @@
     python jobs/report.py results/demo --serve                  at http://127.0.0.1:8000, rebuilt while the sweep runs
     python jobs/report.py early_exit_analysis.json
 
-Results of older versions can be read too, and of a sweep that still runs what has landed.
+Of a sweep that still runs, it shows what has landed.
 """
 
 import sys

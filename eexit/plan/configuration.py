@@ -240,7 +240,7 @@ def short_name(key: str) -> str:
 
 
 def configuration_of(columns: Mapping[str, Any]) -> Configuration:
-    """The configuration with these `COLUMNS`, of which older results lack some.
+    """The configuration with these `COLUMNS`; those that are None may be missing.
 
     A control's histogram isn't among them, and is left empty.
     """

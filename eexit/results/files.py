@@ -1,8 +1,7 @@
 """A sweep's Parquet files: checking which of them are undamaged, and reading those.
 
 A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
-second holds the checksums of both (`eexit.results.seals`). Files of older versions have none; there, row counts must
-agree.
+second holds the checksums of both (`eexit.results.seals`).
 """
 
 import hashlib
@@ -65,15 +64,13 @@ class Location:
 class Generations:
     """Some columns of an undamaged generations file, and what it says about its shard.
 
-    `attempt` is the time at which its runs were started, in nanoseconds since 1970; for files of older versions, it is
-    the file's modification time. `tokens` is the digest of the tokens file, and `n_tokens` the rows it must have.
+    `attempt` is the time at which its runs were started, in nanoseconds since 1970, `tokens` the tokens file's digest.
     """
 
     stem: str
     rows: pa.Table
     attempt: int
     tokens: Digest
-    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -121,20 +118,11 @@ def read_generations(location: Location, stem: str, columns: Sequence[str] | Non
     path = location.path(generations_name(stem))
     content = _read(location, path)
     with _naming(path):
-        sealed = check_seal(content)
+        check_seal(content)
         # ParquetFile rather than pyarrow.dataset, which would import pandas: 50 MB per process.
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(content))
         rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
-        metadata = file.metadata.metadata
-        missing = sorted(_NEEDED - set(rows.column_names))
-        if missing:
-            raise ValueError(f"it has no column {missing[0]}")
-        if pc.count_distinct(rows["run_id"]).as_py() < rows.num_rows:
-            raise ValueError("it holds a run more than once")
-    n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
-    if not sealed:
-        return Generations(stem, rows, location.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
-    return Generations(stem, rows, *read_seal(metadata), n_tokens)
+        return Generations(stem, rows, *read_seal(file.metadata.metadata))
 
 
 def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | None) -> None:
@@ -145,10 +133,7 @@ def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | Non
     path = location.path(tokens_name(shard.stem))
     if info is None or info.type != fs.FileType.File:
         raise DamagedError(f"{path} is missing")
-    if not shard.tokens.hex:
-        with location.filesystem.open_input_file(path) as file:
-            _open_tokens(path, shard, file)
-    elif info.size != shard.tokens.size or (location.is_local and _digest_of_file(location, path) != shard.tokens):
+    if info.size != shard.tokens.size or (location.is_local and _digest_of_file(location, path) != shard.tokens):
         raise _changed(path)
 
 
@@ -156,10 +141,9 @@ def read_tokens(location: Location, shard: Generations) -> pa.Table:
     """A shard's tokens table. Raises `DamagedError`, and `OSError` if the file can't be read at all."""
     path = location.path(tokens_name(shard.stem))
     content = _read(location, path)
-    if shard.tokens.hex and digest_of(content) != shard.tokens:
+    if digest_of(content) != shard.tokens:
         raise _changed(path)
-    with _naming(path):
-        return _open_tokens(path, shard, pa.BufferReader(content)).read(use_threads=False)
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 
 def stream_tokens(location: Location, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
@@ -185,9 +169,8 @@ def read_sealed(location: Location, name: str) -> pa.Table:
     path = location.path(name)
     content = _read(location, path)
     with _naming(path):
-        if not check_seal(content):
-            raise BrokenSealError
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        check_seal(content)
+        return pq.ParquetFile(pa.BufferReader(content)).read()
 
 
 def read_shards(
@@ -284,14 +267,6 @@ def _digest_of_file(location: Location, path: str) -> Digest:
     except OSError as error:
         raise OSError(f"{path} can't be read ({first_line(error)})") from error
     return Digest(size, digest.hexdigest())
-
-
-def _open_tokens(path: str, shard: Generations, source: pa.NativeFile) -> pq.ParquetFile:
-    with _naming(path):
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-    if file.metadata.num_rows != shard.n_tokens:
-        raise DamagedError(f"{path} has {file.metadata.num_rows:,} rows, not {shard.n_tokens:,} as its generations say")
-    return file
 
 
 def _changed(path: str) -> DamagedError:

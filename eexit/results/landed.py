@@ -31,7 +31,7 @@ TOKENS_AT_ONCE: Final = 8192
 
 
 def read_columns(location: Location, columns: Sequence[str]) -> pa.Table:
-    """These columns of all landed runs, null where an older format lacks one; tokens are not looked at.
+    """These columns of all landed runs, null where a file lacks one; tokens are not looked at.
 
     Raises `DamagedError`.
     """

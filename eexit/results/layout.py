@@ -24,12 +24,7 @@ from typing import Any, Final
 
 from eexit.plan.hashes import checksum
 
-FORMAT: Final = 7  # the one that is written
-# Those that are read. 1 to 6 know nothing of answers, 1 to 5 nothing of drafts, and 1 to 4 nothing of learned exits;
-# 1 to 3 have no costs; 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the
-# distributions that tokens were read from.
-FORMATS: Final = (1, 2, 3, 4, 5, 6, 7)
-FORMAT_WITH_KEYS: Final = 3  # the first with configuration keys
+FORMAT: Final = 7
 
 MANIFEST: Final = "sweep.json"
 ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps
@@ -46,7 +41,6 @@ SIDE_FILE_START: Final = "eexitData("
 
 _SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
 _TEMPORARY_FILE = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
-_REPORT_MARKS = (REPORT_MARK.encode(), b'href="#/">Early-exit sweep</a>')  # the second: in reports of older versions
 _REQUIRED = {"format": int, "config": dict, "model": dict, "exitable_layers": list}
 _CHECKSUM = "checksum"
 
@@ -91,12 +85,12 @@ def decode(content: bytes) -> Manifest:
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
-    if isinstance(held.get("format"), int) and held["format"] not in FORMATS:
-        raise OtherFormatError(f"it has format {held['format']}, not {' or '.join(map(str, FORMATS))}")
+    if isinstance(held.get("format"), int) and held["format"] != FORMAT:
+        raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
     missing = [name for name, kind in _REQUIRED.items() if not isinstance(held.get(name), kind)]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if held.pop(_CHECKSUM, None) not in (None, checksum(held)):  # older versions wrote none
+    if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
     return Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
 
@@ -132,13 +126,10 @@ def side_file_name(number: int) -> str:
 
 
 def is_report(head: bytes) -> bool:
-    """Whether these are the first bytes of a report that this program wrote, or of an empty file.
-
-    Older versions left an empty file on a full disk.
-    """
-    return not head or any(mark in head for mark in _REPORT_MARKS)
+    """Whether these are the first bytes of a report that this program wrote."""
+    return REPORT_MARK.encode() in head
 
 
 def is_side_file(head: bytes) -> bool:
-    """Whether these are the first bytes of a report's side file, or of an empty file, as with `is_report`."""
-    return not head or head.startswith(SIDE_FILE_START.encode())
+    """Whether these are the first bytes of a report's side file."""
+    return head.startswith(SIDE_FILE_START.encode())

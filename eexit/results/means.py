@@ -106,10 +106,9 @@ def exit_counts(runs: pa.Table) -> dict[str, Counter[int]]:
 def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     """How many tokens exited by what a screen let through, and the share of them that was without the likeliest token.
 
-    None where no rule looked through a screen, or older results do not say.
+    None where no rule looked through a screen.
     """
-    is_known = (pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0) & pc.field("screen_misses").is_valid()
-    looked = runs.filter(is_known)
+    looked = runs.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0))
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
 

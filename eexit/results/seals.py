@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# A single flipped bit can damage only one of these two, so a file that has neither was never sealed.
 _SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
 _TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
 _NO_DIGEST = "0" * 64
@@ -25,10 +24,10 @@ class BrokenSealError(ValueError):
 
 @dataclass(frozen=True)
 class Digest:
-    """Size and BLAKE2b digest of a file; `hex` is empty and `size` -1 if they are unknown."""
+    """Size and BLAKE2b digest of a file."""
 
-    size: int = -1
-    hex: str = ""
+    size: int
+    hex: str
 
 
 def encode_tokens(tokens: pa.Table) -> bytes:
@@ -51,20 +50,15 @@ def digest_of(content: bytes | bytearray) -> Digest:
     return Digest(len(content), hashlib.blake2b(content, digest_size=32).hexdigest())
 
 
-def check_seal(content: bytes) -> bool:
-    """Whether a file has a seal: of generations, or of a study. Raises `BrokenSealError` if it does not match."""
+def check_seal(content: bytes) -> None:
+    """Raises `BrokenSealError` for a file, of generations or of a study, that has no seal or does not match it."""
     start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
-    if start < len(_SEAL_IS):
-        if _SEAL in content:
-            raise BrokenSealError
-        return False
     end = start + len(_NO_DIGEST)
     digest = hashlib.blake2b(memoryview(content)[:start], digest_size=32)
     digest.update(_NO_DIGEST.encode())
     digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != content[start:end]:
         raise BrokenSealError
-    return True
 
 
 def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, Digest]:

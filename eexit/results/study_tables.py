@@ -47,7 +47,7 @@ TIMINGS: Final = Table(
             nullable=False,
         ),
         "prompts": int32("prompts", "how many were decoded; they repeat to fill batches", nullable=False),
-        "prompt_ids": strings("ids", "which they were; null in results of older versions"),
+        "prompt_ids": strings("ids", "which they were"),
         "tokens": int64(
             "tokens",
             "the timed ones, of all rows: not each row's first two, since the first comes from the prompt's "
@@ -64,17 +64,14 @@ TIMINGS: Final = Table(
             }.items()
         },
         "identical": float64(
-            "fraction",
-            "of the rows, those whose tokens are all those of normal in the same round; null for normal and in results "
-            "of older versions",
+            "fraction", "of the rows, those whose tokens are all those of normal in the same round; null for normal"
         ),
         "first_difference": int32(
             "token", "the first, from 0, that is not normal's in any of the rows; null if there is none"
         ),
         "warm_up": float64(
             "seconds",
-            "that decoding took before the first round, which is not timed: generate/compile compiles then; null in "
-            "results of older versions",
+            "that decoding took before the first round, which is not timed: generate/compile compiles then",
         ),
         "drafted": int64("tokens", "of the timed passes, as in generations; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),
@@ -169,14 +166,9 @@ _TESTED: Final = schema(
             "for choosing, that would certify it with a chance of 80 % if losses stay so distributed; null where they "
             "do, and if no number would",
         ),
-        "accuracy": float64(
-            "fraction",
-            "right answers among the prompts for choosing; null without answers; null in older results",
-        ),
-        "normal_accuracy": float64("fraction", "the same of normal; null in older results"),
-        "changed": float64(
-            "fraction", "of its texts, those that are not normal's; null without normal; null in older results"
-        ),
+        "accuracy": float64("fraction", "right answers among the prompts for choosing; null without answers"),
+        "normal_accuracy": float64("fraction", "the same of normal"),
+        "changed": float64("fraction", "of its texts, those that are not normal's; null without normal"),
     }
 )
 
@@ -197,38 +189,22 @@ CHOICES: Final = Table(
         "at_most": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
         "confidence": float64("1", "with which the bound holds for what is certified", nullable=False),
         "cost_by": string("name", "what is cheap: run, needed, depth or right, as in jobs/choose.py", nullable=False),
-        "test": string(
-            "name",
-            "exact (binomial), betting or hoeffding-bentkus, as in eexit.quality.risk_tests; null in older results, "
-            "which used the last",
-        ),
-        "order": string(
-            "name",
-            "pareto, passed-on or equal, as in eexit.quality.learn_then_test; null in older results, which were equal",
-        ),
+        "test": string("name", "exact (binomial), betting or hoeffding-bentkus, as in eexit.quality.risk_tests"),
+        "order": string("name", "pareto, passed-on or equal, as in eexit.quality.learn_then_test"),
         "pilot": string("name", "the sweep whose prompts gave the order; null: a part of this one's, or none"),
         "question": int32(
             "number",
             "which ask of these prompts for choosing it was, from 1, by this folder and those beside it "
-            "(eexit.studies.choosing.asks); null in older results",
+            "(eexit.studies.choosing.asks)",
         ),
-        "planned": int32("asks", "of these prompts, how many were planned at the first one; null in older results"),
-        "error": float64("1", "what this ask may err with: its share of 1 - confidence; null in older results"),
-        "model": string(
-            "name", "the model as it was asked for: asks of it are counted together; null in older results"
-        ),
-        "runs": string(
-            "hash", "of the sweep's configuration and model: whose losses were looked at; null in older results"
-        ),
-        "units": described(
-            "",
-            pa.list_(pa.uint64()),
-            "hashes",
-            "of the prompts for choosing, or of their groups; null in older results",
-        ),
+        "planned": int32("asks", "of these prompts, how many were planned at the first one"),
+        "error": float64("1", "what this ask may err with: its share of 1 - confidence"),
+        "model": string("name", "the model as it was asked for: asks of it are counted together"),
+        "runs": string("hash", "of the sweep's configuration and model: whose losses were looked at"),
+        "units": described("", pa.list_(pa.uint64()), "hashes", "of the prompts for choosing, or of their groups"),
         "families": strings("names", "of each sequence: mode/rule, or pareto", nullable=False),
         "error_of_each": float64("1", "error / families: of each sequence, at the start", nullable=False),
-        "asked": strings("names", "the settings, in the order of testing; null in older results"),
+        "asked": strings("names", "the settings, in the order of testing"),
         "seeds": int32("seeds", "over which the losses of a prompt were averaged first", nullable=False),
         **_of_setting("", "the chosen setting, the cheapest that is certified and costs less than full depth"),
         **_of_setting("naive_", "the cheapest below full depth's cost with a mean_loss within the bound: no guarantee"),
@@ -304,18 +280,15 @@ REPLAYS: Final = Table(
                 "cost_run": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
-        "drafted": int64("tokens", "as in generations, of all texts; null but for mode draft and in older results"),
+        "drafted": int64("tokens", "as in generations, of all texts; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),
         "passes": int64("passes", "likewise"),
         "readout": string(
             "name",
-            "how layers were read: lens, raw, or the folder of a readout that was trained; null in results of older "
-            "versions",
+            "how layers were read: lens, raw, or the folder of a readout that was trained",
         ),
         "decide_on": string(
-            "name",
-            "what rules that read looked at, as in a sweep's configuration; head: the whole head; null in results of "
-            "older versions",
+            "name", "what rules that read looked at, as in a sweep's configuration; head: the whole head"
         ),
         "model": string("name", "the model as it was asked for", nullable=False),
     },
@@ -347,10 +320,7 @@ SCORES: Final = Table(
             "continuations, and all of continuations if first_token_exits; of a group, over all of its tasks; null if "
             "none was decided",
         ),
-        "first_token_exits": boolean(
-            "flag",
-            "whether the first token of a continuation may exit; null in results from before this column: it may",
-        ),
+        "first_token_exits": boolean("flag", "whether the first token of a continuation may exit"),
         "limit": float64("documents", "first documents of each task, or a share of them; null for all"),
         "chat_template": boolean("flag", "whether prompts are in the model's chat template", nullable=False),
         "model": string("name", "the model as it was asked for", nullable=False),

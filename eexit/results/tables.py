@@ -141,7 +141,7 @@ GENERATIONS: Final = schema(
         "cost_full": float64(
             "multiply-adds",
             "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
-            "is the same in every configuration; null on error and in results of older formats",
+            "is the same in every configuration; null on error",
         ),
         "cost_full_whole_head": float64(
             "multiply-adds", "the same if tokens are read with the whole head, where --head is a screen; else cost_full"
@@ -169,7 +169,7 @@ GENERATIONS: Final = schema(
         "screen_misses": int64(
             "decided tokens",
             "tokens that exited by what a screen let through, among which the whole head's likeliest was not; null for "
-            "oracles and in results of older versions",
+            "oracles",
         ),
         "keys_written": int64(
             "tokens × layers", "pairs of token and layer of which keys and values alone were computed; null for oracles"

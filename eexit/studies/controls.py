@@ -13,7 +13,7 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
 
     One whose tokens all exit at the same layer has none, since its control would do the same.
 
-    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
+    Raises `UsageError` if `results` is not a finished sweep.
     """
     sweep = read_finished(results, ["configuration", "exit_layer_counts"], "--controls-of")
     counts = exit_counts(sweep.runs)

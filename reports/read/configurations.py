@@ -1,11 +1,10 @@
-"""The configuration of each run. Results of format 3 and later store it; for older results it is derived here.
+"""The configuration of each run. Results of sweeps store it; for files of the original format it is derived here.
 
-Formats 1 and 2 and files of the original format have modes and KL factors only. This module hides the difference, so
-that all others see configurations.
+They have modes and KL factors only. This module hides the difference, so that all others see configurations.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Draft, Exit, Normal, configuration_of
 
-OLDER_RULE: Final = "kl"  # the only rule before format 3
+ORIGINAL_RULE: Final = "kl"  # the only one of the original module
 NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
 
 
@@ -22,7 +21,7 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
     if "configuration" in generations and generations["configuration"].notna().all():
         return generations
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
-    named = [_older(*pair).columns for pair in zip(generations["mode"], factors, strict=True)]
+    named = [_original(*pair).columns for pair in zip(generations["mode"], factors, strict=True)]
     columns = pd.DataFrame(named, columns=list(COLUMNS), index=generations.index)
     kinds = {name: float if name in NUMBERS else "str" for name in COLUMNS}
     return generations.assign(**{name: columns[name] for name in COLUMNS}).astype(kinds)
@@ -30,23 +29,13 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
     """A sweep's configurations in the order of `sweep.json`, then those that only the runs have, `normal` first."""
-    planned = tuple(_planned(about))
+    planned = tuple(map(_stored, about.get("configurations", ())))
     others = generations[~generations["configuration"].isin([each.key for each in planned])]
     rows = others.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
     series = list(dict.fromkeys((c.mode, c.columns["rule"]) for c in found))
     rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.columns["rule"])), _size(c)))
     return tuple(dict.fromkeys([*planned, *rest]))
-
-
-def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
-    if about.get("configurations"):
-        yield from map(_stored, about["configurations"])
-        return
-    config = about.get("config", {})
-    for mode in config.get("modes", []):
-        factors: Iterable[float | None] = [None] if mode == NORMAL else sorted(config.get("kl_factors", []))
-        yield from (_older(mode, kl_factor) for kl_factor in factors)
 
 
 def _size(configuration: Configuration) -> tuple[float, float]:
@@ -64,7 +53,7 @@ def _stored(columns: Mapping[str, Any]) -> Configuration:
 
 
 @cache
-def _older(mode: str, kl_factor: float | None) -> Configuration:
+def _original(mode: str, kl_factor: float | None) -> Configuration:
     if mode == NORMAL or kl_factor is None:
         return Normal(mode)
-    return Exit(mode, OLDER_RULE, float(kl_factor))
+    return Exit(mode, ORIGINAL_RULE, float(kl_factor))

@@ -43,7 +43,7 @@ class Landed:
 
 
 def read_landed(location: Location, columns: Sequence[str]) -> Landed:
-    """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that older files lack become null."""
+    """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that files lack become null."""
     listing = list_files(location)
     shards, without_tokens = [], set()
     left_out = [f"{location.path(name)} is not one of the sweep's files" for name in listing.foreign]

@@ -134,7 +134,7 @@ class Sweep:
 def read_sweep(results: str) -> Sweep:
     """Read the folder of a sweep. `results` is a local path or a URI that pyarrow can open (s3://, gs://).
 
-    Raises NotASweepError where there is no sweep.json of a known format.
+    Raises NotASweepError where there is no sweep.json of this format.
     """
     location = _open(results)
     about = _read_about(results, location)
@@ -152,9 +152,7 @@ def read_sweep(results: str) -> Sweep:
             final_layer=final,
             prompts={prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
             | dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True)),
-            generations=_with_disagreement(
-                rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens
-            ),
+            generations=rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(),
             layer_counts=_count_matrix(rows["exit_layer_counts"], [*exitable, final]),
             tokens=landed.tokens,
             texts=landed.texts,
@@ -180,7 +178,7 @@ def refuse_damage(results: str) -> None:
 
 
 def assemble(read: Sweep) -> Sweep:
-    """A sweep as it was read, of any format, with its configurations and the columns of its runs that follow from them.
+    """A sweep as it was read, with its configurations and the columns of its runs that follow from them.
 
     Runs are sorted by prompt, configuration and seed.
     """
@@ -243,23 +241,6 @@ def index_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
     names = tokens.column("run_id").dictionary_encode()
     run_index: np.ndarray = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
     return run_index
-
-
-def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:
-    """Fill the column `disagreement`, which results of format 1 lack, from the tokens."""
-    lacking = generations["disagreement"].isna() & (generations["status"] == OK) & (generations["n_tokens"] > 1)
-    if not lacking.any():
-        return generations
-    index = pd.Index(generations.loc[lacking, "run_id"])
-    n, n_other = np.zeros(len(index)), np.zeros(len(index))
-    for batch in tokens.to_batches(columns=["run_id", "decided", "token_id", "final_token_id"]):
-        run = index_of_runs(batch, index)
-        known = (run >= 0) & np.asarray(batch["final_token_id"].is_valid()) & np.asarray(batch["decided"])
-        np.add.at(n, run[known], 1)
-        np.add.at(n_other, run[known], disagreeing(batch)[known])
-    with np.errstate(invalid="ignore"):
-        generations.loc[lacking, "disagreement"] = n_other / n
-    return generations
 
 
 def _open(results: str) -> Location:

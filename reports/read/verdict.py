@@ -1,9 +1,9 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
 `cluster/assessment/outcome/words.py` says it. Of it, the report shows `sentences`, up to three; whether it `pays`,
-and where it does not, the largest `cause`; the `ledger` of what restrictions take, or, of format 1, the `losses` of all
-causes, as shares of full depth; the sentence of `instead`, what could be taken in place of exits; and `rows`, up to ten
-records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked at.
+and where it does not, the largest `cause`; the `ledger` of what restrictions take, as shares of full depth; the
+sentence of `instead`, what could be taken in place of exits; and `rows`, up to ten records for a table, whose keys are
+its columns. All but the first two may be missing, and other keys are not looked at.
 """
 
 from typing import Any
@@ -66,7 +66,6 @@ class AssessedVerdict(BaseModel):
     cause: str | None = None
     ledger: AssessedLedger | None = None
     instead: AssessedAlternative | None = None
-    losses: dict[str, float | None] = Field(default_factory=dict)
     setting: str | None = None
     rows: list[dict[str, Any]] = Field(default_factory=list, max_length=MOST_ROWS)
 

@@ -98,8 +98,7 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
 def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
     """The latest score of each configuration, seed, task, metric, filter and convention, by task and metric."""
     what = ["task", "metric", "filter", "n_shot", "limit", "first_token"]
-    may_exit = scores["first_token_exits"].astype("boolean").fillna(True)  # null in scores that say nothing of it
-    said = scores.assign(first_token=may_exit.map({True: "may exit", False: "full depth's"}))
+    said = scores.assign(first_token=scores["first_token_exits"].map({True: "may exit", False: "full depth's"}))
     latest = said.drop_duplicates(["configuration", "seed", *what], keep="last")
     found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
     names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]

@@ -158,8 +158,6 @@ def choice_findings(choices: pd.DataFrame) -> list[str]:
     if len(rows) > 1:
         asked = counted(len(rows), "question")
         several = [f"{asked} were asked of jobs/choose.py: each guarantee holds for its own question."]
-        if not all(is_known(row.get("error")) for row in rows):  # asks of older versions share no error
-            several.append("None holds for the best of several answers.")
         if len(rows) > MOST_TOLD:
             several.append(f"The latest {MOST_TOLD} of them are told.")
         said.append(" ".join(several))

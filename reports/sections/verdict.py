@@ -66,7 +66,7 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
     if given is None:
         return swept
-    weights = _waterfall(given.ledger) if given.ledger else _of_losses(given) or (swept.weights if swept else [])
+    weights = _waterfall(given.ledger) if given.ledger else swept.weights if swept else []
     best = next((row for row in given.rows if row.get("role") == "best"), {})
     headline, setting = _of_best(best, given.ledger), given.setting or best.get("setting")
     if not headline:
@@ -130,11 +130,6 @@ def _negative(share: float | None) -> float | None:
 def _ends(low: float | None, high: float | None) -> str:
     ends = [written(100 * end, ".1f") for end in (low, high) if end is not None and is_known(end)]
     return f" ({' to '.join(ends)})" if len(ends) == 2 else ""
-
-
-def _of_losses(given: AssessedVerdict) -> list[dict[str, Any]]:
-    """Those of format 1, which had no ledger."""
-    return _weighed([(name, loss) for name, loss in given.losses.items() if is_known(loss)])
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

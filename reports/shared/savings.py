@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eexit.decode.costs.counting import LOOKS, MISSES
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
 from eexit.output.text import is_known
 from eexit.plan.configuration import GENERATE
@@ -131,9 +131,6 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     done, looked = sweep.done, Looked.of(sweep.config)
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
-    for name in ("screen_reads", "gate_reads", MISSES):  # which results of older versions lack
-        older = np.isnan(counts[name]) & ~np.isnan(counts["head_reads"])
-        counts[name] = np.where(older, 0.0, counts[name])
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "unit"]].assign(
         run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided, looked)

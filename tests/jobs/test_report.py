@@ -82,13 +82,10 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     main: Main, make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
     folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
-    for before in (None, ""):  # older versions left an empty file
-        if before is not None:
-            out.write_text(before)
-        done = on_a_full_disk(4096, report_job.main, folder, "--out", out)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines() == [f"stopped: [Errno 27] File too large: '{out}'"]
-        assert left(tmp_path) == ([] if before is None else ["r.html"])
+    done = on_a_full_disk(4096, report_job.main, folder, "--out", out)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"stopped: [Errno 27] File too large: '{out}'"]
+    assert left(tmp_path) == []
     assert main([str(folder), "--out", str(out)]) == 0
     written = out.read_bytes()
     with full_disk(len(written) // 2), pytest.raises(OSError, match="File too large"):

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from synthetic_sweeps import FINAL, LAYERS
+from synthetic_sweeps import FINAL, LAYERS, write_manifest
 
 DIGESTS = {"readout": "1" * 64, "probe": "2" * 64, "adapter": "3" * 64}
 PLACES = {"readout": "exits/linear", "probe": "exits/probe", "adapter": "exits/student"}
@@ -85,7 +85,6 @@ def student() -> dict[str, Any]:
 def with_cards(folder: Path, **cards: dict[str, Any]) -> Path:
     """The sweep in the folder, as one that uses these artefacts in these roles."""
     about = json.loads((folder / "sweep.json").read_text())
-    about.pop("checksum", None)
     about["config"] |= {role: PLACES[role] for role in cards} | {"digests": {role: DIGESTS[role] for role in cards}}
-    (folder / "sweep.json").write_text(json.dumps(about | {"learned": cards}))
+    write_manifest(folder, about | {"learned": cards})
     return folder

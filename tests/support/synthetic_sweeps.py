@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eexit.plan.configuration import COLUMNS, Configuration, Exit, Normal
+from eexit.plan.hashes import checksum
 from eexit.results.layout import FORMAT
+from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]  # its row, and those of its tokens
@@ -111,19 +112,34 @@ def write_sweep(
         "config": {
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
-            "temperature": temperature, "top_p": 1.0,
+            "temperature": temperature, "top_p": 1.0, "system": "", "prefiller": "", "head": "whole",
+            "decide_on": "head", "shortlist": 64, "observe": "all",
         },
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
                   "n_layers": FINAL + 1, "dtype": "float32"},
         "exitable_layers": LAYERS, "versions": {"python": "3.13", "eexit": "0.1.0"},
         "started": "2026-01-01T00:00:00+00:00", "n_runs": len(generations) if n_runs is None else n_runs,
     }  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(about))
-    for name, rows, schema in (("generations", generations, GENERATIONS), ("tokens", tokens, TOKENS)):
+    write_manifest(folder, about)
+    for name in ("generations", "tokens"):
         (folder / name).mkdir()
-        if generations:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name / shard(0))
+    if generations:
+        write_shard(folder, 0, pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
     return folder
+
+
+def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """With its checksum, in place of that of the one which it was made from."""
+    about = {name: value for name, value in about.items() if name != "checksum"}
+    (folder / "sweep.json").write_text(json.dumps(about | {"checksum": checksum(about)}))
+
+
+def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
+    """Sealed, as a sweep does."""
+    content = encode_tokens(tokens)
+    (folder / "tokens" / shard(number)).write_bytes(content)
+    sealed = encode_generations(generations, digest_of(content), attempt)
+    (folder / "generations" / shard(number)).write_bytes(sealed)
 
 
 def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
@@ -132,22 +148,3 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     if k is None:
         return words
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
-
-
-def as_older(folder: Path, format: int) -> Path:
-    """The same results in an older format: none has answers; 1 to 3 have no costs; 1 and 2 no configuration but mode
-    and KL factor.
-    """
-    about = json.loads((folder / "sweep.json").read_text()) | {"format": format}
-    lacking = {"cost_full", "cost_needed", "cost_run", "layers_run", "head_reads", "keys_written"}
-    lacking |= {"answer", "found_answer", "correct"}
-    if format < 3:
-        about.pop("configurations")
-        lacking |= {*IDENTITY, "readout", "evidence"} - {"mode", "kl_factor"}
-    if format == 1:
-        lacking |= {"disagreement", "exit_logprob", "exit_top_token_ids", "exit_top_tokens", "exit_top_prob"}
-    (folder / "sweep.json").write_text(json.dumps(about))
-    for path in folder.glob("*/*.parquet"):
-        table = pq.read_table(path)
-        pq.write_table(table.drop_columns([name for name in table.column_names if name in lacking]), path)
-    return folder

@@ -17,7 +17,7 @@ import numpy as np
 from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.output.text import did_you_mean
-from eexit.plan.config import HEAD, WHOLE, screen_size
+from eexit.plan.config import WHOLE, screen_size
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,9 @@ class Looked:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Looked":
-        """What looks, by the configuration in `sweep.json`; what older versions lack has its default."""
-        head = config.get("head", WHOLE)
-        screen = screen_size(config.get("decide_on") or HEAD) if head == WHOLE else screen_size(head)
-        return cls(int(config.get("shortlist") or 0), screen, head != WHOLE)
+        """What looks, by the configuration in `sweep.json`."""
+        head = config["head"]
+        return cls(config["shortlist"], screen_size(config["decide_on"] if head == WHOLE else head), head != WHOLE)
 
     def screened(self, shapes: Shapes) -> int:
         """Multiply-adds of one read through the screen; 0 without one."""

@@ -13,7 +13,7 @@ from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
 from eexit.plan.config import SweepConfig
 from eexit.results.landed import read_columns
-from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
+from eexit.results.layout import MANIFEST, Manifest, decode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
 
@@ -38,7 +38,7 @@ class FinishedSweep:
 def read_finished(results: str, columns: Sequence[str], flag: str = "") -> FinishedSweep:
     """Read these columns of all runs; `flag` is the one that named the sweep, for messages.
 
-    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
+    Raises `UsageError` if `results` is not a finished sweep.
     """
     store, name = open_store(results), f"{flag} {shown(results)}".strip()
     manifest = manifest_of(store, name)
@@ -50,23 +50,14 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
 
 
 def manifest_of(store: Store, name: str) -> Manifest:
-    """What the results in `store`, which messages call `name`, were made from.
-
-    Raises `UsageError` if they are no sweep's, or have a format that does not name configurations.
-    """
+    """What the results in `store`, which messages call `name`, were made from. Raises `UsageError` if they are none."""
     content = store.read(MANIFEST)
     if content is None:
         raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
     try:
-        manifest = decode(content)
+        return decode(content)
     except ValueError as error:
         raise UsageError(f"{name} is no sweep's folder ({error})") from error
-    if manifest.format < FORMAT_WITH_KEYS:
-        raise UsageError(
-            f"{name} holds results of format {manifest.format}, and format {FORMAT_WITH_KEYS} or later is needed: run "
-            "that sweep again"
-        )
-    return manifest
 
 
 def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None:

@@ -218,8 +218,7 @@ def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
         kept = shard.rows.filter(pc.not_equal(shard.rows["status"], ERROR))
         removed += shard.rows.num_rows - kept.num_rows
         if kept.num_rows:  # an error row has no tokens: their file stays as it is
-            tokens = shard.tokens if shard.tokens.hex else digest_of(store.read(tokens_name(stem)) or b"")
-            store.publish(generations_name(stem), encode_generations(kept, tokens, shard.attempt))
+            store.publish(generations_name(stem), encode_generations(kept, shard.tokens, shard.attempt))
         else:
             remove_shard(store, stem)
     return removed

@@ -15,7 +15,7 @@ from eexit.plan.artefact_fit import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.files import DamagedError, list_files, read_shards
-from eexit.results.layout import FOLDERS, FORMAT, MANIFEST, Manifest, OtherFormatError, decode, encode
+from eexit.results.layout import FOLDERS, MANIFEST, Manifest, OtherFormatError, decode, encode
 from eexit.results.store.folder import Store
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
@@ -60,14 +60,7 @@ def read_manifest(store: Store) -> Manifest | None:
             f"{store.root}/{MANIFEST} is no sweep's of this version ({error}): "
             "choose another --out, or move it elsewhere"
         ) from error
-    if not has_results:
-        return None  # without results, another sweep may replace it
-    if held.format != FORMAT:
-        raise UsageError(
-            f"{store.root} holds results of format {held.format}, and this version goes on with format {FORMAT} "
-            f"only: choose another --out"
-        )
-    return held
+    return held if has_results else None  # without results, another sweep may replace it
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:

@@ -19,7 +19,8 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.question import Ask
 
-QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked")  # what makes it another one
+# What makes it another one.
+QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked", "runs", "units")
 Row = Mapping[str, Any]
 
 
@@ -40,15 +41,14 @@ def ask_of(question: Row, planned: int | None, store: Store) -> Ask:
     Without `planned`, as many are planned as the asks before it say, or one. Raises `UsageError` if they say otherwise.
     """
     before = _before(question, store)
-    numbers = [int(row["question"] or at) for at, row in enumerate(before, start=1)]
-    declared = next((int(row["planned"]) for row in before if row["planned"]), 1 if before else planned or 1)
+    declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
             f"--asks {planned} comes too late: {declared} was planned when these prompts were first asked. Ask without "
             "--asks, or sweep other prompts"
         )
-    same = [number for number, row in zip(numbers, before, strict=True) if _what(row) == _what(question)]
-    number = same[0] if same else max(len(before), *numbers, 0) + 1
+    same = [row["question"] for row in before if _what(row) == _what(question)]
+    number = same[0] if same else max([len(before), *(row["question"] for row in before)]) + 1
     return Ask(number, declared, error_of_ask(question["confidence"], number, declared))
 
 
@@ -62,8 +62,7 @@ def asks_beside(model: str, units: Sequence[str], assessment: Path, run: str) ->
 
 def _before(question: Row, store: Store) -> Sequence[Row]:
     """The asks that looked at any of these prompts, each once, the first one first."""
-    here = [row for row in CHOICES.rows(store) if row["units"] is None or _share_prompts(row, question)]
-    return _each_once([*here, *_asked_in(_beside(store), question)])
+    return _each_once(_asked_in([store, *_beside(store)], question))
 
 
 def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
@@ -77,7 +76,7 @@ def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _share_prompts(row: Row, question: Row) -> bool:
-    return row["model"] == question["model"] and not set(row["units"] or ()).isdisjoint(question["units"])
+    return row["model"] == question["model"] and not set(row["units"]).isdisjoint(question["units"])
 
 
 def _beside(store: Store) -> Iterator[Store]:
@@ -97,6 +96,5 @@ def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
 
 
 def _what(row: Row) -> tuple[Any, ...]:
-    """What the same question has in common with itself; older rows don't say of which runs and prompts it was."""
-    of = (*QUESTION, "runs", "units")
-    return tuple(tuple(row[name] or ()) if name in ("asked", "units") else row[name] for name in of)
+    """What the same question has in common with itself."""
+    return tuple(tuple(row[name]) if name in ("asked", "units") else row[name] for name in QUESTION)

@@ -150,8 +150,7 @@ def _stopped(sequence: TestedSequence, setting: Tested, share: float) -> Iterato
 def told_choice(row: Row) -> Iterator[str]:
     """What was chosen and with which guarantee, or plainly that nothing can be; `row` is one of `CHOICES`."""
     if len(row["families"]) > 1:
-        error = short_percent(row["error"] if is_known(row.get("error")) else 1 - row["confidence"])
-        each = short_percent(row["error_of_each"])
+        error, each = short_percent(row["error"]), short_percent(row["error_of_each"])
         yield f"{len(row['families'])} families of settings share the error of {error}: {each} for each (Bonferroni)."
         if row["order"] == PASSED_ON:
             yield "A family that is through passes its part on to the others."
@@ -179,14 +178,8 @@ def _naive(row: Row) -> Iterator[str]:
 
 def _which_ask(row: Row) -> Iterator[str]:
     """Nothing for the only ask that was planned, and has been made, of its prompts."""
-    number, error, planned = (row[name] if is_known(row.get(name)) else 1 for name in ("question", "error", "planned"))
+    number, error, planned = row["question"], row["error"], row["planned"]
     if number <= 1 and planned <= 1:
-        return
-    if not is_known(row.get("error")):  # in results of versions in which asks shared nothing
-        yield (
-            f"It is question {number:.0f} about these prompts: the guarantee is for this answer, not for the best of "
-            "several."
-        )
         return
     of = f" of {planned:.0f} that were planned" if planned > 1 else ""
     yield (
@@ -197,14 +190,12 @@ def _which_ask(row: Row) -> Iterator[str]:
 
 def _bound(row: Row) -> str:
     """What is to hold."""
-    bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
-    return f"{bound} is at most {short_percent(row['at_most'])}"
+    return f"{RISKS[row['risk']].bound} is at most {short_percent(row['at_most'])}"
 
 
 def _chosen(row: Row) -> Iterator[str]:
-    definition = COSTS[row["cost_by"]].definition if row["cost_by"] in COSTS else row["cost_by"]
     key, cost = row["configuration"], short_percent(row["cost"])
-    yield f"Certified: {key}, the cheapest that is, at {cost} of full depth: {definition}."
+    yield f"Certified: {key}, the cheapest that is, at {cost} of full depth: {COSTS[row['cost_by']].definition}."
     yield f"With {short_percent(row['confidence'])} confidence, over prompts like these, {_bound(row)}."
     yield from _of_the_right(row)
     mean, p_value = short_percent(row["mean_loss"]), written(row["p_value"], ".2g")

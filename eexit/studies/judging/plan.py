@@ -207,7 +207,7 @@ def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[d
 
 
 def _judged(row: Mapping[str, Any], normal: Mapping[str, Any] | None, prefiller: str) -> Judged:
-    identity = {name: row.get(name) for name in IDENTITY}  # older formats lack some
+    identity = {name: row[name] for name in IDENTITY}
     normal_text = None
     if normal and normal["status"] == OK and row["configuration"] != NORMAL:
         normal_text = prefiller + normal["text"]

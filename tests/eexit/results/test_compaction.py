@@ -18,7 +18,7 @@ from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.shard_tables import Results, error_results, run_columns
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import clear_debris, land, remove_errors, survey
+from eexit.results.store.landing import clear_debris, land, publish_shard, remove_errors, survey
 from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -222,9 +222,10 @@ def test_runs_that_are_there_twice_are_copied_once(store: Store, config: SweepCo
 
 def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> None:
     before = read(store)
-    for folder in ("generations", "tokens"):  # as one without seals wrote it, and without a column of today
-        path = min(Path(store.root, folder).iterdir())
-        pq.write_table(pq.read_table(path).drop_columns(["kl_factor"]), path)
+    name = min(Path(store.root, "tokens").iterdir()).name  # of one without a column of the others
+    tables = (pq.read_table(f"{store.root}/{folder}/{name}") for folder in ("generations", "tokens"))
+    generations, tokens = (table.drop_columns(["kl_factor"]) for table in tables)
+    publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
     assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100").returncode == 0
     for now, then in zip(read(open_store(tmp_path / "copy")), before, strict=True):
         assert_frame_equal(now.drop(columns="kl_factor"), then.drop(columns="kl_factor"))

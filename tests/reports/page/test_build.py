@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from page_content import blob
 from report_fixtures import MakeSweep
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS, NORMAL_ALONE, UNUSUAL, run_rows, write_runs, write_sweep
+from synthetic_sweeps import (
+    CONFIGURATIONS,
+    HOSTILE,
+    LAYERS,
+    NORMAL_ALONE,
+    UNUSUAL,
+    run_rows,
+    write_manifest,
+    write_runs,
+    write_sweep,
+)
 
 from eexit.plan.configuration import Exit
 from reports import build_report
@@ -257,7 +267,7 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(two: Path, tmp
     folder = shutil.copytree(two, tmp_path / "sampled", ignore=shutil.ignore_patterns("report.html"))
     about = json.loads((folder / "sweep.json").read_text())
     about["config"]["temperature"] = 0.7
-    (folder / "sweep.json").write_text(json.dumps(about))
+    write_manifest(folder, about)
     data = report(folder)[1]
     said = "so that normal disagrees too."
     assert said in data["findings"][-1]

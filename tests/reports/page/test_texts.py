@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report_fixtures import Page, Visit, Walk
 from synthetic_quality import graded
-from synthetic_sweeps import run_rows, write_runs
+from synthetic_sweeps import run_rows, write_manifest, write_runs
 
 from eexit.plan.configuration import Exit, Normal
 from reports.page.build import build_report
@@ -29,7 +29,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = json.loads((folder / "sweep.json").read_text())
     for prompt in about["config"]["prompts"]:
         prompt["kind"] = "even" if int(prompt["id"]) % 2 == 0 else "odd"
-    (folder / "sweep.json").write_text(json.dumps(about))
+    write_manifest(folder, about)
     return build_report(str(folder), folder / "report.html")
 
 

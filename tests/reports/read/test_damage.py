@@ -9,22 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_fixtures import MakeSweep
-from synthetic_sweeps import CONFIGURATIONS, shard
+from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
 
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from reports.read.sweep import read_sweep
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
 N_RUNS, N_TOKENS = 3, 24  # runs of each prompt, and tokens of each run
 ALL = 3 * N_RUNS  # those of three prompts
-
-
-def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
-    """Written with a seal, as a sweep does."""
-    content = encode_tokens(tokens)
-    (folder / "tokens" / shard(number)).write_bytes(content)
-    sealed = encode_generations(generations, digest_of(content), attempt)
-    (folder / "generations" / shard(number)).write_bytes(sealed)
 
 
 def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
@@ -156,10 +147,3 @@ def test_a_page_that_is_no_report_is_not_written_over(
     side.unlink()
     for _ in range(2):  # its own page is
         assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 0
-
-
-def test_a_report_of_an_older_version_is_written_over(folder: Path, main: Callable[[list[str]], int]) -> None:
-    page = folder / "report.html"
-    page.write_text('<html><a class="brand" href="#/">Early-exit sweep</a></html>')
-    assert main([str(folder)]) == 0
-    assert page.stat().st_size > 100_000

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from chart_fields import missing_fields
 from synthetic_quality import graded
+from synthetic_sweeps import write_manifest
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.quality.by_kind import BesideNormal
@@ -49,12 +50,11 @@ def test_a_kind_is_named_only_where_it_certainly_carries_most_of_the_loss(
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
     """A sweep of two seeds, in which the setting loses what is a sum."""
     marks: dict[Configuration, str] = {Normal(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
-    path = graded(folder, marks, seeds=(0, 1)) / "sweep.json"
-    about = json.loads(path.read_text())
+    about = json.loads((graded(folder, marks, seeds=(0, 1)) / "sweep.json").read_text())
     about["config"]["temperature"] = 0.0
     for prompt, kind in zip(about["config"]["prompts"], kinds, strict=True):
         prompt["kind"] = kind
-    path.write_text(json.dumps(about))
+    write_manifest(folder, about)
     return folder
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_fixtures import Visit
-from synthetic_sweeps import as_older, run_rows, write_sweep
+from synthetic_sweeps import run_rows, shard, write_manifest, write_shard, write_sweep
 
-from eexit.plan.configuration import GENERATE, Draft, Exit, Generate, Normal
+from eexit.plan.configuration import GENERATE, Draft, Exit, Generate
 from eexit.quality.estimates import estimate_ratios
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
@@ -115,26 +115,8 @@ def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_
     folder = tmp_path / "s"
     shutil.copytree(bare, folder)
     about = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps(about | {"configurations": []}))
+    write_manifest(folder, about | {"configurations": []})
     assert [c.key for c in read_sweep(str(folder)).configurations if isinstance(c, Draft)] == KEYS
-
-
-@pytest.mark.parametrize("format", [1, 2, 3, 4, 5])
-def test_older_results_have_no_drafts(tmp_path: Path, format: int) -> None:
-    row, tokens = run_rows("0", "?", "normal", None, ["a", "b"])
-    folder = as_older(write_sweep(tmp_path / "s", [row], tokens), format)
-    about = json.loads((folder / "sweep.json").read_text())
-    for configuration in about.get("configurations", []):
-        del configuration["draft_layer"], configuration["draft_length"]
-    (folder / "sweep.json").write_text(json.dumps(about))
-    for path in folder.glob("*/*.parquet"):
-        table = pq.read_table(path)
-        new = ("draft", "accept", "passes", "tokens_per_pass", "layer_calls", "expected")
-        pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith(new)]), path)
-    sweep = read_sweep(str(folder))
-    assert sweep.configurations == (Normal(),)
-    assert draft_section(sweep) is None
-    assert "<h2>Drafts</h2>" not in render(sweep, "")
 
 
 def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
@@ -175,10 +157,10 @@ def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path)
 
 def test_nothing_drafted_is_no_acceptance(tmp_path: Path) -> None:
     folder = drafting(tmp_path / "s", n_prompts=1, exits=False, pairs=PAIRS[:1])
-    (path,) = (folder / "generations").glob("*.parquet")
-    rows = pq.read_table(path).to_pylist()
+    generations, tokens = (pq.read_table(folder / name / shard(0)) for name in ("generations", "tokens"))
+    rows = generations.to_pylist()
     rows[-1] |= {"drafted": 0, "accepted": 0, "acceptance": None, "acceptance_per_token": None}
-    pq.write_table(pa.Table.from_pylist(rows, schema=GENERATIONS), path)
+    write_shard(folder, 0, pa.Table.from_pylist(rows, schema=GENERATIONS), tokens)
     found = draft_section(read_sweep(str(folder)))
     assert found
     assert [chart["key"] for chart in found["charts"]] == ["draft-speed"]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, score, with_answers
-from synthetic_sweeps import CONFIGURATIONS
+from synthetic_sweeps import CONFIGURATIONS, write_manifest
 
 from eexit.plan.configuration import NORMAL, Exit, Normal
 from eexit.results.study_tables import CHOICES, SCORES
@@ -220,7 +220,7 @@ def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
 
 def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_depths(tmp_path: Path) -> None:
     folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
-    score(folder, value=0.3)  # of a time when nothing was said of it, and it could
+    score(folder, value=0.3, first_token_exits=True)
     score(folder, 2, value=0.4, first_token_exits=True)
     score(folder, 3, value=0.6, first_token_exits=False)
     rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
@@ -303,7 +303,7 @@ def test_cuts_of_an_assessment_are_a_curve_that_begins_at_full_depth_on_the_same
         folder = graded(tmp_path / name, {Normal(): "✓" * len(right), cut: right}, cost_run=100 - 3.0 * n_cut)
         about = json.loads((folder / "sweep.json").read_text())
         about["config"]["adapter"] = f"exits/cut/{n_cut}"
-        (folder / "sweep.json").write_text(json.dumps(about))
+        write_manifest(folder, about)
     choose(tmp_path / "cut", chosen=cut.key)
     data, _ = payload(read_sweep(str(run)), "t")
     rows = [row for row in data["trade"]["table"]["rows"] if row["mode"] == CUT]

@@ -1,7 +1,6 @@
 """Frames compared with numbers worked out by hand."""
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -10,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 from chart_fields import drawn
 from report_fixtures import MakeSweep
 from synthetic_quality import judge
-from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_runs
+from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_runs
 
 from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns
-from reports import build_report
-from reports.page.packing import pack
 from reports.page.payload import payload
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
@@ -255,7 +251,7 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 1}', "lacks config")],
+    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 7}', "lacks config")],
 )
 def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -263,25 +259,6 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | 
     with pytest.raises(NotASweepError, match=message) as error:
         read_sweep(str(tmp_path))
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("format", [1, 2, 3])
-def test_older_results_are_reported_as_those_of_today_are(make_sweep: MakeSweep, tmp_path: Path, format: int) -> None:
-    whole = read_sweep(str(make_sweep(n_prompts=2)))
-    folder = as_older(shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old"), format)
-    stored = pq.read_schema(next(folder.glob("generations/*"))).names
-    assert ("configuration" in stored) == (format == 3)
-    assert "cost_full" not in stored
-    sweep = read_sweep(str(folder))
-    assert sweep.configurations == whole.configurations
-    assert [c.key for c in sweep.configurations[:2]] == ["normal", "unfrozen/kl/0.5"]
-    assert sweep.generations["disagreement"].notna().all(), "of format 1, their tokens say it"
-    for name in (*IDENTITY, "disagreement"):
-        pd.testing.assert_series_equal(sweep.generations[name], whole.generations[name])
-    pd.testing.assert_frame_equal(per_configuration(sweep), per_configuration(whole))
-    old, new = (pack(each, each.generations, list(each.prompts)) for each in (sweep, whole))
-    assert old == new, "the packed tokens"
-    assert build_report(str(folder), tmp_path / "old.html").stat().st_size > 0
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

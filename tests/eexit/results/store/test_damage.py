@@ -56,12 +56,6 @@ def ids(runs: list[Run]) -> set[str]:
     return {run.run_id for run in runs}
 
 
-def unseal(store: Store) -> None:
-    """As an older version wrote them."""
-    for path in Path(store.root).glob("*/*.parquet"):
-        pq.write_table(pq.read_table(path), path, compression="zstd")
-
-
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -74,22 +68,19 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "replaced": lambda path: path.write_text("notes"),
     "a row less": lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+    "unsealed": lambda path: pq.write_table(pq.read_table(path), path),
+    "flipped": flip,
 }
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-@pytest.mark.parametrize("damage", [*DAMAGES, "flipped"])
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("folder", ["tokens", "generations"])
 def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
-    store: Store, runs: list[Run], config: SweepConfig, folder: str, damage: str, sealed: bool
+    store: Store, runs: list[Run], config: SweepConfig, folder: str, damage: str
 ) -> None:
-    if damage == "flipped" and not sealed:
-        pytest.skip("an older version's file does not show it")
-    if not sealed:
-        unseal(store)
     path = file(store, folder, runs[:9])
-    {**DAMAGES, "flipped": flip}[damage](path)
-    assert landed_tally(store, runs[:9]) is None or not sealed
+    DAMAGES[damage](path)
+    assert landed_tally(store, runs[:9]) is None
     found, lines = take_stock(store)
     assert found.done == ids(runs[9:])
     if (folder, damage) == ("generations", "deleted"):
@@ -97,8 +88,7 @@ def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
         assert clear_debris(store) == 1
     else:
         (line,) = lines
-        named = file(store, "tokens", runs[:9]) if damage == "a row less" else path  # of rows that don't fit
-        assert line.startswith(f"{named} ")
+        assert line.startswith(f"{path} ")
         assert "its runs are done again" in line
     land(store, runs[:9], rows_of(runs[:9], config))
     found, lines = take_stock(store)
@@ -114,19 +104,10 @@ def test_what_is_left_of_a_damaged_shard_is_kept_aside(store: Store, runs: list[
     assert {path.parent.name: path.read_bytes() for path in aside.glob("*/*")} == before
 
 
-def test_results_of_an_older_version_are_whole_without_a_seal(store: Store, runs: list[Run]) -> None:
-    unseal(store)
-    assert take_stock(store) == (survey(store), [])
-    assert survey(store).done == ids(runs)
-
-
-def test_error_rows_are_taken_out_of_an_older_versions_shard(
-    store: Store, runs: list[Run], config: SweepConfig
-) -> None:
+def test_error_rows_are_taken_out_of_a_shard(store: Store, runs: list[Run], config: SweepConfig) -> None:
     failed, done = error_results(runs[:1], config, "no"), rows_of(runs[1:9], config)
     results = type(done)(pa.concat_tables([failed.generations, done.generations]), done.tokens)
     land(store, runs[:9], results)
-    unseal(store)
     assert remove_errors(store, survey(store).with_errors) == 1
     assert take_stock(store)[1] == []
     assert survey(store).done == ids(runs[1:])

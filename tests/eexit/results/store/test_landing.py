@@ -32,6 +32,7 @@ from eexit.results.store.landing import (
     clear_debris,
     land,
     landed_tally,
+    publish_shard,
     remove_errors,
     shard_name,
     survey,
@@ -174,11 +175,14 @@ def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(
 
     older = open_store(tmp_path / "older")
     some = [run for run in plan_runs(config) if run.prompt.id < "2"]
-    land(older, some, rows_of(some, config, thinks))
-    for path in Path(older.root).glob("*/*.parquet"):
-        pq.write_table(
-            pq.read_table(path).drop_columns([n for n in (*OF_PARTS, "part") if n in pq.read_schema(path).names]), path
-        )
+    results = rows_of(some, config, thinks)
+    publish_shard(
+        older.publish,
+        shard_name(some),
+        results.generations.drop_columns([*OF_PARTS]),
+        results.tokens.drop_columns(["part"]),
+        attempt=1,
+    )
     assert len(closing_table(older, planned, prompts=asked).columns) == len(table.columns) - 6
     assert "per_right_answer" not in figures(older, planned, prompts=asked)[0]
     assert not {*OF_PARTS} & {*figures(older, planned)[0]["means"]}

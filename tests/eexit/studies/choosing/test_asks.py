@@ -94,11 +94,3 @@ def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(t
     assert (second.number, second.planned, second.error) == (2, 3, first.error)
     with pytest.raises(UsageError, match="--asks 4 comes too late: 3 was planned when these prompts were first asked"):
         ask_of(question(0.03), 4, open_store(out))
-
-
-def test_asks_of_older_results_count_in_their_folder(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    older = dict.fromkeys(("units", "model", "runs", "planned", "error"))
-    ask(out, question(), 0, question=None, **older)
-    ask(out, question(0.03), 1, **older)
-    assert ask(out, question(), 2) == 3, "of which runs they were is not known"

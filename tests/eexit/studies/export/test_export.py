@@ -23,7 +23,7 @@ from eexit.plan.runs import OK, plan_runs
 from eexit.results.layout import MANIFEST, decode, encode
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import land
+from eexit.results.store.landing import land, publish_shard
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import TOKENS
 from eexit.studies.export import export as exporting
@@ -236,18 +236,16 @@ def test_of_an_unfinished_sweep_what_has_landed_is_exported_and_both_say_what_is
     assert " 1 had not landed when this was exported." in (tmp_path / "data" / "README.md").read_text()
 
 
-def test_without_top_tokens_and_in_format_3_the_lists_are_empty_and_both_say_so(
+def test_without_top_tokens_the_lists_are_empty_and_both_say_so(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changed(store, format=3)
     for name in store.names("generations"):
+        generations = pq.read_table(f"{store.root}/{name}")
         tokens = pq.read_table(f"{store.root}/tokens/{Path(name).name}")
         for column in ("top_token_ids", "top_tokens", "top_prob"):
             at = tokens.schema.get_field_index(column)
             tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
-        pq.write_table(tokens, f"{store.root}/tokens/{Path(name).name}")
-        generations = pq.read_table(f"{store.root}/{name}").drop_columns(["cost_full", "cost_run"])
-        pq.write_table(generations.replace_schema_metadata(), f"{store.root}/{name}")
+        publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
     for row in exported(store.root, tmp_path / "data"):
         assert row["final_top_token_ids"] == row["final_top_tokens"] == row["final_top_logprob"] == [[]] * 9
     assert "the sweep recorded no top tokens (record_top_k 0)" in capsys.readouterr().out
@@ -265,7 +263,7 @@ REFUSED: list[tuple[Spoil, list[str], str]] = [
     (
         lambda store: changed(store, format=2),
         [],
-        "{out} holds results of format 2, and format 3 or later is needed: run that sweep again",
+        "{out} is no sweep's folder (it has format 2, not 7)",
     ),
     (
         lambda store: None,
