@@ -1,6 +1,5 @@
 """What is trained on a finished sweep: its texts, the settings, and whether the folder for it is free."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, CUT, FILES, READOUT, Card, damage
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
+from eexit.plan.hashes import checksum
 from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
@@ -160,9 +160,9 @@ def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
 
 def _try_adapter(config: SweepConfig, settings: Settings) -> None:
     from eexit.model.loading import model_without_weights
-    from eexit.training.student.lora import AdapterPlace, add_adapter
+    from eexit.training.student.lora import add_adapter
 
-    add_adapter(model_without_weights(config), AdapterPlace.of(settings), seed=0)
+    add_adapter(model_without_weights(config), settings)
 
 
 def _refuse_loss(given: Mapping[str, Any]) -> None:
@@ -255,5 +255,4 @@ def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) ->
 
 
 def _digest(texts: Sequence[Text]) -> str:
-    content = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in texts]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+    return checksum([[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in texts])

@@ -68,8 +68,7 @@ def load_state(folder: Path) -> dict[str, Tensor]:
 
 def save_state(folder: Path, saved: Saved, state: Mapping[str, Tensor]) -> None:
     """Replace the state in `folder`. Raises `OSError`; then the one before is still there."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_tensors(folder / STATE, tensors, {_METADATA: json.dumps(asdict(saved))})
+    save_tensors(folder / STATE, state, {_METADATA: json.dumps(asdict(saved))})
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -77,4 +76,4 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save_file
 
     with becoming(path) as temporary, plain_errors(path):
-        save_file(dict(tensors), temporary, metadata)
+        save_file({name: part.detach().cpu().contiguous() for name, part in tensors.items()}, temporary, metadata)

@@ -19,7 +19,7 @@ from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit, Normal
 from eexit.training.setup import Settings, Setup
 from eexit.training.student.frozen import LayerStack
-from eexit.training.student.lora import AdapterPlace, add_adapter
+from eexit.training.student.lora import add_adapter
 from eexit.training.student.passes import LogitsReader, Pair
 from eexit.training.texts import Text
 
@@ -81,5 +81,8 @@ def pair_of(architecture: str) -> Pair:
     decoder = Decoder(model)
     stack = LayerStack(model, decoder.n_layers)
     return Pair(
-        add_adapter(model, AdapterPlace(4, 8), seed=1), stack, LogitsReader(decoder, READOUTS["lens"]), EXITABLE
+        add_adapter(model, Settings("student", EXITABLE, seed=1, lora_r=4, lora_alpha=8)),
+        stack,
+        LogitsReader(decoder, READOUTS["lens"]),
+        EXITABLE,
     )

@@ -88,7 +88,7 @@ class GateTrainer(Trainer):
         return torch.cat(maps, 1)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: part.contiguous() for name, part in self.gate.tensors().items()}
+        return self.gate.tensors()
 
     @torch.inference_mode()
     def tables(self, texts: Sequence[Text]) -> Tables:

@@ -231,7 +231,7 @@ class ProbeTrainer(Trainer):
 
     def weights(self) -> dict[str, Tensor]:
         kept = {layer: self.fitted[kind][layer] for layer, kind in self.kinds.items()}
-        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(kept).tensors().items()}
+        return Probe(kept).tensors()
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         """The mean squared error of the MLPs' log KL, once they have learned something."""

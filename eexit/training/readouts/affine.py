@@ -24,7 +24,7 @@ class ReadoutTrainer(Trainer):
 
     def weights(self) -> dict[str, Tensor]:
         return {
-            f"readout.{layer}.{name}": part.detach().float().cpu()
+            f"readout.{layer}.{name}": part.float()
             for layer, parts in self.of_layer().items()
             for name, part in zip(("weight", "bias"), parts, strict=True)
         }

@@ -12,7 +12,6 @@ Shapes: N tokens, K sizes of cuts, L layers, T positions of a text, W width of t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import torch
@@ -29,11 +28,10 @@ from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import Setup
 from eexit.training.states.disagreement import Disagreement, likeliest
 from eexit.training.states.fitting import Fits, Regression, explained
+from eexit.training.states.tables import FP32_BYTES
 from eexit.training.streams import Row, text_pass
 from eexit.training.texts import Text, parted
 from eexit.training.trainer import OwnArtefact, Tables, Trainer
-
-FP32_BYTES: Final = 4
 
 
 class CutTrainer(Trainer):
@@ -83,7 +81,7 @@ class CutTrainer(Trainer):
         for size, layers in self.blocks.items():
             fit = fits.of(Regression(named(layers), slice(None), same_JW, (width,), change=True))
             change_JW = (fit.of_all_JH - same_JW).float()
-            cut = Cut(layers, change_JW[1:].contiguous(), change_JW[0].contiguous())
+            cut = Cut(layers, change_JW[1:], change_JW[0])
             self.found[size] = FittedCut(cut, fit.of_all_JH, fit.penalty)
 
     def weights(self) -> dict[str, Tensor]:

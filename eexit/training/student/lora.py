@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,34 +24,16 @@ ALL_LINEAR: Final = "all-linear"  # as peft calls them
 ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)
 
 
-@dataclass(frozen=True)
-class AdapterPlace:
-    """Where an adapter goes, and how large it is.
-
-    Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
-    default in this architecture; `all-linear` are all projections but the head. With `layers`, only the first so many.
-    Without a rank, it is whole: it has all weights of these layers.
-    """
-
-    rank: int | None
-    alpha: int | None
-    targets: Sequence[str] | None = None
-    layers: int | None = None
-
-    @classmethod
-    def of(cls, settings: Settings) -> "AdapterPlace":
-        """That of a student with these settings, defaults filled in."""
-        return cls(settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.lora_layers)
-
-
-def add_adapter(model: PreTrainedModel, place: AdapterPlace, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, settings: Settings) -> PeftModel:
     """Put a new adapter, which changes nothing yet, into the model's own modules, and freeze everything else.
 
-    Raises `UsageError` if it can't be adapted there.
+    Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
+    default in this architecture; `all-linear` are all projections but the head. Without a rank, it is whole: it has all
+    weights of its layers. Raises `UsageError` if the model can't be adapted there.
     """
-    config = _whole(model, place.layers) if place.rank is None else _low_rank(model, place)
+    config = _whole(model, settings.lora_layers) if settings.lora_r is None else _low_rank(model, settings)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         try:
             with warnings.catch_warnings():  # peft asks transformers for what is deprecated there
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -80,8 +61,8 @@ def _whole(model: PreTrainedModel, layers: int | None) -> LoraConfig:
     return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=modules, task_type="CAUSAL_LM")
 
 
-def _low_rank(model: PreTrainedModel, place: AdapterPlace) -> LoraConfig:
-    targets: Sequence[str] | None = place.targets
+def _low_rank(model: PreTrainedModel, settings: Settings) -> LoraConfig:
+    targets: Sequence[str] | None = settings.lora_targets
     named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
     if targets is None and set(ATTENTION_TARGETS) <= set(named):
         targets = ATTENTION_TARGETS
@@ -93,11 +74,12 @@ def _low_rank(model: PreTrainedModel, place: AdapterPlace) -> LoraConfig:
             f"{', '.join([*there, ALL_LINEAR])}"
         )
     modules = ALL_LINEAR if ALL_LINEAR in (targets or ()) else None if targets is None else list(targets)
-    assert place.rank
-    assert place.alpha
+    assert settings.lora_r
+    assert settings.lora_alpha
+    n_layers = settings.lora_layers
     return LoraConfig(
-        r=place.rank, lora_alpha=place.alpha, target_modules=modules, task_type="CAUSAL_LM",
-        layers_to_transform=None if place.layers is None else list(range(place.layers)),
+        r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=modules, task_type="CAUSAL_LM",
+        layers_to_transform=None if n_layers is None else list(range(n_layers)),
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
     )  # fmt: skip
 
@@ -114,8 +96,5 @@ def save_adapter(adapted: PeftModel, folder: Path) -> None:
     if Path(config.base_model_name_or_path or "").exists():
         config.base_model_name_or_path = None  # a place on this machine says nothing elsewhere
     config.save_pretrained(str(folder))
-    weights = {
-        name: tensor.contiguous()
-        for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
-    }
+    weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     save_tensors(folder / SAFETENSORS_WEIGHTS_NAME, weights, {"format": "pt"})

@@ -14,10 +14,15 @@ from typing import Final
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn import functional as F
 
-from eexit.decode.layer_reading import Reader, rows_after
+from eexit.decode.layer_reading import Reader, read_exits, rows_after
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding
+from eexit.method.divergence import Divergence
 from eexit.method.rules import ORACLES
 from eexit.method.stick_breaking import choose_exits
+from eexit.training.streams import compare
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.texts import Text
 
@@ -46,69 +51,23 @@ class LogitsReader(Reader):
         return (slice(start, start + size) for start in range(0, n, size))
 
 
-@torch.no_grad()
-def layer_divergences(
-    reader: LogitsReader, streams: Mapping[int, Tensor], layers: Sequence[int], teacher_NW: Tensor
-) -> Tensor:
-    """KL(final ‖ layer) of every layer, (N, E), in nats: the teacher's final streams, and streams after the layers."""
-    kl_NE = teacher_NW.new_empty(len(teacher_NW), len(layers), dtype=torch.float32)
-    for chunk in reader.chunks(len(teacher_NW)):
-        teacher = _Teacher.of(reader.logits(teacher_NW[chunk], reader.final))
-        for index, layer in enumerate(layers):
-            kl_NE[chunk, index] = teacher.kl(reader.logits(streams[layer][chunk], layer).log_softmax(-1))
-    return kl_NE
-
-
-@dataclass(frozen=True)
-class _Teacher:
-    """The teacher's distribution at some positions."""
-
-    p_CV: Tensor
-    likeliest_C: Tensor
-    expected_C: Tensor  # log-probability, nats: minus the entropy
-
-    @classmethod
-    def of(cls, logits_CV: Tensor) -> "_Teacher":
-        log_p_CV = logits_CV.log_softmax(-1)
-        p_CV = log_p_CV.exp()
-        return cls(p_CV, log_p_CV.argmax(-1), torch.linalg.vecdot(p_CV, log_p_CV))
-
-    def kl(self, log_q_CV: Tensor) -> Tensor:
-        """KL from the teacher, (C,), in nats, as the difference of two expectations."""
-        kl_C: Tensor = self.expected_C - torch.linalg.vecdot(self.p_CV, log_q_CV)
-        return kl_C.clamp_min(0)
-
-
-@dataclass(frozen=True)
-class AtExits:
-    """What is read at each position's exit, beside the teacher's final layer."""
-
-    kl_N: Tensor  # KL(teacher's final ‖ read at the exit), nats
-    agrees_N: Tensor  # whether the likeliest token is the teacher's
-    gradient_NW: Tensor | None  # of the sum of kl_N, in the streams at the exits
-
-
-def read_exits(reader: LogitsReader, teacher_NW: Tensor, hidden_NW: Tensor, exit_N: Tensor, learns: bool) -> AtExits:
-    """Compare what is read at the exits with the teacher; with `learns`, the gradient too.
+def exit_gradients(
+    reader: LogitsReader, teacher_NW: Tensor, hidden_NW: Tensor, exit_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher's final ‖ read at the exit), (N,), nats, and the gradient of their sum in the streams at the exits.
 
     The gradient in the logits is p_exit − p_teacher, which is exactly 0 where both are the same.
     """
-    kl_N = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32)
-    agrees_N = torch.empty_like(exit_N, dtype=torch.bool)
-    gradient_NW = torch.empty_like(hidden_NW) if learns else None
+    kl_N, gradient_NW = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32), torch.empty_like(hidden_NW)
     for chunk in reader.chunks(len(hidden_NW)):
         with torch.no_grad():
-            teacher = _Teacher.of(reader.logits(teacher_NW[chunk], reader.final))
-        hidden_CW = hidden_NW[chunk].detach().requires_grad_(learns)
-        with torch.set_grad_enabled(learns):
-            logits_CV = reader.logits_at(hidden_CW, exit_N[chunk])
+            log_p_CV = reader.logits(teacher_NW[chunk], reader.final).log_softmax(-1)
+        hidden_CW = hidden_NW[chunk].detach().requires_grad_()
+        logits_CV = reader.logits_at(hidden_CW, exit_N[chunk])
         log_q_CV = logits_CV.detach().log_softmax(-1)
-        kl_N[chunk] = teacher.kl(log_q_CV)
-        agrees_N[chunk] = teacher.likeliest_C == log_q_CV.argmax(-1)
-        if gradient_NW is not None:
-            uphill_CV = log_q_CV.exp_().sub_(teacher.p_CV)
-            (gradient_NW[chunk],) = torch.autograd.grad(logits_CV, hidden_CW, uphill_CV)
-    return AtExits(kl_N, agrees_N, gradient_NW)
+        kl_N[chunk] = F.kl_div(log_q_CV, log_p_CV, reduction="none", log_target=True).sum(-1)
+        (gradient_NW[chunk],) = torch.autograd.grad(logits_CV, hidden_CW, log_q_CV.exp_().sub_(log_p_CV.exp_()))
+    return kl_N, gradient_NW
 
 
 @dataclass(frozen=True)
@@ -148,10 +107,15 @@ class Pair:
         final, padded = self.reader.final, Padded.of(texts, self.reader.decoder.device)
         streams = self._teachers(padded, (*self.layers, final))
         if not all(text in self.known for text in texts):
-            kl_NE = layer_divergences(self.reader, streams, self.layers, streams[final]).cpu()
+            kl_NE = self.kls(streams, streams[final])
             self.known.update(zip(texts, kl_NE.split([len(text.token_ids) - 1 for text in texts]), strict=True))
         kl_NE = torch.cat([self.known[text] for text in texts]).to(self.reader.decoder.device)
         return Taught(padded, streams[final], kl_NE)
+
+    def kls(self, streams: Mapping[int, Tensor], final_NW: Tensor) -> Tensor:
+        """KL(final ‖ layer) of every exitable layer, (N, E), nats, given the streams after them; on the CPU."""
+        states_NXW = torch.stack([*(streams[layer] for layer in self.layers), final_NW], 1)
+        return compare(self.reader.decoder, self.reader.readout, self.layers, states_NXW).kl_NE
 
     def draw_exits(self, taught: Taught, kl_factor: float, u_N: Tensor) -> Tensor:
         """The layers, (N,), at which these draws exit, from the teacher's stick-breaking distribution."""
@@ -163,16 +127,17 @@ class Pair:
         """The student's streams after the layers `at`, (N, W) each, with these exits in `frozen_residual`."""
         return self.stack.streams(taught.padded, at, exit_N)
 
-    def learn(self, taught: Taught, exit_N: Tensor, n_step: int) -> AtExits:
-        """Add to the adapter's gradients those of the sum of KLs at the exits, divided by `n_step`."""
+    def learn(self, taught: Taught, exit_N: Tensor, n_step: int) -> Tensor:
+        """Add to the adapter's gradients those of the sum of KLs at the exits, divided by `n_step`; the KLs, (N,)."""
         hidden_NW = self.streams(taught, exit_N, [self.reader.final])[self.reader.final]
-        read = read_exits(self.reader, taught.final_NW, hidden_NW, exit_N, learns=True)
-        assert read.gradient_NW is not None
-        hidden_NW.backward(read.gradient_NW / n_step)
-        return read
+        kl_N, gradient_NW = exit_gradients(self.reader, taught.final_NW, hidden_NW, exit_N)
+        hidden_NW.backward(gradient_NW / n_step)
+        return kl_N
 
     @torch.no_grad()
-    def compare(self, taught: Taught, exit_N: Tensor) -> AtExits:
-        """What the student says at these exits, beside the teacher."""
+    def compare(self, taught: Taught, exit_N: Tensor) -> Divergence:
+        """What the student says at these exits, beside what the teacher says after its final layer: X is 2."""
         hidden_NW = self.streams(taught, exit_N, [self.reader.final])[self.reader.final]
-        return read_exits(self.reader, taught.final_NW, hidden_NW, exit_N, learns=False)
+        decoding = Decoding(self.layers, 1, frozenset(), readout=self.reader.readout)
+        decoders = Decoders.of(self.reader.decoder)
+        return read_exits(decoders, decoding, hidden_NW, exit_N.cpu().numpy(), taught.final_NW)

@@ -18,7 +18,7 @@ from eexit.training.probes.probe import linear_probe, log_kl
 from eexit.training.probes.tables import calibration_rows, probe_row, rank_correlation
 from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import KL_FACTORS
-from eexit.training.student.passes import Draw, Pair, layer_divergences
+from eexit.training.student.passes import Draw, Pair
 from eexit.training.texts import Text, parted
 from eexit.training.trainer import Tables
 
@@ -39,13 +39,11 @@ def reaching(pair: Pair, texts: Sequence[Text], kl_factor: float, draw: Draw) ->
     taught = pair.teach(texts)
     exit_N = pair.draw_exits(taught, kl_factor, draw(texts))
     streams = pair.streams(taught, exit_N, pair.layers)
-    found = {}
-    for layer, stream_NW in streams.items():
-        reaches_N = exit_N >= layer
-        own = {layer: stream_NW[reaches_N]}
-        kl_N1 = layer_divergences(pair.reader, own, [layer], taught.final_NW[reaches_N])
-        found[layer] = Reaching(own[layer], kl_N1[:, 0])
-    return found
+    kl_NE = pair.kls(streams, taught.final_NW).to(exit_N.device)
+    return {
+        layer: Reaching(streams[layer][exit_N >= layer], kl_NE[exit_N >= layer, rank])
+        for rank, layer in enumerate(pair.layers)
+    }
 
 
 def fit_probes(pair: Pair, some_texts: Sequence[Sequence[Text]], kl_factor: float, draw: Draw) -> dict[int, LayerProbe]:

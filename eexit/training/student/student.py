@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
 from eexit.training.setup import KL_FACTORS, LAYERS_LOSS, Setup
@@ -28,8 +29,8 @@ from eexit.training.streams import Row
 from eexit.training.student.curve import Curve, Point, measure, multiply_rate
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.layer_loss import LayerLoss
-from eexit.training.student.lora import AdapterPlace, adapter_parameters, add_adapter, save_adapter
-from eexit.training.student.passes import AtExits, Draw, LogitsReader, Pair
+from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.passes import Draw, LogitsReader, Pair
 from eexit.training.student.probes import fit_probes, student_probe_tables
 from eexit.training.texts import Text, blocks, n_tokens
 from eexit.training.trainer import Tables, Trainer
@@ -57,7 +58,7 @@ class StudentTrainer(Trainer):
         self.tokens_per_step, self.learning_rate = settings.tokens_per_step, settings.learning_rate
         self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
-        model = add_adapter(setup.model, AdapterPlace.of(settings), settings.seed)
+        model = add_adapter(setup.model, settings)
         self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
         self.loss, self.curve = LayerLoss(self.pair), Curve(len(settings.layers) + 1)
         self.at_exits = settings.in_state or 0.0 if settings.loss == LAYERS_LOSS else 1.0  # share of the steps
@@ -105,7 +106,7 @@ class StudentTrainer(Trainer):
         """Learn at drawn exits, as a part of a step of so many tokens; the sum of the KLs there."""
         taught = self.pair.teach(texts)
         exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(texts))
-        return self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
+        return self.pair.learn(taught, exit_N, n_decided).sum().item()
 
     def rate(self) -> float:
         """The learning rate: linear warm-up, then linearly down to 0 where tokens or minutes end."""
@@ -159,7 +160,7 @@ class StudentTrainer(Trainer):
         self.probes = fit_probes(self.pair, some, self.settings.kl_factor, self.same_draws)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(self.probes).tensors().items()}
+        return Probe(self.probes).tensors()
 
     def save_further(self, folder: Path) -> None:
         save_adapter(self.pair.model, folder)
@@ -170,7 +171,7 @@ class StudentTrainer(Trainer):
         for some in self._some_blocks(texts):
             taught = self.pair.teach(some)
             exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self.same_draws(some))
-            kls.append(self.pair.compare(taught, exit_N).kl_N)
+            kls.append(self.pair.compare(taught, exit_N).kl_BE[:, 0])
         return torch.cat(kls).mean().item()
 
     def tables(self, texts: Sequence[Text]) -> Tables:
@@ -203,7 +204,7 @@ def exits_table(pair: Pair, some_texts: Sequence[Sequence[Text]], draw: Draw) ->
     Before is the base model itself, with the same exits and what they leave. KLs are from the teacher's final layer, in
     nats, and agreement is how often the likeliest token is the teacher's.
     """
-    found: dict[tuple[float, str], list[tuple[Tensor, AtExits]]] = {}
+    found: dict[tuple[float, str], list[tuple[Tensor, Divergence]]] = {}
     for texts in some_texts:
         taught, u_N = pair.teach(texts), draw(texts)
         for factor in KL_FACTORS:
@@ -215,10 +216,10 @@ def exits_table(pair: Pair, some_texts: Sequence[Sequence[Text]], draw: Draw) ->
     return [row for (factor, when), parts in found.items() for row in _rows(factor, when, parts)]
 
 
-def _rows(factor: float, when: str, parts: Sequence[tuple[Tensor, AtExits]]) -> Iterator[Row]:
+def _rows(factor: float, when: str, parts: Sequence[tuple[Tensor, Divergence]]) -> Iterator[Row]:
     exit_N = torch.cat([exit_N for exit_N, _ in parts])
-    kl_N = torch.cat([read.kl_N for _, read in parts])
-    agrees_N = torch.cat([read.agrees_N for _, read in parts]).float()
+    kl_N = torch.cat([read.kl_BE[:, 0] for _, read in parts])
+    agrees_N = torch.cat([read.likeliest_BX[:, 0] == read.likeliest_BX[:, 1] for _, read in parts]).float()
     for layer in (None, *exit_N.unique().tolist()):
         counted_N = torch.ones_like(exit_N, dtype=torch.bool) if layer is None else exit_N == layer
         yield {
