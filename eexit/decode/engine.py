@@ -128,9 +128,7 @@ class Engine:
 
     def _new_batch(self, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
-        budget = self.decoding.cache_bytes
-        if budget is None:
-            budget = budget_of(self.decoder, self.decoding.memory_share)
+        budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
         drafts = [each for request in requests if isinstance(each := request.configuration, Draft)]

@@ -16,7 +16,7 @@ Shapes: D tokens that are to exit, N tokens that run together, S slots, P indice
 X = E + 1 with the final layer last, W width of the residual stream.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -245,13 +245,24 @@ class TokenPass:
 
 def run_to(student: StudentRows, tokens: Tokens, exit_D: np.ndarray) -> Tensor:
     """Run tokens up to exits that are known, as indices into X; returns their residual streams there, (D, W)."""
-    token_pass, final = TokenPass(student, tokens), len(student.segments) - 1
-    for rank in range(int(exit_D.max()) + 1):
-        token_pass.run_segment(rank)
-        if rank < final:
-            going = token_pass.going
-            token_pass.leave(rank, going[exit_D[going] == rank])
+    token_pass = TokenPass(student, tokens)
+    for _ in through_segments(token_pass, exit_D):
+        pass
     return token_pass.hidden_DW
+
+
+def through_segments(token_pass: TokenPass, exit_D: np.ndarray) -> Iterator[np.ndarray]:
+    """Run a pass segment after segment, with exits that are known; which tokens have just been through each.
+
+    Of tokens that have left, the pass has the streams at their exits.
+    """
+    final = len(token_pass.student.segments) - 1
+    for rank in range(int(exit_D.max()) + 1):
+        going = token_pass.going
+        token_pass.run_segment(rank)
+        yield going
+        if rank < final:
+            token_pass.leave(rank, going[exit_D[going] == rank])
 
 
 def in_parts(rows: np.ndarray) -> list[np.ndarray]:

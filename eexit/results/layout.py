@@ -61,10 +61,10 @@ class Manifest:
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC
 
-    def own(self, name: str) -> dict[str, Any]:
-        """prompt id → what the prompt brings of its own, such as its `prefiller`, for prompts that bring it."""
-        prompts = self.config.get("prompts", [])
-        return {each["id"]: each[name] for each in prompts if each.get(name) is not None}
+    def of_prompts(self, name: str) -> dict[str, str]:
+        """prompt id → what the prompt brings of its own, such as its `prefiller`, or else the sweep's."""
+        prompts = self.config["prompts"]
+        return {each["id"]: self.config[name] if each.get(name) is None else each[name] for each in prompts}
 
 
 class OtherFormatError(ValueError):

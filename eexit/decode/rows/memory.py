@@ -11,7 +11,7 @@ from eexit.plan.model_facts import CPU_CACHE_BYTES
 FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
-def budget_of(decoder: Decoder, memory_share: float = 1.0) -> int:
+def budget_of(decoder: Decoder, memory_share: float) -> int:
     """The budget in bytes for a decoder; over several devices, what the one that is full first has room for."""
     if not decoder.devices:
         return cache_budget(decoder.device, memory_share)
@@ -19,7 +19,7 @@ def budget_of(decoder: Decoder, memory_share: float = 1.0) -> int:
     return min(cache_budget(each, memory_share) * decoder.n_layers // n for each, n in n_layers.items())
 
 
-def cache_budget(device: torch.device, memory_share: float = 1.0) -> int:
+def cache_budget(device: torch.device, memory_share: float) -> int:
     """The budget in bytes: on a GPU, most of what is free within this process's share; elsewhere CPU_CACHE_BYTES.
 
     Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory, and

@@ -29,8 +29,8 @@ class Decoding:
     lets through. The tokens themselves are read from the whole head, unless a screen is given as the `head`: then all
     that is read, at full depth too, is what it lets through.
 
-    At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
-    free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
+    At most `rows` rows are in flight, as far as their caches fit in what the device has free, of which this process may
+    use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
     recorded. After each step, a row also ends if `stops`, given the row so far, says so, as for stop strings.
     `observe` says at which layers the full-depth model is read on the texts: at all exitable ones and the final one, at
     the final one, or at none.
@@ -52,7 +52,6 @@ class Decoding:
     record_top_k: int = 0
     observe: Observe = "all"
     rows: int = 1024
-    cache_bytes: int | None = None
     memory_share: float = 1.0
 
     @property

@@ -105,15 +105,15 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
 
 def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until | None) -> dict[str, Chain]:
     """The chain of each prompt; what opens and closes one that lacks it is what does in most."""
-    config, own = sweep.manifest.config, sweep.manifest.own("prefiller")
+    prefillers = sweep.manifest.of_prompts("prefiller")
     columns = ["run_id", "prompt_id", "configuration", "seed", "status", "text", "n_tokens"]
     found: dict[str, Chain] = {}
     for shard in shards(sweep.store, columns):
         wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
         runs: pa.Table = shard.rows.filter(wanted)
         for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token", "part"]):
-            before = own.get(run["prompt_id"], config.get("prefiller") or "")
             if isinstance(marked, Until):
+                before = prefillers[run["prompt_id"]]
                 found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
             elif marked:
                 found[run["prompt_id"]] = _between(marked, run["text"], tokens.to_pylist())

@@ -58,17 +58,14 @@ class Evidence:
     def __init__(self, sweep: FinishedSweep, question: ChoiceQuestion) -> None:
         self.sweep, self.question, self.risk = sweep, question, RISKS[question.risk]
         self.families, self.left_out = candidates(sweep.manifest, question, sweep.name)
-        if self.risk.compares and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
+        comparing = [f"risk {question.risk}"] * self.risk.compares
+        comparing += [f"--cost {question.cost}"] * COSTS[question.cost].of_normal
+        if comparing and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
             raise UsageError(
-                f"{self.sweep.name} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with "
-                f"--modes {NORMAL} too"
+                f"{self.sweep.name} has no runs of {NORMAL}, which {comparing[0]} compares with: sweep with --modes "
+                f"{NORMAL} too"
             )
-        if COSTS[question.cost].of_normal and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
-            raise UsageError(
-                f"{self.sweep.name} has no runs of {NORMAL}, which --cost {question.cost} compares with: sweep with "
-                f"--modes {NORMAL} too"
-            )
-        if self.risk.observed and sweep.manifest.config.get("observe") == "none":
+        if self.risk.observed and sweep.manifest.config["observe"] == "none":
             raise UsageError(
                 f"{self.sweep.name} was swept with --observe none, and risk {question.risk} needs what full depth says "
                 "of its texts: sweep with --observe final, or choose another --risk"

@@ -112,9 +112,7 @@ class Surroundings:
 
     layers: tuple[int, ...]  # (X,)
     kl_factors: tuple[float, ...]
-    system: str  # of prompts that have none of their own
-    systems: Mapping[str, str]  # prompt id → its own system prompt
-    prefiller: str  # likewise
+    systems: Mapping[str, str]  # prompt id → its system prompt
     prefillers: Mapping[str, str]
 
 
@@ -125,8 +123,7 @@ def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surrounding
             raise UsageError(f"KL factors must be finite and ≥ 0, got {kl_factor:g}")
     if len(set(kl_factors)) < len(kl_factors):
         raise UsageError(f"KL factors must be distinct, got {' '.join(f'{each:g}' for each in kl_factors)}")
-    config = manifest.config
-    if (observe := config.get("observe", "all")) != "all":
+    if (observe := manifest.config["observe"]) != "all":
         raise UsageError(
             f"the sweep was run with --observe {observe}, and teacher data has the KL of every exitable layer: run it "
             "with --observe all"
@@ -134,20 +131,18 @@ def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surrounding
     return Surroundings(
         layers=(*manifest.exitable_layers, manifest.model["n_layers"] - 1),
         kl_factors=tuple(kl_factors),
-        system=config.get("system") or "",
-        systems=manifest.own("system"),
-        prefiller=config.get("prefiller") or "",
-        prefillers=manifest.own("prefiller"),
+        systems=manifest.of_prompts("system"),
+        prefillers=manifest.of_prompts("prefiller"),
     )
 
 
 def messages(told: Surroundings, prompt_id: str, prompt: str, text: str) -> list[dict[str, str]]:
     """A run's conversation as chat messages."""
-    system = told.systems.get(prompt_id, told.system)
+    system = told.systems[prompt_id]
     return [
         *([{"role": "system", "content": system}] if system else []),
         {"role": "user", "content": prompt},
-        {"role": "assistant", "content": told.prefillers.get(prompt_id, told.prefiller) + text},
+        {"role": "assistant", "content": told.prefillers[prompt_id] + text},
     ]
 
 

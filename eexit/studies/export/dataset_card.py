@@ -67,7 +67,7 @@ class Making:
 
 def dataset_card(manifest: Manifest, account: Account, making: Making) -> str:
     """The whole card."""
-    name, n_factors = manifest.model.get("name", "a model"), len(account.kl_factors)
+    name, n_factors = manifest.model["name"], len(account.kl_factors)
     settings = {name: value for name, value in manifest.config.items() if name not in ("prompts", "controls")}
     text = f"""{_header(name)}
 # Early-exit teacher data of {name}
@@ -141,15 +141,14 @@ def _type_name(kind: pa.DataType) -> str:
 
 def _origin(manifest: Manifest, account: Account, making: Making) -> Iterable[Sequence[str]]:
     model, config = manifest.model, manifest.config
-    sampled = f"sampled with temperature {config.get('temperature')} and top_p {config.get('top_p')}"
-    about = f"{model.get('architecture')}, {model.get('n_layers')} layers, {model.get('dtype')}"
-    yield "model", f"{model.get('name')} ({about})"
-    yield "revision", str(model.get("revision") or "none")
-    yield "digest of the model", str(model.get("digest") or "none: the revision identifies it")
+    sampled = f"sampled with temperature {config['temperature']} and top_p {config['top_p']}"
+    yield "model", f"{model['name']} ({model['architecture']}, {model['n_layers']} layers, {model['dtype']})"
+    yield "revision", model["revision"] or "none"
+    yield "digest of the model", model["digest"] or "none: the revision identifies it"
     yield "exitable layers", " ".join(map(str, manifest.exitable_layers)) + ", 0-based"
-    yield "readout of layers", str(config.get("readout"))
-    yield "next token", sampled if config.get("temperature") else "greedy"
-    yield "seeds", " ".join(map(str, config.get("seeds", [])))
+    yield "readout of layers", config["readout"]
+    yield "next token", sampled if config["temperature"] else "greedy"
+    yield "seeds", " ".join(map(str, config["seeds"]))
     yield "KL factors", " ".join(f"{each:g}" for each in account.kl_factors)
     yield "sweep", f"{making.results}, started {manifest.started}, by {with_versions(manifest.versions)}"
     yield "exported", f"{making.made}, by {with_versions(making.versions)}"

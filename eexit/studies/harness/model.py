@@ -122,9 +122,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         return tuple(token_ids[:n_prompt]), token_ids[n_prompt:]
 
     def _rows_at_a_time(self, length: int) -> int:
-        budget = self._decoding.cache_bytes
-        if budget is None:
-            budget = budget_of(self._decoder, self._decoding.memory_share)
+        budget = budget_of(self._decoder, self._decoding.memory_share)
         return max(1, budget // (2 * self._decoder.cache_bytes_per_token * length))
 
     def _scored(self, prompt: tuple[int, ...], texts: Sequence[list[int]]) -> list[tuple[float, bool]]:

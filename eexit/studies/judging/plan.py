@@ -138,10 +138,10 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     prompt_ids = list(prompts) if n_prompts is None else representative(prompts, n_prompts)
     rows = _rows(store, manifest, prompt_ids)
     normal = {(row["prompt_id"], row["seed"]): row for row in rows if row["configuration"] == NORMAL}
-    prefiller, own = manifest.config.get("prefiller") or "", manifest.own("prefiller")
+    prefillers = manifest.of_prompts("prefiller")
     rows = [row for row in rows if row["configuration"] in chosen]
     runs = [
-        _judged(row, normal.get((row["prompt_id"], row["seed"])), own.get(row["prompt_id"], prefiller))
+        _judged(row, normal.get((row["prompt_id"], row["seed"])), prefillers[row["prompt_id"]])
         for row in rows
         if row["status"] == OK
     ]

@@ -112,16 +112,9 @@ class Contenders:
             self._time(contender, rows, self.n_tokens if compiles else n_tokens)
         return time.perf_counter() - began
 
-    def time(self, contender: Contender, batch: int) -> Timing:
-        """Decode all prompts, `batch` rows at a time. Raises `UsageError` if that can't be done."""
-        return self.time_with_texts(contender, batch)[0]
-
-    def time_with_texts(
-        self, contender: Contender, batch: int, prompts: Sequence[Prompt] | None = None
-    ) -> tuple[Timing, list[list[int]]]:
-        """And what was decoded: the tokens of each row. Without all prompts, only those given."""
-        every = batches(self.prompts if prompts is None else prompts, batch)
-        parts = [self._time(contender, rows, self.n_tokens) for rows in every]
+    def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
+        """Decode prompts, `batch` rows at a time: how long it took, and the tokens of each row. Raises `UsageError`."""
+        parts = [self._time(contender, rows, self.n_tokens) for rows in batches(prompts, batch)]
         return _summed([timing for timing, _ in parts]), [text for _, texts in parts for text in texts]
 
     def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:

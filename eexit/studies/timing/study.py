@@ -191,7 +191,7 @@ class TimingStudy(Study):
             self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
             return Done([])
         own = in_turn(self._contenders.prompts, number, self._per_round)
-        timing, texts = self._contenders.time_with_texts(contender, batch, own)
+        timing, texts = self._contenders.time(contender, batch, own)
         warm_up = self._warm_ups.get((contender.key, batch))
         of_prompts = {
             "prompts": len(own),

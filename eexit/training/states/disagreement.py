@@ -9,7 +9,7 @@ Shapes: P texts, D decided tokens of all texts, E exitable layers, X = E + 1 wit
 residual stream.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eexit.decode.rows.slots import Layers, find_layers
 from eexit.decode.rows.waiting import Waiting
-from eexit.decode.token_pass import StudentRows, TokenPass, Tokens
+from eexit.decode.token_pass import StudentRows, Tokens, run_to
 from eexit.method.readouts import READOUTS, Readout
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.model.cache import KVCache
@@ -110,45 +110,27 @@ class FullDepth:
         exit_D: np.ndarray = leaves_DX.argmax(1)
         return exit_D
 
-    def student(self, state: str, maps: StateMaps | None) -> TokenPass:
-        """The beginning of a pass of all decided tokens, behind prompts that went through all layers."""
+    def student(self, state: str, maps: StateMaps | None) -> StudentRows:
+        """Rows for a pass of all decided tokens, behind prompts that went through all layers."""
         start_S, n_texts = np.array([len(text.prompt_token_ids) for text in self.texts]), len(self.texts)
         n_inputs = max(len(text.token_ids) for text in self.texts)
         cache = KVCache(n_texts, int(start_S.max()) + n_inputs)
         for slot, held in enumerate(self.caches):
             cache.load(slice(slot, slot + 1), held, range(self.decoder.n_layers), int(start_S[slot]))
         waiting = Waiting(self.decoder, self.layers, start_S, np.zeros(n_texts, np.int64), n_inputs, n_kept=0)
-        rows = StudentRows(self.decoder, self.layers.segments, cache, [state], waiting, maps=maps)
-        return TokenPass(rows, self.tokens)
-
-
-@torch.inference_mode()
-def run_known(token_pass: TokenPass, exit_D: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Run a pass with these exits; after each layer of X, which tokens have been through it, and all streams (D, W).
-
-    Of tokens that have left, the streams are those at their exits.
-    """
-    final = len(token_pass.student.segments) - 1
-    for rank in range(int(exit_D.max()) + 1):
-        going = token_pass.going
-        with token_pass.student.decoder.attending():
-            token_pass.run_segment(rank)
-        yield going, token_pass.hidden_DW
-        if rank < final:
-            token_pass.leave(rank, going[exit_D[going] == rank])
+        return StudentRows(self.decoder, self.layers.segments, cache, [state], waiting, maps=maps)
 
 
 @torch.inference_mode()
 def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateMaps | None = None) -> np.ndarray:
     """Which tokens are not full depth's, where they leave as `exit_D` says and exits leave this state behind."""
-    token_pass = full.student(state, maps)
-    for _ in run_known(token_pass, exit_D):
-        pass
+    with full.decoder.attending():
+        hidden_DW = run_to(full.student(state, maps), full.tokens, exit_D)
     wrong_D = np.zeros(len(exit_D), bool)
     for rank, layer in enumerate(full.layers.exits.tolist()):
         here = torch.from_numpy(np.flatnonzero(exit_D == rank)).to(full.said_D.device)
         read_at = None if layer == full.decoder.n_layers - 1 else layer
-        said = likeliest(full.decoder, token_pass.hidden_DW[here], read_at, full.readout)
+        said = likeliest(full.decoder, hidden_DW[here], read_at, full.readout)
         wrong_D[exit_D == rank] = (said != full.said_D[here]).cpu().numpy()
     return wrong_D
 

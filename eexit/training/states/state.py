@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eexit.decode.token_pass import TokenPass, through_segments
 from eexit.errors import UsageError
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import Setup
-from eexit.training.states.disagreement import MAPPED, Exits, FullDepth, better_form, exit_sets, run_known
+from eexit.training.states.disagreement import MAPPED, Exits, FullDepth, better_form, exit_sets
 from eexit.training.states.fitting import Fits
 from eexit.training.states.forms import After, Form, KeysForm, Pair, StreamsForm
 from eexit.training.states.tables import FittedMaps, cost_rows, exit_rows, pair_rows
@@ -74,11 +75,13 @@ class StateTrainer(Trainer):
         maps = self._variant(name, self.seen // self.per_pass).maps
         targets = form.targets(after)
         for exit_set in exit_sets(self.layers):
-            passed = run_known(full.student(MAPPED, maps), full.exits(exit_set))
-            for layer, (through, hidden_NW) in zip(self.layers, passed, strict=False):
-                if layer in exit_set and len(through):
-                    of_through = {deeper: target_NH[through] for deeper, target_NH in targets.items()}
-                    _add(self.sums, chooses, form.sums(layer, hidden_NW[through], of_through))
+            with self.decoder.attending():
+                token_pass = TokenPass(full.student(MAPPED, maps), full.tokens)
+                passed = through_segments(token_pass, full.exits(exit_set))
+                for layer, through in zip(self.layers, passed, strict=False):
+                    if layer in exit_set and len(through):
+                        of_through = {deeper: target_NH[through] for deeper, target_NH in targets.items()}
+                        _add(self.sums, chooses, form.sums(layer, token_pass.hidden_DW[through], of_through))
 
     def _end_round(self, of_round: int) -> None:
         """Fit the maps; after the first round, keep the better form alone."""

@@ -219,7 +219,8 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     row = Batch.row_bytes(
         generator.engine.decoders, generator.engine.decoding, n_prompt + generator.config.max_new_tokens, requests
     )
-    decoding = replace(generator.engine.decoding, cache_bytes=3 * row, rows=1024)
+    monkeypatch.setattr("eexit.decode.engine.budget_of", lambda decoder, memory_share: 3 * row)
+    decoding = replace(generator.engine.decoding, rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))
     handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)
     generator.generate(runs)

@@ -259,7 +259,7 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
 
 
 def test_a_cpu_and_what_tells_no_memory_have_a_fixed_room() -> None:
-    assert cache_budget(torch.device("cpu")) == cache_budget(torch.device("mps")) == CPU_CACHE_BYTES
+    assert cache_budget(torch.device("cpu"), 1.0) == cache_budget(torch.device("mps"), 1.0) == CPU_CACHE_BYTES
 
 
 def refusal_of(model: PreTrainedModel) -> str:
@@ -308,9 +308,9 @@ def test_over_two_cards_the_one_that_is_full_first_says_how_many_rows_there_are(
 ) -> None:
     decoder, free = decoder_there(llama, spread=True), {DEVICE: 1 << 30, OTHER: 1 << 29}
     monkeypatch.setattr(Memory, "mem_get_info", lambda its, device: (free[device], 1 << 30))
-    assert budget_of(decoder) == int(FREE_SHARE * (1 << 29)) * N_LAYERS // N_ON_OTHER
+    assert budget_of(decoder, 1.0) == int(FREE_SHARE * (1 << 29)) * N_LAYERS // N_ON_OTHER
     free[OTHER] = 1 << 30
-    assert budget_of(decoder) == int(FREE_SHARE * (1 << 30)) * N_LAYERS // (N_LAYERS - N_ON_OTHER)
+    assert budget_of(decoder, 1.0) == int(FREE_SHARE * (1 << 30)) * N_LAYERS // (N_LAYERS - N_ON_OTHER)
 
 
 def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:

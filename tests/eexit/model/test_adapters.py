@@ -105,9 +105,9 @@ def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
     assert contenders.student is not None
     for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
         decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
-    contenders.time(Normal(), 1)
+    contenders.time(Normal(), 1, contenders.prompts)
     assert ran.keys() == {"base"}
-    contenders.time(Exit("unfrozen", "fixed", 3.0), 1)
+    contenders.time(Exit("unfrozen", "fixed", 3.0), 1, contenders.prompts)
     assert ran.keys() == {"base", "student"}
 
 

@@ -70,14 +70,14 @@ def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
     contenders: Contenders, key: Contender, batch: int, rows: int
 ) -> None:
     contenders.warm_up(key, batch, 3)
-    timed = contenders.time(key, batch)
+    timed, _ = contenders.time(key, batch, contenders.prompts)
     assert timed.tokens == rows * (TOKENS - 2)
     assert timed.seconds > 0
 
 
 def test_drafts_that_are_looked_up_are_timed_as_those_of_a_layer(contenders: Contenders) -> None:
     for n_tokens in (3, None):
-        timed = contenders.time(Draft(None, n_tokens), 2)
+        timed, _ = contenders.time(Draft(None, n_tokens), 2, contenders.prompts)
         assert timed.drafted is not None
         assert timed.accepted is not None
         assert timed.cost_full is not None
@@ -96,14 +96,14 @@ def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
     n_layers, n_exits = contenders.decoder.n_layers, len(contenders.decoding.exitable_layers)
     counts = full_depth(TOKENS - 2, n_layers, n_exits)
     full = sum(cost(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
-    normal = contenders.time(Normal(), 2)
+    normal, _ = contenders.time(Normal(), 2, contenders.prompts)
     assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)
-    fixed = contenders.time(Exit("unfrozen", "fixed", 2.0), 1)
+    fixed, _ = contenders.time(Exit("unfrozen", "fixed", 2.0), 1, contenders.prompts)
     assert fixed.cost_full == full
     assert fixed.cost_needed is not None
     assert fixed.cost_run is not None
     assert fixed.cost_needed <= fixed.cost_run < full
-    generate = contenders.time(Generate(), 2)
+    generate, _ = contenders.time(Generate(), 2, contenders.prompts)
     assert (generate.cost_full, generate.cost_needed, generate.cost_run) == (None, None, None)
 
 
@@ -111,7 +111,7 @@ def test_a_row_that_fails_is_told(folder: Path) -> None:
     contenders = Contenders(config_of(folder, "one"), "cpu", TOKENS)
     contenders.prompts = [(1,) * POSITIONS]
     with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
-        contenders.time(Normal(), 1)
+        contenders.time(Normal(), 1, contenders.prompts)
 
 
 def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,11 @@ def contenders(tmp_path_factory: pytest.TempPathFactory) -> Contenders:
 
 def test_transformers_own_with_lookup_writes_what_generate_does(contenders: Contenders) -> None:
     assert settings_of(Generate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
-    plain, looked_up = (contenders.time_with_texts(each, 1)[1] for each in (Generate(), Generate(variant=LOOKUP)))
+    plain, looked_up = (
+        contenders.time(each, 1, contenders.prompts)[1] for each in (Generate(), Generate(variant=LOOKUP))
+    )
     assert looked_up == plain
-    assert contenders.time_with_texts(Normal(), 1)[1] == plain
+    assert contenders.time(Normal(), 1, contenders.prompts)[1] == plain
 
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")
@@ -36,7 +38,7 @@ def test_8_bits_are_in_a_copy_of_the_model_and_say_nearly_the_same(contenders: C
     with torch.inference_mode():
         own_TV, made_TV = (model(token_1T).logits[0] for model in (contenders.plain, quantized))
     assert 0 < (made_TV - own_TV).norm() / own_TV.norm() < 0.05
-    assert contenders.time(Generate(variant=INT8), 2).tokens == 2 * (TOKENS - 2)
+    assert contenders.time(Generate(variant=INT8), 2, contenders.prompts)[0].tokens == 2 * (TOKENS - 2)
 
 
 @pytest.mark.slow
@@ -48,7 +50,7 @@ def test_compiled_steps_write_what_generate_does_or_it_is_said_why_there_are_non
         pytest.skip(f"torch.compile compiles nothing here: {reason}")
     compiled = Generate(variant=COMPILE)
     assert contenders.warm_up(compiled, 1, 3) > 0
-    assert contenders.time_with_texts(compiled, 1)[1] == contenders.time_with_texts(Generate(), 1)[1]
+    assert contenders.time(compiled, 1, contenders.prompts)[1] == contenders.time(Generate(), 1, contenders.prompts)[1]
 
 
 def test_it_is_said_why_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
