@@ -7,7 +7,7 @@ the final one last, W width of the residual stream.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any, Final
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from eexit.decode.layer_reading import read_layers
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.teacher import teacher_pass
+from eexit.method.divergence import Divergence
 from eexit.method.readouts import Readout
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import exit_probabilities, expect
@@ -53,18 +54,6 @@ def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> tuple[KVCach
         return cache, teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0][0]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """How exitable layers compare with the final one, token by token; on the CPU, fp32."""
-
-    kl_NE: Tensor  # nats
-    agrees_NE: Tensor  # 1 where the likeliest token is the final layer's, else 0
-
-    @classmethod
-    def joined(cls, parts: Sequence["Compared"]) -> "Compared":
-        return cls(torch.cat([part.kl_NE for part in parts]), torch.cat([part.agrees_NE for part in parts]))
-
-
 def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:
     """The streams (N, X, W) of the texts' decided tokens, some texts at a time."""
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
@@ -72,31 +61,41 @@ def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[in
 
 
 @torch.inference_mode()
-def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NXW: Tensor) -> Compared:
+def read_all(decoder: Decoder, decoding: Decoding, states_NXW: Tensor) -> Divergence:
+    """How exitable layers compare with the final one, some tokens at a time; on the CPU."""
+    return joined([read_layers(decoder, some_NXW, decoding) for some_NXW in states_NXW.split(READ_TOKENS)])
+
+
+def joined(parts: Sequence[Divergence]) -> Divergence:
+    """Of the tokens of all parts; on the CPU."""
+    names = [field.name for field in fields(Divergence)]
+    return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
+
+
+def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NXW: Tensor) -> Divergence:
     """Read exitable layers through `readout`, and compare them with the final layer."""
-    decoding = Decoding(tuple(layers), max_new_tokens=1, eos_token_ids=frozenset(), readout=readout)
-    parts = []
-    for some_NXW in states_NXW.split(READ_TOKENS):
-        seen = read_layers(decoder, some_NXW, decoding)
-        agrees_NE = seen.likeliest_BX[:, :-1] == seen.likeliest_BX[:, -1:]
-        parts.append(Compared(seen.kl_BE.float().cpu(), agrees_NE.float().cpu()))
-    return Compared.joined(parts)
+    return read_all(decoder, Decoding(tuple(layers), 1, frozenset(), readout=readout), states_NXW)
 
 
 def compare_texts(
     decoder: Decoder, readouts: Mapping[str, Readout], layers: Sequence[int], texts: Sequence[Text]
-) -> dict[str, Compared]:
+) -> dict[str, Divergence]:
     """Compare the decided tokens of texts with the final layer, through each of these readouts."""
-    parts: dict[str, list[Compared]] = {name: [] for name in readouts}
+    parts: dict[str, list[Divergence]] = {name: [] for name in readouts}
     for states_NXW in decided_streams(decoder, texts, layers):
         for name, readout in readouts.items():
             parts[name].append(compare(decoder, readout, layers, states_NXW))
-    return {name: Compared.joined(blocks) for name, blocks in parts.items()}
+    return {name: joined(blocks) for name, blocks in parts.items()}
 
 
-def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row]:
+def agreement(compared: Divergence) -> Tensor:
+    """1 where a layer's likeliest token is the final one's, else 0, (N, E)."""
+    return (compared.likeliest_BX[:, :-1] == compared.likeliest_BX[:, -1:]).float()
+
+
+def layer_rows(name: str, layers: Sequence[int], compared: Divergence) -> list[Row]:
     """A row per layer: how often it agrees with the final one (0 to 1), and the median and mean KL in nats."""
-    columns = zip(layers, compared.agrees_NE.T.contiguous(), compared.kl_NE.T.contiguous(), strict=True)
+    columns = zip(layers, agreement(compared).T.contiguous(), compared.kl_BE.T.contiguous(), strict=True)
     return [  # contiguous: else the order of summation, and so the rounding, would depend on how many layers there are
         {
             "layer": layer,
@@ -110,24 +109,24 @@ def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row
 
 
 def trade_off_rows(
-    named: Row, layers: Sequence[int], n_layers: int, compared: Compared, seen: Mapping[float, Tensor] | None = None
+    named: Row, layers: Sequence[int], n_layers: int, compared: Divergence, seen: Mapping[float, Tensor] | None = None
 ) -> list[Row]:
     """A row per KL factor: mean depth, and what exits cost, given what full depth wrote; expectations, without draws.
 
     Exits follow the KLs (N, E) that are `seen` at each KL factor, by default the true ones. The control exits equally
     often at each layer, whatever the token.
     """
-    seen = seen or dict.fromkeys(KL_FACTORS, compared.kl_NE)
+    seen = seen or dict.fromkeys(KL_FACTORS, compared.kl_BE)
     return [
         {**named, "kl_factor": factor, **_trade_off(layers, n_layers, compared, kl_NE, factor)}
         for factor, kl_NE in seen.items()
     ]
 
 
-def _trade_off(layers: Sequence[int], n_layers: int, compared: Compared, kl_NE: Tensor, factor: float) -> Row:
+def _trade_off(layers: Sequence[int], n_layers: int, compared: Divergence, kl_NE: Tensor, factor: float) -> Row:
     chances = RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))
-    expected = expect(exit_probabilities(chances), compared.kl_NE, compared.agrees_NE)
-    control = expect(expected.share_X.expand(len(kl_NE), -1), compared.kl_NE, compared.agrees_NE)
+    expected = expect(exit_probabilities(chances), compared.kl_BE, agreement(compared))
+    control = expect(expected.share_X.expand(len(kl_NE), -1), compared.kl_BE, agreement(compared))
     depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
     return {
         "mean_depth": (expected.share_X @ depth_X).item(),

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from eexit.training.ridge import SplitSums, Sums
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
-from eexit.training.texts import Text, parted
+from eexit.training.texts import Text, n_tokens, parted
 
 Tables = dict[str, list[dict[str, Any]]]  # tables of a card, by name
 
@@ -37,6 +37,7 @@ class Trainer(ABC):
         self.settings = setup.settings  # defaults filled in
         self.decoder, self.layers, self.texts = setup.decoder, setup.settings.layers, setup.texts
         self.sums = SplitSums()
+        self.per_pass, self.seen = n_tokens(setup.texts), 0  # tokens of a pass, and those of all passes so far
 
     @abstractmethod
     def train(self, block: Sequence[Text]) -> float | None:
@@ -52,12 +53,13 @@ class Trainer(ABC):
     def state(self) -> dict[str, Tensor]:
         """All that resuming needs, the optimiser's state included."""
         own = {name: getattr(self, name) for name in self.own}
+        own["seen"] = torch.tensor(self.seen)
         return self.sums.state() | own | (_optimiser_tensors(self.optimiser) if self.optimiser else {})
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Be as it was when it gave this state."""
-        self.sums = SplitSums.from_state(state)
+        self.sums, self.seen = SplitSums.from_state(state), int(state["seen"])
         for name in self.own:
             getattr(self, name).copy_(state[name])
         if self.optimiser:

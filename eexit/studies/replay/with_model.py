@@ -5,7 +5,7 @@ stream.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eexit.decode.costs.counting import Prices
-from eexit.decode.layer_reading import read_exits, read_layers
+from eexit.decode.layer_reading import read_exits
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import Scored, score
@@ -31,7 +31,7 @@ from eexit.studies.replay.recorded import (
     follows_from_full_depth,
     replay_at_full_depth,
 )
-from eexit.training.streams import READ_TOKENS, streams
+from eexit.training.streams import read_all, streams
 
 
 class Replayer:
@@ -136,11 +136,7 @@ class Replayer:
         if transcript.teacher is not None:
             return transcript.teacher
         states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
-        parts = [
-            read_layers(self.decoders.teacher, part_NXW, self.decoding) for part_NXW in states_NXW.split(READ_TOKENS)
-        ]
-        names = [field.name for field in fields(Divergence)]
-        return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
+        return read_all(self.decoders.teacher, self.decoding, states_NXW)
 
     def _final_of(self, transcript: Transcript) -> Tensor:
         """The residual streams after the model's final layer, (N, W), kept on the CPU."""

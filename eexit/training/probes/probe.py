@@ -101,15 +101,14 @@ class ProbeTrainer(Trainer):
     """Trains the probes of all exitable layers side by side."""
 
     optimiser: torch.optim.AdamW
-    own = ("seen", "log_kl_NE", "least_E")
+    own = ("log_kl_NE", "least_E")
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
         settings, self.readout = setup.settings, setup.readout
         assert settings.passes
         assert settings.learning_rate
-        self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
-        self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
+        self.passes = settings.passes + 1
         ends = accumulate((len(text.token_ids) for text in setup.texts), initial=0)
         self.starts = dict(zip(setup.texts, ends, strict=False))  # of each text's tokens, where the one before ends
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
@@ -121,14 +120,14 @@ class ProbeTrainer(Trainer):
         self.kinds: dict[int, str] = {}  # that layers keep
 
     def train(self, block: Sequence[Text]) -> float | None:
-        measuring = int(self.seen) < self.per_pass
+        measuring = self.seen < self.per_pass
         loss = None
         if measuring:
             self._measure(block)
         else:
             loss = self._learn(block)
         self.seen += n_tokens(block)
-        if int(self.seen) % self.per_pass == 0:
+        if self.seen % self.per_pass == 0:
             if measuring:
                 self._standardise()
             else:
@@ -139,7 +138,7 @@ class ProbeTrainer(Trainer):
         """Find the KLs of these texts, and add to the sums."""
         for chooses, texts in parted(block):
             states_NXW = streams(self.decoder, texts, self.layers)
-            log_kl_NE = log_kl(compare(self.decoder, self.readout, self.layers, states_NXW).kl_NE)
+            log_kl_NE = log_kl(compare(self.decoder, self.readout, self.layers, states_NXW).kl_BE)
             for text, text_NE in zip(texts, log_kl_NE.split([len(text.token_ids) for text in texts]), strict=True):
                 self.log_kl_NE[self.starts[text] : self.starts[text] + len(text_NE)] = text_NE
             for rank, layer in enumerate(self.layers):
@@ -158,7 +157,7 @@ class ProbeTrainer(Trainer):
         if not texts:
             return None
         stream_NEW, target_NE = streams(self.decoder, texts, self.layers)[:, :-1], self._targets(texts)
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, int(self.seen))))
+        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.seen)))
         losses = []
         for _ in range(EPOCHS_PER_BLOCK):
             order_N = torch.randperm(len(target_NE), generator=generator).to(target_NE.device)
@@ -168,7 +167,7 @@ class ProbeTrainer(Trainer):
 
     def _step(self, stream_NEW: Tensor, target_NE: Tensor, dropping: torch.Generator) -> float:
         assert self.settings.learning_rate
-        done = (int(self.seen) - self.per_pass) / (self.per_pass * (self.passes - 1))
+        done = (self.seen - self.per_pass) / (self.per_pass * (self.passes - 1))
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - done)
         error_E = (self.mlps(stream_NEW, dropping) - self.mlps.standardised(target_NE)).square().mean(0)
@@ -235,11 +234,11 @@ class ProbeTrainer(Trainer):
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         """The mean squared error of the MLPs' log KL, once they have learned something."""
-        if int(self.seen) <= self.per_pass:
+        if self.seen <= self.per_pass:
             return None
         mlps = {layer: self.mlps.layer_probe(rank) for rank, layer in enumerate(self.layers)}
         found = self._predict({"mlp": mlps}, texts)
-        return (found.log_kl_NEK["mlp"][..., 0] - log_kl(found.true.kl_NE)).square().mean().item()
+        return (found.log_kl_NEK["mlp"][..., 0] - log_kl(found.true.kl_BE)).square().mean().item()
 
     def tables(self, texts: Sequence[Text]) -> Tables:
         found = self._predict(self.fitted, texts)

@@ -11,9 +11,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from eexit.method.divergence import Divergence
 from eexit.method.rules import RULES
 from eexit.training.setup import KL_FACTORS
-from eexit.training.streams import Compared, Row, layer_rows, trade_off_rows
+from eexit.training.streams import Row, joined, layer_rows, trade_off_rows
 from eexit.training.trainer import Tables
 
 BINS: Final = 10  # of the predicted chance to stop, equally wide
@@ -23,14 +24,14 @@ BINS: Final = 10  # of the predicted chance to stop, equally wide
 class Predicted:
     """What is true of some tokens, and what each kind of probe predicts for them: log KLs at each of K KL factors."""
 
-    true: Compared
+    true: Divergence
     log_kl_NEK: Mapping[str, Tensor]
 
     @classmethod
     def joined(cls, parts: Sequence["Predicted"]) -> "Predicted":
         kinds = parts[0].log_kl_NEK
         return cls(
-            Compared.joined([part.true for part in parts]),
+            joined([part.true for part in parts]),
             {kind: torch.cat([part.log_kl_NEK[kind] for part in parts]) for kind in kinds},
         )
 
@@ -39,7 +40,7 @@ class Predicted:
         return {
             kind: [
                 rank_correlation(log_kl_N, kl_N)
-                for log_kl_N, kl_N in zip(log_kl_NEK[..., 0].mT, self.true.kl_NE.mT, strict=True)
+                for log_kl_N, kl_N in zip(log_kl_NEK[..., 0].mT, self.true.kl_BE.mT, strict=True)
             ]
             for kind, log_kl_NEK in self.log_kl_NEK.items()
         }
@@ -72,7 +73,7 @@ def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Pred
             row
             for rank, layer in enumerate(layers)
             for row in calibration_rows(
-                layer, {factor: kl_NE[:, rank] for factor, kl_NE in seen.items()}, found.true.kl_NE[:, rank]
+                layer, {factor: kl_NE[:, rank] for factor, kl_NE in seen.items()}, found.true.kl_BE[:, rank]
             )
         ],
     }

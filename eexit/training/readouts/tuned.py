@@ -38,7 +38,7 @@ class TunedTrainer(ReadoutTrainer):
     """Learns A and b of all layers side by side; a step learns from tokens of all texts of a block, mixed."""
 
     optimiser: torch.optim.Adam
-    own = ("seen", "mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")
+    own = ("mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
@@ -46,9 +46,8 @@ class TunedTrainer(ReadoutTrainer):
         assert settings.passes
         assert settings.learning_rate
         self.rate = settings.learning_rate
-        self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
+        self.passes = settings.passes + 1
         self.total = min(self.passes * self.per_pass, settings.most_tokens or sys.maxsize)
-        self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
         zeros_EWW = torch.diag_embed(zeros_EW)
         self.mean_EW, self.white_EWW = zeros_EW, zeros_EWW
@@ -58,11 +57,11 @@ class TunedTrainer(ReadoutTrainer):
         self.optimiser = torch.optim.Adam([self.map_EWW, self.bias_EW], weight_decay=WEIGHT_DECAY)
 
     def train(self, block: Sequence[Text]) -> float | None:
-        if int(self.seen) < self.per_pass:
+        if self.seen < self.per_pass:
             self._measure(block)
             return None
         states_NXW = streams(self.decoder, block, self.layers)
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, int(self.seen))))
+        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.seen)))
         order_N = torch.randperm(len(states_NXW), generator=generator).to(states_NXW.device)
         steps = order_N.split(self.settings.tokens_per_step or len(order_N))
         losses = [self._step(states_NXW[step_N]) * len(step_N) for step_N in steps]
@@ -70,7 +69,7 @@ class TunedTrainer(ReadoutTrainer):
 
     def _step(self, states_NXW: Tensor) -> float:
         """One step of the optimiser; the mean loss of the layers."""
-        done = (int(self.seen) - self.per_pass) / (self.total - self.per_pass)
+        done = (self.seen - self.per_pass) / (self.total - self.per_pass)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * max(0.0, min(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
         self.seen += len(states_NXW)
@@ -98,7 +97,7 @@ class TunedTrainer(ReadoutTrainer):
         """Add to the sums; once all texts are in them, find where to start."""
         self.add_sums(block, _to_the_final_one)
         self.seen += n_tokens(block)
-        if int(self.seen) == self.per_pass:
+        if self.seen == self.per_pass:
             self._start()
 
     @torch.no_grad()
@@ -133,7 +132,7 @@ class TunedTrainer(ReadoutTrainer):
 
     def held_out_loss(self, texts: Sequence[Text]) -> float:
         readouts = {"tuned": self.readout()}
-        return compare_texts(self.decoder, readouts, self.layers, texts)["tuned"].kl_NE.mean().item()
+        return compare_texts(self.decoder, readouts, self.layers, texts)["tuned"].kl_BE.mean().item()
 
 
 def _to_the_final_one(states_NXW: Tensor) -> list[tuple[Tensor, Tensor]]:

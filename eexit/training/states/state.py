@@ -38,10 +38,9 @@ class StateTrainer(Trainer):
         super().__init__(setup)
         assert setup.settings.rounds
         self.exits = Exits(self.layers, setup.readout)
-        self.passes, self.per_pass = setup.settings.rounds, n_tokens(setup.texts)
+        self.passes = setup.settings.rounds
         self.forms = forms_of(setup)
         self.choosing = [text for text in setup.texts if text.chooses]
-        self.seen = 0  # tokens, of all rounds
         self.found: dict[tuple[str, int], Found] = {}  # by form and round, fitted to all training texts
         self.kept: str | None = None  # the form
 
@@ -119,11 +118,11 @@ class StateTrainer(Trainer):
             for (exit_layer, layer), map_JH in maps.items()
         }
         kept = list(self.forms).index(self.kept) if self.kept else -1
-        return super().state() | found | {"seen": torch.tensor(self.seen), "kept": torch.tensor(kept)}
+        return super().state() | found | {"kept": torch.tensor(kept)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        self.seen, kept = int(state["seen"]), int(state["kept"])
+        kept = int(state["kept"])
         self.kept = list(self.forms)[kept] if kept >= 0 else None
         for key, map_JH in state.items():
             if key.startswith("found."):

@@ -115,7 +115,7 @@ class Pair:
     def kls(self, streams: Mapping[int, Tensor], final_NW: Tensor) -> Tensor:
         """KL(final ‖ layer) of every exitable layer, (N, E), nats, given the streams after them; on the CPU."""
         states_NXW = torch.stack([*(streams[layer] for layer in self.layers), final_NW], 1)
-        return compare(self.reader.decoder, self.reader.readout, self.layers, states_NXW).kl_NE
+        return compare(self.reader.decoder, self.reader.readout, self.layers, states_NXW).kl_BE
 
     def draw_exits(self, taught: Taught, kl_factor: float, u_N: Tensor) -> Tensor:
         """The layers, (N,), at which these draws exit, from the teacher's stick-breaking distribution."""

@@ -65,8 +65,8 @@ class StudentTrainer(Trainer):
         self.curve_PC = self.curve.points_PC
         self.parameters = adapter_parameters(model)
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
-        self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))
-        self.steps, self.tokens, self.seconds, self.operations = 0, 0, 0.0, 0.0
+        self.passes = settings.passes or -(-self.most_tokens // self.per_pass)
+        self.steps, self.seconds, self.operations = 0, 0.0, 0.0
         self.multiply_rate = multiply_rate(setup.model.device, setup.model.dtype)
         self.probes: dict[int, LayerProbe] = {}
 
@@ -93,7 +93,7 @@ class StudentTrainer(Trainer):
             self.loss.weigh(sum(int(each.final_agrees_N.sum()) for each in seen) / n_decided)
             total = sum(each.kl_N.sum().item() for each in seen)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), MOST_NORM)
-        self.tokens += n_tokens(texts)
+        self.seen += n_tokens(texts)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         self.optimiser.step()
@@ -115,16 +115,16 @@ class StudentTrainer(Trainer):
     @property
     def done(self) -> float:
         """The fraction of the training that is done, by tokens or minutes."""
-        return max(self.tokens / self.most_tokens, self.seconds / self.most_seconds)
+        return max(self.seen / self.most_tokens, self.seconds / self.most_seconds)
 
     def follow(self, texts: Sequence[Text]) -> None:
-        if self.curve.is_due(self.tokens):
+        if self.curve.is_due(self.seen):
             self._add_point(texts)
 
     def _add_point(self, texts: Sequence[Text]) -> None:
         multiplying = self.operations / self.multiply_rate / self.seconds if self.seconds else 0.0
         found = measure(self.loss, self._some_blocks(texts))
-        self.curve.add(Point(self.tokens, self.seconds, multiplying, *found))
+        self.curve.add(Point(self.seen, self.seconds, multiplying, *found))
 
     @property
     def gains_too_little(self) -> bool:
@@ -144,14 +144,14 @@ class StudentTrainer(Trainer):
         return decided([exit_draws(seed, list(text.prompt_token_ids), len(text.token_ids)) for text in texts])
 
     def state(self) -> dict[str, Tensor]:
-        reached = [self.steps, self.tokens, self.seconds, self.operations, self.loss.weight]
+        reached = [self.steps, self.seconds, self.operations, self.loss.weight]
         return super().state() | {"reached": torch.tensor(reached, dtype=torch.float64), **self.parameters}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        steps, tokens, self.seconds, self.operations, self.loss.weight = state["reached"].tolist()
-        self.steps, self.tokens = int(steps), int(tokens)
+        steps, self.seconds, self.operations, self.loss.weight = state["reached"].tolist()
+        self.steps = int(steps)
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
 
@@ -177,7 +177,7 @@ class StudentTrainer(Trainer):
     def tables(self, texts: Sequence[Text]) -> Tables:
         some = self._some_blocks(texts)
         factor = self.settings.kl_factor
-        if not self.curve.points or self.curve.points[-1].tokens < self.tokens:
+        if not self.curve.points or self.curve.points[-1].tokens < self.seen:
             self._add_point(texts)
         every = (*self.layers, self.pair.reader.final)
         return {

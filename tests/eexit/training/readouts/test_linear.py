@@ -34,7 +34,7 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
     trainer = LinearTrainer(Setup(idle_after_1, decoder, Settings("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.train(texts)
     trainer.finish()
-    kl_NE = compare_texts(decoder, {"linear": trainer.readout()}, (0, 1, 3), held_out(llama))["linear"].kl_NE
+    kl_NE = compare_texts(decoder, {"linear": trainer.readout()}, (0, 1, 3), held_out(llama))["linear"].kl_BE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
 

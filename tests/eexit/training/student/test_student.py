@@ -77,7 +77,7 @@ def test_an_interrupted_student_goes_on_as_if_it_had_not_been(loss: str) -> None
     first.follow(held_out(frozen_llama()))
     first.train(blocks[0])
     second.restore({name: tensor.clone() for name, tensor in first.state().items()})
-    assert (second.steps, second.tokens) == (first.steps, n_tokens(blocks[0]))
+    assert (second.steps, second.seen) == (first.steps, n_tokens(blocks[0]))
     for block in blocks[1:]:
         second.train(block)
     for mine, its in zip(adapters(second), adapters(whole), strict=True):
@@ -91,7 +91,7 @@ def test_every_layer_has_its_turn_whatever_steps_are_at_exits(
     in_state: float, at_exits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, texts = student(loss="layers", in_state=in_state, tokens_per_step=10_000), learned(frozen_llama())
-    trainer.tokens = trainer.most_tokens // 2  # all layers have joined
+    trainer.seen = trainer.most_tokens // 2  # all layers have joined
     turns: list[int] = []
     learn = trainer.loss.learn
 
@@ -111,10 +111,10 @@ def test_layers_come_to_say_what_the_final_one_says_which_goes_on_saying_it() ->
     texts = learned(frozen_llama())
     trainer = student(loss="layers", learning_rate=5e-3, most_tokens=2200, until=50.0)  # whose rate has fallen by then
     trainer.follow(texts)
-    while trainer.tokens < 3000 and not trainer.gains_too_little:
+    while trainer.seen < 3000 and not trainer.gains_too_little:
         trainer.train(texts)
         trainer.follow(texts)
-    assert trainer.tokens < 3000, "half of the tokens can't have gained 50 points"
+    assert trainer.seen < 3000, "half of the tokens can't have gained 50 points"
     before, *_, after = trainer.curve.points
     assert before.agreement_X[-1] == 1
     assert before.mean_kl_X[-1] == pytest.approx(0, abs=1e-6)
@@ -149,7 +149,7 @@ def test_a_whole_student_learns_in_all_weights_of_its_layers(tmp_path: Path) -> 
 def test_the_learning_rate_ends_with_the_tokens_or_with_the_minutes() -> None:
     trainer = student(most_tokens=1000, most_minutes=1.0)
     rates = []
-    for trainer.tokens, trainer.seconds in ((25, 0.0), (50, 0.0), (525, 0.0), (525, 45.0), (525, 60.0), (1000, 3.0)):
+    for trainer.seen, trainer.seconds in ((25, 0.0), (50, 0.0), (525, 0.0), (525, 45.0), (525, 60.0), (1000, 3.0)):
         rates.append(trainer.rate() / 1e-3)
     assert rates == pytest.approx([0.5, 1, 0.5, 0.25 / 0.95, 0, 0])
 
