@@ -67,8 +67,8 @@ class HeldOutCheck(_Record):
 
     mean_loss: float
     n: int
-    upper: float | None
-    p_value: float | None
+    upper: float
+    p_value: float
 
 
 class Certificate(_Record):
@@ -81,9 +81,9 @@ class Certificate(_Record):
     n: int  # prompts for choosing
     mean_loss: float
     p_value: float
-    test: str | None
-    order: str | None
-    question: int | None  # which question about these prompts it was, from 1
+    test: str
+    order: str
+    question: int  # which question about these prompts it was, from 1
     held_out: HeldOutCheck | None
 
 

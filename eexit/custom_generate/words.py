@@ -21,7 +21,7 @@ def _what(taken: Taken) -> Iterator[str]:
             most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
             where = "looked up in the text itself" if layer is None else f"drafted after layer {layer}"
             yield f"{taken.key} of {of}: {most} are {where}; full depth keeps those it agrees with."
-            if config.get("head", WHOLE) == WHOLE:
+            if config["head"] == WHOLE:
                 yield (
                     "The text is that of plain generate, token for token in float32, up to the model's context: "
                     "nothing is lost."
@@ -36,7 +36,7 @@ def _what(taken: Taken) -> Iterator[str]:
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
-        f"{config['decide_on']}; tokens come from the {config.get('head', WHOLE)} head."
+        f"{config['decide_on']}; tokens come from the {config['head']} head."
     )
 
 
@@ -76,19 +76,16 @@ def _certified(certificate: Certificate, quantization: str | None) -> Iterator[s
         f"{certificate.n} prompts with a mean loss of {short_percent(certificate.mean_loss)} "
         f"(p {written(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
     )
-    if certificate.question and certificate.question > 1:
+    if certificate.question > 1:
         yield f"It was the {ordinal(certificate.question)} ask of these prompts."
     held_out = certificate.held_out
     if held_out is None:
         yield "It was not checked on prompts that chose nothing."
     else:
-        upper = (
-            ""
-            if held_out.upper is None
-            else f", so that by these alone the risk is at most {short_percent(held_out.upper)}"
-        )
+        mean, upper = short_percent(held_out.mean_loss), short_percent(held_out.upper)
         yield (
-            f"On {held_out.n} prompts that chose nothing, its mean loss is {short_percent(held_out.mean_loss)}{upper}."
+            f"On {held_out.n} prompts that chose nothing, its mean loss is {mean}, so that by these alone the risk is "
+            f"at most {upper}."
         )
 
 

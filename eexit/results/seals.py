@@ -9,6 +9,7 @@ headers and footers.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,12 +39,16 @@ def encode_tokens(tokens: pa.Table) -> bytes:
 def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> bytes:
     """The bytes of a generations file that seals itself and the tokens file with this digest."""
     metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode()}
-    return _sealed(generations, metadata)
+    return encode_sealed(generations, metadata)
 
 
-def encode_sealed(table: pa.Table) -> bytes:
-    """The bytes of a file of a table about a sweep, such as timings, that seals itself."""
-    return _sealed(table, {})
+def encode_sealed(table: pa.Table, metadata: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
+    """The bytes of a file that seals itself, such as one of a table about a sweep."""
+    seal = _SEAL_IS + _NO_DIGEST.encode()
+    content = bytearray(_parquet(table, {**metadata, _SEAL: seal}))
+    start = content.rindex(seal) + len(_SEAL_IS)
+    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
+    return bytes(content)
 
 
 def digest_of(content: bytes | bytearray) -> Digest:
@@ -65,14 +70,6 @@ def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, Digest]:
     """From a sealed file's metadata: when the attempt started, and the digest of the tokens file."""
     size, digest = metadata[_TOKENS].decode().split()
     return int(metadata[_ATTEMPT]), Digest(int(size), digest)
-
-
-def _sealed(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
-    seal = _SEAL_IS + _NO_DIGEST.encode()
-    content = bytearray(_parquet(table, {**metadata, _SEAL: seal}))
-    start = content.rindex(seal) + len(_SEAL_IS)
-    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
-    return bytes(content)
 
 
 def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:

@@ -132,10 +132,8 @@ def _holds_results(folder: Store) -> bool:
 def _is_manifest(content: bytes) -> bool:
     try:
         decode(content)
-    except OtherFormatError:
-        return True
-    except ValueError:
-        return False
+    except ValueError as error:
+        return isinstance(error, OtherFormatError)
     return True
 
 

@@ -24,7 +24,7 @@ from eexit.plan.runs import same_for_every_seed
 from eexit.plan.splits import groups
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.study_tables import REPLAYS, TIMINGS
-from eexit.studies.replay.recorded import Replayed, Transcript, read_transcripts, summary
+from eexit.studies.replay.recorded import Replayed, Transcript, read_transcripts, replay_row
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.training.texts import Text
 
@@ -58,24 +58,16 @@ class LookupStudy(Study):
         draft, texts = part.what, [transcript.text for transcript in self.transcripts]
         limits = {prompt.id: self.config.limit_of(prompt) for prompt in self.config.prompts}
         rounds_T = rounds_of(draft, texts, np.array([limits[text.prompt_id] for text in texts]))
-        n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         share_X = np.append(np.zeros(len(self._layers) - 1), 1.0)  # all tokens are full depth's
-        units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
+        replayed_T = [Replayed(share_X, 0.0, 0.0)] * len(texts)
+        *exitable_layers, final = self._layers
         row = {
-            **draft.columns,
-            "text_of": NORMAL,
-            "tokens": n_tokens,
-            **summary(
-                draft, [Replayed(share_X, 0.0, 0.0)] * len(texts), units, self._layers[:-1], self._layers[-1] + 1
-            ),
+            **replay_row(self.config, draft, NORMAL, texts, replayed_T, self._groups, exitable_layers, final + 1),
             "drafted": sum(int(rounds.drafted_R.sum()) for rounds in rounds_T),
             "accepted": sum(int(rounds.accepted_R.sum()) for rounds in rounds_T),
             "passes": sum(len(rounds.drafted_R) for rounds in rounds_T),
-            "readout": self.config.readout,
-            "decide_on": self.config.decide_on,
-            "model": self.config.model,
         }
-        return Done([row], n_tokens)
+        return Done([row], row["tokens"])
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         return [lookups_table(rows, self._step_seconds)]

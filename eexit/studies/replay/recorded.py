@@ -8,7 +8,7 @@ Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final 
 tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -25,7 +25,8 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
-from eexit.plan.configuration import PERFECT, Exit, gives_its_exits
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import PERFECT, Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.files import Location
@@ -222,11 +223,28 @@ def _is_whole(setting: Exit, pricing: Pricing) -> np.ndarray:
     return always.get(pricing.reads, rank_X < 0)
 
 
+def replay_row(
+    config: SweepConfig, setting: Exit | Draft, text_of: str, texts: Sequence[Text], replayed_T: Sequence[Replayed],
+    groups: Mapping[str, str], exitable_layers: Sequence[int], n_layers: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What came of a setting on texts of the configuration `text_of`, as columns of `REPLAYS`."""
+    units = [groups.get(text.prompt_id, text.prompt_id) for text in texts]
+    return {
+        **setting.columns,
+        "text_of": text_of,
+        "tokens": sum(len(text.token_ids) - 1 for text in texts),
+        **summary(setting, replayed_T, units, exitable_layers, n_layers),
+        "readout": config.readout,
+        "decide_on": config.decide_on,
+        "model": config.model,
+    }
+
+
 def summary(
-    setting: Exit, replayed_T: Sequence[Replayed], unit_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
-) -> dict[str, Any]:
-    """What came of a setting, as columns of `REPLAYS`: means over prompts or groups of them, seeds averaged first;
-    `unit_T` says which text is of which."""
+    setting: Exit | Draft, replayed_T: Sequence[Replayed], unit_T: Sequence[str], exitable_layers: Sequence[int],
+    n_layers: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Means over prompts or groups of them, seeds averaged first; `unit_T` says which text is of which."""
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])

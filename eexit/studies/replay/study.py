@@ -32,7 +32,7 @@ from eexit.studies.replay.recorded import (
     follows_from_full_depth,
     read_transcripts,
     replay_recorded,
-    summary,
+    replay_row,
     together,
 )
 from eexit.studies.study import Done, Part, Row, Study, Unit
@@ -88,8 +88,8 @@ class ReplayStudy(Study):
         from_where = ", from what was recorded" if is_recorded else ""
         self.opening = f"replaying {n_settings} on {n_texts} of {text_of}{from_where}"
 
-    def n_tokens(self, start: int = 0, end: int | None = None) -> int:
-        """Decided tokens of some texts, by default of all."""
+    def n_tokens(self, start: int, end: int) -> int:
+        """Decided tokens of some texts."""
         return sum(len(transcript.text.token_ids) - 1 for transcript in self.transcripts[start:end])
 
     def load(self, device: str, memory_share: float) -> Sequence[str]:
@@ -118,19 +118,11 @@ class ReplayStudy(Study):
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
-        prompt_ids = [transcript.text.prompt_id for transcript in self.transcripts]
-        units = [self._groups.get(prompt_id, prompt_id) for prompt_id in prompt_ids]
+        texts = [transcript.text for transcript in self.transcripts]
+        of_texts = self._groups, self._layers, self._n_layers
         by_text = [of_text for result in results for of_text in result]
         return [
-            {
-                **setting.columns,
-                "text_of": self.text_of,
-                "tokens": self.n_tokens(),
-                **summary(setting, replayed_T, units, self._layers, self._n_layers),
-                "readout": self.config.readout,
-                "decide_on": self.config.decide_on,
-                "model": self.config.model,
-            }
+            replay_row(self.config, setting, self.text_of, texts, replayed_T, *of_texts)
             for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True)
         ]
 
