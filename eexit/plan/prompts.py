@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +78,20 @@ def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
         name = str(name)
     id_ = str(index) if name in (None, "") else name
     texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
-    for column, value in texts.items():
-        if (
-            column in ("answer", "group", "kind", *NUMBERS)
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and isfinite(value)
-        ):
-            continue
-        if value is not None and not isinstance(value, str):
-            raise UsageError(f"{where}: {column} must be text, got {value!r}")
-        if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
-            raise UsageError(f"{where}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
     try:
         return Prompt(**texts)
     except ValidationError as error:
-        raise UsageError(f"{where}: {error.errors()[0]['ctx']['error']}") from error
+        raise UsageError(f"{where}: {_explained(error.errors()[0])}") from error
+
+
+def _explained(problem: Mapping[str, Any]) -> str:
+    column, value = problem["loc"][0], problem["input"]
+    match problem["type"]:
+        case "string_type":
+            return f"{column} must be text, got {value!r}"
+        case "string_unicode":
+            return f"{column} holds half a surrogate pair, which no text can: got {value[:40]!a}"
+    return str(problem["ctx"]["error"])
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:

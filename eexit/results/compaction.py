@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 
 from eexit.errors import UsageError
 from eexit.results.files import list_files, read_generations, read_tokens, without
-from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name
+from eexit.results.layout import FOLDERS, MANIFEST, generations_name
+from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store
 from eexit.results.store.landing import name_of, publish_shard, sound
 from eexit.results.store.lease import hold
@@ -24,7 +25,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     what was written is removed again. Raises `UsageError` if `store` holds no sweep, has damaged files or is in use,
     and if `target` holds results already, is inside of any, or around them.
     """
-    manifest = checked_manifest(store)
+    manifest_of(store, store.root)  # refuses what is no sweep's
     if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
     refuse_inside(target, f"--into {target.root}")
@@ -43,7 +44,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
             publish(name, store.read(name) or b"")
         groups = _groups(store, stems, rows_per_file)
         n_files = sum(_merge(store, publish, group, found.superseded) for group in groups)
-        publish(MANIFEST, manifest)
+        publish(MANIFEST, store.read(MANIFEST) or b"")
         on_errors.pop_all()
     return len(stems), n_files
 
@@ -51,18 +52,6 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
 def _remove(target: Store, name: str) -> None:
     with suppress(OSError, pa.ArrowException):
         target.remove(name)
-
-
-def checked_manifest(store: Store) -> bytes:
-    """The bytes of the manifest in `store`. Raises `UsageError` if it is missing or damaged."""
-    content = store.read(MANIFEST)
-    if content is None:
-        raise UsageError(f"{store.root} holds no {MANIFEST}: is it a sweep's?")
-    try:
-        decode(content)
-    except ValueError as error:
-        raise UsageError(f"{store.root}/{MANIFEST} is no sweep's, or damaged ({error}): nothing is touched") from error
-    return content
 
 
 def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list[str]]:

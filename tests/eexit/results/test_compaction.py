@@ -174,7 +174,7 @@ def test_a_place_around_results_is_refused_since_nothing_could_be_written_to_the
 
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
     said = refusal(main, tmp_path / "typo", "--into", tmp_path / "copy")
-    assert said == f"error: {tmp_path}/typo holds no {MANIFEST}: is it a sweep's?"
+    assert said == f"error: {tmp_path}/typo holds no {MANIFEST}: give the folder of a finished sweep"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +185,7 @@ def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, ma
         (tmp_path / name).write_text("mine")
     (tmp_path / MANIFEST).write_text(manifest)
     before = contents(tmp_path)
-    assert f"{MANIFEST} is no sweep's, or damaged" in refusal(main, tmp_path, "--into", tmp_path / "copy")
+    assert f"{tmp_path} is no sweep's folder" in refusal(main, tmp_path, "--into", tmp_path / "copy")
     assert contents(tmp_path) == before
 
 
