@@ -200,14 +200,12 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
 def choose_device(device: str) -> torch.device:
     """`auto` is CUDA if there is such a device, else MPS, else the CPU. Raises `UsageError` for a missing device."""
     device = "cuda" if device == "balanced" else device
-    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(kind for kind in is_there if is_there[kind])
     if not is_there.get(device, True):
         raise UsageError(f"--device {device} is not there, or this PyTorch was built without it: leave --device out")
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(device)
 
 
 def choose_dtype(dtype: str, device: torch.device, quantize: str | None = None) -> torch.dtype:

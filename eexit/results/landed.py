@@ -42,14 +42,6 @@ def read_columns(location: Location, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables or [schema.empty_table()])
 
 
-def shards(location: Location, columns: Sequence[str]) -> Iterator[Generations]:
-    """Each shard with these columns of its runs. Raises `DamagedError` for one that is damaged, and `OSError`."""
-    for shard in read_shards(location, list_files(location), columns):
-        if isinstance(shard, DamagedError):
-            raise shard
-        yield shard
-
-
 def tokens_of(location: Location, shard: Generations, runs: pa.Table, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The tokens of some runs of a shard, in tables of some thousand rows that hold whole runs.
 
@@ -61,22 +53,26 @@ def tokens_of(location: Location, shard: Generations, runs: pa.Table, columns: S
 
 
 def runs_with_tokens(
-    location: Location, shard: Generations, runs: pa.Table, columns: Sequence[str]
+    location: Location, columns: Sequence[str], wanted: pc.Expression, of_tokens: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Each of these runs of a shard that has tokens: its row, and these columns of its tokens, in their order.
+    """Each run that is wanted, by these columns of it, and has tokens: its row, and what its tokens have `of_tokens`.
 
-    Raises `DamagedError`.
+    Raises `DamagedError`, also for a damaged file without such a run, and `OSError`.
     """
-    by_id = {row["run_id"]: row for row in runs.to_pylist()}
-    for table in tokens_of(location, shard, runs, ["run_id", *columns]) if by_id else ():
-        run_id = table["run_id"]
-        starts = np.flatnonzero(np.append(True, pc.not_equal(run_id[1:], run_id[:-1]).to_numpy()))
-        for start, end in pairwise([*starts.tolist(), len(table)]):
-            run = by_id[run_id[start].as_py()]
-            if end - start != run["n_tokens"]:
-                path, n = location.path(tokens_name(shard.stem)), run["n_tokens"]
-                raise DamagedError(f"{path} is damaged (it has {end - start:,} tokens of a run of {n:,} together)")
-            yield run, table.slice(start, end - start).combine_chunks()
+    for shard in read_shards(location, list_files(location), columns):
+        if isinstance(shard, DamagedError):
+            raise shard
+        runs = shard.rows.filter(wanted)
+        by_id = {row["run_id"]: row for row in runs.to_pylist()}
+        for table in tokens_of(location, shard, runs, ["run_id", *of_tokens]) if by_id else ():
+            run_id = table["run_id"]
+            starts = np.flatnonzero(np.append(True, pc.not_equal(run_id[1:], run_id[:-1]).to_numpy()))
+            for start, end in pairwise([*starts.tolist(), len(table)]):
+                run = by_id[run_id[start].as_py()]
+                if end - start != run["n_tokens"]:
+                    path, n = location.path(tokens_name(shard.stem)), run["n_tokens"]
+                    raise DamagedError(f"{path} is damaged (it has {end - start:,} tokens of a run of {n:,} together)")
+                yield run, table.slice(start, end - start).combine_chunks()
 
 
 def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import is_drawn
 from eexit.results.files import Location
-from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.landed import runs_with_tokens
 
 _GOOD: Final = (pc.field("mode") == NORMAL) & (pc.field("status") == OK)
 ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
@@ -50,11 +50,10 @@ def read_texts(location: Location) -> list[Text]:
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
-    columns = ["run_id", "prompt_id", "prompt", "mode", "status", "prompt_token_ids", "n_tokens"]
+    columns = ["prompt_id", "prompt", "mode", "status", "prompt_token_ids"]
     texts = [
         replace(text_of(run, tokens), held_out=is_held_out(run["prompt"]), chooses=chooses(run["prompt"]))
-        for shard in shards(location, columns)
-        for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(_GOOD), ["token_id"])
+        for run, tokens in runs_with_tokens(location, columns, _GOOD, ["token_id"])
     ]
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 

@@ -33,7 +33,7 @@ def require_same_added(what: str, entering: Tensor, ours: Tensor, expected: Tens
 
 def require_same(what: str, ours: Tensor, expected: Tensor, tolerance: float | Tensor | None = None) -> None:
     """Compare vectors along the last dimension. Raises `UsageError` if they differ by more, relative to their size."""
-    _require_shape(what, ours, expected)
+    require_shape(what, ours, expected)
     tolerance = SAME_OPERATIONS[expected.dtype] if tolerance is None else tolerance
     _require(what, _relative(norm(ours.float() - expected.float()), norm(expected)), tolerance)
 
@@ -43,7 +43,7 @@ def added_apart(entering_BTW: Tensor, ours_BTW: Tensor, expected_BTW: Tensor) ->
 
     What the magnitude of the residual stream makes it lose by rounding does not count.
     """
-    _require_shape("the residual stream", ours_BTW, expected_BTW)
+    require_shape("the residual stream", ours_BTW, expected_BTW)
     ours, expected = ours_BTW.float(), expected_BTW.float()
     apart = norm(ours - expected) - norm(torch.finfo(expected_BTW.dtype).eps * expected)
     return _relative(apart.clamp(min=0), norm(expected - entering_BTW.float()))
@@ -63,6 +63,6 @@ def _require(what: str, relative: Tensor, tolerance: float | Tensor) -> None:
         raise UsageError(f"{what} is {relative.max():.1%} off the model's own")
 
 
-def _require_shape(what: str, ours: Tensor, expected: Tensor) -> None:
+def require_shape(what: str, ours: Tensor, expected: Tensor) -> None:
     if ours.shape != expected.shape:
         raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(expected.shape)}")

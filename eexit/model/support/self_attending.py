@@ -25,6 +25,7 @@ from eexit.model.support.same_numbers import (
     require_same,
     require_same_added,
     require_same_embedding,
+    require_shape,
 )
 from eexit.model.support.watching import Forward, rows_of, token_rows
 from eexit.model.views import TokensView
@@ -180,8 +181,7 @@ def _require_same_argument(what: str, ours: Tensor, expected: Tensor | None, n_k
         expected = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)
     if expected.shape[-1] == n_keys:
         ours = ours[..., -n_keys:]
-    if ours.shape != expected.shape:
-        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(expected.shape)}")
+    require_shape(what, ours, expected)
     tolerance = SAME_OPERATIONS[expected.dtype] if expected.is_floating_point() else 0
     if not torch.allclose(ours.double(), expected.double(), tolerance, tolerance):
         raise UsageError(f"{what} is not what the model itself gives it")

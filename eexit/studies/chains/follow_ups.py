@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
@@ -24,7 +23,7 @@ from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, shuffled
 from eexit.quality.answers import first_match
 from eexit.quality.parts import THINKING, Marks, Until
-from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.landed import runs_with_tokens
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 
 NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
@@ -106,17 +105,15 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
 def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until | None) -> dict[str, Chain]:
     """The chain of each prompt; what opens and closes one that lacks it is what does in most."""
     prefillers = sweep.manifest.of_prompts("prefiller")
-    columns = ["run_id", "prompt_id", "configuration", "seed", "status", "text", "n_tokens"]
+    columns = ["prompt_id", "configuration", "seed", "status", "text"]
+    wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
     found: dict[str, Chain] = {}
-    for shard in shards(sweep.store, columns):
-        wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
-        runs: pa.Table = shard.rows.filter(wanted)
-        for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token", "part"]):
-            if isinstance(marked, Until):
-                before = prefillers[run["prompt_id"]]
-                found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
-            elif marked:
-                found[run["prompt_id"]] = _between(marked, run["text"], tokens.to_pylist())
+    for run, tokens in runs_with_tokens(sweep.store, columns, wanted, ["token", "part"]):
+        if isinstance(marked, Until):
+            before = prefillers[run["prompt_id"]]
+            found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
+        elif marked:
+            found[run["prompt_id"]] = _between(marked, run["text"], tokens.to_pylist())
     openings = Counter(chain.opening for chain in found.values() if chain.tokens)
     closings = Counter(chain.closing for chain in found.values() if chain.closing)
     if not closings:

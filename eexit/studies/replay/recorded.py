@@ -30,7 +30,7 @@ from eexit.plan.configuration import PERFECT, Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.files import Location
-from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.landed import runs_with_tokens
 from eexit.training.texts import Text, text_of
 
 ESTIMATED: Final = (
@@ -82,8 +82,7 @@ def read_transcripts(location: Location, key: str, once: bool = False) -> list[T
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {
         run["run_id"]: Transcript(text_of(run, tokens), run["seed"], _teacher(tokens.slice(1)))
-        for shard in shards(location, OF_RUNS)
-        for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(is_wanted), OF_TOKENS)
+        for run, tokens in runs_with_tokens(location, OF_RUNS, is_wanted, OF_TOKENS)
     }
     in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
     if not once:

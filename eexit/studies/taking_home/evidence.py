@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.custom_generate.taken import Certificate, Drawn, HeldOutCheck, TimedAt
@@ -14,7 +14,7 @@ from eexit.output.text import is_known
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds
-from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.landed import runs_with_tokens
 from eexit.results.means import share_saved
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
@@ -94,15 +94,10 @@ def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
 
 def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[Text]:
     """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
-    columns = ["run_id", "prompt_id", "status", "configuration", "seed", "prompt_token_ids", "n_tokens"]
-    found: list[Text] = []
-    for shard in shards(sweep.store, columns):
-        is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
-        runs: pa.Table = shard.rows.filter(is_asked).slice(0, most - len(found))
-        for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token_id"]):
-            found.append(text_of(run, tokens))
-        if len(found) == most:
-            break
+    columns = ["prompt_id", "status", "configuration", "seed", "prompt_token_ids"]
+    is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
+    runs = runs_with_tokens(sweep.store, columns, is_asked, ["token_id"])
+    found = [text_of(run, tokens) for run, tokens in islice(runs, most)]
     if not found:
         raise UsageError(f"no run of {key} with seed {seed} is without an error: there is nothing to compare with")
     return found

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from eexit.results.files import DamagedError
-from eexit.results.landed import read_columns, runs_with_tokens, shards
+from eexit.results.landed import read_columns, runs_with_tokens
 from eexit.results.layout import generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store, open_store
@@ -35,8 +35,7 @@ def read(store: Store, *run_ids: str) -> list[tuple[str, list[int]]]:
     chosen = pc.field("run_id").isin(pa.array(run_ids, pa.string()))
     return [
         (run["prompt_id"], tokens["token_id"].to_pylist())
-        for shard in shards(store, ["run_id", "prompt_id"])
-        for run, tokens in runs_with_tokens(store, shard, shard.rows.filter(chosen), ["token_id"])
+        for run, tokens in runs_with_tokens(store, ["prompt_id"], chosen, ["token_id"])
     ]
 
 
