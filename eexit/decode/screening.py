@@ -24,7 +24,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.output.whole_files import write_whole
+from eexit.output.whole_files import keep
 
 ROWS: Final = 32
 TOKENS: Final = 96  # of each row
@@ -41,7 +41,7 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
     with suppress(OSError, SafetensorError, KeyError):
         return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
     moment_HH = second_moment(decoder.whole)
-    _keep(path, moment_HH)
+    keep(path, save({NAME: moment_HH.cpu()}))
     return Screen(decoder, size, moment_HH)
 
 
@@ -72,10 +72,3 @@ def second_moment(decoder: Decoder) -> Tensor:
             token_B = pick_tokens(decoder.head(ready_BH), 1.0, TOP_P, u_B)
     assert isinstance(moment_HH, Tensor)
     return moment_HH
-
-
-def _keep(path: Path, moment_HH: Tensor) -> None:
-    """A cache that can't be written is done without."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({NAME: moment_HH.cpu()}))

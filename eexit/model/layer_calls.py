@@ -157,17 +157,10 @@ class Handed:
 
 
 @contextmanager
-def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
-    """A context in which attention is computed by that implementation; with None, nothing changes."""
-    with named([implementation] * len(configs), [] if implementation is None else configs):
-        yield
-
-
-@contextmanager
-def named(implementations: Sequence[str | None], configs: Sequence[Any]) -> Iterator[None]:
+def named(implementations: Sequence[str], configs: Sequence[Any]) -> Iterator[None]:
     """A context in which each of these configurations names an implementation of attention."""
     before = [config._attn_implementation_internal for config in configs]
-    for config, implementation in zip(configs, implementations, strict=False):
+    for config, implementation in zip(configs, implementations, strict=True):
         config._attn_implementation_internal = implementation
     try:
         yield

@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, W width of the residual stream, H width of what the he
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +19,7 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cpu.kernels import AttentionOptions
 from eexit.errors import UsageError
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import ATTENTION, CallsFor, LayerCall, attention_by, embed_apart
+from eexit.model.layer_calls import ATTENTION, CallsFor, LayerCall, embed_apart, named
 from eexit.model.views import CacheView, KeysWritten
 
 # Arguments that layers pass to their attention, and that change nothing in what it computes here:
@@ -204,7 +204,7 @@ class Layerwise:
 
     def attending(self) -> AbstractContextManager[None]:
         """A context in which the layers use our attention, unless they compute it themselves."""
-        return attention_by(None if self.attends_itself else ATTENTION, self.configs)
+        return nullcontext() if self.attends_itself else named([ATTENTION] * len(self.configs), self.configs)
 
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
         """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""

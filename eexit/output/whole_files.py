@@ -29,6 +29,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content)
 
 
+def keep(path: Path, content: str | bytes) -> None:
+    """Write a file of a cache, which is done without if it can't be written."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+
+
 def write_all(contents: Mapping[Path, str]) -> None:
     """Write several files, none of which is replaced before all are written; the first is replaced last."""
     with ExitStack() as stack:

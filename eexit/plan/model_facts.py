@@ -28,7 +28,7 @@ from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
 from eexit.model.sources import files_of, within
-from eexit.output.whole_files import write_whole
+from eexit.output.whole_files import keep
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.config import SweepConfig
@@ -102,12 +102,11 @@ class KeptFacts:
         return None
 
     def keep(self, found: ModelFound) -> None:
-        """Keep this, and remove what was kept about models that are gone. A cache that can't be written is no error."""
+        """Keep this, and remove what was kept about models that are gone."""
         if not self.first:
             return
+        keep(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
         with suppress(OSError, ValueError, TypeError, KeyError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
             for path in self.path.parent.glob("*.json"):
                 if not Path(json.loads(path.read_bytes())["of"]).exists():
                     path.unlink()

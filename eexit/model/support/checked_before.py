@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.model.quantization import parts_of
-from eexit.output.whole_files import write_whole
+from eexit.output.whole_files import keep
 
 PACKAGES: Final = ("torch", "transformers")
 WHOLE: Final = 2**16  # numbers of a weight that are all looked at; of a larger one, as many from its start
@@ -46,10 +46,8 @@ class CheckedBefore:
         return False
 
     def keep(self) -> None:
-        """Keep that it has passed. A cache that can't be written is done without."""
-        with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, self.state)
+        """Keep that it has passed."""
+        keep(self.path, self.state)
 
 
 def _libraries() -> list[str | None]:

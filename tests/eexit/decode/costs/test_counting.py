@@ -25,7 +25,7 @@ from eexit.decode.rows.requests import Decoding
 from eexit.method.states import STATES
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.model.layer_calls import attention_by
+from eexit.model.layer_calls import named
 from eexit.model.support.watching import configs_of
 
 N_LAYERS = 7
@@ -46,7 +46,7 @@ def its_own_multiply_adds(model: PreTrainedModel) -> float:
     model.set_experts_implementation("eager")
     cache = DynamicCache(config=model.config)  # drops keys that no window holds
     token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
-    with attention_by("eager", configs_of(model)):
+    with named(["eager"] * len(configs_of(model)), configs_of(model)):
         model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
         with FlopCounterMode(display=False) as counter:
             for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
