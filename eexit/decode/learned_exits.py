@@ -60,15 +60,11 @@ def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder
     if config.state is None:
         return None
     form = cards_of(config)[STATE_MAPS].settings["form"]
-    if form == KEYS and (layer := first_without_projections(decoder)) is not None:
+    without = [layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections]
+    if form == KEYS and without:
         raise UsageError(
-            f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {layer} makes keys and values by no "
+            f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {without[0]} makes keys and values by no "
             "modules of their own: train maps of form streams"
         )
     held = load_file(Path(config.state).expanduser() / WEIGHTS)
     return StateMaps.of(form, held, layers, decoder.n_layers).placed(decoder)
-
-
-def first_without_projections(decoder: Decoder) -> int | None:
-    """The first layer whose keys and values can't be made by other projections; None if those of all can."""
-    return next((layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections), None)

@@ -47,7 +47,7 @@ def locate(model: str) -> str:
         if not path.is_file():
             raise UsageError(f"model file {model} is not there")
         found = path.stat()
-        digest = _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+        digest = digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
         return str(_cached(digest, lambda folder: _unpack_gguf(path, folder)))
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -61,7 +61,7 @@ def locate(model: str) -> str:
 
 
 @cache
-def _digest_of(path: Path, *state: int) -> str:
+def digest_of(path: Path, *state: int) -> str:
     """SHA-256 of a file, which takes a second per gigabyte, once per process as long as its `state` is the same."""
     return sha256([path])
 

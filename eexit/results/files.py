@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -133,7 +134,7 @@ def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | Non
     path = location.path(tokens_name(shard.stem))
     if info is None or info.type != fs.FileType.File:
         raise DamagedError(f"{path} is missing")
-    if info.size != shard.tokens.size or (location.is_local and _digest_of_file(location, path) != shard.tokens):
+    if info.size != shard.tokens.size or (location.is_local and _digest_of_file(path) != shard.tokens.hex):
         raise _changed(path)
 
 
@@ -257,16 +258,12 @@ def _read(location: Location, path: str) -> bytes:
     return content
 
 
-def _digest_of_file(location: Location, path: str) -> Digest:
-    digest, size = hashlib.blake2b(digest_size=32), 0
+def _digest_of_file(path: str) -> str:
     try:
-        with location.filesystem.open_input_stream(path) as stream:
-            while content := stream.read(READ_BYTES):
-                digest.update(content)
-                size += len(content)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=32)).hexdigest()
     except OSError as error:
         raise OSError(f"{path} can't be read ({first_line(error)})") from error
-    return Digest(size, digest.hexdigest())
 
 
 def _changed(path: str) -> DamagedError:

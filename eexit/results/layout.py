@@ -41,7 +41,6 @@ SIDE_FILE_START: Final = "eexitData("
 
 _SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
 _TEMPORARY_FILE = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
-_REQUIRED = {"format": int, "config": dict, "model": dict, "exitable_layers": list}
 _CHECKSUM = "checksum"
 
 
@@ -87,9 +86,6 @@ def decode(content: bytes) -> Manifest:
         raise ValueError("it is not an object")
     if isinstance(held.get("format"), int) and held["format"] != FORMAT:
         raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
-    missing = [name for name, kind in _REQUIRED.items() if not isinstance(held.get(name), kind)]
-    if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}")
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
     return Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})

@@ -91,13 +91,14 @@ def make_training_plan(
         layers = tuple(range(model["n_layers"] - 1))
     settings = Settings(asked.what, tuple(layers), readout, **others).with_defaults()
     _refuse_sizes(settings.n_layers or (), model)
+    every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
         "n_prompts": len(learn),
         "n_tokens": n_tokens(learn),
         "n_held_out_prompts": len(held_out),
         "n_held_out_tokens": n_tokens(held_out),
-        "texts": _digest([*learn, *held_out]),
+        "texts": checksum(every),
     }
     return TrainingPlan(config, model, settings, learn, held_out, data, Path(asked.out))
 
@@ -252,7 +253,3 @@ def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) ->
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(str(problem.get("ctx", {}).get("error", problem["msg"]))) from error
-
-
-def _digest(texts: Sequence[Text]) -> str:
-    return checksum([[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in texts])

@@ -232,7 +232,7 @@ def test_what_was_damaged_or_lost_meanwhile_is_named_and_done_again(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sweep.json", "sweep.json is no sweep's of this version (it lacks format"),
+        ("sweep.json", "sweep.json is no sweep's of this version (its checksum does not match"),
         ("report.html", "report.html is not a report's file: choose another --out, or move it elsewhere"),
         ("report.data/prompt-0.js", "prompt-0.js is not a report's file: choose another --out, or move it elsewhere"),
     ],

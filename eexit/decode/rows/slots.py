@@ -181,8 +181,8 @@ class Slots:
         at_eos = np.isin(self.last_token(), list(self.decoding.eos_token_ids))
         at_limit = self.n_generated[rows] >= self.limit[rows]
         ends = at_eos | at_limit | ~self._finite(rows, self.n_generated[rows] - 1)
-        if self.decoding.stops:
-            ends |= np.array([self._stops(slot) for slot in rows.tolist()], np.bool_)
+        if stops := self.decoding.stops:
+            ends |= np.array([stops(self.so_far(slot)) for slot in rows.tolist()], np.bool_)
         return np.flatnonzero(ends)[::-1]
 
     def so_far(self, slot: int) -> RowSoFar:
@@ -192,9 +192,6 @@ class Slots:
             self.records[name][slot, :n_tokens].tolist() for name in ("token_id_T", "exit_layer_T")
         )
         return RowSoFar(self.requests[int(self.request[slot])], token_ids, exit_layers)
-
-    def _stops(self, slot: int) -> bool:
-        return self.decoding.stops is not None and self.decoding.stops(self.so_far(slot))
 
     def outcome(self, slot: int) -> Outcome:
         """The trace of the row in a slot, or why it failed."""

@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.model.quantization import parts_of
+from eexit.model.sources import digest_of
 from eexit.output.whole_files import keep
 
 PACKAGES: Final = ("torch", "transformers")
@@ -36,7 +36,7 @@ class CheckedBefore:
         name = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
         for part in _weights(model):
             name.update(part)
-        state = hashlib.sha256(repr([_libraries(), str(model), *map(_digest, _sources(model))]).encode())
+        state = hashlib.sha256(repr([_libraries(), str(model), *map(digest_of, _sources(model))]).encode())
         self.path = (folder or user_cache_path("eexit") / "checked") / name.hexdigest()
         self.state = state.hexdigest()
 
@@ -73,8 +73,3 @@ def _sources(model: PreTrainedModel) -> list[Path]:
     found = {getattr(sys.modules[type(module).__module__], "__file__", None) for module in model.modules()}
     own = [path for path in Path(__file__).parents[2].rglob("*") if path.suffix in (".py", ".c", ".h")]
     return sorted({*map(Path, filter(None, found)), *own})
-
-
-@cache
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

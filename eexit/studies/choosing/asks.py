@@ -40,7 +40,7 @@ def ask_of(question: Row, planned: int | None, store: Store) -> Ask:
 
     Without `planned`, as many are planned as the asks before it say, or one. Raises `UsageError` if they say otherwise.
     """
-    before = _before(question, store)
+    before = _each_once(_asked_in([store, *_beside(store)], question))
     declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
@@ -60,23 +60,16 @@ def asks_beside(model: str, units: Sequence[str], assessment: Path, run: str) ->
     return len(_each_once(_asked_in(_with_choices(assessment.parent, assessment / run), question)))
 
 
-def _before(question: Row, store: Store) -> Sequence[Row]:
-    """The asks that looked at any of these prompts, each once, the first one first."""
-    return _each_once(_asked_in([store, *_beside(store)], question))
-
-
 def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
-    return [row for each in stores for row in CHOICES.rows(each) if _share_prompts(row, question)]
+    """The asks that looked at any of these prompts."""
+    of_model = (row for each in stores for row in CHOICES.rows(each) if row["model"] == question["model"])
+    return [row for row in of_model if not set(row["units"]).isdisjoint(question["units"])]
 
 
 def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
-    """The first of the rows of each question, in their order."""
+    """The first of the rows of each question, the earliest one first."""
     latest_first = sorted(rows, key=lambda row: row["started"], reverse=True)
     return list({_what(row): row for row in latest_first}.values())[::-1]
-
-
-def _share_prompts(row: Row, question: Row) -> bool:
-    return row["model"] == question["model"] and not set(row["units"]).isdisjoint(question["units"])
 
 
 def _beside(store: Store) -> Iterator[Store]:

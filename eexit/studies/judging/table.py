@@ -100,20 +100,16 @@ def in_pandas(location: str, is_paired: bool) -> list[str]:
 
     The second gives the mean scores, the third how often a text is preferred to that of normal, over prompts.
     """
-    once = _listed(JUDGEMENTS.once)
+    once = json.dumps(JUDGEMENTS.once)
     that_count = f""".query("status == '{OK}'").sort_values("started").drop_duplicates({once}, keep="last")"""
-    of_prompt = f"judged.groupby({_listed((*_GROUP, 'prompt_id'))})"
-    means = f".groupby({_listed(_GROUP)}).mean()"
+    of_prompt = f"judged.groupby({json.dumps((*_GROUP, 'prompt_id'))})"
+    means = f".groupby({json.dumps(_GROUP)}).mean()"
     paired = f"{of_prompt}.preferred.value_counts(normalize=True).unstack(fill_value=0){means}"
     return [
         reading(location, JUDGEMENTS.name, "judged", that_count),
-        f"{of_prompt}[{_listed(ASPECTS)}].mean(){means}",
+        f"{of_prompt}[{json.dumps(ASPECTS)}].mean(){means}",
         *([paired] if is_paired else []),
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return json.dumps(names)
 
 
 def is_scored(row: Row) -> bool:

@@ -88,10 +88,6 @@ class ReplayStudy(Study):
         from_where = ", from what was recorded" if is_recorded else ""
         self.opening = f"replaying {n_settings} on {n_texts} of {text_of}{from_where}"
 
-    def n_tokens(self, start: int, end: int) -> int:
-        """Decided tokens of some texts."""
-        return sum(len(transcript.text.token_ids) - 1 for transcript in self.transcripts[start:end])
-
     def load(self, device: str, memory_share: float) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or does not fit what is asked of it."""
         from eexit.studies.replay.with_model import Replayer
@@ -100,8 +96,9 @@ class ReplayStudy(Study):
         return ()
 
     def units(self) -> Sequence[Unit]:
+        lengths = [len(transcript.text.token_ids) - 1 for transcript in self.transcripts]
         return [
-            Unit([Part(_text(group), (group, start, end), self.n_tokens(start, end)) for start, end in self._cuts])
+            Unit([Part(_text(group), (group, start, end), sum(lengths[start:end])) for start, end in self._cuts])
             for group in together(self.settings, self._is_adapted)
         ]
 
@@ -114,7 +111,7 @@ class ReplayStudy(Study):
             else replay_recorded(settings, transcript, self._layers)
             for transcript in self.transcripts[start:end]
         ]
-        return Done(replayed, self.n_tokens(start, end))
+        return Done(replayed, int(part.size))
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what

@@ -74,7 +74,7 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     key = wanted.key or chosen_key(sweep)
     configuration = _configuration(sweep, key)
     say(f"{key}: looking at the model")
-    config = SweepConfig.model_validate(sweep.manifest.config)
+    config = sweep.config()
     refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,6 @@ class Contenders:
         usable = usable_prompts(generator, n_tokens)
         self.prompt_ids, self.prompts = list(usable), list(usable.values())
         self.plain = plain_model(generator, device)
-        self._of_variant: dict[str, PreTrainedModel] = {}  # where that is another model than `plain`
         self.prices = generator.prices
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
@@ -120,8 +120,8 @@ class Contenders:
     def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))
         if isinstance(contender, Generate):
-            model, settings = self._model_of(contender.variant), settings_of(contender)
-            made = generate_greedily(model, rows, n_tokens, watch.progress, settings)
+            model = self.in_8_bits if contender.variant == INT8 else self.plain
+            made = generate_greedily(model, rows, n_tokens, watch.progress, settings_of(contender))
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
             return Timing(watch.tokens, seconds), made.tolist()
@@ -136,13 +136,9 @@ class Contenders:
         texts = [trace.token_id_T.tolist() for trace in traces]
         return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
 
-    def _model_of(self, variant: str | None) -> PreTrainedModel:
-        """The model that a variant of `generate` runs: the plain one, or a copy with weights in 8 bits."""
-        if variant != INT8:
-            return self.plain
-        if variant not in self._of_variant:
-            self._of_variant[variant] = in_8_bits(self.plain)
-        return self._of_variant[variant]
+    @cached_property
+    def in_8_bits(self) -> PreTrainedModel:
+        return in_8_bits(self.plain)
 
     def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
         """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.

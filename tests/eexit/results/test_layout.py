@@ -33,13 +33,9 @@ def test_a_manifest_reads_as_it_was_written() -> None:
     assert decode(encode(MANIFEST)) == MANIFEST
 
 
-def test_a_manifest_that_lacks_something_a_changed_one_and_one_of_another_format_are_told() -> None:
-    needed = {"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}
-    for name in needed:
-        with pytest.raises(ValueError, match=f"it lacks {name}"):
-            decode(json.dumps({key: value for key, value in needed.items() if key != name}).encode())
+def test_a_manifest_without_a_checksum_a_changed_one_and_one_of_another_format_are_told() -> None:
     with pytest.raises(ValueError, match="its checksum does not match"):
-        decode(json.dumps(needed).encode())
+        decode(json.dumps({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}).encode())
     with pytest.raises(ValueError, match="its checksum does not match"):
         decode(encode(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
     with pytest.raises(OtherFormatError, match="it has format 99, not 7"):

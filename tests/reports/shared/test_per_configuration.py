@@ -251,7 +251,7 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 7}', "lacks config")],
+    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 7}', "checksum")],
 )
 def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

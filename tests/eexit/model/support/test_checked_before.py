@@ -77,7 +77,7 @@ def test_a_model_that_differs_is_checked(load: Load, change: Callable[[Any], Non
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [("_libraries", lambda: ["another torch"]), ("_digest", lambda path: "other sources")]
+    ("name", "other"), [("_libraries", lambda: ["another torch"]), ("digest_of", lambda path: "other sources")]
 )
 def test_with_other_libraries_or_sources_it_is_checked(
     load: Load, monkeypatch: pytest.MonkeyPatch, name: str, other: Callable[..., Any]
