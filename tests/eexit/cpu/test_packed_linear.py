@@ -83,7 +83,10 @@ def test_plain_weights_are_kept_for_as_many_rows_as_they_are_clearly_faster_with
 def test_plain_weights_are_kept_if_memory_has_room_for_both_and_the_cpu_multiplies_in_another_dtype(
     monkeypatch: pytest.MonkeyPatch, available: int, dtype: torch.dtype, kept: bool
 ) -> None:
-    model = tiny_model("llama").to(dtype)
+    model = tiny_model("llama")
+    for linear in model.modules():
+        if isinstance(linear, nn.Linear):
+            linear.to(dtype)
     monkeypatch.setattr(packed_linear, "_multiplied_in", lambda dtype: torch.float32)
     monkeypatch.setattr(packed_linear, "TIMED_BYTES", 1)
     monkeypatch.setattr(packed_linear, "_available_bytes", lambda: available)
