@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 
@@ -278,14 +279,6 @@ def _read_about(results: str, location: Location) -> dict[str, Any]:
 
 def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
     """A column of maps from layer to number of tokens, as an array of rows × layers."""
-    counts = np.zeros((len(column), len(layers)), dtype=np.int64)
-    rank_of = {layer: rank for rank, layer in enumerate(layers)}
-    start = 0
-    for chunk in column.chunks:
-        rows = start + np.repeat(np.arange(len(chunk)), np.diff(np.asarray(chunk.offsets)))
-        first, last = chunk.offsets[0].as_py(), chunk.offsets[-1].as_py()
-        ranks = pd.Series(np.asarray(chunk.keys[first:last])).map(rank_of)
-        known = ranks.notna().to_numpy()
-        np.add.at(counts, (rows[known], ranks[known].to_numpy(dtype=int)), np.asarray(chunk.items[first:last])[known])
-        start += len(chunk)
-    return counts
+    keys = pa.array(layers, column.type.key_type)
+    counts = [pc.map_lookup(column, query_key=key, occurrence="first").fill_null(0) for key in keys]
+    return np.stack([np.asarray(of_layer, dtype=np.int64) for of_layer in counts], axis=1)
