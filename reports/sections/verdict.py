@@ -4,7 +4,7 @@ An assessment says so itself (`reports.read.verdict`). Without one, a sweep's ow
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -244,11 +244,7 @@ def _weights(row: Row) -> list[dict[str, Any]]:
         found.append(("saved if deciding were free", theoretical))
     if is_known(theoretical) and is_known(run):
         found.append(("added by deciding", theoretical - run))
-    return _weighed([(label, share) for label, share in found if is_known(share)])
-
-
-def _weighed(shares: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
-    return [_bar(label, 0.0, share, percent(share)) for label, share in shares]
+    return [_bar(label, 0.0, share, percent(share)) for label, share in found if is_known(share)]
 
 
 def _bar(label: str, start: float, end: float, text: str) -> dict[str, Any]:
