@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         page.goto(report.resolve().as_uri())
         page.locator("body[data-ready]").wait_for()
         for chart in page.locator(".chart").all():
-            chart.and_(page.locator("[data-ink]")).wait_for()
+            chart.and_(page.locator(":has(canvas[aria-label])")).wait_for()
         shown = page.locator(".strip") if flags.strip else page
         shown.screenshot(path=flags.out)
     return 0

@@ -231,7 +231,6 @@ async function draw(entry, again = false) {
   canvas.setAttribute("aria-label", variant.spec.description);
   box.style.minHeight = "";
   heights[chart.key] = box.offsetHeight;
-  box.dataset.ink = inkOf(canvas);
 }
 
 // A tooltip as HTML, without what isn't known, which Vega writes as "null".
@@ -249,15 +248,6 @@ function withHeight(spec, rows) {
   if (!spec.height?.step) return paper ? { ...spec, height: FLAT } : spec;
   const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
   return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
-}
-
-// How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.
-function inkOf(canvas) {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  let ink = 0;
-  for (let i = 0; i < data.length; i += 4 * 97)
-    if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
-  return ink;
 }
 
 const openConfiguration = (datum) => {

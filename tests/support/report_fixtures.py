@@ -33,6 +33,17 @@ WORDS = """(without) => {
   return n;
 }"""
 
+DRAWN = ":has(canvas[aria-label])"  # the box of a chart that has been drawn
+# How many of a sample of its pixels differ from the background.
+INK = """(box) => {
+  const canvas = box.querySelector("canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let ink = 0;
+  for (let i = 0; i < data.length; i += 4 * 97)
+    if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
+  return ink;
+}"""
+
 Page: TypeAlias = Any  # of playwright, whose types have every element of a page missing
 MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
@@ -194,6 +205,12 @@ def violations(page: Page, axe: str) -> list[Any]:
     run = "axe.run({resultTypes: ['violations']})"
     found: list[Any] = page.evaluate(f"async () => (await {run}).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
     return found
+
+
+def ink_of(chart: Any) -> int:
+    """How much of a chart that has been drawn is seen."""
+    ink: int = chart.evaluate(INK)
+    return ink
 
 
 def prose_seen(page: Page) -> int:

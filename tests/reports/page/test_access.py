@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Visit, Walk, violations
+from report_fixtures import DRAWN, Visit, Walk, violations
 from synthetic_sweeps import HOSTILE
 
 ROUTES = (
@@ -82,7 +82,7 @@ def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
 def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
     page = visit("#/?open=all", color_scheme="dark")
     for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
+        chart.and_(page.locator(DRAWN)).wait_for()
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
     corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
     assert set(page.evaluate(corner)) == {"20,23,28,255"}
@@ -107,7 +107,7 @@ def test_paper_has_what_is_folded_and_what_is_right_or_wrong(visit: Visit, answe
         assert folded.count() == 0 < n_folded
         assert page.locator(mark).first.is_visible()
         for chart in page.locator(".chart").all():
-            chart.and_(page.locator("[data-ink]")).wait_for()
+            chart.and_(page.locator(DRAWN)).wait_for()
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         page.wait_for_timeout(100)
         assert opened.count() == n_opened
@@ -148,7 +148,7 @@ def test_tables_fit_on_paper_with_their_headings_and_nothing_is_broken_over_page
 
 def test_a_chart_is_saved(walk: Walk) -> None:
     page = walk("#/")
-    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
+    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
     for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"Save Where tokens exit as {kind}").click()

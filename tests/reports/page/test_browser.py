@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_fixtures import Visit, Walk
+from report_fixtures import DRAWN, Visit, Walk, ink_of
 from synthetic_sweeps import HOSTILE, run_rows, write_runs
 
 from reports import build_report, generate_multi_prompt_html_visualization
@@ -14,9 +14,9 @@ from reports import build_report, generate_multi_prompt_html_visualization
 @pytest.mark.parametrize(("route", "n"), [("#/?open=all", 6)])
 def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
     page = visit(route, color_scheme=scheme)
-    page.locator(".chart[data-ink]").nth(n - 1).wait_for()
+    page.locator(".chart:has(canvas[aria-label])").nth(n - 1).wait_for()
     assert page.locator(".chart").count() == n
-    assert min(int(chart.get_attribute("data-ink")) for chart in page.locator(".chart").all()) > 50
+    assert min(ink_of(chart) for chart in page.locator(".chart").all()) > 50
     for table in page.locator("figure summary").all():
         table.click()
     page.locator("figure table").nth(n - 1).wait_for()
@@ -25,7 +25,7 @@ def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) ->
 
 def test_a_laptops_first_screen_has_the_verdict_and_a_coloured_text(visit: Visit) -> None:
     page = visit("#/", viewport=(("width", 1366), ("height", 768)))
-    page.locator("[data-chart=quality] .chart[data-ink]").wait_for()
+    page.locator("[data-chart=quality] .chart:has(canvas[aria-label])").wait_for()
     assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
     verdict, strip, chart = (
         page.locator(each).bounding_box() for each in (".verdict", ".strip", "figure canvas >> nth=0")
@@ -50,7 +50,7 @@ def test_from_the_overview_to_a_token(visit: Visit) -> None:
 
 def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
+    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
     canvas = page.locator("[data-chart=mix] canvas")
     canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
     page.get_by_role("heading", name="frozen_residual/kl/2 on every prompt").wait_for()
@@ -59,7 +59,7 @@ def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
 
 def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
     page = visit("#/?open=all")
-    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
+    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
     page.get_by_label("Highlight").select_option("unfrozen/kl/1")
     page.wait_for_timeout(200)
@@ -229,7 +229,7 @@ def test_sweeps_that_are_not_whole_say_so(
 ) -> None:
     page = visit("#/?open=all", path=unusual(name))
     for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
+        chart.and_(page.locator(DRAWN)).wait_for()
     assert sentence in page.locator("main").inner_text()
     assert "nan" not in page.locator("main").inner_text().lower()
 

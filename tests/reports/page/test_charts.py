@@ -20,7 +20,7 @@ from reports.shared.styles import Looks
 
 def test_a_tooltip_leaves_out_what_is_not_known(visit: Visit, answered: Path) -> None:
     page = visit("#/", path=answered)
-    canvas = page.locator("[data-chart=quality] .chart[data-ink] canvas")
+    canvas = page.locator("[data-chart=quality] .chart:has(canvas[aria-label]) canvas")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save Quality against cost as SVG").click()
     canvas.scroll_into_view_if_needed()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import MOST_PROSE, Page, Visit, Walk, prose_seen, violations, words_seen
+from report_fixtures import DRAWN, MOST_PROSE, Page, Visit, Walk, prose_seen, violations, words_seen
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
 TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
@@ -16,7 +16,7 @@ MOST_WORDS = 1200
 
 def drawn(page: Page) -> None:
     for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
+        chart.and_(page.locator(DRAWN)).wait_for()
 
 
 @pytest.mark.parametrize(("size", "screens"), [((1440, 900), 5), ((360, 740), 8)])

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Visit, Walk
+from report_fixtures import DRAWN, Visit, Walk
 from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import Exit
@@ -141,7 +141,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     sweep = write_runs(tmp_path / "s", runs)
     page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
     for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
+        chart.and_(page.locator(DRAWN)).wait_for()
     page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
     assert "Right answers" in said

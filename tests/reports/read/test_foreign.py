@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chart_fields import drawn
-from report_fixtures import Visit
+from report_fixtures import DRAWN, Visit, ink_of
 
 from reports import generate_multi_prompt_html_visualization, load_results_json
 from reports.page.payload import payload
@@ -162,8 +162,8 @@ def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
         "#/?open=all", path=generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html")
     )
     for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
-        assert int(chart.get_attribute("data-ink")) > 50
+        chart.and_(page.locator(DRAWN)).wait_for()
+        assert ink_of(chart) > 50
     scores = page.locator("[data-chart=quality]")
     before = scores.locator("canvas").evaluate("canvas => canvas.toDataURL()")
     scores.get_by_role("combobox", name="Quality").select_option("Score: coherence")

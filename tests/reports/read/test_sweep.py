@@ -50,7 +50,7 @@ ON_POINTS = """canvas => {
 
 def tooltips(page: Page, key: str) -> Iterator[str]:
     """The tooltips of points, from the topmost on."""
-    page.locator(f"[data-chart={key}] .chart[data-ink]").wait_for()
+    page.locator(f"[data-chart={key}] .chart:has(canvas[aria-label])").wait_for()
     canvas = page.locator(f"[data-chart={key}] canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_fixtures import Visit
+from report_fixtures import DRAWN, Visit, ink_of
 from synthetic_sweeps import run_rows, shard, write_manifest, write_shard, write_sweep
 
 from eexit.plan.configuration import GENERATE, Draft, Exit, Generate
@@ -263,8 +263,8 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     assert page.evaluate("document.activeElement.id") == "drafts"
     for key in ("acceptance", "speed"):
         box = page.locator(f'[data-chart="draft-{key}"] .chart')
-        box.and_(page.locator("[data-ink]")).wait_for()
-        assert int(box.get_attribute("data-ink")) > 50, key
+        box.and_(page.locator(DRAWN)).wait_for()
+        assert ink_of(box) > 50, key
     page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
     names = page.locator(".whole tbody th").all_inner_texts()
     assert names == [*KEYS, NORMAL, Generate().key, EARLY]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixtures import MakeSweep, Visit
+from report_fixtures import MakeSweep, Visit, ink_of
 from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, score, with_answers
 from synthetic_sweeps import CONFIGURATIONS, write_manifest
 
@@ -258,8 +258,8 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
         "Score by the judge",
         "Win rate by the judge",
     ]
-    figure.locator(".chart[data-ink]").wait_for()
-    assert int(figure.locator(".chart").get_attribute("data-ink")) > 50
+    figure.locator(".chart:has(canvas[aria-label])").wait_for()
+    assert ink_of(figure.locator(".chart")) > 50
     saved.select_option(label="multiply-adds, run")
     quality.select_option(label="Disagreement")
     assert "Thin lines" not in figure.inner_text()

@@ -10,7 +10,7 @@ import pytest
 import vl_convert
 from chart_fields import drawn, missing_fields, variant_of
 from page_content import Charts, charts_of, content_of
-from report_fixtures import MakeSweep, Visit, Walk
+from report_fixtures import DRAWN, MakeSweep, Visit, Walk, ink_of
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.method.rules import ORACLES, RULES, shown
@@ -259,7 +259,7 @@ def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: P
     page = visit("#/?open=all", path=several)
     chart = page.locator("[data-chart=dose-exit_rate]")
     chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
-    chart.locator(".chart[data-ink] canvas[aria-label*='exit layer of rule fixed']").wait_for()
+    chart.locator(".chart:has(canvas[aria-label]) canvas[aria-label*='exit layer of rule fixed']").wait_for()
 
 
 def test_oracles_are_marked_beside_other_rules(
@@ -284,8 +284,8 @@ def test_oracles_are_marked_beside_other_rules(
 def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Path) -> None:
     page = visit("#/?open=numbers&quality.y=Disagreement", path=several, viewport=(("width", 360), ("height", 740)))
     section = page.locator("[data-chart=quality]")
-    section.locator(".chart[data-ink]").wait_for()
-    assert int(section.locator(".chart").get_attribute("data-ink")) > 100
+    section.locator(".chart:has(canvas[aria-label])").wait_for()
+    assert ink_of(section.locator(".chart")) > 100
     section.get_by_role("combobox", name="Saved").select_option("time, realised at batch 8")
     section = page.locator("[data-fold=numbers]")
     rows = section.locator("tbody tr")
@@ -306,7 +306,7 @@ def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> 
     assert findings.count() == 4, "two batch sizes and two modes"
     assert all(len(sentence) < 600 for sentence in findings.all_inner_texts())
     chart = page.locator("[data-chart=quality] .chart")
-    chart.and_(page.locator("[data-ink]")).wait_for()
+    chart.and_(page.locator(DRAWN)).wait_for()
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
 
 
