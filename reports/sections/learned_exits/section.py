@@ -19,6 +19,9 @@ from reports.shared.charts import Columns, is_logarithmic
 from reports.shared.figures import Figure, Slice, Variant, one
 from reports.shared.measures import LAYERS_SKIPPED
 
+ABOUT: Final = (
+    "As the training measured them on prompts that it was not trained on; the charts above are of the sweep's own runs."
+)
 ARTEFACT: Final = "Artefact"
 TEACHER_FORCED: Final = (
     "Teacher-forced, on held-out prompts: the text is given, so that this says nothing of what exits do to later "
@@ -105,6 +108,7 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
     ]
     figures = [*_held_out(used), *_trade_offs(used), *_probe(used, sweep.exitable_layers), *_student(used)]
     return {
+        "about": ABOUT,
         "findings": findings,
         "artefacts": [{"summary": summary(artefact), "facts": artefact_facts(artefact)} for artefact in used],
         "charts": [figure.data for figure in figures],

@@ -45,17 +45,14 @@ async function overviewPage() {
 function overviewSections() {
   const drafts = DATA.drafts && !DATA.trade,
     mix = DATA.charts.find(({ key }) => key === "mix"),
-    folds = foldedParts();
+    folds = foldedParts(),
+    charted = (id, chart) => ({ id, label: chart.title, nodes: () => part(id, null, [figure({ ...chart, id })]) });
   return [
     { id: "verdict", label: "Verdict" },
-    DATA.by_kind && {
-      id: "kinds",
-      label: "By kind of prompt",
-      nodes: () => part("kinds", null, [figure({ ...DATA.by_kind, id: "kinds" })]),
-    },
+    DATA.by_kind && charted("kinds", DATA.by_kind),
     DATA.trade && {
       id: "quality",
-      label: "Quality against cost",
+      label: DATA.trade.title,
       nodes: () => part("quality", null, [tradeFigure(DATA.trade)]),
     },
     drafts && { id: "drafts", label: "Drafts", nodes: () => h("div.figures", ...draftsSection()) },
@@ -64,11 +61,7 @@ function overviewSections() {
     DATA.beside && { id: "beside", label: "Side by side", nodes: () => part("beside", null, [besideFigure()]) },
     DATA.prompts.length && DATA.configurations.length > 1 && { id: "runs", label: "Runs", nodes: runsPart },
     DATA.confident.length && { id: "confident", label: "Sure and wrong", nodes: confidentPart },
-    mix && {
-      id: "mix",
-      label: "Where tokens exit",
-      nodes: () => part("mix", null, [figure({ ...mix, id: "mix" })]),
-    },
+    mix && charted("mix", mix),
     folds.length && { id: "more", label: "Everything else", nodes: () => everythingElse(folds) },
   ].filter(Boolean);
 }
@@ -272,14 +265,7 @@ function allNumbers() {
   const rows = DATA.trade?.table ?? DATA.quality.table,
     harness = DATA.quality?.harness;
   return [
-    h(
-      "section.whole",
-      { "aria-label": "Quality of configurations" },
-      twin(
-        "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals",
-        rows,
-      ),
-    ),
+    twin("Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals", rows),
     harness
       ? h(
           "section.whole",

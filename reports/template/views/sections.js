@@ -1,27 +1,31 @@
 // The overview's sections of what only some sweeps have: drafts, learned exits, and chains of thought.
 
-// With a heading of its own only where it isn't folded.
-function draftsSection() {
-  const { about, findings, charts, table } = DATA.drafts;
-  return [
-    h(
-      "section.drafts",
-      { "aria-label": "Drafts" },
-      DATA.trade ? null : h("h2", { id: "drafts", tabindex: -1 }, "Drafts"),
-      h("p.soft", about),
-      listed(findings),
-    ),
-    ...charts.map((chart) => figure({ ...chart, heading: DATA.trade ? "h4" : "h3" })),
-    h(
-      "section.whole",
-      { "aria-label": "Numbers of drafts" },
-      twin(
-        "Drafts beside plain decoding; in brackets: intervals over prompts, of what was measured over rounds",
-        table,
-      ),
-    ),
-  ];
-}
+// Findings in words, charts, and a table under its caption where there is one. Only what isn't folded has a heading.
+const studied = (label, { about, findings, artefacts = [], charts, table }, caption = null, isFolded = true) => [
+  h(
+    "section.studied",
+    { "aria-label": label },
+    isFolded ? null : h("h2", { id: label.toLowerCase(), tabindex: -1 }, label),
+    h("p.soft", about),
+    findings.length ? listed(findings) : null,
+    ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),
+  ),
+  ...charts.map((chart) => figure({ ...chart, heading: isFolded ? "h4" : "h3" })),
+  table && twin(caption, table),
+];
+
+const draftsSection = () =>
+  studied(
+    "Drafts",
+    DATA.drafts,
+    "Drafts beside plain decoding; in brackets: intervals over prompts, of what was measured over rounds",
+    Boolean(DATA.trade),
+  );
+
+const learnedSection = () => studied("Learned exits", DATA.learned);
+
+const reasoningSection = () =>
+  studied("Reasoning", DATA.reasoning, "Chains of thought of every configuration; in brackets: intervals over prompts");
 
 // Definitions for the methods page.
 const DRAFTS_HOW = {
@@ -30,23 +34,6 @@ const DRAFTS_HOW = {
   "Drafts, speed-up":
     "Measured: seconds of normal, which is full depth on the same path, over seconds, in the same round; the median over rounds. Expected: the same if a call of a layer or of the head takes as long for several tokens as for one, attention apart. A draft beats plain decoding only if it is faster than normal and than transformers' own generate, and certainly so if both intervals are above 1.",
 };
-
-function learnedSection() {
-  const { findings, artefacts, charts } = DATA.learned;
-  return [
-    h(
-      "section.learned",
-      { "aria-label": "Learned exits" },
-      findings.length ? listed(findings) : null,
-      h(
-        "p.soft",
-        "As the training measured them on prompts that it was not trained on; the charts above are of the sweep's own runs.",
-      ),
-      ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),
-    ),
-    ...charts.map((chart) => figure({ ...chart, heading: "h4" })),
-  ];
-}
 
 // Definitions for the methods page.
 const LEARNED_HOW = {
@@ -57,19 +44,6 @@ const LEARNED_HOW = {
   "Probe, rank correlation and calibration":
     "Spearman's correlation of the KL that the probe predicts and the true one, over held-out tokens. Calibration compares the chance to stop, 2·sigmoid(−k·KL), of the predicted KL with that of the true one, in ten bins of equal width of the predicted chance.",
 };
-
-function reasoningSection() {
-  const { about, findings, charts, table } = DATA.reasoning;
-  return [
-    h("section.reasoning", { "aria-label": "Reasoning" }, h("p.soft", about), listed(findings)),
-    ...charts.map((chart) => figure({ ...chart, heading: "h4" })),
-    h(
-      "section.whole",
-      { "aria-label": "Numbers of chains" },
-      twin("Chains of thought of every configuration; in brackets: intervals over prompts", table),
-    ),
-  ];
-}
 
 // Definitions for the methods page.
 const REASONING_HOW = {

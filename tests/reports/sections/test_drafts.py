@@ -266,9 +266,9 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
         box.and_(page.locator(DRAWN)).wait_for()
         assert ink_of(box) > 50, key
     page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
-    names = page.locator(".whole tbody th").all_inner_texts()
+    names = page.locator(".figures > .tabled tbody th").all_inner_texts()
     assert names == [*KEYS, NORMAL, Generate().key, EARLY]
-    cells = page.locator(".whole tbody tr").last.locator("td").all_inner_texts()
+    cells = page.locator(".figures > .tabled tbody tr").last.locator("td").all_inner_texts()
     assert cells[4] == "1.25 [1.25, 1.25]"
     assert cells[0] == "–"
     page.locator('[data-chart="draft-acceptance"] canvas').click(position={"x": 250, "y": 25})

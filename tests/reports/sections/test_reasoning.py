@@ -140,6 +140,6 @@ def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, reasoned: Pat
     page = visit(f"#/p/{prompt_id}/{key}", page_of_real)
     assert page.locator(".tokens .part").all_inner_texts()[:2] == ["Chain of thought", "Answer"]
     page = visit("#/at/reasoning", reasoned)
-    assert page.locator("section.reasoning li").count() == 3
+    assert page.get_by_role("region", name="Reasoning").locator("li").count() == 3
     assert page.locator("[data-fold=reasoning] figure").count() == 4
     page.locator("[data-fold=reasoning] figure canvas, [data-fold=reasoning] figure svg").first.wait_for()
