@@ -3,9 +3,6 @@
 
 let DATA = null; // the payload
 let PIECES = []; // the text of each token, or its id (a number) where the text isn't known
-const cores = new Map();
-const details = new Map();
-const beside = new Map(); // prompt number → a promise of its side file's content
 
 const text = (bytes) => new TextDecoder().decode(bytes);
 
@@ -40,18 +37,14 @@ const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
 // A prompt's bytes of one kind; null if they are in a side file that is missing.
 async function blob(kind, number) {
   if (!DATA.outside.kinds.includes(kind)) return inFile(`${kind}-${number}`);
-  if (!beside.has(number)) {
-    beside.set(
-      number,
-      new Promise((resolve) => {
-        const script = h("script", { nonce: NONCE, src: sideFile(number) });
-        window.eexitData = (named) => resolve(named);
-        script.onerror = () => resolve(null);
-        document.head.append(script);
-      }),
-    );
-  }
-  const named = await beside.get(number);
+  const prompt = DATA.prompts[number];
+  prompt.sideFile ??= new Promise((resolve) => {
+    const script = h("script", { nonce: NONCE, src: sideFile(number) });
+    window.eexitData = (named) => resolve(named);
+    script.onerror = () => resolve(null);
+    document.head.append(script);
+  });
+  const named = await prompt.sideFile;
   return named && inflate(named[`${kind}-${number}`]);
 }
 
@@ -101,26 +94,26 @@ const seedOf = (run) => (run.every ? "every" : run.seed);
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
-// For each run of a prompt {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
+// A promise of, for each run of a prompt, {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
 // available. `disagrees` is 1 where a decided token isn't the most likely one of full depth, `drafted` 1 where a token was
 // drafted; null if that isn't recorded.
-async function coreOf(number) {
-  if (!cores.has(number)) {
-    const { exit, piece } = await columnsOf("core", number),
-      rank = exit?.map((each) => each >> 2),
-      flag = (name, bit) => (exit && DATA.flags[name] ? exit.map((each) => (each >> bit) & 1) : null),
-      disagrees = flag("disagrees", 0),
-      drafted = flag("drafted", 1);
-    cores.set(
-      number,
-      DATA.prompts[number].runs.map(({ start, n }) => {
-        const part = (whole) => whole?.subarray(start, start + n);
-        if (!n || !piece) return null;
-        return { n, piece: part(piece), rank: part(rank), disagrees: part(disagrees), drafted: part(drafted) };
-      }),
-    );
-  }
-  return cores.get(number);
+function coreOf(number) {
+  const prompt = DATA.prompts[number];
+  prompt.cores ??= readCores(prompt, number);
+  return prompt.cores;
+}
+
+async function readCores(prompt, number) {
+  const { exit, piece } = await columnsOf("core", number),
+    rank = exit?.map((each) => each >> 2),
+    flag = (name, bit) => (exit && DATA.flags[name] ? exit.map((each) => (each >> bit) & 1) : null),
+    disagrees = flag("disagrees", 0),
+    drafted = flag("drafted", 1);
+  return prompt.runs.map(({ start, n }) => {
+    const part = (whole) => whole?.subarray(start, start + n);
+    if (!n || !piece) return null;
+    return { n, piece: part(piece), rank: part(rank), disagrees: part(disagrees), drafted: part(drafted) };
+  });
 }
 
 // A function that gives {kl, probability, saw, logprob, entropy, said, top, read} for token i of a run, with null for what
@@ -128,13 +121,11 @@ async function coreOf(number) {
 // full depth at each exit rank, `read` those of the distribution that the token was read from. `said` is full depth's most
 // likely token, or null if that is the token itself.
 async function detailOf(number, run) {
-  const n = total(number);
-  if (!details.has(number)) {
-    const kinds = ["kl", "prob", "more", "top", "read", "evidence"];
-    const some = await Promise.all(kinds.map((kind) => columnsOf(kind, number)));
-    details.set(number, Object.assign({}, ...some));
-  }
-  const { kl, prob, logprob, entropy, said, saw, ...likely } = details.get(number);
+  const n = total(number),
+    prompt = DATA.prompts[number],
+    kinds = ["kl", "prob", "more", "top", "read", "evidence"];
+  prompt.details ??= Promise.all(kinds.map((kind) => columnsOf(kind, number)));
+  const { kl, prob, logprob, entropy, said, saw, ...likely } = Object.assign({}, ...(await prompt.details));
   const own = DATA.configurations[run.c].saw === "evidence";
   return (i) => {
     const at = run.start + i;
@@ -165,11 +156,11 @@ function likelyAt(likely, name, n, row, at) {
     .map((place) => ({ piece: likely[name][place] - 1, probability: likely[`${name}_prob`][place] / 255 }));
 }
 
-// How many tokens two texts have in common at their start.
+// How many places two texts, or their tokens, have in common at their start.
 function sameUntil(one, other) {
-  const shorter = Math.min(one.n, other.n);
+  const shorter = Math.min(one.length, other.length);
   let i = 0;
-  while (i < shorter && one.piece[i] === other.piece[i]) i++;
+  while (i < shorter && one[i] === other[i]) i++;
   return i;
 }
 

@@ -21,23 +21,13 @@ function h(tag, ...parts) {
 
 // Line ends, control characters and characters that change the writing direction are made visible as marks.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to find.
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
+const UNSEEN = /([\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
 
+// Every second part is what the text was split at.
 function visible(text) {
-  if (!UNSEEN.test(text)) return [text];
-  const nodes = [];
-  let plain = "";
-  for (const letter of text) {
-    if (!UNSEEN.test(letter)) {
-      plain += letter;
-      continue;
-    }
-    if (plain) nodes.push(plain);
-    plain = "";
-    nodes.push(h("span.mark", mark(letter)));
-    if (letter === "\n") nodes.push("\n");
-  }
-  return plain ? [...nodes, plain] : nodes;
+  const marked = (letter) => [h("span.mark", mark(letter)), letter === "\n" ? letter : ""];
+  const nodes = text.split(UNSEEN).flatMap((part, i) => (i % 2 ? marked(part) : part));
+  return nodes.filter((node) => node !== "");
 }
 
 // A part of a text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The

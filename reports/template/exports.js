@@ -11,16 +11,6 @@ async function saveImage(entry, type) {
 
 // Every run that the page holds, with its text.
 async function saveRuns(type) {
-  const identity = [
-    "configuration",
-    "mode",
-    "rule",
-    "parameter",
-    "kl_factor",
-    "control_of",
-    "draft_layer",
-    "draft_length",
-  ];
   const records = [];
   for (const [number, prompt] of DATA.prompts.entries()) {
     const tokens = await coreOf(number);
@@ -28,7 +18,7 @@ async function saveRuns(type) {
       records.push({
         prompt_id: prompt.id,
         prompt: prompt.text,
-        ...Object.fromEntries(identity.map((name) => [name, DATA.configurations[run.c][name]])),
+        ...told(DATA.configurations[run.c]),
         seed: seedOf(run),
         status: run.status,
         finish_reason: run.finish,
@@ -47,12 +37,16 @@ const runsHeld = () => DATA.prompts.reduce((sum, { runs }) => sum + runs.length,
 const runsWords = () =>
   `${form(runsHeld(), "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
-// Columns that only place or label the marks of a chart. The CSV has all other columns, with the rows of all slices.
-const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"];
+// What only places or labels the marks of a chart, or is for the page. What is saved has all other columns.
+const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"],
+  OF_THE_PAGE = ["key", "mark", "saw"];
 
+const told = (row) =>
+  Object.fromEntries(Object.entries(row).filter(([key]) => ![...PLACING, ...OF_THE_PAGE].includes(key)));
+
+// Those of all slices.
 function saveRows({ chart }, type) {
-  const rows = ofSelection(chart, (chart.csv || chart.rows || (() => chart.table.rows))()),
-    told = (row) => Object.fromEntries(Object.entries(row).filter(([key]) => !PLACING.includes(key)));
+  const rows = ofSelection(chart, (chart.csv || chart.rows || (() => chart.table.rows))());
   save(type, chart.key, rows.map(told), chart.all?.());
 }
 
@@ -75,22 +69,9 @@ const fileName = (title) => title.replace(/[^\w.@-]+/g, "_");
 function save(type, title, records, inAll = records.length, noun = "rows") {
   const missing = inAll - records.length,
     name = missing ? `${title}-${records.length}-of-${inAll}` : title;
-  const keys = [...new Set(records.flatMap(Object.keys))];
-  if (type === "json") {
-    const content = {
-      title: DATA.title,
-      origin: Object.fromEntries(DATA.facts),
-      address: location.hash,
-      choices: Object.fromEntries(choicesMade()),
-      n: records.length,
-      n_in_all: inAll,
-      rows: records.map((record) => Object.fromEntries(keys.map((key) => [key, plain(record[key])]))),
-    };
-    download(
-      URL.createObjectURL(new Blob([JSON.stringify(content, null, 1)], { type: "application/json" })),
-      `${name}.json`,
-    );
-  } else saveCsv([keys, ...records.map((record) => keys.map((key) => record[key]))], name);
+  const keys = [...new Set(records.flatMap(Object.keys))],
+    content = type === "json" ? asJson(keys, records, inAll) : asCsv(keys, records);
+  download(URL.createObjectURL(new Blob([content])), `${name}.${type}`);
   $("saved").textContent =
     `Saved ${form(records.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}` +
     (missing ? `; ${form(missing, "count")} are missing` : "");
@@ -139,9 +120,22 @@ async function saveTokens(number, run, type) {
   save(type, fileName(`tokens-${prompt.id}-${runName(run)}`), records, run.n, "tokens");
 }
 
-function saveCsv(lines, name) {
-  const csv = `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
-  download(URL.createObjectURL(new Blob([csv], { type: "text/csv" })), `${name}.csv`);
+function asJson(keys, records, inAll) {
+  const content = {
+    title: DATA.title,
+    origin: Object.fromEntries(DATA.facts),
+    address: location.hash,
+    choices: Object.fromEntries(choicesMade()),
+    n: records.length,
+    n_in_all: inAll,
+    rows: records.map((record) => Object.fromEntries(keys.map((key) => [key, plain(record[key])]))),
+  };
+  return JSON.stringify(content, null, 1);
+}
+
+function asCsv(keys, records) {
+  const lines = [keys, ...records.map((record) => keys.map((key) => record[key]))];
+  return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
 }
 
 // Text that a spreadsheet would take for a formula is prefixed with an apostrophe.

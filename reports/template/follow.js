@@ -25,7 +25,6 @@ async function renew() {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const old of document.querySelectorAll(HELD)) old.remove();
   document.body.append(...fresh.querySelectorAll(HELD));
-  for (const found of [cores, details, beside]) found.clear();
   shown = nameOf(answer);
   await load();
   if (DATA.outside.kinds.length && !NONCE) {

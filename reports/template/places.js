@@ -65,11 +65,8 @@ function queryOf() {
 
 // Take over the choices that an address has.
 function takeChoices(hash) {
-  const query = hash.includes("?") ? hash.slice(hash.indexOf("?") + 1) : "";
-  for (const part of query.split("&").filter(Boolean)) {
-    const [key, value] = part.split("=").map((text) => decoded(text.replaceAll("+", " ")));
+  for (const [key, value] of new URLSearchParams(hash.split("?")[1]))
     chosen[key] = { true: true, false: false }[value] ?? value;
-  }
 }
 
 // Give the current entry of the history a name, if it has none. Returns its scroll position, or null for a first visit.

@@ -22,25 +22,18 @@ const SAME_TERM = {
   "win rate": "judge's score, win rate",
 };
 
-let glossary = { of: null, terms: null };
-
 // Definitions by their names in lower case.
 function terms() {
-  if (glossary.of !== DATA) {
-    const rules = Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)]);
-    glossary = {
-      of: DATA,
-      terms: new Map(
-        [...Object.entries(DATA.modes), ...rules, ...definitions()].map(([name, words]) => [name.toLowerCase(), words]),
-      ),
-    };
-  }
-  return glossary.terms;
+  const rules = Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)]);
+  return new Map(
+    [...Object.entries(DATA.modes), ...rules, ...definitions()].map(([name, words]) => [name.toLowerCase(), words]),
+  );
 }
 
 function definitionOf(label) {
-  const name = label.toLowerCase(),
-    known = terms();
+  const name = label.toLowerCase();
+  DATA.terms ??= terms();
+  const known = DATA.terms;
   return known.get(SAME_TERM[name] ?? name) ?? known.get(name.split(/, | \(/)[0]) ?? null;
 }
 

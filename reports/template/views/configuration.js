@@ -223,7 +223,7 @@ const MOST_CELLS = 16e6; // longer texts aren't aligned, since the table would n
 // `from` is the first position that differs (-1: none). `same` and `sameOther` are the positions after it, in each of
 // the two texts, of a longest common subsequence.
 function compare(one, other) {
-  const from = sameUntil(one, other),
+  const from = sameUntil(one.piece, other.piece),
     same = new Set(),
     sameOther = new Set();
   if (from === one.n && from === other.n) return { from: -1, same, sameOther };

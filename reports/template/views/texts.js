@@ -46,16 +46,14 @@ function isSame(one, base) {
 
 // Where the first word begins that differs; null if none does.
 function firstDifference(one, other) {
-  const shorter = Math.min(one.length, other.length);
-  let i = 0;
-  while (i < shorter && one[i] === other[i]) i++;
+  let i = sameUntil(one, other);
   if (i === one.length && i === other.length) return null;
-  while (i > 0 && i < shorter && !/\s/.test(one[i - 1])) i--;
+  while (i > 0 && i < Math.min(one.length, other.length) && !/\s/.test(one[i - 1])) i--;
   return i;
 }
 
 function tokenDifference(one, other) {
-  const from = sameUntil(one, other);
+  const from = sameUntil(one.piece, other.piece);
   return from < one.n ? from : null;
 }
 
