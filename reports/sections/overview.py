@@ -19,7 +19,7 @@ from reports.sections.side_by_side import beside_section
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
-from reports.shared.paired import paired_differences
+from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import quality_of
 from reports.shared.savings import savings
@@ -34,7 +34,8 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     exits = sweep.without_drafts
     configurations = per_configuration(exits)
     saves = savings(exits, configurations)
-    quality = quality_of(exits, configurations, paired_differences(exits), saves)
+    runs = PairedRuns.of(exits)
+    quality = quality_of(exits, configurations, runs.beside(), saves)
     tells = _tells_of_exits(sweep)
     looks = Looks.of(exits.configurations)
     figures = (
@@ -65,7 +66,7 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "trade": main.data if main else None,
         "settings": settings_section(quality) if quality else None,
         "time": timing_section(exits, saves) if tells else None,
-        "beside": beside_section(exits, configurations),
+        "beside": beside_section(runs, configurations),
         "charts": [figure.data for figure in figures],
         "quality": quality_section(exits, quality, saves, has_chart=main is not None),
         "drafts": draft_section(sweep),

@@ -19,7 +19,6 @@ import pandas as pd
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import ENDS, ValueKind, estimate_columns
-from reports.read.sweep import Sweep
 from reports.shared.charts import (
     OPACITY,
     ROOM_PIXELS,
@@ -33,7 +32,7 @@ from reports.shared.charts import (
 )
 from reports.shared.figures import clean
 from reports.shared.measures import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
-from reports.shared.paired import GAINED, LOST, P_VALUE, PairedRuns, saved_of_run
+from reports.shared.paired import GAINED, LOST, P_VALUE, PairedRuns
 from reports.shared.styles import Looks
 
 
@@ -56,11 +55,12 @@ CONTROL: Final = "its control"  # what each setting stands beside on average
 _SIGNIFICANT: Final = 5  # digits of the numbers in the page
 
 
-def beside_section(sweep: Sweep, configurations: pd.DataFrame) -> dict[str, Any] | None:
+def beside_section(runs: PairedRuns, configurations: pd.DataFrame) -> dict[str, Any] | None:
     """All pairs of configurations, averages over pairs, and settings beside mixes; None where there is no pair."""
-    found = pairs(sweep)
+    found = pairs(runs)
     if found.empty:
         return None
+    sweep = runs.sweep
     looks = Looks.of(sweep.configurations)
     judged = [column for judge in sweep.judges for column in judge.columns]
     scored = {**sweep.scores, **{name: name.replace("_", " ").capitalize() for name in judged}}
@@ -69,7 +69,7 @@ def beside_section(sweep: Sweep, configurations: pd.DataFrame) -> dict[str, Any]
     if not measures:
         return None
     numbers = sweep.numbers
-    mixes = beside_mixes(sweep, configurations)
+    mixes = beside_mixes(runs, configurations)
     return {
         "caption": PAIRED,
         "seeds": int(found["n_seeds"].max()),
@@ -80,7 +80,7 @@ def beside_section(sweep: Sweep, configurations: pd.DataFrame) -> dict[str, Any]
         "gains": {
             end: _digits(found[f"{CORRECT}{end}"]) for end in (GAINED, LOST, P_VALUE) if f"{CORRECT}{end}" in found
         },
-        "averages": clean(averages(sweep, configurations).to_dict("records")),
+        "averages": clean(averages(runs, configurations).to_dict("records")),
         "mixes": _compact(mixes),
         "matchings": [] if mixes.empty else mixes.drop_duplicates("at")[["at", "equal", "best_by"]].to_dict("records"),
     }
@@ -162,13 +162,13 @@ MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a sett
 _IS_BETTER_HIGH: Final = {CORRECT: True, DISAGREEMENT: False, SKIPPED: True, RUN: True}
 
 
-def pairs(sweep: Sweep) -> pd.DataFrame:
-    """Each configuration beside each earlier one of the sweep (`baseline`), as `PairedRuns` has them.
+def pairs(runs: PairedRuns) -> pd.DataFrame:
+    """Each configuration beside each earlier one of the sweep (`baseline`).
 
     The difference of the two the other way round is the same with the other sign. Of many configurations, only those
     are compared that differ in one thing: from `normal`, or in the mode, the parameter, the rule or the exit set alone.
     """
-    configurations, runs = sweep.configurations, PairedRuns.of(sweep)
+    configurations = runs.sweep.configurations
     few = len(configurations) <= MOST_CONFIGURATIONS
     frames = []
     for number, base in enumerate(configurations[:-1]):
@@ -187,13 +187,13 @@ def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return [one[name] == other[name] for name in ("mode", "rule", "parameter")].count(False) <= 1
 
 
-def averages(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
+def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """The mean difference over pairs of configurations of every measure of `MATCHED`, prompt by prompt.
 
     Columns: `base`, `other`, `settings`, how many pairs, and the estimates. A prompt counts where all pairs have it.
     `trade` has a row of each configuration.
     """
-    known = _Measured.of(sweep)
+    known = _Measured(runs.landed, runs.of_units(MATCHED))
     rows = []
     for base, other, keys in _together(trade):
         if keys:
@@ -215,7 +215,7 @@ def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, list[tuple[str, s
     yield CONTROL, "settings", list(zip(beneath["configuration"], beneath["beneath"], strict=True))
 
 
-def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
+def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """One row per setting, other series and way of matching, for all that can be matched.
 
     Columns: `configuration` and `series` of the setting, `base`, the series whose mix it stands beside, `at`, `equal`
@@ -224,7 +224,7 @@ def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
     """
     if trade.empty:
         return pd.DataFrame()
-    known = _Measured.of(sweep)
+    known = _Measured(runs.landed, runs.of_units(MATCHED))
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
     series = {str(name): rows for name, rows in exits.groupby("series", sort=False)}
     rows = []
@@ -267,23 +267,6 @@ class _Measured:
 
     keys: list[str]
     values_PCM: np.ndarray
-
-    @classmethod
-    def of(cls, sweep: Sweep) -> "_Measured":
-        done = sweep.done
-        numbers = pd.DataFrame(
-            {
-                CORRECT: done["correct"],
-                DISAGREEMENT: done["disagreement"],
-                SKIPPED: 1 - done["mean_depth"].astype(float),
-                RUN: saved_of_run(done),
-            }
-        ).astype(float)
-        means: pd.DataFrame = numbers.groupby([done["unit"], done["configuration"]]).mean().unstack()  # type: ignore[assignment]
-        keys = [c.key for c in sweep.configurations if c.key in set(done["configuration"])]
-        wide = means.reindex(columns=pd.MultiIndex.from_product([MATCHED, keys]))
-        values_PMC = wide.to_numpy().reshape(len(wide), len(MATCHED), len(keys))
-        return cls(keys, values_PMC.transpose(0, 2, 1))
 
     def of_keys(self, keys: Sequence[str]) -> np.ndarray:
         return self.values_PCM[:, [self.keys.index(key) for key in keys]]

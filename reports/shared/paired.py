@@ -1,7 +1,7 @@
 """Configurations compared on the same prompts and seeds."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -14,7 +14,7 @@ from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.quality.intervals import mcnemar
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, RUN, SKIPPED
-from reports.shared.per_configuration import is_share, naming, own_columns, perplexity_columns
+from reports.shared.per_configuration import is_share, naming, perplexity_columns
 
 DIFFERENCES: Final = (
     "perplexity",
@@ -26,11 +26,6 @@ DIFFERENCES: Final = (
     "n_tokens",
 )
 GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # end the names of columns beside an accuracy's difference
-
-
-def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
-    """Each configuration compared with the one of key `baseline`, as `PairedRuns.beside` does."""
-    return PairedRuns.of(sweep).beside(baseline)
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,9 @@ class PairedRuns:
     @classmethod
     def of(cls, sweep: Sweep) -> "PairedRuns":
         """A run that is the same for every seed stands beside each seed's run of the other configurations."""
-        columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, *own_columns(sweep)]
+        columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
-        done = sweep.done.assign(**{SKIPPED: 1 - sweep.done["mean_depth"].astype(float), RUN: saved_of_run(sweep.done)})
+        done = sweep.done.assign(**{SKIPPED: 1 - sweep.done["mean_depth"].astype(float), RUN: _saved(sweep.done)})
         done = done.astype(dict.fromkeys(columns, float))
         means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
         means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
@@ -57,16 +52,29 @@ class PairedRuns:
         return cls(sweep, columns, means.index, numbers.reshape(len(means), len(columns), len(keys)))
 
     @cached_property
-    def _landed(self) -> frozenset[str]:
-        """The configurations with a run that did not fail."""
-        return frozenset(self.sweep.done["configuration"])
+    def landed(self) -> list[str]:
+        """The configurations with a run that did not fail, in the order of the sweep."""
+        landed = set(self.sweep.done["configuration"])
+        return [configuration.key for configuration in self.sweep.configurations if configuration.key in landed]
+
+    def of_units(self, columns: Sequence[str]) -> np.ndarray:
+        """What each of P prompts or groups has, seeds averaged: P × those that landed × these columns."""
+        keys = [configuration.key for configuration in self.sweep.configurations]
+        at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.landed]
+        return self._averaged(self.numbers_NXC[:, at_X][:, :, at_C]).transpose(0, 2, 1)
+
+    def _averaged(self, numbers_NXC: np.ndarray) -> np.ndarray:
+        """Over the seeds and prompts of each unit."""
+        flat = pd.DataFrame(numbers_NXC.reshape(len(self.index), -1), index=self.index)
+        means = flat.groupby("unit").mean().to_numpy()
+        return means.reshape(len(means), *numbers_NXC.shape[1:])
 
     @cached_property
     def _kinds(self) -> list[ValueKind]:
         """Of the columns' differences."""
         return [ValueKind.DIFFERENCE if is_share(self.sweep, name) else ValueKind.NUMBER for name in self.columns]
 
-    def beside(self, baseline: str, only: Collection[str] | None = None) -> pd.DataFrame:
+    def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
         """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
         seeds.
 
@@ -77,14 +85,13 @@ class PairedRuns:
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
         compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
-        if not compared or baseline not in self._landed:
+        if not compared or baseline not in self.landed:
             return pd.DataFrame()
         # D configurations are compared with another one, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
-        flat = pd.DataFrame(differences_NXD.reshape(len(self.index), -1), index=self.index)
-        means = flat.groupby("unit").mean().to_numpy()
-        found = estimate_columns(means, [kind for kind in self._kinds for _ in compared])
-        means_PXD = means.reshape(len(means), len(columns), len(compared))
+        means_PXD = self._averaged(differences_NXD)
+        kinds = [kind for kind in self._kinds for _ in compared]
+        found = estimate_columns(means_PXD.reshape(len(means_PXD), -1), kinds)
         paired_ND = ~np.isnan(differences_NXD).all(axis=1)
         seed_N = self.index.get_level_values("seed")
         fixed, marked = sweep.same_for_every_seed, sweep.marked
@@ -98,14 +105,14 @@ class PairedRuns:
                 row |= perplexity_columns(of["log_perplexity"])
                 for name in columns[1:]:
                     row |= of[name].columns(name)
-                if CORRECT in columns:
+                if sweep.has_answers:
                     of_prompts = means_PXD[:, columns.index(CORRECT), number]
                     row |= _gains(of_prompts[~np.isnan(of_prompts)])
                 rows.append(row)
         return pd.DataFrame(rows)
 
 
-def saved_of_run(runs: pd.DataFrame) -> pd.Series:
+def _saved(runs: pd.DataFrame) -> pd.Series:
     """What each run saves of full depth's multiply-adds by what was run; NaN for oracles."""
     saved: pd.Series = 1 - runs["cost_run"].astype(float) / runs["cost_full"].astype(float)
     return saved

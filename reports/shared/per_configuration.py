@@ -45,7 +45,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
     is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
     of the text is one loop (`loop_share`) while that is not so for `normal`.
     """
-    averaged = [*AVERAGED, *own_columns(sweep)]
+    averaged = [*AVERAGED, *([CORRECT] if sweep.has_answers else []), *sweep.extra]
     columns = [*averaged, "log_perplexity"]
     numbers = sweep.done.astype(dict.fromkeys(columns, float))
     by_prompt = numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
@@ -65,11 +65,6 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
         row |= found["mean_depth"].complement.columns(SKIPPED)
         rows.append(row)
     return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])
-
-
-def own_columns(sweep: Sweep) -> list[str]:
-    """Columns that only some sweeps have: marks of their answers, scores from the file, and what judges said."""
-    return [*([CORRECT] if sweep.has_answers else []), *sweep.extra]
 
 
 def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:

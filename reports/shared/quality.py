@@ -61,7 +61,7 @@ class Quality:
 def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
     """None for a sweep without configurations.
 
-    `trade` and `paired` are the frames of `per_configuration` and, beside `normal`, of `paired_differences`.
+    `trade` is the frame of `per_configuration`, and `paired` what stands beside `normal` (`PairedRuns.beside`).
     """
     judges = sweep.judges
     is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))

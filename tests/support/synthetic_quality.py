@@ -18,7 +18,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.study_table import Table
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
 from reports.read.sweep import read_sweep
-from reports.shared.paired import paired_differences
+from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import Quality, quality_of
 from reports.shared.savings import savings
@@ -80,7 +80,7 @@ def quality_in(folder: Path) -> Quality:
     """The quality of the sweep in this folder, as its report has it."""
     sweep = read_sweep(str(folder))
     trade = per_configuration(sweep)
-    found = quality_of(sweep, trade, paired_differences(sweep), savings(sweep, trade))
+    found = quality_of(sweep, trade, PairedRuns.of(sweep).beside(), savings(sweep, trade))
     assert found
     return found
 

@@ -22,7 +22,7 @@ from reports.read.original_sweep import sweep_of
 from reports.sections.exits.depth_by_position import depth_by_position
 from reports.sections.exits.where_tokens_exit import exit_mix
 from reports.sections.side_by_side import beside_section
-from reports.shared.paired import paired_differences
+from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 
 LISTED = [5, 10, 15, 20, 25, 27]
@@ -123,7 +123,7 @@ def test_means_are_those_of_pandas(path: Path, table: pd.DataFrame) -> None:
     expected = table.groupby("configuration")[columns].mean()
     pd.testing.assert_frame_equal(trade[columns].loc[expected.index], expected)
     assert trade[["perplexity", "disagreement"]].isna().all(axis=None), "the file doesn't say"
-    paired = paired_differences(sweep).set_index("configuration")["score_coherence"]
+    paired = PairedRuns.of(sweep).beside().set_index("configuration")["score_coherence"]
     wide = table.pivot_table("score_coherence", "prompt", "configuration")
     for configuration, difference in paired.items():
         assert difference == pytest.approx((wide[configuration] - wide["normal"]).mean())
@@ -152,7 +152,7 @@ def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     measures = [variant["y"] for variant in charts["quality"]["variants"]]
     assert measures[:3] == labels
     assert "Fidelity" in measures
-    beside = beside_section(sweep, trade)
+    beside = beside_section(PairedRuns.of(sweep), trade)
     assert beside
     assert set(labels) <= {measure["label"] for measure in beside["measures"]}
 

@@ -14,7 +14,7 @@ from reports import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.exits.depth_by_position import depth_by_position
 from reports.sections.exits.where_tokens_exit import exit_mix
-from reports.shared.paired import paired_differences
+from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings
 
@@ -83,7 +83,7 @@ def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, co
 
 
 def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
-    frame = paired_differences(sweep_with(tmp_path, marks)).set_index("configuration")
+    frame = PairedRuns.of(sweep_with(tmp_path, marks)).beside().set_index("configuration")
     means = []
     for prompt in range(N_PROMPTS):
         pairs = [(marks.get(("unfrozen", prompt, seed)), marks.get(("normal", prompt, seed))) for seed in SEEDS]
@@ -107,7 +107,7 @@ def test_without_answers_or_without_the_baseline_there_is_no_number(tmp_path: Pa
     sweep = sweep_with(tmp_path / "alone", alone)
     frame = per_configuration(sweep).set_index("configuration")
     assert frame.loc["unfrozen/kl/1", "correct"] == pytest.approx(np.mean(averaged(marks, "unfrozen")))
-    assert paired_differences(sweep).empty
+    assert PairedRuns.of(sweep).beside().empty
 
 
 def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
     for frame in (per_configuration(sweep), exit_mix(sweep), depth_by_position(sweep)):
         seeds = frame.groupby("configuration")["n_seeds"].unique()
         assert {key: list(its) for key, its in seeds.items()} == {"normal": [2], "unfrozen/kl/1": [3]}
-    assert paired_differences(sweep)["n_seeds"].tolist() == [2]
+    assert PairedRuns.of(sweep).beside()["n_seeds"].tolist() == [2]
 
 
 def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path: Path) -> None:
