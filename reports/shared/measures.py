@@ -1,6 +1,6 @@
 """The axes of the trade-off: how good a configuration's texts are, and what it saves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,16 +123,15 @@ def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
     return score, wins
 
 
-def costs(
-    measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False, has_chains: bool = False
-) -> list[CostAxis]:
-    """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured.
+def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str | None) -> list[CostAxis]:
+    """In which senses there are columns of what is saved: of multiply-adds, also at the prices of another model of this
+    name, and of time where measured.
 
     Where all reads are screened, full depth's too, it is also told beside full depth with the whole head; where texts
     have chains of thought, for a right answer beside what normal takes for one.
     """
     there, whole = f"multiply-adds, run, at the prices of {elsewhere}", "multiply-adds, run, beside the whole head"
-    return [
+    found = [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
         CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
         *(
@@ -140,10 +139,9 @@ def costs(
                 column, f"multiply-adds per right answer, {sense}", f"Multiply-adds saved per right answer, {sense}"
             )
             for column, sense in SENSES.items()
-            if has_chains
         ),
-        *([CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's")] if is_head_screened else []),
-        *([CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved")] if elsewhere else []),
+        CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's"),
+        CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved"),
         *(
             CostAxis(
                 each.column(REALISED), f"time, realised at {each.label}", f"Time saved, realised at {each.label}", each
@@ -151,3 +149,4 @@ def costs(
             for each in measured
         ),
     ]
+    return [cost for cost in found if cost.column in columns]

@@ -63,8 +63,6 @@ class Savings:
     generate: pd.DataFrame
     measured: tuple[Measured, ...]
     elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
-    is_head_screened: bool = False  # whether there is `run_whole_head`
-    has_chains: bool = False  # whether there is what a right answer takes (`PER_RIGHT`)
 
     @property
     def exiting(self) -> pd.DataFrame:
@@ -78,7 +76,7 @@ class Savings:
 
     @property
     def all_costs(self) -> list[CostAxis]:
-        return costs(self.measured, self.elsewhere, self.is_head_screened, self.has_chains)
+        return costs(self.rows.columns, self.measured, self.elsewhere)
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
@@ -91,13 +89,11 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
     rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
     elsewhere = sweep.prices_of.name if sweep.prices_of else None
-    is_head_screened, has_chains = BESIDE_WHOLE_HEAD in rows, next(iter(PER_RIGHT)) in rows
-    names = [cost.column for cost in costs(measured, elsewhere, is_head_screened, has_chains)]
+    names = [cost.column for cost in costs(rows.columns, measured, elsewhere)]
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
     generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
-    with_all = with_controls(rows, names)
-    return Savings(with_all, pd.DataFrame(generate), tuple(measured), elsewhere, is_head_screened, has_chains)
+    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured), elsewhere)
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
