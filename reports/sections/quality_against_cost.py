@@ -8,7 +8,7 @@ shown.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Final
 
 import altair as alt
@@ -28,6 +28,7 @@ from reports.shared.charts import (
     RING,
     ROOM_PIXELS,
     ROWS,
+    WITHIN_SHARES,
     Columns,
     interval_bars,
     is_logarithmic,
@@ -223,9 +224,12 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     """
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
-    x_axis = _percent_axis(least=0 if cost.column == SKIPPED else None)
+    label = WITHIN_SHARES if cost.column == SKIPPED else alt.Undefined  # what is saved may be below 0
+    x_axis = alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label)
     x = alt.X(f"{cost.column}:Q", title=cost.title, scale=scale, axis=x_axis)
-    axis = _percent_axis(least=0, most=1, **_TITLE_ABOVE) if measure.is_share else alt.Axis(**_TITLE_ABOVE)
+    axis = alt.Axis(**_TITLE_ABOVE)
+    if measure.is_share:
+        axis = alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=WITHIN_SHARES, **_TITLE_ABOVE)
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = rows_where(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
@@ -257,14 +261,6 @@ def _fitted(shown: TradeOff) -> alt.Scale:
     if shown.measure.is_share and shown.quality.rows[[y, f"{y}_high"]].stack().nunique() < 2:
         return alt.Scale(domain=[0, 1], padding=ROOM_PIXELS)
     return scale_of(shown.is_logarithmic, zero=False, padding=LABEL_ROOM_PIXELS)
-
-
-@cache
-def _percent_axis(least: float | None, most: float | None = None, **look: Any) -> alt.Axis:
-    """Without labels where there is room beside the values that there can be."""
-    beyond = [f"datum.value < {least}"] * (least is not None) + [f"datum.value > {most}"] * (most is not None)
-    label = f"{' || '.join(beyond)} ? '' : datum.label" if beyond else alt.Undefined
-    return alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label, **look)
 
 
 def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:

@@ -15,6 +15,7 @@ from reports.shared.charts import (
     PERCENT,
     ROOM_PIXELS,
     ROWS,
+    WITHIN_SHARES,
     Columns,
     is_logarithmic,
     layered,
@@ -45,7 +46,7 @@ def by_layer_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, descripti
     scale = {"zero": False, "nice": False, "padding": ROOM_PIXELS}
     x = alt.X("layer:Q", title="Layer", axis=alt.Axis(values=values, format="d", grid=False), scale=scale)
     base, tooltip = told(_rows_of(frame), columns, frame)
-    base = base.encode(x=x, y=_y(frame[y.column], y, ROOM_PIXELS, zero=True), color=_colour(frame))
+    base = base.encode(x=x, y=_y(frame[y.column], y, zero=True), color=_colour(frame))
     size = alt.SizeValue(80, condition=[{"test": "datum.kept", "value": 150}])
     points = base.mark_point(filled=True, opacity=1).encode(shape=_shape(frame), size=size, tooltip=tooltip)
     return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
@@ -58,11 +59,11 @@ def learned_trade_off_chart(frame: pd.DataFrame, y: Quantity, columns: Columns, 
     """
     control = f"{y.column}_control"
     values = pd.concat([frame[y.column], frame[control]])
-    x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
+    x_axis = alt.Axis(format=".0%", labelExpr=WITHIN_SHARES)
     x_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     x = alt.X("layers_skipped:Q", title=LAYERS_SKIPPED, axis=x_axis, scale=x_scale)
     base, tooltip = told(_rows_of(frame), columns, frame)
-    base = base.encode(x=x, y=_y(values, y, ROOM_PIXELS, zero=not y.is_share), color=_colour(frame))
+    base = base.encode(x=x, y=_y(values, y, zero=not y.is_share), color=_colour(frame))
     controlled = base.transform_filter(f"isValid(datum['{control}'])")
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
     return layered(
@@ -138,9 +139,9 @@ def _axis(quantity: Quantity) -> alt.Axis:
     return PERCENT if quantity.is_share else alt.Axis(format="~g")
 
 
-def _y(values: pd.Series, y: Quantity, room: float, zero: bool) -> alt.Y:
+def _y(values: pd.Series, y: Quantity, zero: bool) -> alt.Y:
     """Logarithmic where numbers that are no shares span more than a factor of ten."""
-    scale = scale_of(not y.is_share and is_logarithmic(values), zero=zero, padding=room)
+    scale = scale_of(not y.is_share and is_logarithmic(values), zero=zero, padding=ROOM_PIXELS)
     return alt.Y(f"{y.column}:Q", title=y.title, axis=_axis(y), scale=scale)
 
 
