@@ -9,57 +9,46 @@ its columns. All but the first two may be missing, and other keys are not looked
 from typing import Any
 
 import pyarrow.fs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from eexit.results.files import Location
 from eexit.studies.verdict_file import FILE, MOST_ROWS
 
 
-class LedgerLine(BaseModel):
+class LedgerLine(BaseModel, frozen=True):
     """What a restriction takes, with its interval, and what is left then, as shares of full depth."""
-
-    model_config = ConfigDict(frozen=True)
 
     restriction: str
     taken: float
     low: float | None = None
     high: float | None = None
     left: float
-    setting: str | None = None
 
 
-class Ceiling(BaseModel):
+class Ceiling(BaseModel, frozen=True):
     """What the ledger begins with."""
-
-    model_config = ConfigDict(frozen=True)
 
     saved: float
     low: float | None = None
     high: float | None = None
 
 
-class AssessedLedger(BaseModel):
+class AssessedLedger(BaseModel, frozen=True):
     """From what exits could save to what the clock says; `batch` is the size that times are of."""
-
-    model_config = ConfigDict(frozen=True)
 
     ceiling: Ceiling
     batch: int | None = None
     lines: list[LedgerLine] = Field(min_length=1)
 
 
-class AssessedAlternative(BaseModel):
+class AssessedAlternative(BaseModel, frozen=True):
     """What takes least time of all that keeps the bound."""
-
-    model_config = ConfigDict(frozen=True)
 
     sentence: str
 
 
-class AssessedVerdict(BaseModel):
+class AssessedVerdict(BaseModel, frozen=True):
     """What `verdict.json` says."""
-
-    model_config = ConfigDict(frozen=True)
 
     sentences: list[str] = Field(min_length=1, max_length=3)
     pays: bool

@@ -43,10 +43,6 @@ def quality_findings(quality: Quality, n_failed: int) -> list[str]:
     ]
 
 
-def _answers(normal: Row) -> str:
-    return f"Answers: normal gets {with_interval(normal, CORRECT)} right (n = {_n(normal)})."
-
-
 def _accuracy(quality: Quality) -> Iterator[str]:
     if quality.rows[CORRECT].isna().all():
         return
@@ -54,7 +50,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
     if normal is None:
         yield _no_normal(ACCURACY.capitalize())
         return
-    yield _answers(normal)
+    yield f"Answers: normal gets {with_interval(normal, CORRECT)} right (n = {_n(normal)})."
     yield from _kept(quality, CORRECT, ACCURACY, quality.margin)
 
 

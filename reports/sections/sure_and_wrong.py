@@ -50,7 +50,7 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
         & pc.is_valid(pc.field("exit_logprob"))
         & pc.is_valid(pc.field("logprob"))
     )
-    if not online or sweep.final_layer is None or not set(columns) <= set(sweep.tokens.schema.names):
+    if not online or sweep.final_layer is None:
         return pd.DataFrame(columns=[*NAMED])
     found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
     found = found[found["run_id"].isin(sweep.done["run_id"])]

@@ -31,11 +31,9 @@ async function saveRuns(type) {
   save(type, "runs", records, DATA.counts.different, "runs");
 }
 
-const runsHeld = () => DATA.prompts.reduce((sum, { runs }) => sum + runs.length, 0);
-
 // What the header's buttons give.
 const runsWords = () =>
-  `${form(runsHeld(), "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
+  `${form(DATA.prompts.flatMap(({ runs }) => runs).length, "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
 // What only places or labels the marks of a chart, or is for the page. What is saved has all other columns.
 const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"],

@@ -200,7 +200,12 @@ const HOW = {
 // What explains the numbers of this report, in groups: title → {term: words}.
 const explanations = () => ({
   ...HOW,
-  Quality: QUALITY_HOW,
+  Quality: {
+    ...QUALITY_HOW,
+    ...Object.fromEntries(
+      DATA.metrics.filter(({ definition }) => definition).map(({ label, definition }) => [label, definition]),
+    ),
+  },
   ...(DATA.drafts ? { Drafts: DRAFTS_HOW } : {}),
   ...(DATA.reasoning ? { Reasoning: REASONING_HOW } : {}),
   ...(DATA.learned ? { "Learned exits": LEARNED_HOW } : {}),
@@ -210,7 +215,7 @@ const explanations = () => ({
 function definitions() {
   const recorded = (key) =>
     DATA.methods["A run"].find(([name]) => name === key)?.[2] ?? "Taken from the file as it is.";
-  const shown = DATA.metrics.map(({ key, label, definition }) => [label, definition || recorded(key)]);
+  const shown = DATA.metrics.map(({ key, label }) => [label, recorded(key)]);
   const how = Object.assign({}, ...Object.values(explanations()));
   return [...Object.entries(how), ...shown.filter(([label]) => !(label in how))];
 }
@@ -231,16 +236,10 @@ function methodsSections() {
       const label = DATA.metrics.find(({ key }) => key === name)?.label;
       return [[name, h("span.soft", ` ${unit}${label ? `; shown as “${label}”` : ""}`)], above[name] ?? definition];
     });
-  const judged = DATA.metrics
-    .filter(({ definition }) => definition)
-    .map(({ label, definition }) => [label, definition]);
   return [
     ["Modes: what an early exit leaves behind", Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])],
     ["Rules: where tokens exit", Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])],
-    ...Object.entries(explanations()).map(([title, terms]) => [
-      title,
-      title === "Quality" ? [...Object.entries(terms), ...judged] : Object.entries(terms),
-    ]),
+    ...Object.entries(explanations()).map(([title, terms]) => [title, Object.entries(terms)]),
     ["A run, as recorded", recorded(run)],
     [
       "A token, as recorded",

@@ -64,14 +64,7 @@ function writtenTexts(prompt, rows) {
     ...group,
     from: base && group !== base ? firstDifference(base.text, group.text) : null,
   }));
-  const ordered = [
-    ...made.filter(({ text }) => text === base?.text),
-    ...sorted(
-      made.filter(({ text }) => text !== base?.text),
-      ({ from }) => from ?? 0,
-      true,
-    ),
-  ];
+  const ordered = sorted(made, ({ text, from }) => (text === base?.text ? Infinity : (from ?? 0)), true);
   const right = metricAt("correct"),
     baseRight = base && right >= 0 ? base.members.find(isNormal).run.m[right] : null;
   const lost = ({ members }) => baseRight === 1 && members.some(({ run }) => run.m[right] === 0);

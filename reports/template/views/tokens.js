@@ -226,15 +226,12 @@ const alike = (one, other) =>
   );
 
 function fullDepth({ logprob, entropy, said }) {
-  return h(
-    "dl",
-    h("dt", "Log-probability under full depth"),
-    h("dd", `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`),
-    h("dt", "Entropy of full depth"),
-    h("dd", `≈ ${nats(entropy)} nats`),
-    h("dt", "Full depth would have said"),
-    h("dd", ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])),
-  );
+  const facts = [
+    ["Log-probability under full depth", `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`],
+    ["Entropy of full depth", `≈ ${nats(entropy)} nats`],
+    ["Full depth would have said", said === null ? "the same" : h("span", "“", ...alone(said), "”")],
+  ];
+  return h("dl", ...defined(facts));
 }
 
 const seen = (value) => String(+value.toPrecision(3));
