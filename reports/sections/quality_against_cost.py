@@ -94,13 +94,6 @@ class TradeOff:
         """The points whose measure and cost are both known."""
         return self.points[self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)]
 
-    @cached_property
-    def controlled(self) -> pd.Series:
-        """For each point that is drawn, whether its control's measure and cost are both known; else NaN."""
-        names = [f"{self.measure.column}_control", f"{self.cost.column}_control"]
-        both = self.drawn.reindex(columns=names).notna().all(axis=1)
-        return both.where(both)
-
     @property
     def level(self) -> float | None:
         """What is as good as full depth: what `normal` has or, of a win rate, as many wins as losses."""
@@ -245,9 +238,9 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         .properties(name="lines"),
         *_replays(shown, x, y),
         # After the lines, from which the legend of modes is taken.
-        *where_known(shown.controlled, *_controls(base, shown, tooltip)),
+        *_controls(base, shown, tooltip),
         *interval_bars(bars.properties(name="bars"), shown.drawn, measure.column, measure.title),
-        *where_known(shown.drawn.get("chosen", pd.Series(dtype=object)), _ring(x, y, known)),
+        *where_known(shown.drawn["chosen"], _ring(x, y, known)),
         _marks(base, shown, tooltip),
         *_full_depth(shown, known, x, y),
         description=description,
@@ -316,6 +309,8 @@ def _full_depth(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
     """Grey points, each with a dotted line from the configuration that it exits as often as."""
     across, up = f"{shown.cost.column}_control", f"{shown.measure.column}_control"
+    if not shown.drawn.reindex(columns=[across, up]).notna().all(axis=1).any():
+        return
     controlled = base.transform_filter(f"isValid(datum['{across}']) && isValid(datum['{up}'])")
     controlled = controlled.encode(color=alt.ColorValue(CONTROL_GREY), opacity=OPACITY)
     yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(x2=alt.X2(f"{across}:Q"), y2=alt.Y2(f"{up}:Q"))
