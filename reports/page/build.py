@@ -4,9 +4,8 @@ import base64
 import hashlib
 import itertools
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +17,7 @@ import vl_convert
 
 from eexit.decode.costs.other_models import Shapes
 from eexit.errors import UsageError
-from eexit.output.text import bracketed, some, written
+from eexit.output.text import some
 from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
@@ -36,7 +35,7 @@ from reports.page.payload import payload
 from reports.progress import Progress, ignore
 from reports.read.prompt_choice import MOST
 from reports.read.sweep import Sweep, read_sweep, refuse_damage
-from reports.shared.charts import DARK, LIGHT, NARROW
+from reports.shared.charts import DARK, LIGHT
 from reports.shared.palette import exit_colours, ink_on
 
 TEMPLATE: Final = Path(__file__).parents[1] / "template"
@@ -68,9 +67,8 @@ SCRIPTS: Final = (
 )
 # That only some sweeps have.
 SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning", "learned": "Learned exits"}
-CLIP: Final = re.compile(r'(?<=id=")clip\d+(?=")|(?<=url\(#)clip\d+(?=\))')  # in an SVG
 MAX_BYTES: Final = 25_000_000
-FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
+FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
 
 
@@ -208,8 +206,6 @@ def _page(
         verdict=data["verdict"],
         findings=data["findings"],
         sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
-        statics=list(_statics(data["trade"])) if data["trade"] else [],
-        trade=data["trade"] and data["trade"]["table"],
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,
@@ -229,7 +225,6 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["cell"] = _cell
     return environment.get_template("report.html")
 
 
@@ -264,28 +259,6 @@ def _exit_styles(n_ranks: int) -> str:
         dim = "background: none; color: var(--soft); border-bottom-color: transparent;"
         lines.append(f".only{rank} .t:not(.r{rank}) {{ {dim} }}")
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
-
-
-def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
-    """A cell of the table for readers without JavaScript: a number with its interval, or a name."""
-    key, form = column["key"], ".1%" if column["form"] == "share" else ".4g"
-    value = row[key]
-    if value is None or isinstance(value, str):
-        return value or "–"
-    return written(value, form) + bracketed(row.get(f"{key}_low"), row.get(f"{key}_high"), form)
-
-
-def _statics(trade: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The trade-off for readers without JavaScript: title, caption and SVG of each measure against the first cost."""
-    rows, names = trade["table"]["rows"], dict[str, str]()  # of what is cut off, which Vega counts over all it draws
-    for variant in trade["variants"]:
-        if variant["x"] == trade["variants"][0]["x"]:
-            spec = variant["spec"] | {"datasets": {"rows": rows}, "config": NARROW}
-            title = f"{variant['y']} against {variant['x']}"
-            svg = CLIP.sub(
-                lambda found: names.setdefault(found[0], f"clip{len(names)}"), vl_convert.vegalite_to_svg(spec)
-            )
-            yield title, f"{variant['note']} {trade['caption']}", svg
 
 
 def _hash(source: str) -> str:

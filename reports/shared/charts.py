@@ -41,11 +41,6 @@ DARK = {
     ],
     "ordinal": ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"],
 }
-# Of charts that are drawn without the page, which have room for few legend entries side by side.
-NARROW = LIGHT | {
-    "style": {RING: {"color": "#16191d", "stroke": "#16191d"}},
-    "legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}},
-}
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
 CONTROL_GREY = "#8a929e"
 LABEL_ROOM_PIXELS = 24  # between the outermost marks and the axes, with space for labels above and below points

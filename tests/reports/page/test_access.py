@@ -71,11 +71,9 @@ def test_nothing_is_wider_than_a_phone(walk: Walk, route: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
+def test_what_was_found_is_there_without_scripts(visit: Visit) -> None:
     page = visit("#/?open=all", java_script_enabled=False)
-    assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
     assert "unfrozen/kl/1 would skip" in page.locator("main").inner_text()
-    assert page.locator("noscript tbody tr").count() == 7
     assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
 

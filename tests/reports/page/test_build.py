@@ -214,15 +214,6 @@ def test_exit_colours_are_the_palette_and_readable() -> None:
         assert min(contrast(colour, ink_on(colour)) for colour in colours) >= 4.5
 
 
-def test_readers_without_scripts_get_the_trade_off(full: Path) -> None:
-    page, _ = report(full)
-    noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
-    assert noscript
-    assert noscript[1].count("<svg") == 4
-    assert '<th class="words">frozen_residual/kl/1</th>' in noscript[1]
-    assert "3 [3, 3]" in noscript[1]
-
-
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name: str) -> None:
     page = unusual(name).read_text(encoding="utf-8")
