@@ -103,7 +103,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_which_tokens",
         "test_nats",
         "test_exit_colours",
-        "test_readers",
         "test_findings",
         "test_what_a_mode",
         "test_every_",

@@ -22,7 +22,12 @@ from jobs import report, sweep, train
 from jobs.files import compact, export, make_prompts
 
 Run = Callable[[list[str]], int]
-SWEEP = Manifest(config={"prompts": [], "observe": "all"}, configurations=[{"key": "normal"}], model={"n_layers": 3}, exitable_layers=[1])
+SWEEP = Manifest(
+    config={"prompts": [], "observe": "all"},
+    configurations=[{"key": "normal"}],
+    model={"n_layers": 3},
+    exitable_layers=[1],
+)
 
 
 @pytest.fixture
