@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -16,18 +15,14 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.choosing.evidence import EmptyRiskError
-from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
 from eexit.studies.timing.study import WhatToTime
 
 
 def run(shop: Workshop) -> None:
     front = shop.front
-    if not front or front.settings is None:
-        return
-    if not front.settings:
-        shop.leave_out("the run, since on the pilot, each setting that was tried runs more than full depth")
-        return
+    assert front is not None
+    assert front.settings
     planned = _run_sizes(shop, len(front.settings))
     keys = spread(front.settings, planned.settings, front.alone)
     prompts = [*shop.parts.some(CHOOSING, planned.choosing), *shop.parts.some(REPORTING, planned.reporting)]
@@ -71,19 +66,12 @@ def _found_again(shop: Workshop, planned: RunSizes) -> RunSizes:
 
 
 def choose(shop: Workshop) -> None:
-    if has_chosen(shop):
-        return
     shop.work(1.0)
     try:
-        _ask(shop)
+        shop.choose(RUN, TRIED)
     except EmptyRiskError as refused:  # by these prompts, if not by the pilot's; no loss was looked at
         shop.settle_risk(str(refused))
-        _ask(shop)
-
-
-def _ask(shop: Workshop) -> None:
-    question = shop.question(shop.at(TRIED))
-    shop.place.study(shop.at(RUN), partial(ChoosingStudy, question=question), question.columns)
+        shop.choose(RUN, TRIED)
 
 
 def has_chosen(shop: Workshop) -> bool:

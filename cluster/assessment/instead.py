@@ -7,7 +7,6 @@ that is a further ask of them.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,6 @@ from eexit.output.text import counted, short_percent
 from eexit.plan.artefacts import CUT
 from eexit.plan.configuration import INT8, LOOKUP, VARIANTS, Draft, Exit, Generate
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.timing.study import WhatToTime
 from eexit.training.plan import WhatToTrain
 
@@ -177,8 +175,7 @@ def _test_cut(shop: Workshop) -> None:
     shop.steps.say(f"a cut of {counted(n, 'layer')} is tested on {counted(len(prompts), 'prompt')}")
     shop.sweep(shop.asked.cut(prompts, _artefact(shop, n), _last(shop)), CUT_RUN, OF_CUTS / 4)
     if shop.choice(CUT_RUN) is None:
-        question = shop.question(shop.at(_cuts(shop)[n]))
-        shop.place.study(shop.at(CUT_RUN), partial(ChoosingStudy, question=question), question.columns)
+        shop.choose(CUT_RUN, _cuts(shop)[n])
     for batch in _untimed(shop):
         shop.work(OF_CUTS / 4 / len(shop.batches))
         _time(shop, CUT_RUN, [_key(shop)], batch)

@@ -132,10 +132,9 @@ def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float, how: str) ->
     """What the oracle would save on the pilot, read in this way, which is said."""
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
     shop.sweep(shop.asked.ceiling(pilot, way, shop.layers), name, part)
-    top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look, shop.asked.batches)
-    in_time = ", ".join(
-        f"{percent(share.independent, 0)} with {counted(batch, 'row')}" for batch, share in top.allowed.items()
-    )
+    top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look)
+    allowed = {batch: top.allowed[batch].independent for batch in shop.batches if batch in top.allowed}
+    in_time = ", ".join(f"{percent(share, 0)} with {counted(batch, 'row')}" for batch, share in allowed.items())
     shop.steps.say(
         f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time {in_time}"
     )
@@ -147,8 +146,6 @@ def has_ceiling(shop: Workshop) -> bool:
 
 def learn(shop: Workshop) -> None:
     planned = shop.search_sizes
-    if not planned.learns:
-        return
     prompts = shop.parts.some(TRAINING, planned.training)
     part = sizes.parts_of_learning(planned.learns)
     shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, part[sizes.OF_TEXTS])

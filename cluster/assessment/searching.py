@@ -49,7 +49,7 @@ def search(shop: Workshop) -> None:
         if at:
             sweep_ceiling(shop, name, way, 0.2, "as was learned")
         read, rows = _replay(shop, name, way, 0.5 / len(ways))
-        found[read] = [_found(shop, row) for row in rows]
+        found[read] = _found(shop, rows)
     if shop.record.plans.front is None:
         shop.record.plans.front = _front(shop, found)
         shop.record.plans.free = _front_as_if_free(shop, found, shop.record.plans.front)
@@ -180,17 +180,17 @@ def _best_threshold(shop: Workshop, planned: Front, cost: float) -> str | None:
     """The gate's threshold behind which the settings cost least within the margin, and less than without; else None."""
     wanted = _behind_gate(planned)
     _replay_missing(shop, CEILING_LEARNED, wanted, 0.1)
-    by_threshold: dict[str, list[Found]] = {}
+    by_threshold: dict[str, list[Row]] = {}
     for row in wanted.of(_replays(shop, CEILING_LEARNED)):
-        by_threshold.setdefault(row["gate"], []).append(_found(shop, row))
-    costs = {each: cost_within(found, shop.asked.margin) for each, found in by_threshold.items()}
+        by_threshold.setdefault(row["gate"], []).append(row)
+    costs = {each: cost_within(_found(shop, rows), shop.asked.margin) for each, rows in by_threshold.items()}
     best = min(costs, key=lambda each: costs[each])
     return best if costs[best] < cost else None
 
 
-def _found(shop: Workshop, row: Row) -> Found:
+def _found(shop: Workshop, rows: Sequence[Row]) -> list[Found]:
     look = shop.first_look
-    return found_of(row, look.figures.n_layers, look.head)
+    return [found_of(row, look.figures.n_layers, look.head) for row in rows]
 
 
 def _replays(shop: Workshop, name: str) -> Sequence[Row]:

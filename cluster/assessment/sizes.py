@@ -188,14 +188,9 @@ def _wanted(budget: Budget) -> tuple[int, int]:
 def _fitting(budget: Budget, n_texts: float, n_found: int) -> tuple[int, bool, int, int]:
     """How many settings, with or without controls, and prompts for choosing and reporting make so many texts."""
     wanted, checked = _wanted(budget)
-    n, controls = next(
-        (
-            (n, controls)
-            for n, controls in ((MOST_SETTINGS, True), (3, True), (2, True), (1, True))
-            if n <= max(n_found, 1) and n_texts >= _texts(n, controls, wanted + checked)
-        ),
-        (1, False),
-    )
+    most = min(MOST_SETTINGS, max(n_found, 1))
+    controlled = [n for n in range(1, most + 1) if n_texts >= _texts(n, True, wanted + checked)]
+    n, controls = max(controlled, default=1), bool(controlled)
     fits, least = n_texts / _texts(n, controls, 1), budget.enough.least
     spared = min(budget.available[REPORTING], fits * CHECKED / (1 + CHECKED))
     choosing = int(min(budget.available[CHOOSING], max(least, fits - spared)))

@@ -36,6 +36,7 @@ from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
+from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.study import Study
 from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime, make_plan
 from eexit.studies.verdict_file import CUT
@@ -209,6 +210,11 @@ class Workshop:
 
     def question(self, pilot: str | None) -> ChoiceQuestion:
         return ChoiceQuestion(self.risk, self.asked.margin, self.asked.confidence, pilot=pilot)
+
+    def choose(self, name: str, pilot: str) -> None:
+        """Among the settings of a sweep, in the order that another one gives."""
+        question = self.question(self.at(pilot))
+        self.place.study(self.at(name), partial(ChoosingStudy, question=question), question.columns)
 
     def sweep(self, config: SweepConfig, name: str, part: float) -> None:
         """A sweep in a folder, which is such a part of its step."""

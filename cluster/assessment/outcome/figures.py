@@ -24,7 +24,7 @@ from cluster.assessment.outcome.verdict import (
 from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
 from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import ONLINE
-from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, Draft, Exit, Generate, configuration_of
+from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, Exit, Generate
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
 
@@ -54,7 +54,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
     in_exact_state = [each for each in steps.ceilings if CEILING_KEY in each.by_key]
     ceiling = max(in_exact_state, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
     choice = latest_choice(run.sweep) if run else None
-    best, others = _tested(run, choice, look, batches) if run and choice else (_cheapest_tried(steps, batches), [])
+    best, others = _tested(run, choice, look) if run and choice else (_cheapest_tried(steps), [])
     timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others
     n_tried = len(choice["tested"]) if choice else sum(len(_deployed(each)) for each in steps.tried)
     return Figures(
@@ -63,12 +63,12 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         head_in_layers=look.head_in_layers,
         possible=look.possible,
         options=_options(steps, ceiling, best, bound),
-        ceiling=of_oracle(ceiling, look, batches),
+        ceiling=of_oracle(ceiling, look),
         agrees_early=1 - ceiling.share_G(CEILING_KEY)[-1],
         best=best,
         others=others,
         were_timed=bool(steps.drafts and steps.drafts.times(GENERATE)),
-        alternatives=[*_lossless(steps, timed_in, batches), *_cut(steps, bound, batches)],
+        alternatives=[*_lossless(steps, timed_in), *_cut(steps, bound)],
         n_tried=n_tried,
         elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),
         ask=int(choice["question"] or 1) if choice else 1,
@@ -108,32 +108,28 @@ def _deployed(figures: SweepFigures) -> list[str]:
     return [entry["key"] for entry in entries if entry["rule"] in ONLINE]
 
 
-def of_oracle(ceiling: SweepFigures, look: FirstLook, batches: Sequence[int]) -> Contender:
+def of_oracle(ceiling: SweepFigures, look: FirstLook) -> Contender:
     """What the oracle would save in exact state, by its exits alone."""
-    found = ceiling.contender(CEILING_KEY, CEILING, look.steps, batches)
+    found = ceiling.contender(CEILING_KEY, CEILING, look.steps)
     return replace(found, theory=saved_by_exits(ceiling, CEILING_KEY, look), run=math.nan)
 
 
-def _tested(
-    run: SweepFigures, choice: Row, look: FirstLook, batches: Sequence[int]
-) -> tuple[Contender, list[Contender]]:
+def _tested(run: SweepFigures, choice: Row, look: FirstLook) -> tuple[Contender, list[Contender]]:
     """The best setting of a choice; its control, and others that were tested."""
     tested, key = {setting["configuration"]: setting for setting in choice["tested"]}, _best(choice)
     controls = controls_by_setting(run.sweep)
-    beside = [run.contender(controls[key], CONTROL, look.steps, batches)] if key in controls else []
+    beside = [run.contender(controls[key], CONTROL, look.steps)] if key in controls else []
     others = [
-        _settled(run.contender(other, TRIED, look.steps, batches), setting, choice)
+        _settled(run.contender(other, TRIED, look.steps), setting, choice)
         for other, setting in tested.items()
         if other != key
     ]
-    return _settled(run.contender(key, BEST, look.steps, batches), tested[key], choice), [*beside, *others[:2]]
+    return _settled(run.contender(key, BEST, look.steps), tested[key], choice), [*beside, *others[:2]]
 
 
-def _cheapest_tried(steps: AssessmentTables, batches: Sequence[int]) -> Contender | None:
+def _cheapest_tried(steps: AssessmentTables) -> Contender | None:
     """Of what was tried on the pilot, where nothing was worth a test."""
-    tried = [
-        figures.contender(key, BEST, steps.look.steps, batches) for figures in steps.tried for key in _deployed(figures)
-    ]
+    tried = [figures.contender(key, BEST, steps.look.steps) for figures in steps.tried for key in _deployed(figures)]
     return max(tried, key=lambda each: each.run, default=None)
 
 
@@ -176,7 +172,6 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
     settled = replace(
         contender,
         loss=loss,
-        p_value=tested["p_value"],
         certified=tested["certified"],
         texts=Texts(*(tested.get(name) for name in Texts._fields)),
         would_do=tested["prompts_needed"],
@@ -190,18 +185,14 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
     )
 
 
-def _lossless(steps: AssessmentTables, timed_in: SweepFigures, batches: Sequence[int]) -> list[Contender]:
-    """Drafts, whose texts are those of full depth, and transformers' own `generate`, each with its latest times."""
+def _lossless(steps: AssessmentTables, timed_in: SweepFigures) -> list[Contender]:
+    """Drafts that were timed, whose texts are those of full depth, and transformers' own `generate`, each with its
+    latest times.
+    """
     drafts = steps.drafts or steps.look.figures
     own = _generate(drafts) or _generate(timed_in) or _generate(steps.look.figures)
-    return [*_drafts(drafts, steps.look, batches), *own]
-
-
-def _drafts(figures: SweepFigures, look: FirstLook, batches: Sequence[int]) -> list[Contender]:
-    """Those that were timed."""
-    entries = figures.sweep.manifest.configurations
-    keys = [entry["key"] for entry in entries if isinstance(configuration_of(entry), Draft)]
-    return [figures.contender(key, DRAFT, look.steps, batches) for key in keys if figures.times(key)]
+    keys = [entry["key"] for entry in drafts.sweep.manifest.configurations if entry["draft_length"] is not None]
+    return [*(drafts.contender(key, DRAFT, steps.look.steps) for key in keys if drafts.times(key)), *own]
 
 
 def _generate(timed_in: SweepFigures) -> list[Contender]:
@@ -210,19 +201,14 @@ def _generate(timed_in: SweepFigures) -> list[Contender]:
     return [Contender(key, GENERATE_ROLE, times=times) for key in keys if (times := timed_in.times(key))]
 
 
-def _cut(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> list[Contender]:
+def _cut(steps: AssessmentTables, bound: Bound) -> list[Contender]:
     """The cut: as it was tested, or else with its losses on the pilot, which certify nothing."""
     figures = steps.cut
     if figures is None:
         return []
-    [key] = _deployable(figures)
-    found, choice = figures.contender(key, CUT, steps.look.steps, batches), latest_choice(figures.sweep)
+    [key] = [entry["key"] for entry in figures.sweep.manifest.configurations if entry["key"] != NORMAL]
+    found, choice = figures.contender(key, CUT, steps.look.steps), latest_choice(figures.sweep)
     if choice is None:
         option = PromptFigures(figures, [0.0] * len(figures.layers_G), bound.risk).option(key)
         return [replace(found, loss=Loss(float(option.loss_D[0]), option.n))]
     return [_settled(found, next(each for each in choice["tested"] if each["configuration"] == key), choice)]
-
-
-def _deployable(figures: SweepFigures) -> list[str]:
-    """All but full depth."""
-    return [entry["key"] for entry in figures.sweep.manifest.configurations if entry["key"] != NORMAL]

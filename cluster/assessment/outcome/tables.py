@@ -101,9 +101,13 @@ class SweepFigures:
 
     def times(self, key: str) -> dict[int, Estimate]:
         """A configuration's time as a multiple of that of `normal`, by batch size, with the interval of the median."""
+        return {batch: _time(each) for batch, each in self.speedups(key).items()}
+
+    def speedups(self, key: str) -> dict[int, Speedup]:
+        """What the latest timing of a configuration with so many rows says of it, by batch size."""
         latest = {row["batch"]: row["timing_id"] for row in self._timings if row["configuration"] == key}
         rows = [row for row in self._timings if latest.get(row["batch"]) == row["timing_id"]]
-        return {each.batch: _time(each) for each in speedups(rows) if each.configuration == key}
+        return {each.batch: each for each in speedups(rows) if each.configuration == key}
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""
@@ -117,14 +121,14 @@ class SweepFigures:
         full = float(full_cost_at(shapes, n_decided, looked).sum())
         return 1 - float(cost_at(shapes, counts, self.n_layers, looked).sum()) / full if full else math.nan
 
-    def contender(self, key: str, role: str, steps: StepTimes | None, batches: Sequence[int]) -> Contender:
+    def contender(self, key: str, role: str, steps: StepTimes | None) -> Contender:
         """What is known of a configuration but its losses and accuracy."""
         return Contender(
             key,
             role,
             self.saved(key, "cost_needed"),
             self.saved(key, "cost_run"),
-            allowed(steps, batches, self.share_G(key)),
+            allowed(steps, self.share_G(key)),
             self.times(key),
             per_right=self._per_right[key][COST_RUN].beside_normal if key in self._per_right else NOTHING,
         )
@@ -242,12 +246,13 @@ class PromptFigures:
         return ratio_D
 
 
-def allowed(steps: StepTimes | None, batches: Sequence[int], share_G: Sequence[float]) -> dict[int, Allowed]:
+def allowed(steps: StepTimes | None, share_G: Sequence[float]) -> dict[int, Allowed]:
     """What T(rows, layers) allows such exits to save of the time, at the batch sizes that it has."""
     if steps is None or not all(map(math.isfinite, share_G)):
         return {}
-    known = [batch for batch in batches if batch in steps.seconds]
-    return {batch: Allowed(steps.independent(batch, share_G), steps.together(batch, share_G)) for batch in known}
+    return {
+        batch: Allowed(steps.independent(batch, share_G), steps.together(batch, share_G)) for batch in steps.seconds
+    }
 
 
 def _time(speedup: Speedup) -> Estimate:

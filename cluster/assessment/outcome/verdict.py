@@ -65,7 +65,6 @@ class Contender:
     times: Mapping[int, Estimate] = field(default_factory=dict)
     loss: Loss | None = None  # on the prompts for choosing
     texts: Texts = UNKNOWN
-    p_value: float = math.nan
     certified: bool = False
     reporting: Loss | None = None  # on those for reporting
     confirmed: bool = False  # whether those alone certify the bound too
@@ -177,29 +176,27 @@ class Instead(NamedTuple):
 
 def judge(figures: Figures) -> Verdict:
     """The verdict that these figures give."""
-    best = figures.best
-    batch = fastest(best, figures.batches) if best else None
+    best, usable = figures.best, _usable(figures)
+    of_best = _timed(best, figures.batches) if best else []
+    fastest = min(of_best, key=_surely, default=None)
+    batch = fastest.batch if fastest else None
     is_checked = best is not None and best.reporting is not None and best.is_proven(figures.bound)
     saves = best is not None and best.run > 0 and not best.is_dearer_per_right
-    pays = bool(best and batch and is_checked and saves and best.times[batch].high < 1)
+    pays = bool(fastest and is_checked and saves and fastest.time.high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
-    found = _faster(figures, best if pays else None)
+    candidates = [*(usable if figures.were_timed else []), *(of_best if pays else [])]
+    found = [each for each in candidates if each.time.high < 1]
     instead = min(found, key=lambda each: each.time.high, default=None)
-    unsure = None if found else min(_perhaps_faster(figures), key=_known_and_time, default=None)
+    perhaps = [] if found else [each for each in usable if each.time.mean < 1]
+    unsure = min(perhaps, key=_known_and_time, default=None)
     if instead and instead.contender is best:  # by the upper end of its interval, the setting that pays takes least
         instead = None
     return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch, instead, unsure)
 
 
-def _faster(figures: Figures, best: Contender | None) -> list[Instead]:
-    """What certainly takes less time, the setting that pays included."""
-    alternatives = _usable(figures) if figures.were_timed else []
-    settings = [Instead(best, batch) for batch in figures.batches if batch in best.times] if best else []
-    return [each for each in [*alternatives, *settings] if each.time.high < 1]
-
-
-def _perhaps_faster(figures: Figures) -> list[Instead]:
-    return [each for each in _usable(figures) if each.time.mean < 1]
+def _surely(each: Instead) -> tuple[bool, float]:
+    """By the upper end of its time, or the time where there is none."""
+    return math.isnan(each.time.high), each.time.mean if math.isnan(each.time.high) else each.time.high
 
 
 def _known_and_time(each: Instead) -> tuple[bool, float]:
@@ -210,17 +207,12 @@ def _known_and_time(each: Instead) -> tuple[bool, float]:
 def _usable(figures: Figures) -> list[Instead]:
     """Alternatives that keep the bound, with each number of rows that they were timed with."""
     keep = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
-    return [Instead(each, batch) for each in keep for batch in figures.batches if batch in each.times]
+    return [timed for each in keep for timed in _timed(each, figures.batches)]
 
 
-def fastest(setting: Contender, batches: Sequence[int]) -> int | None:
-    """The batch size at which it is surely fastest: by the upper end of its time, or the time where there is none."""
-
-    def at_most(batch: int) -> tuple[bool, float]:
-        time = setting.times[batch]
-        return math.isnan(time.high), time.mean if math.isnan(time.high) else time.high
-
-    return min((batch for batch in batches if batch in setting.times), key=at_most, default=None)
+def _timed(contender: Contender, batches: Sequence[int]) -> list[Instead]:
+    """With each number of rows that it was timed with."""
+    return [Instead(contender, batch) for batch in batches if batch in contender.times]
 
 
 def known(number: float | None) -> float | None:

@@ -196,14 +196,11 @@ def _instead(verdict: Verdict) -> dict[str, Any] | None:
     if verdict.instead is None:
         return None
     contender, batch = verdict.instead
-    time = contender.times[batch]
     return {
         "setting": contender.key,
         "role": contender.role,
         "batch": batch,
-        "time": known(time.mean),
-        "low": known(time.low),
-        "high": known(time.high),
+        **_with_ends("time", verdict.instead.time),
         "sentence": instead_sentence(verdict),
     }
 
@@ -245,21 +242,21 @@ def _how(contender: Contender) -> str:
 
 
 def _ledger(ledger: Ledger) -> dict[str, Any]:
-    def ends(share: Estimate) -> dict[str, float | None]:
-        return {"low": known(share.low), "high": known(share.high)}
-
     lines = [
         {
             "restriction": line.restriction,
-            "taken": known(line.taken.mean),
-            **ends(line.taken),
+            **_with_ends("taken", line.taken),
             "left": known(line.left),
             "setting": line.key,
         }
         for line in ledger.lines
     ]
-    ceiling = {"saved": known(ledger.ceiling.mean), **ends(ledger.ceiling), "setting": ledger.ceiling_key}
+    ceiling = {**_with_ends("saved", ledger.ceiling), "setting": ledger.ceiling_key}
     return {"ceiling": ceiling, "batch": ledger.batch, "lines": lines}
+
+
+def _with_ends(name: str, share: Estimate) -> dict[str, float | None]:
+    return {name: known(share.mean), "low": known(share.low), "high": known(share.high)}
 
 
 def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], remarks: Sequence[str]) -> Iterator[str]:

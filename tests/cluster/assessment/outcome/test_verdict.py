@@ -49,7 +49,6 @@ SETTING = Contender(
     allowed={1: Allowed(0.28, 0.28), 32: Allowed(0.10, 0.25)},
     times={1: Estimate(0.80, 0.75, 0.86, 8), 32: Estimate(0.97, 0.93, 1.02, 8)},
     loss=Loss(0.004, 393),
-    p_value=0.01,
     certified=True,
     reporting=Loss(0.01, 200),
 )
