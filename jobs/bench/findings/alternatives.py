@@ -10,10 +10,9 @@ import pandas as pd
 from eexit.output.text import counted
 from eexit.plan.configuration import GENERATE
 from eexit.quality.estimates import Estimate, ValueKind
-from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.speedups import Speedup, speedups
+from eexit.studies.timing.speedups import Speedup
 from findings import words
-from findings.parts import gained_and_lost, sweep
+from findings.parts import figures, gained_and_lost, sweep
 from findings.study import CUT, CUT_EXITS, CUTS, HOME, TIMES, StudySweep, card, mean_of
 from findings.words import AT_MOST, percent_of, rows_at, share_of, table_of, times_of
 
@@ -29,11 +28,10 @@ TEXTS: Final = {
 def lookups() -> str:
     rows, of_lookup = [], []
     for name in TIMES:
-        for batch, found in _latest(sweep(name)).items():
-            accepted = found[LOOKUP].acceptance
-            cells = [_times(found.get(key)) for key in CONTENDERS]
-            rows.append([TEXTS[name], str(batch), percent_of(accepted or 0.0), *cells])
-            of_lookup.append((TEXTS[name], found[LOOKUP]))
+        for batch, lookup in figures(name).speedups(LOOKUP).items():
+            cells = [_times(figures(name).speedups(key).get(batch)) for key in CONTENDERS]
+            rows.append([TEXTS[name], str(batch), percent_of(lookup.acceptance or 0.0), *cells])
+            of_lookup.append((TEXTS[name], lookup))
     faster = [f"prompts {what} with {rows_at(each.batch)}" for what, each in of_lookup if each.ratio.low > 1]
     slower = [f"prompts {what} with {rows_at(each.batch)}" for what, each in of_lookup if each.ratio.high < 1]
     return f"""
@@ -52,26 +50,16 @@ Certainly faster than full depth: {"; ".join(faster) or "nowhere"}. Certainly sl
 def summary() -> str:
     """What README says of them."""
     times = [
-        f"{times_of(_latest(sweep(name))[1][LOOKUP].ratio)} as fast as full depth on prompts {TEXTS[name]}"
+        f"{times_of(figures(name).speedups(LOOKUP)[1].ratio)} as fast as full depth on prompts {TEXTS[name]}"
         for name in TIMES
     ]
-    slower = max(_latest(sweep(TIMES[0])).values(), key=lambda found: found[LOOKUP].batch)[LOOKUP]
+    slower = max(figures(TIMES[0]).speedups(LOOKUP).values(), key=lambda each: each.batch)
     more = f"; with {rows_at(slower.batch)} they take longer" if slower.ratio.high < 1 else ""
     return f"""
 - What could be taken instead: drafts that are looked up in the text so far (`--draft {LOOKUP.removeprefix("draft/")}`),
   which leave every token as it is. With {rows_at(1)} they are {", and ".join(times)}{more}
   ([more](reports/sample/FINDINGS.md#drafts-that-are-looked-up)).
 """
-
-
-def _latest(timed: StudySweep) -> dict[int, dict[str, Speedup]]:
-    """What the latest call that timed so many rows says of each contender, by the number of rows."""
-    rows = TIMINGS.rows(timed.finished.store)
-    latest = {row["batch"]: row["timing_id"] for row in rows}
-    found: dict[int, dict[str, Speedup]] = {}
-    for each in speedups(row for row in rows if latest[row["batch"]] == row["timing_id"]):
-        found.setdefault(each.batch, {})[each.configuration] = each
-    return found
 
 
 def cuts() -> str:

@@ -3,7 +3,6 @@
 What an outcome is called is decided by `words`, as PLAN.md said beforehand.
 """
 
-import csv
 from functools import cache
 from typing import Final
 
@@ -198,8 +197,8 @@ def long_texts() -> str:
 ## Longer texts
 
 {longest.n_prompts} prompts of the first question once more, with its setting and up to {_most_tokens(longest)} tokens
-instead of {_most_tokens(run)} ({longest.tokens(NORMAL):.0f} on average, instead of
-{run.tokens(NORMAL):.0f}). {" ".join(parts)}
+instead of {_most_tokens(run)} ({longest.mean(NORMAL):.0f} on average, instead of
+{run.mean(NORMAL):.0f}). {" ".join(parts)}
 
 {_beside_normal(LONG, setting(FIRST), "")}
 """
@@ -231,27 +230,22 @@ leave together, and what the clock says:
 
 def learned() -> str:
     found = card(READOUT)
-    by_layer: dict[int, dict[str, float]] = {}
-    for row in found["held_out"]:
-        by_layer.setdefault(row["layer"], {})[row["readout"]] = row["agreement"]
-    readouts = sorted({row["readout"] for row in found["held_out"]})
-    rows = [[f"`{readout}`", *(percent_of(each[readout]) for each in by_layer.values())] for readout in readouts]
+    agreement = pd.DataFrame(found["held_out"]).pivot(index="readout", columns="layer", values="agreement")
+    rows = [[f"`{readout}`", *map(percent_of, of)] for readout, of in agreement.iterrows()]
     return f"""
 ## Learned exits
 
 Agreement with full depth's likeliest token on held-out texts; `linear` learned
 from {found["data"]["n_tokens"]:,} tokens.
 
-{table_of(["layer", *map(str, by_layer)], rows)}
+{table_of(["layer", *map(str, agreement)], rows)}
 """
 
 
 def grading() -> str:
-    with (HOME / "grading.csv").open() as file:
-        found = list(csv.DictReader(file))
-    names = ("texts", "alike", "wrongly_right", "wrongly_wrong")
-    total = {name: sum(int(row[name]) for row in found) for name in names}
-    rows = [[row["sort"], *(row[name] for name in names)] for row in found]
+    found = pd.read_csv(HOME / "grading.csv", index_col="sort")
+    total = found.sum()
+    rows = [[str(sort), *map(str, of)] for sort, of in found.iterrows()]
     return f"""
 ## How well answers are graded
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Final
 
+from cluster.assessment.outcome.figures import controls_by_setting
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import units
 from eexit.quality.estimates import ENDS, Estimate
@@ -39,14 +40,7 @@ class Reasoned(StudySweep):
     @cached_property
     def control_of(self) -> dict[str, str]:
         """Setting → its control."""
-        entries = self.finished.manifest.configurations
-        return {each["control_of"]: each["key"] for each in entries if each["control_of"]}
-
-    @property
-    def uncontrolled(self) -> list[str]:
-        """`normal` and the settings, without their controls."""
-        controls = set(self.control_of.values())
-        return [each["key"] for each in self.finished.manifest.configurations if each["key"] not in controls]
+        return controls_by_setting(self.finished)
 
     def need(self, key: str, chain: str = NONE, name: str = "necessity", steps: int | None = None) -> Estimate:
         row = self.needs[key, chain, steps]
@@ -54,18 +48,23 @@ class Reasoned(StudySweep):
 
     def thought(self, key: str) -> float:
         """Tokens of a chain, on average."""
-        return float(self.of_prompts(key, "n_thinking_tokens").mean())
+        return self.mean(key, "n_thinking_tokens")
 
 
 def section() -> str:
     run, fixed, small = map(Reasoned, REASONING)
-    rows = [row for key in run.uncontrolled for row in (_row(run, key, f"`{key}`"), *_of_control(run, key))]
+    uncontrolled = [key for key in (NORMAL, *run.settings) if key not in run.control_of.values()]
+    rows = []
+    for key in uncontrolled:
+        rows.append(_row(run, key, f"`{key}`"))
+        if control := run.control_of.get(key):
+            rows.append(_row(run, control, "– its control"))
     rows += [_row(fixed, key, f"`{key}`") for key in fixed.settings]
     heads = [
         "setting", "layers skipped", "right", "gained, lost", "half", "filler", "at once", "tokens of thinking",
         "cost per right answer", "necessity", "beside control",
     ]  # fmt: skip
-    normal, longest = run.need(NORMAL), max(run.uncontrolled, key=run.thought)
+    normal, longest = run.need(NORMAL), max(uncontrolled, key=run.thought)
     few = small.accuracy(NORMAL)
     return f"""
 ## What limited depth does to reasoning
@@ -102,11 +101,6 @@ def _row(run: Reasoned, key: str, name: str) -> list[str]:
         *(percent_of(row["accuracy_without"]) if row else "" for row in without),
         f"{run.thought(key):.1f}", cost, points_of(run.need(key)), points_of(beside) if beside.n else "",
     ]  # fmt: skip
-
-
-def _of_control(run: Reasoned, key: str) -> Iterator[list[str]]:
-    if control := run.control_of.get(key):
-        yield _row(run, control, "– its control")
 
 
 def _by_steps(run: Reasoned) -> Iterator[str]:

@@ -51,18 +51,8 @@ LEFT_OUT: Final = ("state", "exits", "probes")  # of a card: what each single ma
 COLUMNS: Final = (
     "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts", "mean_depth",
     "cost_full", "cost_needed", "cost_run", "layers_run", "keys_written", *LOOKS, "correct", "disagreement",
-    "lcs_share",
+    "lcs_share", "n_thinking_tokens", "thinking_closed",
 )  # fmt: skip
-COLUMNS_OF_CUTS: Final = (
-    "run_id", "prompt_id", "prompt", "configuration", "status", "n_tokens", "cost_full", "cost_run", "correct",
-    "disagreement",
-)  # fmt: skip
-
-COLUMNS_OF_STEPS: Final = (
-    "run_id", "prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "n_thinking_tokens",
-    "thinking_closed", "mean_depth", "cost_needed", "cost_run", "correct",
-)  # fmt: skip
-COLUMNS_OF: Final = {**dict.fromkeys(CUTS, COLUMNS_OF_CUTS), **dict.fromkeys(REASONING, COLUMNS_OF_STEPS)}
 
 
 def take(results: Path, into: Path = STUDY) -> None:
@@ -97,7 +87,7 @@ def _compact(content: dict[str, Any]) -> bytes:
 
 
 def _read(results: Path, name: str) -> FinishedSweep:
-    return read_finished(str(results / name), COLUMNS_OF.get(name, COLUMNS))
+    return read_finished(str(results / name), COLUMNS)
 
 
 def _short(name: str, manifest: Manifest) -> Manifest:
@@ -195,8 +185,8 @@ class StudySweep:
         lcs_share = self.of_prompts(key, "lcs_share")
         return mean_of((lcs_share if among is None else lcs_share[lcs_share.index.isin(among)]) < 1, ValueKind.SHARE)
 
-    def tokens(self, key: str) -> float:
-        return float(self.of_prompts(key, "n_tokens").mean())
+    def mean(self, key: str, column: str = "n_tokens") -> float:
+        return float(self.of_prompts(key, column).mean())
 
     def _ratio(self, key: str, above: pd.Series, below: str) -> Estimate:
         runs = self.runs.assign(above=above)
