@@ -23,6 +23,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from cluster.console.command import command
 from cluster.console.display import open_display
@@ -50,21 +51,15 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(f"--draft replays no exits: give {given[0]} in a call without it")
         if flags.texts_of != NORMAL:
             raise UsageError(f"drafts write the texts of {NORMAL}: leave --texts-of {flags.texts_of} out")
-        plan = partial(make_lookup_plan, drafts=flags.draft)
-        run_study(flags.results, plan, flags.device, open_display(quiet=flags.quiet)).show(flags.results, columns=100)
-        return 0
-    kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
-    replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
-    asked = SettingsToReplay(
-        kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
-    )
-    done = run_study(
-        flags.results,
-        partial(make_replay_plan, asked=asked, text_of=flags.texts_of),
-        flags.device,
-        open_display(quiet=flags.quiet),
-    )
-    done.show(flags.results, columns=100)
+        plan: partial[Any] = partial(make_lookup_plan, drafts=flags.draft)
+    else:
+        kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
+        replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
+        asked = SettingsToReplay(
+            kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
+        )
+        plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)
+    run_study(flags.results, plan, flags.device, open_display(quiet=flags.quiet)).show(flags.results, columns=100)
     return 0
 
 

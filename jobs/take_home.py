@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.flags import study_parser
+from cluster.console.flags import study_flags, study_parser
 from eexit.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,9 +51,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     further = "further precisions to measure the setting in, and to allow (default: the sweep's alone)"
     parser.several("--dtypes", "DTYPE", further, choices=DTYPES)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: as for a sweep")
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags = parser.read(arguments)
+    flags = study_flags(parser, arguments)
     if flags.chosen == (flags.configuration is not None):
         raise UsageError("give either --chosen or --configuration KEY, which says which setting is taken home")
     return flags

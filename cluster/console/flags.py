@@ -201,9 +201,10 @@ def _within(text: str, least: int, most: int, what: str) -> int:
     return int(text)
 
 
-# Types for argparse: a count, a layer, and what generators of random numbers take.
+# Types for argparse: a count, a layer, a share, and what generators of random numbers take.
 whole = partial(_within, least=1, most=MOST_COUNT, what="a whole number above 0")
 layer = partial(_within, least=0, most=MOST_COUNT, what="a layer, 0 or more")
+per_cent = partial(_within, least=0, most=100, what="whole per cent from 0 to 100")
 seed = partial(_within, least=LEAST_SEED, most=MOST_SEED, what="a whole number of 64 bits")
 
 

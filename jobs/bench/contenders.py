@@ -106,11 +106,16 @@ class Bench:
         self.online_config = self.config.model_copy(update=online)
 
     def runs(self, config: SweepConfig, n_rows: int) -> list[Run]:
-        """So many runs of a grid; of few, none is `normal`, which is generated beside them if the grid has it."""
+        """The first runs of a grid, with as many seeds as that takes; of a grid with more, the last ones.
+
+        Of few, none is `normal`, which is generated beside them if the grid has it.
+        """
         if n_rows < count_runs(config) // len(config.prompts):
             config = config.model_copy(update={"modes": tuple(mode for mode in config.modes if mode != NORMAL)})
         self.generator.config = config
-        return runs_for(config, n_rows)
+        seeds = tuple(range(-(-n_rows // count_runs(config))))
+        first = max(0, len(configurations(config)) - n_rows)
+        return list(plan_runs(config.model_copy(update={"seeds": seeds})))[first : first + n_rows]
 
     def requests(self, config: SweepConfig, n_rows: int) -> list[Request]:
         return list(self.generator.requests(self.runs(config, n_rows)).values())[:n_rows]
@@ -207,13 +212,6 @@ class Bench:
 
     def now(self) -> float:
         return now(self.plain.device)
-
-
-def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
-    """The first `n_rows` runs of the sweep, with as many seeds as that takes; of a grid with more, the last ones."""
-    seeds = tuple(range(-(-n_rows // count_runs(config))))
-    first = max(0, len(configurations(config)) - n_rows)
-    return list(plan_runs(config.model_copy(update={"seeds": seeds})))[first : first + n_rows]
 
 
 class Products(TorchDispatchMode):

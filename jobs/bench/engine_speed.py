@@ -41,7 +41,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from cluster.console.flags import Parser
+from cluster.console.flags import Parser, whole
 from eexit.cpu import kernels
 from eexit.errors import UsageError
 from eexit.model.quantization import precision_of
@@ -122,17 +122,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 1 27 108")
-    parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
-    parser.add_argument("--rounds", type=positive, help="default: 5")
+    parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 27 108")
+    parser.add_argument("--tokens", type=whole, help="per row (default: 40)")
+    parser.add_argument("--rounds", type=whole, help="default: 5")
     parser.add_argument("--quick", action="store_true", help="1 and 27 rows, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"

@@ -15,12 +15,12 @@ from its control (--controls-of of jobs/sweep.py). Several sweeps of follow-up p
 """
 
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.command import command
-from cluster.console.flags import study_parser, whole
+from cluster.console.flags import per_cent, study_parser, whole
 from eexit.errors import UsageError
 from eexit.output.progress import Silence
 from eexit.output.text import counted
@@ -56,7 +56,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
     parser.add_argument("--configuration", metavar="KEY", help="follow up the prompts that it answered, and its chains")
     parser.add_argument("--from", dest="chains_of", metavar="KEY", help="take the chains that this one wrote instead")
-    parser.several("--keep", "PERCENT", "keep so much of each chain, from its start", type=share)
+    parser.several("--keep", "PERCENT", "keep so much of each chain, from its start", type=per_cent)
     parser.several("--budget", "TOKENS", "end each chain after so many tokens", type=whole)
     parser.add_argument("--filler", action="store_true", help="as many tokens without meaning in place of each chain")
     parser.add_argument("--shuffle", action="store_true", help="the sentences of each chain in another order")
@@ -74,13 +74,6 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         if not changes:
             raise UsageError("nothing is to become of the chains: give --keep, --budget, --filler or --shuffle")
     return flags
-
-
-def share(text: str) -> int:
-    """Whole per cent."""
-    if not (text.isdecimal() and int(text) <= 100):
-        raise ArgumentTypeError(f"must be whole per cent from 0 to 100, got {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

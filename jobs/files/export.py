@@ -16,12 +16,12 @@ are missing. The sweep stays as it is, and nothing that is in --out is replaced.
 
 import shlex
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.flags import study_parser
+from cluster.console.flags import number, study_parser
 from eexit.output.locations import HIDDEN, inside, shown, without_secrets
 from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL
@@ -64,18 +64,11 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     keys = f"keys of configurations, as in the sweep's table (default: {NORMAL})"
     parser.several("--configurations", "KEY", keys, default=(NORMAL,))
     factors = f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})"
-    parser.several("--kl-factors", "K", factors, type=_number, default=KL_FACTORS)
+    parser.several("--kl-factors", "K", factors, type=number, default=KL_FACTORS)
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     flags = parser.read(arguments)
     flags.configurations = tuple(dict.fromkeys(flags.configurations))
     return flags
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"must be numbers, got {text}") from error
 
 
 if __name__ == "__main__":

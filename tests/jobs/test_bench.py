@@ -61,8 +61,8 @@ def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rows", "many"], "invalid positive value: 'many'"),
-        (["--rounds", "0"], "invalid positive value: '0'"),
+        (["--rows", "many"], "argument --rows: must be a whole number above 0, got many"),
+        (["--rounds", "0"], "argument --rounds: must be a whole number above 0, got 0"),
         (["--tokens", "4"], "--tokens must be at least 10, got 4"),
         (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
         (["--model", "no/such"], "no/such"),

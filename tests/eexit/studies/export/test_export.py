@@ -273,7 +273,7 @@ REFUSED: list[tuple[Spoil, list[str], str]] = [
     (lambda store: None, ["--kl-factors", "0.5", "-1"], "KL factors must be finite and ≥ 0, got -1"),
     (lambda store: None, ["--kl-factors", "nan"], "KL factors must be finite and ≥ 0, got nan"),
     (lambda store: None, ["--kl-factors", "1", "1"], "KL factors must be distinct, got 1 1"),
-    (lambda store: None, ["--kl-factors", "few"], "argument --kl-factors: must be numbers, got few"),
+    (lambda store: None, ["--kl-factors", "few"], "argument --kl-factors: must be a number, got few"),
     (lambda store: None, ["--out", "{out}/data"], "--out {out}/data is inside the sweep's results: choose another"),
     (lambda store: None, ["--out", "{out}/sweep.json"], "--out {out}/sweep.json is inside the sweep's results"),
     (lambda store: None, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
