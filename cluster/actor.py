@@ -111,19 +111,16 @@ class SweepActor:
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
+        began, attempt = time.monotonic(), time.time_ns()
         try:
-            return self._do(runs)
+            results = self._generate(runs)
+            if results.generations["error"].null_count < len(runs) and _device_is_broken():
+                # The device caused these errors, and would cause more. The driver starts another process.
+                log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
+                os._exit(1)
+            tally = land(self._store, runs, results, attempt, self._refuse_if_fenced)
         finally:
             self._in_flight = InFlight()  # from now on, the driver counts what has landed
-
-    def _do(self, runs: Sequence[Run]) -> Tally:
-        began, attempt = time.monotonic(), time.time_ns()
-        results = self._generate(runs)
-        if results.generations["error"].null_count < len(runs) and _device_is_broken():
-            # The device caused these errors, and would cause more. The driver starts another process.
-            log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
-            os._exit(1)
-        tally = land(self._store, runs, results, attempt, self._refuse_if_fenced)
         seconds = time.monotonic() - began
         self._metrics.runs.inc(tally.runs)
         if tally.errors:

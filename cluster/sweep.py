@@ -55,13 +55,12 @@ class Summary:
 
     `out` is an absolute path or a URI. `done` runs have landed with a result, and `errors` runs with an error; together
     they are all runs of `config`. `tally` counts the runs that this call has landed, which are none if nothing was left
-    to do. `model` and `exitable_layers` are those of `sweep.json`.
+    to do. `model` is that of `sweep.json`.
     """
 
     config: SweepConfig
     out: str
     model: Mapping[str, Any]
-    exitable_layers: Sequence[int]
     done: int
     errors: int
     tally: Tally
@@ -146,8 +145,7 @@ def run_sweep(
         missing = n_planned - len(found.done) - found.n_errors
         if missing:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
-    layers = manifest.exitable_layers
-    return Summary(config, location, manifest.model, layers, len(found.done), found.n_errors, tally)
+    return Summary(config, location, manifest.model, len(found.done), found.n_errors, tally)
 
 
 def _prepare(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -85,12 +84,13 @@ def closing_table(
     is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
-    of_right = _OfRight.of(per_right(generations, units(prompts)) if prompts else {})
+    of_right = per_right(generations, units(prompts)) if prompts else {}
+    taken = _taken(of_right)
     captions = {
         UNOBSERVED_CAPTION: is_unobserved,
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
-        TAKEN_CAPTION: bool(of_right.columns),
+        TAKEN_CAPTION: bool(taken),
         DRAFTS_CAPTION: has_drafts,
     }
     caption = CAPTION + "".join(each for each, is_there in captions.items() if is_there)
@@ -99,39 +99,31 @@ def closing_table(
     table = ResultTable(caption)
     table.add("key", "configuration", shorten=short_name)
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
-    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_right.headings, *DRAFT_HEADINGS * has_drafts)
+    of_taken = [heading for name in taken for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
+    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
-        means = [*_means(of.done, has_answers), *of_right.cells(configuration.key)]
+        means = [*_means(of.done, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
         drafts = _of_drafts(of.done) if has_drafts else []
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table
 
 
-@dataclass(frozen=True)
-class _OfRight:
-    """What a right answer takes, by configuration, and which of it is known of any."""
+def _taken(of_right: Mapping[str, Mapping[str, PerRight]]) -> list[str]:
+    """What is told of what a right answer takes: what is free to decide, beside what was run where some of that is not
+    known, as of oracles.
+    """
+    lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in of_right.values())
+    return [name for name in TAKEN if name != COST_NEEDED or lacks] if of_right else []
 
-    found: Mapping[str, Mapping[str, PerRight]]
-    columns: Sequence[str]
 
-    @classmethod
-    def of(cls, found: Mapping[str, Mapping[str, PerRight]]) -> "_OfRight":
-        """What is free to decide is told beside what was run where some of that is not known: of oracles."""
-        lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in found.values())
-        return cls(found, [name for name in TAKEN if name != COST_NEEDED or lacks] if found else [])
-
-    @property
-    def headings(self) -> list[str]:
-        return [heading for name in self.columns for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
-
-    def cells(self, key: str) -> list[str]:
-        cells = []
-        for name in self.columns:
-            of = self.found[key][name] if key in self.found else PerRight(NOTHING, NOTHING)
-            shown, form = (of.taken, ".1f") if name == TOKENS else (of.beside_normal, ".2f")
-            cells += [written(shown.mean, form), interval(shown.low, shown.high, form)]
-        return cells
+def _taken_cells(found: Mapping[str, PerRight] | None, taken: Sequence[str]) -> list[str]:
+    cells = []
+    for name in taken:
+        of = found[name] if found else PerRight(NOTHING, NOTHING)
+        shown, form = (of.taken, ".1f") if name == TOKENS else (of.beside_normal, ".2f")
+        cells += [written(shown.mean, form), interval(shown.low, shown.high, form)]
+    return cells
 
 
 def _means(done: pa.Table, has_answers: bool) -> list[str]:

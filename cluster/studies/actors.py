@@ -56,29 +56,25 @@ class StudyActor:
         return share_and_tokens
 
 
-@dataclass(frozen=True)
-class Room:
-    """The resources of an actor that is alone: all CPUs of a node, or a whole GPU with a CPU to drive it."""
+def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
+    """The resources of an actor that is alone: all CPUs of a node, or a whole GPU with a CPU to drive it.
 
-    cpus: int
-    gpus: int = 0
-
-    def __str__(self) -> str:
-        return "a whole GPU and a CPU" if self.gpus else f"all {self.cpus} CPUs of a node"
-
-
-def room_for(device: str, nodes: Sequence[Node]) -> Room:
-    """The room for a device (auto, cpu, cuda or mps). Raises `UsageError` if no node has it."""
+    `device` is auto, cpu, cuda or mps. Raises `UsageError` if no node has them.
+    """
     has_gpu = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1 for node in nodes)
     if device == "cuda" and not has_gpu:
         raise UsageError("--device cuda needs a node with a GPU, and Ray knows of none: leave --device out")
     if has_gpu and device in ("auto", "cuda"):
-        return Room(1, 1)
+        return {"CPU": 1, "GPU": 1}
     # All CPUs of the largest nodes: on a larger node, the same number would not be all.
     most = int(max((node.get("CPU", 0) for node in nodes), default=0))
     if not most:
         raise UsageError("no node of this Ray has a CPU: start it with --num-cpus")
-    return Room(most)
+    return {"CPU": most}
+
+
+def _told(room: Node) -> str:
+    return "a whole GPU and a CPU" if "GPU" in room else f"all {room['CPU']} CPUs of a node"
 
 
 @dataclass(frozen=True)
@@ -118,24 +114,24 @@ def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
     """
     with ray_session() as session:
         room = room_for(device, session.nodes)
-        display.say(f"{work.opening}; one actor has {room}")
+        display.say(f"{work.opening}; one actor has {_told(room)}")
         with _alone(work, room, session.is_own) as handle:
             actor = OwnActor(handle, Liveness(session.is_own, [], display.say), work.if_memory_is_short)
-            for remark in actor.wait(handle.load.remote(device, room.cpus)):
+            for remark in actor.wait(handle.load.remote(device, room["CPU"])):
                 display.say(remark)
             yield actor
 
 
 @contextmanager
-def _alone(work: Work, room: Room, own_ray: bool) -> Iterator[Any]:
+def _alone(work: Work, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
     """`own_ray` says that Ray ends soon after, so that the room need not be given back."""
-    group = placement_group([{"CPU": room.cpus, **({"GPU": room.gpus} if room.gpus else {})}])
+    group = placement_group([room])
     handle: Any = None
     try:
         _wait_for(group, room, work.doing)
         handle = ray.remote(StudyActor).options(
-            num_cpus=room.cpus,
-            num_gpus=room.gpus,
+            num_cpus=room["CPU"],
+            num_gpus=room.get("GPU", 0),
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
@@ -149,7 +145,7 @@ def _alone(work: Work, room: Room, own_ray: bool) -> Iterator[Any]:
             remove_placement_group(group)
 
 
-def _wait_for(group: Any, room: Room, doing: str) -> None:
+def _wait_for(group: Any, room: Node, doing: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
     while not group.wait(SECONDS_BETWEEN_LOOKS):
         interruption.check()
@@ -159,6 +155,6 @@ def _wait_for(group: Any, room: Room, doing: str) -> None:
                 f"{free.get(name, 0):g} of {all_[name]:g} {name}s are free" for name in ("CPU", "GPU") if name in all_
             )
             raise UsageError(
-                f"{doing} needs {room} for itself, and {there} in this cluster: "
+                f"{doing} needs {_told(room)} for itself, and {there} in this cluster: "
                 "wait until what else runs here has ended"
             )

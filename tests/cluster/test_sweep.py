@@ -83,7 +83,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     land_rows(tmp_path / "results" / "demo", config, lambda run: {"perplexity": perplexity[run.prompt.prompt]})
     expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
 
-    summary = Summary(config, store.root, {}, [5], len(runs), 0, Tally())
+    summary = Summary(config, store.root, {}, len(runs), 0, Tally())
     write_figures(summary, store.root, tmp_path / "figures.json")
     told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
     assert [row["means"]["perplexity"] for row in told] == [expected] * 2
