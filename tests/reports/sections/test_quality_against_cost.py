@@ -154,10 +154,6 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
         ({"configuration": "unfrozen/kl/1"}, "It is an oracle, which looks at the final layer: at run time it saves"),
         ({"cost": 1.07}, "Certified: 1 setting, but none costs less than full depth. normal is what can be defended."),
         (
-            {"question": 3},
-            "It is question 3 about these prompts: the guarantee is for this answer, not for the best of",
-        ),
-        (
             {"question": 3, "error": 0.00011875, "planned": 1},
             "It is the third ask of these prompts: it may err with 0.0119%, so that all of them err with 5% at most.",
         ),

@@ -15,6 +15,7 @@ from page_content import charts_of, content_of
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
@@ -314,8 +315,8 @@ def test_sentences_have_no_sign_before_zero() -> None:
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
     """As `cost_at` gives it, summed over runs: exits at half the depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
-    reads = {"keys_written": 0, "head_reads": 10, "shortlist_reads": 0, "screen_reads": None, "probe_reads": 0}
-    done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **reads)
+    nothing_else = {name: 0 for name in (*LOOKS, "keys_written")}
+    done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():
         priced = replace(sweep, prices_of=shapes)
