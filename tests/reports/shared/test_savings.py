@@ -315,7 +315,7 @@ def test_sentences_have_no_sign_before_zero() -> None:
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
     """As `cost_at` gives it, summed over runs: exits at half the depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
-    nothing_else = {name: 0 for name in (*LOOKS, "keys_written")}
+    nothing_else = dict.fromkeys((*LOOKS, "keys_written"), 0)
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():
