@@ -49,8 +49,9 @@ def of_modules() -> dict[str, set[str]]:
     """What each module defines or imports, what it hands out lazily (`__all__`), and its submodules."""
     held = {}
     for module, path in modules().items():
-        public = [node for node in tree(path).body if ast.unparse(node).startswith("__all__ = ")]
-        lazy = {name for node in public if isinstance(node, ast.Assign) for name in ast.literal_eval(node.value)}
+        given = [node for node in tree(path).body if isinstance(node, ast.Assign)]
+        public = [node.value for node in given if ast.unparse(node.targets[0]) == "__all__"]
+        lazy = {name for names in public for name in ast.literal_eval(names)}
         held[module] = _symbols(symtable.symtable(path.read_text(), str(path), "exec")) | lazy
     for module in modules():
         held.get(module.rpartition(".")[0], set()).add(module.rpartition(".")[2])
