@@ -44,6 +44,8 @@ _IS_NOT: Final = (
     r"[\"')\]]{0,2}\s{1,3}(?i:is|was|are|were|can|could|does|did|would)"
     r"(?i:n't\b|not\b|\s{1,3}(?:not(?!\s(?:only|just)\b)|never|wrong|incorrect|false)\b)"
 )
+# Without which a text denies nothing: patterns with an answer of a prompt in them are compiled for each prompt.
+_DENIES: Final = regex.compile(f"{_NOT}|{_AMONG}|{_IS_NOT}")
 _ASIDE: Final = regex.compile(
     r"(?i)\b(?:because|since|as|than|after|while|whereas|although|though|compared|out of|of (?:all|the)"
     r"|or (?:about|roughly)|which (?:is|lies) (?:an?|in|on|the|north|south|east|west))\b"
@@ -131,6 +133,8 @@ def undenied(text: str, kind: AnswerType) -> str:
     """The text without answers that it denies, leaves open or takes back."""
     *_, corrected = (0, *(match.start() for match in _CORRECTION.finditer(text)))
     text = kind.without_alternatives(text[corrected:])
+    if not _DENIES.search(text):
+        return text
     return str(regex.sub(f"{_NOT}{kind.pattern}|{_AMONG}{kind.pattern}|{kind.pattern}{_IS_NOT}", " ", text))
 
 
