@@ -1,6 +1,6 @@
 """The README's blocks of code run as they are printed, one after the other in one folder, with small settings.
 
-All is run in this process, actors too. The default model is a small random one here, whose layers have the same
+All is run in this process, the one actor too. The default model is a small random one here, whose layers have the same
 numbers, and the files of prompts are shorter. What is given besides is in `SMALLER` and `INSTEAD`, and what can't be
 run here in `LEFT_OUT`, with the reasons. A line that is new in the README is run, or fails here.
 """
@@ -20,6 +20,7 @@ from byte_model import save_byte_model
 from commands import asked_here, here
 from judge_server import judging
 from own_tasks import CHOICE, WORDS, save_tasks
+from ray_here import RayHere
 
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan import model_facts
@@ -28,19 +29,21 @@ ROOT = Path(__file__).parents[2]
 # In the order in which their blocks are run.
 FILES = tuple(ROOT / folder / "README.md" for folder in (".", "jobs", "eexit", "cluster", "reports"))
 N_LAYERS = 30  # as the default model has, so that layers can be named as they are printed
-N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some are for reporting
-FEW_TOKENS = ["--max-new-tokens", "6"]
-# Flags that are added behind those of a script, where the last one counts.
+N_PROMPTS = 7  # of each file of prompts, or one more: two at least are held out, and some are for reporting
+# Flags that are added to a command with these words, behind its own, where the last one counts.
 SMALLER = {
-    "jobs/sweep.py": FEW_TOKENS,
+    "jobs/sweep.py": ["--max-new-tokens", "4"],  # as many as the longest draft has
     "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
-    "jobs/files/make_prompts.py": ["--n", "16"],
+    "jobs/files/make_prompts.py": ["--n", "8"],
+    "--what probe": ["--passes", "1"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
 }
-JUDGE_URL = "the address of the judge's server"
-# Words of commands, and what is given in their place.
+JUDGE_URL = "http://the.judge"
+# What is printed, and what is given in its place.
 INSTEAD = {
+    "kl_factors=(0.5, 1)": "kl_factors=(0.5, 1), max_new_tokens=4",
+    "max_new_tokens=100": "max_new_tokens=4",
     "Qwen/Qwen3-0.6B": DEFAULT_MODEL,  # a model of the hub
     "arc_easy": CHOICE,  # data of the hub
     "gsm8k": WORDS,
@@ -108,9 +111,8 @@ def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_
     assert {block.language for block in BLOCKS} == {"sh", "python"}
     printed = [command for block in SHELL for command in block.commands]
     assert LEFT_OUT.keys() <= {*printed}, "left out, but not printed"
-    words = {word for command in printed for word in shlex.split(command)}
-    assert INSTEAD.keys() <= words, "replaced, but not printed"
-    assert SMALLER.keys() <= words, "made smaller, but not printed"
+    assert [text for text in INSTEAD if not any(text in block.text for block in BLOCKS)] == [], "replaced, not printed"
+    assert [words for words in SMALLER if not any(words in each for each in printed)] == [], "made smaller, not printed"
     assert sum(text.count("```") for text in map(Path.read_text, FILES)) % 2 == 0
 
 
@@ -135,13 +137,15 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_the_blocks_run_as_printed_one_after_the_other(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_run_as_printed_one_after_the_other(
+    scratch: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_here.cpus = ray_here.free = 1  # each actor takes the model apart
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
     with judging() as judge:
         for block in BLOCKS:
             if block.language == "python":
-                exec(compile(block.text, block.where, "exec"), names)
+                exec(compile(replaced(block.text), block.where, "exec"), names)
                 continue
             for command in block.commands:
                 if command not in LEFT_OUT:
@@ -156,14 +160,22 @@ def test_the_blocks_run_as_printed_one_after_the_other(scratch: Path, monkeypatc
     assert controlled
 
 
+def replaced(text: str) -> str:
+    """What is run in place of what is printed."""
+    for printed, given in INSTEAD.items():
+        text = text.replace(printed, given)
+    return text
+
+
 def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [INSTEAD.get(word, word).replace(JUDGE_URL, judge_url) for word in shlex.split(command)]
+    words = [word.replace(JUDGE_URL, judge_url) for word in shlex.split(replaced(command))]
     if words[0] == "export":
         monkeypatch.setenv(*words[1].split("=", 1))
         return
     assert words[0] == "python", f"{where} has a command that is not run here: {command}"
     script = import_module(words[1].removesuffix(".py").replace("/", "."))
-    done = here(script.main, *words[2:], *SMALLER.get(words[1], []))
+    smaller = [flag for of, flags in SMALLER.items() if of in command for flag in flags]
+    done = here(script.main, *words[2:], *smaller)
     may_find_nothing = words[1] == "jobs/choose.py"  # where nothing is to be recommended, it ends with 1
     assert done.returncode in ((0, 1) if may_find_nothing else (0,)), f"{where}: {command}\n{done.stdout}{done.stderr}"
     print(command, *done.stdout.splitlines()[-3:], sep="\n  ")
