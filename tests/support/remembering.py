@@ -19,11 +19,12 @@ class Remembering:
         self.config, self.device = model.config, model.device
         self._model = model
         self._remembered: dict[bytes, tuple[Any, list[Any]]] = {}
+        self._modules = list(model.modules())  # to find them anew takes as long as to run some
         model(torch.tensor([[0]], device=model.device), output_hidden_states=True)  # transformers adds its own hooks
-        self._own_hooks = hooks_of(model)
+        self._own_hooks = self.hooks()
 
     def __call__(self, inputs: Tensor, cache: DynamicCache, **options: Any) -> Any:
-        if hooks_of(self._model) != self._own_hooks:
+        if self.hooks() != self._own_hooks:
             return self._model(inputs, cache=cache, **options)
         call = digest(inputs, cache)
         if call not in self._remembered:
@@ -33,10 +34,9 @@ class Remembering:
         cache.layers = copied(layers)
         return output
 
-
-def hooks_of(model: PreTrainedModel) -> list[int]:
-    """The numbers of all hooks; torch gives none twice."""
-    return [number for its in model.modules() for number in (*its._forward_hooks, *its._forward_pre_hooks)]
+    def hooks(self) -> list[int]:
+        """The numbers of all hooks; torch gives none twice."""
+        return [number for its in self._modules for number in (*its._forward_hooks, *its._forward_pre_hooks)]
 
 
 def digest(inputs: Tensor, cache: DynamicCache) -> bytes:
