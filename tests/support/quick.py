@@ -49,14 +49,14 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_invariant_4_a_row_is_the_same_alone_and_beside_others[llama]",
     ),
     "eexit/decode/steps/test_lookup.py": (
-        "test_greedy_rows_are_those_of_normal_on_every_architecture_in_batches_of_any_size[llama]",
+        "test_greedy_rows_are_those_of_normal_in_batches_of_any_size[llama]",
         "test_the_longest_end",
         "test_what_goes_on",
         "test_the_best_lengths",
         "test_more_is_looked_up",
     ),
     "eexit/decode/steps/test_drafting.py": (
-        "test_greedy_drafts_are_the_text_of_normal_on_every_architecture[llama]",
+        "test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers[llama]",
         "test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows[llama-0.7",
         "test_a_draft_is_accepted",
         "test_the_distribution",

@@ -11,8 +11,8 @@ import pytest
 import torch
 from ran import run_alone
 from references import decoder_of, shared_model
+from rows import KINDS
 from safetensors.torch import save_file
-from tiny_models import ARCHITECTURES
 from torch import nn
 from traces import traces_of
 from transformers import PreTrainedModel
@@ -75,7 +75,7 @@ def run(model: PreTrainedModel, cut: Cut, configurations: Sequence[Any], packed:
     return traces_of(Engine(decoder, DECODING, cut_out(decoder, cut, packed)).generate(requests))
 
 
-@pytest.mark.parametrize(("at", "architecture"), [*enumerate(ARCHITECTURES)])
+@pytest.mark.parametrize(("at", "architecture"), [*enumerate(KINDS)])
 def test_a_batch_says_what_transformers_own_modules_say_in_a_plain_loop(at: int, architecture: str) -> None:
     """Of a layer, or of a block of them."""
     model, cut = shared_model(architecture), cut_of((range(1, 2), range(2, 5))[at % 2])
@@ -89,7 +89,7 @@ def test_a_batch_says_what_transformers_own_modules_say_in_a_plain_loop(at: int,
     assert any(traces[index].token_id_T.tolist() != traces[n + index].token_id_T.tolist() for index in range(n))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "falcon"])
+@pytest.mark.parametrize("architecture", ["llama", "falcon"])
 def test_exits_of_a_cut_model_are_those_of_the_same_text_scored_at_once(architecture: str) -> None:
     model, cut = shared_model(architecture), cut_of(range(2, 5))
     decoder = decoder_of(model)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from card import DEVICE, OTHER, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
 from on_cards import N_ON_OTHER, card_of, decoder_there
 from references import decoder_of, shared_model
-from tiny_models import ARCHITECTURES
+from rows import KINDS
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
@@ -102,7 +103,7 @@ def as_on_cpu(
     return rows, [replace(step, between=0) for step in steps]
 
 
-OVER_CARDS = [*((family, False) for family in ARCHITECTURES), *((family, True) for family in OVER_TWO)]
+OVER_CARDS = [*((family, False) for family in KINDS), *((family, True) for family in OVER_TWO)]
 
 
 @pytest.mark.parametrize(("family", "spread"), OVER_CARDS)
@@ -128,8 +129,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-@CARDS
-@pytest.mark.parametrize("change", CHANGES, ids="-".join)
+@pytest.mark.parametrize(("change", "spread"), [*zip(CHANGES, cycle([False, True]), strict=False)])
 def test_a_step_takes_two_copies_however_rows_decode(
     llama: PreTrainedModel, change: dict[str, Any], spread: bool
 ) -> None:
@@ -138,8 +138,14 @@ def test_a_step_takes_two_copies_however_rows_decode(
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
-@CARDS
-@pytest.mark.parametrize(("mode", "form"), [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)])
+# Every state is on one card under oracles and on two under the other rules, or the other way round.
+STATES_AND_FORMS = [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)]
+SPREAD = [False, True] * len(STATES_AND_FORMS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "spread"), [(*each, spread) for each, spread in zip(STATES_AND_FORMS, SPREAD, strict=False)]
+)
 def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
@@ -158,8 +164,7 @@ def test_a_round_of_looked_up_drafts_takes_two_copies_there_and_one_back(llama: 
     assert {(step.to_card, step.blocking_to_card, step.to_host) for step in steps[1:]} == {(2, 0, 1)}
 
 
-@CARDS
-@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize(("temperature", "spread"), [(0, False), (0.8, True)])
 def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
     llama: PreTrainedModel, temperature: float, spread: bool
 ) -> None:
@@ -169,8 +174,9 @@ def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
     assert any(trace.drafted_T.any() for trace in rows.values())
 
 
-@CARDS
-@pytest.mark.parametrize(("mode", "form"), [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)])
+@pytest.mark.parametrize(
+    ("mode", "form", "spread"), [(*each, spread) for each, spread in zip(STATES_AND_FORMS, SPREAD[1:], strict=False)]
+)
 def test_online_rules_wait_for_their_decisions_alone(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:

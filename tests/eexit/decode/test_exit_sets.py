@@ -13,7 +13,7 @@ import torch
 from axes import EXITABLE, some
 from ran import run_alone
 from references import decoder_of, packed_decoder_of, shared_model
-from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, as_reference, generate, modes_of
+from rows import DECODING, PROMPTS, SAMPLED, as_reference, generate, modes_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
@@ -56,7 +56,7 @@ def screen_of(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = T
     return Screen(decoder, ScreenSize(rank, n_tokens), second_moment(decoder))
 
 
-@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(ARCHITECTURES)])
+@pytest.mark.parametrize(("shift", "architecture"), [(0, "llama"), (1, "gemma3")])  # a set is the engine's
 def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift: int, architecture: str) -> None:
     model, seen = shared_model(architecture), set()
     requests = requests_of(model, shift)
@@ -69,20 +69,17 @@ def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift
     assert len(seen) >= 8
 
 
-@pytest.mark.parametrize(
-    ("shift", "architecture", "looks_through"),
-    [(0, "llama", "shortlist"), (1, "gemma3", "screen"), (2, "mixtral", "shortlist"), (3, "llama", "screen")],
-)
+@pytest.mark.parametrize(("shift", "looks_through"), [(0, "shortlist"), (3, "screen")])
 def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
-    shift: int, architecture: str, looks_through: str
+    llama: PreTrainedModel, shift: int, looks_through: str
 ) -> None:
     """A shortlist has the likeliest tokens at the first layer of the set."""
-    model = shared_model(architecture)
+    decoding = replace(FEWER, readout=LINEAR)
     if looks_through == "shortlist":
-        decoding = replace(FEWER, readout=LINEAR, shortlist=Shortlist(packed_decoder_of(model), 5))
+        decoding = replace(decoding, shortlist=Shortlist(packed_decoder_of(llama), 5))
     else:
-        decoding = replace(FEWER, readout=LINEAR, screen=screen_of(model, 6, 9))
-    as_reference(model, requests_of(model, shift, (*READING, "predicted_kl")), decoding)
+        decoding = replace(decoding, screen=screen_of(llama, 6, 9))
+    as_reference(llama, requests_of(llama, shift, (*READING, "predicted_kl")), decoding)
 
 
 @pytest.mark.parametrize("reads", ["screen", "head"])
@@ -99,7 +96,7 @@ def beside_normal(model: PreTrainedModel) -> list[Request]:
     return [Request(PROMPTS[0], Normal(), seed=3), *requests_of(model, 3, READING)]
 
 
-@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), ("gemma3", 0.8), ("mixtral", 0.8)])
+@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), ("gemma3", 0.8)])
 def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
     """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
     model = shared_model(architecture)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from axes import EXITABLE, some
 from references import decoder_of, shared_model
-from rows import ARCHITECTURES, PROMPTS, SAMPLED, as_reference, generate, modes_of
+from rows import PROMPTS, SAMPLED, as_reference, generate, modes_of
 from traces import assert_same
 from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
@@ -42,7 +42,7 @@ def decoding_of(model: PreTrainedModel, **others: object) -> Decoding:
     return replace(FEW, gate=random_gate([key_of(model, rule) for rule in RULES]), readout=LINEAR, **others)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])  # what passes a gate does not depend on layers
 def test_invariant_3_gated_rules_exit_as_the_reference_does(architecture: str) -> None:
     model = shared_model(architecture)
     decoding, passed = decoding_of(model), set()

@@ -8,7 +8,7 @@ import torch
 from axes import EXITABLE, some
 from ran import run_alone
 from references import decoder_of, packed_decoder_of, shared_model
-from rows import PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
+from rows import KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, RANK, STATE_MAPS, WIDTH, key_maps, stream_maps
@@ -37,21 +37,19 @@ def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
     return [Request(prompt, each, seed=3) for prompt in PROMPTS[:2] for each in exits]
 
 
-def has_projections(decoder: Decoder) -> bool:
-    return all(alone.projections for alone in decoder.for_keys)
-
-
-def test_invariant_3_maps_to_keys_and_values_match_the_reference_on_every_family_that_has_them(
-    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("architecture", KINDS)
+def test_invariant_3_maps_to_keys_and_values_match_the_reference_where_layers_have_projections(
+    monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
-    if not has_projections(decoder_of(any_model)):
+    model = shared_model(architecture)
+    if not all(alone.projections for alone in decoder_of(model).for_keys):
         with pytest.raises(AssertionError):
-            key_maps(decoder_of(any_model))
+            key_maps(decoder_of(model))
         return
     monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
-    decoding, requests = decoding_of(decoder_of(any_model), KEYS), requests_of(any_model)[:2]
-    together = as_reference(any_model, requests, decoding)
-    assert_same(together[0], generate(any_model, requests[:1], decoding)[0])
+    decoding, requests = decoding_of(decoder_of(model), KEYS), requests_of(model)[:2]
+    together = as_reference(model, requests, decoding)
+    assert_same(together[0], generate(model, requests[:1], decoding)[0])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,19 +78,3 @@ def test_a_student_is_the_naive_reference_on_other_architectures(
 ) -> None:
     base = shared_model(architecture)
     check(base, merged(base, save_adapter(base, tmp_path_factory.mktemp("adapter"))), ["kl", "confidence"])
-
-
-def test_a_student_changes_all_modes_but_normal(llama: PreTrainedModel, student: PreTrainedModel) -> None:
-    requests, decoding = requests_for(llama, ["kl"]), replace(DECODING, eos_token_ids=frozenset())
-    (normal, *without), (same, *others) = (generate(llama, requests, which, decoding) for which in (None, student))
-    assert_same(same, normal)
-    for trace, other in zip(without, others, strict=True):
-        assert trace.token_id_T[0] == other.token_id_T[0], "the first token is the base model's"
-        assert trace.token_id_T.tolist() != other.token_id_T.tolist()
-
-
-def test_a_student_whose_adapter_changes_nothing_is_the_base_model(llama: PreTrainedModel, tmp_path: Path) -> None:
-    zero = merged(llama, save_adapter(llama, tmp_path, zero=True))
-    requests = requests_for(llama, ["kl", "similarity"])
-    for one, other in zip(generate(llama, requests, None), generate(llama, requests, zero), strict=True):
-        assert_same(one, other)
