@@ -27,8 +27,7 @@ def kinds(model: PreTrainedModel) -> list[Configuration]:
     return [*exits, Exit("unfrozen", "fixed", 3.0), Draft(3, 2)]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-@pytest.mark.parametrize("observe", ["final", "none"])
+@pytest.mark.parametrize(("architecture", "observe"), [("llama", "final"), ("gemma3", "none")])
 def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, observe: Observe) -> None:
     model = shared_model(architecture)
     requests = grid(kinds(model), PROMPTS[:2])

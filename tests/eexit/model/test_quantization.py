@@ -68,7 +68,7 @@ def test_invariants_1_3_and_4_hold_with_quantised_weights(
     model = load(folder, kind)
     assert quantization_of(model) == name
     assert precision_of(model) == f"float32 with {name} weights"
-    requests = grid(configurations(model, rules=["kl", "confidence"]), PROMPTS[:2])
+    requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl", "confidence"]), PROMPTS[:2])
     traces = as_reference(model, requests, SHORT)
     assert len({layer for trace in traces for layer in trace.exit_layer_T[1:].tolist()}) > 2
     for request, trace in zip(requests, traces, strict=True):
