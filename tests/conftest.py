@@ -36,6 +36,12 @@ SHARED = {
     ),
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
+# What holds for all processes of the tests, and is so before a folder's own fixtures import torch. It has one thread,
+# since matrices this small gain nothing from more, and those that there are wait asleep: two that spin take turns on a
+# core that is wanted. And no Ray wants a token: a process that has started one with a token asks each later one for it,
+# so that a cluster without tokens takes it for dead, and ends the actors that it has just started.
+for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "RAY_AUTH_MODE": "disabled"}.items():
+    os.environ.setdefault(name, value)
 FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
 
@@ -106,19 +112,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite runs in two processes, since much of it is waiting; some files need no second one."""
     return 2 if config.args_source == pytest.Config.ArgsSource.TESTPATHS else 0
-
-
-def pytest_configure() -> None:
-    """What holds for all processes of the tests.
-
-    Torch has one thread, since matrices this small gain nothing from more, and those that there are wait asleep: two
-    that spin take turns on a core that is wanted. And no Ray wants a token: a process that has
-    started one with a token asks each later one for it, so that a cluster without tokens takes it for dead, and ends
-    the actors that it has just started.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 @pytest.fixture
