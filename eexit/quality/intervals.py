@@ -59,7 +59,10 @@ def _are_parts(values_P: np.ndarray) -> bool:
 
 def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
     """How many whole values, with this variance, say as much as these; fewer, as their variance is itself estimated."""
-    n, variance = len(values_P), float(values_P.var(ddof=1))
+    n = len(values_P)
+    if n == 1:  # which doesn't say how much they vary
+        return 0.0
+    variance = float(values_P.var(ddof=1))
     spread = float(NORMAL_TAIL / scipy.special.stdtrit(n - 1, TAILS[1])) ** 2
     return min(whole_variance / (variance / n) * spread, MOST_EFFECTIVE) if variance else MOST_EFFECTIVE
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from eexit.quality.estimates import ValueKind, estimate_columns, estimate_median, estimate_ratios
-from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_median
+from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, of_share
 
 DRAWS: Final = 400
 
@@ -46,6 +46,11 @@ def test_the_range_of_five_rounds_is_no_interval() -> None:
     assert 1 - 2 * 0.5**5 == 0.9375
     assert of_median(np.arange(5.0)) is None
     assert np.isnan(estimate_median(np.arange(5.0)).low)
+
+
+def test_a_part_of_one_prompt_says_nothing_of_how_sure_it_is() -> None:
+    assert of_share(np.array([0.15])) == (0, 1)
+    assert of_difference(np.array([0.15])) == (-1, 1)
 
 
 def test_mcnemar_is_the_sign_test_of_what_differs() -> None:
