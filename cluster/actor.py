@@ -23,8 +23,8 @@ from eexit.plan.runs import Run
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Generator, Results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import LandingError, Tally, land, shard_name, tally_of
 from eexit.results.store.lease import is_fenced
+from eexit.results.store.writing_shards import LandingError, Tally, land, shard_name, tally_of
 
 # Makes a generator for a sweep on a device: auto, cpu, cuda, mps or, for all GPUs of the process, balanced.
 MakeGenerator = Callable[[SweepConfig, str], Generator]

@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from cluster import interruption
 from cluster.actor import InFlight, MakeGenerator
 from cluster.console.events import log
-from cluster.failures import (
+from cluster.failed_shards import (
     Breaker,
     Kind,
     ShardFailure,
@@ -41,8 +41,8 @@ from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import LandingError, Tally, clear_debris, land, landed_tally
 from eexit.results.store.lease import Lease
+from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, land, landed_tally
 
 SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early

@@ -35,7 +35,6 @@ from eexit.results.layout import (
 )
 from eexit.results.means import figures
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import Survey, Tally, clear_debris, remove_errors, take_stock
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import (
     LostManifestError,
@@ -46,6 +45,7 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
     written,
 )
+from eexit.results.store.writing_shards import Survey, Tally, clear_debris, remove_errors, take_stock
 from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
 
 

@@ -31,8 +31,8 @@ from eexit.plan.splits import units
 from eexit.results.layout import MANIFEST, Manifest
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import survey
 from eexit.results.store.manifest import LostManifestError, read_manifest
+from eexit.results.store.writing_shards import survey
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion

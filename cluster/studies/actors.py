@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import interruption
 from cluster.actor import device_here
-from cluster.failures import Kind, failure_of_actor, failure_of_call
+from cluster.failed_shards import Kind, failure_of_actor, failure_of_call
 from cluster.pool import Node
 from cluster.session import Liveness, answers, ray_session
 from eexit.errors import SweepStopped, UsageError

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster import interruption
 from cluster.console.display import open_display
-from cluster.failures import failure_of_actor, failure_of_call
+from cluster.failed_shards import failure_of_actor, failure_of_call
 from cluster.job import SweepJob, location_for_all
 from cluster.pool import Pool, plan_pools
 from cluster.session import Liveness, ray_session

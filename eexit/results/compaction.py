@@ -11,8 +11,8 @@ from eexit.results.files import list_files, read_generations, read_tokens, witho
 from eexit.results.layout import FOLDERS, MANIFEST, generations_name
 from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store
-from eexit.results.store.landing import name_of, publish_shard, sound
 from eexit.results.store.lease import hold
+from eexit.results.store.writing_shards import name_of, publish_shard, sound
 from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.whereabouts import refuse_around, refuse_inside
 

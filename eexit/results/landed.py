@@ -1,7 +1,7 @@
 """Reading the runs of a sweep that have landed: studies, trainings, exports and tables all go through this.
 
 A damaged file is an error here. A report leaves it out (`reports.read.shards`), and a sweep that goes on repairs it
-(`eexit.results.store.landing.take_stock`).
+(`eexit.results.store.writing_shards.take_stock`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -16,7 +16,7 @@ from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import Run
 from eexit.results.shard_tables import OnProgress, Results
-from eexit.results.store.landing import Tally
+from eexit.results.store.writing_shards import Tally
 
 
 @pytest.mark.usefixtures("ray_here")

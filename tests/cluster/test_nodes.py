@@ -16,7 +16,7 @@ from scripted import look, sweep_of
 from cluster import session
 from eexit.errors import SweepStopped
 from eexit.plan.model_facts import Memory
-from eexit.results.store.landing import Tally
+from eexit.results.store.writing_shards import Tally
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from scripted import sweep_of
 from cluster.actor import InFlight
 from cluster.console.display import Lines, open_display
 from cluster.driver import sweep_progress
-from cluster.failures import Breaker
+from cluster.failed_shards import Breaker
 from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
 from cluster.shards import Shard, cut, rows_for, split
@@ -17,7 +17,7 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.model_facts import CPU_CACHE_BYTES, Memory
 from eexit.plan.runs import plan_runs
-from eexit.results.store.landing import Tally
+from eexit.results.store.writing_shards import Tally
 
 
 def job(**fields: object) -> SweepJob:

@@ -29,7 +29,7 @@ from eexit.plan.runs import configurations, count_different_runs, plan_runs, sam
 from eexit.results.means import figures
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import Tally, land
+from eexit.results.store.writing_shards import Tally, land
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration

@@ -23,7 +23,7 @@ from cluster.console.sweep_flags import load_job
 from eexit.generator import ModelGenerator
 from eexit.plan.runs import plan_runs
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
+from eexit.results.store.writing_shards import land
 
 pytestmark = pytest.mark.slow
 STOPPED = "what has landed stays: the same command goes on from there"

@@ -19,7 +19,7 @@ from eexit.plan.runs import plan_runs
 from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import Tally, land
+from eexit.results.store.writing_shards import Tally, land
 from jobs.sweep import finish, publish_report
 from reports import PageSettings, build_report
 

@@ -19,7 +19,7 @@ from cluster.sweep import run_sweep
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.plan.runs import plan_runs
-from eexit.results.store.landing import Tally
+from eexit.results.store.writing_shards import Tally
 
 
 def drive(

@@ -23,8 +23,8 @@ from eexit.plan.runs import plan_runs
 from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land, take_stock
 from eexit.results.store.manifest import make_manifest, read_manifest, written
+from eexit.results.store.writing_shards import land, take_stock
 from reports.read.sweep import read_sweep
 
 FLIPS = 400

@@ -13,8 +13,8 @@ from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
+from eexit.results.store.writing_shards import land
 
 
 def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:

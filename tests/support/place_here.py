@@ -19,8 +19,8 @@ from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import plan_runs
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land, take_stock
 from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_config, written
+from eexit.results.store.writing_shards import land, take_stock
 from eexit.studies.study import Done
 from eexit.training.plan import WhatToTrain, make_training_plan
 from eexit.training.texts import read_texts

@@ -17,7 +17,7 @@ WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/plan": ("artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
     "eexit/output": ("locations", "result_table"),
     "eexit/results": ("layout", "original_format", "seals"),
-    "eexit/results/store": ("damage", "folder", "landing"),
+    "eexit/results/store": ("damage", "folder", "writing_shards"),
     "eexit/quality": (
         "intervals",
         "learn_then_test",

@@ -23,8 +23,8 @@ from eexit.results.landed import read_columns, tokens_of
 from eexit.results.layout import tokens_name
 from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
+from eexit.results.store.writing_shards import Survey, sound
 from eexit.results.whereabouts import refuse_inside
 from eexit.studies.export.conversations import (
     NEEDED_OF_RUNS,

@@ -15,7 +15,7 @@ from cluster.sweep import Summary
 from eexit.output.whole_files import becoming, write_all, write_whole
 from eexit.plan.artefacts import Card, write_card
 from eexit.results import original_format
-from eexit.results.store.landing import Tally
+from eexit.results.store.writing_shards import Tally
 from eexit.training.saving import Saved, save_state
 from jobs.sweep import write_figures
 

@@ -19,7 +19,7 @@ from eexit.quality.answer_types import choices_of
 from eexit.quality.answers import Mark, SlowPatternError, is_same, mark
 from eexit.results.means import figures
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
+from eexit.results.store.writing_shards import land
 
 CHOICES = "Which is the capital of France?\nA) Rome\nB) Paris\nC) Berlin\nD) New York\nAnswer with the letter."
 

@@ -18,8 +18,8 @@ from eexit.results.compaction import compact
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.shard_tables import Results, error_results, run_columns
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import clear_debris, land, publish_shard, remove_errors, survey
 from eexit.results.store.lease import hold
+from eexit.results.store.writing_shards import clear_debris, land, publish_shard, remove_errors, survey
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from jobs.files.compact import main

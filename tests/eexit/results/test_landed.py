@@ -12,7 +12,7 @@ from eexit.results.landed import read_columns, runs_with_tokens
 from eexit.results.layout import generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import name_of, sound
+from eexit.results.store.writing_shards import name_of, sound
 
 LENGTHS = {"a": 3, "b": 1, "c": 12, "d": 5}
 TOKENS = [

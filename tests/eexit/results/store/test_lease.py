@@ -21,8 +21,8 @@ from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import LandingError, survey
 from eexit.results.store.lease import LEASE, STALE_SECONDS, Holder, Lease, hold, is_fenced
+from eexit.results.store.writing_shards import LandingError, survey
 
 HOLDER = """
 import sys, time

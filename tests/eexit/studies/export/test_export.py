@@ -23,8 +23,8 @@ from eexit.plan.runs import OK, plan_runs
 from eexit.results.layout import MANIFEST, decode, encode
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import land, publish_shard
 from eexit.results.store.manifest import make_manifest
+from eexit.results.store.writing_shards import land, publish_shard
 from eexit.results.tables import TOKENS
 from eexit.studies.export import export as exporting
 from eexit.studies.export.conversations import CONVERSATIONS, conversations, surroundings

@@ -30,9 +30,9 @@ from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land
 from eexit.results.store.lease import JUDGING, hold
 from eexit.results.store.manifest import make_manifest
+from eexit.results.store.writing_shards import land
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging import endpoint
 from eexit.studies.judging import judge as judging_module

@@ -26,7 +26,7 @@ from eexit.results.layout import MANIFEST
 from eexit.results.means import figures
 from eexit.results.shard_tables import Results, error_results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import (
+from eexit.results.store.writing_shards import (
     LandingError,
     Tally,
     clear_debris,
