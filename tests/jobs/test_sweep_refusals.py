@@ -106,16 +106,15 @@ def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, t
     assert done.stdout == "importing Ray []\n"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--modes", "foo"], 2), (["--dry-run"], 0)])
-def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, arguments: list[str], code: int) -> None:
+def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path) -> None:
     program = (
         "import runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, '--model', {str(tiny)!r}, *{arguments}]\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--model', {str(tiny)!r}, '--dry-run']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "False")
 
 
 def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:

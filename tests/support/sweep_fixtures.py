@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from byte_model import save_byte_model
-from sweeping import SCRIPT, sweep, wait_for
+from sweeping import SCRIPT, sweep, sweep_here, wait_for
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
         f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
         "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
     )
+    sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which keeps what the model is like
     done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
     assert done.returncode == 0, done.stderr
     (folder / "progress.txt").write_text(done.stderr)
