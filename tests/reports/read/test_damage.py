@@ -73,29 +73,22 @@ def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: i
     assert line.startswith(f"{path} is damaged (")
 
 
-@pytest.mark.parametrize("name", ["generations", "tokens"])
 def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
-    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    path = folder / name / shard(1)
-    flip(path)
-    assert main([str(folder)]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"report: left out: {path} is damaged (")
-    assert "Left out" in (folder / "report.html").read_text()
-
-
-def test_files_that_no_sweep_wrote_are_left_out_and_named(
     folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    flip(folder / "tokens" / shard(1))
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
-    assert len(read_sweep(str(folder)).generations) == ALL
+    sweep = read_sweep(str(folder))
+    assert len(sweep.generations) == ALL
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().err.splitlines() == [
-        f"report: left out: {folder / name} is not one of the sweep's files"
-        for name in ("generations/copy.parquet", "tokens/my_notes.txt")
-    ]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"report: left out: {line}" for line in sweep.left_out]
+    others = ("generations/copy.parquet", "tokens/my_notes.txt")
+    (damaged,) = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in others}
+    assert len(said) == 3
+    assert damaged.startswith(f"{folder / 'tokens' / shard(1)} is damaged (")
+    assert "Left out" in (folder / "report.html").read_text()
 
 
 def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> None:

@@ -99,17 +99,18 @@ def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_p
     folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
     judge(folder, fails=[f"1-{BOLD}-0", f"2-{NORMAL}-0"])
     judge(folder, call=2, judge="another", coherence=1)
-    first, second = quality_in(folder).judges
+    found = quality_in(folder)
+    first, second = found.judges
     assert (first.name, second.name, first.errors) == (JUDGE, "another", {BOLD: 1, NORMAL: 1})
-    row = row_of(quality_in(folder), BOLD)
+    row = row_of(found, BOLD)
     score = np.mean([5 - round(10 * 0.25 * 0.8)] * 2 + [5, 4])
     assert (row["score_0"], row["score_0_n"], row["judge_errors"]) == (pytest.approx(score), 5, 1)
     assert row["score_1"] == pytest.approx(score - (3 - 1) / 4)
     assert row["score_0_difference_n"] == 4, "a prompt without one of both is in no pair"
     assert row["preferred_0"] == 0
-    assert row_of(quality_in(folder), CHOSEN)["preferred_0"] == 0.5
-    assert np.isnan(row_of(quality_in(folder), NORMAL)["preferred_0"])
-    said = quality_findings(quality_in(folder), 0)
+    assert row_of(found, CHOSEN)["preferred_0"] == 0.5
+    assert np.isnan(row_of(found, NORMAL)["preferred_0"])
+    said = quality_findings(found, 0)
     assert f"Judge {JUDGE} gave no usable answer for 2 of 54 runs, which are in no mean of its scores." in said
     assert any(
         sentence.startswith(f"Judge {JUDGE} gives normal a score of 4.75 [4.75, 4.75] of 5") for sentence in said
