@@ -14,8 +14,6 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from torch import Tensor
-
 from eexit.model.file_digests import sha256
 from eexit.output.progress import Progress
 from eexit.output.whole_files import publish
@@ -25,7 +23,7 @@ from eexit.training.plan import TrainingPlan
 from eexit.training.saving import Saved, load_state, read_saved, save_state, save_tensors
 from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens
-from eexit.training.trainer import Tables, Trainer
+from eexit.training.trainer import OwnArtefact, Tables, Trainer
 
 BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0
@@ -138,12 +136,12 @@ class Training:
                 publish(file, folder / name)
         return digests
 
-    def _make_parts(self, made: Path, parts: Mapping[str, tuple[Mapping[str, Tensor], Tables]]) -> None:
+    def _make_parts(self, made: Path, parts: Mapping[str, OwnArtefact]) -> None:
         """Write artefacts with cards of their own, in folders of these names."""
-        for name, (tensors, tables) in parts.items():
+        for name, part in parts.items():
             Path(made, name).mkdir()
-            save_tensors(Path(made, name, WEIGHTS), tensors)
-            write_card(made / name, self._card(tables, {WEIGHTS: sha256([made / name / WEIGHTS])}))
+            save_tensors(Path(made, name, WEIGHTS), part.tensors)
+            write_card(made / name, self._card(part.tables, {WEIGHTS: sha256([made / name / WEIGHTS])}))
 
     def _learn(self) -> None:
         """Learn from the next block, and note what came of it."""

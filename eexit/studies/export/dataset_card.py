@@ -40,10 +40,9 @@ class Account:
     def add(self, table: pa.Table) -> None:
         """Count these rows of `CONVERSATIONS`."""
         layers = np.array(table["layers"][0].as_py())
-        names = ("kl_exit_prob", "decided", "final_top_logprob")
-        flat, decided, logprob = (pc.list_flatten(table[name], recursive=True).to_numpy() for name in names)
-        probability = flat.reshape(-1, len(self.kl_factors), len(layers))
-        decided_NFX = probability[decided].astype(np.float64)
+        probability = _flat(table["kl_exit_prob"], 3).reshape(-1, len(self.kl_factors), len(layers))
+        decided_NFX = probability[_flat(table["decided"], 1)].astype(np.float64)
+        logprob = _flat(table["final_top_logprob"], 2)
         self.n_tokens += len(probability)
         self.n_decided += len(decided_NFX)
         self.n_top += len(logprob)
@@ -213,3 +212,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _flat(column: pa.ChunkedArray, levels: int) -> np.ndarray:
+    """All values of a column of nested lists."""
+    for _ in range(levels):
+        column = pc.list_flatten(column)
+    values: np.ndarray = column.to_numpy()
+    return values

@@ -87,15 +87,21 @@ class TimeLeft:
         self._at, self._since = (batch, number), now
 
 
-ExitShares = Mapping[str, Mapping[int, float]]  # configuration → layer → share of its decided tokens
+@dataclass(frozen=True)
+class SweepExits:
+    """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens.
+
+    With it, steps are timed: `normal` and exits of all rows at one layer, also with one row and with one row less.
+    """
+
+    shares: Mapping[str, Mapping[int, float]]
+    n_layers: int
 
 
 class TimingStudy(Study):
     """Contenders at batch sizes, with the prompts of `config`.
 
-    A unit is a round, and a part times one contender at one batch size; the first unit warms up. With the shares of the
-    sweep's tokens of these prompts that exited at each of `n_layers`, steps are timed: `normal` and exits of all rows
-    at one layer, also with one row and with one row less.
+    A unit is a round, and a part times one contender at one batch size; the first unit warms up.
     """
 
     table, needs_model, times = TIMINGS, True, True
@@ -103,11 +109,10 @@ class TimingStudy(Study):
 
     def __init__(
         self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int,
-        n_rounds: int, n_layers: int, exits: ExitShares | None, per_round: int | None,
+        n_rounds: int, exits: SweepExits | None = None, per_round: int | None = None,
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
         self.n_tokens, self.n_rounds, self._exits, self._per_round = n_tokens, n_rounds, exits, per_round
-        self._n_layers = n_layers
         self.time_left = TimeLeft()
         self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
@@ -172,7 +177,7 @@ class TimingStudy(Study):
     @property
     def _all_batches(self) -> Sequence[int]:
         """The batch sizes that are asked about, and those at which only steps are timed."""
-        return tuple(dict.fromkeys([*self.batches, *(step_batches(self.batches) if self._exits is not None else ())]))
+        return tuple(dict.fromkeys([*self.batches, *(step_batches(self.batches) if self._exits else ())]))
 
     @property
     def _n_warming_up(self) -> int:
@@ -202,10 +207,9 @@ class TimingStudy(Study):
         return sorted(rows, key=lambda row: (self._all_batches.index(row["batch"]), names.index(row["configuration"])))
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
-        exits = self._exits
-        times = None if exits is None else step_times(rows, self._n_layers)
+        times = step_times(rows, self._exits.n_layers) if self._exits else None
         rows = [row for row in rows if row["batch"] in self.batches]
-        of_steps = () if exits is None or times is None else (step_table(times), allowed_table(rows, times, exits))
+        of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
         beside = beside_table(rows, gguf_bits(self.config.model))
         return [table for table in (timings_table(rows), drafts_table(rows), beside, *of_steps) if table]
 
@@ -277,24 +281,24 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     sources = dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))
     drafting = [Generate(variant=LOOKUP) if layer is None else Generate(layer) for layer in sources]
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
-    if exits is not None:
+    if exits:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside, config.quantize), *chosen, *drafting]))
     batches = tuple(dict.fromkeys(asked.batches))
-    n_layers = sweep.manifest.model["n_layers"]
-    study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, n_layers, exits, asked.per_round)
+    study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
     study.time_left = TimeLeft(asked.seconds)
     return study
 
 
-def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> ExitShares:
+def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
     """Where the tokens of each configuration exited on these prompts."""
     counts = exit_counts(sweep.runs.filter(pc.field("prompt_id").isin(sorted(prompt_ids))))
-    return {
+    shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
     }
+    return SweepExits(shares, sweep.manifest.model["n_layers"])
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:

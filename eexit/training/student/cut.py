@@ -31,7 +31,7 @@ from eexit.training.states.fitting import Fits, Regression, explained
 from eexit.training.states.tables import FP32_BYTES
 from eexit.training.streams import Row, text_pass
 from eexit.training.texts import Text, parted
-from eexit.training.trainer import Tables, Trainer
+from eexit.training.trainer import OwnArtefact, Tables, Trainer
 
 
 class CutTrainer(Trainer):
@@ -87,9 +87,11 @@ class CutTrainer(Trainer):
     def weights(self) -> dict[str, Tensor]:
         return {}
 
-    def parts(self, tables: Tables) -> dict[str, tuple[dict[str, Tensor], Tables]]:
+    def parts(self, tables: Tables) -> dict[str, OwnArtefact]:
         return {
-            str(size): (found.cut.tensors(), {"cuts": [row for row in tables["cuts"] if row["n_layers"] == size]})
+            str(size): OwnArtefact(
+                found.cut.tensors(), {"cuts": [row for row in tables["cuts"] if row["n_layers"] == size]}
+            )
             for size, found in self.found.items()
         }
 

@@ -69,12 +69,21 @@ class Said:
 @dataclass(frozen=True)
 class BesideTeacher:
     """Of each position: the KL from the teacher, nats, whether the likeliest token is the teacher's, and the gradient
-    of the KL in the logits, (N, V), or in the stream that they are read from, (N, W).
+    of the KL in the logits, (N, V).
     """
 
     kl_N: Tensor
     agrees_N: Tensor
-    uphill: Tensor
+    uphill_NV: Tensor
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """What a step saw at the exitable layer and at the final one: KLs, nats, and whether tokens are the teacher's."""
+
+    kl_N: Tensor
+    final_kl_N: Tensor
+    final_agrees_N: Tensor
 
 
 @dataclass
@@ -91,9 +100,8 @@ class LayerLoss:
         n_joined = min(len(layers), 1 + math.ceil(len(layers) * done / GROWING))
         return layers[step % n_joined]
 
-    def learn(self, texts: Sequence[Text], layer: int, n_step: int) -> list[BesideTeacher]:
-        """Add to the adapter's gradients those of the two sums of KLs, divided by `n_step`; what was seen at the layer,
-        and at the final one."""
+    def learn(self, texts: Sequence[Text], layer: int, n_step: int) -> StepSeen:
+        """Add to the adapter's gradients those of the two sums of KLs, divided by `n_step`."""
         pair, said = self.pair, self.said(texts)
         layers = (layer, pair.reader.final)
         streams = pair.stack.streams(Padded.of(texts, pair.reader.decoder.device), layers)
@@ -101,9 +109,9 @@ class LayerLoss:
         weights = [weight / n_step for weight in (1.0, self.weight)]
         torch.autograd.backward(
             [streams[each] for each in layers],
-            [weight * each.uphill for weight, each in zip(weights, seen, strict=True)],
+            [weight * gradient_NW for weight, (_, _, gradient_NW) in zip(weights, seen, strict=True)],
         )
-        return seen
+        return StepSeen(seen[0][0], *seen[1][:2])
 
     def weigh(self, final_agreement: float) -> None:
         """Weigh the final layer by how often it said what the teacher says, a fraction, in the step before."""
@@ -129,14 +137,15 @@ def _by_text(said: Said, texts: Sequence[Text]) -> Iterator[Said]:
         start += n
 
 
-def _read(pair: Pair, said: Said, hidden_NW: Tensor, layer: int) -> BesideTeacher:
-    """What is read of these streams after a layer."""
+def _read(pair: Pair, said: Said, hidden_NW: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The KLs at these streams after a layer, whether tokens are the teacher's, and the gradient of the KLs' sum."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for chunk in pair.reader.chunks(len(hidden_NW)):
         hidden_CW = hidden_NW[chunk].detach().requires_grad_()
         logits_CV = pair.reader.logits(hidden_CW, layer)
         with torch.no_grad():
             compared = said[chunk].compare(logits_CV)
-        (gradient_CW,) = torch.autograd.grad(logits_CV, hidden_CW, compared.uphill)
+        (gradient_CW,) = torch.autograd.grad(logits_CV, hidden_CW, compared.uphill_NV)
         found.append((compared.kl_N, compared.agrees_N, gradient_CW))
-    return BesideTeacher(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    kl_N, agrees_N, gradient_NW = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return kl_N, agrees_N, gradient_NW

@@ -7,6 +7,7 @@ Shapes: N tokens, E exitable layers, W width of the residual stream.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -24,16 +25,24 @@ from eexit.training.trainer import Tables
 LEAST_TOKENS: Final = 16  # that must reach a layer, of the texts to learn from and of those that choose, for a probe
 
 
+@dataclass(frozen=True)
+class Reaching:
+    """The tokens that reach a layer: the student's streams after it, and KL(teacher's final ‖ student's there)."""
+
+    stream_NW: Tensor
+    kl_N: Tensor  # nats
+
+
 @torch.no_grad()
-def reaching(pair: Pair, texts: Sequence[Text], kl_factor: float, draw: Draw) -> dict[int, tuple[Tensor, Tensor]]:
-    """For each exitable layer, the tokens of these texts that reach it with exits drawn at this KL factor: the
-    student's streams after it, (N, W), and KL(teacher's final ‖ student's there), (N,), nats."""
+def reaching(pair: Pair, texts: Sequence[Text], kl_factor: float, draw: Draw) -> dict[int, Reaching]:
+    """For each exitable layer, the tokens of these texts that reach it with exits drawn at this KL factor."""
     taught = pair.teach(texts)
     exit_N = pair.draw_exits(taught, kl_factor, draw(texts))
     streams = pair.streams(taught, exit_N, pair.layers)
     kl_NE = pair.kls(streams, taught.final_NW).to(exit_N.device)
     return {
-        layer: (streams[layer][exit_N >= layer], kl_NE[exit_N >= layer, rank]) for rank, layer in enumerate(pair.layers)
+        layer: Reaching(streams[layer][exit_N >= layer], kl_NE[exit_N >= layer, rank])
+        for rank, layer in enumerate(pair.layers)
     }
 
 
@@ -45,8 +54,8 @@ def fit_probes(pair: Pair, some_texts: Sequence[Sequence[Text]], kl_factor: floa
     sums = SplitSums()
     for texts in some_texts:
         for chooses, part in parted(texts):
-            for layer, (stream_NW, kl_N) in reaching(pair, part, kl_factor, draw).items():
-                sums.add(layer, chooses, Sums.of(stream_NW, log_kl(kl_N)[:, None]))
+            for layer, found in reaching(pair, part, kl_factor, draw).items():
+                sums.add(layer, chooses, Sums.of(found.stream_NW, log_kl(found.kl_N)[:, None]))
     return {layer: _fitted(*sums.of(layer)) for layer in pair.layers}
 
 
@@ -63,10 +72,10 @@ def student_probe_tables(
     """How well the probes rank tokens that reach their layer, and how far the chances that they give can be trusted."""
     found = [reaching(pair, texts, kl_factor, draw) for texts in some_texts]
     seen = {
-        layer: torch.cat([probe.log_kl(by_layer[layer][0]).cpu() for by_layer in found])
+        layer: torch.cat([probe.log_kl(by_layer[layer].stream_NW).cpu() for by_layer in found])
         for layer, probe in probes.items()
     }
-    true = {layer: torch.cat([by_layer[layer][1].cpu() for by_layer in found]) for layer in probes}
+    true = {layer: torch.cat([by_layer[layer].kl_N.cpu() for by_layer in found]) for layer in probes}
     ranks = {layer: rank_correlation(seen[layer], true[layer]) if len(true[layer]) > 1 else 0.0 for layer in probes}
     return {
         "probes": [probe_row(layer, "linear", {"linear": rank}) for layer, rank in ranks.items()],

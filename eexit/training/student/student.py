@@ -90,8 +90,8 @@ class StudentTrainer(Trainer):
         else:
             layer = self.loss.layer(self.steps - n_at_exits, self.done)
             seen = [self.loss.learn(some, layer, n_decided) for some in parts]
-            self.loss.weigh(sum(int(final.agrees_N.sum()) for _, final in seen) / n_decided)
-            total = sum(at_layer.kl_N.sum().item() for at_layer, _ in seen)
+            self.loss.weigh(sum(int(each.final_agrees_N.sum()) for each in seen) / n_decided)
+            total = sum(each.kl_N.sum().item() for each in seen)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), MOST_NORM)
         self.seen += n_tokens(texts)
         for group in self.optimiser.param_groups:

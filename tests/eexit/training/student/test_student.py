@@ -15,7 +15,7 @@ from eexit.method.readouts import READOUTS
 from eexit.model.adapters import merged, own_weights
 from eexit.model.decoder import Decoder
 from eexit.training.setup import KL_FACTORS, Setup
-from eexit.training.student.layer_loss import BesideTeacher
+from eexit.training.student.layer_loss import StepSeen
 from eexit.training.student.student import StudentTrainer
 from eexit.training.texts import Text, n_tokens
 
@@ -95,7 +95,7 @@ def test_every_layer_has_its_turn_whatever_steps_are_at_exits(
     turns: list[int] = []
     learn = trainer.loss.learn
 
-    def at_layer(texts: Sequence[Text], layer: int, n_step: int) -> list[BesideTeacher]:
+    def at_layer(texts: Sequence[Text], layer: int, n_step: int) -> StepSeen:
         turns.append(layer)
         return learn(texts, layer, n_step)
 
