@@ -63,7 +63,6 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
     summary = said["summary"]
     assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "one"), 5, 0)
     assert summary.tally == Tally(runs=5, errors=0, tokens=20)
-    assert summary.exitable_layers == [2, 4]
     assert summary.model["n_layers"] == 7
     runs = pd.read_parquet(f"{summary.out}/generations")
     keys = ["normal", *(f"{mode}/kl/{factor}" for mode in ("unfrozen", "frozen_residual") for factor in ("0.5", "1"))]

@@ -52,7 +52,7 @@ def test_full_depth_with_a_screened_head_saves_nothing_either() -> None:
     for shapes in KNOWN.values():
         full = full_cost_at(shapes, np.array([9.0]), looked)
         assert cost_at(shapes, counts, 30, looked) == pytest.approx(full)
-        assert full < full_cost_at(shapes, np.array([9.0]), Looked.of({}))
+        assert full < full_cost_at(shapes, np.array([9.0]), Looked(64, None))
 
 
 def test_shapes_come_from_a_name_a_folder_or_a_text(tmp_path: Path) -> None:
