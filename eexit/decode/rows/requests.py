@@ -30,10 +30,9 @@ class Decoding:
     that is read, at full depth too, is what it lets through.
 
     At most `rows` rows are in flight, as far as their caches fit in what the device has free, of which this process may
-    use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
-    recorded. After each step, a row also ends if `stops`, given the row so far, says so, as for stop strings.
-    `observe` says at which layers the full-depth model is read on the texts: at all exitable ones and the final one, at
-    the final one, or at none.
+    use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are recorded. After each step, a row
+    also ends if `stops`, given the row so far, says so, as for stop strings. `observe` says at which layers the
+    full-depth model is read on the texts: at all exitable ones and the final one, at the final one, or at none.
     """
 
     exitable_layers: tuple[int, ...]
