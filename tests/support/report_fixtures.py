@@ -19,7 +19,6 @@ from reports import PageSettings, build_report
 
 JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
-COLOUR_RULES = ("color-contrast", "link-in-text-block")  # of axe
 MOST_PROSE = 700  # words of the overview before anything is folded open
 # The words that are seen, without those of options and of what is folded, and of what else is left out.
 WORDS = """(without) => {
@@ -196,17 +195,15 @@ def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
 
 
-def violations(page: Page, axe: str, scheme: str = "light", within: str = "html") -> list[Any]:
+def violations(page: Page, axe: str) -> list[Any]:
     """What axe finds: the rules that are broken, and the nodes that break them.
 
-    That it says nothing of all other nodes saves it most of its time. In the dark, where all else is as in the light,
-    it is asked for the rules about colours.
+    That it says nothing of all other nodes saves it most of its time.
     """
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
-    options = {"resultTypes": ["violations"]} | ({"runOnly": [*COLOUR_RULES]} if scheme == "dark" else {})
-    run = "async ([within, options]) => (await axe.run(within, options)).violations"
-    found: list[Any] = page.evaluate(f"{run}.map(v => [v.id, v.nodes.map(n => n.html)])", [within, options])
+    run = "axe.run({resultTypes: ['violations']})"
+    found: list[Any] = page.evaluate(f"async () => (await {run}).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
     return found
 
 

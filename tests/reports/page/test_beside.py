@@ -22,8 +22,8 @@ def match_at(page: Page, at: str) -> None:
     section(page).get_by_role("combobox", name="at", exact=True).select_option(at)
 
 
-def test_a_rule_stands_beside_a_mix_of_another_ones_settings(walk: Walk, answered: Path) -> None:
-    page = walk("#/?beside.kind=rules+and+exit+sets&beside.other=unfrozen/kl", path=answered)
+def test_a_rule_stands_beside_a_mix_of_another_ones_settings(visit: Visit, answered: Path) -> None:
+    page = visit("#/?beside.kind=rules+and+exit+sets&beside.other=unfrozen/kl", path=answered)
     beside = page.locator("[data-chart=beside]")
     assert (
         beside.locator("output")
@@ -38,8 +38,8 @@ def test_a_rule_stands_beside_a_mix_of_another_ones_settings(walk: Walk, answere
     assert "unfrozen/confidence/0.9" in row
 
 
-def test_modes_are_compared_with_n_and_an_average(walk: Walk, answered: Path) -> None:
-    beside = walk("#/", path=answered).locator("[data-chart=beside]")
+def test_modes_are_compared_with_n_and_an_average(visit: Visit, answered: Path) -> None:
+    beside = visit("#/", path=answered).locator("[data-chart=beside]")
     said = beside.locator("output").inner_text()
     assert said.startswith("Right answers, frozen_residual beside unfrozen: certainly higher in 0 and lower in 0 of 4")
     assert "(n = 10 prompts)" in said

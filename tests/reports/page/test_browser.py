@@ -37,8 +37,8 @@ def test_a_laptops_first_screen_has_the_verdict_and_a_coloured_text(visit: Visit
     assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
 
 
-def test_from_the_overview_to_a_token(walk: Walk) -> None:
-    page = walk("#/?open=all")
+def test_from_the_overview_to_a_token(visit: Visit) -> None:
+    page = visit("#/?open=all")
     page.get_by_role("link", name="0 Question 0?").first.click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     page.locator(".said-by").get_by_role("link", name="U·kl 1", exact=True).click()
@@ -100,9 +100,9 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit)
     assert beside.locator("caption").inner_text() == "Side by side · all others beside unfrozen/kl/0.5"
 
 
-def test_the_first_token_is_said_to_come_from_the_final_layer(walk: Walk) -> None:
+def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> None:
     said = "First token: always from the final layer."
-    page = walk("#/p/0/unfrozen/kl/1/t/0")
+    page = visit("#/p/0/unfrozen/kl/1/t/0")
     assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
     page.locator(".tokens").press("ArrowRight")
     assert said not in page.locator(".pane").inner_text()
@@ -191,8 +191,8 @@ def test_long_and_odd_text_survives(walk: Walk) -> None:
     assert HOSTILE.split("\n")[0][:40] in shown
 
 
-def test_failures_are_counted_and_linked(walk: Walk) -> None:
-    page = walk("#/?open=all")
+def test_failures_are_counted_and_linked(visit: Visit) -> None:
+    page = visit("#/?open=all")
     page.locator("main").get_by_role("link", name="1 failed: CUDA out of memory").click()
     page.get_by_role("heading", name="Failed runs").wait_for()
     page.locator("main table").get_by_role("link").click()

@@ -171,11 +171,11 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded: Path
     open_grid(page)
     for colour in ("agreement", "kl"):
         page.get_by_label("Colour by").first.select_option(value=colour)
-        assert violations(page, axe, scheme) == [], colour
+        assert violations(page, axe) == [], colour
 
 
-def test_the_grid_is_no_wider_than_a_phone(walk: Walk, recorded: Path) -> None:
-    page = walk("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
+def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None:
+    page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
     open_grid(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 

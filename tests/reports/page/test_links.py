@@ -54,8 +54,8 @@ def test_exit_probabilities_are_the_stored_ones(walk: Walk, recorded: Path) -> N
         assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
 
 
-def test_any_two_configurations_stand_side_by_side(walk: Walk) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/t/4")
+def test_any_two_configurations_stand_side_by_side(visit: Visit) -> None:
+    page = visit("#/p/0/unfrozen/kl/1/t/4")
     page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
     page.locator(".tokens").nth(1).wait_for()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/frozen_residual/kl/2/t/4")

@@ -102,8 +102,8 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
 
 
 @pytest.mark.parametrize("measure", ["Perplexity", "Fidelity", "Disagreement"])
-def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk, measure: str) -> None:
-    page = walk(f"#/?quality.y={measure}", viewport=(("width", 1360), ("height", 900)))
+def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(visit: Visit, measure: str) -> None:
+    page = visit(f"#/?quality.y={measure}", viewport=(("width", 1360), ("height", 900)))
     figure = page.locator("[data-chart=quality]")
     figure.locator("summary").click()
     title = "Same as normal until" if measure == "Fidelity" else measure
@@ -158,12 +158,12 @@ def test_search_finds_every_place_of_a_text(walk: Walk) -> None:
     assert re.search(r"\d+ places in \d+ of 42 generated texts", page.locator("main").inner_text())
 
 
-def test_search_finds_prompts_and_whole_words(walk: Walk) -> None:
-    page = walk("#/s/question%203")
+def test_search_finds_prompts_and_whole_words(visit: Visit) -> None:
+    page = visit("#/s/question 3")
     assert "Prompt 3 itself" in page.locator(".hits").inner_text()
     page.locator(".hits a").first.click()
     page.get_by_role("heading", name="Prompt 3").wait_for()
-    page = walk("#/s/ca")
+    page = visit("#/s/ca")
     assert page.locator(".hits li").count() > 10
     page.get_by_label("Whole words").check()
     page.locator('body[data-ready="#/w/ca"]').wait_for()

@@ -235,12 +235,12 @@ def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSwe
     assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
 
 
-def test_the_report_says_oracle_of_oracles_only(walk: Walk, several: Path, tmp_path: Path) -> None:
-    said = walk("#/?open=all", path=several).locator("main").inner_text()
+def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
+    said = visit("#/?open=all", path=several).locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
     grid = [configuration for configuration in rules_grid() if configuration.columns["rule"] in (None, "fixed")]
     alone = write_synthetic_sweep(tmp_path / "fixed", 2, grid, 10)
-    said = walk("#/?open=all", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
+    said = visit("#/?open=all", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
     assert "Layers skipped: the layers after the exits" in said
     assert "at run time" not in said
 
