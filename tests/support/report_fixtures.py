@@ -19,6 +19,7 @@ from reports import PageSettings, build_report
 
 JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
+COLOUR_RULES = ("color-contrast", "link-in-text-block")  # of axe
 MOST_PROSE = 700  # words of the overview before anything is folded open
 # The words that are seen, without those of options and of what is folded, and of what else is left out.
 WORDS = """(without) => {
@@ -195,15 +196,17 @@ def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
 
 
-def violations(page: Page, axe: str) -> list[Any]:
+def violations(page: Page, axe: str, scheme: str) -> list[Any]:
     """What axe finds: the rules that are broken, and the nodes that break them.
 
-    That it says nothing of all other nodes saves it most of its time.
+    That it says nothing of all other nodes saves it most of its time. In the dark, where all else is as in the light,
+    it is asked for the rules about colours.
     """
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
-    run = "axe.run({resultTypes: ['violations']})"
-    found: list[Any] = page.evaluate(f"async () => (await {run}).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    options = {"resultTypes": ["violations"]} | ({"runOnly": [*COLOUR_RULES]} if scheme == "dark" else {})
+    run = "async (options) => (await axe.run(options)).violations.map(v => [v.id, v.nodes.map(n => n.html)])"
+    found: list[Any] = page.evaluate(run, options)
     return found
 
 

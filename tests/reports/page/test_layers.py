@@ -171,7 +171,7 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded: Path
     open_grid(page)
     for colour in ("agreement", "kl"):
         page.get_by_label("Colour by").first.select_option(value=colour)
-        assert violations(page, axe) == [], colour
+        assert violations(page, axe, scheme) == [], colour
 
 
 def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None:

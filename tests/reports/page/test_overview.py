@@ -199,9 +199,9 @@ def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path,
         go(f"#/?beside.kind={kind.replace(' ', '+')}")
         page.locator("[data-chart=beside] summary").click()
         page.locator("[data-chart=beside] table").wait_for()
-        found += violations(page, axe)
+        found += violations(page, axe, scheme)
     page.locator(".verdict .term").first.focus()
-    found += violations(page, axe)
+    found += violations(page, axe, scheme)
     for route in (
         "#/p/3?prompt.numbers=true",
         "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
@@ -209,5 +209,5 @@ def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path,
     ):
         go(route)
         drawn(page)
-        found += violations(page, axe)
+        found += violations(page, axe, scheme)
     assert found == []
