@@ -69,7 +69,7 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
     )
     generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
                                 exitable_layers=get_early_exit_indices(model))  # fmt: skip
-    tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=40)
+    tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=100)
     results = generator.evaluate_response(tokens, exit_layers, inputs)
 
     assert results["response"] == prediction.text == "".join(tokens)
