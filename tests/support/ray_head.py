@@ -1,4 +1,4 @@
-"""`ray start --head` as in the README, in its own home folder, and stopping it without stopping any other Ray."""
+"""`ray start --head` as in `cluster/README.md`, in a home folder of its own, and stopping it and no other Ray."""
 
 import os
 import re
@@ -21,7 +21,7 @@ NO_AGENT = "No available agent to submit job"
 
 def readme_lines() -> tuple[str, str, str]:
     """The lines that set the authentication, start the head and submit the job."""
-    block = (ROOT / "README.md").read_text().split("## On a cluster")[1].split("```")[1]
+    block = (ROOT / "cluster" / "README.md").read_text().split("```")[1]
     lines = [line for line in block.splitlines() if re.match(r"export |ray start |ray job submit ", line)]
     export, start, submit = lines[:3]
     return export, start, submit
