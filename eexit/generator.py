@@ -166,13 +166,13 @@ class ModelGenerator:
             first.setdefault(self._that_stands_for(request), key)
         outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
         left: dict[Key, Request] = {}
-        for key, request in requests.items():
-            outcome = outcomes[first[self._that_stands_for(request)]]
-            if key not in outcomes and isinstance(outcome, Failure):
-                left[key] = request
-            elif key not in outcomes:
+        for key in [key for key in requests if key not in outcomes]:
+            outcome = outcomes[first[self._that_stands_for(requests[key])]]
+            if isinstance(outcome, Failure):
+                left[key] = requests[key]
+            else:
                 outcomes[key] = outcome
-                ends.of(request)
+                ends.of(requests[key])
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:

@@ -24,7 +24,7 @@ from eexit.plan.runs import same_for_every_seed
 from eexit.plan.splits import groups
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.study_tables import REPLAYS, TIMINGS
-from eexit.studies.replay.recorded import Replayed, Transcript, read_transcripts, replay_row
+from eexit.studies.replay.recorded import Replayed, Transcript, read_transcripts, replay_row, summary
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.training.texts import Text
 
@@ -59,15 +59,17 @@ class LookupStudy(Study):
         limits = {prompt.id: self.config.limit_of(prompt) for prompt in self.config.prompts}
         rounds_T = rounds_of(draft, texts, np.array([limits[text.prompt_id] for text in texts]))
         share_X = np.append(np.zeros(len(self._layers) - 1), 1.0)  # all tokens are full depth's
-        replayed_T = [Replayed(share_X, 0.0, 0.0)] * len(texts)
+        units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
         *exitable_layers, final = self._layers
+        means = summary(draft, [Replayed(share_X, 0.0, 0.0)] * len(texts), units, exitable_layers, final + 1)
+        n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         row = {
-            **replay_row(self.config, draft, NORMAL, texts, replayed_T, self._groups, exitable_layers, final + 1),
+            **replay_row(self.config, draft, NORMAL, n_tokens, means),
             "drafted": sum(int(rounds.drafted_R.sum()) for rounds in rounds_T),
             "accepted": sum(int(rounds.accepted_R.sum()) for rounds in rounds_T),
             "passes": sum(len(rounds.drafted_R) for rounds in rounds_T),
         }
-        return Done([row], row["tokens"])
+        return Done([row], n_tokens)
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         return [lookups_table(rows, self._step_seconds)]

@@ -223,20 +223,11 @@ def _is_whole(setting: Exit, pricing: Pricing) -> np.ndarray:
 
 
 def replay_row(
-    config: SweepConfig, setting: Exit | Draft, text_of: str, texts: Sequence[Text], replayed_T: Sequence[Replayed],
-    groups: Mapping[str, str], exitable_layers: Sequence[int], n_layers: int,
-) -> dict[str, Any]:  # fmt: skip
-    """What came of a setting on texts of the configuration `text_of`, as columns of `REPLAYS`."""
-    units = [groups.get(text.prompt_id, text.prompt_id) for text in texts]
-    return {
-        **setting.columns,
-        "text_of": text_of,
-        "tokens": sum(len(text.token_ids) - 1 for text in texts),
-        **summary(setting, replayed_T, units, exitable_layers, n_layers),
-        "readout": config.readout,
-        "decide_on": config.decide_on,
-        "model": config.model,
-    }
+    config: SweepConfig, setting: Exit | Draft, text_of: str, n_tokens: int, means: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A row of `REPLAYS`: the `summary` of a setting on so many tokens of the configuration `text_of`."""
+    read = {"readout": config.readout, "decide_on": config.decide_on, "model": config.model}
+    return {**setting.columns, "text_of": text_of, "tokens": n_tokens, **means, **read}
 
 
 def summary(

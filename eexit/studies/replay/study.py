@@ -33,6 +33,7 @@ from eexit.studies.replay.recorded import (
     read_transcripts,
     replay_recorded,
     replay_row,
+    summary,
     together,
 )
 from eexit.studies.study import Done, Part, Row, Study, Unit
@@ -116,12 +117,14 @@ class ReplayStudy(Study):
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         texts = [transcript.text for transcript in self.transcripts]
-        of_texts = self._groups, self._layers, self._n_layers
+        units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
+        n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         by_text = [of_text for result in results for of_text in result]
-        return [
-            replay_row(self.config, setting, self.text_of, texts, replayed_T, *of_texts)
-            for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True)
-        ]
+        rows = []
+        for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True):
+            means = summary(setting, replayed_T, units, self._layers, self._n_layers)
+            rows.append(replay_row(self.config, setting, self.text_of, n_tokens, means))
+        return rows
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         return [replays_table(rows)]
