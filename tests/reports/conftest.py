@@ -11,6 +11,7 @@ from report_fixtures import (
     node_modules,
     report,
     some,
+    tabs,
     unusual,
     visit,
     walk,

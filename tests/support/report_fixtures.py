@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,23 +51,73 @@ MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
 
 
+# What a page remembers of another test is gone when a report is opened in it; what it remembers of its own stays.
+FORGET = """if (location.protocol === "file:" && name !== "visited") {
+  sessionStorage.clear();
+  name = "visited";
+}"""
+
+
+class Tab:
+    """A page that one test after another opens a report in, since to begin with a new one takes a third of the time.
+
+    Errors on it, and requests of anything but the report's own files, are added to `wrong`.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self.page: Page = context.new_page()
+        self.wrong: list[str] = []
+        self._own: tuple[str, ...] = ()
+        self.page.add_init_script(FORGET)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("dialog", self._dismiss)
+        self.page.on("console", lambda message: self.wrong.append(message.text) if is_wrong(message) else None)
+        self.page.on("request", self._look_at)
+
+    def of(self, path: Path, wrong: list[str]) -> Page:
+        """The page, for the report at `path`."""
+        self.wrong, self._own = wrong, (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
+        return self.page
+
+    def leave(self) -> None:
+        """As a new page, but for its history."""
+        self.page.goto("about:blank")
+        self.page.evaluate("name = ''")
+        self.page.emulate_media(media="null")
+        self.page.mouse.move(0, 0)
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.wrong.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _look_at(self, request: Any) -> None:
+        if request.url != "about:blank" and not request.url.startswith(self._own):
+            self.wrong.append(request.url)
+
+
 @dataclass
 class Visit:
     """visit(route) → the report opened anew at that address. `wrong` collects the errors of all pages of the test."""
 
     context: Context
     report: Path
+    free: dict[tuple[Any, ...], list[Tab]]  # by the look of their context
     wrong: list[str] = field(default_factory=list)
-    pages: list[Page] = field(default_factory=list)
+    taken: list[tuple[tuple[Any, ...], Tab]] = field(default_factory=list)
 
     def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
-        path = path or self.report
-        page = opened(self.context(**look), path, self.wrong)
-        self.pages.append(page)
+        path, free = path or self.report, self.free[key := tuple(sorted(look.items()))]
+        self.taken.append((key, tab := free.pop() if free else Tab(self.context(**look))))
+        page = tab.of(path, self.wrong)
         page.goto(path.as_uri() + route)
         if look.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
         return page
+
+    def leave(self) -> None:
+        for key, tab in self.taken:
+            tab.leave()
+            self.free[key].append(tab)
 
 
 class Walk(Protocol):
@@ -176,22 +227,6 @@ def is_wrong(message: Any) -> bool:
     return message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback")
 
 
-def opened(context: Any, path: Path, wrong: list[str]) -> Page:
-    """A new page for the report at `path`, whose errors are added to `wrong`."""
-    page = context.new_page()
-    own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-
-    def dismiss(dialog: Any) -> None:
-        wrong.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    page.on("dialog", dismiss)
-    page.on("console", lambda message: wrong.append(message.text) if is_wrong(message) else None)
-    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
-    return page
-
-
 def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
 
@@ -221,13 +256,17 @@ def prose_seen(page: Page) -> int:
     return words_seen(page, ", table, .tokens, button, label")
 
 
+@pytest.fixture(scope="session")
+def tabs() -> dict[tuple[Any, ...], list[Tab]]:
+    return defaultdict(list)
+
+
 @pytest.fixture
-def visit(context: Context, report: Path) -> Iterator[Visit]:
+def visit(context: Context, report: Path, tabs: dict[tuple[Any, ...], list[Tab]]) -> Iterator[Visit]:
     """Any error on a page of the test fails the test."""
-    visit = Visit(context, report)
+    visit = Visit(context, report, tabs)
     yield visit
-    for page in visit.pages:
-        page.close()
+    visit.leave()
     assert not visit.wrong, visit.wrong
 
 
@@ -246,7 +285,7 @@ def walk(context: Context, report: Path) -> Walk:
         if key not in pages:
             for other in [other for other in pages if other[0] not in (report, path)]:
                 pages.pop(other).close()
-            pages[key] = opened(context(**look), path, wrong)
+            pages[key] = Tab(context(**look)).of(path, wrong)
         page = pages[key]
         page.goto(path.as_uri() + route)
         page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
