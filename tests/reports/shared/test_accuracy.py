@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_fixtures import Context, Visit
+from report_fixtures import Visit
 from synthetic_sweeps import run_rows, write_runs
 
 from reports import build_report
@@ -70,16 +70,14 @@ def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tm
         assert row["n_failed"] == N_PROMPTS * 3 - sum(1 for its, _, _ in marks if its == mode)
 
 
-def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, context: Context) -> None:
+def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, visit: Visit) -> None:
     every = [(mode, prompt, seed) for mode in ("normal", "unfrozen") for prompt in range(N_PROMPTS) for seed in SEEDS]
     sweep_with(tmp_path, {key: None if key[1] < 2 else True for key in every})
-    wrong: list[str] = []
-    page = Visit(context, build_report(str(tmp_path / "results"), tmp_path / "report.html"), wrong)("#/")
+    page = visit("#/", build_report(str(tmp_path / "results"), tmp_path / "report.html"))
     beside = page.locator("[data-chart=beside]")
     assert "(n = 10 prompts, up to 3 seeds each)" in beside.locator("output").inner_text()
     beside.get_by_role("combobox", name="Measure").select_option("Disagreement")
     assert f"(n = {N_PROMPTS} prompts, up to 3 seeds each)" in beside.locator("output").inner_text()
-    assert not wrong
 
 
 def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
