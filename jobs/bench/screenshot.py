@@ -25,15 +25,18 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
 ]
 
+# The first is the same without its windows, which nobody sees here: it opens reports in three quarters of the time.
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A headless browser found on PATH, for tests too. Raises `FileNotFoundError` if there is none."""
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        raise FileNotFoundError("no Chromium on PATH: apt-get install chromium")
+        raise FileNotFoundError(f"no Chromium on PATH: apt-get install {BROWSERS[0]}")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
