@@ -34,9 +34,12 @@ N_PROMPTS = 7  # of each file of prompts, or one more: two at least are held out
 SMALLER = {
     "jobs/sweep.py": ["--max-new-tokens", "4"],  # as many as the longest draft has
     "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
+    "jobs/timings.py results/rules": ["--configurations", "skip/patience/2"],
     "jobs/files/make_prompts.py": ["--n", "8"],
     "--what probe": ["--passes", "1"],
     "--what cut": ["--n-layers", "2"],
+    "--what state": ["--form", "streams"],
+    "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
@@ -47,6 +50,7 @@ INSTEAD = {
     "kl_factors=(0.5, 1)": "kl_factors=(0.5, 1), max_new_tokens=4",
     "max_new_tokens=100": "max_new_tokens=4",
     "--draft 10,20:2,4,auto lookup:4,auto": "--draft 20:2,auto lookup:4",
+    "predicted_kl=0.5,1,2,4 fixed=10,20": "predicted_kl=1 fixed=10",
     "Qwen/Qwen3-0.6B": DEFAULT_MODEL,  # a model of the hub
     "arc_easy": CHOICE,  # data of the hub
     "gsm8k": WORDS,
