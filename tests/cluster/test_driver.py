@@ -14,9 +14,10 @@ from driving import actor_pids, alone, assert_complete, assert_undisturbed, driv
 from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 
 from eexit.errors import SweepStopped, UsageError
-from eexit.plan.runs import Run
+from eexit.plan.runs import Run, count_runs
 from eexit.results.shard_tables import OnProgress, Results
-from eexit.results.store.writing_shards import Tally
+from eexit.results.store.folder import open_store
+from eexit.results.store.writing_shards import Tally, survey
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -127,3 +128,35 @@ def test_a_place_that_can_no_longer_be_written_to_stops_the_sweep(tmp_path: Path
 def test_a_sweep_that_only_fails_stops(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: RuntimeError: no such luck"):
         drive(sweep_of(tmp_path, *["raise"] * 20), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_does_not_fit_is_asked_for_once(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["hungry"] * 24, modes=["normal"])
+    drive(config, tmp_path / "out", rows=8, actors=1)
+    assert_undisturbed(config, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "generations").iterdir())) == 12  # two at a time
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_many_bad_prompts_next_to_each_other_stop_nothing(tmp_path: Path) -> None:
+    prompts = [f"good {n}" for n in range(4)] + ["raise"] * 25 + ["last"]
+    config = sweep_of(tmp_path, *prompts, modes=["normal"])
+    drive(config, tmp_path / "out", rows=4)
+    assert len(alone(assert_complete(config, tmp_path / "out"), "raise")) == 25
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_prompts_that_kill_their_process_next_to_each_other_stop_nothing(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["die"] * 4, *map(str, range(4)), modes=["normal"])
+    drive(config, tmp_path / "out", rows=2)
+    assert len(alone(assert_complete(config, tmp_path / "out"), "die")) == 4
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_machine_that_breaks_stops_the_sweep_and_leaves_the_grid(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *(f"good {n}" for n in range(4)), "broken later", *map(str, range(100)))
+    out = tmp_path / "out"
+    with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: the machine is broken"):
+        drive(config, out, rows=9, actors=1)
+    assert len(survey(open_store(out)).done) < 0.5 * count_runs(config)

@@ -95,40 +95,6 @@ def test_a_shard_that_is_out_of_memory_is_halved(tmp_path: Path, prompt: str) ->
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_does_not_fit_is_asked_for_once(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["hungry"] * 24, modes=["normal"])
-    drive(config, tmp_path / "out", rows=8, actors=1)
-    assert_undisturbed(config, tmp_path / "out")
-    assert len(list((tmp_path / "out" / "generations").iterdir())) == 12  # two at a time
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_many_bad_prompts_next_to_each_other_stop_nothing(tmp_path: Path) -> None:
-    prompts = [f"good {n}" for n in range(4)] + ["raise"] * 25 + ["last"]
-    config = sweep_of(tmp_path, *prompts, modes=["normal"])
-    drive(config, tmp_path / "out", rows=4)
-    assert len(alone(assert_complete(config, tmp_path / "out"), "raise")) == 25
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_prompts_that_kill_their_process_next_to_each_other_stop_nothing(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["die"] * 4, *map(str, range(4)), modes=["normal"])
-    drive(config, tmp_path / "out", rows=2)
-    assert len(alone(assert_complete(config, tmp_path / "out"), "die")) == 4
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_machine_that_breaks_stops_the_sweep_and_leaves_the_grid(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *(f"good {n}" for n in range(4)), "broken later", *map(str, range(100)))
-    out = tmp_path / "out"
-    with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: the machine is broken"):
-        drive(config, out, rows=9, actors=1)
-    (tmp_path / "broken").unlink()
-    repaired = sweep_of(tmp_path, *(p.prompt for p in config.prompts))
-    assert len(survey(open_store(out)).done) < 0.5 * count_runs(repaired)
-
-
-@pytest.mark.usefixtures("local_ray")
 def test_writes_cut_in_half_stop_the_sweep_and_show_nothing_partial(tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = sweep_of(tmp_path, *(f"good {n}" for n in range(4)), "quota once", *map(str, range(30)))
