@@ -101,7 +101,7 @@ def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> Non
     assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).of("normal")) == {0.0}
 
 
-N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 300, 0.95
+N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 100, 0.95
 # Of a setting's run and that of normal: number and normal's where the setting keeps the answer, and where it loses it.
 KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), "perplexity": ((2, 2), (1e9, 1)),
                  "judge": ((4, 4), (1, 5))}  # fmt: skip
