@@ -37,21 +37,24 @@ def results(runs: list[Run], config: SweepConfig) -> Results:
     return Results(pa.Table.from_pylist(rows, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
 
 
+N_FILES = 12
+
+
 @pytest.fixture(scope="module")
 def config() -> SweepConfig:
-    prompts = tuple(Prompt(id=str(n), prompt=f"prompt {n}") for n in range(40))
+    prompts = tuple(Prompt(id=str(n), prompt=f"prompt {n}") for n in range(N_FILES))
     return SweepConfig(prompts=prompts)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, config: SweepConfig) -> Path:
-    """40 files of 9 runs, one of them errors."""
+    """Files of 9 runs, one of them errors."""
     store = open_store(tmp_path_factory.mktemp("made") / "out")
     store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
     runs = list(plan_runs(config))
     for start in range(0, len(runs), 9):
         some = runs[start : start + 9]
-        land(store, some, error_results(some, config, "no") if start == 90 else results(some, config))
+        land(store, some, error_results(some, config, "no") if start == 36 else results(some, config))
     return Path(store.root)
 
 
@@ -87,8 +90,8 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     store: Store, config: SweepConfig, tmp_path: Path
 ) -> None:
     before = contents(Path(store.root))
-    done = compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
-    assert done.stdout == "40 files merged into 4\n", done.stderr
+    done = compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "27")
+    assert done.stdout == f"{N_FILES} files merged into 4\n", done.stderr
     assert contents(Path(store.root)) == before
     copy = open_store(tmp_path / "copy")
     assert sorted(os.listdir(copy.root)) == ["generations", MANIFEST, "tokens"]
@@ -97,11 +100,11 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     assert_same(read(copy), read(store))
     assert clear_debris(copy) == 0
     found = survey(copy)
-    assert len(found.done) == 351
+    assert len(found.done) == 9 * N_FILES - 9
     assert remove_errors(copy, found.with_errors) == 9
     again = [run for run in plan_runs(config) if run.run_id not in survey(copy).done]
     land(copy, again, results(again, config))
-    assert len(survey(copy).done) == len(read(copy)[1]) == 360
+    assert len(survey(copy).done) == len(read(copy)[1]) == 9 * N_FILES
     assert compacted(copy.root, "--into", tmp_path / "another").stdout.startswith("5 files")
 
 
@@ -110,7 +113,7 @@ def test_further_tables_are_copied_as_they_are(store: Store, tmp_path: Path) -> 
     for name in names:
         store.publish(name, name.encode())
     copy = open_store(tmp_path / "copy")
-    compact(store, copy, 100)
+    compact(store, copy, 30)
     assert [copy.read(name) for name in names] == [name.encode() for name in names]
 
 
@@ -128,7 +131,7 @@ def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
     monkeypatch.setattr(Store, "publish", killed)
     monkeypatch.setattr(Store, "remove", lambda *_: None)  # a process that is killed tidies nothing up
     with pytest.raises(KeyboardInterrupt):
-        compact(store, copy, 100)
+        compact(store, copy, 30)
     monkeypatch.undo()
     assert not copy.has(MANIFEST)
     assert refusal(main, store.root, "--into", copy.root) == (
@@ -214,10 +217,10 @@ def test_runs_that_are_there_twice_are_copied_once(store: Store, config: SweepCo
     before = read(store)
     runs = list(plan_runs(config))
     land(store, runs[:20], results(runs[:20], config))  # over two whole shards and a part of the third
-    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "50").returncode == 0
+    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "30").returncode == 0
     copy = open_store(tmp_path / "copy")
     assert_same(read(copy), before)
-    assert len(survey(copy).done) == 351
+    assert len(survey(copy).done) == 9 * N_FILES - 9
 
 
 def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> None:
@@ -226,7 +229,7 @@ def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> 
     tables = (pq.read_table(f"{store.root}/{folder}/{name}") for folder in ("generations", "tokens"))
     generations, tokens = (table.drop_columns(["kl_factor"]) for table in tables)
     publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
-    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100").returncode == 0
+    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "30").returncode == 0
     for now, then in zip(read(open_store(tmp_path / "copy")), before, strict=True):
         assert_frame_equal(now.drop(columns="kl_factor"), then.drop(columns="kl_factor"))
 
@@ -246,4 +249,4 @@ def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: St
     assert stopped.startswith(f"stopped: [Errno 27] File too large: '{tmp_path}/copy/")
     assert kept == "the original is unchanged, and the unfinished copy was removed: start over"
     assert not any(name.startswith("copy") for name in left(tmp_path))
-    assert compacted(store.root, "--into", tmp_path / "copy").stdout == "40 files merged into 1\n"
+    assert compacted(store.root, "--into", tmp_path / "copy").stdout == f"{N_FILES} files merged into 1\n"

@@ -79,11 +79,11 @@ def test_no_two_share_a_fact_and_ids_say_the_kind_and_the_place() -> None:
 
 def test_parts_of_different_draws_share_no_fact() -> None:
     part_of_fact: dict[str, str] = {}
-    for seed in range(3):
+    for seed in range(2):
         for part, prompts in drawn(Enough.at(0.02, 0.95), 0.02, seed).of.items():
             for prompt in prompts:
                 assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
-    assert sum(unit.startswith("the continent of ") for unit in part_of_fact) > 40, "facts that prompts share"
+    assert sum(unit.startswith("the continent of ") for unit in part_of_fact) > 30, "facts that prompts share"
 
 
 def test_kinds_have_shares_in_proportion_to_their_turns() -> None:

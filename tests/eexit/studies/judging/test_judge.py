@@ -177,12 +177,13 @@ def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch:
     assert (done.returncode, len(judge.asked), len(rows(out))) == (0, n_asked, 3)
 
 
-LONG = tuple(f"prompt {n}" for n in range(60))
+N_PAIRS = 24
+LONG = tuple(f"prompt {n}" for n in range(N_PAIRS))
 
 
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 prompts whose unfrozen text is longer than that of normal at every second prompt, and shorter elsewhere."""
+    """Prompts whose unfrozen text is longer than that of normal at every second prompt, and shorter elsewhere."""
 
     def text(run: Run) -> str:
         is_long = (int(run.prompt.id) % 2 == 0) == (run.configuration.mode == "unfrozen")
@@ -198,14 +199,14 @@ def test_a_judge_that_goes_by_the_order_gets_about_half_or_only_ties(paired: Pat
         done = judged(paired, judge, "--pairwise", *flags, "--concurrency", "32", model=model)
     found = rows(paired).query("judge == @model and mode == 'unfrozen'")
     counts = Counter(found.preferred)
-    assert sum(counts.values()) == 60
+    assert sum(counts.values()) == N_PAIRS
     if both:
-        assert counts == {"tie": 60}
+        assert counts == {"tie": N_PAIRS}
     else:
-        assert abs(counts["this"] - 30) < 4 * (60 / 4) ** 0.5, "four standard errors"
+        assert abs(counts["this"] - N_PAIRS / 2) < 4 * (N_PAIRS / 4) ** 0.5, "four standard errors"
     [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen")]
-    win_rate = (counts["this"] + counts["tie"] / 2) / 60
-    assert line[-4:] == ["60", f"{counts['this'] / 60:.0%}", f"{counts['tie'] / 60:.0%}", f"{win_rate:.0%}"]
+    better, tie = (counts[name] / N_PAIRS for name in ("this", "tie"))
+    assert line[-4:] == [f"{N_PAIRS}", f"{better:.0%}", f"{tie:.0%}", f"{better + tie / 2:.0%}"]
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -219,9 +220,9 @@ def test_a_judge_that_goes_by_the_texts_is_followed_whatever_the_order(paired: P
     assert others.preferred.tolist() == ["this" if int(n) % 2 == 0 else "normal" for n in others.prompt_id]
     assert set(others.orders) == {2 if both else 1}
     pairs = [quoted for quoted in judge.quoted if "first" in quoted]
-    assert len(pairs) == (120 if both else 60)
+    assert len(pairs) == (2 * N_PAIRS if both else N_PAIRS)
     n_long_first = sum(len(quoted["first"]) > len(quoted["second"]) for quoted in pairs)
-    assert n_long_first == 60 if both else 14 < n_long_first < 46
+    assert n_long_first == N_PAIRS if both else abs(n_long_first - N_PAIRS / 2) < 4 * (N_PAIRS / 4) ** 0.5
 
 
 def test_comparisons_are_added_to_scores_and_a_stricter_one_to_an_easier(out: Path, judge: Judge) -> None:

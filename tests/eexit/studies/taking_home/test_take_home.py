@@ -13,7 +13,7 @@ from byte_model import save_family
 from commands import here, refusal
 from references import save_adapter
 from safetensors.torch import save_file
-from taken_settings import confidence_of, swept, texts_of
+from taken_settings import TEXTS, confidence_of, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE
 
@@ -29,6 +29,7 @@ from jobs.take_home import main
 
 KEY = f"skip/confidence/{confidence_of('llama'):g}"
 RULES = {"confidence": [confidence_of("llama")], "kl": [1.0], "fixed": [3.0], "agree": []}
+FEW = TEXTS[:4]
 TESTED = {"mean_loss": 0.02, "n": 90, "p_value": 0.01, "cost": 0.7, "prompts_needed": None}
 
 
@@ -40,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swept_out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked: dict[str, Any] = {"rules": RULES, "modes": ["normal", "skip"], "system": "Be brief."}
-    return swept(tmp_path_factory.mktemp("home") / "sweep", model, **asked)
+    return swept(tmp_path_factory.mktemp("home") / "sweep", model, FEW, **asked)
 
 
 @pytest.fixture
@@ -176,7 +177,8 @@ def test_the_files_of_a_repository_generate_by_the_package(
 def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = swept(tmp_path / "sweep", model, rules={"confidence": [0.2]}, modes=["unfrozen"], decide_on="screen:8:32")
+    asked: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "decide_on": "screen:8:32"}
+    out = swept(tmp_path / "sweep", model, FEW, **asked)
     folder = tmp_path / "mine"
     assert take(out, "--configuration", "unfrozen/confidence/0.2", "--out", folder).returncode == 0
     [screen] = (folder / "artefacts" / "screens").iterdir()
@@ -212,14 +214,14 @@ def test_a_cut_is_taken_home_at_its_full_depth(model: Path, tmp_path: Path) -> N
     card = {"what": "cut", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
     write_card(folder, Card.model_validate(card))
     given: dict[str, Any] = {"rules": {"fixed": [6.0]}, "modes": ["normal", "unfrozen"], "adapter": str(folder)}
-    out = swept(tmp_path / "sweep", model, **given)
+    out = swept(tmp_path / "sweep", model, FEW, **given)
     done = take(out, "--configuration", key, "--out", tmp_path / "home")
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder)
     setting = eexit.load(tmp_path / "home")
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     texts, own = texts_of(out, key), texts_of(out, "normal")
-    for prompt, token_ids, _ in texts[:3]:
+    for prompt, token_ids, _ in texts:
         made = loaded.generate(torch.tensor([prompt]), custom_generate=setting, max_new_tokens=10)
         assert made[0, len(prompt) :].tolist() == token_ids
     assert [text for _, text, _ in texts] != [text for _, text, _ in own]
@@ -230,7 +232,8 @@ def test_a_cut_is_taken_home_at_its_full_depth(model: Path, tmp_path: Path) -> N
 def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: Path, tmp_path: Path) -> None:
     student = save_student(tmp_path / "student", model)
     rules: dict[str, Any] = {"predicted_kl": [1.0], "confidence": [0.2]}
-    out = swept(tmp_path / "sweep", model, rules=rules, modes=["frozen_residual"], adapter=student, probe=student)
+    asked: dict[str, Any] = {"rules": rules, "modes": ["frozen_residual"], "adapter": student, "probe": student}
+    out = swept(tmp_path / "sweep", model, FEW, **asked)
     keys = ["frozen_residual/predicted_kl/1", "frozen_residual/confidence/0.2"]
     for index, key in enumerate(keys):
         done = take(out, "--configuration", key, "--out", tmp_path / f"{index}")
@@ -240,7 +243,7 @@ def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: P
     for index, key in enumerate(keys):
         setting = eexit.load(tmp_path / f"{index}")
         assert (setting.taken.config["probe"] is None) == (index == 1)
-        for prompt, token_ids, layers in texts_of(out, key)[:4]:
+        for prompt, token_ids, layers in texts_of(out, key):
             made = loaded.generate(
                 torch.tensor([prompt]), custom_generate=setting, max_new_tokens=10, return_dict_in_generate=True
             )
