@@ -29,13 +29,14 @@ import sys, time
 from eexit.results.store import lease
 from eexit.results.store.folder import open_store
 lease.STALE_SECONDS, lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]), float(sys.argv[3])
+lease.SECONDS_BETWEEN_LOOKS = 0.1
 with lease.hold(open_store(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
 # A process-id namespace of its own, as a container has it: what runs in it is process 1, and others are not seen.
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
-SHORT, LONG = 3, 600  # seconds
+SHORT, LONG = 0.5, 600  # seconds; the short ones are those after which a dead one is succeeded
 
 
 def holder(store: Store, *place: str, stale: float = LONG, renewal: float = 0.2) -> subprocess.Popen[str]:
@@ -148,7 +149,7 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_si
 
 @pytest.mark.usefixtures("containers")
 def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
-    inside = holder(store, *CONTAINER, stale=SHORT)  # where the holder's process id is nobody's
+    inside = holder(store, *CONTAINER)  # where the holder's process id is nobody's
     _, refusal = inside.communicate()
     assert f"is in use by process {other.pid} on " in refusal
     assert "which has just renewed its lease: wait for it, stop it, or choose another --out" in refusal
@@ -278,7 +279,7 @@ def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPat
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
     store.publish(LEASE, elsewhere(0))
-    processes = [holder(store, stale=SHORT, renewal=10) for _ in range(4)]
+    processes = [holder(store, stale=3, renewal=10) for _ in range(4)]
     try:
         wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)
         time.sleep(1)
