@@ -42,18 +42,15 @@ def test_rules_that_look_at_something_say_at_what() -> None:
 @pytest.mark.parametrize(
     ("rule", "parameter", "message"),
     [
-        ("kl", -1.0, "must be finite and ≥ 0, got -1"),
         ("kl", float("inf"), "must be finite and ≥ 0, got inf"),
         ("kl", None, "got none"),
         ("agree", 1.0, "has no parameter, got 1"),
         ("confidence", 0.0, "a threshold above 0 and up to 1, as in confidence=0.9, got 0"),
-        ("confidence", 1.5, "a threshold above 0 and up to 1, as in confidence=0.9, got 1.5"),
         ("margin", -0.1, "a threshold from 0 to 1, as in margin=0.5, got -0.1"),
         ("entropy", -1.0, "a threshold ≥ 0, as in entropy=0.5, got -1"),
         ("entropy", float("inf"), "a threshold ≥ 0, as in entropy=0.5, got inf"),
         ("similarity", float("nan"), "a threshold from -1 to 1, as in similarity=0.95, got nan"),
         ("similarity", None, "a threshold from -1 to 1, as in similarity=0.95, got none"),
-        ("patience", 1.0, "takes a whole number ≥ 2, as in patience=2, got 1"),
         ("patience", 2.5, "takes a whole number ≥ 2, as in patience=2, got 2.5"),
         ("fixed", 2.5, "takes a layer as its parameter, as in fixed=10, got 2.5"),
         ("fixed", -1.0, "takes a layer as its parameter, as in fixed=10, got -1"),

@@ -187,14 +187,6 @@ def test_a_changed_manifest_is_noticed(store: Store, config: SweepConfig) -> Non
         read_manifest(store)
 
 
-def test_a_manifest_that_no_sweep_wrote_stays(tmp_path: Path, config: SweepConfig) -> None:
-    store = open_store(tmp_path)
-    store.publish("sweep.json", b'{"mine": 1}')
-    with pytest.raises(UsageError, match=r"sweep\.json is no sweep's .*: choose another --out, or move it elsewhere"):
-        read_manifest(store)
-    assert store.read("sweep.json") == b'{"mine": 1}'
-
-
 @pytest.mark.slow
 def test_no_flipped_bit_reads_back_as_other_data(tmp_path: Path) -> None:
     outcomes = flip_bits(tmp_path, 100)

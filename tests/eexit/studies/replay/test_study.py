@@ -308,7 +308,6 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
         ({"rules": {"confidence": (1.5,)}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"fixed": (2.0,)}}, "rule fixed can't exit at layer 2: the exitable layers are 1 3 4"),
-        ({"rules": {"patience": (2.5,)}}, "rule patience takes a whole number"),
         ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl looks at a trained probe: give --probe"),
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
         ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
