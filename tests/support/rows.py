@@ -20,12 +20,11 @@ from eexit.method.states import STATES
 from eexit.plan.configuration import Configuration, Exit, Normal
 
 DECODING = Decoding(
-    EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
+    EXITABLE, max_new_tokens=16, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
 )
 
 
-SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)
-SAMPLED_SHORT = replace(SAMPLED, max_new_tokens=10)  # beyond sliding windows
+SAMPLED = replace(DECODING, max_new_tokens=8, temperature=0.8)  # beyond sliding windows
 
 
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
@@ -105,7 +104,13 @@ def modes_of(model: PreTrainedModel) -> list[str]:
 
 @cache
 def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
-    """Rows of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch."""
-    requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
+    """Rows of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch.
+
+    Each parameter of rule kl is there in both modes, with one prompt each.
+    """
+    modes, (often, seldom) = ("unfrozen", "frozen_residual"), some(model, "kl")
+    requests = []
+    for prompt, (first, second) in zip(PROMPTS, (modes, modes[::-1]), strict=False):
+        requests += grid([Normal(), Exit(first, "kl", often), Exit(second, "kl", seldom)], [prompt])
     requests += grid(configurations(model, rules=["confidence"])[1:], PROMPTS[:1])
-    return requests, generate(model, requests, SAMPLED_SHORT)
+    return requests, generate(model, requests, SAMPLED)

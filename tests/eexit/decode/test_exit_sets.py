@@ -5,6 +5,7 @@ Exitable are the layers of `EXITABLE`, and sets are parts of them; rows of all s
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,9 @@ from eexit.method.shortlist import Shortlist
 from eexit.plan.configuration import Exit, Normal
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
-FEW = replace(SAMPLED, max_new_tokens=12)
-FEWER = replace(SAMPLED, max_new_tokens=8)
 LOOKING = [rule for rule in RULES if rule not in BLIND]
 READING = ("confidence", "margin", "entropy", "patience")
+moment_of = cache(second_moment)  # of texts that the model writes for it
 
 
 def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKING) -> list[Request]:
@@ -53,14 +53,14 @@ def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKI
 
 def screen_of(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = True) -> Screen:
     decoder = packed_decoder_of(model) if packed else decoder_of(model)
-    return Screen(decoder, ScreenSize(rank, n_tokens), second_moment(decoder))
+    return Screen(decoder, ScreenSize(rank, n_tokens), moment_of(decoder))
 
 
 @pytest.mark.parametrize(("shift", "architecture"), [(0, "llama"), (1, "gemma3")])  # a set is the engine's
 def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift: int, architecture: str) -> None:
     model, seen = shared_model(architecture), set()
     requests = requests_of(model, shift)
-    for request, trace in zip(requests, as_reference(model, requests, FEWER), strict=True):
+    for request, trace in zip(requests, as_reference(model, requests, SAMPLED), strict=True):
         assert isinstance(request.configuration, Exit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
@@ -74,7 +74,7 @@ def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
     llama: PreTrainedModel, shift: int, looks_through: str
 ) -> None:
     """A shortlist has the likeliest tokens at the first layer of the set."""
-    decoding = replace(FEWER, readout=LINEAR)
+    decoding = replace(SAMPLED, readout=LINEAR)
     if looks_through == "shortlist":
         decoding = replace(decoding, shortlist=Shortlist(packed_decoder_of(llama), 5))
     else:
@@ -86,9 +86,9 @@ def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
 def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel, reads: str) -> None:
     requests = beside_normal(llama)
     vocabulary, width = llama.get_output_embeddings().weight.shape
-    whole = generate(llama, requests, FEW)
+    whole = generate(llama, requests, SAMPLED)
     of_all: dict[str, Any] = {reads: screen_of(llama, width, vocabulary)}
-    for trace, other in zip(generate(llama, requests, replace(FEW, **of_all)), whole, strict=True):
+    for trace, other in zip(generate(llama, requests, replace(SAMPLED, **of_all)), whole, strict=True):
         assert_same(trace, other)
 
 
@@ -100,7 +100,7 @@ def beside_normal(model: PreTrainedModel) -> list[Request]:
 def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
     """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
     model = shared_model(architecture)
-    decoding = replace(FEW, readout=LINEAR, head=screen_of(model, 2, 3), temperature=temperature)
+    decoding = replace(SAMPLED, readout=LINEAR, head=screen_of(model, 2, 3), temperature=temperature)
     missed = 0
     requests = beside_normal(model)
     for request, trace in zip(requests, as_reference(model, requests, decoding), strict=True):
@@ -115,7 +115,7 @@ def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str,
 
 def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) -> None:
     rank, n_tokens, width, vocabulary = 4, 6, 32, 97
-    prices = find_prices(decoder_of(llama), replace(FEW, head=screen_of(llama, rank, n_tokens, packed=False)))
+    prices = find_prices(decoder_of(llama), replace(SAMPLED, head=screen_of(llama, rank, n_tokens, packed=False)))
     counts = full_depth(5, 7, len(EXITABLE), prices.reads)
     columns = cost_columns(prices, counts, np.full(5, 6), EXITABLE, "normal", 3)
     screened = rank * width + rank * vocabulary + n_tokens * width
@@ -129,7 +129,7 @@ def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) 
 def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     llama: PreTrainedModel, looks_through: str, layers: tuple[int, ...]
 ) -> None:
-    decoder, decoding = decoder_of(llama), replace(FEW, observe="none")
+    decoder, decoding = decoder_of(llama), replace(SAMPLED, observe="none")
     if looks_through == "shortlist":
         decoding = replace(decoding, shortlist=Shortlist(decoder, 5))
     if looks_through == "screen":
@@ -149,7 +149,7 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
 
 
 def test_invariant_8_scoring_gives_the_exits_of_a_set_through_a_screen(llama: PreTrainedModel) -> None:
-    decoding = replace(FEW, screen=screen_of(llama, 6, 9, packed=False))
+    decoding = replace(SAMPLED, screen=screen_of(llama, 6, 9, packed=False))
     for request in requests_of(llama, 2, ("confidence", "patience", "similarity", "kl", "agree")):
         [trace] = traces_of(Engine(decoder_of(llama), decoding).generate([request])).values()
         scored = score(decoder_of(llama), decoding, request, trace.token_id_T.tolist())
@@ -161,7 +161,7 @@ def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTraine
     """Of two tokens, one always has a probability of at least 0.5, so that every token exits after layer 1."""
     screen = screen_of(llama, 2, 2, packed=False)
     exits = Exit("unfrozen", "confidence", 0.5, (1,)), Exit("unfrozen", "fixed", 1.0)
-    trace, fixed = generate(llama, [Request(PROMPTS[0], exit) for exit in exits], replace(FEW, screen=screen))
+    trace, fixed = generate(llama, [Request(PROMPTS[0], exit) for exit in exits], replace(SAMPLED, screen=screen))
     assert trace.counts is not None
     assert fixed.counts is not None
     assert set(trace.exit_layer_T[1:].tolist()) == {1}
@@ -180,7 +180,7 @@ def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTraine
 def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedModel) -> None:
     """Of rank 8, against the plain truncated SVD of the head: the error of logits on streams of the model's own."""
     decoder = decoder_of(llama)
-    moment_HH, weight_VH = second_moment(decoder), llama.get_output_embeddings().weight.detach()
+    moment_HH, weight_VH = moment_of(decoder), llama.get_output_embeddings().weight.detach()
     screen = Screen(decoder, ScreenSize(8, 2), moment_HH)
     u_VH, s_H, v_HH = torch.linalg.svd(weight_VH, full_matrices=False)
     plain_VH = (u_VH[:, :8] * s_H[:8]) @ v_HH[:8]

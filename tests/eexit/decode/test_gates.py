@@ -18,7 +18,6 @@ from eexit.decode.scoring import score
 from eexit.plan.configuration import Exit
 
 RULES = ("confidence", "margin", "entropy")  # that a gate can be for
-FEW = replace(SAMPLED, max_new_tokens=9)
 
 
 def key_of(model: PreTrainedModel, rule: str) -> str:
@@ -39,7 +38,7 @@ def gated(
 
 
 def decoding_of(model: PreTrainedModel, **others: object) -> Decoding:
-    return replace(FEW, gate=random_gate([key_of(model, rule) for rule in RULES]), readout=LINEAR, **others)  # type: ignore[arg-type]
+    return replace(SAMPLED, gate=random_gate([key_of(model, rule) for rule in RULES]), readout=LINEAR, **others)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])  # what passes a gate does not depend on layers
@@ -76,6 +75,6 @@ def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedMod
 
 def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:
     prices = find_prices(decoder_of(llama), decoding_of(llama))
-    plain = find_prices(decoder_of(llama), FEW)
+    plain = find_prices(decoder_of(llama), SAMPLED)
     assert prices.look_XK[:, LOOKS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
     assert not plain.look_XK[:, LOOKS.index("gate_reads")].any()

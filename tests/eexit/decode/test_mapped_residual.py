@@ -22,13 +22,12 @@ from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit
 
-FEW = replace(SAMPLED, max_new_tokens=12)
 MODE = "mapped_residual"
 
 
 def decoding_of(decoder: Decoder, form: str, rank: int | None = None) -> Decoding:
     tensors = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
-    return replace(FEW, state_maps=StateMaps.of(form, tensors, EXITABLE, N_LAYERS))
+    return replace(SAMPLED, state_maps=StateMaps.of(form, tensors, EXITABLE, N_LAYERS))
 
 
 def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
@@ -72,9 +71,9 @@ def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None
     maps = [StateMaps.of(STREAMS, stream_maps(std=0.0), EXITABLE, N_LAYERS)]
     if architecture == "llama":
         maps.append(StateMaps.of(KEYS, own_projections(model), EXITABLE, N_LAYERS))
-    frozen = generate(model, requests_of(model, "frozen_residual"), FEW)
+    frozen = generate(model, requests_of(model, "frozen_residual"), SAMPLED)
     for each in maps:
-        outcomes = Engine(decoder, replace(FEW, state_maps=each)).generate(requests_of(model))
+        outcomes = Engine(decoder, replace(SAMPLED, state_maps=each)).generate(requests_of(model))
         for index, trace in traces_of(outcomes).items():
             assert_same(trace, frozen[index])
 
@@ -118,12 +117,12 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
         for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
             is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1
             assert prices.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
-    assert find_prices(decoder, replace(FEW, state_maps=None)).mapped_LL is None
+    assert find_prices(decoder, replace(SAMPLED, state_maps=None)).mapped_LL is None
 
 
 def test_tokens_that_wait_know_where_they_exited_when_rows_come_and_go(llama: PreTrainedModel) -> None:
     """Rows of different lengths take each other's slots."""
-    decoding = replace(FEW, state_maps=STATE_MAPS, rows=2, eos_token_ids=frozenset(range(0, 97, 11)))
+    decoding = replace(SAMPLED, state_maps=STATE_MAPS, rows=2, eos_token_ids=frozenset(range(0, 97, 11)))
     exits = [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
     requests = [Request(prompt, each, seed) for prompt in PROMPTS for each in exits for seed in (3, 4)]
     traces = as_reference(llama, requests, decoding)

@@ -18,8 +18,6 @@ from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal
 from eexit.results.token_columns import recorded
 
-DECODING = replace(SAMPLED, max_new_tokens=9)
-
 
 def kinds(model: PreTrainedModel) -> list[Configuration]:
     """`normal`, each online rule in some mode, and drafts."""
@@ -31,8 +29,8 @@ def kinds(model: PreTrainedModel) -> list[Configuration]:
 def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, observe: Observe) -> None:
     model = shared_model(architecture)
     requests = grid(kinds(model), PROMPTS[:2])
-    whole = generate(model, requests, replace(DECODING, rows=5))
-    less = generate(model, requests, replace(DECODING, rows=5, observe=observe))
+    whole = generate(model, requests, replace(SAMPLED, rows=5))
+    less = generate(model, requests, replace(SAMPLED, rows=5, observe=observe))
     kept = {field for field, *_ in recorded(observe)}
     assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
     assert ("logprob_T" in kept) == (observe == "final")
@@ -54,7 +52,7 @@ def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path_factory.mktemp("adapter"))))
     requests = grid([Normal(), *(Exit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)])
     for other in (None, student):
-        engines = (Engine(decoder_of(llama), replace(DECODING, observe=each), other) for each in ("all", observe))
+        engines = (Engine(decoder_of(llama), replace(SAMPLED, observe=each), other) for each in ("all", observe))
         whole, less = (traces_of(engine.generate(requests)) for engine in engines)
         for index, trace in less.items():
             assert trace.token_id_T.tolist() == whole[index].token_id_T.tolist()
@@ -74,7 +72,7 @@ def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_
         return head(ready_BH)
 
     monkeypatch.setattr(decoder, "head", counted)
-    greedy = replace(DECODING, temperature=0.0, observe=observe)
+    greedy = replace(SAMPLED, temperature=0.0, observe=observe)
     [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], Normal())])).values()
     first = max(1, greedy.n_observed)  # of the prompt's pass
     assert n_read == first + reads * (len(trace.token_id_T) - 1)

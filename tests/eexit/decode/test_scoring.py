@@ -7,7 +7,7 @@ import pytest
 from axes import SOME
 from naive_scores import score_naively
 from references import decoder_of, packed_decoder_of, shared_model
-from rows import DECODING, KINDS, PROMPTS, SAMPLED, SAMPLED_SHORT, modes_of, together
+from rows import DECODING, KINDS, PROMPTS, SAMPLED, modes_of, together
 from traces import traces_of
 from transformers import PreTrainedModel
 from untrained import TUNED
@@ -62,7 +62,7 @@ def test_invariant_8_holds_for_normal_the_seeds_rule_and_an_online_one_in_every_
     model = shared_model(architecture)
     decoder, seen, modes = packed_decoder_of(model), set[int](), set[str]()
     for request, trace in zip(*together(model), strict=True):
-        seen |= check_score(decoder, SAMPLED_SHORT, request, trace)
+        seen |= check_score(decoder, SAMPLED, request, trace)
         modes.add(request.configuration.mode)
     assert len(seen) > 1
     assert modes == {NORMAL, *modes_of(model)}
