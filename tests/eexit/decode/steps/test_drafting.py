@@ -41,7 +41,7 @@ def rounds_of(trace: Trace) -> np.ndarray:
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers(architecture: str) -> None:
-    model, drafts, decoding = shared_model(architecture), DRAFTS[:3], replace(DECODING, max_new_tokens=10)
+    model, drafts, decoding = shared_model(architecture), DRAFTS[:3], replace(DECODING, max_new_tokens=8)
     requests = requests_of(drafts)[3:]
     traces = generate(model, requests, replace(decoding, rows=4))
     assert_as_reference(model, requests[1:3], traces[1:3], decoding)  # which is slow
@@ -97,7 +97,7 @@ def test_the_distribution_is_that_of_picked_tokens() -> None:
 
 @pytest.mark.parametrize("readout", [LINEAR, TUNED], ids=["linear", "tuned"])
 def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
-    as_reference(llama, requests_of(DRAFTS[1:3]), replace(DECODING, readout=readout, max_new_tokens=12))
+    as_reference(llama, requests_of(DRAFTS[1:3])[:4], replace(DECODING, readout=readout, max_new_tokens=12))
 
 
 @pytest.mark.parametrize("draft", [Draft(4, 3), LOOKUP], ids=str)
@@ -151,26 +151,11 @@ def test_auto_drafts_more_where_drafts_are_right() -> None:
     assert (lengths[0], costs.best_length(0, 10_000, 10_000)) == (1, MOST_AUTO_TOKENS)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "20",
-        ":4",
-        "20:",
-        "20:x",
-        "20:0",
-        "20:-1",
-        "a:4",
-        "20:4:4",
-        "20:1.5",
-        "lookup",
-        "lookup:",
-        "lookup:0",
-        "lookup:x",
-        "look:4",
-    ],
-)
+NO_DRAFTS = ["", "20", ":4", "20:", "20:x", "20:0", "20:-1", "a:4", "20:4:4", "20:1.5"]
+NO_LOOKUPS = ["lookup", "lookup:", "lookup:0", "lookup:x", "look:4"]
+
+
+@pytest.mark.parametrize("text", [*NO_DRAFTS, *NO_LOOKUPS])
 def test_what_is_no_draft_is_told_in_a_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"LAYER:N, as in 20:4|must be 1 or more, or auto") as raised:
         parse_drafts(text)
