@@ -1,4 +1,4 @@
-"""Prices and costs against torch's flop counter over the model's own forward, and against plain loops."""
+"""Prices and costs against torch's formulas over the model's own forward, and against plain loops."""
 
 import copy
 from collections import Counter
@@ -12,10 +12,10 @@ import torch
 from axes import EXITABLE
 from card import Card
 from on_cards import decoder_there
+from ran import Products
 from references import decoder_of, packed_decoder_of, shared_model
 from tiny_models import VOCABULARY
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
@@ -40,7 +40,7 @@ def prices_of(decoder: Decoder) -> Prices:
 
 
 @torch.inference_mode()
-def its_own_multiply_adds(model: PreTrainedModel) -> float:
+def its_own_multiply_adds(model: PreTrainedModel) -> int:
     """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
@@ -48,11 +48,10 @@ def its_own_multiply_adds(model: PreTrainedModel) -> float:
     token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
     with named(["eager"] * len(configs_of(model)), configs_of(model)):
         model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
-        with FlopCounterMode(display=False) as counter:
+        with Products() as counter:
             for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
                 model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
-    flops: int = counter.get_total_flops()
-    return flops / 2
+    return counter.multiply_adds
 
 
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
