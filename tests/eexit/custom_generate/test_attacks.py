@@ -20,11 +20,27 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 import eexit
 from eexit.custom_generate.checked_models import SeenModel
 from eexit.custom_generate.setting import Setting
+from eexit.decode.costs.counting import Prices
+from eexit.decode.prices import find_prices
 from eexit.errors import UsageError
 
 CONTEXT = 256  # of these models, in tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prices_are_found_once() -> Iterator[None]:
+    """All of these models cost the same, and what rows cost is not looked at here."""
+    found: list[Prices] = []
+
+    def once(*given: Any) -> Prices:
+        found[:] = found or [find_prices(*given)]
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eexit.custom_generate.setting.find_prices", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +203,7 @@ ATTACKS = {
     "autocast": Attack(lambda model: torch.autocast("cpu", torch.bfloat16), "torch.autocast is on.*run it outside"),
     "configuration": Attack(lambda model: setattr(model.config, "rms_norm_eps", 0.5), "this model has 0.5"),
     "training": Attack(lambda model: model.train(), r"call model.eval\(\)"),
-    "top_p of 0": Attack(outcome=SAME, asked={"do_sample": True, "top_p": 0.0, "top_k": 0}),
-    "top_p of 0, hot": Attack(outcome=SAME, asked={"do_sample": True, "top_p": 0.0, "top_k": 0, "temperature": 9.0}),
+    "top_p of 0": Attack(outcome=SAME, asked={"do_sample": True, "top_p": 0.0, "top_k": 0, "temperature": 9.0}),
     "an id beyond the vocabulary": Attack(
         outcome="row 0 has token 99999, and the model's vocabulary has the ids 0 to 256: use the model's own tokenizer",
         asked={"prompt": [3, 99999, 4]},

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from byte_model import save_family
 from driving import look_here
 from taken_settings import (
     N_TOKENS,
@@ -96,35 +95,36 @@ def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(
     assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
     assert run(model, setting, prompts) == expected
     assert [run(model, setting, [prompt])[0] for prompt in prompts[::3]] == expected[::3]
-    assert run(model, eexit.load(made["exits"], packed=True), prompts) == expected
+    if architecture == "llama":  # that other families' weights can be packed is what invariant 3 says
+        assert run(model, eexit.load(made["exits"], packed=True), prompts) == expected
     drafts, plain = run(model, eexit.load(made["drafts"]), prompts), []
-    for prompt in prompts:
+    for prompt in prompts[::3]:
         whole = model.generate(torch.tensor([prompt]), max_new_tokens=N_TOKENS, do_sample=False)  # type: ignore[operator]
         plain.append(whole[0, len(prompt) :].tolist())
-    assert [token_ids for token_ids, _ in drafts] == plain
+    assert [token_ids for token_ids, _ in drafts[::3]] == plain
 
 
-def test_drafts_that_are_looked_up_are_taken_home_too(tmp_path: Path) -> None:
-    place = save_family(tmp_path / "model", "llama")
-    out = swept(tmp_path / "sweep", place, modes=["normal"], draft=["lookup:3,auto"])
+def test_drafts_that_are_looked_up_are_taken_home_too(folders: Folders, model: PreTrainedModel, tmp_path: Path) -> None:
+    out = swept(tmp_path / "sweep", folders["model"], TEXTS[:4], modes=["normal"], draft=["lookup:3,auto"])
     expected = [(token_ids, layers) for _, token_ids, layers in texts_of(out, "normal")]
     for length in ("3", "auto"):
         take_home(Wanted(str(out), str(tmp_path / length), f"draft/lookup:{length}"))
         setting = eexit.load(tmp_path / length)
-        assert run(loaded(place), setting, [prompt for prompt, _, _ in texts_of(out, "normal")]) == expected
+        assert run(model, setting, [prompt for prompt, _, _ in texts_of(out, "normal")]) == expected
         assert "are looked up in the text itself; full depth keeps those it agrees with" in setting.describe()
         assert setting.stats["eexit_drafted_tokens_total"] > 0
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_invariant_9_holds_for_a_state_that_maps(form: str, tmp_path: Path) -> None:
-    place = save_family(tmp_path / "model", "llama")
-    model, rules = loaded(place), {"confidence": [confidence_of("llama")]}
+def test_invariant_9_holds_for_a_state_that_maps(
+    form: str, folders: Folders, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    place, rules = folders["model"], {"confidence": [confidence_of("llama")]}
     tensors = stream_maps() if form == STREAMS else key_maps(Decoder(loaded(place)))
     alone = SweepConfig.model_validate({"model": str(place), "prompts": [{"id": "0", "prompt": "Why?"}]})
     maps = save_state_maps(tmp_path / "maps", form, tensors, look_here(alone, 1)[0])
     modes = ["normal", "frozen_residual", "mapped_residual"]
-    out = swept(tmp_path / "sweep", place, rules=rules, modes=modes, state=str(maps))
+    out = swept(tmp_path / "sweep", place, TEXTS[:4], rules=rules, modes=modes, state=str(maps))
     key = exit_key().replace("frozen", "mapped")
     for each, name in ((key, "mapped"), (exit_key(), "frozen")):
         take_home(Wanted(str(out), str(tmp_path / name), each))
@@ -347,17 +347,16 @@ def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
     setting = eexit.load(folders[name])
     sampled = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 0}
 
-    def texts(seed: int | None = None, **asked: Any) -> list[tuple[list[int], list[int]]]:
+    def texts(seed: int | None = None) -> list[tuple[list[int], list[int]]]:
         if seed is not None:
             torch.manual_seed(seed)
-        made: list[tuple[list[int], list[int]]] = run(model, setting, prompts[:2], **sampled, **asked)
+        made: list[tuple[list[int], list[int]]] = run(model, setting, prompts[:2], **sampled)
         return made
 
     first = texts(3)
     assert texts() != first
     assert texts(3) == first
     assert texts(4) != first
-    assert texts(seed=None, **{}) != texts()
     many = run(model, setting, prompts[:1], num_return_sequences=4, **sampled)
     assert len({tuple(ids) for ids, _ in many}) > 1
     again = [run(model, setting, prompts[:2], seed=5, **sampled) for _ in range(2)]
