@@ -16,7 +16,7 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.tables import OF_PARTS
 
-N_TOKENS = 6
+N_TOKENS = 4
 
 
 @pytest.fixture(scope="module")

@@ -98,11 +98,12 @@ def test_exits_of_a_cut_model_are_those_of_the_same_text_scored_at_once(architec
     for index, trace in traces.items():
         configuration, prompt = exits[index // len(PROMPTS)], PROMPTS[index % len(PROMPTS)]
         request = Request(prompt, configuration)
-        [alone] = traces_of(Engine(decoder, DECODING, student).generate([request])).values()
         scored = score(decoder, DECODING, request, tuple(trace.token_id_T.tolist()), student)
-        for other in (alone, scored):
-            np.testing.assert_array_equal(other.exit_layer_T, trace.exit_layer_T)
-        np.testing.assert_array_equal(alone.token_id_T, trace.token_id_T)
+        np.testing.assert_array_equal(scored.exit_layer_T, trace.exit_layer_T)
+        if index % len(PROMPTS) == index // len(PROMPTS) % len(PROMPTS):  # one of each rule and state
+            [alone] = traces_of(Engine(decoder, DECODING, student).generate([request])).values()
+            np.testing.assert_array_equal(alone.exit_layer_T, trace.exit_layer_T)
+            np.testing.assert_array_equal(alone.token_id_T, trace.token_id_T)
     assert {layer for trace in traces.values() for layer in trace.exit_layer_T[1:].tolist()} == {1, 3, 5, 6}
 
 

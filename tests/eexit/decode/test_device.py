@@ -178,7 +178,7 @@ def test_online_rules_wait_for_their_decisions_alone(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
     of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
-    exits = [Exit(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
+    exits = [Exit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     _, steps = as_on_cpu(llama, requests, replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING, spread)
     assert {step.blocking_to_card for step in steps} == {0}

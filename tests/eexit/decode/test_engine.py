@@ -73,8 +73,8 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
     "requests",
     [
         [kl_request(PROMPT, "unfrozen", 0.5)],
-        [kl_request(PROMPT, "unfrozen", 1e9, seed) for seed in range(20)],
-        [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(10) for k in (0.0, 0.5, 2.0, 1e9)],
+        [kl_request(PROMPT, "unfrozen", 1e9, seed) for seed in range(8)],
+        [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(3) for k in (0.0, 0.5, 2.0, 1e9)],
     ],
     ids=["unfrozen", "alike", "apart"],
 )
@@ -202,11 +202,6 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
     assert outcomes[0].token_id_T.tolist() == outcomes[3].token_id_T.tolist()
 
 
-def test_a_row_ends_where_the_context_does(llama: PreTrainedModel) -> None:
-    [trace] = traces_of(Engine(decoder_of(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])).values()
-    assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
-
-
 @contextmanager
 def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
     """Within it, whatever follows this token is NaN."""
@@ -269,7 +264,7 @@ def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedM
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_limit_that_no_row_comes_near_costs_nothing(
+def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     decoder = decoder_of(llama)
@@ -282,6 +277,7 @@ def test_a_limit_that_no_row_comes_near_costs_nothing(
         outcomes = traces_of(Engine(decoder, decoding).generate(requests))
         made = [len(outcome.token_id_T) for outcome in outcomes.values()]
         assert made == [min(n_tokens, decoder.context - len(PROMPT))] * len(requests)
+        assert {outcome.finish_reason for outcome in outcomes.values()} == {LENGTH}
         if n_tokens == 12:
             short = outcomes
     monkeypatch.undo()

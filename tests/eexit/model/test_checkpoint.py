@@ -168,19 +168,14 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def count_heads_in_words(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": "four"}))
+def configuring(**fields: object) -> Callable[[Path], None]:
+    """Changes fields of config.json."""
 
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
-def activate_by_nothing(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "nothing"}))
-
-
-def name_the_architecture_by_a_number(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": 3}))
+    return change
 
 
 def lose_the_tokenizer(folder: Path) -> None:
@@ -193,9 +188,12 @@ def lose_the_tokenizer(folder: Path) -> None:
     ("damage", "told"),
     [
         (cut, r": model\.safetensors is cut off or damaged \(.*\): get it again"),
-        (count_heads_in_words, r" can't be loaded: .*'num_attention_heads' expected int, got str \(value: 'four'\)"),
-        (activate_by_nothing, " can't be loaded: KeyError: 'nothing'"),
-        (name_the_architecture_by_a_number, r": architectures in config\.json must be a list, got 3"),
+        (
+            configuring(num_attention_heads="four"),
+            r" can't be loaded: .*'num_attention_heads' expected int, got str \(value: 'four'\)",
+        ),
+        (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
+        (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),
         (
             lose_the_tokenizer,
             r" has no tokenizer that can be loaded: see that tokenizer\.json and tokenizer_config\.json are beside its "
