@@ -44,11 +44,11 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
     """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
-    cache = DynamicCache(config=model.config)  # drops keys that no window holds
+    counter, cache = Products(), DynamicCache(config=model.config)  # drops keys that no window holds
     token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
     with named(["eager"] * len(configs_of(model)), configs_of(model)):
         model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
-        with Products() as counter:
+        with counter:
             for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
                 model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
     return counter.multiply_adds
