@@ -15,4 +15,5 @@ from report_fixtures import (
     unusual,
     visit,
     walk,
+    walked,
 )

@@ -1,5 +1,7 @@
 """Small synthetic sweeps on disk, and a browser that fails a test on any error in a page."""
 
+import csv
+import io
 import json
 import shutil
 import subprocess
@@ -8,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from filelock import FileLock
@@ -36,6 +38,11 @@ WORDS = """(without) => {
 }"""
 
 DRAWN = ":has(canvas[aria-label])"  # the box of a chart that has been drawn
+# Whether a canvas shows something else within a few seconds.
+CHANGED = """async (canvas, before) => {
+  for (let i = 0; i < 100 && canvas.toDataURL() === before; i++) await new Promise((done) => setTimeout(done, 50));
+  return canvas.toDataURL() !== before;
+}"""
 # How many of a sample of its pixels differ from the background.
 INK = """(box) => {
   const canvas = box.querySelector("canvas");
@@ -58,6 +65,18 @@ FORGET = """if (location.protocol === "file:" && name !== "visited") {
 }"""
 
 
+AS_ALWAYS = {("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))}  # without being asked for
+
+
+def key_of(look: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What is asked of a browser's context, as a key: who asks for what is so anyway shares a page with all others."""
+    return tuple(sorted(look.items() - AS_ALWAYS))
+
+
+HAS_CHOICES = """(hash) => location.hash === hash
+  || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
+
+
 class Tab:
     """A page that one test after another opens a report in, since to begin with a new one takes a third of the time.
 
@@ -67,6 +86,7 @@ class Tab:
     def __init__(self, context: Any) -> None:
         self.page: Page = context.new_page()
         self.wrong: list[str] = []
+        self.remembers = False  # choices that an address had
         self._own: tuple[str, ...] = ()
         self.page.add_init_script(FORGET)
         self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -81,6 +101,7 @@ class Tab:
 
     def leave(self) -> None:
         """As a new page, but for its history."""
+        self.remembers = False
         self.page.goto("about:blank")
         self.page.evaluate("name = ''")
         self.page.emulate_media(media="null")
@@ -95,6 +116,11 @@ class Tab:
             self.wrong.append(request.url)
 
 
+def tab_of(free: dict[tuple[Any, ...], list[Tab]], context: Context, key: tuple[Any, ...]) -> Tab:
+    """A free tab, or a new one."""
+    return free[key].pop() if free[key] else Tab(context(**dict(key)))
+
+
 @dataclass
 class Visit:
     """visit(route) → the report opened anew at that address. `wrong` collects the errors of all pages of the test."""
@@ -106,8 +132,8 @@ class Visit:
     taken: list[tuple[tuple[Any, ...], Tab]] = field(default_factory=list)
 
     def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
-        path, free = path or self.report, self.free[key := tuple(sorted(look.items()))]
-        self.taken.append((key, tab := free.pop() if free else Tab(self.context(**look))))
+        path, key = path or self.report, key_of(look)
+        self.taken.append((key, tab := tab_of(self.free, self.context, key)))
         page = tab.of(path, self.wrong)
         page.goto(path.as_uri() + route)
         if look.get("java_script_enabled", True):
@@ -120,8 +146,40 @@ class Visit:
             self.free[key].append(tab)
 
 
-class Walk(Protocol):
-    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page: ...
+@dataclass
+class Walk:
+    """walk(route) → a page that tests share, moved on to that address without reloading.
+
+    It is opened anew for a test that comes to it after choices were made in it, which it remembers, or that asks for
+    what it shows already. The pages of the shared report stay open; those of another `path` until there is one of a
+    third.
+    """
+
+    context: Context
+    report: Path
+    free: dict[tuple[Any, ...], list[Tab]]
+    wrong: list[str] = field(default_factory=list)
+    tabs: dict[tuple[Any, ...], Tab] = field(default_factory=dict)
+    of_this_test: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
+        path = path or self.report
+        key = path, *key_of(look)
+        if key not in self.tabs:
+            for other in [other for other in self.tabs if other[0] not in (self.report, path)]:
+                self.free[other[1:]].append(tab := self.tabs.pop(other))
+                tab.leave()
+            self.tabs[key] = tab_of(self.free, self.context, key[1:])
+        tab = self.tabs[key]
+        page = tab.of(path, self.wrong)
+        if key not in self.of_this_test and (tab.remembers or page.evaluate(HAS_CHOICES, route)):
+            tab.leave()
+        self.of_this_test.add(key)
+        tab.remembers |= "?" in route
+        page.mouse.move(0, 0)
+        page.goto(path.as_uri() + route)
+        page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
+        return page
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +289,7 @@ def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
 
 
-def violations(page: Page, axe: str, scheme: str) -> list[Any]:
+def violations(page: Page, axe: str, scheme: str, within: str = "html") -> list[Any]:
     """What axe finds: the rules that are broken, and the nodes that break them.
 
     That it says nothing of all other nodes saves it most of its time. In the dark, where all else is as in the light,
@@ -240,9 +298,52 @@ def violations(page: Page, axe: str, scheme: str) -> list[Any]:
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
     options = {"resultTypes": ["violations"]} | ({"runOnly": [*COLOUR_RULES]} if scheme == "dark" else {})
-    run = "async (options) => (await axe.run(options)).violations.map(v => [v.id, v.nodes.map(n => n.html)])"
-    found: list[Any] = page.evaluate(run, options)
+    run = "async ([part, of]) => (await axe.run(part, of)).violations.map(v => [v.id, v.nodes.map(n => n.html)])"
+    found: list[Any] = page.evaluate(run, [within, options])
     return found
+
+
+def all_drawn(part: Any) -> Any:
+    """A page or a part of one, once all its charts are drawn."""
+    for chart in part.locator(".chart").all():
+        chart.locator("canvas[aria-label]").wait_for()
+    return part
+
+
+def saved(page: Page, button: str) -> Any:
+    """The download that a button starts."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    return download.value
+
+
+def rows_of(download: Any) -> list[dict[str, Any]]:
+    """Those of a CSV or JSON file that was saved."""
+    text = download.path().read_text(encoding="utf-8")
+    if download.suggested_filename.endswith(".json"):
+        rows: list[dict[str, Any]] = json.loads(text)["rows"]
+        return rows
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def open_tables(page: Page) -> None:
+    """Those of figures."""
+    summaries = page.locator("figure summary").all()
+    for table in summaries:
+        table.click()
+    if summaries:
+        page.locator("figure table").nth(len(summaries) - 1).wait_for()
+
+
+def shows_another(part: Any, before: str) -> bool:
+    """Whether a chart's picture is soon another one than `before`."""
+    found: bool = part.locator("canvas").evaluate(CHANGED, before)
+    return found
+
+
+def picture_of(part: Any) -> str:
+    picture: str = part.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    return picture
 
 
 def ink_of(chart: Any) -> int:
@@ -271,28 +372,17 @@ def visit(context: Context, report: Path, tabs: dict[tuple[Any, ...], list[Tab]]
 
 
 @pytest.fixture(scope="session")
-def walk(context: Context, report: Path) -> Walk:
-    """walk(route) → a page that tests which only read share, moved on to that address without reloading.
+def walked(context: Context, report: Path, tabs: dict[tuple[Any, ...], list[Tab]]) -> Walk:
+    return Walk(context, report, tabs)
 
-    Those of the shared report stay open; that of another `path` until there is one of a third.
-    """
-    wrong: list[str] = []
-    pages: dict[tuple[Any, ...], Page] = {}
 
-    def walk(route: str, path: Path | None = None, **look: Any) -> Page:
-        path = path or report
-        key = path, *sorted(look.items())
-        if key not in pages:
-            for other in [other for other in pages if other[0] not in (report, path)]:
-                pages.pop(other).close()
-            pages[key] = Tab(context(**look)).of(path, wrong)
-        page = pages[key]
-        page.goto(path.as_uri() + route)
-        page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
-        assert not wrong, wrong
-        return page
-
-    return walk
+@pytest.fixture
+def walk(walked: Walk) -> Iterator[Walk]:
+    """Any error on a page fails the test that walked there."""
+    walked.of_this_test.clear()
+    yield walked
+    wrong, walked.wrong[:] = [*walked.wrong], []
+    assert not wrong, wrong
 
 
 @pytest.fixture(scope="session")

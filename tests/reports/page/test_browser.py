@@ -1,44 +1,57 @@
 """The page in a browser: no errors, no requests, no empty chart, and generated text that never becomes HTML."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_fixtures import DRAWN, Visit, Walk, ink_of
+from report_fixtures import (
+    MOST_PROSE,
+    Visit,
+    Walk,
+    all_drawn,
+    ink_of,
+    open_tables,
+    picture_of,
+    prose_seen,
+    shows_another,
+)
 from synthetic_sweeps import HOSTILE, run_rows, write_runs
 
 from reports import build_report, generate_multi_prompt_html_visualization
+from reports.shared.palette import contrast
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 6)])
-def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
-    page = visit(route, color_scheme=scheme)
-    page.locator(".chart:has(canvas[aria-label])").nth(n - 1).wait_for()
-    assert page.locator(".chart").count() == n
+def test_every_chart_draws_ink_and_brings_out_the_same_configuration(visit: Visit, scheme: str) -> None:
+    page = all_drawn(visit("#/?open=all", color_scheme=scheme))
+    assert page.locator(".chart").count() == 6
     assert min(ink_of(chart) for chart in page.locator(".chart").all()) > 50
-    for table in page.locator("figure summary").all():
-        table.click()
-    page.locator("figure table").nth(n - 1).wait_for()
-    assert page.locator("figure canvas[aria-label]").count() == n
+    open_tables(page)
+    assert page.locator("figure canvas[aria-label]").count() == 6
+    mix = page.locator("[data-chart=mix]")
+    before = picture_of(mix)
+    page.get_by_label("Highlight").select_option("unfrozen/kl/1")
+    assert shows_another(mix, before)
 
 
-def test_a_laptops_first_screen_has_the_verdict_and_a_coloured_text(visit: Visit) -> None:
-    page = visit("#/", viewport=(("width", 1366), ("height", 768)))
-    page.locator("[data-chart=quality] .chart:has(canvas[aria-label])").wait_for()
+def test_a_laptops_first_screen_is_short_with_the_verdict_and_a_coloured_text(walk: Walk) -> None:
+    page = walk("#/")
+    assert 100 < prose_seen(page) <= MOST_PROSE, "of oracles alone, as the demo has"
+    all_drawn(page.locator("[data-chart=quality]"))
     assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
     verdict, strip, chart = (
         page.locator(each).bounding_box() for each in (".verdict", ".strip", "figure canvas >> nth=0")
     )
     assert verdict["y"] + verdict["height"] <= strip["y"]
-    assert strip["y"] + strip["height"] < min(chart["y"], 768)
+    assert strip["y"] + strip["height"] < min(chart["y"], 720)
     assert {*page.locator(".strip .t").evaluate_all("all => all.map(t => t.dataset.l)")} > {"5", "15", "29"}
     page.locator(".provenance summary").click()
     assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
 
 
-def test_from_the_overview_to_a_token(visit: Visit) -> None:
-    page = visit("#/?open=all")
+def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
+    page = walk("#/")
     page.get_by_role("link", name="0 Question 0?").first.click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     page.locator(".said-by").get_by_role("link", name="U·kl 1", exact=True).click()
@@ -46,28 +59,33 @@ def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page.locator(".t").nth(2).click()
     assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/t/2")
+    page.get_by_role("link", name="Overview").first.click()
+    page.locator("main").get_by_role("link", name="1 failed: CUDA out of memory").click()
+    page.get_by_role("heading", name="Failed runs").wait_for()
+    page.locator("main table").get_by_role("link").click()
+    assert "CUDA out of memory" in page.locator(".error").inner_text()
 
 
-def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
-    canvas = page.locator("[data-chart=mix] canvas")
+def test_a_click_on_a_bar_of_a_section_that_an_address_names_opens_the_configuration(visit: Visit) -> None:
+    page = visit("#/at/mix")
+    canvas = all_drawn(page.locator("[data-chart=mix]")).locator("canvas")
     canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
     page.get_by_role("heading", name="frozen_residual/kl/2 on every prompt").wait_for()
     assert page.locator("main tbody").last.locator("tr").count() == 6
 
 
-def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
-    before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
-    page.get_by_label("Highlight").select_option("unfrozen/kl/1")
-    page.wait_for_timeout(200)
-    assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
-
-
-def test_cells_of_runs_show_another_number_in_another_order(visit: Visit) -> None:
-    page = visit("#/")
+def test_differences_are_against_whichever_is_chosen_and_cells_of_runs_show_another_number(walk: Walk) -> None:
+    page = walk("#/")
+    beside = page.locator("[data-chart=beside]")
+    beside.get_by_role("combobox", name="Compare").select_option("one with all others")
+    beside.get_by_role("combobox", name="Measure").select_option("Perplexity")
+    beside.locator("summary").click()
+    rows = beside.locator("tbody tr")
+    rows.first.wait_for()
+    assert rows.all_inner_texts()[0].startswith("unfrozen/kl/0.5\t2.333 [2.333, 2.333]")
+    beside.get_by_role("combobox", name="Base").select_option("unfrozen/kl/0.5")
+    assert rows.all_inner_texts()[0].startswith("normal\t0.4286 [0.4286, 0.4286]"), "the other way round"
+    assert beside.locator("caption").inner_text() == "Side by side · all others beside unfrozen/kl/0.5"
     runs = page.locator(".runs")
     page.get_by_role("combobox", name="Cells").select_option("Early exits")
     runs.get_by_role("button", name="Show more").click()
@@ -86,23 +104,9 @@ def test_cells_of_runs_show_another_number_in_another_order(visit: Visit) -> Non
     page.get_by_role("heading", name="unfrozen/kl/2 on prompt 2").wait_for()
 
 
-def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit) -> None:
-    page = visit("#/")
-    beside = page.locator("[data-chart=beside]")
-    beside.get_by_role("combobox", name="Compare").select_option("one with all others")
-    beside.get_by_role("combobox", name="Measure").select_option("Perplexity")
-    beside.locator("summary").click()
-    rows = beside.locator("tbody tr")
-    rows.first.wait_for()
-    assert rows.all_inner_texts()[0].startswith("unfrozen/kl/0.5\t2.333 [2.333, 2.333]")
-    beside.get_by_role("combobox", name="Base").select_option("unfrozen/kl/0.5")
-    assert rows.all_inner_texts()[0].startswith("normal\t0.4286 [0.4286, 0.4286]"), "the other way round"
-    assert beside.locator("caption").inner_text() == "Side by side · all others beside unfrozen/kl/0.5"
-
-
-def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> None:
+def test_the_first_token_is_said_to_come_from_the_final_layer(walk: Walk) -> None:
     said = "First token: always from the final layer."
-    page = visit("#/p/0/unfrozen/kl/1/t/0")
+    page = walk("#/p/0/unfrozen/kl/1/t/0")
     assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
     page.locator(".tokens").press("ArrowRight")
     assert said not in page.locator(".pane").inner_text()
@@ -143,8 +147,8 @@ def test_an_address_leads_to_one_token_side_by_side(walk: Walk) -> None:
     assert len(bold) < 20, "what matches again isn't"
 
 
-def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/vs/normal")
+def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/normal")
     one = page.locator(".tokens").first
     marked = one.locator(".disagrees")
     assert [int(token.get_attribute("data-i")) for token in marked.all()] == [3, 6, 9, 12, 15, 18, 21]
@@ -191,25 +195,23 @@ def test_long_and_odd_text_survives(walk: Walk) -> None:
     assert HOSTILE.split("\n")[0][:40] in shown
 
 
-def test_failures_are_counted_and_linked(visit: Visit) -> None:
-    page = visit("#/?open=all")
-    page.locator("main").get_by_role("link", name="1 failed: CUDA out of memory").click()
-    page.get_by_role("heading", name="Failed runs").wait_for()
-    page.locator("main table").get_by_role("link").click()
-    assert "CUDA out of memory" in page.locator(".error").inner_text()
-
-
-def test_layers_have_colours_and_another_channel(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/0.5")
-    token = page.locator(".t.r0").first
-    assert token.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(44, 79, 163)"
-    final = page.locator(".t.r5").first
-    assert final.evaluate("e => getComputedStyle(e).backgroundColor") == "rgba(0, 0, 0, 0)"
+def test_layers_have_colours_and_another_channel_and_what_the_legend_dims_can_still_be_read(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/0.5")
+    look = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor, getComputedStyle(e).opacity]"
+    token, final = (page.locator(f".t.r{rank}").first for rank in (0, 5))
+    assert token.evaluate(look)[1] == "rgb(44, 79, 163)"
+    assert final.evaluate(look)[1] == "rgba(0, 0, 0, 0)"
     page.get_by_role("button", name="Fill final layer").click()
-    assert final.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(179, 18, 43)"
+    assert final.evaluate(look)[1] == "rgb(179, 18, 43)"
     page.get_by_role("button", name="Layer numbers").click()
     assert token.evaluate("e => getComputedStyle(e, '::after').content") == '"5"'
     assert page.evaluate("getComputedStyle(document.body).display") == "block", "the page keeps its layout"
+    page.locator(".legend button").first.click()
+    for rank in (1, 5):
+        colour, fill, opacity = page.locator(f".t.r{rank}").first.evaluate(look)
+        assert (fill, opacity) == ("rgba(0, 0, 0, 0)", "1")
+        assert contrast("#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)), "#ffffff") >= 4.5
+    assert token.evaluate(look)[1] == "rgb(44, 79, 163)"
 
 
 @pytest.mark.parametrize(
@@ -227,9 +229,7 @@ def test_layers_have_colours_and_another_channel(visit: Visit) -> None:
 def test_sweeps_that_are_not_whole_say_so(
     visit: Visit, unusual: Callable[[str], Path], name: str, sentence: str
 ) -> None:
-    page = visit("#/?open=all", path=unusual(name))
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
+    page = all_drawn(visit("#/?open=all", path=unusual(name)))
     assert sentence in page.locator("main").inner_text()
     assert "nan" not in page.locator("main").inner_text().lower()
 

@@ -1,12 +1,10 @@
 """Most likely tokens of layers: the teacher's at each layer, the student's at the exit, and the grid over a text."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import Page, Visit, Walk, violations
+from report_fixtures import Page, Visit, Walk, rows_of, saved, violations
 from synthetic_sweeps import LAYERS, Run, run_rows, write_runs
 
 from reports import build_report
@@ -62,6 +60,10 @@ def test_the_student_stands_beside_the_teacher_where_they_part(walk: Walk, recor
     assert student.locator(".piece").first.inner_text() == " student2"
     assert "75%" in student.inner_text()
     assert "the token was read from it" in page.locator(".pane caption").inner_text()
+    heads = page.locator(".pane thead th").all_inner_texts()
+    assert "≈" in heads[1], "rounded"
+    assert "≈" in heads[2]
+    assert "≈ −1.5 nats" in page.locator(".pane").inner_text()
 
 
 def test_one_row_is_enough_where_teacher_and_student_say_the_same(walk: Walk, recorded: Path) -> None:
@@ -80,9 +82,7 @@ def test_results_without_the_student_say_that_it_was_not_recorded(walk: Walk, ol
 
 def test_the_tokens_csv_has_what_each_was_read_from(walk: Walk, recorded: Path) -> None:
     page = walk("#/p/0/frozen_residual/kl/1", path=recorded)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="CSV of tokens").click()
-    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
+    rows = rows_of(saved(page, "CSV of tokens"))
     assert [row["exit_top_1"] for row in rows] == [" dog", " dog", " student2", " student3"]
     assert [row["top_15_1"] for row in rows] == [" word2"] * 4
     assert float(rows[2]["exit_top_prob_1"]) == pytest.approx(0.75, abs=0.003)
@@ -112,8 +112,8 @@ def test_the_grid_has_each_layers_likeliest_token_at_every_position(walk: Walk, 
     assert "exit" in rows.nth(2).locator("td").nth(2).get_attribute("class").split()
 
 
-def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded: Path) -> None:
-    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
+def test_the_grid_is_coloured_by_agreement_or_by_kl(walk: Walk, recorded: Path) -> None:
+    page = walk("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     fill = "e => getComputedStyle(e).backgroundColor"
     fills = f"() => [...document.querySelectorAll('.grid tbody td:nth-child(2)')].map({fill})"
@@ -129,8 +129,8 @@ def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded: Path
     assert grid.is_visible()
 
 
-def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded: Path) -> None:
-    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
+def test_a_click_or_a_key_in_the_grid_goes_to_the_token(walk: Walk, recorded: Path) -> None:
+    page = walk("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     page.locator(".tokens").press("Escape")
     grid.locator("tbody tr").nth(1).locator("td").nth(2).click()
@@ -146,8 +146,8 @@ def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded: 
     assert page.url.endswith("/t/0")
 
 
-def test_the_grid_stays_as_it_is_from_run_to_run(visit: Visit, recorded: Path) -> None:
-    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
+def test_the_grid_stays_as_it_is_from_run_to_run(walk: Walk, recorded: Path) -> None:
+    page = walk("#/p/0/frozen_residual/kl/1", path=recorded)
     open_grid(page)
     page.evaluate("location.hash = '#/p/0/normal'")
     page.get_by_role("heading", name="normal on prompt 0").wait_for()
@@ -159,23 +159,23 @@ def test_the_grid_stays_as_it_is_from_run_to_run(visit: Visit, recorded: Path) -
     assert page.locator(".grid table").count() == 0
 
 
-def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1")
+def test_a_sweep_without_likely_tokens_says_how_to_have_them(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1")
     page.locator("summary", has_text="Layers × positions").click()
     page.locator("main details").get_by_text("--record-top-k").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded: Path, axe: str, scheme: str) -> None:
-    page = visit("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
+def test_axe_finds_nothing_in_the_grid_and_the_pane(walk: Walk, recorded: Path, axe: str, scheme: str) -> None:
+    page = walk("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
     open_grid(page)
     for colour in ("agreement", "kl"):
         page.get_by_label("Colour by").first.select_option(value=colour)
         assert violations(page, axe, scheme) == [], colour
 
 
-def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None:
-    page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
+def test_the_grid_is_no_wider_than_a_phone(walk: Walk, recorded: Path) -> None:
+    page = walk("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
     open_grid(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
@@ -193,10 +193,3 @@ def test_top_tokens_are_shown_whole(visit: Visit, tmp_path: Path) -> None:
     pieces = page.locator(".pane .likely .piece")
     assert long in pieces.all_inner_texts()
     assert not any(piece.evaluate(cut) for piece in pieces.all())
-
-
-def test_rounded_numbers_say_so(walk: Walk, recorded: Path) -> None:
-    pane = walk("#/p/0/frozen_residual/kl/1/t/2", path=recorded).locator(".pane")
-    assert "≈" in pane.locator("thead th").nth(1).inner_text()
-    assert "≈" in pane.locator("thead th").nth(2).inner_text()
-    assert "≈ −1.5 nats" in pane.inner_text()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from report_fixtures import DRAWN, Context, MakeSweep, Page
+from report_fixtures import Context, MakeSweep, Page, all_drawn
 from synthetic_sweeps import CONFIGURATIONS, NORMAL_ALONE, shard
 
 from reports import PageSettings
@@ -249,8 +249,7 @@ def followed(
 def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> None:
     page, land = followed("#/?open=all", CONFIGURATIONS)
     page.set_viewport_size({"width": 1000, "height": 500})
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
+    all_drawn(page)
     page.get_by_role("combobox", name="Cells").select_option("Perplexity")
     page.evaluate("scrollTo(0, 900)")
     assert "7 of 14 runs" in page.locator("main").inner_text()

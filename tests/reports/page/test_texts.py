@@ -1,12 +1,10 @@
 """The overview's strip; its table of runs, what it is filtered by and what that drives; and the surest wrong exits."""
 
-import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_fixtures import Page, Visit, Walk
+from report_fixtures import Page, Visit, Walk, rows_of, saved
 from synthetic_quality import graded
 from synthetic_sweeps import run_rows, write_manifest, write_runs
 
@@ -62,19 +60,10 @@ def pick(page: Page, menu: str, option: str) -> None:
     section(page).get_by_role("combobox", name=menu).select_option(option)
 
 
-def saved(page: Page, button: str) -> tuple[str, Any]:
-    """The name of the file that a button saves, and its rows."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name=button).click()
-    content = download.value.path().read_text()
-    is_json = button.endswith("JSON")
-    return download.value.suggested_filename, json.loads(content)["rows"] if is_json else list(
-        csv.DictReader(content.splitlines())
-    )
-
-
-def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit, marked: Path) -> None:
-    page = visit(f"#/?strip.setting={LOSES.key}", path=marked)
+def test_the_strip_begins_with_a_loss_tells_tokens_turns_and_leads_to_its_run(
+    visit: Visit, walk: Walk, marked: Path
+) -> None:
+    page = walk(f"#/?strip.setting={LOSES.key}", path=marked)
     strip = page.locator(".strip")
 
     def seen() -> tuple[str, str]:
@@ -83,6 +72,9 @@ def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit
 
     assert seen() == ("1 of 10", "✓✗")
     assert strip.locator(".differs + .t").all_inner_texts() == [" 42", " 41"]
+    strip.locator(".tokens").last.locator(".t").nth(2).hover()
+    strip.get_by_text("“ is” layer 15").wait_for()
+    assert "full depth would have said the same" in strip.inner_text()
     page.keyboard.press("ArrowLeft")
     strip.get_by_text("10 of 10").wait_for()
     page.keyboard.press("ArrowLeft")
@@ -92,28 +84,26 @@ def test_the_strip_begins_with_a_loss_and_turns_by_buttons_and_keys(visit: Visit
     strip.get_by_role("combobox", name="Setting").select_option(GAINS.key)
     strip.locator(f'a[title="{GAINS.key}"]').wait_for()
     assert seen() == ("8 of 10", "✗✓"), "the same prompt"
-    again = visit("#/" + page.url.partition("#/")[2], path=marked).locator(".strip")
+    page = visit("#/" + page.url.partition("#/")[2], path=marked)
+    again = page.locator(".strip")
     assert again.get_by_role("combobox", name="Setting").input_value() == GAINS.key
     assert again.get_by_role("status").inner_text() == "8 of 10"
-
-
-def test_a_token_of_the_strip_tells_its_numbers_and_leads_to_its_run(visit: Visit, marked: Path) -> None:
-    page = visit(f"#/?strip.setting={LOSES.key}", path=marked)
-    strip = page.locator(".strip")
-    text = strip.locator(".tokens").last
-    text.locator(".t").nth(2).hover()
-    strip.get_by_text("“ is” layer 15").wait_for()
-    assert "full depth would have said the same" in strip.inner_text()
+    again.get_by_role("combobox", name="Setting").select_option(LOSES.key)
+    again.locator(f'a[title="{LOSES.key}"]').wait_for()
+    for turn in ("9 of 10", "10 of 10", "1 of 10"):
+        again.get_by_role("button", name="Next prompt").click()
+        again.get_by_text(turn).wait_for()
+    text = again.locator(".tokens").last
     text.press("End")
-    strip.get_by_text("full depth would have said “token 7”").wait_for()
-    assert strip.locator(".pinned").inner_text().strip() == "41"
+    again.get_by_text("full depth would have said “token 7”").wait_for()
+    assert again.locator(".pinned").inner_text().strip() == "41"
     text.press("Enter")
     page.get_by_role("heading", name=f"{LOSES.key} on prompt 0").wait_for()
     assert page.url.endswith(f"#/p/0/{LOSES.key}/vs/normal/t/3")
 
 
-def test_runs_show_what_was_written_and_lead_to_why(visit: Visit, answered: Path) -> None:
-    page = visit("#/?runs.setting=unfrozen/kl/2", path=answered)
+def test_runs_show_what_was_written_and_lead_to_why(walk: Walk, answered: Path) -> None:
+    page = walk("#/?runs.setting=unfrozen/kl/2", path=answered)
     rows = section(page).locator("tbody tr")
     rows.nth(3).get_by_text("abcd").last.wait_for()
     assert rows.count() == 4
@@ -141,10 +131,10 @@ def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(v
     page.locator(".pinned").wait_for()
 
 
-def test_rows_are_filtered_by_what_is_right_and_by_kind_and_those_that_tell_most_come_first(
-    visit: Visit, marked: Path
+def test_rows_are_filtered_which_drives_the_charts_and_what_is_saved_and_those_that_tell_most_come_first(
+    visit: Visit, walk: Walk, marked: Path
 ) -> None:
-    page = visit(f"#/?runs.setting={GAINS.key}", path=marked)
+    page = walk(f"#/?runs.setting={GAINS.key}", path=marked)
     assert shown(page) == ["✗✓", "✗✓", "✓✓", "✓✓"], "of ten, the first four"
     pick(page, "Setting", LOSES.key)
     assert shown(page) == ["✓✗", "✓✗", "✓✗", "✗✓"]
@@ -154,28 +144,11 @@ def test_rows_are_filtered_by_what_is_right_and_by_kind_and_those_that_tell_most
         "all (10)", f"{LOST} (3)", f"{GAINED} (1)", "right at full depth, wrong under every rule (0)",
         "right here (4)", "wrong here (6)", f"{DIFFER} (10)",
     ]  # fmt: skip
-    pick(page, "Show", GAINED)
-    assert shown(page) == ["✗✓"]
-    again = visit("#/" + page.url.partition("#/")[2], path=marked)
-    assert shown(again) == ["✗✓"]
-    pick(page, "Show", LOST)
-    pick(page, "Kind", "even")
-    assert shown(page) == ["✓✗", "✓✗"]
-    cells = section(page).locator("tbody tr").first.locator("td:not(.words) a").all_inner_texts()
-    assert [cell[0] for cell in cells] == ["✓", "✓", "✗", "✓"], "every setting has a cell"
-    pick(page, "Cells", "perplexity")
-    assert section(page).locator("tbody tr").first.locator("td:not(.words) a").first.inner_text() == "3"
-
-
-def test_the_selection_drives_the_charts_and_what_is_saved_says_how_many_are_missing(
-    visit: Visit, marked: Path
-) -> None:
-    page = visit(f"#/?runs.setting={LOSES.key}", path=marked)
-    _, of_all = saved(page, "Save Quality against cost as JSON")
+    of_all = rows_of(saved(page, "Save Quality against cost as JSON"))
     pick(page, "Show", DIFFER)
     caption = page.locator("[data-chart=quality] figcaption")
     caption.get_by_text("Of the 10 selected of 10 prompts, without intervals.").wait_for()
-    _, of_same = saved(page, "Save Quality against cost as JSON")
+    of_same = rows_of(saved(page, "Save Quality against cost as JSON"))
     means = ("correct", "disagreement", "layers_skipped", "perplexity", "correct_n")
     for one, two in zip(of_all, of_same, strict=True):
         assert one["configuration"] == two["configuration"]
@@ -183,16 +156,27 @@ def test_the_selection_drives_the_charts_and_what_is_saved_says_how_many_are_mis
     assert of_same[1]["correct_low"] is None
     pick(page, "Show", LOST)
     caption.get_by_text("Of the 3 selected of 10 prompts").wait_for()
-    _, rows = saved(page, "Save Quality against cost as JSON")
+    rows = rows_of(saved(page, "Save Quality against cost as JSON"))
     right = {row["configuration"]: row["correct"] for row in rows}
     assert right == {"normal": 1, GAINS.key: 1, LOSES.key: 0, SAME.key: 1}
     assert "not of those 3 selected" in page.locator("[data-chart=beside] figcaption").inner_text()
-    name, rows = saved(page, "Save Runs as CSV")
-    assert (name, len(rows)) == ("Runs-3-of-10.csv", 3)
+    download = saved(page, "Save Runs as CSV")
+    rows = rows_of(download)
+    assert (download.suggested_filename, len(rows)) == ("Runs-3-of-10.csv", 3)
     assert page.locator("#saved").inner_text() == "Saved 3 of 10 rows as Runs-3-of-10.csv; 7 are missing"
     assert [rows[0][key] for key in ("kind", "expected", "full_depth_right", "right", "text")] == [
         "even", "42", "1", "0", "So it is 41",
     ]  # fmt: skip
+    pick(page, "Kind", "even")
+    assert shown(page) == ["✓✗", "✓✗"]
+    cells = section(page).locator("tbody tr").first.locator("td:not(.words) a").all_inner_texts()
+    assert [cell[0] for cell in cells] == ["✓", "✓", "✗", "✓"], "every setting has a cell"
+    pick(page, "Cells", "perplexity")
+    assert section(page).locator("tbody tr").first.locator("td:not(.words) a").first.inner_text() == "3"
+    pick(page, "Kind", "all")
+    pick(page, "Show", GAINED)
+    assert shown(page) == ["✗✓"]
+    assert shown(visit("#/" + page.url.partition("#/")[2], path=marked)) == ["✗✓"]
 
 
 def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_path: Path) -> None:
@@ -205,10 +189,10 @@ def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_pa
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_red_is_late_and_nothing_else(visit: Visit, walk: Walk, marked: Path, scheme: str) -> None:
+def test_red_is_late_and_nothing_else(walk: Walk, marked: Path, scheme: str) -> None:
     for route in ("#/?open=all", "#/p/2", "#/p/2/unfrozen/kl/2", "#/p/0/unfrozen/kl/1/vs/normal", "#/fail"):
         assert walk(route, color_scheme=scheme).evaluate(RED) == [], route
-    page = visit("#/p/0?prompt.numbers=true", path=marked, color_scheme=scheme)
+    page = walk("#/p/0?prompt.numbers=true", path=marked, color_scheme=scheme)
     assert page.evaluate(RED) == []
     seen = page.locator(".said-by .wrong, .said-by .right, td .wrong, td .right")
     assert seen.count() > 4

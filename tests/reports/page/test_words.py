@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import DRAWN, Visit, Walk
+from report_fixtures import Visit, Walk, all_drawn
 from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import Exit
@@ -43,8 +43,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(str(write_runs(folder / "s", [*runs, own])), folder / "report.html")
 
 
-def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: Visit, written: Path) -> None:
-    page = visit("#/p/0", path=written)
+def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Walk, written: Path) -> None:
+    page = walk("#/p/0", path=written)
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
     assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
     same, *others = page.locator(".said-by").all()
@@ -61,8 +61,8 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
 
 
-def test_the_texts_of_a_prompt_are_coloured_and_lead_to_their_runs(visit: Visit) -> None:
-    page = visit("#/p/0")
+def test_the_texts_of_a_prompt_are_coloured_and_lead_to_their_runs(walk: Walk) -> None:
+    page = walk("#/p/0")
     full, part, *_ = page.locator(".said-by").all()
     assert full.locator(".t:not(.r5)").count() == 0, "at full depth"
     assert part.locator(".differs + .own").count() == 1
@@ -95,8 +95,8 @@ def test_evidence_stands_beside_its_threshold(walk: Walk, written: Path) -> None
     assert column == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
 
 
-def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(visit: Visit, written: Path) -> None:
-    page = visit("#/p/0/unfrozen/kl/0.5", path=written)
+def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(walk: Walk, written: Path) -> None:
+    page = walk("#/p/0/unfrozen/kl/0.5", path=written)
     tokens, line = page.locator(".tokens").bounding_box(), page.locator(".outcome summary")
     assert line.bounding_box()["height"] < 60
     assert "tokens 4 · early exits" in line.inner_text()
@@ -107,8 +107,8 @@ def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(visit: Visit, wri
     assert "Answer" in page.locator(".outcome .named").inner_text()
 
 
-def test_on_a_phone_the_panel_is_small_and_closes(visit: Visit, written: Path) -> None:
-    page = visit("#/p/0/unfrozen/kl/0.5", path=written, viewport=PHONE)
+def test_on_a_phone_the_panel_is_small_and_closes(walk: Walk, written: Path) -> None:
+    page = walk("#/p/0/unfrozen/kl/0.5", path=written, viewport=PHONE)
     pane, token = page.locator(".pane"), page.locator(".t").nth(1)
     assert not pane.is_visible(), "before anything is pinned"
     for close in (
@@ -139,9 +139,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
             )  # fmt: skip
             runs.append((row, [token | unseen for token in rows]))
     sweep = write_runs(tmp_path / "s", runs)
-    page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
+    page = all_drawn(visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html")))
     page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
     assert "Right answers" in said
