@@ -37,7 +37,6 @@ WORDS = """(without) => {
   return n;
 }"""
 
-DRAWN = ":has(canvas[aria-label])"  # the box of a chart that has been drawn
 # Whether a canvas shows something else within a few seconds.
 CHANGED = """async (canvas, before) => {
   for (let i = 0; i < 100 && canvas.toDataURL() === before; i++) await new Promise((done) => setTimeout(done, 50));

@@ -1,12 +1,11 @@
 """Accessibility (axe, keyboard, phone, print, no JavaScript) and exports of the page."""
 
-import csv
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_fixtures import DRAWN, Visit, Walk, violations
+from report_fixtures import Page, Visit, Walk, all_drawn, rows_of, saved, violations
 from synthetic_sweeps import HOSTILE
 
 ROUTES = (
@@ -21,22 +20,19 @@ ROUTES = (
     "#/methods",
     "#/nowhere",
 )
+DARK = (ROUTES[1], ROUTES[2], ROUTES[5], ROUTES[7])
 PHONE = (("width", 360), ("height", 740))
 PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 
 
 @pytest.mark.parametrize(
     ("route", "scheme"),
-    # In the dark, one of each kind of page that has colours of its own.
-    [*((route, "light") for route in ROUTES), *((ROUTES[at], "dark") for at in (0, 1, 2, 5, 7))],
+    # In the dark, one of each kind of page that has colours of its own. What the overview has folded, as tables of
+    # charts, axe sees in that of a sweep with answers.
+    [*((route, "light") for route in ("#/", *ROUTES[1:])), *((route, "dark") for route in ("#/", *DARK))],
 )
 def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> None:
     page = walk(route, color_scheme=scheme)
-    summaries = page.locator("figure summary").all()
-    for table in summaries:
-        table.click()
-    if summaries:
-        page.locator("figure table").nth(len(summaries) - 1).wait_for()
     assert violations(page, axe, scheme) == []
 
 
@@ -77,53 +73,62 @@ def test_what_was_found_is_there_without_scripts(visit: Visit) -> None:
     assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
 
-def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
-    page = visit("#/?open=all", color_scheme="dark")
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
+def test_paper_is_white_and_has_the_charts_where_they_come_from_and_what_was_chosen(walk: Walk, answered: Path) -> None:
+    page = all_drawn(walk("#/?quality.oracles=true", path=answered, color_scheme="dark"))
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
     corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
     assert set(page.evaluate(corner)) == {"20,23,28,255"}
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert set(page.evaluate(corner)) == {"255,255,255,255"}
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    assert {canvas.bounding_box()["width"] for canvas in page.locator("canvas").all()} == {680}
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    with printed(page):
+        assert set(page.evaluate(corner)) == {"255,255,255,255"}
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
+        assert {canvas.bounding_box()["width"] for canvas in all_drawn(page).locator("canvas").all()} == {680}
+        assert set(page.evaluate(corner)) == {"255,255,255,255"}
+        assert page.locator(".verdict").is_visible()
+        paper = page.locator(".paper").inner_text()
+        assert "12 prompts × 17 configurations" in paper
+        assert "quality.oracles true" in paper
+        assert "#/?quality.oracles=true" in paper
+        assert not page.locator("header").is_visible()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@contextmanager
+def printed(page: Page) -> Iterator[None]:
+    """On paper nothing is folded; afterwards all is as it was before."""
+    folded, opened = (page.locator(f"main details{those}") for those in (":not([open], .screen)", "[open]"))
+    n_folded, n_opened, address = folded.count(), opened.count(), page.url
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    assert not page.locator("header").is_visible()
+    assert folded.count() == 0 < n_folded
+    yield
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_timeout(100)
+    assert opened.count() == n_opened
+    assert page.url == address, "nothing was chosen"
+    page.emulate_media(media="null")
 
 
-def test_paper_has_what_is_folded_and_what_is_right_or_wrong(visit: Visit, answered: Path) -> None:
-    for route, mark in (("#/p/3/unfrozen/kl/2/vs/normal", ".outcome summary .wrong"), ("#/", ".verdict")):
-        page = visit(route, path=answered)
-        page.locator(mark).first.wait_for(state="attached")
-        folded, opened = (page.locator(f"main details{those}") for those in (":not([open], .screen)", "[open]"))
-        n_folded, n_opened = folded.count(), opened.count()
-        page.emulate_media(media="print")
-        page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        assert folded.count() == 0 < n_folded
-        assert page.locator(mark).first.is_visible()
-        for chart in page.locator(".chart").all():
-            chart.and_(page.locator(DRAWN)).wait_for()
-        page.evaluate("dispatchEvent(new Event('afterprint'))")
-        page.wait_for_timeout(100)
-        assert opened.count() == n_opened
-        assert page.evaluate("location.hash") == route, "nothing was chosen"
+def test_paper_has_what_is_right_or_wrong(walk: Walk, answered: Path) -> None:
+    page = walk("#/p/3/unfrozen/kl/2/vs/normal", path=answered)
+    mark = page.locator(".outcome summary .wrong").first
+    mark.wait_for(state="attached")
+    with printed(page):
+        assert mark.is_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_shows_through_the_headings_of_a_table(visit: Visit, answered: Path, scheme: str) -> None:
+def test_nothing_shows_through_the_headings_of_a_table(walk: Walk, answered: Path) -> None:
     """They are opaque, and lie above all that has moved beneath them."""
-    page = visit("#/p/3?prompt.numbers=true", path=answered, color_scheme=scheme, viewport=PHONE)
+    page = walk("#/p/3?prompt.numbers=true", path=answered, viewport=PHONE)
     scroll = page.locator(".fold .scroll")
     scroll.locator("td").first.evaluate(
         "cell => cell.append(Object.assign(document.createElement('b'), {className: 'blank'}))"
     )
     scroll.evaluate("box => { box.style.maxHeight = '300px'; box.scrollIntoView(); box.scrollTo(90, 60); }")
     heads = scroll.locator("th:is(thead *, :first-child)")
-    grounds = heads.evaluate_all("all => all.map(th => getComputedStyle(th).backgroundColor)")
-    assert all(ground.startswith("rgb(") for ground in grounds), grounds
+    for theme in ("dark", "light"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        grounds = heads.evaluate_all("all => all.map(th => getComputedStyle(th).backgroundColor)")
+        assert all(ground.startswith("rgb(") for ground in grounds), grounds
     at = scroll.bounding_box()
     seen = """([x, y]) => [...Array(10).keys()].flatMap(i => [[x + 20, y + 25 * i + 9], [x + 20 * i + 9, y + 20]])
         .map(([x, y]) => document.elementFromPoint(x, y).closest("th, td")?.tagName)"""
@@ -144,23 +149,9 @@ def test_tables_fit_on_paper_with_their_headings_and_nothing_is_broken_over_page
             assert page.evaluate("document.documentElement.scrollWidth") == 688
 
 
-def test_a_chart_is_saved(walk: Walk) -> None:
-    page = walk("#/")
-    page.locator("[data-chart=mix] .chart:has(canvas[aria-label])").wait_for()
-    for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=f"Save Where tokens exit as {kind}").click()
-        assert download.value.suggested_filename == f"mix.{kind.lower()}"
-        content = download.value.path().read_bytes()
-        assert content.startswith(start)
-        assert len(content) > 5_000
-
-
 def test_runs_are_saved_as_csv(walk: Walk) -> None:
     page = walk("#/p/1")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="CSV of runs").click()
-    rows = rows_of(download.value)
+    rows = rows_of(saved(page, "CSV of runs"))
     assert len(rows) == 6 * 7
     assert rows[1] | {"prompt_id": "0", "mode": "unfrozen", "kl_factor": "0.5", "n_tokens": "24"} == rows[1]
     assert rows[0]["text"].startswith("The cat sat on the mat.\nThe cat")
@@ -168,11 +159,6 @@ def test_runs_are_saved_as_csv(walk: Walk) -> None:
     failed = [row for row in rows if row["status"] == "error"]
     assert len(failed) == 1
     assert failed[0]["error"].startswith("CUDA out of memory")
-
-
-def rows_of(download: Any) -> list[dict[str, str]]:
-    text = download.path().read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 SAVED = {  # by the title of what is saved: how many rows there are, and what is in the first
@@ -183,12 +169,17 @@ SAVED = {  # by the title of what is saved: how many rows there are, and what is
 }
 
 
-def test_the_rows_of_a_chart_are_saved_as_csv(visit: Visit) -> None:
-    page = visit("#/?beside.kind=one+with+all+others")
+def test_a_chart_and_its_rows_are_saved(walk: Walk) -> None:
+    page = walk("#/?beside.kind=one+with+all+others")
+    all_drawn(page.locator("[data-chart=mix]"))
+    for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        download = saved(page, f"Save Where tokens exit as {kind}")
+        assert download.suggested_filename == f"mix.{kind.lower()}"
+        content = download.path().read_bytes()
+        assert content.startswith(start)
+        assert len(content) > 5_000
     for title, (n, row) in SAVED.items():
-        with page.expect_download() as download:
-            page.get_by_role("button", name=f"Save {title} as CSV").click()
-        rows = rows_of(download.value)
+        rows = rows_of(saved(page, f"Save {title} as CSV"))
         assert len(rows) == n, title
         assert rows[0] | row == rows[0]
         assert all("words" not in found and "undefined" not in found.values() for found in rows)
@@ -196,10 +187,9 @@ def test_the_rows_of_a_chart_are_saved_as_csv(visit: Visit) -> None:
 
 def test_the_tokens_of_a_run_are_saved_as_csv(walk: Walk) -> None:
     page = walk("#/p/0/unfrozen/kl/1")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="CSV of tokens").click()
-    assert download.value.suggested_filename == "tokens-0-unfrozen_kl_1.csv"
-    rows = rows_of(download.value)
+    download = saved(page, "CSV of tokens")
+    assert download.suggested_filename == "tokens-0-unfrozen_kl_1.csv"
+    rows = rows_of(download)
     assert [row["position"] for row in rows] == [str(i) for i in range(24)]
     assert "".join(row["token"] for row in rows[:3]) == "The cat sat"
     assert [row["exit_layer"] for row in rows[:4]] == ["29", "29", "15", "29"]

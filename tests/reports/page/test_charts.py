@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import vl_convert
 from chart_fields import drawn, variant_of
-from report_fixtures import Visit
+from report_fixtures import Walk, saved
 
 from eexit.plan.configuration import Exit
 from reports.read.sweep import read_sweep
@@ -18,15 +18,14 @@ from reports.shared.per_configuration import naming
 from reports.shared.styles import Looks
 
 
-def test_a_tooltip_leaves_out_what_is_not_known(visit: Visit, answered: Path) -> None:
-    page = visit("#/", path=answered)
-    canvas = page.locator("[data-chart=quality] .chart:has(canvas[aria-label]) canvas")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save Quality against cost as SVG").click()
+def test_a_tooltip_leaves_out_what_is_not_known(walk: Walk, answered: Path) -> None:
+    page = walk("#/", path=answered)
+    canvas = page.locator("[data-chart=quality] canvas[aria-label]")
+    svg = saved(page, "Save Quality against cost as SVG").path().read_text()
     canvas.scroll_into_view_if_needed()
     box, tip = canvas.bounding_box(), page.locator("#vg-tooltip-element.visible")
     told = ""
-    for x, y in symbols_of(download.value.path().read_text()):
+    for x, y in symbols_of(svg):
         page.mouse.move(box["x"] + x, box["y"] + y)
         if "confidence/0.7" in (told := "".join(tip.all_inner_texts())):
             break

@@ -32,7 +32,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(str(write_runs(folder / "sweep", runs)), folder / "report.html")
 
 
-def test_the_pane_shows_what_each_layer_would_have_said(walk: Walk, recorded: Path) -> None:
+def test_the_pane_has_what_each_layer_would_have_said_and_the_stored_exit_probabilities(
+    walk: Walk, recorded: Path
+) -> None:
     page = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
@@ -41,11 +43,7 @@ def test_the_pane_shows_what_each_layer_would_have_said(walk: Walk, recorded: Pa
     assert rows.nth(2).locator("td").last.locator(".piece").all_inner_texts()[1] == "␣⟨A0⟩", "a blank one is seen"
     assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
     assert "“ dog”" in page.locator(".pane dl").inner_text()
-
-
-def test_exit_probabilities_are_the_stored_ones(walk: Walk, recorded: Path) -> None:
-    """Exit probabilities in whole per cents that sum to 100, independent of the rule and the KL values."""
-    page = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded)
+    # Exit probabilities in whole per cents that sum to 100, independent of the rule and the KL values.
     shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
     assert sum(shown) == 100
     assert shown == pytest.approx([100 * share for share in STORED], abs=1)
@@ -54,8 +52,8 @@ def test_exit_probabilities_are_the_stored_ones(walk: Walk, recorded: Path) -> N
         assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
 
 
-def test_any_two_configurations_stand_side_by_side(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/t/4")
+def test_any_two_configurations_stand_side_by_side(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/t/4")
     page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
     page.locator(".tokens").nth(1).wait_for()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/frozen_residual/kl/2/t/4")
@@ -64,8 +62,8 @@ def test_any_two_configurations_stand_side_by_side(visit: Visit) -> None:
     assert "Identical to frozen_residual/kl/2 for the first 4 tokens; after that" in page.locator("main").inner_text()
 
 
-def test_a_token_of_the_other_text_is_pinned_too(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/4")
+def test_a_token_of_the_other_text_is_pinned_too(walk: Walk, visit: Visit) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/normal/t/4")
     page.locator(".tokens").nth(1).locator(".t").nth(6).click()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/o/6")
     for seen in (page, visit("#/p/0/unfrozen/kl/1/vs/normal/o/6")):
@@ -76,8 +74,8 @@ def test_a_token_of_the_other_text_is_pinned_too(visit: Visit) -> None:
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
 
 
-def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_over(visit: Visit) -> None:
-    page = visit("#/p/0/unfrozen/kl/1/vs/normal")
+def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_over(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/normal")
     pane, pinned = page.locator(".pane"), page.locator(".pinned")
     assert pinned.get_attribute("data-i") == "4"
     assert page.locator(".differs + .t").first.get_attribute("data-i") == "4"
@@ -94,7 +92,7 @@ def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_ov
     page.get_by_role("link", name="next prompt").click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 1").wait_for()
     assert page.locator(".tokens").count() == 2, "beside the same setting"
-    assert visit("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
+    assert walk("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
 
 
 def test_neighbours_are_the_nearest_prompts_with_the_same_setting(visit: Visit, tmp_path: Path) -> None:
@@ -130,8 +128,8 @@ def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(walk: Walk, some: Pat
     assert "holds the texts and tokens of 2 of 6 prompts" in walk("#/", path=some).locator("main").text_content()
 
 
-def test_search_is_in_the_address_and_finds_a_token(visit: Visit) -> None:
-    page = visit("#/")
+def test_search_is_in_the_address_and_finds_a_token(walk: Walk) -> None:
+    page = walk("#/methods")
     page.get_by_label("Search texts and prompts").fill("CAT sat")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Texts with").wait_for()
@@ -139,7 +137,7 @@ def test_search_is_in_the_address_and_finds_a_token(visit: Visit) -> None:
     page.locator(".hits a").first.click()
     page.locator(".pinned").wait_for()
     assert page.locator(".pinned").inner_text().strip() == "cat"
-    again = visit("#/s/CAT%20sat")
+    again = walk("#/s/CAT%20sat")
     assert again.locator(".hits li").count() > 6
     assert again.get_by_label("Search texts and prompts").input_value() == "CAT sat"
 

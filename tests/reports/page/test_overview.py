@@ -1,47 +1,58 @@
 """The overview answers first: its order and length, what its toggles show, and that every choice is in the address."""
 
-import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import DRAWN, MOST_PROSE, Page, Visit, Walk, prose_seen, violations, words_seen
+from report_fixtures import (
+    MOST_PROSE,
+    Visit,
+    Walk,
+    all_drawn,
+    open_tables,
+    picture_of,
+    prose_seen,
+    rows_of,
+    saved,
+    shows_another,
+    violations,
+    words_seen,
+)
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
 TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
 MOST_WORDS = 1200
 
 
-def drawn(page: Page) -> None:
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
-
-
-@pytest.mark.parametrize(("size", "screens"), [((1440, 900), 5), ((360, 740), 8)])
-def test_it_is_short_and_its_sections_stand_in_order(
-    visit: Visit, answered: Path, size: tuple[int, int], screens: int
+@pytest.mark.parametrize(("viewport", "screens"), [(LAPTOP, 5), (PHONE, 8)])
+def test_it_is_short_and_its_contents_stay_in_sight_and_lead_to_its_sections(
+    walk: Walk, answered: Path, viewport: Any, screens: int
 ) -> None:
-    page = visit("#/", path=answered, viewport=(("width", size[0]), ("height", size[1])))
-    drawn(page)
+    page = all_drawn(walk("#/", path=answered, viewport=viewport))
     page.locator(".runs tbody tr").first.wait_for()
     assert words_seen(page) <= MOST_WORDS
     assert 100 < prose_seen(page) <= MOST_PROSE
-    assert page.evaluate("document.documentElement.scrollHeight") <= screens * size[1]
+    assert page.evaluate("document.documentElement.scrollHeight") <= screens * dict(viewport)["height"]
     assert page.locator("h1, h2").all_inner_texts() == [
         "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
         "Runs", "Where tokens exit", "Everything else",
     ]  # fmt: skip
+    contents = page.get_by_role("navigation", name="Contents")
+    contents.get_by_role("link", name="Side by side").click()
+    page.locator("#beside:focus").wait_for(state="attached")
+    assert page.evaluate("location.hash") == "#/at/beside"
+    assert page.evaluate("scrollY") > 300
+    box = contents.bounding_box()
+    assert -1 <= box["y"] < 100, "still in sight"
+    heading = page.locator("#beside").bounding_box()
+    assert heading["y"] >= (box["y"] + box["height"] if viewport == PHONE else 0), "not beneath the contents"
+    assert heading["y"] < 200
 
 
-def test_the_overview_of_oracles_alone_is_short_too(walk: Walk) -> None:
-    """As that of the demo."""
-    assert 100 < prose_seen(walk("#/")) <= MOST_PROSE
-
-
-def test_methods_have_contents_and_say_nothing_twice(visit: Visit, answered: Path) -> None:
-    page = visit("#/methods", path=answered)
+def test_methods_have_contents_and_say_nothing_twice(walk: Walk, visit: Visit, answered: Path) -> None:
+    page = walk("#/methods", path=answered)
     contents = page.get_by_role("navigation", name="Contents")
     assert contents.get_by_role("link").all_inner_texts() == [
         "Modes", "Rules", "Means and intervals", "Depth and savings", "Texts", "Comparisons", "What each layer says",
@@ -58,53 +69,26 @@ def test_methods_have_contents_and_say_nothing_twice(visit: Visit, answered: Pat
     assert again.locator("#comparisons").bounding_box()["y"] < 100
 
 
-@pytest.mark.parametrize("viewport", [LAPTOP, PHONE])
-def test_the_contents_stay_in_sight_and_lead_to_their_sections(visit: Visit, answered: Path, viewport: Any) -> None:
-    page = visit("#/", path=answered, viewport=viewport)
-    drawn(page)
-    contents = page.get_by_role("navigation", name="Contents")
-    contents.get_by_role("link", name="Side by side").click()
-    page.locator("#beside:focus").wait_for(state="attached")
-    assert page.evaluate("location.hash") == "#/at/beside"
-    assert page.evaluate("scrollY") > 300
-    box = contents.bounding_box()
-    assert -1 <= box["y"] < 100, "still in sight"
-    heading = page.locator("#beside").bounding_box()
-    assert heading["y"] >= (box["y"] + box["height"] if viewport == PHONE else 0), "not beneath the contents"
-    assert heading["y"] < 200
-    again = visit("#/at/mix", path=answered, viewport=viewport)
-    again.locator("[data-chart=mix] canvas").wait_for()
-
-
-def test_oracles_controls_replays_and_other_modes_are_shown_on_demand(visit: Visit, answered: Path) -> None:
-    page = visit("#/", path=answered, viewport=LAPTOP)
-    figure = page.locator("[data-chart=quality]")
-    drawn(page)
-    figure.locator("summary").click()
+def test_every_choice_is_in_the_address_and_shows_what_it_says(walk: Walk, visit: Visit, answered: Path) -> None:
+    page = walk("#/", path=answered)
+    assert "?" not in page.url, "where nothing is chosen, nothing is said"
+    quality, beside = page.locator("[data-chart=quality]"), page.locator("[data-chart=beside]")
+    said = beside.locator("output").inner_text()
+    assert said.startswith("Right answers, frozen_residual beside unfrozen: certainly higher in 0 and lower in 0 of 4")
+    assert "(n = 10 prompts)" in said
+    assert "On average over 4: 0.0 pp" in said
+    all_drawn(quality).locator("summary").click()
 
     def shown() -> set[str]:
-        return set(figure.locator("tbody").first.locator("th").all_inner_texts())
+        return set(quality.locator("tbody").first.locator("th").all_inner_texts())
 
-    online = {f"unfrozen/confidence/{k}" for k in ("0.7", "0.9")}
-    assert shown() == {"normal", *online}
-    before = figure.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    assert shown() == {"normal", "unfrozen/confidence/0.7", "unfrozen/confidence/0.9"}
+    before = picture_of(quality)
     for toggle in ("frozen_residual", "oracles", "controls"):
-        figure.get_by_role("button", name=toggle).click()
+        quality.get_by_role("button", name=toggle).click()
     assert len(shown()) == 1 + 2 * 2 * 2 * 2
-    page.wait_for_timeout(300)
-    assert figure.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
-    assert "quality.oracles=true" in page.url
-    again = visit("#/" + page.url.partition("#/")[2], path=answered, viewport=LAPTOP)
-    assert again.locator("[data-chart=quality]").get_by_role("button", pressed=True).all_inner_texts() == [
-        "unfrozen", "frozen_residual", "oracles", "controls",
-    ]  # fmt: skip
-
-
-def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
-    page = visit("#/", path=answered)
-    assert "?" not in page.url, "where nothing is chosen, nothing is said"
-    page.locator("[data-chart=quality]").get_by_label("Saved").select_option("multiply-adds, run")
-    beside = page.locator("[data-chart=beside]")
+    assert shows_another(quality, before)
+    quality.get_by_label("Saved").select_option("multiply-adds, run")
     beside.get_by_role("combobox", name="Compare").select_option("rules and exit sets")
     beside.get_by_role("combobox", name="Other").select_option("frozen_residual/confidence")
     beside.get_by_role("combobox", name="at").select_option("equal right answers")
@@ -112,6 +96,7 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     page.locator("[data-fold=depth] summary").click()
     page.locator("[data-chart=depth]").wait_for()
     assert page.url.count("#/?") == 1
+    assert "quality.oracles=true" in page.url
     again = visit("#/" + page.url.partition("#/")[2], path=answered)
     chosen = again.locator("[data-chart=quality] option:checked, [data-chart=beside] option:checked").all_inner_texts()
     assert chosen[:2] == ["Accuracy", "multiply-adds, run"]
@@ -121,14 +106,15 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     assert again.get_by_role("combobox", name="Other").get_attribute("title") == "frozen_residual/confidence"
     assert again.locator("[data-fold=depth][open]").count() == 1
     assert again.locator("[data-fold][open]").count() == 1
+    assert again.locator("[data-chart=quality]").get_by_role("button", pressed=True).all_inner_texts() == [
+        "unfrozen", "frozen_residual", "oracles", "controls",
+    ]  # fmt: skip
 
 
-def test_each_series_has_at_most_one_label_which_covers_no_other(visit: Visit, answered: Path) -> None:
-    page = visit(TOGGLES, path=answered, viewport=PHONE)
-    drawn(page)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save Quality against cost as SVG").click()
-    svg = download.value.path().read_text()
+def test_each_series_has_at_most_one_label_which_covers_no_other(walk: Walk, answered: Path) -> None:
+    page = walk(TOGGLES, path=answered, viewport=PHONE)
+    all_drawn(page.locator("[data-chart=quality]"))
+    svg = saved(page, "Save Quality against cost as SVG").path().read_text()
     labels = re.findall(
         r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>([^<]+)</text>', svg
     )
@@ -140,8 +126,8 @@ def test_each_series_has_at_most_one_label_which_covers_no_other(visit: Visit, a
         assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places.keys() - {(x, y)})
 
 
-def test_terms_are_explained_where_they_stand(visit: Visit, answered: Path) -> None:
-    page = visit("#/", path=answered)
+def test_terms_are_explained_where_they_stand(walk: Walk, answered: Path) -> None:
+    page = walk("#/", path=answered)
     term, tip = page.locator(".verdict .term", has_text="layers skipped"), page.get_by_role("tooltip")
     for ask in (term.hover, term.focus, term.click):
         ask()
@@ -158,56 +144,40 @@ def test_terms_are_explained_where_they_stand(visit: Visit, answered: Path) -> N
     assert "the share of a run's tokens in its longest stretch" in tip.inner_text()
 
 
-def test_what_a_view_shows_is_saved_with_how_many_of_how_many(visit: Visit, answered: Path) -> None:
-    page = visit("#/?quality.x=multiply-adds,+run", path=answered)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="JSON of runs").click()
-    content = json.loads(download.value.path().read_text())
+def test_what_a_view_shows_is_saved_with_how_many_of_how_many(walk: Walk, answered: Path) -> None:
+    page = walk("#/?quality.x=multiply-adds,+run", path=answered)
+    content = json.loads(saved(page, "JSON of runs").path().read_text())
     assert (content["n"], content["n_in_all"], len(content["rows"])) == (12 * 17, 12 * 17, 12 * 17)
     assert content["origin"]["Size"] == "12 prompts × 17 configurations"
     assert content["choices"] == {"quality.x": "multiply-adds, run"}
     assert page.locator("#saved").inner_text() == "Saved 204 of 204 runs as runs.json"
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save Which setting may be used as CSV").click()
-    (row,) = csv.DictReader(download.value.path().read_text().splitlines())
+    (row,) = rows_of(saved(page, "Save Which setting may be used as CSV"))
     assert row["configuration"] == "unfrozen/confidence/0.9"
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save Runs as JSON").click()
-    assert set(json.loads(download.value.path().read_text())["rows"][0]) >= {"prompt_id", "full_depth", "text", "right"}
-
-
-def test_paper_says_where_it_comes_from_and_what_was_chosen(visit: Visit, answered: Path) -> None:
-    page = visit("#/?quality.oracles=true", path=answered)
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    page.emulate_media(media="print")
-    paper = page.locator(".paper").inner_text()
-    assert "12 prompts × 17 configurations" in paper
-    assert "quality.oracles true" in paper
-    assert "#/?quality.oracles=true" in paper
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert set(rows_of(saved(page, "Save Runs as JSON"))[0]) >= {"prompt_id", "full_depth", "text", "right"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path, axe: str, scheme: str) -> None:
-    page, found = visit("#/", path=answered, color_scheme=scheme), list[Any]()
-
-    def go(route: str) -> None:
-        page.goto(answered.as_uri() + route)
-        page.locator(f'body[data-ready="{route}"]').wait_for()
-
+def test_axe_finds_nothing_in_any_state_of_toggles(walk: Walk, answered: Path, axe: str, scheme: str) -> None:
+    """Where a choice changes one section, in that alone."""
+    found = list[Any]()
+    page = walk("#/", path=answered, color_scheme=scheme)
+    beside = page.locator("[data-chart=beside]")
     for kind in ("modes", "rules and exit sets", "settings and their controls", "one with all others"):
-        go(f"#/?beside.kind={kind.replace(' ', '+')}")
-        page.locator("[data-chart=beside] summary").click()
-        page.locator("[data-chart=beside] table").wait_for()
-        found += violations(page, axe, scheme)
+        beside.get_by_role("combobox", name="Compare").select_option(kind)
+        if not beside.locator("table").count():
+            beside.locator("summary").click()
+        beside.locator("table").wait_for()
+        found += violations(page, axe, scheme, "[data-chart=beside]")
     page.locator(".verdict .term").first.focus()
-    found += violations(page, axe, scheme)
+    page.get_by_role("tooltip").wait_for()
+    for part in (".verdict", "#tip"):
+        found += violations(page, axe, scheme, part)
     for route in (
         "#/p/3?prompt.numbers=true",
         "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
         f"{TOGGLES}&open=all",
     ):
-        go(route)
-        drawn(page)
+        page = all_drawn(walk(route, path=answered, color_scheme=scheme))
+        open_tables(page)
         found += violations(page, axe, scheme)
     assert found == []

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chart_fields import drawn
-from report_fixtures import DRAWN, Visit, ink_of
+from report_fixtures import Visit, all_drawn, ink_of, picture_of, shows_another
 
 from reports import generate_multi_prompt_html_visualization, load_results_json
 from reports.page.payload import payload
@@ -158,17 +158,13 @@ def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
 
 
 def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
-    page = visit(
-        "#/?open=all", path=generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html")
-    )
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator(DRAWN)).wait_for()
-        assert ink_of(chart) > 50
+    report = generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html")
+    page = all_drawn(visit("#/?open=all", path=report))
+    assert min(ink_of(chart) for chart in page.locator(".chart").all()) > 50
     scores = page.locator("[data-chart=quality]")
-    before = scores.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    before = picture_of(scores)
     scores.get_by_role("combobox", name="Quality").select_option("Score: coherence")
-    page.wait_for_timeout(300)
-    assert scores.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
+    assert shows_another(scores, before)
     assert "null" not in page.locator("main").inner_text()
     page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/kl/0.5")
     page.get_by_role("heading", name="unfrozen/kl/0.5 on prompt 0").wait_for()

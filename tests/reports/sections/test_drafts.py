@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_fixtures import DRAWN, Visit, ink_of
+from report_fixtures import Visit, all_drawn, ink_of
 from synthetic_sweeps import run_rows, shard, write_manifest, write_shard, write_sweep
 
 from eexit.plan.configuration import GENERATE, Draft, Exit, Generate
@@ -262,9 +262,7 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     page.locator("#drafts:focus").wait_for(state="attached")
     assert page.evaluate("document.activeElement.id") == "drafts"
     for key in ("acceptance", "speed"):
-        box = page.locator(f'[data-chart="draft-{key}"] .chart')
-        box.and_(page.locator(DRAWN)).wait_for()
-        assert ink_of(box) > 50, key
+        assert ink_of(all_drawn(page.locator(f'[data-chart="draft-{key}"]')).locator(".chart")) > 50, key
     page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
     names = page.locator(".figures > .tabled tbody th").all_inner_texts()
     assert names == [*KEYS, NORMAL, Generate().key, EARLY]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chart_fields import missing_fields
-from report_fixtures import DRAWN, MakeSweep, Visit, Walk, ink_of
+from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of
 from synthetic_cards import DIGESTS, FACTORS, LENS, LINEAR, card, linear, probe, student, with_cards
 from synthetic_sweeps import LAYERS
 
@@ -231,9 +231,7 @@ def test_the_section_draws_and_is_opened_by_its_address(used: Used, visit: Visit
     page = visit("#/at/learned", report)
     assert page.evaluate("document.activeElement.id") == "learned"
     for key in ("agreement", "median_kl", "trade-agreement", "trade-expected_kl", "ranks", "calibration", "exits"):
-        box = page.locator(f'[data-chart="learned-{key}"] .chart')
-        box.and_(page.locator(DRAWN)).wait_for()
-        assert ink_of(box) > 50, key
+        assert ink_of(all_drawn(page.locator(f'[data-chart="learned-{key}"]')).locator(".chart")) > 50, key
     page.locator('[data-chart="learned-trade-agreement"] select').select_option(label="probe")
     page.locator('[data-chart="learned-agreement"] summary').click()
     rows = page.locator('[data-chart="learned-agreement"] tbody tr')

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_fixtures import MakeSweep, Visit, ink_of
+from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of, saved
 from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, score, with_answers
 from synthetic_sweeps import CONFIGURATIONS, write_manifest
 
@@ -233,7 +233,7 @@ def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) ->
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a sweep with all of it."""
     folder = with_answers(tmp_path_factory.mktemp("quality") / "s", 8, modes=("unfrozen",))
     judge(folder, fails=["3-unfrozen/kl/2-0"])
@@ -245,28 +245,25 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page
 
 
-def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: Visit) -> None:
-    assert "<h2>Quality</h2>" in report.read_text(), "for readers without JavaScript"
-    page = visit("#/?open=numbers", report)
+def test_the_chart_is_drawn_with_the_chosen_setting_ringed(whole: Path, visit: Visit) -> None:
+    assert "<h2>Quality</h2>" in whole.read_text(), "for readers without JavaScript"
+    page = visit("#/?open=numbers", whole)
     figure = page.locator('[data-chart="quality"]')
-    quality, saved = figure.locator("select").all()
+    quality, cost = figure.locator("select").all()
     assert quality.locator("option").all_inner_texts()[:3] == [
         "Accuracy",
         "Score by the judge",
         "Win rate by the judge",
     ]
-    figure.locator(".chart:has(canvas[aria-label])").wait_for()
-    assert ink_of(figure.locator(".chart")) > 50
-    saved.select_option(label="multiply-adds, run")
+    assert ink_of(all_drawn(figure).locator(".chart")) > 50
+    cost.select_option(label="multiply-adds, run")
     quality.select_option(label="Disagreement")
     assert "Thin lines" not in figure.inner_text()
-    saved.select_option(label="layers skipped")
+    cost.select_option(label="layers skipped")
     figure.get_by_role("button", name="replayed").click()
     assert "Thin lines: settings that were replayed" in figure.inner_text()
     page.wait_for_timeout(300)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save Quality against cost as SVG").click()
-    svg = download.value.path().read_text()
+    svg = saved(page, "Save Quality against cost as SVG").path().read_text()
     assert len(re.findall(r'<path [^>]*stroke="#16191d"[^>]*stroke-width="2.5"', svg)) == 1, "the ring"
     assert len(re.findall(r'<path [^>]*stroke-width="1"[^>]*class="mark-line|<g class="mark-line', svg)) >= 2
     figure.locator("summary").click()
@@ -275,8 +272,8 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
     assert page.locator("section.whole h4").inner_text() == "Tasks of the lm-evaluation-harness"
 
 
-def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: Path, visit: Visit) -> None:
-    page = visit("#/p/3/unfrozen/random/confidence/0.7", report)
+def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(whole: Path, walk: Walk) -> None:
+    page = walk("#/p/3/unfrozen/random/confidence/0.7", whole)
     page.locator(".outcome summary").click()
     said = page.locator("main").inner_text()
     assert "Answer: ✗ wrong; found: 41; expected: 42." in said
@@ -284,13 +281,12 @@ def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: 
         f"Judge {JUDGE}: coherence 1, completeness 1, clarity 5, no repetition 4 (1 to 5); prefers the text of normal."
         in said
     )
-    page = visit("#/p/3/unfrozen/kl/2", report)
-    page.locator(".outcome summary").click()
+    page = walk("#/p/3/unfrozen/kl/2?run.numbers=true", whole)
     assert f"Judge {JUDGE} gave no usable answer: it answered with nonsense" in page.locator("main").inner_text()
-    page = visit("#/p/3?prompt.numbers=true", report)
+    page = walk("#/p/3?prompt.numbers=true", whole)
     assert "Expected answer: 42" in page.locator("main").inner_text()
     assert "✗ wrong" in page.locator("tbody").inner_text()
-    assert "Answer: " not in visit("#/p/0/normal", report).locator("main").inner_text()
+    assert "Answer: " not in walk("#/p/0/normal", whole).locator("main").inner_text()
 
 
 def test_cuts_of_an_assessment_are_a_curve_that_begins_at_full_depth_on_the_same_prompts(tmp_path: Path) -> None:

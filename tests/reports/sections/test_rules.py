@@ -10,7 +10,7 @@ import pytest
 import vl_convert
 from chart_fields import drawn, missing_fields, variant_of
 from page_content import Charts, charts_of, content_of
-from report_fixtures import DRAWN, MakeSweep, Visit, Walk, ink_of
+from report_fixtures import MakeSweep, Page, Visit, Walk, all_drawn, ink_of
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.method.rules import ORACLES, RULES, shown
@@ -97,16 +97,6 @@ def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
 def test_a_version_that_is_not_known_is_not_told(sweep: Sweep) -> None:
     about = {**sweep.about, "versions": {"python": "3.13", "eexit": None, "torch": "2.9.0"}}
     assert dict(facts(replace(sweep, about=about)))["Versions"] == "python 3.13, torch 2.9.0"
-
-
-def test_only_savings_in_multiply_adds_are_theoretical(several: Path, visit: Visit) -> None:
-    """Not layers skipped, which is another number of the same setting."""
-    for route in ("#/?open=all", "#/methods"):
-        page = visit(route, path=several)
-        page.evaluate("document.querySelectorAll('select').forEach(select => select.remove())")  # which list both
-        said = page.locator("main").inner_text()
-        assert "layers skipped" in said.lower()
-        assert not re.search(r"(skip|layers)[^.]{0,40}theoretical|theoretical[^.]{0,40}skip", said, re.IGNORECASE)
 
 
 def test_a_control_stands_beside_its_configuration(sweep: Sweep) -> None:
@@ -235,14 +225,33 @@ def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSwe
     assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
 
 
-def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
-    said = visit("#/?open=all", path=several).locator("main").inner_text()
+def test_the_rule_of_a_dose_response_is_chosen_oracles_are_named_and_only_multiply_adds_are_theoretical(
+    visit: Visit, several: Path, tmp_path: Path
+) -> None:
+    page = visit("#/?open=all", path=several)
+    chart = page.locator("[data-chart=dose-exit_rate]")
+    chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
+    chart.locator(".chart canvas[aria-label*='exit layer of rule fixed']").wait_for()
+    assert is_of_multiply_adds(page), "not layers skipped, which is another number of the same setting"
+    said = page.locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
+    page.goto(several.as_uri() + "#/methods")
+    page.get_by_role("heading", name="Depth and savings").wait_for()
+    assert is_of_multiply_adds(page)
     grid = [configuration for configuration in rules_grid() if configuration.columns["rule"] in (None, "fixed")]
     alone = write_synthetic_sweep(tmp_path / "fixed", 2, grid, 10)
     said = visit("#/?open=all", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
     assert "Layers skipped: the layers after the exits" in said
     assert "at run time" not in said
+
+
+def is_of_multiply_adds(page: Page) -> bool:
+    """Whether all that a page calls theoretical is, and it has layers skipped too."""
+    page.evaluate("document.querySelectorAll('main select').forEach(select => select.remove())")  # which list both
+    said = page.locator("main").inner_text().lower()
+    return "layers skipped" in said and not re.search(
+        r"(skip|layers)[^.]{0,40}theoretical|theoretical[^.]{0,40}skip", said
+    )
 
 
 def test_every_rule_and_control_has_its_address(walk: Walk, several: Path) -> None:
@@ -253,13 +262,6 @@ def test_every_rule_and_control_has_its_address(walk: Walk, several: Path) -> No
     assert page.locator(".texts h2").all_inner_texts() == [FOLLOWED, CONTROL]
     page.goto(several.as_uri() + "#/p/0/unfrozen%2Fkl%2F1/t/3")
     page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
-
-
-def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: Path) -> None:
-    page = visit("#/?open=all", path=several)
-    chart = page.locator("[data-chart=dose-exit_rate]")
-    chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
-    chart.locator(".chart:has(canvas[aria-label]) canvas[aria-label*='exit layer of rule fixed']").wait_for()
 
 
 def test_oracles_are_marked_beside_other_rules(
@@ -284,8 +286,7 @@ def test_oracles_are_marked_beside_other_rules(
 def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Path) -> None:
     page = visit("#/?open=numbers&quality.y=Disagreement", path=several, viewport=(("width", 360), ("height", 740)))
     section = page.locator("[data-chart=quality]")
-    section.locator(".chart:has(canvas[aria-label])").wait_for()
-    assert ink_of(section.locator(".chart")) > 100
+    assert ink_of(all_drawn(section).locator(".chart")) > 100
     section.get_by_role("combobox", name="Saved").select_option("time, realised at batch 8")
     section = page.locator("[data-fold=numbers]")
     rows = section.locator("tbody tr")
@@ -305,8 +306,7 @@ def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> 
     findings = page.get_by_role("region", name="Findings").locator("li")
     assert findings.count() == 4, "two batch sizes and two modes"
     assert all(len(sentence) < 600 for sentence in findings.all_inner_texts())
-    chart = page.locator("[data-chart=quality] .chart")
-    chart.and_(page.locator(DRAWN)).wait_for()
+    chart = all_drawn(page.locator("[data-chart=quality]")).locator(".chart")
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
 
 
