@@ -16,6 +16,7 @@ import webbrowser
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -26,6 +27,9 @@ from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
 from reports.progress import Progress
 
+if TYPE_CHECKING:
+    from reports import PageOptions
+
 
 @command()
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.serve is not None:
         from reports.page.serve import serve
 
-        return serve(flags.results, flags.serve, prompts_to_hold(flags))
+        return serve(flags.results, flags.serve, options_of(flags))
     with Console(stderr=True).status("") as status:
         path = write(flags, status.update)
     print(path)
@@ -74,21 +78,22 @@ def _margin(text: str) -> float:
     return margin
 
 
-def prompts_to_hold(flags: Namespace) -> int | Sequence[str]:
-    """How many prompts, or which, the page holds the texts of."""
+def options_of(flags: Namespace) -> "PageOptions":
+    """What the page has, whether it is a file or served."""
+    from reports.page.build import PageOptions
     from reports.read.prompt_choice import MOST
 
-    return flags.ids or flags.prompts or MOST
+    prices_of = shapes_of(flags.prices_of) if flags.prices_of else None
+    return PageOptions(flags.ids or flags.prompts or MOST, margin=flags.margin, prices_of=prices_of)
 
 
 def write(flags: Namespace, progress: Progress) -> Path:
     from eexit.results.whereabouts import refuse_for_file
-    from reports.page.build import PageSettings, build_report
+    from reports.page.build import build_report
     from reports.page.original import generate_multi_prompt_html_visualization, load_results_json
     from reports.read.sweep import NotASweepError
 
     results, out = flags.results, flags.out
-    prices_of = shapes_of(flags.prices_of) if flags.prices_of else None
     if out is not None:
         refuse_for_file(out, "--out", is_report=True)
     if results.endswith(".json"):
@@ -98,8 +103,7 @@ def write(flags: Namespace, progress: Progress) -> Path:
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    settings = PageSettings(prompts=prompts_to_hold(flags), margin=flags.margin, prices_of=prices_of)
-    return build_report(results, out or Path(results) / REPORT, settings, progress)
+    return build_report(results, out or Path(results) / REPORT, options_of(flags), progress)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reports.page.build import PageSettings, build_report
+    from reports.page.build import PageOptions, build_report
     from reports.page.original import (
         create_html_visualization,
         generate_multi_prompt_html_visualization,
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "NotASweepError": "reports.read.sweep",
-    "PageSettings": "reports.page.build",
+    "PageOptions": "reports.page.build",
     "build_report": "reports.page.build",
     "create_html_visualization": "reports.page.original",
     "generate_multi_prompt_html_visualization": "reports.page.original",
@@ -25,7 +25,7 @@ _HOMES = {
 
 __all__ = [
     "NotASweepError",
-    "PageSettings",
+    "PageOptions",
     "build_report",
     "create_html_visualization",
     "generate_multi_prompt_html_visualization",

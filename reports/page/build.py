@@ -73,7 +73,7 @@ Blobs = dict[str, list[str]]  # kind → one blob per prompt
 
 
 @dataclass(frozen=True)
-class PageSettings:
+class PageOptions:
     """What a reader chooses of a page.
 
     `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
@@ -91,7 +91,7 @@ class PageSettings:
 
 
 def build_report(
-    results: str, out: str | Path, settings: PageSettings = PageSettings(), progress: Progress = ignore
+    results: str, out: str | Path, options: PageOptions = PageOptions(), progress: Progress = ignore
 ) -> Path:
     """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
 
@@ -100,12 +100,12 @@ def build_report(
     report's.
     """
     progress("reading runs")
-    sweep = replace(read_sweep(results), margin=settings.margin, prices_of=settings.prices_of)
+    sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
     for line in some(sweep.left_out):
         print(f"report: left out: {line}", file=sys.stderr)
     name = sweep.about["model"].get("name", "")
     try:
-        return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", settings, progress)
+        return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", options, progress)
     except Exception:
         # The error may come from a damaged file that wasn't read as a whole before. A check of all files names it.
         refuse_damage(results)
@@ -113,15 +113,15 @@ def build_report(
 
 
 def write_report(
-    sweep: Sweep, out: str | Path, title: str, settings: PageSettings = PageSettings(), progress: Progress = ignore
+    sweep: Sweep, out: str | Path, title: str, options: PageOptions = PageOptions(), progress: Progress = ignore
 ) -> Path:
     """Write the page of a sweep of any origin. Raises `UsageError` if it would replace a file that isn't a report's."""
     out = Path(out)
     _refuse_foreign(out)
-    data, packed = payload(sweep, title, settings.prompts, progress)
+    data, packed = payload(sweep, title, options.prompts, progress)
     progress("writing the page")
-    kept, outside = split(packed, settings.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
-    page = _page(data, packed, kept, outside, side_folder(out).name, settings.follow_seconds)
+    kept, outside = split(packed, options.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
+    page = _page(data, packed, kept, outside, side_folder(out).name, options.follow_seconds)
     _write_files(out, page, _side_files(side_folder(out), outside))
     return out
 

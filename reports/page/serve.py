@@ -11,8 +11,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from eexit.errors import UsageError
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
-from reports.page.build import PageSettings, build_report, side_folder
+from reports.page.build import PageOptions, build_report, side_folder
 from reports.read.sweep import NotASweepError, read_sweep
 
 FOLLOW_SECONDS: Final = 15  # between two requests of an open page
@@ -74,8 +74,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, results: str, port: int, prompts: int | Sequence[str], folder: str) -> None:
-        self.results, self.prompts, self.folder = results, prompts, Path(folder)
+    def __init__(self, results: str, port: int, folder: str, options: PageOptions) -> None:
+        self.results, self.folder = results, Path(folder)
+        self.options = replace(options, follow_seconds=FOLLOW_SECONDS)
         self.building = threading.Lock()
         self.built: list[Path] = []
         self.ended = False
@@ -86,8 +87,7 @@ class Server(ThreadingHTTPServer):
         with self.building:
             path = self.folder / f"{landed(self.results)}.html"
             if path not in self.built:
-                settings = PageSettings(prompts=self.prompts, follow_seconds=FOLLOW_SECONDS)
-                build_report(self.results, path, settings, self.go_on)
+                build_report(self.results, path, self.options, self.go_on)
                 # A browser may still show the previous page and request its side files.
                 self.built = [*self.built[-1:], path]
                 self.clear()
@@ -133,7 +133,7 @@ def landed(results: str) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
+def serve(results: str, port: int, options: PageOptions) -> int:
     """Serve until `KeyboardInterrupt`. Raises NotASweepError if `results` is not a local folder with a sweep, and
     UsageError that names another port to try if `port` can't be used.
     """
@@ -143,18 +143,18 @@ def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
     with (
         suppress(KeyboardInterrupt),
         tempfile.TemporaryDirectory() as folder,
-        make_server(results, port, prompts, folder) as server,
+        make_server(results, port, folder, options) as server,
     ):
         print(f"http://127.0.0.1:{server.server_port}/  (Ctrl+C ends it)", flush=True)
         server.serve_forever()
     return 0
 
 
-def make_server(results: str, port: int, prompts: int | Sequence[str], folder: str) -> Server:
+def make_server(results: str, port: int, folder: str, options: PageOptions) -> Server:
     if not 0 <= port <= 65535:
         raise UsageError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
     try:
-        return Server(results, port, prompts, folder)
+        return Server(results, port, folder, options)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

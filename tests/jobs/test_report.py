@@ -11,7 +11,7 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import NORMAL_ALONE
 
 from jobs import report as report_job
-from reports import PageSettings, build_report
+from reports import PageOptions, build_report
 from reports.read.prompt_choice import MOST
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
@@ -89,13 +89,13 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     assert main([str(folder), "--out", str(out)]) == 0
     written = out.read_bytes()
     with full_disk(len(written) // 2), pytest.raises(OSError, match="File too large"):
-        build_report(str(folder), out, PageSettings(max_bytes=0))
+        build_report(str(folder), out, PageOptions(max_bytes=0))
     assert (left(tmp_path), out.read_bytes()) == (["r.html"], written)
 
 
 def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
-    build_report(str(folder), out, PageSettings(max_bytes=0))
+    build_report(str(folder), out, PageOptions(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(before) == 3
     smaller = make_sweep(1, NORMAL_ALONE)

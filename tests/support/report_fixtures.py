@@ -18,7 +18,7 @@ from screenshot import chromium
 from synthetic_quality import choose, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
-from reports import PageSettings, build_report
+from reports import PageOptions, build_report
 
 JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
@@ -224,13 +224,13 @@ def report(full: Path) -> Path:
 @pytest.fixture(scope="session")
 def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same report with its tokens in side files."""
-    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", PageSettings(max_bytes=1))
+    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", PageOptions(max_bytes=1))
 
 
 @pytest.fixture(scope="session")
 def some(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same report with two of the six prompts."""
-    return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageSettings(prompts=["4", "2"]))
+    return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageOptions(prompts=["4", "2"]))
 
 
 @pytest.fixture(scope="session")

@@ -13,33 +13,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from page_content import blob
 from report_fixtures import Context, MakeSweep, Page, all_drawn
 from synthetic_sweeps import CONFIGURATIONS, NORMAL_ALONE, shard
 
-from reports import PageSettings
+from reports import PageOptions
 from reports.page import serve
 from reports.page.serve import Server, make_server
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
 
-Served = Callable[[Path], Server]
+Served = Callable[..., Server]
 Growing = tuple[Path, Callable[[], None]]
 Followed = Callable[[str, list[tuple[str, float | None]]], tuple[Page, Callable[[], None]]]
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """served(folder) → a running server of its report."""
+    """served(folder, options) → a running server of its report."""
     servers = []
 
-    def served(folder: Path) -> Server:
+    def served(folder: Path, options: PageOptions | None = None) -> Server:
         (tmp_path / "pages").mkdir()
-        server = make_server(str(folder), 0, 100, str(tmp_path / "pages"))
+        server = make_server(str(folder), 0, str(tmp_path / "pages"), options or PageOptions())
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
@@ -53,7 +53,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for tests that only ask, of a sweep that stays as it is."""
-    with make_server(str(make_sweep(1, NORMAL_ALONE)), 0, 100, str(tmp_path_factory.mktemp("pages"))) as server:
+    with make_server(
+        str(make_sweep(1, NORMAL_ALONE)), 0, str(tmp_path_factory.mktemp("pages")), PageOptions()
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -128,11 +130,13 @@ def test_loopback_names_get_the_page(still: Server, host: str) -> None:
     assert ask(still, "/", "HEAD", host).status == 200
 
 
-def test_side_files_are_served_and_nothing_else_of_the_folder(
-    served: Served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "PageSettings", partial(PageSettings, max_bytes=1))
-    server = served(make_sweep(2, NORMAL_ALONE))
+def test_a_served_page_has_what_was_asked_of_it(served: Served, answered: Path) -> None:
+    page = ask(served(answered.parent, PageOptions(margin=0.075)), "/").body.decode()
+    assert "7.5 points" in blob(page, "payload").decode()
+
+
+def test_side_files_are_served_and_nothing_else_of_the_folder(served: Served, make_sweep: MakeSweep) -> None:
+    server = served(make_sweep(2, NORMAL_ALONE), PageOptions(max_bytes=1))
     name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
     side = ask(server, f"/{name}.data/prompt-1.js")
     assert side.headers["Content-Type"].startswith("text/javascript")
