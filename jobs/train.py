@@ -32,7 +32,7 @@ from eexit.method.rules import shown
 from eexit.output.text import flag
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.setup import AUTO, LAYERS_LOSS, LOSSES, STATE_FORMS, WAYS, Settings
+from eexit.training.setup import AUTO, LAYERS_LOSS, LOSSES, STATE_FORMS, WAYS, TrainingOptions
 
 
 @command("what was learned and saved stays: the same command goes on from there")
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.training.tables import how_to_use, training_tables
 
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
-    asked = WhatToTrain(flags.what, flags.out, prompts, settings=settings_of(flags))
+    asked = WhatToTrain(flags.what, flags.out, prompts, options=options_of(flags))
     card = train_exits(flags.results, asked, flags.device, open_display(quiet=flags.quiet))
     console = Console()
     for table in training_tables(card):
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def settings_of(flags: Namespace) -> dict[str, Any]:
-    """The settings that were given, by their names in `eexit.training.setup.Settings`."""
-    names = [name for name in Settings.__dataclass_fields__ if name != "what"]
+def options_of(flags: Namespace) -> dict[str, Any]:
+    """The options that were given, by their names in `eexit.training.setup.TrainingOptions`."""
+    names = [name for name in TrainingOptions.__dataclass_fields__ if name != "what"]
     given = {name: getattr(flags, name) for name in names}
     if flags.form == AUTO:
         given["form"] = None
@@ -117,7 +117,7 @@ SETTINGS: Final[Sequence[tuple[str, Callable[[str], float], str]]] = (
 
 def defaults_of(name: str) -> str:
     """A setting's defaults, by what is trained."""
-    default = Settings.__dataclass_fields__[name].default
+    default = TrainingOptions.__dataclass_fields__[name].default
     if default is not None:
         return str(default)
     by_what = {what: way.defaults[name] for what, way in WAYS.items() if name in way.defaults}

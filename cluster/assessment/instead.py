@@ -130,7 +130,7 @@ def _learn_cuts(shop: Workshop) -> None:
     shop.work(OF_CUTS / 4)
     if all(shop.is_learned(f"{CUT}/{n}") for n in _cuts(shop)):
         return
-    asked = WhatToTrain(CUT, shop.exits(CUT), settings={"n_layers": tuple(_cuts(shop))})
+    asked = WhatToTrain(CUT, shop.exits(CUT), options={"n_layers": tuple(_cuts(shop))})
     try:
         shop.place.train(shop.at(TEXTS), asked)
     except UsageError as refused:

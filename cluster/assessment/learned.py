@@ -38,7 +38,7 @@ class Learned:
     what: str
     role: str
     rules: Rules = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the training
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the training
     for_reads: bool = False  # whether it is of use only where a read of the head costs more than a layer
 
 
@@ -48,7 +48,7 @@ LEARNED: Final[Sequence[Learned]] = (  # each is trained through the readout, if
     Learned("linear", READOUT),
     Learned("state", STATE_MAPS),
     Learned("probe", PROBE, {"predicted_kl": (1.0, 2.0, 4.0, 8.0)}),
-    Learned("gate", GATE, settings={"rules": tuple(READING)}, for_reads=True),
+    Learned("gate", GATE, options={"rules": tuple(READING)}, for_reads=True),
 )
 
 

@@ -154,7 +154,7 @@ def learn(shop: Workshop) -> None:
         shop.work(part[each.what])
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
-        asked = WhatToTrain(each.what, folders[each.role], settings={**through, **each.settings})
+        asked = WhatToTrain(each.what, folders[each.role], options={**through, **each.options})
         try:
             card = shop.place.train(shop.at(TEXTS), asked)
         except UsageError as refused:

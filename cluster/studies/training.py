@@ -34,7 +34,7 @@ from eexit.training.plan import (
     WhatToTrain,
     is_finished,
     make_training_plan,
-    refuse_settings,
+    refuse_options,
 )
 from eexit.training.texts import distinct, read_texts
 
@@ -58,7 +58,7 @@ def train_exits(
     display = display or open_display()
     folder = _folder(asked.out)
     sweep = replace(read_finished(location_for_all(results, "the folder"), ["prompt_id"]), name=shown(results))
-    refuse_settings(sweep, asked)
+    refuse_options(sweep, asked)
     texts = read_texts(sweep.store)
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
@@ -97,7 +97,7 @@ class TrainingWork(Work):
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, data = plan, plan.data
         self.opening = (
-            f"training {plan.settings.what} on {counted(data['n_tokens'], 'token')} of "
+            f"training {plan.options.what} on {counted(data['n_tokens'], 'token')} of "
             f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
         )
 
@@ -121,13 +121,13 @@ class TrainingWork(Work):
                 f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
                 "nodes share"
             )
-        torch.manual_seed(plan.settings.seed)
+        torch.manual_seed(plan.options.seed)
         model, _ = load_model_and_tokenizer(plan.config, device)
         model.requires_grad_(False)
         decoder = Decoder(model)
-        readout = load_readout(plan.config, plan.settings.layers, decoder)
-        setup = Setup(model, decoder, plan.settings, readout, plan.learn)
-        trainer = TRAINERS[plan.settings.what](setup)
+        readout = load_readout(plan.config, plan.options.layers, decoder)
+        setup = Setup(model, decoder, plan.options, readout, plan.learn)
+        trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
         n_before = self.training.reached.tokens
         return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
@@ -149,9 +149,9 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
                 raise
             actor.call("training.save")
             display.say("learned; measuring on held-out texts, which may take minutes")
-            measuring = progress.doing.replace(plan.settings.what, "measuring", 1)
+            measuring = progress.doing.replace(plan.options.what, "measuring", 1)
             display.show(replace(progress, doing=measuring, with_rate=False, open_ended=True))
             card: Card = actor.call("training.finish")
-            done = progress.doing.replace(plan.settings.what, "done", 1)
+            done = progress.doing.replace(plan.options.what, "done", 1)
             display.show(replace(progress, doing=done), last=True)
     return card

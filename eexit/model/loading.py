@@ -29,7 +29,7 @@ from eexit.model.support.refusals import find_stack, refuse_offloaded, refuse_un
 from eexit.output.text import did_you_mean
 
 
-class ModelSettings(Protocol):
+class ModelOptions(Protocol):
     """What says which model it is and how it is run: a sweep's configuration has it."""
 
     @property
@@ -65,7 +65,7 @@ class ModelDescription:
     quantization: str | None
 
 
-def describe_model(config: ModelSettings) -> ModelDescription:
+def describe_model(config: ModelOptions) -> ModelDescription:
     """Look a model up without loading its weights.
 
     Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
@@ -95,7 +95,7 @@ def describe_model(config: ModelSettings) -> ModelDescription:
     )
 
 
-def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None, tuple[int, int]]:
+def estimate_memory(config: ModelOptions) -> tuple[int, int, int | None, tuple[int, int]]:
     """Bytes of the weights, and of a token's keys and values (teacher's and student's); nothing is loaded.
 
     Then how many tokens a row may have, None without a limit, and the bytes of a layer's weights and of the head's. The
@@ -125,12 +125,12 @@ def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None, tuple[
     return weights, 2 * _numbers_per_position(model, text) * size, context_of(text), parts
 
 
-def model_without_weights(config: ModelSettings) -> PreTrainedModel:
+def model_without_weights(config: ModelOptions) -> PreTrainedModel:
     """The sweep's model on the meta device: its modules, for which nothing is loaded. Raises `UsageError`."""
     return _without_weights(config, _read_config(config, locate(config.model)))
 
 
-def _without_weights(config: ModelSettings, found: Any) -> PreTrainedModel:
+def _without_weights(config: ModelOptions, found: Any) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
@@ -157,7 +157,7 @@ def _numbers_named(layer: Any) -> int:
     return 2 * heads * width
 
 
-def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
+def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load.
 
     The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
@@ -237,12 +237,12 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
-def load_tokenizer(config: ModelSettings) -> Tokenizer:
+def load_tokenizer(config: ModelOptions) -> Tokenizer:
     """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
     return _load_tokenizer(config, locate(config.model))
 
 
-def _load_tokenizer(config: ModelSettings, location: str) -> Tokenizer:
+def _load_tokenizer(config: ModelOptions, location: str) -> Tokenizer:
     try:
         with quietly():
             return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
@@ -255,7 +255,7 @@ def _load_tokenizer(config: ModelSettings, location: str) -> Tokenizer:
         ) from error
 
 
-def _read_config(config: ModelSettings, location: str) -> Any:
+def _read_config(config: ModelOptions, location: str) -> Any:
     """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
     try:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
@@ -271,7 +271,7 @@ def _read_config(config: ModelSettings, location: str) -> Any:
     return found
 
 
-def _fetching(config: ModelSettings, location: str) -> dict[str, Any]:
+def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:
     """Arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
     trust = {"trust_remote_code": config.trust_remote_code}
     if Path(location).is_dir():
@@ -279,7 +279,7 @@ def _fetching(config: ModelSettings, location: str) -> dict[str, Any]:
     return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
 
 
-def _not_loadable(config: ModelSettings, error: Exception) -> UsageError:
+def _not_loadable(config: ModelOptions, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
     reason = first_line(error)
     if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type

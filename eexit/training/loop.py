@@ -37,10 +37,10 @@ class Training:
 
     def __init__(self, trainer: Trainer, plan: TrainingPlan):
         """Goes on from the state in the plan's folder, which must be of the same identity, if there is one."""
-        self.trainer, self.plan, self.settings = trainer, plan, trainer.settings
+        self.trainer, self.plan, self.options = trainer, plan, trainer.options
         self.check = blocks(plan.held_out, CHECK_TOKENS)[0]
         self.total = trainer.passes * n_tokens(plan.learn)  # tokens to learn from
-        self.total = min(self.total, self.settings.most_tokens or self.total)
+        self.total = min(self.total, self.options.most_tokens or self.total)
         self.saved_at = time.monotonic()
         self._blocks = lru_cache(1)(self._blocks_of)
         self.saved = read_saved(plan.folder) or Saved(plan.identity)
@@ -50,7 +50,7 @@ class Training:
 
     @property
     def done(self) -> bool:
-        minutes = self.settings.most_minutes
+        minutes = self.options.most_minutes
         if self.trainer.gains_too_little:
             return True
         return self.reached.tokens >= self.total or (minutes is not None and self.reached.seconds >= 60 * minutes)
@@ -59,13 +59,13 @@ class Training:
     def share(self) -> float:
         """The fraction of the training that is done."""
         shares = [self.reached.tokens / max(self.total, 1)]
-        if self.settings.most_minutes is not None:
-            shares.append(self.reached.seconds / (60 * self.settings.most_minutes))
+        if self.options.most_minutes is not None:
+            shares.append(self.reached.seconds / (60 * self.options.most_minutes))
         return min(1.0, max(shares))
 
     def told(self) -> tuple[bool, Progress]:
         """Whether it is done, and how far it is, with the latest losses in nats, if there are any."""
-        doing = [self.settings.what]
+        doing = [self.options.what]
         for name, column in (("loss", "loss"), ("held out", "held_out_loss")):
             known = [row[column] for row in self.reached.progress if row[column] is not None]
             doing += [f"{name} {each:.3f}" for each in known[-1:]]
@@ -102,15 +102,15 @@ class Training:
 
     def _card(self, tables: Tables, files: Mapping[str, str]) -> Card:
         """With these tables, of an artefact of these files; of those in folders of their own, it holds none itself."""
-        plan, trainer, settings = self.plan, self.trainer, self.settings
+        plan, trainer, options = self.plan, self.trainer, self.options
         return Card(
-            what=settings.what,
-            holds=WAYS[settings.what].holds if WEIGHTS in files else (),
+            what=options.what,
+            holds=WAYS[options.what].holds if WEIGHTS in files else (),
             model=dict(plan.model),
-            layers=settings.layers,
-            readout=settings.readout,
+            layers=options.layers,
+            readout=options.readout,
             data=dict(plan.data),
-            settings={**settings.as_dict(), **trainer.found_settings()},
+            settings={**options.as_dict(), **trainer.found_options()},
             **tables,
             progress=[dict(row) for row in self.reached.progress],
             versions=versions(),
@@ -180,5 +180,5 @@ class Training:
 
     def _blocks_of(self, a_pass: int) -> list[list[Text]]:
         """The blocks of a pass, in its own order."""
-        order = Random(f"{self.settings.seed} {a_pass}").sample(self.plan.learn, len(self.plan.learn))
+        order = Random(f"{self.options.seed} {a_pass}").sample(self.plan.learn, len(self.plan.learn))
         return blocks(order, BLOCK_TOKENS)

@@ -1,4 +1,4 @@
-"""What is trained on a finished sweep: its texts, the settings, and whether the folder for it is free."""
+"""What is trained on a finished sweep: its texts, the options, and whether the folder for it is free."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from eexit.training.setup import (
     OF_LORA,
     STATE_FORMS,
     WAYS,
-    Settings,
+    TrainingOptions,
     rule_and_parameter,
 )  # fmt: skip
 from eexit.training.texts import Text, n_tokens, thinned
@@ -46,7 +46,7 @@ class WhatToTrain:
     out: str  # the folder of the artefact
     prompts: Sequence[Prompt] = ()  # more of them, whose texts are generated first
     one_in: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)  # fields of `eexit.training.setup.Settings`
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of `eexit.training.setup.TrainingOptions`
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TrainingPlan:
 
     config: SweepConfig
     model: Mapping[str, Any]  # a `ModelDescription`
-    settings: Settings
+    options: TrainingOptions
     learn: Sequence[Text]
     held_out: Sequence[Text]
     data: Mapping[str, Any]  # of the card
@@ -64,17 +64,17 @@ class TrainingPlan:
     @property
     def identity(self) -> dict[str, Any]:
         data = {name: value for name, value in self.data.items() if name != "sweep"}  # which may lie elsewhere
-        return {"settings": self.settings.as_dict(), "model": dict(self.model), "data": data}
+        return {"settings": self.options.as_dict(), "model": dict(self.model), "data": data}
 
 
 def make_training_plan(
     sweep: FinishedSweep, asked: WhatToTrain, texts: Sequence[Text], look: Callable[[SweepConfig, int], ModelFacts]
 ) -> TrainingPlan:
-    """The training on these texts, with settings that `refuse_settings` let pass.
+    """The training on these texts, with options that `refuse_options` let pass.
 
     Raises `UsageError` for what can't be used.
     """
-    given = asked.settings
+    given = asked.options
     learn, held_out = split(thinned(texts, asked.one_in), sweep.name)
     if asked.what == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
         raise UsageError(
@@ -89,8 +89,8 @@ def make_training_plan(
     readout = config.digests.get(READOUT, config.readout)
     if asked.what == CUT:  # which is the same whatever the exits
         layers = tuple(range(model["n_layers"] - 1))
-    settings = Settings(asked.what, tuple(layers), readout, **others).with_defaults()
-    _refuse_sizes(settings.n_layers or (), model)
+    options = TrainingOptions(asked.what, tuple(layers), readout, **others).with_defaults()
+    _refuse_sizes(options.n_layers or (), model)
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
@@ -100,15 +100,15 @@ def make_training_plan(
         "n_held_out_tokens": n_tokens(held_out),
         "texts": checksum(every),
     }
-    return TrainingPlan(config, model, settings, learn, held_out, data, Path(asked.out))
+    return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out))
 
 
-def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
+def refuse_options(sweep: FinishedSweep, asked: WhatToTrain) -> None:
     """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
 
     Nothing is loaded for that but the model's configuration.
     """
-    what, given = asked.what, asked.settings
+    what, given = asked.what, asked.options
     if what not in WAYS:
         meant = did_you_mean(what, WAYS, f"choose from {', '.join(WAYS)}")
         raise UsageError(f"--what {what} can't be trained: {meant}")
@@ -136,7 +136,7 @@ def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
         if given.get("full") and (small := [name for name in OF_LORA if name in given]):
             raise UsageError(f"{flag(small[0])} is of a low-rank adapter, and --full has none: leave one of both out")
         config = _config(sweep, given.get("layers"), "lens")
-        aside(_try_adapter, config, Settings(what, **{**given, "layers": ()}).with_defaults())
+        aside(_try_adapter, config, TrainingOptions(what, **{**given, "layers": ()}).with_defaults())
 
 
 def _refuse_rules(rules: Sequence[str]) -> None:
@@ -159,15 +159,15 @@ def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
         )
 
 
-def _try_adapter(config: SweepConfig, settings: Settings) -> None:
+def _try_adapter(config: SweepConfig, options: TrainingOptions) -> None:
     from eexit.model.loading import model_without_weights
     from eexit.training.student.lora import add_adapter
 
-    add_adapter(model_without_weights(config), settings)
+    add_adapter(model_without_weights(config), options)
 
 
 def _refuse_loss(given: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for a student's loss that is none, and for settings that it has no use for."""
+    """Raises `UsageError` for a student's loss that is none, and for options that it has no use for."""
     loss = given.get("loss", LAYERS_LOSS)
     if loss not in LOSSES:
         raise UsageError(f"--loss {loss} is not known: choose from {', '.join(LOSSES)}")
@@ -205,9 +205,9 @@ def is_finished(plan: TrainingPlan) -> bool:
     card = _read_card(plan.folder / CARD)
     if card:
         data = {name: value for name, value in card.data.items() if name != "sweep"}
-        asked, finds = plan.settings.as_dict(), WAYS[plan.settings.what].finds
-        settings = {name: value for name, value in card.settings.items() if name in asked or name not in finds}
-        _refuse(plan, {"settings": settings, "model": card.model, "data": data})
+        asked, finds = plan.options.as_dict(), WAYS[plan.options.what].finds
+        options = {name: value for name, value in card.settings.items() if name in asked or name not in finds}
+        _refuse(plan, {"settings": options, "model": card.model, "data": data})
         if reason := damage(plan.folder, card):
             raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True

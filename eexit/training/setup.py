@@ -1,6 +1,6 @@
-"""What a training is made from: settings that decide its result, the model, and the texts.
+"""What a training is made from: options that decide its result, the model, and the texts.
 
-This module does not import torch, so that the command line can check settings without it.
+This module does not import torch, so that the command line can check options without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eexit.training.texts import Text
 
 KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables
-ALL_HAVE: Final = ("what", "layers", "seed")  # settings
+ALL_HAVE: Final = ("what", "layers", "seed")  # options
 _OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
 _LIMITS: Final = ("most_tokens", "most_minutes")
 STATE_FORMS: Final = ("streams", "keys")  # of state maps, as `eexit.method.state_maps` names them
@@ -37,7 +37,7 @@ _OF_STUDENTS: Final = (
 )
 OF_LORA: Final = ("lora_r", "lora_alpha", "lora_targets")  # that `full` has no use for
 LAYERS_LOSS, EXITS_LOSS = "layers", "exits"  # what a student learns from
-LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # settings that suit a loss if no others are given
+LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # options that suit a loss if no others are given
     LAYERS_LOSS: {
         "in_state": 0.25, "lora_r": 32, "lora_alpha": 32, "lora_targets": ("all-linear",), "learning_rate": 5e-4,
     },
@@ -47,7 +47,7 @@ LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # settings that suit a loss 
 
 @dataclass(frozen=True)
 class WayToTrain:
-    """What is written, the settings that it takes besides `ALL_HAVE`, those that suit it if no others are given, and
+    """What is written, the options that it takes besides `ALL_HAVE`, those that suit it if no others are given, and
     those that it finds itself then.
     """
 
@@ -77,7 +77,7 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingOptions:
     """Everything but model and texts that the result of a training depends on. None: what suits `what`."""
 
     what: str
@@ -104,8 +104,8 @@ class Settings:
     n_layers: tuple[int, ...] | None = None  # how many layers each cut leaves out
     rounds: int | None = None  # of fitting state maps; all but the first are to runs with those of the round before
 
-    def with_defaults(self) -> Settings:
-        """These settings, with what suits `what`, and a student's loss, for those that are None."""
+    def with_defaults(self) -> TrainingOptions:
+        """These options, with what suits `what`, and a student's loss, for those that are None."""
         defaults = dict(WAYS[self.what].defaults)
         if "loss" in defaults:
             suits = LOSSES[self.loss or defaults["loss"]]
@@ -113,11 +113,11 @@ class Settings:
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that this way to train has and that are not None, as JSON has them."""
-        settings = {name: getattr(self, name) for name in (*ALL_HAVE, *WAYS[self.what].has)}
+        """The options that this way to train has and that are not None, as JSON has them."""
+        options = {name: getattr(self, name) for name in (*ALL_HAVE, *WAYS[self.what].has)}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in settings.items()
+            for name, value in options.items()
             if value is not None
         }
 
@@ -134,6 +134,6 @@ class Setup:
 
     model: PreTrainedModel
     decoder: Decoder
-    settings: Settings
+    options: TrainingOptions
     readout: Readout  # what layers are read through
     texts: Sequence[Text]

@@ -17,7 +17,7 @@ from eexit.results.files import Location
 from eexit.results.landed import runs_with_tokens
 
 _GOOD: Final = (pc.field("mode") == NORMAL) & (pc.field("status") == OK)
-ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
+ONE_IN: Final = 5  # prompts is held out, and of the others as many choose options
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Text:
     """A prompt and the answer to it, as token ids.
 
     Nothing is learned from texts that are `held_out`: tables are made of them. Of the others, those that `choose` are
-    also used to choose settings, such as the strength of a penalty, and when to stop.
+    also used to choose options, such as the strength of a penalty, and when to stop.
     """
 
     prompt_id: str
@@ -41,7 +41,7 @@ def is_held_out(prompt: str) -> bool:
 
 
 def chooses(prompt: str) -> bool:
-    """Whether a prompt that is not held out is used to choose settings: one in five, by another hash of its text."""
+    """Whether a prompt that is not held out is used to choose options: one in five, by another hash of its text."""
     return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 

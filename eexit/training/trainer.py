@@ -34,8 +34,8 @@ class Trainer(ABC):
     optimiser: Optimizer | None = None
 
     def __init__(self, setup: Setup):
-        self.settings = setup.settings  # defaults filled in
-        self.decoder, self.layers, self.texts = setup.decoder, setup.settings.layers, setup.texts
+        self.options = setup.options  # defaults filled in
+        self.decoder, self.layers, self.texts = setup.decoder, setup.options.layers, setup.texts
         self.sums = SplitSums()
         self.per_pass, self.seen = n_tokens(setup.texts), 0  # tokens of a pass, and those of all passes so far
 
@@ -82,8 +82,8 @@ class Trainer(ABC):
         """Measure, now and then, how far it has come on these texts, which nothing is learned from."""
         return
 
-    def found_settings(self) -> dict[str, Any]:
-        """Settings that were not given, and that it has found itself, as in JSON."""
+    def found_options(self) -> dict[str, Any]:
+        """TrainingOptions that were not given, and that it has found itself, as in JSON."""
         return {}
 
     def finish(self) -> None:

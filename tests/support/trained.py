@@ -17,7 +17,7 @@ from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Exit, Normal
-from eexit.training.setup import Settings, Setup
+from eexit.training.setup import Setup, TrainingOptions
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.lora import add_adapter
 from eexit.training.student.passes import LogitsReader, Pair
@@ -49,8 +49,8 @@ def held_out(model: PreTrainedModel) -> list[Text]:
     return [text for text in texts_of(model) if text.held_out]
 
 
-def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = None, **settings: object) -> Setup:
-    made = replace(Settings(what, LAYERS), **settings).with_defaults()  # type: ignore[arg-type]
+def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = None, **options: object) -> Setup:
+    made = replace(TrainingOptions(what, LAYERS), **options).with_defaults()  # type: ignore[arg-type]
     return Setup(model, decoder_of(model), made, READOUTS["lens"], texts or learned(model))
 
 
@@ -81,7 +81,7 @@ def pair_of(architecture: str) -> Pair:
     decoder = Decoder(model)
     stack = LayerStack(model, decoder.n_layers)
     return Pair(
-        add_adapter(model, Settings("student", EXITABLE, seed=1, lora_r=4, lora_alpha=8)),
+        add_adapter(model, TrainingOptions("student", EXITABLE, seed=1, lora_r=4, lora_alpha=8)),
         stack,
         LogitsReader(decoder, READOUTS["lens"]),
         EXITABLE,

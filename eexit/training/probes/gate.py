@@ -31,7 +31,7 @@ class GateTrainer(Trainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        self.rules = setup.settings.rules
+        self.rules = setup.options.rules
         self.decoding = Decoding(tuple(self.layers), 1, frozenset(), readout=setup.readout)
         self.gate = Gate(self.rules, {})
 

@@ -105,15 +105,15 @@ class ProbeTrainer(Trainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        settings, self.readout = setup.settings, setup.readout
-        assert settings.passes
-        assert settings.learning_rate
-        self.passes = settings.passes + 1
+        options, self.readout = setup.options, setup.readout
+        assert options.passes
+        assert options.learning_rate
+        self.passes = options.passes + 1
         ends = accumulate((len(text.token_ids) for text in setup.texts), initial=0)
         self.starts = dict(zip(setup.texts, ends, strict=False))  # of each text's tokens, where the one before ends
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
-        self.mlps = LayerMLPs(len(self.layers), self.decoder.width, settings.seed).to(self.decoder.device)
-        self.optimiser = torch.optim.AdamW(self.mlps.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.mlps = LayerMLPs(len(self.layers), self.decoder.width, options.seed).to(self.decoder.device)
+        self.optimiser = torch.optim.AdamW(self.mlps.parameters(), options.learning_rate, weight_decay=WEIGHT_DECAY)
         self.best = copy.deepcopy(self.mlps)
         self.least_E = torch.full((len(self.layers),), torch.inf)
         self.fitted: dict[str, dict[int, LayerProbe]] = {}  # by kind, then by layer
@@ -157,19 +157,19 @@ class ProbeTrainer(Trainer):
         if not texts:
             return None
         stream_NEW, target_NE = streams(self.decoder, texts, self.layers)[:, :-1], self._targets(texts)
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.seen)))
+        generator = torch.Generator().manual_seed(hash((self.options.seed, self.seen)))
         losses = []
         for _ in range(EPOCHS_PER_BLOCK):
             order_N = torch.randperm(len(target_NE), generator=generator).to(target_NE.device)
-            for step_N in order_N.split(self.settings.tokens_per_step or len(order_N)):
+            for step_N in order_N.split(self.options.tokens_per_step or len(order_N)):
                 losses.append(self._step(stream_NEW[step_N], target_NE[step_N], generator))
         return sum(losses) / len(losses)
 
     def _step(self, stream_NEW: Tensor, target_NE: Tensor, dropping: torch.Generator) -> float:
-        assert self.settings.learning_rate
+        assert self.options.learning_rate
         done = (self.seen - self.per_pass) / (self.per_pass * (self.passes - 1))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate * (1 - done)
+            group["lr"] = self.options.learning_rate * (1 - done)
         error_E = (self.mlps(stream_NEW, dropping) - self.mlps.standardised(target_NE)).square().mean(0)
         error_E.sum().backward()
         self.optimiser.step()

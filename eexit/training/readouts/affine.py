@@ -20,7 +20,7 @@ class ReadoutTrainer(Trainer):
         """The map of each layer that was learned so far."""
 
     def readout(self) -> Readout:
-        return readout_of(self.settings.what, self.of_layer(), self.decoder)
+        return readout_of(self.options.what, self.of_layer(), self.decoder)
 
     def weights(self) -> dict[str, Tensor]:
         return {
@@ -31,7 +31,7 @@ class ReadoutTrainer(Trainer):
 
     def tables(self, texts: Sequence[Text]) -> Tables:
         """Those of the readout, beside the logit lens."""
-        readouts = {"lens": READOUTS["lens"], self.settings.what: self.readout()}
+        readouts = {"lens": READOUTS["lens"], self.options.what: self.readout()}
         found = compare_texts(self.decoder, readouts, self.layers, texts)
         return {
             "held_out": [row for name, compared in found.items() for row in layer_rows(name, self.layers, compared)],

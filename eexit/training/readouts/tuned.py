@@ -42,12 +42,12 @@ class TunedTrainer(ReadoutTrainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        settings = setup.settings
-        assert settings.passes
-        assert settings.learning_rate
-        self.rate = settings.learning_rate
-        self.passes = settings.passes + 1
-        self.total = min(self.passes * self.per_pass, settings.most_tokens or sys.maxsize)
+        options = setup.options
+        assert options.passes
+        assert options.learning_rate
+        self.rate = options.learning_rate
+        self.passes = options.passes + 1
+        self.total = min(self.passes * self.per_pass, options.most_tokens or sys.maxsize)
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
         zeros_EWW = torch.diag_embed(zeros_EW)
         self.mean_EW, self.white_EWW = zeros_EW, zeros_EWW
@@ -61,9 +61,9 @@ class TunedTrainer(ReadoutTrainer):
             self._measure(block)
             return None
         states_NXW = streams(self.decoder, block, self.layers)
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.seen)))
+        generator = torch.Generator().manual_seed(hash((self.options.seed, self.seen)))
         order_N = torch.randperm(len(states_NXW), generator=generator).to(states_NXW.device)
-        steps = order_N.split(self.settings.tokens_per_step or len(order_N))
+        steps = order_N.split(self.options.tokens_per_step or len(order_N))
         losses = [self._step(states_NXW[step_N]) * len(step_N) for step_N in steps]
         return sum(losses) / len(order_N)
 

@@ -36,9 +36,9 @@ class StateTrainer(Trainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        assert setup.settings.rounds
+        assert setup.options.rounds
         self.exits = Exits(self.layers, setup.readout)
-        self.passes = setup.settings.rounds
+        self.passes = setup.options.rounds
         self.forms = forms_of(setup)
         self.choosing = [text for text in setup.texts if text.chooses]
         self.found: dict[tuple[str, int], Found] = {}  # by form and round, fitted to all training texts
@@ -107,9 +107,9 @@ class StateTrainer(Trainer):
     def _variants(self) -> list[FittedMaps]:
         """All maps that were made, those that are the artefact's last."""
         whole = [self._variant(*made) for made in sorted(self.found, key=lambda made: (made[0] == self.kept, made[1]))]
-        if self.settings.rank is None or self.kept is None:
+        if self.options.rank is None or self.kept is None:
             return whole
-        return [*whole, self._variant(self.kept, self.passes, self.settings.rank)]
+        return [*whole, self._variant(self.kept, self.passes, self.options.rank)]
 
     def state(self) -> dict[str, Tensor]:
         found = {
@@ -130,7 +130,7 @@ class StateTrainer(Trainer):
                 of_round, exit_layer, layer = map(int, numbers)
                 self.found.setdefault((name, of_round), {})[exit_layer, layer] = map_JH
 
-    def found_settings(self) -> dict[str, Any]:
+    def found_options(self) -> dict[str, Any]:
         return {"form": self.kept}
 
     def weights(self) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ def _add(to: SplitSums, chooses: bool, named: Mapping[str, Sums]) -> None:
 
 def forms_of(setup: Setup) -> dict[str, Form]:
     """The forms that are fitted. Raises `UsageError` for one that the model can't have, or if there are no maps."""
-    decoder, layers, asked = setup.decoder, setup.settings.layers, setup.settings.form
+    decoder, layers, asked = setup.decoder, setup.options.layers, setup.options.form
     if layers[0] + 2 >= decoder.n_layers:
         raise UsageError(
             f"no layer is left to be mapped behind layer {layers[0]}: of a model with {decoder.n_layers} layers, maps "

@@ -41,8 +41,8 @@ class CutTrainer(Trainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        assert setup.settings.n_layers
-        self.sizes = setup.settings.n_layers
+        assert setup.options.n_layers
+        self.sizes = setup.options.n_layers
         shape = len(self.sizes), self.decoder.n_layers
         self.distance_KL = torch.full(shape, math.nan, dtype=torch.float64)  # by the block's first layer
         self.compared = torch.zeros(1, dtype=torch.long)  # tokens that the distances are of

@@ -17,23 +17,23 @@ from transformers.pytorch_utils import Conv1D
 from eexit.errors import UsageError, first_line
 from eexit.model.support.refusals import find_stack
 from eexit.training.saving import save_tensors
-from eexit.training.setup import Settings
+from eexit.training.setup import TrainingOptions
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures
 ALL_LINEAR: Final = "all-linear"  # as peft calls them
 ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)
 
 
-def add_adapter(model: PreTrainedModel, settings: Settings) -> PeftModel:
+def add_adapter(model: PreTrainedModel, options: TrainingOptions) -> PeftModel:
     """Put a new adapter, which changes nothing yet, into the model's own modules, and freeze everything else.
 
     Without targets, these are the projections of attention if they have their usual names, else what peft adapts by
     default in this architecture; `all-linear` are all projections but the head. Without a rank, it is whole: it has all
     weights of its layers. Raises `UsageError` if the model can't be adapted there.
     """
-    config = _whole(model, settings.lora_layers) if settings.lora_r is None else _low_rank(model, settings)
+    config = _whole(model, options.lora_layers) if options.lora_r is None else _low_rank(model, options)
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(options.seed)
         try:
             with warnings.catch_warnings():  # peft asks transformers for what is deprecated there
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -61,8 +61,8 @@ def _whole(model: PreTrainedModel, layers: int | None) -> LoraConfig:
     return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=modules, task_type="CAUSAL_LM")
 
 
-def _low_rank(model: PreTrainedModel, settings: Settings) -> LoraConfig:
-    targets: Sequence[str] | None = settings.lora_targets
+def _low_rank(model: PreTrainedModel, options: TrainingOptions) -> LoraConfig:
+    targets: Sequence[str] | None = options.lora_targets
     named = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
     if targets is None and set(ATTENTION_TARGETS) <= set(named):
         targets = ATTENTION_TARGETS
@@ -74,11 +74,11 @@ def _low_rank(model: PreTrainedModel, settings: Settings) -> LoraConfig:
             f"{', '.join([*there, ALL_LINEAR])}"
         )
     modules = ALL_LINEAR if ALL_LINEAR in (targets or ()) else None if targets is None else list(targets)
-    assert settings.lora_r
-    assert settings.lora_alpha
-    n_layers = settings.lora_layers
+    assert options.lora_r
+    assert options.lora_alpha
+    n_layers = options.lora_layers
     return LoraConfig(
-        r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=modules, task_type="CAUSAL_LM",
+        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=modules, task_type="CAUSAL_LM",
         layers_to_transform=None if n_layers is None else list(range(n_layers)),
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
     )  # fmt: skip

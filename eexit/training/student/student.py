@@ -50,22 +50,22 @@ class StudentTrainer(Trainer):
 
     def __init__(self, setup: Setup):
         super().__init__(setup)
-        settings = setup.settings
-        assert settings.tokens_per_step
-        assert settings.learning_rate
-        assert settings.most_tokens
-        assert settings.most_minutes
-        self.tokens_per_step, self.learning_rate = settings.tokens_per_step, settings.learning_rate
-        self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
+        options = setup.options
+        assert options.tokens_per_step
+        assert options.learning_rate
+        assert options.most_tokens
+        assert options.most_minutes
+        self.tokens_per_step, self.learning_rate = options.tokens_per_step, options.learning_rate
+        self.most_tokens, self.most_seconds = options.most_tokens, 60 * options.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
-        model = add_adapter(setup.model, settings)
-        self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
-        self.loss, self.curve = LayerLoss(self.pair), Curve(len(settings.layers) + 1)
-        self.at_exits = settings.in_state or 0.0 if settings.loss == LAYERS_LOSS else 1.0  # share of the steps
+        model = add_adapter(setup.model, options)
+        self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), options.layers)
+        self.loss, self.curve = LayerLoss(self.pair), Curve(len(options.layers) + 1)
+        self.at_exits = options.in_state or 0.0 if options.loss == LAYERS_LOSS else 1.0  # share of the steps
         self.curve_PC = self.curve.points_PC
         self.parameters = adapter_parameters(model)
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
-        self.passes = settings.passes or -(-self.most_tokens // self.per_pass)
+        self.passes = options.passes or -(-self.most_tokens // self.per_pass)
         self.steps, self.seconds, self.operations = 0, 0.0, 0.0
         self.multiply_rate = multiply_rate(setup.model.device, setup.model.dtype)
         self.probes: dict[int, LayerProbe] = {}
@@ -105,7 +105,7 @@ class StudentTrainer(Trainer):
     def _learn_at_exits(self, texts: Sequence[Text], n_decided: int) -> float:
         """Learn at drawn exits, as a part of a step of so many tokens; the sum of the KLs there."""
         taught = self.pair.teach(texts)
-        exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(texts))
+        exit_N = self.pair.draw_exits(taught, self.options.kl_factor, self._new_draws(texts))
         return self.pair.learn(taught, exit_N, n_decided).sum().item()
 
     def rate(self) -> float:
@@ -128,19 +128,19 @@ class StudentTrainer(Trainer):
 
     @property
     def gains_too_little(self) -> bool:
-        gain, least = self.curve.gain(), self.settings.until
+        gain, least = self.curve.gain(), self.options.until
         return gain is not None and least is not None and gain < least
 
     def _new_draws(self, texts: Sequence[Text]) -> Tensor:
         """Uniform draws, (N,), that no other step has."""
-        seed, steps = self.settings.seed, self.steps
+        seed, steps = self.options.seed, self.steps
         return decided(
             [training_draws(seed, steps, list(text.prompt_token_ids), len(text.token_ids)) for text in texts]
         )
 
     def same_draws(self, texts: Sequence[Text]) -> Tensor:
         """The draws, (N,), that choose the exits of these texts in a sweep."""
-        seed = self.settings.seed
+        seed = self.options.seed
         return decided([exit_draws(seed, list(text.prompt_token_ids), len(text.token_ids)) for text in texts])
 
     def state(self) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class StudentTrainer(Trainer):
 
     def finish(self) -> None:
         some = self._some_blocks(self.texts, PROBE_TOKENS)
-        self.probes = fit_probes(self.pair, some, self.settings.kl_factor, self.same_draws)
+        self.probes = fit_probes(self.pair, some, self.options.kl_factor, self.same_draws)
 
     def weights(self) -> dict[str, Tensor]:
         return Probe(self.probes).tensors()
@@ -170,13 +170,13 @@ class StudentTrainer(Trainer):
         kls = []
         for some in self._some_blocks(texts):
             taught = self.pair.teach(some)
-            exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self.same_draws(some))
+            exit_N = self.pair.draw_exits(taught, self.options.kl_factor, self.same_draws(some))
             kls.append(self.pair.compare(taught, exit_N).kl_BE[:, 0])
         return torch.cat(kls).mean().item()
 
     def tables(self, texts: Sequence[Text]) -> Tables:
         some = self._some_blocks(texts)
-        factor = self.settings.kl_factor
+        factor = self.options.kl_factor
         if not self.curve.points or self.curve.points[-1].tokens < self.seen:
             self._add_point(texts)
         every = (*self.layers, self.pair.reader.final)

@@ -117,7 +117,7 @@ def learning(model: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     monkeypatch.setattr(learned, "RULES", rules)
     linear, _, probe, gate = learned.LEARNED
     gate = Learned(
-        gate.what, gate.role, settings={"rules": ("confidence/0.5", "confidence/0.9", "entropy/1")}, for_reads=True
+        gate.what, gate.role, options={"rules": ("confidence/0.5", "confidence/0.9", "entropy/1")}, for_reads=True
     )
     monkeypatch.setattr(learned, "LEARNED", (linear, probe, gate))
     save_exiting_model(model, n_layers=8, n_tokens=2000, width=32, sharp=30)

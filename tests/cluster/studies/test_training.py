@@ -68,13 +68,13 @@ def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
     prompts, display = others.pop("prompts", ()), others.pop("display", Silence())
-    return train_exits(str(texts), WhatToTrain(what, str(out), prompts, settings=others), "cpu", display, look_here)
+    return train_exits(str(texts), WhatToTrain(what, str(out), prompts, options=others), "cpu", display, look_here)
 
 
-def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
+def trained_here(texts: Path, out: Path, what: str, **options: Any) -> Card:
     """The same in this process, without Ray."""
     sweep = read_finished(str(texts), ["prompt_id"])
-    asked = WhatToTrain(what, str(out), settings=settings)
+    asked = WhatToTrain(what, str(out), options=options)
     plan = make_training_plan(sweep, asked, read_texts(sweep.store), look_here)
     assert not is_finished(plan)
     out.mkdir()
@@ -97,10 +97,10 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a pass, with so few texts
-    settings: dict[str, Any] = {"passes": 3, "tokens_per_step": 20}
+    options: dict[str, Any] = {"passes": 3, "tokens_per_step": 20}
     out = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        trained(texts, out, display=Interrupts(), **settings)
+        trained(texts, out, display=Interrupts(), **options)
     assert [path.name for path in out.iterdir()] == [STATE]
 
     monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
@@ -115,7 +115,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     assert train.main([*command, "--passes", "3"]) == 0
     assert "nothing is left to do" in capsys.readouterr().err
 
-    whole = trained_here(texts, tmp_path / "whole", "tuned", **settings)
+    whole = trained_here(texts, tmp_path / "whole", "tuned", **options)
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
     weights = [load_file(folder / WEIGHTS) for folder in (tmp_path / "whole", out)]
     for name, tensor in weights[0].items():
@@ -148,10 +148,10 @@ def test_the_form_of_state_maps_that_was_found_is_on_the_card_and_asks_for_no_ot
     held = load_file(tmp_path / "state" / WEIGHTS)
     assert any(".key." in name for name in held) == (form == "keys")
     for asked in ({}, {"form": form}):
-        plan = WhatToTrain("state", str(tmp_path / "state"), settings={"rank": 4, **asked})
+        plan = WhatToTrain("state", str(tmp_path / "state"), options={"rank": 4, **asked})
         assert is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
     [other] = {"keys", "streams"} - {form}
-    plan = WhatToTrain("state", str(tmp_path / "state"), settings={"rank": 4, "form": other})
+    plan = WhatToTrain("state", str(tmp_path / "state"), options={"rank": 4, "form": other})
     with pytest.raises(UsageError, match=f'another training .settings.form: "{form}" -> "{other}"'):
         is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
 
@@ -277,7 +277,7 @@ def test_what_is_wrong_with_cuts_is_told_in_a_line(texts: Path, model: Path, tmp
         refuse_misfit(config, {**look_at(texts), "name": "other", "digest": "0"}, [2, 4])
     flipped(cuts / "2" / WEIGHTS)
     sweep = read_finished(str(texts), ["prompt_id"])
-    asked = WhatToTrain("cut", str(cuts), settings={"n_layers": (1, 2)})
+    asked = WhatToTrain("cut", str(cuts), options={"n_layers": (1, 2)})
     with pytest.raises(UsageError, match=f"this training's artefact, but 2/{WEIGHTS} is not the file that was trained"):
         is_finished(make_training_plan(sweep, asked, read_texts(sweep.store), look_here))
     with pytest.raises(UsageError) as refused:

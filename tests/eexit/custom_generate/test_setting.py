@@ -56,7 +56,7 @@ from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
 from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.taking_home.take_home import Wanted, take_home
-from eexit.training.plan import WhatToTrain, refuse_settings
+from eexit.training.plan import WhatToTrain, refuse_options
 
 FAMILIES = ("llama", "gemma3", "bloom")  # the last ones: post-norms and windows, and attention of its own
 
@@ -189,7 +189,7 @@ def test_invariant_9_holds_for_quantised_weights_and_for_no_others(folders: Fold
     with pytest.raises(UsageError, match="this model has other weights"):
         run(quantised, setting, prompts[:1])
     with pytest.raises(UsageError, match=r"--what student changes weights, and those of .* are quantised \(int8\)"):
-        refuse_settings(read_finished(str(out), ["status"]), WhatToTrain("student", str(tmp_path / "student")))
+        refuse_options(read_finished(str(out), ["status"]), WhatToTrain("student", str(tmp_path / "student")))
 
 
 def run_ids(sweep: Path) -> set[str]:

@@ -14,7 +14,7 @@ from eexit.training import loop
 from eexit.training.loop import Training
 from eexit.training.plan import TrainingPlan
 from eexit.training.saving import read_saved
-from eexit.training.setup import Settings
+from eexit.training.setup import TrainingOptions
 from eexit.training.texts import Text
 from eexit.training.trainer import Tables, Trainer
 
@@ -27,8 +27,8 @@ class Remembers(Trainer):
 
     passes = 3
 
-    def __init__(self, settings: Settings):
-        self.settings, self.given = settings, torch.zeros(0)
+    def __init__(self, options: TrainingOptions):
+        self.options, self.given = options, torch.zeros(0)
 
     def train(self, block: Sequence[Text]) -> float | None:
         self.given = torch.cat([self.given, torch.tensor([float(text.prompt_id) for text in block])])
@@ -56,10 +56,10 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 20)  # four texts
 
 
-def training(folder: Path, **settings: float) -> Training:
-    trainer = Remembers(Settings("tuned", (1,), **settings))  # type: ignore[arg-type]
+def training(folder: Path, **options: float) -> Training:
+    trainer = Remembers(TrainingOptions("tuned", (1,), **options))  # type: ignore[arg-type]
     config = SweepConfig(prompts=(Prompt(id="0", prompt="?"),))
-    return Training(trainer, TrainingPlan(config, {}, trainer.settings, TEXTS, CHECK, {}, folder))
+    return Training(trainer, TrainingPlan(config, {}, trainer.options, TEXTS, CHECK, {}, folder))
 
 
 def given(its: Training) -> list[float]:

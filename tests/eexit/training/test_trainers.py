@@ -34,7 +34,7 @@ def test_going_on_from_a_state_gives_the_same_weights(what: str) -> None:
         stopped.restore(state)
     for trainer in (whole, stopped):
         trainer.finish()
-    assert whole.found_settings() == stopped.found_settings()
+    assert whole.found_options() == stopped.found_options()
     assert whole.weights().keys() == stopped.weights().keys()
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, stopped.weights()[name])

@@ -12,7 +12,7 @@ from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
 from eexit.training.readouts.linear import LinearTrainer
 from eexit.training.ridge import PENALTIES, Ridge, Sums, best_fit
-from eexit.training.setup import Settings, Setup
+from eexit.training.setup import Setup, TrainingOptions
 from eexit.training.streams import compare_texts
 
 
@@ -31,7 +31,7 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
 ) -> None:
     texts = learned(llama)  # any texts will do
     decoder = Decoder(idle_after_1)
-    trainer = LinearTrainer(Setup(idle_after_1, decoder, Settings("linear", (0, 1, 3)), READOUTS["lens"], texts))
+    trainer = LinearTrainer(Setup(idle_after_1, decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.train(texts)
     trainer.finish()
     kl_NE = compare_texts(decoder, {"linear": trainer.readout()}, (0, 1, 3), held_out(llama))["linear"].kl_BE

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from eexit.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
-from eexit.training.setup import Settings
+from eexit.training.setup import TrainingOptions
 from eexit.training.student import passes
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
@@ -106,7 +106,7 @@ def test_only_the_adapter_learns_and_peft_reads_its_files(llama: PreTrainedModel
 def test_where_a_model_is_adapted() -> None:
     def adapted(architecture: str, targets: tuple[str, ...] | None = None) -> set[str]:
         model = add_adapter(
-            tiny_model(architecture), Settings("student", (), lora_r=4, lora_alpha=8, lora_targets=targets)
+            tiny_model(architecture), TrainingOptions("student", (), lora_r=4, lora_alpha=8, lora_targets=targets)
         )
         return {name.split(".lora_")[0].rpartition(".")[2] for name in adapter_parameters(model)}
 

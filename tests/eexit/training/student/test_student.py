@@ -22,12 +22,12 @@ from eexit.training.texts import Text, n_tokens
 FINAL = 6
 
 
-def student(**settings: object) -> StudentTrainer:
+def student(**options: object) -> StudentTrainer:
     """Of a copy of the model: an adapter is put into the model itself. Each block is one step, unless it is said."""
     model = copy.deepcopy(frozen_llama())
-    given = {"loss": "exits", "tokens_per_step": 10_000, "most_tokens": 960, **settings}
+    given = {"loss": "exits", "tokens_per_step": 10_000, "most_tokens": 960, **options}
     made = setup_of(frozen_llama(), "student", None, **given)
-    return StudentTrainer(Setup(model, Decoder(model), made.settings, READOUTS["lens"], made.texts))
+    return StudentTrainer(Setup(model, Decoder(model), made.options, READOUTS["lens"], made.texts))
 
 
 @cache
