@@ -78,6 +78,7 @@ def test_every_choice_is_in_the_address_and_shows_what_it_says(walk: Walk, visit
     assert "(n = 10 prompts)" in said
     assert "On average over 4: 0.0 pp" in said
     all_drawn(quality).locator("summary").click()
+    quality.locator("tbody th").first.wait_for()
 
     def shown() -> set[str]:
         return set(quality.locator("tbody").first.locator("th").all_inner_texts())
