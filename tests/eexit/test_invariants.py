@@ -86,8 +86,7 @@ def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(
     assert_as_reference(any_model, requests, traces, SAMPLED)
     final = any_model.config.num_hidden_layers - 1
     seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
-    assert seen["kl"] | seen["confidence"] == {*EXITABLE, final}, "the comparison must cover every exit"
-    assert len(seen["kl"]) > 2
+    assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
     assert {EXITABLE[0], final} <= seen["confidence"]
 
 

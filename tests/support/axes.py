@@ -38,11 +38,11 @@ ELSEWHERE: Final[dict[str, list[Parameter]]] = {
 }
 FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # whose random logits are flatter, or more peaked
     "cohere": {"confidence": [0.07]},
-    "cohere2": {"kl": [1.0, 3.0], "confidence": [0.07]},
+    "cohere2": {"kl": [1.0, 8.0], "confidence": [0.07]},
     "gemma2": {"confidence": [0.85]},
     "gemma3_text": {"kl": [0.5, 6.0], "confidence": [0.9], "margin": [0.8], "entropy": [0.7], "similarity": [0.9]},
     "gpt2": {"confidence": [0.3]},
-    "granite": {"confidence": [0.07]},
+    "granite": {"kl": [1.0, 6.0], "confidence": [0.07]},
     "nemotron": {"confidence": [0.5]},
 }
 ALWAYS: Final[dict[str, list[Parameter]]] = {
