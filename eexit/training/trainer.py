@@ -83,7 +83,7 @@ class Trainer(ABC):
         return
 
     def found_options(self) -> dict[str, Any]:
-        """TrainingOptions that were not given, and that it has found itself, as in JSON."""
+        """Options that were not given, and that it has found itself, as in JSON."""
         return {}
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The README's blocks of code run as they are printed, one after the other in one folder, with small settings.
+"""The README's blocks of code run as they are printed, one after the other in one folder, with small sizes.
 
 All is run in this process, the one actor too. The default model is a small random one here, whose layers have the same
 numbers, and the files of prompts are shorter. What is given besides is in `SMALLER` and `INSTEAD`, and what can't be

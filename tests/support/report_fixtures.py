@@ -65,15 +65,10 @@ FORGET = """if (location.protocol === "file:" && name !== "visited") {
 
 
 AS_ALWAYS = {("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))}  # without being asked for
-
-
-def key_of(look: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What is asked of a browser's context, as a key: who asks for what is so anyway shares a page with all others."""
-    return tuple(sorted(look.items() - AS_ALWAYS))
-
-
+# Whether a page shows this address, or remembers what was chosen in its controls.
 HAS_CHOICES = """(hash) => location.hash === hash
   || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
+Look: TypeAlias = tuple[tuple[str, Any], ...]  # options of a browser's context
 
 
 class Tab:
@@ -82,7 +77,8 @@ class Tab:
     Errors on it, and requests of anything but the report's own files, are added to `wrong`.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, look: Look) -> None:
+        self.look = look
         self.page: Page = context.new_page()
         self.wrong: list[str] = []
         self.remembers = False  # choices that an address had
@@ -115,34 +111,44 @@ class Tab:
             self.wrong.append(request.url)
 
 
-def tab_of(free: dict[tuple[Any, ...], list[Tab]], context: Context, key: tuple[Any, ...]) -> Tab:
-    """A free tab, or a new one."""
-    return free[key].pop() if free[key] else Tab(context(**dict(key)))
+class Tabs:
+    """Those that no test has, by their look."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._free: dict[Look, list[Tab]] = defaultdict(list)
+
+    def take(self, look: Look) -> Tab:
+        free = self._free[look]
+        return free.pop() if free else Tab(self._context(**dict(look)), look)
+
+    def give_back(self, tab: Tab) -> None:
+        tab.leave()
+        self._free[tab.look].append(tab)
+
+
+def look_of(asked: dict[str, Any]) -> Look:
+    """What is asked of a browser's context. Who asks for what is so anyway shares tabs with who asks for nothing."""
+    return tuple(sorted(asked.items() - AS_ALWAYS))
 
 
 @dataclass
 class Visit:
     """visit(route) → the report opened anew at that address. `wrong` collects the errors of all pages of the test."""
 
-    context: Context
+    tabs: Tabs
     report: Path
-    free: dict[tuple[Any, ...], list[Tab]]  # by the look of their context
     wrong: list[str] = field(default_factory=list)
-    taken: list[tuple[tuple[Any, ...], Tab]] = field(default_factory=list)
+    taken: list[Tab] = field(default_factory=list)
 
     def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
-        path, key = path or self.report, key_of(look)
-        self.taken.append((key, tab := tab_of(self.free, self.context, key)))
+        path = path or self.report
+        self.taken.append(tab := self.tabs.take(look_of(look)))
         page = tab.of(path, self.wrong)
         page.goto(path.as_uri() + route)
         if look.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
         return page
-
-    def leave(self) -> None:
-        for key, tab in self.taken:
-            tab.leave()
-            self.free[key].append(tab)
 
 
 @dataclass
@@ -154,22 +160,20 @@ class Walk:
     third.
     """
 
-    context: Context
+    tabs: Tabs
     report: Path
-    free: dict[tuple[Any, ...], list[Tab]]
     wrong: list[str] = field(default_factory=list)
-    tabs: dict[tuple[Any, ...], Tab] = field(default_factory=dict)
-    of_this_test: set[tuple[Any, ...]] = field(default_factory=set)
+    opened: dict[tuple[Path, Look], Tab] = field(default_factory=dict)
+    of_this_test: set[tuple[Path, Look]] = field(default_factory=set)
 
     def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
         path = path or self.report
-        key = path, *key_of(look)
-        if key not in self.tabs:
-            for other in [other for other in self.tabs if other[0] not in (self.report, path)]:
-                self.free[other[1:]].append(tab := self.tabs.pop(other))
-                tab.leave()
-            self.tabs[key] = tab_of(self.free, self.context, key[1:])
-        tab = self.tabs[key]
+        key = path, look_of(look)
+        if key not in self.opened:
+            for other in [other for other in self.opened if other[0] not in (self.report, path)]:
+                self.tabs.give_back(self.opened.pop(other))
+            self.opened[key] = self.tabs.take(key[1])
+        tab = self.opened[key]
         page = tab.of(path, self.wrong)
         if key not in self.of_this_test and (tab.remembers or page.evaluate(HAS_CHOICES, route)):
             tab.leave()
@@ -357,22 +361,23 @@ def prose_seen(page: Page) -> int:
 
 
 @pytest.fixture(scope="session")
-def tabs() -> dict[tuple[Any, ...], list[Tab]]:
-    return defaultdict(list)
+def tabs(context: Context) -> Tabs:
+    return Tabs(context)
 
 
 @pytest.fixture
-def visit(context: Context, report: Path, tabs: dict[tuple[Any, ...], list[Tab]]) -> Iterator[Visit]:
+def visit(tabs: Tabs, report: Path) -> Iterator[Visit]:
     """Any error on a page of the test fails the test."""
-    visit = Visit(context, report, tabs)
+    visit = Visit(tabs, report)
     yield visit
-    visit.leave()
+    for tab in visit.taken:
+        tabs.give_back(tab)
     assert not visit.wrong, visit.wrong
 
 
 @pytest.fixture(scope="session")
-def walked(context: Context, report: Path, tabs: dict[tuple[Any, ...], list[Tab]]) -> Walk:
-    return Walk(context, report, tabs)
+def walked(tabs: Tabs, report: Path) -> Walk:
+    return Walk(tabs, report)
 
 
 @pytest.fixture
