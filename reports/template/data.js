@@ -32,6 +32,11 @@ async function load() {
   }
 }
 
+// What a side file calls with its content, which is kept by its element: several may be read at once.
+window.eexitData = (named) => {
+  document.currentScript.named = named;
+};
+
 const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
 
 // A prompt's bytes of one kind; null if they are in a side file that is missing.
@@ -40,7 +45,7 @@ async function blob(kind, number) {
   const prompt = DATA.prompts[number];
   prompt.sideFile ??= new Promise((resolve) => {
     const script = h("script", { nonce: NONCE, src: sideFile(number) });
-    window.eexitData = (named) => resolve(named);
+    script.onload = () => resolve(script.named);
     script.onerror = () => resolve(null);
     document.head.append(script);
   });

@@ -9,7 +9,7 @@ from synthetic_quality import graded
 from synthetic_sweeps import run_rows, write_manifest, write_runs
 
 from eexit.plan.configuration import Exit, Normal
-from reports.page.build import build_report
+from reports.page.build import PageOptions, build_report
 
 GAINS, LOSES, SAME = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
 LOST, GAINED, DIFFER = (
@@ -129,6 +129,19 @@ def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(v
     assert "3 of 3 rows" in section.inner_text()
     first.get_by_role("link").first.click()
     page.locator(".pinned").wait_for()
+
+
+def test_side_files_that_are_read_at_once_give_each_prompt_its_own_tokens(visit: Visit, tmp_path: Path) -> None:
+    runs = []
+    for prompt in ("first", "second", "third"):
+        run = run_rows(prompt, "?", "unfrozen", 1.0, ["The", prompt], of=Exit("unfrozen", "confidence", 0.9))
+        run[1][1].update(exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
+        runs.append(run)
+    sweep = write_runs(tmp_path / "s", runs)
+    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html", PageOptions(max_bytes=1)))
+    links = page.locator("section", has=page.locator("#confident")).locator("tbody tr th a")
+    links.nth(2).wait_for()
+    assert sorted(links.all_inner_texts()) == ["“first”", "“second”", "“third”"]
 
 
 def test_rows_are_filtered_which_drives_the_charts_and_what_is_saved_and_those_that_tell_most_come_first(
