@@ -97,7 +97,7 @@ class ModelGenerator:
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = find_prices(both.teacher, decoding, both.student)
+        self.prices = find_prices(both.teacher, decoding)
         self.engine = Engine(both.teacher, decoding, both.student, self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))

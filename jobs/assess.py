@@ -98,15 +98,13 @@ def finish(verdict: "Verdict", out: str, record: "Record") -> None:
 
 def to_take_home(verdict: "Verdict") -> tuple[str, str | None] | None:
     """The folder of the sweep of what pays most, and its key, or None where that is the setting that was chosen."""
-    from cluster.assessment.outcome.verdict import CUT, GENERATE
-    from cluster.assessment.workshop import CUT_RUN, INSTEAD, RUN
+    from cluster.assessment.outcome.verdict import GENERATE
+    from cluster.assessment.workshop import INSTEAD, RUN
 
     if verdict.instead is None:
         return (RUN, None) if verdict.pays else None
     contender = verdict.instead.contender
-    if contender.role == GENERATE:
-        return None
-    return (CUT_RUN, None) if contender.role == CUT else (INSTEAD, contender.key)
+    return None if contender.role == GENERATE else (INSTEAD, contender.key)
 
 
 def bring_home(out: str, sweep: str, key: str | None, device: str, display: Display) -> None:

@@ -7,15 +7,13 @@
     python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
     python jobs/train.py results/texts --what student --kl-factor 1 --out exits/student            a LoRA adapter
     python jobs/train.py results/texts --what state --out exits/state            what exits leave, in closed form
-    python jobs/train.py results/texts --what cut --n-layers 1 2 4 --out exits/cut      fewer layers, in closed form
 
 Exits learn from the texts of the sweep's normal runs that went well. One prompt in five is held out, by a hash of its
 text: nothing is learned from it, and what was learned is measured on it. One Ray actor has all CPUs of a node, or a
 whole GPU, for itself. Ctrl-C keeps what was learned, and the same command goes on from there.
 
 The artefact is a folder: card.json says what it was made from and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate, --adapter or --state of jobs/sweep.py. Of cuts there is a folder each, such as exits/cut/2:
-give that to --adapter, and --rules fixed=29 in mode unfrozen runs all layers that are left of 30.
+--readout, --probe, --gate, --adapter or --state of jobs/sweep.py.
 """
 
 import sys
@@ -86,8 +84,6 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
     forms = ", ".join(STATE_FORMS)
-    sizes = f"layers that each cut leaves out (default: {defaults_of('n_layers')})"
-    parser.several("--n-layers", "N", sizes, type=whole, default=None)
     parser.add_argument("--form", metavar="FORM", help=f"of state maps: {forms}, or auto for the better (default)")
     targets = "modules that a student's adapter changes, or all-linear"
     parser.several("--lora-targets", "MODULE", targets, default=None)

@@ -109,11 +109,6 @@ class Asked:
         drafts = (f"{layers[-1]}:{AUTO}", f"{LOOKUP}:{AUTO}")
         return self.config(prompts, modes=(NORMAL,), draft=drafts, observe="final")
 
-    def cut(self, prompts: Sequence[Prompt], folder: str, last: int) -> SweepConfig:
-        """A cut beside full depth: its tokens are read at the final layer."""
-        fields = {"modes": (NORMAL, UNALTERED), "rules": {AT_ONE_LAYER: (float(last),)}, "adapter": folder}
-        return self.config(prompts, observe="final", **fields)
-
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
         """Texts of the model's own, sampled, of which nothing else is recorded."""
         sampled = {"seeds": tuple(range(n_seeds)), "temperature": 1.0, "observe": "none"}

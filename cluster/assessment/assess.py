@@ -8,7 +8,6 @@
     tried-free/         the front of those that would save most if deciding were free, there too
     run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
     instead/            drafts that are looked up in the text, and transformers' own `generate`, timed
-    cut-1/, …, cut/     the model without some layers, on the pilot; the one that is tested as settings are
     assessment.json     what was asked and planned, and how long each step took (`cluster.assessment.record`)
     verdict.json        what came of it (`cluster.assessment.outcome.words`), in run/ too
 
@@ -59,8 +58,6 @@ from cluster.assessment.searching import has_searched, search
 from cluster.assessment.workshop import (
     CEILING,
     CEILING_LEARNED,
-    CUT_RUN,
-    CUTS,
     INSTEAD,
     RUN,
     TRIED,
@@ -200,7 +197,6 @@ def _judged(shop: Workshop) -> Verdict:
         tried=shop.figures(TRIED, TRIED_FREE),
         run=next(iter(shop.figures(RUN)), None),
         drafts=next(iter(shop.figures(INSTEAD)), None),
-        cut=next(iter(shop.figures(CUT_RUN, *CUTS.values())), None),
     )
     figures = figures_of(steps, shop.bound, shop.asked.batches)
     verdict = judge(replace(figures, was_searched=sizes.SEARCH in shop.record.finished))

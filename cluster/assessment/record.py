@@ -61,7 +61,6 @@ class Plans:
     free: Front | None = None  # what would save most if deciding were free, and is not tried anyway
     tried_speed: float | None = None  # tokens per second of settings on the pilot
     run: RunSizes | None = None
-    no_cut: bool = False  # whether no layer of this model can be left out
 
 
 class Record(BaseModel):

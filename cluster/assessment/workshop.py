@@ -39,7 +39,6 @@ from eexit.studies.choosing.question import ChoiceQuestion
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.study import Study
 from eexit.studies.timing.study import LEAST_TOKENS, WhatToTime, make_plan
-from eexit.studies.verdict_file import CUT
 from eexit.training.plan import WhatToTrain
 
 LOOK: Final = "look"
@@ -51,9 +50,7 @@ TRIED: Final = "tried"
 TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
 INSTEAD: Final = "instead"
-CUT_RUN: Final = CUT
-CUTS: Final = {n_layers: f"{CUT}-{n_layers}" for n_layers in (1, 2, 4)}  # on the pilot, by how many they leave out
-SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN, INSTEAD, *CUTS.values(), CUT_RUN)
+SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN, INSTEAD)
 TIMES_AS_LONG: Final = 2  # that a step may take which is done again, since what it left is gone
 
 
@@ -84,7 +81,7 @@ class Workshop:
         self.available = {part: len(self.parts.of[part]) for part in PARTS}
         chosen_on = self.parts.of[CHOOSING]
         units_of = units({"id": each.id, "prompt": each.prompt, "group": each.group} for each in chosen_on)
-        if (plans := self.record.plans).asks_before is None:  # a cut's choice, which comes later, is no ask before
+        if (plans := self.record.plans).asks_before is None:
             plans.asks_before = asks_beside(self.asked.common["model"], list(units_of.values()), self.out, RUN)
         self.asks_before = plans.asks_before
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)

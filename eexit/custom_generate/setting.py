@@ -178,7 +178,7 @@ class Setting:
             eos_token_ids = frozenset(self.taken.eos_token_ids)
             decoding = decoding_of(self._config, decoders, eos_token_ids, self.folder / SCREENS)
             decoding = replace(decoding, observe="none", record_top_k=0)
-            found.ready[self] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding, decoders.student))
+            found.ready[self] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
         ready: _Ready = found.ready[self]
         return ready
 

@@ -35,11 +35,8 @@ from eexit.model.views import CacheView
 
 
 @torch.inference_mode()
-def find_prices(decoder: Decoder, decoding: Decoding, student: Decoder | None = None) -> Prices:
-    """Run a single token through the parts of a model, three times in all, and count what they cost.
-
-    A `student` has prices of its own if it leaves layers out.
-    """
+def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
+    """Run a single token through the parts of a model, three times in all, and count what they cost."""
     with decoder.attending(), sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
         (hidden_11W, layer_pass, view), begun = _counted(_begin, decoder, 1)
         keys = [_counted(layer_pass.write_keys, layer, hidden_11W)[1] for layer in range(decoder.n_layers)]
@@ -62,8 +59,6 @@ def find_prices(decoder: Decoder, decoding: Decoding, student: Decoder | None = 
         mapped_LL=mapped_LL,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
-        cut=decoder.cut,
-        student=find_prices(student, decoding) if student is not None and student.cut else None,
     )
 
 

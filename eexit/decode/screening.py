@@ -40,7 +40,7 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
     path = moment_path(decoder, folder)
     with suppress(OSError, SafetensorError, KeyError):
         return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
-    moment_HH = second_moment(decoder.whole)
+    moment_HH = second_moment(decoder)
     keep(path, save({NAME: moment_HH.cpu()}))
     return Screen(decoder, size, moment_HH)
 

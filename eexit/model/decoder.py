@@ -66,7 +66,6 @@ class Decoder(Spread):
             self.switch = switch_length(config)
             self.vocabulary: int = config.vocab_size
             self.dtype = model.dtype
-            self.whole = self  # that this one is a part of
             path, name = find_stack(model, self.n_layers)
             self._take_apart(model, config, path, name, known)
         except UsageError as error:

@@ -171,7 +171,6 @@ class Layerwise:
     layers: list[nn.Module]
     for_keys: Sequence[KeysAlone]  # layers that make no more than keys and values
     windows: list[int | None]  # tokens that a layer attends to, the own one included
-    cut = range(0)  # layers that are left out, and have no keys and values
     configs: Any  # whose attention implementation is set while layers run
     attends_itself: bool  # whether layers compute attention by code of their own
     takes_positions: bool

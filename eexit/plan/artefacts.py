@@ -5,7 +5,6 @@
     adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
     state.safetensors           of a training that has not ended
     texts/                      a sweep: of the texts of more prompts that it learned from
-    1/, 2/, …                   of cuts, one that leaves out so many layers: an artefact by itself
 
 This module does not import torch, so that the command line can refuse a folder before any model is loaded.
 """
@@ -30,7 +29,6 @@ CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (WEIGHTS, "adapter_model.safetensors", "adapter_config.json")  # that a card may vouch for
 TEXTS_FOLDER: Final = "texts"
-CUT: Final = "cut"  # what was trained, if an artefact leaves layers out
 
 READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
@@ -52,16 +50,13 @@ class Card(BaseModel):
     after. `learning`: after so many tokens, what each layer of a student says, beside full depth. `gates`: of each
     layer, rule and threshold, the share of tokens that are read, and of exits that are kept. `state`: of each exit
     layer and deeper layer, the share of variance that its map explains. `state_exits`: how many held-out tokens are not
-    full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves. `distances`: the angle
-    between the input and the output of each block of layers, a fraction of π. `cuts`: of each block that was cut out,
-    the variance of its output that the map explains, and its input without the map; agreement with full depth, with the
-    map and without; multiply-adds of a token, its attention to positions apart.
+    full depth's, with maps and without. `state_costs`: multiply-adds of a token that leaves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    what: str  # linear, tuned, probe, gate, student, state or cut
+    what: str  # linear, tuned, probe, gate, student or state
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
     layers: tuple[int, ...]
@@ -78,8 +73,6 @@ class Card(BaseModel):
     state: Table = []
     state_exits: Table = []
     state_costs: Table = []
-    distances: Table = []
-    cuts: Table = []
     progress: Table = []
     versions: dict[str, str | None] = {}
     made: str = ""  # ISO 8601, UTC
@@ -122,8 +115,6 @@ def read_card(location: str, role: str) -> Card:
         ) from error
     if role not in card.holds:
         way_out = " or ".join(f"{FLAGS[held]} {location}" for held in card.holds)
-        if folders := sorted({int(file.split("/")[0]) for file in card.files if "/" in file}):
-            way_out = f"one of {', '.join(f'{location}/{folder}' for folder in folders)}"
         raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
     if reason := damage(folder, card):
         raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, location)}")
@@ -148,9 +139,6 @@ def training_command(card: Card, location: str) -> str:
     FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
     """
     options = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
-    if card.what == CUT:  # of which all are trained together, for all layers
-        del options["exit_layers"]
-        location = str(Path(location).parent) if card.holds else location
     if "readout" in options and options["readout"] not in READOUTS:
         options["readout"] = "FOLDER"
     if Path(location, TEXTS_FOLDER).expanduser().is_dir():

@@ -4,8 +4,6 @@ from typing import Final
 
 FILE: Final = "verdict.json"
 MOST_ROWS: Final = 10
-CUT: Final = "cut"  # the folder, beside that of the run, of the cut that was tested
-CUTS: Final = f"{CUT}*"  # those of all cuts: the others, such as cut-2, were run on the pilot
 # The restrictions of the ledger, from the ceiling down to what the clock says.
 STATE, KNOWING, PROOF, DECIDING, BATCHES, OVERHEAD = RESTRICTIONS = (
     "state", "knowing", "proof", "deciding", "batches", "overhead",

@@ -17,13 +17,13 @@ from typing import Final
 from eexit.model.file_digests import sha256
 from eexit.output.progress import Progress
 from eexit.output.whole_files import publish
-from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import STATE, WEIGHTS, Card, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
 from eexit.training.saving import Saved, load_state, read_saved, save_state, save_tensors
 from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens
-from eexit.training.trainer import OwnArtefact, Tables, Trainer
+from eexit.training.trainer import Tables, Trainer
 
 BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0
@@ -95,17 +95,16 @@ class Training:
         """
         self.trainer.finish()
         tables = self.trainer.tables(self.plan.held_out)
-        card = self._card(tables, self._write_files(tables))
+        card = self._card(tables, self._write_files())
         write_card(self.plan.folder, card)
         (self.plan.folder / STATE).unlink(missing_ok=True)
         return card
 
     def _card(self, tables: Tables, files: Mapping[str, str]) -> Card:
-        """With these tables, of an artefact of these files; of those in folders of their own, it holds none itself."""
         plan, trainer, options = self.plan, self.trainer, self.options
         return Card(
             what=options.what,
-            holds=WAYS[options.what].holds if WEIGHTS in files else (),
+            holds=WAYS[options.what].holds,
             model=dict(plan.model),
             layers=options.layers,
             readout=options.readout,
@@ -119,29 +118,16 @@ class Training:
             files=dict(files),
         )
 
-    def _write_files(self, tables: Tables) -> dict[str, str]:
+    def _write_files(self) -> dict[str, str]:
         """Write everything but the card; returns the SHA-256 of each file, by its place in the folder."""
         folder, digests = self.plan.folder, {}
         with TemporaryDirectory(dir=folder, prefix=".") as made:
-            if parts := self.trainer.parts(tables):
-                self._make_parts(Path(made), parts)
-            else:
-                save_tensors(Path(made, WEIGHTS), self.trainer.weights())
-                self.trainer.save_further(Path(made))
-            files = sorted(path for path in Path(made).rglob("*") if path.is_file())
-            for file in sorted(files, key=lambda file: file.name == CARD):  # after what it vouches for
-                name = file.relative_to(made).as_posix()
-                digests[name] = sha256([file])
-                (folder / name).parent.mkdir(exist_ok=True)
-                publish(file, folder / name)
+            save_tensors(Path(made, WEIGHTS), self.trainer.weights())
+            self.trainer.save_further(Path(made))
+            for file in sorted(Path(made).iterdir()):
+                digests[file.name] = sha256([file])
+                publish(file, folder / file.name)
         return digests
-
-    def _make_parts(self, made: Path, parts: Mapping[str, OwnArtefact]) -> None:
-        """Write artefacts with cards of their own, in folders of these names."""
-        for name, part in parts.items():
-            Path(made, name).mkdir()
-            save_tensors(Path(made, name, WEIGHTS), part.tensors)
-            write_card(made / name, self._card(part.tables, {WEIGHTS: sha256([made / name / WEIGHTS])}))
 
     def _learn(self) -> None:
         """Learn from the next block, and note what came of it."""

@@ -14,7 +14,7 @@ from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.output.text import did_you_mean, flag
 from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import CARD, CUT, FILES, READOUT, Card, damage
+from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
@@ -87,10 +87,7 @@ def make_training_plan(
     refuse_misfit(config, model, layers)
     others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
     readout = config.digests.get(READOUT, config.readout)
-    if asked.what == CUT:  # which is the same whatever the exits
-        layers = tuple(range(model["n_layers"] - 1))
     options = TrainingOptions(asked.what, tuple(layers), readout, **others).with_defaults()
-    _refuse_sizes(options.n_layers or (), model)
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
@@ -120,16 +117,12 @@ def refuse_options(sweep: FinishedSweep, asked: WhatToTrain) -> None:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
     if (form := given.get("form")) and form not in STATE_FORMS:
         raise UsageError(f"--form {form} is no form of state maps: choose from {', '.join(STATE_FORMS)}, {AUTO}")
-    if what == CUT and "layers" in given:
-        raise UsageError(
-            "--exit-layers are for what is learned of exits, and a cut is the same whatever they are: leave it out"
-        )
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
     if what == "student" and (quantization := sweep.manifest.model.get("quantization")) is not None:
         raise UsageError(
             f"--what student changes weights, and those of {sweep.name}'s model are quantised ({quantization}): train "
-            "it on a sweep without --quantize, or a readout, a probe, a gate, state maps or a cut on this one"
+            "it on a sweep without --quantize, or a readout, a probe, a gate or state maps on this one"
         )
     if what == "student":
         _refuse_loss(given)
@@ -147,16 +140,6 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
             can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
-
-
-def _refuse_sizes(sizes: Sequence[int], model: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for cuts of more layers than there are between the first and the last one."""
-    most = model["n_layers"] - 2
-    if sizes and max(sizes) > most:
-        raise UsageError(
-            f"--n-layers {max(sizes)} is more than can be cut out of {model['name']}: of its {model['n_layers']} "
-            f"layers, the first and the last stay, so that at most {most} go"
-        )
 
 
 def _try_adapter(config: SweepConfig, options: TrainingOptions) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from eexit.plan.artefacts import ADAPTER, CUT, GATE, PROBE, READOUT, STATE_MAPS
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +72,6 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
         {"loss": LAYERS_LOSS, "tokens_per_step": 512, "most_tokens": 100_000, "most_minutes": 30.0},
     ),
     "state": WayToTrain((STATE_MAPS,), ("readout", "form", "rank", "rounds"), {"rounds": 1}, finds=("form",)),
-    CUT: WayToTrain((ADAPTER,), ("n_layers",), {"n_layers": (1, 2, 3, 4)}),
 }
 
 
@@ -101,7 +100,6 @@ class TrainingOptions:
     full: bool | None = None  # all weights of these layers learn, instead of a low-rank change of some
     form: str | None = None  # of state maps: one of STATE_FORMS; None: the better one
     rank: int | None = None  # of state maps; None: as large as they are
-    n_layers: tuple[int, ...] | None = None  # how many layers each cut leaves out
     rounds: int | None = None  # of fitting state maps; all but the first are to runs with those of the round before
 
     def with_defaults(self) -> TrainingOptions:

@@ -21,7 +21,7 @@ def training_tables(card: Card) -> list[ResultTable]:
     """Of held-out tokens: what layers say through each readout, how well probes rank, a student's exits, and so on."""
     tables = (
         (card.held_out, _layers), (card.probes, _probes), (card.exits, _exits), (card.gates, _gates),
-        (card.learning, _learning), (card.state_exits, _states), (card.state_costs, _state_costs), (card.cuts, _cuts),
+        (card.learning, _learning), (card.state_exits, _states), (card.state_costs, _state_costs),
     )  # fmt: skip
     return [table(card) for rows, table in tables if rows]
 
@@ -134,31 +134,6 @@ def _state_costs(card: Card) -> ResultTable:
     return table
 
 
-def _cuts(card: Card) -> ResultTable:
-    """What cuts leave of full depth, and what they save."""
-    caption = (
-        "Of the texts that full depth wrote, tokens of which the cut model says what full depth says, with the map and "
-        "with nothing in the block's place. Distance: the angle between what enters the block and what leaves it, of "
-        "half a turn. Explained: of the variance of what leaves it, by the map. Saved: multiply-adds of a token, its "
-        "attention to earlier positions apart."
-    )
-    title = f"{card.cuts[0]['n']:,} decided tokens of {card.cuts[0]['n_prompts']} held-out prompts"
-    table = ResultTable(caption, title=title)
-    table.add(
-        "number", "cut", "layers", "distance", "explained", "as full\ndepth", "95 %", "without\nthe map", "saved", "MB"
-    )
-    for row in card.cuts:
-        ends = "–".join(percent(row[f"agreement_{end}"]) for end in ("low", "high"))
-        table.add_row(
-            str(row["n_layers"]),
-            f"{row['first']}–{row['last']}",
-            *(written(row["distance"], ".3f"), written(row["explained"], ".3f"), percent(row["agreement"]), ends),
-            *(percent(row["agreement_without"]), percent(1 - row["cut"] / row["full_depth"])),
-            written(row["bytes"] / 1e6, ".1f"),
-        )
-    return table
-
-
 def _state(row: dict[str, Any]) -> tuple[str, str, str]:
     """A state in a table: the mode or the form of its maps, and their round and rank."""
     if row["form"] is None:
@@ -168,10 +143,6 @@ def _state(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def how_to_use(card: Card, out: str) -> str:
     """A line of flags that a sweep uses the artefact with."""
-    if card.cuts:
-        final, sizes = card.model["n_layers"] - 1, ", ".join(str(row["n_layers"]) for row in card.cuts)
-        at_full_depth = f"--adapter {out}/{card.cuts[0]['n_layers']} --modes normal unfrozen --rules fixed={final}"
-        return f"use one of {sizes} with: python jobs/sweep.py {at_full_depth}"
     parameters: dict[str, list[str]] = {}
     for key in card.settings.get("rules", ()):
         rule, _, parameter = key.partition("/")

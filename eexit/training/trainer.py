@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from eexit.training.streams import streams
 from eexit.training.texts import Text, n_tokens, parted
 
 Tables = dict[str, list[dict[str, Any]]]  # tables of a card, by name
-
-
-@dataclass(frozen=True, eq=False)
-class OwnArtefact:
-    """An artefact of several that a training makes: its tensors, fp32, and its card's tables."""
-
-    tensors: Mapping[str, Tensor]
-    tables: Tables
 
 
 class Trainer(ABC):
@@ -93,10 +84,6 @@ class Trainer(ABC):
     def save_further(self, folder: Path) -> None:
         """Write what the artefact has besides its card and weights."""
         return
-
-    def parts(self, tables: Tables) -> Mapping[str, OwnArtefact]:
-        """The artefacts that it has made instead of one, by the names of their folders in its own; `tables` are all."""
-        return {}
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         """The mean loss over these texts, in nats; None if there is none."""

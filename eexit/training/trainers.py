@@ -9,7 +9,6 @@ from eexit.training.readouts.linear import LinearTrainer
 from eexit.training.readouts.tuned import TunedTrainer
 from eexit.training.setup import Setup
 from eexit.training.states.state import StateTrainer
-from eexit.training.student.cut import CutTrainer
 from eexit.training.trainer import Trainer
 
 
@@ -26,5 +25,4 @@ TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {
     "gate": GateTrainer,
     "state": StateTrainer,
     "student": _student,
-    "cut": CutTrainer,
 }

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
-from eexit.studies.verdict_file import CUTS
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
@@ -69,7 +67,6 @@ class Sweep:
     n_seeds: int = 1
     prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
     verdict: AssessedVerdict | None = None  # of an assessment, if there was one
-    cuts: "tuple[Sweep, ...]" = ()  # what that ran without some of the model's layers
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property
@@ -160,15 +157,8 @@ def read_sweep(results: str) -> Sweep:
             left_out=(*landed.left_out, *without, *unreadable),
             studies=studies,
             verdict=verdict,
-            cuts=_cuts_beside(results) if verdict else (),
         )
     )
-
-
-def _cuts_beside(results: str) -> tuple[Sweep, ...]:
-    """The sweeps of cuts in the folders beside the run of an assessment, which is always local."""
-    found = sorted(Path(results).resolve().parent.glob(f"{CUTS}/{MANIFEST}"))
-    return tuple(read_sweep(str(path.parent)) for path in found)
 
 
 def refuse_damage(results: str) -> None:

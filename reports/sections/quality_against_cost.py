@@ -38,7 +38,6 @@ from reports.shared.charts import (
     told,
     where_known,
 )
-from reports.shared.cuts import CUT, EXPLAINED, with_cuts
 from reports.shared.figures import Figure, Variant, basis, table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
 from reports.shared.quality import Quality
@@ -132,9 +131,6 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     """A chart of each measure against each cost; None if there is nothing to draw."""
     looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
     caption = _how_points_are_read(quality.rows)
-    if sweep.cuts:
-        quality, looks = with_cuts(quality, sweep.cuts), replace(looks, modes=(*looks.modes, CUT))
-        caption += f" {EXPLAINED}"
     if quality.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."
     variants = []

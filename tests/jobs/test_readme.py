@@ -37,7 +37,6 @@ SMALLER = {
     "jobs/timings.py results/rules": ["--configurations", "skip/patience/2"],
     "jobs/files/make_prompts.py": ["--n", "8"],
     "--what probe": ["--passes", "1"],
-    "--what cut": ["--n-layers", "2"],
     "--what state": ["--form", "streams"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],

@@ -12,7 +12,6 @@ from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
-    CUT,
     DRAFT,
     TRIED,
     Bound,
@@ -24,7 +23,7 @@ from cluster.assessment.outcome.verdict import (
 from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
 from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import ONLINE
-from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, Exit, Generate
+from eexit.plan.configuration import GENERATE, VARIANTS, Exit, Generate
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
 
@@ -45,7 +44,6 @@ class AssessmentTables:
     tried: Sequence[SweepFigures]
     run: SweepFigures | None
     drafts: SweepFigures | None = None
-    cut: SweepFigures | None = None
 
 
 def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> Figures:
@@ -68,7 +66,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         best=best,
         others=others,
         were_timed=bool(steps.drafts and steps.drafts.times(GENERATE)),
-        alternatives=[*_lossless(steps, timed_in), *_cut(steps, bound)],
+        alternatives=_lossless(steps, timed_in),
         n_tried=n_tried,
         elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),
         ask=int(choice["question"] or 1) if choice else 1,
@@ -199,16 +197,3 @@ def _generate(timed_in: SweepFigures) -> list[Contender]:
     """Transformers' own, and its variants, of which one is in 8 bits."""
     keys = [GENERATE, *(Generate(variant=variant).key for variant in VARIANTS)]
     return [Contender(key, GENERATE_ROLE, times=times) for key in keys if (times := timed_in.times(key))]
-
-
-def _cut(steps: AssessmentTables, bound: Bound) -> list[Contender]:
-    """The cut: as it was tested, or else with its losses on the pilot, which certify nothing."""
-    figures = steps.cut
-    if figures is None:
-        return []
-    [key] = [entry["key"] for entry in figures.sweep.manifest.configurations if entry["key"] != NORMAL]
-    found, choice = figures.contender(key, CUT, steps.look.steps), latest_choice(figures.sweep)
-    if choice is None:
-        option = PromptFigures(figures, [0.0] * len(figures.layers_G), bound.risk).option(key)
-        return [replace(found, loss=Loss(float(option.loss_D[0]), option.n))]
-    return [_settled(found, next(each for each in choice["tested"] if each["configuration"] == key), choice)]

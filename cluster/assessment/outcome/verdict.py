@@ -20,9 +20,7 @@ from eexit.quality.estimates import ENDS, NOTHING, Estimate
 from eexit.studies.verdict_file import MOST_ROWS
 
 FORMAT: Final = 2
-BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE, CUT = (
-    "best", "tried", "control", "ceiling", "draft", "generate", "cut",
-)  # fmt: skip
+BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE = "best", "tried", "control", "ceiling", "draft", "generate"
 
 
 class Loss(NamedTuple):
@@ -58,7 +56,7 @@ class Contender:
     """
 
     key: str
-    role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE or CUT
+    role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT or GENERATE
     theory: float = math.nan
     run: float = math.nan
     allowed: Mapping[int, Allowed] = field(default_factory=dict)
@@ -137,7 +135,7 @@ class Figures:
     others: Sequence[Contender]  # further rows: settings, and a control
     n_tried: int  # settings that were tested, with their order
     elsewhere: Mapping[str, float]  # saved by what was run at the prices of other models, by their names
-    alternatives: Sequence[Contender] = ()  # drafts, `generate` and a cut, which could be taken instead of exits
+    alternatives: Sequence[Contender] = ()  # drafts and `generate`, which could be taken instead of exits
     were_timed: bool = True  # whether these were, by the last step; else their times are of a few tokens
     ask: int = 1  # of its prompts, which ask the choice was
     was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
@@ -205,9 +203,8 @@ def _known_and_time(each: Instead) -> tuple[bool, float]:
 
 
 def _usable(figures: Figures) -> list[Instead]:
-    """Alternatives that keep the bound, with each number of rows that they were timed with."""
-    keep = [each for each in figures.alternatives if each.is_lossless or each.is_proven(figures.bound)]
-    return [timed for each in keep for timed in _timed(each, figures.batches)]
+    """Lossless alternatives, with each number of rows that they were timed with."""
+    return [timed for each in figures.alternatives if each.is_lossless for timed in _timed(each, figures.batches)]
 
 
 def _timed(contender: Contender, batches: Sequence[int]) -> list[Instead]:

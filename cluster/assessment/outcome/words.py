@@ -5,7 +5,7 @@ sentences   three: the verdict; at what risk, or the largest cause with its numb
             to be different
 pays        whether it does
 cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batches`, `overhead` or `model`
-rows        up to ten records: setting, role (best, tried, control, ceiling, draft, generate or cut), saved_in_theory,
+rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
             independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; the
@@ -34,7 +34,6 @@ from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
     CONTROL,
-    CUT,
     DRAFT,
     FORMAT,
     GENERATE,
@@ -58,7 +57,7 @@ CAPTION: Final = (
 )
 LOST: Final = {"answers": "answers that normal has right", "disagreement": "tokens unlike full depth's"}
 ROLES: Final = {
-    BEST: "best", TRIED: "tried", CONTROL: "control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "", CUT: "cut",
+    BEST: "best", TRIED: "tried", CONTROL: "control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "",
 }  # fmt: skip
 NEAREST: Final = "nearest"  # to being certified, where none is
 
@@ -212,7 +211,7 @@ def instead_sentence(verdict: Verdict) -> str:
     nothing = "Nothing that could be taken instead takes certainly less time within the bound"
     if verdict.unsure:
         contender, batch = verdict.unsure
-        takes = f"{_named(contender)} takes {_time(contender, batch)}"
+        takes = f"{contender.key} takes {_time(contender, batch)}"
         if math.isnan(verdict.unsure.time.high):
             return f"What pays most is not known: {takes}."
         return f"{nothing}; nearest to it, {takes}."
@@ -222,16 +221,10 @@ def instead_sentence(verdict: Verdict) -> str:
         keys = ", ".join(each.key for each in verdict.figures.alternatives if each.times) or "nothing"
         return f"{nothing}; timed: {keys}."
     contender, batch = verdict.instead
-    if contender.is_lossless:
-        quality = "its texts are full depth's"
-    else:
-        assert contender.loss is not None
-        quality = f"certified, with {short_percent(contender.loss.mean)} lost of {counted(contender.loss.n, 'prompt')}"
-    return f"What pays most is {_named(contender)}, which takes {_time(contender, batch)}; {quality}. {_how(contender)}"
-
-
-def _named(contender: Contender) -> str:
-    return "a cut, the model without some of its layers" if contender.role == CUT else contender.key
+    return (
+        f"What pays most is {contender.key}, which takes {_time(contender, batch)}; its texts are full depth's. "
+        f"{_how(contender)}"
+    )
 
 
 def _how(contender: Contender) -> str:

@@ -52,13 +52,6 @@ class Prices:
     head_weight_bytes: int
     reads: str = "head_reads"  # which of LOOKS tokens are read with
     mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
-    cut: range = range(0)  # layers that are left out: a map has the price of the first, and the others have none
-    student: "Prices | None" = None  # of modes with exits, where their rows are run by a model with other layers
-
-    def n_layers_of(self, first_T: np.ndarray, end_T: np.ndarray) -> int:
-        """How many layers there are, over all tokens, between these two ends, less those that are left out."""
-        n_cut_T = np.minimum(end_T, self.cut.stop) - np.maximum(first_T, self.cut.start)
-        return int((end_T - first_T - n_cut_T.clip(min=0)).sum())
 
 
 def cost(
@@ -145,8 +138,6 @@ def cost_columns(
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
-    own = prices if state is None or prices.student is None else prices.student
-    end_of = None if counts is None else (counts.layers_T, counts.layers_T + counts.keys_T)
     maps = state is not None and state.maps
     least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
     full, with_whole_head = (
@@ -155,11 +146,11 @@ def cost_columns(
     return {
         "cost_full": cost(prices, full, n_prompt),
         "cost_full_whole_head": cost(prices, with_whole_head, n_prompt),
-        "cost_needed": cost(own, least, n_prompt, hidden_LT, maps),
-        "cost_run": None if counts is None else cost(own, counts, n_prompt, hidden_LT, maps),
-        "layers_run": None if end_of is None else own.n_layers_of(0 * end_of[0], end_of[0]),
+        "cost_needed": cost(prices, least, n_prompt, hidden_LT, maps),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT, maps),
+        "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
-        "keys_written": None if end_of is None else own.n_layers_of(*end_of),
+        "keys_written": None if counts is None else int(counts.keys_T.sum()),
     }
 
 

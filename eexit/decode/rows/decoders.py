@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.errors import UsageError
-from eexit.model.adapters import cut_out, is_cut, merged, read_cut
+from eexit.model.adapters import merged
 from eexit.model.decoder import Decoder
 from eexit.model.support.checked_before import CheckedBefore
 from eexit.plan.configuration import Configuration, Exit
@@ -42,14 +41,8 @@ def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool, as_loa
     A model `as_loaded`, whose code nobody can have changed since, need not pass a check that it has passed before.
     Raises `UsageError` for what can't be run layer by layer, and for an adapter that does not fit the model.
     """
-    cut = read_cut(adapter) if adapter is not None and is_cut(adapter) else None
-    student = model if adapter is None or cut else merged(model, adapter)
+    student = model if adapter is None else merged(model, adapter)
     if packed:
         pack_linear_layers(model, student)
     own = {each: Decoder(each, CheckedBefore(each) if as_loaded else None) for each in {model, student}}
-    if cut is None:
-        return Decoders(own[model], own[student])
-    try:
-        return Decoders(own[model], cut_out(own[model], cut, packed))
-    except ValueError as error:
-        raise UsageError(f"--adapter {adapter} can't be used with this model: {error}") from error
+    return Decoders(own[model], own[student])

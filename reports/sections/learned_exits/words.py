@@ -20,7 +20,7 @@ def learned_findings(artefact: cards.Artefact) -> list[str]:
     if PROBE in artefact.roles:
         found += [" ".join([*_ranks(artefact), *_calibrated(artefact)])]
     if ADAPTER in artefact.roles:
-        found += [*_exits(artefact), *_cuts(artefact)]
+        found += _exits(artefact)
     return [sentence for sentence in found if sentence]
 
 
@@ -163,18 +163,6 @@ def _exits(artefact: cards.Artefact) -> Iterator[str]:
     worse = by_layer.index[by_layer["after"] >= by_layer["before"] - CLOSE].tolist()
     falls_not = [f"It does not fall {_at(worse, len(by_layer))}."] if worse and lowers else []
     yield " ".join([said, by_how_much, *falls_not])
-
-
-def _cuts(artefact: cards.Artefact) -> Iterator[str]:
-    """What is left of full depth without the layers that were cut out."""
-    for row in artefact.card.get("cuts") or []:
-        share, without = percent(row["agreement"]), percent(row["agreement_without"])
-        ends = f"{percent(row['agreement_low'])} to {percent(row['agreement_high'])}"
-        yield (
-            f"With a linear map in place of layers {row['first']} to {row['last']}, {share} ({ends}) of held-out "
-            f"tokens are full depth's (n = {counted(row['n'], 'token')} of {counted(row['n_prompts'], 'prompt')}). "
-            f"With nothing there, {without} are."
-        )
 
 
 def _line(frame: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -76,7 +76,7 @@ const promptsOf = (rows) => [...new Set(rows.map(({ prompt }) => prompt))];
 const isRecomputed = ({ key }) => key === "quality" || key === "mix" || key.startsWith("dose-");
 
 // The rows of a chart for the selected prompts: means without intervals. Rows of what is no configuration of the sweep, such as
-// cuts and replays, are left out, and what can't be recomputed, such as time, is null.
+// replays, are left out, and what can't be recomputed, such as time, is null.
 function ofSelection(chart, rows) {
   if (!selection?.prompts || !isRecomputed(chart)) return rows;
   const made = new Map();

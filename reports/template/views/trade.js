@@ -22,7 +22,6 @@ function tradeFigure(chart) {
     oracles: choice("quality.oracles", !online.length),
     controls: choice("quality.controls", !front.length),
     replayed: choice("quality.replayed", false),
-    cuts: choice("quality.cuts", true),
   };
   const variant = () =>
     chart.variants.find(({ y, x }) => y === state.y && x === state.x) ?? chart.variants.find(({ y }) => y === state.y);
@@ -45,9 +44,8 @@ function tradeFigure(chart) {
       () => state.modes.has(mode),
       () => change("modes", new Set(modes.filter((each) => (each === mode) !== state.modes.has(each)))),
     );
-  const isCut = ({ mode }) => mode === "cut";
   const isShown = (row) =>
-    (row.rule === null && (state.cuts || !isCut(row))) ||
+    row.rule === null ||
     (state.modes.has(row.mode) && (isBlind(row) ? state.controls : row.oracle ? state.oracles : true));
   const visible = () => [
     ...chart.table.rows.filter(isShown).map((row) => (state.controls ? row : withoutControl(row))),
@@ -70,7 +68,6 @@ function tradeFigure(chart) {
         online.length && rows.some((row) => row.oracle && !isBlind(row)) ? flag("oracles") : null,
         front.length && rows.some(isBlind) ? flag("controls") : null,
         replayed.length ? flag("replayed") : null,
-        chart.table.rows.some(isCut) ? flag("cuts") : null,
       ),
     ],
     rows: visible,

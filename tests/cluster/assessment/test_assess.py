@@ -20,7 +20,7 @@ from cluster.assessment import learned, sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.assess import assess
 from cluster.assessment.outcome.tables import SweepFigures
-from cluster.assessment.outcome.verdict import CUT, DRAFT, Verdict
+from cluster.assessment.outcome.verdict import DRAFT, Verdict
 from cluster.assessment.outcome.words import sentences
 from cluster.assessment.record import RECORD, Record
 from cluster.assessment.workshop import LOOK, RUN, Workshop
@@ -150,32 +150,6 @@ def test_where_a_pass_takes_as_long_for_several_tokens_drafts_pay(tmp_path: Path
     times = {each.key: each.times for each in verdict.figures.alternatives}
     assert {"draft/lookup:auto", "generate", "generate/lookup"} <= times.keys()
     assert times["generate"][1].high == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("learns", [True, False])
-def test_where_all_layers_but_the_last_do_nothing_a_cut_pays_once_it_is_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learns: bool
-) -> None:
-    """Where each multiply-add takes as long, drafts and `generate` take no less than full depth."""
-    if learns:
-        monkeypatch.setattr(sizes, "STARTS", {"linear": 11, "": 7})
-    save_exiting_model(tmp_path / "model", n_layers=12, last=30.0)
-    place, out = Here(is_steady=True), tmp_path / "out"
-    asked = asked_of(tmp_path / "model", margin=0.3)  # which a second ask of 61 prompts can certify
-    verdict = assess(asked, out, lambda display: place, Silence())
-    if not learns:
-        assert verdict.instead is None
-        assert "cut" not in place.did
-        return
-    assert verdict.instead is not None
-    cut, batch = verdict.instead
-    assert (cut.role, cut.certified, "cut" in place.did) == (CUT, True, True)
-    assert cut.times[batch].high < 0.95
-    assert CHOICES.rows(open_store(out / "cut"))[-1]["question"] == 2, "after the settings' ask"
-    again = Here(is_steady=True)
-    assert assess(asked, out, lambda display: again, Silence()).instead == verdict.instead
-    assert again.did == []
 
 
 @pytest.mark.slow

@@ -16,23 +16,18 @@ from byte_model import save_byte_model
 from commands import asked_here
 from driving import look_here
 from landed_sweep import land_all
-from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from cluster.studies import training
 from cluster.studies.training import TrainingWork, train_exits
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.output.progress import Progress, Silence
 from eexit.plan import model_facts
-from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, Card, read_card
+from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.runs import plan_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import read_finished
 from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
-from eexit.training.tables import how_to_use, training_tables
 from eexit.training.texts import chooses, is_held_out, read_texts
 from jobs import train
 
@@ -184,9 +179,6 @@ def look_at(texts: Path) -> dict[str, Any]:
         ("state", {"form": "key"}, "--form key is no form of state maps: choose from streams, keys, auto"),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
-        ("linear", {"n_layers": (2,)}, "--n-layers is for cut, and --what is linear: leave it out"),
-        ("cut", {"n_layers": (1, 6)}, "of its 7 layers, the first and the last stay, so that at most 5 go"),
-        ("cut", {"layers": (2, 4)}, "--exit-layers are for what is learned of exits, and a cut is the same whatever"),
         (
             "student",
             {"lora_targets": ("q_proj", "nope")},
@@ -228,62 +220,6 @@ def test_only_a_finished_sweep_with_texts_and_enough_prompts_will_do(model: Path
     ):
         with pytest.raises(UsageError, match=message):
             trained(results, tmp_path / out)
-
-
-def test_each_cut_is_an_artefact_that_a_sweep_takes_as_a_student(texts: Path, model: Path, tmp_path: Path) -> None:
-    cuts = tmp_path / "my cuts"
-    card = trained_here(texts, cuts, "cut", n_layers=(1, 2))
-    names = {f"{size}/{name}" for size in (1, 2) for name in (CARD, WEIGHTS)}
-    assert (card.holds, {*card.files}) == ((), names)
-    assert {path.relative_to(cuts).as_posix() for path in cuts.rglob("*") if path.is_file()} == {CARD, *names}
-    own = read_card(str(cuts / "2"), ADAPTER)
-    assert (own.cuts, own.distances, own.layers) == ([card.cuts[1]], [], tuple(range(6)))
-    assert own.digest != read_card(str(cuts / "1"), ADAPTER).digest
-    [table] = training_tables(card)
-    assert list(table.columns[0].cells) == ["1", "2"]
-    assert how_to_use(card, "exits/cut").endswith("--adapter exits/cut/1 --modes normal unfrozen --rules fixed=6")
-
-    grid: dict[str, Any] = {"modes": ("normal", "unfrozen"), "rules": {"fixed": (6.0, 2.0)}}
-    config = SweepConfig(
-        model=str(model),
-        adapter=str(cuts / "2"),
-        prompts=(Prompt(id="0", prompt="Why?"),),
-        exit_every=2,
-        dtype="float32",
-        max_new_tokens=8,
-        **grid,
-    )
-    rows = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
-    normal, whole, early = rows
-    assert whole["configuration"] == "unfrozen/fixed/6"
-    assert whole["cost_full"] == normal["cost_full"] == normal["cost_run"] > whole["cost_run"] > early["cost_run"]
-    assert (normal["layers_run"], whole["layers_run"]) == (7 * 7, 7 * 5)
-    assert whole["exit_rate"] == 0
-    assert whole["disagreement"] is not None
-
-
-def test_what_is_wrong_with_cuts_is_told_in_a_line(texts: Path, model: Path, tmp_path: Path) -> None:
-    cuts = tmp_path / "my cuts"
-    trained_here(texts, cuts, "cut", n_layers=(1, 2))
-    with pytest.raises(UsageError, match=f"--adapter {cuts} holds no adapter, .*: give one of {cuts}/1, {cuts}/2$"):
-        read_card(str(cuts), ADAPTER)
-    prompts = [{"id": "0", "prompt": "?"}]
-    grid: dict[str, Any] = {"modes": ("normal", "unfrozen"), "adapter": str(cuts / "2"), "prompts": prompts}
-    trained_here(texts, tmp_path / "probe", "probe", passes=1)
-    with pytest.raises(ValidationError, match="was trained on the base model's streams: leave it or --adapter out"):
-        SweepConfig.model_validate({**grid, "rules": {"predicted_kl": [1]}, "probe": str(tmp_path / "probe")})
-    config = SweepConfig.model_validate({**grid, "rules": {"fixed": [6]}})
-    with pytest.raises(UsageError, match=r"was trained for model .*, not for this other"):
-        refuse_misfit(config, {**look_at(texts), "name": "other", "digest": "0"}, [2, 4])
-    flipped(cuts / "2" / WEIGHTS)
-    sweep = read_finished(str(texts), ["prompt_id"])
-    asked = WhatToTrain("cut", str(cuts), options={"n_layers": (1, 2)})
-    with pytest.raises(UsageError, match=f"this training's artefact, but 2/{WEIGHTS} is not the file that was trained"):
-        is_finished(make_training_plan(sweep, asked, read_texts(sweep.store), look_here))
-    with pytest.raises(UsageError) as refused:
-        read_card(str(cuts / "2"), ADAPTER)
-    command = shlex.split(str(refused.value).partition("train it again: ")[2])
-    assert command[3:] == ["--what", "cut", "--out", str(cuts), "--seed", "0", "--n-layers", "1", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Quality against cost: answers, judges, replays, the certified setting, and scores of the harness."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of, saved
-from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, score, with_answers
-from synthetic_sweeps import CONFIGURATIONS, write_manifest
+from synthetic_quality import CHOSEN, JUDGE, choose, judge, quality_in, replay, score, with_answers
+from synthetic_sweeps import CONFIGURATIONS
 
-from eexit.plan.configuration import NORMAL, Exit, Normal
+from eexit.plan.configuration import NORMAL
 from eexit.results.study_tables import CHOICES, SCORES
-from eexit.studies.verdict_file import FILE
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 from reports.sections.all_numbers import scores_of_harness
 from reports.sections.findings import choice_findings, quality_findings
-from reports.shared.cuts import CUT
 from reports.shared.quality import Quality, latest_choices
 
 BOLD = "unfrozen/confidence/0.7"
@@ -287,24 +284,3 @@ def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(whole: P
     assert "Expected answer: 42" in page.locator("main").inner_text()
     assert "✗ wrong" in page.locator("tbody").inner_text()
     assert "Answer: " not in walk("#/p/0/normal", whole).locator("main").inner_text()
-
-
-def test_cuts_of_an_assessment_are_a_curve_that_begins_at_full_depth_on_the_same_prompts(tmp_path: Path) -> None:
-    run, cut = with_answers(tmp_path / "run", 12, modes=("unfrozen",)), Exit("unfrozen", "fixed", 29.0)
-    (run / FILE).write_text(json.dumps({"sentences": ["No."], "pays": False}))
-    for name, n_cut, right in (("cut-1", 1, "✓✓✓✓✓✗"), ("cut-4", 4, "✓✗✗✗✗✗"), ("cut", 1, "✓✓✓✓✗✗✗✗")):
-        folder = graded(tmp_path / name, {Normal(): "✓" * len(right), cut: right}, cost_run=100 - 3.0 * n_cut)
-        about = json.loads((folder / "sweep.json").read_text())
-        about["config"]["adapter"] = f"exits/cut/{n_cut}"
-        write_manifest(folder, about)
-    choose(tmp_path / "cut", chosen=cut.key)
-    data, _ = payload(read_sweep(str(run)), "t")
-    rows = [row for row in data["trade"]["table"]["rows"] if row["mode"] == CUT]
-    told = {row["configuration"]: (row["series"], row["parameter"], row["correct_n"]) for row in rows}
-    assert told == {
-        "full depth on the pilot": (CUT, 0.0, 6), "cut of 1 layer, on the pilot": (CUT, 1.0, 6),
-        "cut of 4 layers, on the pilot": (CUT, 4.0, 6), "cut of 1 layer, tested": ("tested cut", 1.0, 8),
-    }  # fmt: skip
-    assert [row["correct"] for row in rows] == pytest.approx([0.5, 1.0, 5 / 6, 1 / 6], rel=1e-5)
-    assert [row["run"] for row in rows] == pytest.approx([0.03, 0.0, 0.03, 0.12])
-    assert [row["layers_skipped"] for row in rows] == pytest.approx([1 / 30, 0.0, 1 / 30, 4 / 30], rel=1e-5)

@@ -13,7 +13,6 @@ from cluster.assessment.outcome.causes import ledger_sentence, models_part
 from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
-    CUT,
     DRAFT,
     GENERATE,
     TRIED,
@@ -223,10 +222,6 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
 FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
 OWN, PERHAPS = Contender("generate", GENERATE, times={1: FAST}), Estimate(0.7, 0.52, 1.06, 6)
 LOOKED_UP = Contender("draft/lookup:auto", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
-LEFT_OUT = Contender(
-    "unfrozen/fixed/29", CUT, times={1: Estimate(0.3, 0.2, 0.4, 8)}, loss=Loss(0.01, 400), certified=True,
-    reporting=Loss(0.01, 100),
-)  # fmt: skip
 EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0.1, 8)})
 
 
@@ -236,9 +231,6 @@ EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0
         ([], None),
         ([OWN], ("generate", 1)),
         ([OWN, LOOKED_UP], ("draft/lookup:auto", 32)),
-        ([LOOKED_UP, OWN, LEFT_OUT], ("unfrozen/fixed/29", 1)),
-        ([replace(LEFT_OUT, certified=False), OWN], ("generate", 1)),
-        ([replace(LEFT_OUT, reporting=Loss(0.9, 100))], None),
         ([EIGHT_BITS], None),
         ([replace(LOOKED_UP, times={1: SLOW})], None),
     ],

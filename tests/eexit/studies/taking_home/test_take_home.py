@@ -19,7 +19,7 @@ from untrained import PROBE
 
 import eexit
 from eexit.custom_generate.taken import SETTING, Certificate
-from eexit.model.adapters import FILES, Cut
+from eexit.model.adapters import FILES
 from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
@@ -203,30 +203,6 @@ def save_student(folder: Path, model: Path) -> str:
     card = {"what": "student", "holds": holds, "model": {}, "layers": range(6), "readout": "lens", "files": files}
     write_card(folder, Card.model_validate(card))
     return str(folder)
-
-
-def test_a_cut_is_taken_home_at_its_full_depth(model: Path, tmp_path: Path) -> None:
-    generator, folder, key = torch.Generator().manual_seed(0), tmp_path / "cut", "unfrozen/fixed/6"
-    cut = Cut(range(2, 4), 0.2 * torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator))
-    folder.mkdir()
-    save_file(cut.tensors(), folder / WEIGHTS)
-    files = {WEIGHTS: sha256([folder / WEIGHTS])}
-    card = {"what": "cut", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, Card.model_validate(card))
-    given: dict[str, Any] = {"rules": {"fixed": [6.0]}, "modes": ["normal", "unfrozen"], "adapter": str(folder)}
-    out = swept(tmp_path / "sweep", model, FEW, **given)
-    done = take(out, "--configuration", key, "--out", tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(folder)
-    setting = eexit.load(tmp_path / "home")
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    texts, own = texts_of(out, key), texts_of(out, "normal")
-    for prompt, token_ids, _ in texts:
-        made = loaded.generate(torch.tensor([prompt]), custom_generate=setting, max_new_tokens=10)
-        assert made[0, len(prompt) :].tolist() == token_ids
-    assert [text for _, text, _ in texts] != [text for _, text, _ in own]
-    assert setting.taken.saved["run"] == setting.taken.saved["theoretical"]
-    assert (setting.taken.saved["run"] or 0) > 0
 
 
 def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: Path, tmp_path: Path) -> None:
