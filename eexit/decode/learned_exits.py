@@ -27,9 +27,9 @@ def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
 
 
 def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
-    """These maps as a readout, on the decoder's device and in its precision."""
+    """These maps as a readout, in fp32 on the decoder's device."""
     placed = {
-        layer: (weight.detach().to(decoder.device, decoder.dtype), bias.detach().to(decoder.device, decoder.dtype))
+        layer: (weight.detach().float().to(decoder.device), bias.detach().float().to(decoder.device))
         for layer, (weight, bias) in of_layer.items()
     }
     return LEARNED[what](placed)
@@ -52,7 +52,7 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
 
 
 def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> StateMaps | None:
-    """The state maps of a sweep, where the decoder uses them and in its precision; None without any.
+    """The state maps of a sweep, in fp32 where the decoder uses them; None without any.
 
     Raises `UsageError` for an artefact that can't be used, and for maps to keys and values of a model that makes them
     by no modules of their own.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eexit.method.affine import affine
+
 
 @dataclass(frozen=True, eq=False)
 class LayerGate:
@@ -31,8 +33,8 @@ class Gate:
     def chance(self, hidden_BW: Tensor, layer: int, rule: str) -> Tensor:
         """How likely this rule is to exit at the layer, (B,), from the residual streams after it."""
         held, index = self.of_layer[layer], self.rules.index(rule)
-        log_odds_B1 = hidden_BW.to(held.weight.dtype) @ held.weight[:, index : index + 1]
-        return (log_odds_B1[:, 0] + held.bias[index]).sigmoid()
+        log_odds_B1 = affine(hidden_BW, held.weight[:, index : index + 1], held.bias[index : index + 1])
+        return log_odds_B1[:, 0].sigmoid()
 
     @classmethod
     def of(cls, rules: Sequence[str], tensors: Mapping[str, Tensor], layers: Sequence[int]) -> "Gate":

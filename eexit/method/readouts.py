@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from eexit.method.affine import affine
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,7 +44,7 @@ class Raw:
         return decoder.unnormed(hidden_BW)
 
 
-Affine = tuple["Tensor", "Tensor"]  # the weight (n, m) and the bias (m,) of h·weight + bias
+Affine = tuple["Tensor", "Tensor"]  # the weight (n, m) and the bias (m,) of h·weight + bias, fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,8 @@ class Linear:
     )
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        weight_HH, bias_H = self.of_layer[layer]
-        return decoder.normed(hidden_BW) @ weight_HH + bias_H
+        ready_BH = decoder.normed(hidden_BW)
+        return affine(ready_BH, *self.of_layer[layer]).to(ready_BH.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,8 @@ class Tuned:
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
         weight_WW, bias_W = self.of_layer[layer]
-        return decoder.normed(hidden_BW + hidden_BW @ weight_WW + bias_W)
+        seen_BW = hidden_BW.to(bias_W.dtype)
+        return decoder.normed((seen_BW + seen_BW @ weight_WW + bias_W).to(hidden_BW.dtype))
 
 
 READOUTS: Final[dict[str, Readout]] = {"lens": Lens(), "raw": Raw()}

@@ -19,6 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from eexit.method.affine import affine
 from eexit.model.layerwise import LayerPass, Layerwise
 
 STREAMS: Final = "streams"
@@ -30,18 +31,16 @@ TokensAfter = Sequence[tuple[int, Tensor | slice]]  # an exit layer, and which o
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """x · weight + bias; of a rank, the weight is the product of two."""
+    """x · weight + bias in float32, in the dtype of x; of a rank, the weight is the product of two."""
 
     weights: tuple[Tensor, ...]  # (n, m), or (n, R) and (R, m)
     bias: Tensor  # (m,)
 
     def __call__(self, given: Tensor) -> Tensor:
-        for weight in self.weights:
-            given = given @ weight
-        return given + self.bias
+        return affine(given, *self.weights, self.bias).to(given.dtype)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "LinearMap":
-        return LinearMap(tuple(weight.to(device, dtype) for weight in self.weights), self.bias.to(device, dtype))
+    def to(self, device: torch.device) -> "LinearMap":
+        return LinearMap(tuple(weight.to(device) for weight in self.weights), self.bias.to(device))
 
     @classmethod
     def of(cls, name: str, tensors: Mapping[str, Tensor]) -> "LinearMap":
@@ -89,11 +88,11 @@ class StateMaps:
         return project(normed)
 
     def placed(self, decoder: Layerwise) -> "StateMaps":
-        """The maps where the decoder uses them, in its precision: those to keys and values within a layer."""
+        """The maps on the devices where the decoder uses them: those to keys and values where their layer is."""
         moved = {}
         for (exit_layer, layer), maps in self.of_layers.items():
             device = decoder.device_of(layer) if self.form == KEYS else decoder.device
-            moved[exit_layer, layer] = tuple(each.to(device, decoder.dtype) for each in maps)
+            moved[exit_layer, layer] = tuple(each.to(device) for each in maps)
         return StateMaps(self.form, moved)
 
     @classmethod

@@ -337,7 +337,7 @@ def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterato
 def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
     """What a map makes of vectors, by one whole matrix."""
     whole = by.weights[0] if len(by.weights) == 1 else by.weights[0] @ by.weights[1]
-    return vectors @ whole + by.bias
+    return (vectors.float() @ whole + by.bias).to(vectors.dtype)
 
 
 @contextmanager

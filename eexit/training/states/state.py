@@ -95,7 +95,7 @@ class StateTrainer(Trainer):
 
     def _as_maps(self, name: str, found: Mapping[Pair, Tensor], rank: int | None = None) -> StateMaps:
         maps = {pair: self.forms[name].maps(pair, map_JH, rank) for pair, map_JH in found.items()}
-        return StateMaps(name, maps)
+        return StateMaps(name, maps).placed(self.decoder)
 
     def _variant(self, name: str, of_round: int, rank: int | None = None) -> FittedMaps:
         found: Found = self.found[name, of_round]
