@@ -10,8 +10,6 @@ from house import ROOMS, ROOT, modules
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    "reports/sample/FINDINGS.md",
-    "reports/sample/PLAN.md",
     *(f"{room}/README.md" for room in ROOMS),
 )
 # A file by its name; something with a slash, which is a path or a configuration's key; names with dots; calls.

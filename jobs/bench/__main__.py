@@ -1,7 +1,7 @@
 """Measuring the engine's speed on this machine.
 
-    python jobs/bench           the engine's speed, about five minutes on two CPU cores (--quick: one)
-    python jobs/bench findings  no measurement: FINDINGS.md and README's summary, from the tables of the study
+    python jobs/bench         the engine's speed, about five minutes on two CPU cores (--quick: one)
+    python jobs/bench tables  no measurement: the tables of FINDINGS.md again, from the study's results
 
 `python jobs/bench engine --help`, and so with each, lists its flags.
 """
@@ -12,7 +12,7 @@ from importlib import import_module
 
 from cluster.console.command import command
 
-PARTS = {"engine": "engine_speed", "findings": "findings"}
+PARTS = {"engine": "engine_speed", "tables": "tables"}
 
 
 @command()

@@ -46,7 +46,7 @@ def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.Capture
 def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("--help") == 0
     said = capsys.readouterr().out
-    assert "jobs/bench findings" in said
+    assert "jobs/bench tables" in said
     assert "`python jobs/bench engine --help`" in said
     with pytest.raises(SystemExit) as ended:
         main("engine", "--help")
@@ -64,7 +64,7 @@ def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
         (["--model", "no/such"], "no/such"),
         (["--rules", "patience=2"], "rule patience is no oracle: --rules takes kl and agree here"),
         (["nonsense"], "unrecognized arguments: nonsense"),
-        (["findings", "nonsense"], "unrecognized arguments: nonsense: --help lists the flags"),
+        (["tables", "nonsense"], "unrecognized arguments: nonsense: --help lists the flags"),
     ],
 )
 def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
