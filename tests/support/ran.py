@@ -197,9 +197,9 @@ def exactly(patch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def prices_alone(decoder: Decoder, decoding: Decoding, student: Decoder | None) -> Prices:
+def prices_alone(decoder: Decoder, decoding: Decoding) -> Prices:
     """Found where no cache has more positions than are needed."""
-    return find_prices(decoder, decoding, student)
+    return find_prices(decoder, decoding)
 
 
 def run_alone(
@@ -208,14 +208,12 @@ def run_alone(
     """Generates a row alone. What is run for it costs what its columns say."""
     with pytest.MonkeyPatch.context() as patch:
         exactly(patch)
-        prices = replace(prices_alone(decoder, decoding, student), before=0)
-        own = replace(prices.student or prices, before=0)
+        prices = replace(prices_alone(decoder, decoding), before=0)
         ran = Multiplied(model, student or decoder, patch)
         [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()
     assert trace.counts is not None
     exit_T, layers = trace.exit_layer_T[1:], decoding.exitable_layers
     mode, n_prompt = request.configuration.mode, len(request.prompt_token_ids)
-    prices = replace(prices, student=own)
     columns = cost_columns(prices, trace.counts, exit_T, layers, mode, n_prompt)
-    assert columns["cost_run"] == ran.multiply_adds(own)
+    assert columns["cost_run"] == ran.multiply_adds(prices)
     return RanAlone(trace, trace.counts, ran, columns)
