@@ -183,22 +183,32 @@ class ModelGenerator:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
 
     def _decode(self, requests: list[Request], ends: "_Ends") -> list[Outcome]:
-        """Decode the requests together; if the model raises, find the requests that make it raise by bisection."""
+        """Decode the requests together; if the model raises, find the requests that make it raise by bisection.
+
+        What has ended by then is not decoded again.
+        """
+        outcomes: dict[int, Outcome] = {}
+        reason, out_of_memory = "", False
         try:
-            outcomes: dict[int, Outcome] = {}
             for index, outcome in self.engine.generate(requests, ends.progress):
                 outcomes[index] = outcome
                 ends.of(requests[index])
-            return [outcomes[index] for index in range(len(requests))]
         except Exception as error:  # a model may raise anything: it becomes the run's error
             reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
-        if out_of_memory and self._fewer_rows():
-            return self._decode(requests, ends)
-        if len(requests) == 1:
-            return [Failure(reason)]
-        half = len(requests) // 2
-        return self._decode(requests[:half], ends) + self._decode(requests[half:], ends)
+        left = [index for index in range(len(requests)) if index not in outcomes]
+        again = [requests[index] for index in left]
+        if not again:
+            found: list[Outcome] = []
+        elif out_of_memory and self._fewer_rows():
+            found = self._decode(again, ends)
+        elif len(requests) == 1:
+            found = [Failure(reason)]
+        else:
+            half = len(again) // 2
+            found = self._decode(again[:half], ends) + self._decode(again[half:], ends)
+        outcomes |= zip(left, found, strict=True)
+        return [outcomes[index] for index in range(len(requests))]
 
     def _fewer_rows(self) -> bool:
         """Halve the number of rows in flight, from now on; False if it is 1 already."""

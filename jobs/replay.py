@@ -11,6 +11,7 @@ for all else (confidence, margin, similarity, fixed, patience).
 
 Replays are teacher-forced: each token is decided given a text that was written under another setting, by default by
 normal. So they say how far what is read at exits is from full depth, and not where the setting's own text would go.
+Replayed on its own texts, a setting has the numbers of its runs in float32, and nearly those in other dtypes.
 Rules that look at the final layer follow from what the sweep recorded, in modes that leave the state alone, and no
 model is loaded. For all else, one Ray actor has all CPUs of a node, or a whole GPU, for itself, and scores the texts:
 once for all thresholds of a rule where the mode leaves the state alone, else once for each. Drafts that are looked up

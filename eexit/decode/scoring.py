@@ -1,9 +1,9 @@
 """Scoring: where the tokens of a given text exit, and how probable they are there, without generating it.
 
 A text is scored in one pass, layer by layer and in parallel over its tokens, since what happens at a layer depends only
-on decisions at the layers below it. Exits are those that generating the text would have drawn. An oracle needs two
-passes: the full-depth one that it looks at, and then the student's. Several texts behind one prompt share its pass, and
-go through the layers together.
+on decisions at the layers below it. In float32, exits are those that generating the text would have drawn; in other
+dtypes, a pass over many tokens rounds otherwise, and a few differ. An oracle needs two passes: the full-depth one that
+it looks at, and then the student's. Several texts behind one prompt share its pass, and go through the layers together.
 
 Shapes: S texts, T tokens of a text, N tokens in a pass, E exitable layers, X = E + 1 with the final layer last, W width
 of the residual stream.

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from byte_model import save_byte_model
 
 from eexit.generator import ModelGenerator
@@ -49,6 +50,32 @@ def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) ->
     own = {(run.prompt.id, run.configuration.key, run.seed if temperature or "/kl/" in run.configuration.key else 0)
            for run in runs}  # fmt: skip
     assert sum(generated) == len(own) * (N_TOKENS - 1), "the first token of each comes from the prompt's pass"
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])
+def test_what_had_ended_before_a_failure_is_not_decoded_again(model: Path, failure: Exception) -> None:
+    prompts = tuple(Prompt(id=str(number), prompt=f"{number}?") for number in range(6))
+    config = SweepConfig(model=str(model), prompts=prompts, modes=("normal",), max_new_tokens=N_TOKENS, dtype="float32")
+    runs, generator = list(plan_runs(config)), ModelGenerator(config, "cpu")
+    generator._use(rows=2)
+    expected, generated, ended, raised = generator.generate(runs), list[int](), list[int](), list[Exception]()
+
+    def progress(tokens: int, runs: int = 0) -> None:
+        generated.append(tokens)
+        ended.append(runs)
+
+    def refuse_once(*_: object) -> None:
+        if sum(ended) == 2 and not raised:
+            raised.append(failure)
+            raise failure
+
+    handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse_once)
+    found = generator.generate(runs, progress)
+    handle.remove()
+    assert raised
+    assert sum(ended) == len(runs)
+    assert sum(generated) == len(runs) * (N_TOKENS - 1), "the failure came before the next prompt's pass"
+    assert_alike(found.generations, expected.generations)
 
 
 def test_parts_are_what_plain_pandas_makes_of_the_tokens(model: Path) -> None:
