@@ -105,27 +105,16 @@ JUDGEMENTS: Final = Table(
         "started": moment(
             "time",
             "when that call of jobs/judge.py began; of the rows of a run with one judge and rubric, a row without an "
-            "error counts rather than one with an error, and then the latest (eexit.studies.judging.table)",
+            "error counts rather than one with an error, and then the latest",
             nullable=False,
         ),
         "status": string("name", "ok or error", nullable=False),
         "error": string("text", "why the judge gave no usable answer; null when ok"),
         "text_hash": string("hash", "of prompt and text: equal ones are judged once", nullable=False),
         **{
-            name: int32("1 to 5", f"higher is better: {field.description}; null if it was not asked")
+            name: int32("1 to 5", f"higher is better: {field.description}; null if error")
             for name, field in TextScores.model_fields.items()
         },
-        "preferred": string(
-            "name",
-            "this, normal or tie: which text the judge prefers, this run's or that of the prompt's normal run of the "
-            "same seed, without knowing which is which; a tie without asking if the texts are the same; null if they "
-            "were not compared, and for normal",
-        ),
-        "pair_hash": string("hash", "of prompt and both texts, where they were compared"),
-        "orders": int32(
-            "orders",
-            "1: compared in an order drawn by a hash; 2: in both orders, and a tie where they disagree; else null",
-        ),
     },
     once=("run_id", "judge", "rubric"),
 )

@@ -1,9 +1,8 @@
 """What judges said of each run, as columns of the runs, so that it is averaged and paired as all else is.
 
-A judge is a judging model under one rubric; scores of two judges are never mixed. A run has each judge's
-columns, whose names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, from 1 to 5, their
-mean `score`, and `preferred`: 1 if the judge prefers the run's text to that of `normal`, 0.5 for a tie, 0 if it prefers
-that of `normal`, so that its mean is the win rate. A run whose judge gave no usable answer has none of them.
+A judge is a judging model under one rubric; scores of two judges are never mixed. A run has each judge's columns, whose
+names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, from 1 to 5, and `score`, their mean.
+A run whose judge gave no usable answer has none of them.
 """
 
 from dataclasses import dataclass
@@ -11,15 +10,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
-from eexit.quality.rubric import ASPECTS, SCALE, THIS, TIE
+from eexit.quality.rubric import ASPECTS, SCALE
 
 SCORE: Final = "score"
-PREFERRED: Final = "preferred"
-COLUMNS: Final = (*ASPECTS, SCORE, PREFERRED)
+COLUMNS: Final = (*ASPECTS, SCORE)
 WORST, BEST = SCALE[0], SCALE[-1]
-_WORTH: Final = {THIS: 1.0, TIE: 0.5, NORMAL: 0.0}
 
 
 @dataclass(frozen=True)
@@ -59,19 +55,18 @@ def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.D
         usable = judged[judged["status"] == OK].set_index("run_id")
         numbers = usable[list(ASPECTS)].astype(float)
         numbers[SCORE] = numbers[list(ASPECTS)].mean(axis=1, skipna=False)
-        numbers[PREFERRED] = usable["preferred"].map(_WORTH).astype(float)
         of_runs = numbers.reindex(generations["run_id"]).set_axis(generations.index)
         generations = generations.assign(**{judge.column(name): of_runs[name] for name in COLUMNS})
     return generations
 
 
 def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
-    """run_id → for each judge that was asked: its number, the scores of `ASPECTS`, the preference, and the error."""
+    """run_id → for each judge that was asked: its number, the scores of `ASPECTS`, and the error."""
     numbers = {pair: number for number, pair in enumerate(_by_judge(judgements))}
     found: dict[str, list[list[Any]]] = {}
-    names = ["run_id", "judge", "rubric", *ASPECTS, "preferred", "error"]
-    for run_id, judge, rubric, *scores, preferred, error in judgements[names].itertuples(index=False):
-        found.setdefault(run_id, []).append([numbers[judge, rubric], scores, preferred, error])
+    names = ["run_id", "judge", "rubric", *ASPECTS, "error"]
+    for run_id, judge, rubric, *scores, error in judgements[names].itertuples(index=False):
+        found.setdefault(run_id, []).append([numbers[judge, rubric], scores, error])
     return found
 
 

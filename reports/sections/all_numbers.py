@@ -7,7 +7,7 @@ import pandas as pd
 
 from eexit.quality.rubric import ASPECTS
 from eexit.results.study_tables import SCORES
-from reports.read.judgements import BEST, PREFERRED, SCORE
+from reports.read.judgements import BEST, SCORE
 from reports.read.sweep import Sweep
 from reports.sections.findings import quality_findings
 from reports.shared import measures
@@ -64,7 +64,6 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
         by = f", {judge.name}" if len(sweep.judges) > 1 else ""
         yield judge.column(SCORE), f"Judge's score of {BEST}{by}", "real"
         yield f"{judge.column(SCORE)}{measures.DIFFERENCE}", f"Score, beside normal{by}", "fine"
-        yield judge.column(PREFERRED), f"Win rate{by}", "share"
         yield from ((judge.column(name), f"{name.replace('_', ' ').capitalize()}{by}", "real") for name in ASPECTS)
     yield from ((key, label, "real") for key, label in sweep.scores.items())
     yield SKIPPED, LAYERS_SKIPPED, "share"

@@ -12,7 +12,7 @@ import pandas as pd
 from eexit.output.text import counted, is_known, percent, written
 from eexit.quality.estimates import MIN_ROUNDS, MIN_SAMPLES
 from eexit.studies.choosing.words import told_choice
-from reports.read.judgements import BEST, PREFERRED, SCORE, WORST, Judge
+from reports.read.judgements import BEST, SCORE, WORST, Judge
 from reports.read.parameters import representatives
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, CostAxis
@@ -51,7 +51,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
         yield _no_normal(ACCURACY.capitalize())
         return
     yield f"Answers: normal gets {with_interval(normal, CORRECT)} right (n = {_n(normal)})."
-    yield from _kept(quality, CORRECT, ACCURACY, quality.margin)
+    yield from _kept(quality, CORRECT, ACCURACY, quality.margin, is_share=True)
 
 
 def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
             mean = with_interval(normal, score, ".2f")
             yield f"Judge {judge.name} gives normal a score of {mean} of {BEST} (n = {_n(normal)})."
             on_scale = quality.margin * (BEST - WORST)
-            yield from _kept(quality, score, f"the score by {judge.name}", on_scale, judge.column(PREFERRED))
+            yield from _kept(quality, score, f"the score by {judge.name}", on_scale, is_share=False)
     if judge.errors:
         errors = sum(judge.errors.values())
         runs = counted(errors + judge.n_judged, "run")
@@ -81,12 +81,12 @@ def _n(row: Row) -> str:
     return f"{counted(row['n'], 'prompt')}, {averaged}"
 
 
-def _kept(quality: Quality, column: str, name: str, margin: float, preferred: str | None = None) -> Iterator[str]:
+def _kept(quality: Quality, column: str, name: str, margin: float, *, is_share: bool) -> Iterator[str]:
     """For each mode, the settings of `held_against_normal` that are not worse than `normal` by more than the margin,
     which of them saves most, and how its control does; and the rules, oracles too, that are certainly below at every
-    setting. `preferred` is a column of win rates, told beside.
+    setting.
     """
-    changed, is_share = f"{column}{DIFFERENCE}", preferred is None
+    changed = f"{column}{DIFFERENCE}"
     settings = quality.settings[quality.settings[changed].notna()]
     if settings.empty:
         return
@@ -108,7 +108,7 @@ def _kept(quality: Quality, column: str, name: str, margin: float, preferred: st
         if kept:
             best, cost = cheapest(quality, kept)
             said += _cheapest_kept(best, cost, changed, is_share)
-            said += _beside_best(quality, best, changed, preferred) if saves(best, cost.column) else []
+            said += _beside_best(quality, best, changed, is_share) if saves(best, cost.column) else []
         below = [str(rule) for rule, of in of_mode.groupby("rule", sort=False) if (of[f"{changed}_high"] < 0).all()]
         if below:
             said.append(f"{mode}: at every setting of {', '.join(below)}, {name} is certainly below that of normal.")
@@ -136,14 +136,12 @@ def _is_a_loop(row: Row) -> str:
     return f"But {percent(row['loop_share'])} of its text is one loop, which full depth agrees with once it is there."
 
 
-def _beside_best(quality: Quality, best: Row, changed: str, preferred: str | None) -> Iterator[str]:
-    """The win rate of the setting that costs least, and how its control does."""
-    if preferred and is_known(best[preferred]):
-        yield f"Its win rate over normal is {with_interval({**best, 'n': best[f'{preferred}_n']}, preferred)}."
+def _beside_best(quality: Quality, best: Row, changed: str, is_share: bool) -> Iterator[str]:
+    """How the control does of the setting that costs least."""
     controls = quality.rows[quality.rows["beneath"] == best["configuration"]].to_dict("records")
     for control in controls[:1]:
         if is_known(control[changed]):
-            change = difference(control, changed, preferred is None)
+            change = difference(control, changed, is_share)
             yield f"Its control, with random exits at the same depths, is at {change}."
 
 

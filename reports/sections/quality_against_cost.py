@@ -95,9 +95,7 @@ class TradeOff:
 
     @property
     def level(self) -> float | None:
-        """What is as good as full depth: what `normal` has or, of a win rate, as many wins as losses."""
-        if self.measure.even is not None:
-            return self.measure.even
+        """What is as good as full depth: what `normal` has."""
         rows = self.quality.rows
         of_normal = rows.loc[rows["mode"] == NORMAL, self.measure.column].dropna()
         return float(of_normal.iloc[0]) if len(of_normal) else None
@@ -263,9 +261,6 @@ def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
         yield once.mark_rect(aria=False, color=CONTROL_GREY, opacity=0.2).encode(y=within, y2=alt.Y2Datum(level))
     even = once.encode(y=alt.YDatum(level, title=shown.measure.title))
     yield even.mark_rule(aria=False, strokeDash=[5, 4]).properties(name="even")
-    if shown.measure.even is not None:
-        text = even.mark_text(aria=False, fontSize=11, align="right", baseline="bottom", dy=-2)
-        yield text.encode(x=alt.value("width"), text=alt.TextValue(f"as good as {NORMAL}"))
 
 
 def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:

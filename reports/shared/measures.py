@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from eexit.quality.rubric import ASPECTS
-from reports.read.judgements import PREFERRED, SCORE, Judge
+from reports.read.judgements import SCORE, Judge
 from reports.read.timings import Measured
 
 DISAGREEMENT: Final = "disagreement"
@@ -36,7 +36,6 @@ class Measure:
     meaning: str  # a sentence
     is_share: bool = False
     higher_is_better: bool | None = True  # None: not known
-    even: float | None = None  # the value that means as good as normal, where that is not normal's own value
 
 
 @dataclass(frozen=True)
@@ -96,31 +95,21 @@ SKIPPING: Final = CostAxis(SKIPPED, "layers skipped", LAYERS_SKIPPED)
 
 def measures_of_quality(judges: Sequence[Judge], scores: Mapping[str, str]) -> list[Measure]:
     """Accuracy, what judges say and the scores of a file (columns → labels) before what needs none of them."""
-    judged = [measure for judge in judges for measure in _judged(judge, several=len(judges) > 1)]
+    judged = [_judged(judge, several=len(judges) > 1) for judge in judges]
     scored = [Measure(key, label, label, SCORES, higher_is_better=None) for key, label in scores.items()]
     others = (MEASURES[name] for name in (DISAGREEMENT, "lcs_share", PERPLEXITY, FIDELITY))
     return [MEASURES[CORRECT], *judged, *scored, *others]
 
 
-def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
+def _judged(judge: Judge, several: bool) -> Measure:
     by = f"by {judge.name}" if several else "by the judge"
     aspects = ", ".join(aspect.replace("_", " ") for aspect in ASPECTS)
-    score = Measure(
+    return Measure(
         judge.column(SCORE),
         f"Score {by}",
         f"Score by {judge.name} (1 to 5)",
         f"Score: the mean of {aspects}, 1 to 5 each, as {judge.name} judges them.",
     )
-    wins = Measure(
-        judge.column(PREFERRED),
-        f"Win rate {by}",
-        f"Win rate over normal by {judge.name}",
-        f"Win rate: how often {judge.name} prefers the text to that of normal, without knowing which is which; a tie "
-        "is half a win.",
-        is_share=True,
-        even=0.5,
-    )
-    return score, wins
 
 
 def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str | None) -> list[CostAxis]:

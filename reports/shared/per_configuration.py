@@ -15,7 +15,6 @@ from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
-from reports.read.judgements import PREFERRED
 from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, PERPLEXITY, SKIPPED
@@ -148,13 +147,9 @@ _GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
 def is_share(sweep: Sweep, name: Any) -> bool:
     """Whether a column of runs holds shares.
 
-    Its unit says so, or its name is a number (a layer's part of the exits, or depth by position), or it is a win rate.
+    Its unit says so, or its name is a number (a layer's part of the exits, or depth by position).
     """
-    return (
-        name in (*_SHARES, SKIPPED)
-        or isinstance(name, int)
-        or name in [judge.column(PREFERRED) for judge in sweep.judges]
-    )
+    return name in (*_SHARES, SKIPPED) or isinstance(name, int)
 
 
 def estimates_of(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:

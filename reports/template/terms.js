@@ -18,8 +18,6 @@ const SAME_TERM = {
   loss: "certified, chosen",
   "its control": "control",
   "mean depth": "layers skipped",
-  "judge's score": "judge's score, win rate",
-  "win rate": "judge's score, win rate",
 };
 
 // Definitions by their names in lower case.

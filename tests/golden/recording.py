@@ -150,7 +150,7 @@ def studies(recording: Recording, judge: str) -> None:
     )
     study = "results/study"
     recording.command("replay", study, "--kl-factors", "0.25:4:3", "--rules", "confidence=0.1:0.3:3", "fixed=3")
-    asked = (study, "--base-url", judge, "--model", "a-judge", "--pairwise")
+    asked = (study, "--base-url", judge, "--model", "a-judge")
     recording.command("judge", *asked)
     recording.command("choose", study, "--risk", "disagreement", "--at-most", "0.95", "--confidence", "0.5")
     recording.command("choose", study, "--risk", "answers", "--at-most", "0.05", name="choose answers")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Quoted = dict[str, str]  # what the judge sees of a question: prompt and answer, or prompt, first and second
+Quoted = dict[str, str]  # what the judge sees of a question: prompt and answer
 Said = dict[str, Any] | str
 
 TOKENS = 7  # of each answer
@@ -22,6 +22,8 @@ class Response:
     drops: bool = False  # ends the connection without an answer
     hangs: bool = False  # never answers
     reason: str | None = None  # beside the status, in its line
+    endless: bytes = b""  # is sent after the body, or as headers if it ends a line, until the client has gone
+    pause: float = 0.0  # seconds between one and the next
 
 
 def completion(said: Said) -> Response:
@@ -46,24 +48,15 @@ def scores_of(quoted: Quoted) -> dict[str, int]:
     }
 
 
-def longer(quoted: Quoted) -> str:
-    first, second = len(quoted["first"]), len(quoted["second"])
-    return "tie" if first == second else "first" if first > second else "second"
-
-
-def first(quoted: Quoted) -> str:
-    return "first"
-
-
 @dataclass
 class Judge:
     """What was asked, and how it is answered: `fail` is asked first, with the number of the request, from 0."""
 
-    prefers: Callable[[Quoted], str] = longer
     fail: Callable[[int], Response | None] = lambda number: None
     asked: list[dict[str, Any]] = field(default_factory=list)  # bodies of the requests
     headers: list[dict[str, str]] = field(default_factory=list)  # of each, with names in lower case
     url: str = ""
+    sent: int = 0  # bytes of endless responses
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,7 +71,7 @@ class Judge:
             self.headers.append(headers)
         quoted = json.loads(body["messages"][1]["content"])
         failed = self.fail(number)
-        return failed or completion(scores_of(quoted) if "answer" in quoted else {"better": self.prefers(quoted)})
+        return failed or completion(scores_of(quoted))
 
 
 @contextmanager
@@ -97,9 +90,15 @@ def judging(**how: Any) -> Iterator[Judge]:
             self.send_response(response.status, response.reason)
             for name, value in {"Content-Type": "application/json", **response.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(response.body)))
-            self.end_headers()
+            if not response.endless:
+                self.send_header("Content-Length", str(len(response.body)))
+            if not response.endless.endswith(b"\n"):
+                self.end_headers()
+            self.flush_headers()
             self.wfile.write(response.body)
+            while response.endless and not judge.closing.wait(response.pause):
+                self.wfile.write(response.endless)
+                judge.sent += len(response.endless)
 
         def log_message(self, *args: object) -> None: ...
 

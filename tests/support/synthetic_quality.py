@@ -119,7 +119,6 @@ def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any)
             row |= {"status": "error", "error": "it answered with nonsense"}
         else:
             row |= {"status": "ok", "coherence": score, "completeness": score, "clarity": 5, "no_repetition": 4}
-            row |= {"preferred": None if run["configuration"] == NORMAL else "tie" if score > 3 else "normal"}
         rows.append(row | change)
     add(folder, JUDGEMENTS, rows, call)
 

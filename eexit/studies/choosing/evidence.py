@@ -37,7 +37,6 @@ from eexit.results.means import RUN_OF_ALL_SEEDS
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
-from eexit.studies.judging.table import is_scored
 
 
 @dataclass(frozen=True)
@@ -323,7 +322,7 @@ def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float |
     """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
     judged: dict[tuple[str, str], dict[str, float | None]] = {}
     for row in JUDGEMENTS.rows(sweep.store):
-        score = fmean(row[aspect] for aspect in ASPECTS) if is_scored(row) else None
+        score = fmean(row[aspect] for aspect in ASPECTS) if row["status"] == OK else None
         judged.setdefault((row["judge"], row["rubric"]), {})[row["run_id"]] = score
     return judged
 

@@ -12,27 +12,20 @@ function answerOf(prompt, run) {
   return ["Answer: ", formed(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
 }
 
-function judgedBy([judge, scores, preferred, error]) {
+function judgedBy([judge, scores, error]) {
   const name = `Judge ${DATA.judges[judge]}`;
   if (error) return [name, " gave no usable answer: ", ...visible(error)];
-  const known = scores.map((score, i) => (score === null ? null : `${ASPECTS[i]} ${score}`)).filter(Boolean);
-  const words = known.length ? `: ${known.join(", ")} (1 to 5)` : "";
-  return [name, `${words}${preferred === null ? "" : `; ${PREFERENCE[preferred]}`}.`];
+  return [name, `: ${scores.map((score, i) => `${ASPECTS[i]} ${score}`).join(", ")} (1 to 5).`];
 }
 
 const ASPECTS = ["coherence", "completeness", "clarity", "no repetition"];
-const PREFERENCE = {
-  this: "prefers this text to that of normal",
-  normal: "prefers the text of normal",
-  tie: "prefers neither this text nor that of normal",
-};
 
 // Definitions for the methods page.
 const QUALITY_HOW = {
   Accuracy:
     "The share of runs whose answer is right, of those whose prompt says what is right: first over a prompt's seeds, then over prompts. A setting is certainly below normal if the whole interval of its difference, paired over prompts and seeds, is below 0. One that is not certainly below need not be as good: with few prompts, the interval is wide.",
-  "Judge's score, win rate":
-    "Scores of a language model that judges texts without knowing which configuration wrote them, from 1 to 5, and their mean. The win rate is how often it prefers the text to that of normal; a tie is half a win. Runs for which it gave no usable answer are counted, and are in no mean.",
+  "Judge's score":
+    "Scores of a language model that judges texts without knowing which configuration wrote them, from 1 to 5, and their mean. Runs for which it gave no usable answer are counted, and are in no mean.",
   "Certified, chosen":
     "Learn-then-Test (Angelopoulos et al. 2021), as jobs/choose.py computes it on three in four prompts: the settings of each mode and rule are tested from the conservative end to the bold one, until one fails. With the given confidence, the risk of all certified ones is within the bound; the chosen one is the cheapest. Held out are the other prompts, which had no part in it. The naive choice looks at means alone, and has no guarantee.",
   Replayed:

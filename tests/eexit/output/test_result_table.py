@@ -1,7 +1,6 @@
 """Tables in 80 columns: keys are shortened, or broken at / if at all, and numbers never."""
 
 import re
-from math import nan
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ from rich.table import Table
 
 from eexit.output.result_table import ResultTable
 from eexit.plan.configuration import short_name
-from eexit.quality.estimates import Estimate
 from eexit.quality.rubric import ASPECTS
 from eexit.studies.harness.study import scores_table
-from eexit.studies.judging.table import COMPARED, judgements_table
+from eexit.studies.judging import judgements_table
 from eexit.studies.replay.study import replays_table
 from eexit.studies.timing.speedups import timings_table
 
@@ -29,14 +27,13 @@ def printed(table: Table, columns: int = 80) -> list[str]:
     return lines
 
 
-def judged(is_paired: bool) -> Table:
-    found = {}
-    for key in KEYS:
-        scores = {name: Estimate(4.123, 3.876, 5.0, 1234) for name in ASPECTS}
-        known = is_paired and key != "normal"
-        share = Estimate(0.45, 0.4, 1.0, 1234) if known else Estimate(nan, nan, nan, 0)
-        found[key] = scores | dict.fromkeys(COMPARED, share)
-    return judgements_table(found, 2)
+def judged() -> Table:
+    about = {"status": "ok", "seed": 0}
+    rows = [
+        {"configuration": key, "prompt_id": str(prompt), **about, **dict.fromkeys(ASPECTS, 4 + prompt % 2)}
+        for key in KEYS for prompt in range(1234)
+    ]  # fmt: skip
+    return judgements_table(rows, KEYS, {})
 
 
 def on_tasks(*seeds: int) -> Table:
@@ -59,8 +56,7 @@ def replayed() -> Table:
 
 
 TABLES = {
-    "judgements": (judged(False), ["4.12", "3.88–", "5.00", "1,234"]),
-    "judgements, paired": (judged(True), ["4.12", "3.88–", "5.00", "45%", "40%–", "100%", "1,234"]),
+    "judgements": (judged(), ["4.50", "4.47–", "4.53", "1,234"]),
     "scores": (on_tasks(0), ["0.1234", "0.0123", "1,319", "0.876"]),
     "scores of two seeds": (on_tasks(0, 1), ["0.1234", "0.0123", "1,319", "0.876"]),
     "replays": (replayed(), ["12.3%", "0.01234", "12.0%"]),
@@ -82,9 +78,9 @@ def test_in_80_columns_keys_are_shortened_and_numbers_never_broken(
 
 
 def test_a_table_that_has_room_is_not_broken_at_all() -> None:
-    text = "\n".join(printed(judged(False), 110))
+    text = "\n".join(printed(judged(), 110))
     assert all(f" {key} " in text for key in KEYS)
-    assert "3.88–5.00" in text
+    assert "4.47–4.53" in text
 
 
 def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:

@@ -1,15 +1,16 @@
 """`python jobs/judge.py` against a judge behind real HTTP: what lands, what is asked once, and what faults leave."""
 
+import asyncio
+import gzip
 import json
-import math
 import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ import pytest
 from commands import here
 from driving import wait_until
 from full_disk import left, on_a_full_disk
-from judge_server import Judge, Response, completion, first, judging, refusal, scores_of
+from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
 from scripted import rows_of, sweep_of
 
+import eexit.studies
 from eexit.errors import UsageError
 from eexit.plan.runs import Run, plan_runs
-from eexit.quality.rubric import ASPECTS
+from eexit.quality.rubric import TextScores, question
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
@@ -34,19 +36,18 @@ from eexit.results.store.lease import JUDGING, hold
 from eexit.results.store.manifest import make_manifest
 from eexit.results.store.writing_shards import land
 from eexit.results.study_tables import JUDGEMENTS
-from eexit.studies.judging import endpoint
-from eexit.studies.judging import judge as judging_module
-from eexit.studies.judging.table import by_configuration
+from eexit.studies import judging as judging_module
+from eexit.studies.judging import MOST_BYTES, TRIES, AskingError, Endpoint
 from jobs.judge import main
 
 KEY = "sk-THIS-IS-A-SECRET"
 PROMPTS = ("one", "two", "three", "failed")
+KEPT = "what was judged stays in judgements: the same command goes on from there"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where replies are kept
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
@@ -116,14 +117,12 @@ def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge
         assert {name: row[name] for name in scores_of({"answer": ""})} == scores_of({"answer": run["text"]})
         assert (row["configuration"], row["prompt_id"], row["seed"]) == (run["configuration"], run["prompt_id"], 0)
     assert (set(found.judge), set(found.status)) == ({"j"}, {"ok"})
-    assert found.preferred.isna().all()
     assert len(judge.asked) == 6 == len({(quoted["prompt"], quoted["answer"]) for quoted in judge.quoted})
     assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {KEY}"}
     assert "unfrozen" not in json.dumps(judge.asked)
     assert "kl" not in json.dumps(judge.quoted), "it isn't told which configuration wrote a text"
     assert "42 tokens · 6/6 questions · 0 errors · 0:00 left" in done.stderr
     assert f'pd.read_parquet("{out}/judgements")' in done.stdout
-    assert "Means over n prompts, 1 seed; beneath" in " ".join(done.stdout.split())
     [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen/kl/1")]
     means = theirs[theirs.configuration == "unfrozen/kl/1"].text.map(lambda text: scores_of({"answer": text}))
     assert line == ["unfrozen/kl/1", "3", *(f"{mean:.2f}" for mean in pd.DataFrame(list(means)).mean())]
@@ -164,134 +163,38 @@ def test_a_limit_judges_prompts_of_each_sort(tmp_path: Path, judge: Judge) -> No
 
 
 def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged(out, judge, "--limit", "1")
-    n_asked = len(judge.asked)
+    judged(out, judge, "--limit", "1", "--configurations", "normal")
     monkeypatch.delenv("OPENAI_API_KEY")
-    done = judged(out, judge, "--dry-run", "--pairwise", "--both-orders")
-    lines = dict(re.split("  +", line, maxsplit=1) for line in done.stdout.splitlines())
-    assert lines["left out"] == "3 failed runs; 0 runs did not land yet"
-    assert lines["judged before"] == "1 run"  # normal, which needs no comparison
-    assert lines["texts"] == "8 to judge, 6 of them distinct; scores of 4 are not known"
-    assert lines["comparisons"] == "3 texts with that of normal, in both orders"
-    assert lines["questions"].startswith("10, with ")
-    assert (done.returncode, len(judge.asked), len(rows(out))) == (0, n_asked, 3)
+    done = judged(out, judge, "--dry-run")
+    characters = sum(len(message["content"]) for asked in judge.asked for message in asked["messages"])
+    beginning, n, told = re.split(r" with ([\d,]+) characters, about 7 runs; ", done.stdout)
+    assert beginning == "j would be asked 5 questions,"
+    assert 4 * characters < int(n.replace(",", "")) < 6 * characters
+    assert told == "1 have a text that is known; 1 were judged before, 3 failed, 0 did not land yet\n"
+    assert (done.returncode, len(judge.asked), len(rows(out))) == (0, 1, 1)
 
 
-N_PAIRS = 24
-LONG = tuple(f"prompt {n}" for n in range(N_PAIRS))
-
-
-@pytest.fixture(scope="module")
-def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts whose unfrozen text is longer than that of normal at every second prompt, and shorter elsewhere."""
-
-    def text(run: Run) -> str:
-        is_long = (int(run.prompt.id) % 2 == 0) == (run.configuration.mode == "unfrozen")
-        return f"{run.prompt.prompt} {'at length' if is_long else ''}"
-
-    return write(tmp_path_factory.mktemp("paired") / "out", LONG, text, kl_factors=(1.0,))
-
-
-@pytest.mark.parametrize("both", [False, True])
-def test_a_judge_that_goes_by_the_order_gets_about_half_or_only_ties(paired: Path, both: bool) -> None:
-    flags, model = ["--both-orders"] if both else [], f"first {both}"
-    with judging(prefers=first) as judge:
-        done = judged(paired, judge, "--pairwise", *flags, "--concurrency", "32", model=model)
-    found = rows(paired).query("judge == @model and mode == 'unfrozen'")
-    counts = Counter(found.preferred)
-    assert sum(counts.values()) == N_PAIRS
-    if both:
-        assert counts == {"tie": N_PAIRS}
-    else:
-        assert abs(counts["this"] - N_PAIRS / 2) < 4 * (N_PAIRS / 4) ** 0.5, "four standard errors"
-    [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen")]
-    better, tie = (counts[name] / N_PAIRS for name in ("this", "tie"))
-    assert line[-4:] == [f"{N_PAIRS}", f"{better:.0%}", f"{tie:.0%}", f"{better + tie / 2:.0%}"]
-
-
-@pytest.mark.parametrize("both", [False, True])
-def test_a_judge_that_goes_by_the_texts_is_followed_whatever_the_order(paired: Path, both: bool) -> None:
-    model = f"longer {both}"
-    with judging() as judge:
-        judged(paired, judge, "--pairwise", *(["--both-orders"] if both else []), "--concurrency", "32", model=model)
-    found = rows(paired).query("judge == @model")
-    normal, others = found[found["mode"] == "normal"], found[found["mode"] == "unfrozen"]
-    assert normal[["preferred", "pair_hash", "orders"]].isna().all(axis=None)
-    assert others.preferred.tolist() == ["this" if int(n) % 2 == 0 else "normal" for n in others.prompt_id]
-    assert set(others.orders) == {2 if both else 1}
-    pairs = [quoted for quoted in judge.quoted if "first" in quoted]
-    assert len(pairs) == (2 * N_PAIRS if both else N_PAIRS)
-    n_long_first = sum(len(quoted["first"]) > len(quoted["second"]) for quoted in pairs)
-    assert n_long_first == N_PAIRS if both else abs(n_long_first - N_PAIRS / 2) < 4 * (N_PAIRS / 4) ** 0.5
-
-
-def test_comparisons_are_added_to_scores_and_a_stricter_one_to_an_easier(out: Path, judge: Judge) -> None:
-    judged(out, judge)
-    n_scores = len(judge.asked)
-    judged(out, judge, "--pairwise")
-    assert len(judge.asked) - n_scores == 3, "a text that is that of normal is a tie, unasked"
-    latest = rows(out).drop_duplicates("run_id", keep="last")
-    assert Counter(zip(latest.configuration, latest.preferred.fillna("-"), strict=True)) == {
-        ("normal", "-"): 3, ("unfrozen/kl/0.5", "this"): 3, ("unfrozen/kl/1", "tie"): 3,
-    }  # fmt: skip
-    assert latest.coherence.notna().all(), "scores stand in the latest row as well"
-    judged(out, judge, "--pairwise")
-    judged(out, judge)
-    assert len(judge.asked) - n_scores == 3
-    judged(out, judge, "--pairwise", "--both-orders")
-    assert len(judge.asked) - n_scores == 9
-    n_rows = len(rows(out))
-    judged(out, judge, "--pairwise")
-    assert (len(judge.asked) - n_scores, len(rows(out))) == (9, n_rows)
-
-
-def test_a_failed_comparison_leaves_the_scores_and_is_tried_again(out: Path) -> None:
-    with judging() as judge:
-        judged(out, judge)
-    n_before = len(rows(out))
-    with judging(fail=lambda n: refusal(400, "too long")) as judge:
-        done = judged(out, judge, "--pairwise")
-    new = rows(out)[n_before:]
-    assert done.returncode == 0, "the ties are judged"
-    assert Counter(new.status) == {"ok": 3, "error": 3}
-    assert set(new[new.status == "error"].error) == {"the endpoint refuses it with status 400"}
-    [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen/kl/0.5")]
-    assert line[1] == "3", "their scores count"
-    with judging() as judge:
-        assert judged(out, judge, "--pairwise").returncode == 0
-        assert len(judge.asked) == 3
-
-
-def test_the_lines_that_are_printed_give_the_numbers_of_the_table(tmp_path: Path) -> None:
-    out = write(tmp_path / "out", LONG[:8], seeds=(0, 1))
-    with judging(fail=lambda n: completion("hm") if n % 3 == 0 else None, prefers=first) as judge:
-        judged(out, judge, "--pairwise", model="other")
+def test_the_lines_that_are_printed_and_a_mean_over_prompts_give_the_numbers_of_the_table(tmp_path: Path) -> None:
+    out = write(tmp_path / "out", tuple(f"prompt {n}" for n in range(8)), seeds=(0, 1))
+    with judging(fail=lambda n: completion("hm") if n % 3 == 0 else None) as judge:
+        judged(out, judge, model="other")
         judged(out, judge, "--limit", "5")
-        done = judged(out, judge, "--pairwise")  # once more, with comparisons, and rows of errors
+        done = judged(out, judge)  # once more, with rows of errors
     assert rows(out).query("judge == 'j'").run_id.duplicated().any()
-    assert (rows(out).status == "error").any()
-    read, *tables = [line for line in done.stdout.splitlines() if line.startswith(("import pandas", "judged."))]
+    [read] = [line for line in done.stdout.splitlines() if line.startswith("import pandas")]
     known: dict[str, Any] = {}
     exec(read, known)
-    scores, preferred = (eval(line, known).loc["j"].droplevel("rubric") for line in tables)
-    for key, line in lines_of(done.stdout, "normal", "unfrozen/kl/0.5", "unfrozen/kl/1").items():
-        scored = known["judged"].query("judge == 'j' and configuration == @key and coherence.notna()")
-        assert line[:5] == [f"{scored.prompt_id.nunique()}", *(f"{mean:.2f}" for mean in scores.loc[key])]
-        if key != "normal":
-            shares = preferred.loc[key]
-            beats, tie = shares.get("this", 0), shares.get("tie", 0)
-            assert line[6:] == [f"{share:.0%}" for share in (beats, tie, beats + tie / 2)]
-
-
-def lines_of(said: str, *keys: str) -> dict[str, list[str]]:
-    """What the lines of a table say of each key."""
-    return {key: line.split()[1:] for key in keys for line in said.splitlines() if line.split()[:1] == [key]}
+    of_judge = known["judged"].query("judge == 'j'")
+    means = of_judge.groupby(["configuration", "prompt_id"])[list(scores_of({"answer": ""}))].mean()
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    for key, of_key in means.groupby("configuration"):
+        assert lines[key][:5] == [f"{len(of_key)}", *(f"{mean:.2f}" for mean in of_key.mean())]
 
 
 def test_a_server_that_dies_half_way_leaves_what_it_judged_and_only_the_rest_is_asked_again(out: Path) -> None:
     with judging(fail=lambda n: Response(drops=True) if n >= 2 else None) as judge:
         done = judged(out, judge, "--concurrency", "1")
-    assert (done.returncode, len(judge.asked)) == (0, 2 + 4 * endpoint.TRIES)
+    assert (done.returncode, len(judge.asked)) == (0, 2 + 4 * TRIES)
     found = rows(out)
     assert found[found.status == "ok"].text_hash.nunique() == 2
     assert found[found.status == "error"].text_hash.nunique() == 4
@@ -315,7 +218,7 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-2:] == [
         "stopped: interrupted",
-        "what was judged stays in judgements: the same command goes on from there",
+        KEPT,
     ]
     kept = rows(out)
     assert set(kept.status) == {"ok"}
@@ -332,7 +235,7 @@ def test_on_a_full_disk_it_stops_in_a_line_and_the_same_command_asks_again(out: 
     stopped, kept = done.stderr.splitlines()
     assert stopped.startswith("stopped: ")
     assert "File too large" in stopped
-    assert kept == "what was judged stays in judgements: the same command goes on from there"
+    assert kept == KEPT
     assert [name for name in left(out) if name not in before] in ([], ["judgements"])
     assert judged(out, judge).returncode == 0
     assert len(rows(out)) == 9
@@ -394,18 +297,15 @@ def test_it_lands_as_it_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 STOPPING: list[tuple[Response, str, int]] = [
+    (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint lets nobody in without its key", 1),
+    (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
+    (refusal(400, "json_schema?"), "5 failures in a row, the last: the endpoint refuses the text, --temp", 5),
+    (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
     (
-        refusal(429, "pay", type="insufficient_quota"),
-        "stopped: the endpoint's quota is used up (status 429)",
-        endpoint.TRIES,
+        Response(307, headers={"Location": "/v1/chat/completions"}),
+        "1 failure in a row, the last: the endpoint has moved",
+        1,
     ),
-    (refusal(401, f"not {KEY}"), "stopped: the endpoint lets nobody in without a key (status 401): is the key in", 1),
-    (
-        refusal(500, "broken"),
-        "stopped: 5 failures in a row, the last: the endpoint fails with status 500",
-        5 * endpoint.TRIES,
-    ),
-    (refusal(400, "json_schema?"), "stopped: the endpoint refuses the request (status 400): another --response", 1),
 ]
 
 
@@ -414,12 +314,10 @@ def test_an_endpoint_that_only_fails_stops_it_soon(out: Path, response: Response
     with judging(fail=lambda n: response) as judge:
         done = judged(out, judge, "--concurrency", "1")
     assert done.returncode == 1
-    said, stopped = done.stderr.splitlines()[-3:-1]
-    assert stopped.startswith(reason)
-    assert json.loads(response.body)["error"]["message"] in kept_in(said).read_text()
-    assert done.stderr.splitlines()[-1] == "what was judged stays in judgements: the same command goes on from there"
-    found = rows(out)
-    assert set(found.status) == {"error"}
+    stopped, kept = done.stderr.splitlines()[-2:]
+    assert stopped.startswith(f"stopped: {reason}")
+    assert kept == KEPT
+    assert set(rows(out).status) == {"error"}
     assert len(judge.asked) == n_asked
 
 
@@ -434,13 +332,6 @@ def test_texts_that_the_judge_makes_nonsense_of_are_errors_and_do_not_stop_it(ou
     assert found[found.status == "error"][list(scores_of({"answer": ""}))].isna().all(axis=None)
 
 
-def test_a_judge_that_only_talks_nonsense_stops_it(paired: Path) -> None:
-    with judging(fail=lambda n: completion("hm")) as judge:
-        done = judged(paired, judge, "--concurrency", "1", model="silly")
-    assert done.returncode == 1
-    assert "stopped: none of 10 texts was judged, the last: no usable answer (Invalid JSON" in done.stderr
-
-
 def test_the_key_is_nowhere(
     out: Path, judge: Judge, caplog: pytest.LogCaptureFixture, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +340,7 @@ def test_the_key_is_nowhere(
     monkeypatch.setenv("OPENAI_API_KEY", key)
     echoes = [completion(f"{key}?"), refusal(418, f"no {key}"), Response(body=f"{{'k': '{key}'}}".encode()), None]
     judge.fail = lambda n: echoes[n % 4]
-    done = judged(out, judge, "--pairwise", "--concurrency", "1")
+    done = judged(out, judge, "--concurrency", "1")
     assert done.returncode == 0
     assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {key}"}
     assert rows(out).error.notna().sum() >= 3
@@ -459,41 +350,31 @@ def test_the_key_is_nowhere(
     printed = capfd.readouterr()
     said = rows(out).to_csv() + caplog.text + printed.out + printed.err + done.stdout + done.stderr
     assert not any(part in said for part in parts)
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("what the endpoint replied")]
-    assert key in kept_in(line).read_text()
-
-
-def kept_in(line: str) -> Path:
-    """The file of what an endpoint replied, of which this line tells."""
-    found = re.fullmatch(r"what the endpoint replied is in (\S+), which only you can read: it may hold your key", line)
-    assert found, line
-    return Path(found[1])
 
 
 @pytest.mark.parametrize(
     ("value", "flags", "reason"),
     [
-        (None, [], "OPENAI_API_KEY is not set: set it to the endpoint's key, or say --no-key if it needs none"),
+        (None, [], "OPENAI_API_KEY is not set to a key alone: set it, or say --no-key if the endpoint needs none"),
         (" ", [], "OPENAI_API_KEY is not set"),
-        ("two words", [], "OPENAI_API_KEY holds characters that no key has"),
-        ("ключ", [], "OPENAI_API_KEY holds characters that no key has"),
+        ("two words", [], "OPENAI_API_KEY is not set to a key alone"),
+        ("ключ", [], "OPENAI_API_KEY is not set to a key alone"),
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
         (KEY, ["--key", KEY], "a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours"),
-        (KEY, ["--base-url", f"me:{KEY}@h/v1"], "--base-url must begin with http:// or https://, got h/v1"),
-        (KEY, ["--base-url", "http://[::1"], "--base-url http://… is no address: it needs a host, and a port"),
-        (KEY, ["--base-url", "http://h:99999/v1"], "--base-url http://h:99999/v1 is no address: it needs a host"),
-        (KEY, ["--base-url", f"http://me:{KEY}/v1"], "--base-url http://…/v1 is no address: it needs a host"),
-        (KEY, ["--base-url", "http://:80/v1"], "--base-url http://:80/v1 is no address: it needs a host"),
-        (KEY, ["--base-url", "http://a..b/v1"], "--base-url http://a..b/v1 is no address: it needs a host"),
-        (KEY, ["--base-url", "localhost:1/v1"], "--base-url must begin with http:// or https://, got localhost:1/v1"),
+        *(
+            (KEY, ["--base-url", url], "argument --base-url: must be an address such as http://localhost:8000/v1: ")
+            for url in (
+                f"me:{KEY}@h/v1", "http://[::1", "http://h:99999/v1", f"http://me:{KEY}/v1", "http://:80/v1",
+                 "localhost:1/v1", "http://\x1b[2J/v1",
+            )
+        ),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
-        (KEY, ["--both-orders"], "--both-orders is about comparisons: add --pairwise"),
         (KEY, ["--concurrency", "0"], "argument --concurrency: must be a whole number above 0, got 0"),
-        (KEY, ["--timeout", "-1"], "argument --timeout: must be seconds above 0, got -1"),
+        (KEY, ["--timeout", "-1"], "argument --timeout: must be a whole number above 0, got -1"),
         (KEY, ["--temperature", "warm"], "argument --temperature: must be a number, got warm"),
         (KEY, ["--response-format", "xml"], "argument --response-format: invalid choice"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_refused_in_a_line_before_anything_is_sent(
     out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, value: str | None, flags: list[str], reason: str
 ) -> None:
@@ -511,9 +392,6 @@ def test_results_that_can_not_be_judged_are_refused(tmp_path: Path, judge: Judge
     assert "holds no sweep.json" in judged(tmp_path / "nowhere", judge).stderr
     out = write(tmp_path / "failed", ("failed",))
     assert judged(out, judge).stderr == f"error: {out} has no run without an error: there is nothing to judge\n"
-    out = write(tmp_path / "unfrozen", ("one",), modes=("unfrozen",))
-    done = judged(out, judge, "--pairwise")
-    assert done.stderr == f"error: {out} has no configuration normal that --pairwise could compare with: leave it out\n"
     path, *_ = (out / "generations").iterdir()
     path.write_bytes(path.read_bytes()[:-9])
     assert f"{path} is damaged" in judged(out, judge).stderr
@@ -522,6 +400,8 @@ def test_results_that_can_not_be_judged_are_refused(tmp_path: Path, judge: Judge
 
 def test_without_the_client_it_says_what_to_install(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "eexit.studies.judging")
+    monkeypatch.delattr(eexit.studies, "judging")
     done = judged(out, judge)
     assert (done.returncode, done.stderr) == (
         2,
@@ -534,27 +414,155 @@ def test_a_local_endpoint_needs_no_key_and_gets_none(out: Path, judge: Judge) ->
     assert KEY not in str(judge.headers)
 
 
-def test_means_are_over_prompts_and_seeds_of_a_prompt_are_averaged_first() -> None:
-    aspects = dict.fromkeys(scores_of({"answer": ""}), 1)
-    rows = [
-        {"configuration": "a", "prompt_id": prompt, "status": "ok", **aspects, "clarity": score, "preferred": preferred}
-        for prompt, score, preferred in [
-            ("p", 5, "this"), ("p", 5, "this"), ("p", 5, "normal"), ("p", 5, "tie"), ("q", 1, "this"), ("r", 3, None)
-        ]
-    ]  # fmt: skip
-    rows.append({**rows[0], "prompt_id": "s", "status": "error"})
-    found = by_configuration(rows, ["a", "b"])
-    its, nothing = found["a"], found["b"]
-    assert math.isnan(its["clarity"].low), "three prompts are too few for an interval"
-    assert (its["clarity"].n, its["clarity"].mean, its["win_rate"].n) == (3, 3.0, 2)
-    assert [its[name].mean for name in ("better", "tie", "win_rate")] == [0.75, 0.125, 0.8125]
-    assert nothing["clarity"].n == nothing["win_rate"].n == 0
+QUESTION = question("prompt", "text")
 
 
-def test_intervals_do_not_depend_on_the_order_in_which_judgements_landed() -> None:
-    rows = [
-        {"configuration": "a", "prompt_id": str(prompt), "seed": 0, "status": "ok", "preferred": None}
-        | dict.fromkeys(ASPECTS, 1 + prompt % 5)
-        for prompt in range(9)
-    ]
-    assert str(by_configuration(rows, ["a"])) == str(by_configuration(rows[::-1], ["a"]))
+def answer(judge: Judge, **how: Any) -> tuple[TextScores, int] | AskingError:
+    """What the judge says of one text, or what is raised in place of that."""
+    endpoint = Endpoint(**{"base_url": judge.url, "key": KEY, "timeout": 5.0, "model": "j", **how})
+
+    async def asked() -> tuple[TextScores, int]:
+        async with endpoint.client:
+            return await endpoint.ask(QUESTION)
+
+    with ThreadPoolExecutor(1) as thread:  # a browser test of the same process may have left a loop running in this one
+        done = thread.submit(asyncio.run, asked())
+    if not isinstance(error := done.exception(), AskingError):
+        return done.result()
+    assert KEY not in f"{error} {error!r} {error.__cause__!r} {endpoint!r}"
+    return error
+
+
+def test_a_request_is_the_documented_one() -> None:
+    with judging() as judge:
+        assert answer(judge, temperature=0.0) == (TextScores(**scores_of({"answer": "text"})), TOKENS)
+        assert judge.headers[0]["authorization"] == f"Bearer {KEY}"
+        [asked] = judge.asked
+        assert (asked["model"], asked["messages"], asked["temperature"]) == ("j", QUESTION, 0.0)
+        form = asked["response_format"]["json_schema"]
+        assert (form["strict"], form["schema"]["required"]) == (True, list(TextScores.model_fields))
+        answer(judge, key=None, response_format={"type": "json_object"})
+        assert KEY not in str(judge.headers[-1])
+        assert "temperature" not in judge.asked[-1]
+        assert judge.asked[-1]["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("response", "timeout"),
+    [(refusal(429, headers={"Retry-After": "0.05"}), 5.0), (Response(500, b"oops"), 5.0), (Response(hangs=True), 0.3)],
+)
+def test_what_may_pass_is_tried_again_and_passes(response: Response, timeout: float) -> None:
+    with judging(fail=lambda n: response if n < 2 else None) as judge:
+        assert not isinstance(answer(judge, timeout=timeout), AskingError)
+        assert len(judge.asked) == 3
+
+
+FINAL, TEXT, ELSE = (False, True), (True, False), (False, False)  # of_text, is_final
+LASTING: list[tuple[Response, int, tuple[bool, bool], str]] = [
+    (refusal(429, "slow down"), TRIES, ELSE, "the endpoint is asked too often, or has no quota left (status 429)"),
+    (refusal(429, "wait", {"Retry-After": "86400"}), 1, ELSE, "the endpoint is asked too often"),
+    (Response(hangs=True), TRIES, ELSE, "the endpoint did not answer within 0.2 s (--timeout)"),
+    (
+        refusal(402, "pay"),
+        1,
+        FINAL,
+        "the endpoint lets nobody in without its key: is it right (--key-from), and has it q",
+    ),
+    (
+        refusal(404, "no such model"),
+        1,
+        FINAL,
+        "the endpoint has nothing there: are --base-url and --model right? (stat",
+    ),
+    (Response(body=f'{{"error": "{KEY}"}}'.encode()), 1, TEXT, "no usable answer (Field required)"),
+    (Response(body=b'{"choices": []}'), 1, TEXT, "no usable answer (Field required)"),
+    (Response(body=b"[" * 10**6), 1, TEXT, "no usable answer (Invalid JSON"),
+    (completion({"coherence": 9}), 1, TEXT, "no usable answer (coherence: Input should be less than"),
+]
+
+
+@pytest.mark.parametrize(("response", "tries", "kind", "reason"), LASTING)
+def test_what_lasts_is_given_up_with_its_reason(
+    response: Response, tries: int, kind: tuple[bool, bool], reason: str
+) -> None:
+    with judging(fail=lambda n: response) as judge:
+        failed = answer(judge, timeout=0.2 if response.hangs else 5.0)
+    assert isinstance(failed, AskingError)
+    assert str(failed).startswith(reason)
+    assert (len(judge.asked), (failed.of_text, failed.is_final)) == (tries, kind)
+
+
+BOMB = gzip.compress(completion(scores_of({"answer": "text"})).body + b" " * 50 * MOST_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("response", "tries", "reason"),
+    [
+        (Response(endless=b" " * 2**16), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
+        (Response(500, endless=b" " * 2**16), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
+        (Response(body=b" " * (MOST_BYTES + 1)), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
+        (Response(body=BOMB, headers={"Content-Encoding": "gzip"}), 1, "the endpoint compresses its replies"),
+        (Response(endless=b" ", pause=0.05), TRIES, "the endpoint did not answer within 0.3 s (--timeout)"),
+        (Response(endless=b"x: y\r\n", pause=0.05), TRIES, "the endpoint did not answer within 0.3 s (--timeout)"),
+    ],
+    ids=["endless", "endless failure", "long", "gzip bomb", "slow body", "slow headers"],
+)
+def test_a_reply_is_read_up_to_a_size_and_for_a_time(response: Response, tries: int, reason: str) -> None:
+    started = time.monotonic()
+    with judging(fail=lambda n: response) as judge:
+        failed = answer(judge, timeout=0.3 if response.pause else 30.0)
+    assert str(failed).startswith(reason)
+    assert (len(judge.asked), judge.headers[0]["accept-encoding"]) == (tries, "identity")
+    assert judge.sent < 32 * MOST_BYTES, "with what the system buffers"
+    assert time.monotonic() - started < 20
+
+
+def test_no_text_is_sent_on_to_another_address() -> None:
+    with judging() as elsewhere, judging() as judge:
+        judge.fail = lambda n: Response(308, headers={"Location": f"{elsewhere.url}/chat/completions"})
+        failed = answer(judge)
+    assert isinstance(failed, AskingError)
+    assert failed.is_final
+    assert str(failed).startswith("the endpoint has moved, and a request is not sent on: give --base-url its new")
+    assert (len(judge.asked), elsewhere.asked) == (1, [])
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with judging() as judge:
+        pass
+    for url, reason in (
+        (judge.url, "Connect call failed"),
+        (judge.url.replace("127.0.0.1", "no-such-host.invalid"), "[Nn]ame"),
+    ):
+        assert re.match(rf"the endpoint can't be reached \(.*{reason}", str(answer(judge, base_url=url)))
+    with judging() as judge:
+        failed = answer(judge, base_url=judge.url.replace("http:", "https:"))
+    assert re.match(r"the endpoint can't be reached \(.*SSL", str(failed))
+
+
+ECHOES: list[Callable[[str], Response]] = [
+    lambda said: refusal(400, said),
+    lambda said: refusal(401, said),
+    lambda said: refusal(404, said),
+    lambda said: refusal(418, said, param=said),
+    lambda said: refusal(429, "slow", {"Retry-After": "86400", "X-Key": said}),
+    lambda said: Response(500, said.encode()),
+    lambda said: Response(body=f"<html>{said}".encode()),
+    lambda said: Response(body=json.dumps({"choices": said}).encode()),
+    lambda said: Response(body=json.dumps({"choices": [{"message": {"refusal": said}}]}).encode()),
+    lambda said: completion(f"five, {said}"),
+    lambda said: completion({**scores_of({"answer": ""}), "clarity": said}),
+    lambda said: completion({**scores_of({"answer": ""}), said: 5}),
+    lambda said: Response(reason=f"OK\r\n{said}\x00"),
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_nothing_that_an_endpoint_says_is_told(echo: Callable[[str], Response]) -> None:
+    """Whatever form a key is echoed in, the reason is the one that any other words would have had."""
+    told = []
+    for said in (KEY, KEY[::-1], "something else"):
+        with judging(fail=lambda n, said=said: echo(said)) as judge:
+            told.append(str(answer(judge)))
+    assert len(set(told)) == 1, told
+    assert told[0]

@@ -1,0 +1,334 @@
+"""What a language model says of a sweep's texts: `judge_sweep`, for `jobs/judge.py`. Needs no Ray.
+
+Retries, rate limits and the schema of answers are those of `openai` (extra `judge`). The endpoint is not trusted: size
+and time of a reply are bounded, no redirect is followed, and failures are told by their status in words of our own,
+since what an endpoint says may echo the key.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+import httpx2
+import numpy as np
+import openai
+from pydantic import AliasPath, BaseModel, Field, ValidationError
+
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.locations import shown
+from eexit.output.progress import Display, Progress
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, interval, is_known, written
+from eexit.plan.configuration import short_name
+from eexit.plan.hashes import content_hash
+from eexit.plan.runs import ERROR, OK
+from eexit.plan.splits import groups, representative
+from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, means_of_groups
+from eexit.quality.intervals import LEVEL
+from eexit.quality.rubric import ASPECTS, RUBRIC, TextScores, question, scores_in
+from eexit.results.landed import read_columns
+from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.lease import Lease
+from eexit.results.study_table import Row
+from eexit.results.study_tables import JUDGEMENTS
+from eexit.results.tables import CONFIGURATION
+
+TRIES: Final = 5  # of one text, if each fails in a way that may pass
+MOST_BYTES: Final = 2**20  # of a reply; a usual one has a few thousand
+MOST_FAILURES: Final = 5  # in a row; of texts, only if none was ever judged
+SECONDS_BETWEEN_FILES = 15.0
+# Broken so that the table fits in 80 columns.
+HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")
+
+_KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry")
+_FINAL: Final = {  # statuses with which no text will work
+    **dict.fromkeys(range(300, 400), "has moved, and a request is not sent on: give --base-url its new address"),
+    **dict.fromkeys((401, 402), "lets nobody in without its key: is it right (--key-from), and has it quota left?"),
+    **dict.fromkeys((404, 405), "has nothing there: are --base-url and --model right?"),
+}
+_IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
+
+
+@dataclass(frozen=True)
+class JudgingPlan:
+    """What a judge is asked about a sweep: runs whose text has no scores yet, by `text_hash`, one question each.
+
+    Runs have their columns of `_IDENTITY`, `prompt`, `text` and `text_hash`.
+    """
+
+    store: Store
+    judge: str
+    asked: Mapping[str, Sequence[Row]]
+    known: Sequence[tuple[Row, Row]]  # runs without a row of the judge, whose text has one, and that row
+    keys: Sequence[str]  # configurations, in the sweep's order
+    groups: Mapping[str, str]  # prompt id → the group that it is one of, where it names one
+    told: str  # how much that is
+
+
+def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int | None) -> JudgingPlan:
+    """What there is to judge in `results`, be they finished or not. `n_prompts` are drawn (`eexit.plan.splits`);
+    None: all.
+
+    Raises `UsageError` if there is nothing that could be judged.
+    """
+    store, name = open_store(results), shown(results)
+    manifest = manifest_of(store, name)
+    there = [each["key"] for each in manifest.configurations]
+    refuse_unknown(keys, there, name)
+    chosen = [key for key in there if key in (keys or there)]
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in manifest.config["prompts"]}
+    prompt_ids = list(prompts) if n_prompts is None else representative(prompts, n_prompts)
+    landed = read_columns(store, [*_IDENTITY, "prompt", "status", "text"]).sort_by([("status", "ascending")])
+    runs = list({row["run_id"]: row for row in landed.to_pylist()}.values())  # ok, where an error was done again
+    place = {prompt_id: at for at, prompt_id in enumerate(prompt_ids)}
+    runs = [run for run in runs if run["prompt_id"] in place and run["configuration"] in chosen]
+    runs.sort(key=lambda run: (place[run["prompt_id"]], run["seed"], chosen.index(run["configuration"])))
+    before = {row["run_id"]: row for row in judged_by(store, judge) if row["status"] == OK}
+    scores, prefillers = {row["text_hash"]: row for row in before.values()}, manifest.of_prompts("prefiller")
+    asked, known, n_done = defaultdict[str, list[Row]](list), list[tuple[Row, Row]](), 0
+    for row in [row for row in runs if row["status"] == OK]:
+        text = prefillers[row["prompt_id"]] + row["text"]
+        text_hash = content_hash(row["prompt"], text)
+        run = {**row, "text": text, "text_hash": text_hash}
+        if run["run_id"] in before and before[run["run_id"]]["text_hash"] == text_hash:
+            n_done += 1
+        elif text_hash in scores:
+            known.append((run, scores[text_hash]))
+        else:
+            asked[text_hash].append(run)
+    if not (asked or known or n_done):
+        raise UsageError(f"{name} has no run without an error: there is nothing to judge")
+    n_failed = sum(run["status"] != OK for run in runs)
+    n_missing = len(prompt_ids) * len(manifest.config["seeds"]) * len(chosen) - len(runs)
+    messages = [each["content"] for run, *_ in asked.values() for each in question(run["prompt"], run["text"])]
+    told = (
+        f"{judge} would be asked {counted(len(asked), 'question')}, with {sum(map(len, messages)):,} "
+        f"characters, about {counted(sum(map(len, asked.values())), 'run')}; {len(known):,} have a text that is known; "
+        f"{n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} did not land yet"
+    )
+    return JudgingPlan(store, judge, asked, known, chosen, groups(manifest.config["prompts"]), told)
+
+
+def judged_by(store: Store, judge: str) -> list[Row]:
+    """The rows of this judge under this rubric that count."""
+    return [row for row in JUDGEMENTS.rows(store) if (row["judge"], row["rubric"]) == (judge, RUBRIC)]
+
+
+class AskingError(openai.OpenAIError):
+    """A text has no scores. What raises this within the client is not tried again.
+
+    Another text may work, if it is `of_text`; none will, if it `is_final`.
+    """
+
+    def __init__(self, reason: str, *, of_text: bool = False, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.of_text, self.is_final = of_text, is_final
+
+
+class _Completion(BaseModel):
+    """The part of a completion that is read."""
+
+    text: str = Field(validation_alias=AliasPath("choices", 0, "message", "content"))
+    tokens: int = Field(0, validation_alias=AliasPath("usage", "total_tokens"))
+
+
+class _BoundedClient(openai.DefaultAsyncHttpxClient):
+    """Reads at most `MOST_BYTES` of a reply, as they were sent, within seconds of the request; follows no redirect.
+
+    A compressed reply is refused, since it may be a thousand times as large as what was sent. Of its headers, only
+    those stay that say when to try again: a charset, too, can make much of little.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(follow_redirects=False)
+        self._seconds = seconds
+
+    async def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+        try:
+            async with asyncio.timeout(self._seconds):
+                async with aclosing(await super().send(request, **{**how, "stream": True})) as reply:
+                    if reply.headers.get("content-encoding", "identity") != "identity":
+                        raise AskingError("the endpoint compresses its replies, which it was asked not to do")
+                    content = bytearray()
+                    async for chunk in reply.aiter_raw():
+                        content += chunk
+                        if len(content) > MOST_BYTES:
+                            raise AskingError(f"the endpoint's reply is longer than {MOST_BYTES:,} bytes")
+        except TimeoutError:
+            raise httpx2.ReadTimeout("the whole time of a try", request=request) from None
+        headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
+        return httpx2.Response(reply.status_code, headers=headers, content=bytes(content), request=request)
+
+
+class Endpoint:
+    """Asks one judge. `timeout`: seconds for one try, until all of its reply is there; `how`: the rest of a request."""
+
+    def __init__(self, base_url: str, key: str | None, timeout: float, **how: Any) -> None:
+        self.client = openai.AsyncOpenAI(
+            api_key=key or "no-key",
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=TRIES - 1,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=_BoundedClient(timeout),
+        )
+        self._how: dict[str, Any] = {"response_format": TextScores, **how}
+
+    async def ask(self, messages: Any) -> tuple[TextScores, int]:
+        """The judge's scores in answer to chat messages, and the tokens that they took.
+
+        Raises `AskingError`, whose message says nothing of what the endpoint said.
+        """
+        try:
+            response = await self.client.chat.completions.with_raw_response.parse(messages=messages, **self._how)
+            completion = _Completion.model_validate_json(response.http_response.content)
+            return scores_in(completion.text), completion.tokens
+        except openai.APITimeoutError:
+            raise AskingError(f"the endpoint did not answer within {self.client.timeout:g} s (--timeout)") from None
+        except openai.APIStatusError as error:
+            raise _meaning(error.status_code) from None
+        except openai.APIConnectionError as error:
+            raise AskingError(f"the endpoint can't be reached ({_of_system(error)})") from None
+        except ValueError as error:  # of which neither our words nor pydantic's quote anything of the reply
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise AskingError(f"no usable answer ({said})", of_text=True) from None
+
+
+def _meaning(status: int) -> AskingError:
+    """What a status other than success means."""
+    if reason := _FINAL.get(status):
+        return AskingError(f"the endpoint {reason} (status {status})", is_final=True)
+    of_text = status < 500 and status not in (408, 409, 429)
+    limit = "is asked too often, or has no quota left" if status == 429 else "fails"
+    reason = "refuses the text, --temperature or --response-format" if of_text else limit
+    return AskingError(f"the endpoint {reason} (status {status})", of_text=of_text)
+
+
+def _of_system(error: BaseException | None) -> str:
+    """Why there is no connection in the words of the operating system or of TLS, if it is they that refuse it."""
+    while error is not None and not getattr(error, "strerror", None):
+        several = error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # an attempt for each address
+        error = several[0] if several else error.__cause__ or error.__context__
+    return getattr(error, "strerror", "it breaks off, or what it sends is no HTTP")
+
+
+def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: Display, lease: Lease) -> "Judging":
+    """Ask about all texts of the plan, and land the scores in the sweep's `judgements/`.
+
+    Texts are asked about in a thread of its own, since signals interrupt the main thread only: all answers that have
+    come land, whatever is raised. `lease` is that of judging, under which the plan was made, so that no two calls pay
+    for the same answers. Raises `SweepStopped` when it is lost, or going on would only fail.
+    """
+    judging, loop = Judging(plan), asyncio.new_event_loop()
+    asking = loop.create_task(_ask_all(judging, judge, concurrency))
+
+    def ask_all() -> None:
+        """In the thread of the event loop: return when all are answered, or given up. Raises `SweepStopped`."""
+        try:
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(asking)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            loop.close()
+            judging.land()
+
+    with display, ThreadPoolExecutor(1, "judge") as pool:
+        all_asked = pool.submit(ask_all)
+        try:
+            while not wait([all_asked], 0.5).done:
+                lease.check()
+                display.show(judging.progress)
+        finally:
+            with suppress(RuntimeError):  # the loop is closed, since all is answered
+                loop.call_soon_threadsafe(asking.cancel)
+            all_asked.result()
+        display.show(judging.progress, last=True)
+    return judging
+
+
+async def _ask_all(judging: "Judging", judge: Endpoint, concurrency: int) -> None:
+    left = iter(judging.plan.asked.values())
+
+    async def work() -> None:
+        for runs in left:  # shared by all workers
+            try:
+                scores, tokens = await judge.ask(question(runs[0]["prompt"], runs[0]["text"]))
+            except AskingError as error:
+                judging.fail(runs, error)
+            else:
+                judging.score(runs, scores, tokens)
+
+    async with judge.client, asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(work())
+
+
+class Judging:
+    """Makes rows of answers, and lands them. `progress` may be read from other threads."""
+
+    def __init__(self, plan: JudgingPlan) -> None:
+        self.plan, self.reason = plan, ""  # of the last error
+        self.counts = Counter[str]()  # of rows, by status
+        self._n_scored = self._n_failed = self._n_in_a_row = self._tokens = 0  # of questions
+        self._started, self._rows, self._last_landing = datetime.now(UTC), list[Row](), time.monotonic()
+        for run, row in plan.known:
+            self._add([run], status=OK, **{name: row[name] for name in ASPECTS})
+
+    @property
+    def progress(self) -> Progress:
+        done, planned = self._n_scored + self._n_failed, len(self.plan.asked)
+        doing = f"{done:,}/{planned:,} questions · {counted(self._n_failed, 'error')}"
+        return Progress(doing, self._tokens, done / planned if planned else 1.0, done > 0)
+
+    def score(self, runs: Sequence[Row], scores: TextScores, tokens: int) -> None:
+        self._n_scored, self._n_in_a_row, self._tokens = self._n_scored + 1, 0, self._tokens + tokens
+        self._add(runs, status=OK, **scores.model_dump())
+
+    def fail(self, runs: Sequence[Row], error: AskingError) -> None:
+        """Raises `SweepStopped` if going on would only fail."""
+        self._n_failed, self.reason = self._n_failed + 1, str(error)
+        self._add(runs, status=ERROR, error=self.reason)
+        self._n_in_a_row += not (error.of_text and self._n_scored)
+        if error.is_final or self._n_in_a_row >= MOST_FAILURES:
+            raise SweepStopped(f"{counted(self._n_in_a_row, 'failure')} in a row, the last: {error}")
+
+    def land(self) -> None:
+        if self._rows:
+            JUDGEMENTS.publish(self.plan.store, uuid4().hex, self._rows)
+        self._rows, self._last_landing = [], time.monotonic()
+
+    def _add(self, runs: Sequence[Row], **columns: Any) -> None:
+        """Make a row of each run with these columns, and land all so far if that is due."""
+        about = {"judge": self.plan.judge, "rubric": RUBRIC, "started": self._started} | columns
+        self._rows += [{name: run[name] for name in (*_IDENTITY, "text_hash")} | about for run in runs]
+        self.counts[columns["status"]] += len(runs)
+        if time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
+            self.land()
+
+
+def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[str, str]) -> ResultTable:
+    """A line per configuration, of rows of one judge that count. The prompts of a group (id → group) count once."""
+    table = ResultTable(
+        "Scores from 1 to 5, higher is better. Means over n prompts of the means over each prompt's seeds; beneath, a "
+        f"{LEVEL:.0%} interval over prompts, from {MIN_SAMPLES} prompts on."
+    )
+    table.add("key", "configuration", shorten=short_name)
+    table.add("number", "n", *HEADINGS)
+    for key in keys:
+        of_key = [row for row in rows if (row["configuration"], row["status"]) == (key, OK)]
+        scores_RA = np.array([[row[name] for name in ASPECTS] for row in of_key], float).reshape(-1, len(ASPECTS))
+        scores_PA = means_of_groups(scores_RA, [groups.get(row["prompt_id"], row["prompt_id"]) for row in of_key])
+        means = estimate_columns(scores_PA, [ValueKind.NUMBER] * len(ASPECTS))
+        ends = [f"\n{interval(mean.low, mean.high, '.2f')}" if is_known(mean.low) else "" for mean in means]
+        cells = [written(mean.mean, ".2f") + end for mean, end in zip(means, ends, strict=True)]
+        table.add_row(key, f"{len(scores_PA):,}", *cells)
+    return table
