@@ -1,8 +1,8 @@
 """What judges said of each run, as columns of the runs, so that it is averaged and paired as all else is.
 
 A judge is a judging model under one rubric; scores of two judges are never mixed. A run has each judge's columns, whose
-names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, from 1 to 5, and `score`, their mean.
-A run whose judge gave no usable answer has none of them.
+names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, 1 to 5 each, and `score`, their
+mean. A run whose judge gave no usable answer has none of them.
 """
 
 from dataclasses import dataclass
