@@ -98,7 +98,7 @@ class ModelGenerator:
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
         self.prices = find_prices(both.teacher, decoding)
-        self.engine = Engine(both.teacher, decoding, both.student, self.prices)
+        self.engine = Engine(both.teacher, decoding, both.student)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))
         self._thinks = thinks(config, self.tokenizer)
@@ -222,7 +222,7 @@ class ModelGenerator:
         """Decode with these fields of `Decoding` changed, from now on; by the same engine if it has these values."""
         engine = self.engine
         if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
-            self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student, self.prices)
+            self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student)
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
         key = _key(run)

@@ -4,7 +4,6 @@
     python jobs/replay.py results/mine --kl-factors 0.5 1 2
     python jobs/replay.py results/mine --rules confidence=0.5:0.95:10 entropy=0.1:3:7 fixed=10,20
     python jobs/replay.py results/mine --rules confidence=0.9 --modes frozen_residual --texts-of unfrozen/confidence/0.9
-    python jobs/replay.py results/mine --draft lookup:1,2,4,8
 
 A range LOW:HIGH:N is N values, spaced geometrically for KL factors and nats (kl, predicted_kl, entropy) and linearly
 for all else (confidence, margin, similarity, fixed, patience).
@@ -14,8 +13,7 @@ normal. So they say how far what is read at exits is from full depth, and not wh
 Replayed on its own texts, a setting has the numbers of its runs in float32, and nearly those in other dtypes.
 Rules that look at the final layer follow from what the sweep recorded, in modes that leave the state alone, and no
 model is loaded. For all else, one Ray actor has all CPUs of a node, or a whole GPU, for itself, and scores the texts:
-once for all thresholds of a rule where the mode leaves the state alone, else once for each. Drafts that are looked up
-(--draft, by itself) follow from the texts of normal, and no model is loaded.
+once for all thresholds of a rule where the mode leaves the state alone, else once for each.
 
 Each call adds a file to the folder replays beside the results, after every setting or rule: Ctrl-C loses none of them.
 """
@@ -24,16 +22,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
-from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.output.text import flag
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import EVERY, LOOKUP, NORMAL, PERFECT
+from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules
 
 REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "state": "FOLDER", "decide_on": "WHAT"}
@@ -44,22 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
-    from eexit.studies.replay.lookups import make_lookup_plan
     from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
 
-    if flags.draft:
-        if given := [flag(name) for name in ("kl_factors", "rules") if getattr(flags, name)]:
-            raise UsageError(f"--draft replays no exits: give {given[0]} in a call without it")
-        if flags.texts_of != NORMAL:
-            raise UsageError(f"drafts write the texts of {NORMAL}: leave --texts-of {flags.texts_of} out")
-        plan: partial[Any] = partial(make_lookup_plan, drafts=flags.draft)
-    else:
-        kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
-        replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
-        asked = SettingsToReplay(
-            kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
-        )
-        plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)
+    kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
+    replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
+    asked = SettingsToReplay(
+        kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
+    )
+    plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)
     run_study(flags.results, plan, flags.device, open_display(quiet=flags.quiet)).show(flags.results, columns=100)
     return 0
 
@@ -82,7 +70,6 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "the state alone)",
     )  # fmt: skip
     parser.several("--exit-sets", "LAYERS", "as in 25 20,25 all (default: all)", default=(EVERY,))
-    parser.several("--draft", "DRAFT", f"tokens that are looked up in the text itself, as in {LOOKUP}:1,2,4,8")
     parser.add_argument(
         "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
     )

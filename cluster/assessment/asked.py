@@ -13,11 +13,12 @@ from cluster.assessment.parts import Enough, PromptParts, drawn, split
 from cluster.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 from eexit.errors import UsageError
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
-from eexit.plan.configuration import AUTO, EVERY, LOOKUP, NORMAL, Exit
+from eexit.plan.configuration import EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.plan.validation_errors import explain
 
 CONFIDENCE: Final = 0.95
+DRAFT_TOKENS: Final = 4  # at a time
 READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits
 AT_ONE_LAYER: Final = "fixed"  # the rule by which all tokens exit there
 READS_KEY: Final = Exit(UNALTERED, *READS_ALL).key
@@ -94,7 +95,7 @@ class Asked:
             prompts,
             modes=(NORMAL, UNALTERED),
             rules={AT_ONE_LAYER: tuple(map(float, layers)), READS_ALL[0]: (READS_ALL[1],)},
-            draft=(f"{layers[-1]}:{AUTO}",),
+            draft=(f"{layers[-1]}:{DRAFT_TOKENS}",),
             max_new_tokens=LOOK_TOKENS,
         )
 
@@ -105,9 +106,8 @@ class Asked:
         return self.config(prompts, modes=modes, rules=rules, exit_sets=sets, **way.fields({}))
 
     def drafts(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> SweepConfig:
-        """Drafts beside full depth, whose texts they write: by the last exitable layer, and looked up."""
-        drafts = (f"{layers[-1]}:{AUTO}", f"{LOOKUP}:{AUTO}")
-        return self.config(prompts, modes=(NORMAL,), draft=drafts, observe="final")
+        """Drafts by the last exitable layer beside full depth, whose texts they write."""
+        return self.config(prompts, modes=(NORMAL,), draft=(f"{layers[-1]}:{DRAFT_TOKENS}",), observe="final")
 
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
         """Texts of the model's own, sampled, of which nothing else is recorded."""

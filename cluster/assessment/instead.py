@@ -1,19 +1,17 @@
-"""What could be taken in place of exits: drafts, by a layer or looked up in the text, and transformers' own `generate`
-with its variants. They are timed beside full depth on prompts of the pilot, whose texts they leave as they are.
+"""What could be taken in place of exits: drafts by a layer, and transformers' own `generate` with its variants.
+
+They are timed beside full depth on prompts of the pilot, whose texts they leave as they are.
 """
 
 from importlib.util import find_spec
-from typing import Final
 
 from cluster.assessment import sizes
 from cluster.assessment.certifying import time_settings_with, untimed_settings
 from cluster.assessment.parts import PILOT
 from cluster.assessment.workshop import INSTEAD, Workshop
-from eexit.plan.configuration import INT8, LOOKUP, VARIANTS, Draft, Generate
+from eexit.plan.configuration import GENERATE, INT8, LOOKUP, VARIANTS, Generate
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.timing.study import WhatToTime
-
-LOOKED_UP: Final = Draft(None, None).key
 
 
 def take_instead(shop: Workshop) -> None:
@@ -25,7 +23,7 @@ def take_instead(shop: Workshop) -> None:
 
 
 def has_taken_instead(shop: Workshop) -> bool:
-    return shop.batches[0] not in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS)
+    return shop.batches[0] not in shop.untimed(INSTEAD, GENERATE, MIN_ROUNDS)
 
 
 def time_with_more_rows(shop: Workshop) -> None:
@@ -50,17 +48,17 @@ def cut_rows(shop: Workshop) -> str:
 
 def _untimed_rows(shop: Workshop) -> list[int]:
     settings = untimed_settings(shop, shop.batches)
-    drafts = shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS) if shop.is_whole(INSTEAD) else []
+    drafts = shop.untimed(INSTEAD, GENERATE, MIN_ROUNDS) if shop.is_whole(INSTEAD) else []
     return [batch for batch in shop.batches[1:] if batch in (*settings, *drafts)]
 
 
 def _time_drafts_with(shop: Workshop, batch: int) -> None:
     """Drafts, and `generate` with the variants that can be had here, in few rounds.
 
-    Other prompts in each round, since how often a look-up is right depends on the prompt, and one for each row: the
+    Other prompts in each round, since how often a draft is right depends on the prompt, and one for each row: the
     more rounds the prompts are for, the narrower is the interval.
     """
-    if not shop.is_whole(INSTEAD) or batch not in shop.untimed(INSTEAD, LOOKED_UP, MIN_ROUNDS):
+    if not shop.is_whole(INSTEAD) or batch not in shop.untimed(INSTEAD, GENERATE, MIN_ROUNDS):
         return
     n_prompts, variants = MIN_ROUNDS * sizes.timed_prompts(batch), _variants(batch, shop.asked.common.get("quantize"))
     what = WhatToTime(

@@ -195,7 +195,7 @@ class Setting:
         )
         seeds = call.seeds or [self.taken.seed] * len(call.prompts)
         requests = [Request(prompt, self._follows, seed) for prompt, seed in zip(call.prompts, seeds, strict=True)]
-        engine, traces = Engine(ready.decoders.teacher, decoding, ready.decoders.student, ready.prices), {}
+        engine, traces = Engine(ready.decoders.teacher, decoding, ready.decoders.student), {}
         for row, outcome in engine.generate(requests):
             if isinstance(outcome, Failure):
                 raise UsageError(f"row {row} can't be generated: {outcome.error}")

@@ -139,12 +139,12 @@ class Taken(_Record):
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """Where tokens may exit, or where they are drafted: nowhere if they are looked up."""
+        """Where tokens may exit, or where they are drafted."""
         match self.follows:
             case Exit(layers=layers) if layers:
                 return layers
             case Draft(layer):
-                return () if layer is None else (layer,)
+                return (layer,)
         return tuple(self.config["exit_layers"])
 
     @property

@@ -17,10 +17,11 @@ def _what(taken: Taken) -> Iterator[str]:
     model, config = taken.model, taken.config
     of = f"{model.name} ({model.architecture}, {model.n_layers} layers)"
     match taken.follows:
-        case Draft(layer) as draft:
-            most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
-            where = "looked up in the text itself" if layer is None else f"drafted after layer {layer}"
-            yield f"{taken.key} of {of}: {most} are {where}; full depth keeps those it agrees with."
+        case Draft(layer, n_tokens):
+            yield (
+                f"{taken.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
+                "agrees with."
+            )
             if config["head"] == WHOLE:
                 yield (
                     "The text is that of plain generate, token for token in float32, up to the model's context: "

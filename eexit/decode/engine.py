@@ -10,21 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from eexit.decode.costs.counting import Prices
-from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.memory import budget_of
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.steps.batch import Batch
 from eexit.decode.steps.observing import observe
-from eexit.decode.steps.pass_times import round_times
 from eexit.decode.steps.step import first_tokens, step
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import MOST_AUTO_TOKENS, Draft, Normal
+from eexit.plan.configuration import Draft, Normal
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -41,14 +37,10 @@ class Engine:
 
     A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes with
     exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
-    `prices` are those of the decoder; without them, they are found when they are needed.
     """
 
-    def __init__(
-        self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None, prices: Prices | None = None
-    ):
+    def __init__(self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self._prices = prices
         self.decoders = Decoders.of(decoder, student)
         self.n_slots = 0  # of the latest batch
 
@@ -131,15 +123,7 @@ class Engine:
         budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        drafts = [each for request in requests if isinstance(each := request.configuration, Draft)]
-        looks_up = {draft.layer is None for draft in drafts if draft.n_tokens is None}
-        costs, times = None, None
-        if False in looks_up:
-            self._prices = self._prices or find_prices(self.decoder, self.decoding)
-            costs = SerialCosts.of(self._prices, self.decoding.exitable_layers)
-        if True in looks_up:
-            times = round_times(self.decoder, self.decoding, self.n_slots * (MOST_AUTO_TOKENS + 1))
-        return Batch(self.n_slots, length, decoders, self.decoding, requests, costs, times)
+        return Batch(self.n_slots, length, decoders, self.decoding, requests)
 
     def _admit(
         self, batch: Batch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None

@@ -21,7 +21,7 @@ from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
-from eexit.plan.configuration import AUTO, DRAFT, EVERY, LOOKUP, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
+from eexit.plan.configuration import DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
@@ -164,8 +164,8 @@ def _one_of(names: Mapping[str, object]) -> AfterValidator:
     def known(name: str) -> str:
         if name == DRAFT:
             raise ValueError(
-                f"mode {DRAFT} needs to know where drafts come from and how long they are: give --draft LAYER:N, as in "
-                f"20:4, or {LOOKUP}:N, as in {LOOKUP}:{AUTO}, and leave {DRAFT} out of --modes"
+                f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
+                f"and leave {DRAFT} out of --modes"
             )
         if name not in names:
             *others, last = map(repr, names)
@@ -258,7 +258,7 @@ def _drafts(given: Any) -> Any:
         return given
     drafts = [draft for text in texts for draft in parse_drafts(text)]
     for draft in drafts:
-        if (draft.layer or 0) < 0 or max(draft.layer or 0, draft.most) > MOST_COUNT:
+        if draft.layer < 0 or max(draft.layer, draft.n_tokens) > MOST_COUNT:
             raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
     return tuple(map(str, drafts))
 
@@ -336,9 +336,8 @@ class SweepConfig(BaseModel):
     )
     draft: Drafts = Field(
         (),
-        description=f"LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}: draft N tokens at a layer, and keep those that full "
-        f"depth agrees with; {LOOKUP}:N, as in {LOOKUP}:{AUTO}: look them up in the text itself; the text is that of "
-        "normal",
+        description="LAYER:N, as in 20:4 or 10,20:2,4: draft N tokens at a layer, and keep those that full depth "
+        "agrees with; the text is that of normal",
     )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
@@ -484,7 +483,7 @@ class SweepConfig(BaseModel):
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
-            if draft.n_tokens is not None and draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
+            if draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
                 raise ValueError(
                     f"draft {draft} is of more tokens than a run has at most (max_new_tokens {most}): draft fewer"
                 )

@@ -19,7 +19,7 @@ SET_MARK: Final = "@"  # before an exit set in a key
 GATE_MARK: Final = "+gate"  # before a gate's threshold in a key
 PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through what exits, and nothing else
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
-LOOKUP: Final = "lookup"  # in place of a draft's layer: tokens are looked up in the text itself
+LOOKUP: Final = "lookup"
 LOOKUP_TOKENS: Final = 5  # that transformers' own lookup is asked to draft at a time
 INT8: Final = "int8"
 COMPILE: Final = "compile"
@@ -28,8 +28,6 @@ VARIANTS: Final = {  # of transformers' own
     INT8: "weights of linear layers in 8 bits (torchao)",
     COMPILE: "steps that torch.compile has compiled, with a static cache",
 }
-AUTO: Final = "auto"  # in place of a draft's N
-MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
 MODES: Final = {  # of exits; `draft` is a mode too
     NORMAL: "no exits: every token comes from the final layer",
     **{name: state.definition for name, state in STATES.items()},
@@ -37,8 +35,8 @@ MODES: Final = {  # of exits; `draft` is a mode too
 
 ALL_MODES: Final = {
     **MODES,
-    DRAFT: "no exits: tokens are drafted, at an early layer (LayerSkip, Elhoushi et al. 2024) or by looking up how the "
-    "text went on before (Saxena 2023), and full depth keeps those that it agrees with",
+    DRAFT: "no exits: tokens are drafted at an early layer (LayerSkip, Elhoushi et al. 2024), and full depth keeps "
+    "those that it agrees with",
 }
 
 Columns = dict[str, str | float | int | None]
@@ -148,44 +146,29 @@ class Exit:
 
 @dataclass(frozen=True)
 class Draft:
-    """No exits, but up to `n_tokens` are drafted after `layer`; None: as many as suit the acceptance so far.
+    """No exits, but up to `n_tokens` are drafted after `layer`.
 
     Lossless self-speculation (LayerSkip, Elhoushi et al. 2024): up to N tokens are read one after the other after an
     early layer; one pass of the remaining layers over all of them then says what full depth would have said. What it
-    agrees with is kept, and its own next token after that. Without a layer, tokens are looked up in the row's prompt
-    and text (prompt lookup decoding, Saxena 2023), and the pass is one of all layers.
+    agrees with is kept, and its own next token after that.
     """
 
-    layer: int | None
-    n_tokens: int | None
+    layer: int
+    n_tokens: int
     mode = DRAFT
 
     @property
     def key(self) -> str:
-        """Such as `draft/20:4` or `draft/lookup:4`."""
+        """Such as `draft/20:4`."""
         return f"{DRAFT}/{self}"
-
-    @property
-    def source(self) -> str:
-        """Where drafts come from: a layer, or the text itself."""
-        return LOOKUP if self.layer is None else str(self.layer)
 
     @property
     def columns(self) -> Columns:
         naming = {"configuration": self.key, "mode": DRAFT}
-        return {**_NO_COLUMNS, **naming, "draft_layer": self.layer, "draft_length": self.length}
-
-    @property
-    def length(self) -> str:
-        return AUTO if self.n_tokens is None else str(self.n_tokens)
-
-    @property
-    def most(self) -> int:
-        """Tokens that it drafts at most."""
-        return MOST_AUTO_TOKENS if self.n_tokens is None else self.n_tokens
+        return {**_NO_COLUMNS, **naming, "draft_layer": self.layer, "draft_length": str(self.n_tokens)}
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.length}"
+        return f"{self.layer}:{self.n_tokens}"
 
 
 # `key` is its unique name, and `columns` are its columns in both tables, `COLUMNS`: see `results.tables.CONFIGURATION`.
@@ -245,8 +228,7 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
     A control's histogram isn't among them, and is left empty.
     """
     if (length := columns.get("draft_length")) is not None:
-        layer = columns.get("draft_layer")
-        return Draft(None if layer is None else int(layer), None if length == AUTO else int(length))
+        return Draft(int(columns["draft_layer"]), int(length))
     if columns.get("rule") is None:
         return Normal(columns["mode"])
     if columns.get("control_of") is not None:
@@ -301,22 +283,15 @@ def parse_exit_set(text: str) -> tuple[int, ...]:
 
 
 def parse_drafts(text: str) -> list[Draft]:
-    """The grid that a text such as "20:4", "10,20:2,4,auto" or "lookup:4" stands for. Raises `ValueError` for any
-    other."""
-    sources, colon, lengths = text.partition(":")
+    """The grid that a text such as "20:4" or "10,20:2,4" stands for. Raises `ValueError` for any other."""
+    layers, colon, lengths = text.partition(":")
     try:
-        parsed = [
-            Draft(None if source.strip() == LOOKUP else int(source), None if length.strip() == AUTO else int(length))
-            for source in sources.split(",")
-            for length in lengths.split(",")
-        ]
+        parsed = [Draft(int(layer), int(length)) for layer in layers.split(",") for length in lengths.split(",")]
     except ValueError:
         parsed = []
     if not colon or not parsed:
-        raise ValueError(
-            f"a draft is LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}, or {LOOKUP}:N, as in {LOOKUP}:4, got {text!r}"
-        )
+        raise ValueError(f"a draft is LAYER:N, as in 20:4 or 10,20:2,4, got {text!r}")
     for draft in parsed:
-        if draft.n_tokens is not None and draft.n_tokens < 1:
-            raise ValueError(f"N of a draft must be 1 or more, or {AUTO}, got {draft}")
+        if draft.n_tokens < 1:
+            raise ValueError(f"N of a draft must be 1 or more, got {draft}")
     return parsed

@@ -6,7 +6,6 @@ Shapes: V vocabulary.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,10 @@ from eexit.plan.configuration import Draft
 from eexit.reference.generation import kl_divergence, read_after, read_exits, said
 from eexit.results.token_columns import EOS, LENGTH
 
-Length = Callable[[int, int], int]  # how many tokens to draft after so many accepted and so many judged ones
-
 
 @torch.inference_mode()
-def draft_one(
-    model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding, auto: Length | None = None
-) -> Trace:
-    """Generate one row; `decoder` is made from `model`, and only reads residual streams. N = auto needs `auto`."""
+def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding) -> Trace:
+    """Generate one row; `decoder` is made from `model`, and only reads residual streams."""
     draft, prompt = request.configuration, list(request.prompt_token_ids)
     assert isinstance(draft, Draft)
     u_accept = exit_draws(request.seed, prompt, decoding.max_new_tokens)
@@ -51,30 +46,19 @@ def draft_one(
     steps = [recorded(decoder, decoding, full, token, drafted=False)]
     rounds: list[list[int]] = []
     while len(steps) < decoding.max_new_tokens and token not in decoding.eos_token_ids:
-        accepted_so_far, rejected_so_far = (sum(one_round[column] for one_round in rounds) for column in (2, 3))
-        ahead = draft.n_tokens
-        if ahead is None:
-            assert auto
-            ahead = auto(accepted_so_far, accepted_so_far + rejected_so_far)
-        ahead = min(ahead, decoding.max_new_tokens - len(steps) - 1)
+        ahead = min(draft.n_tokens, decoding.max_new_tokens - len(steps) - 1)
         input_index, accepted, rejected = len(steps) - 1, 0, 0
-        drafts: list[tuple[int, Tensor | None]] = []
-        if draft.layer is None:
-            text = [*prompt, *(step["token_id_T"] for step in steps)]
-            drafts = [(looked_up, None) for looked_up in look_up(text, ahead)]
-        else:
-            drafting, last = copy.deepcopy(cache), token
-            for i in range(ahead):
-                early_logits = read_after(decoder, decoding, forward([last], drafting), draft.layer)
-                last = pick(early_logits, input_index + 1 + i)
-                drafts.append((last, early_logits))
-        ahead = len(drafts)
+        drafts: list[tuple[int, Tensor]] = []
+        drafting, last = copy.deepcopy(cache), token
+        for i in range(ahead):
+            early_logits = read_after(decoder, decoding, forward([last], drafting), draft.layer)
+            last = pick(early_logits, input_index + 1 + i)
+            drafts.append((last, early_logits))
         for i in range(ahead + 1):
             full = forward([token], cache)
             logits, position = full.logits[0, -1], input_index + 1 + i
-            read = drafts[i][1] if i < ahead else None
-            if read is not None and decoding.temperature > 0:
-                token = accept_or_draw(logits, (drafts[i][0], read), float(u_accept[position]), decoding)
+            if i < ahead and decoding.temperature > 0:
+                token = accept_or_draw(logits, drafts[i], float(u_accept[position]), decoding)
             else:
                 token = pick(logits, position)
             agrees = i < ahead and token == drafts[i][0]
@@ -86,19 +70,6 @@ def draft_one(
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
     return Trace(finish_reason=finish_reason, counts=None, rounds=Rounds.of(rounds), **columns)
-
-
-def look_up(text: list[int], most: int) -> list[int]:
-    """What followed the longest end of the text, of three tokens at most, where it was last before; none if it never
-    was."""
-    for size in (3, 2, 1):
-        for start in reversed(range(len(text) - size)):
-            if text[start : start + size] == text[-size:]:
-                longer = list(text)
-                for place in range(start + size, start + size + most):
-                    longer.append(longer[place])
-                return longer[len(text) :]
-    return []
 
 
 def accept_or_draw(logits_V: Tensor, draft: tuple[int, Tensor], u: float, decoding: Decoding) -> int:

@@ -269,9 +269,6 @@ REPLAYS: Final = Table(
                 "cost_run": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
-        "drafted": int64("tokens", "as in generations, of all texts; null but for mode draft"),
-        "accepted": int64("tokens", "likewise"),
-        "passes": int64("passes", "likewise"),
         "readout": string(
             "name",
             "how layers were read: lens, raw, or the folder of a readout that was trained",

@@ -58,10 +58,8 @@ CONFIGURATION: Final = {
     "exit_set": string("layers", "0-based layers that it may exit at, as in 20,25; null: every exitable one"),
     "gate": string("chance", "the threshold of its gate: a layer is read from this chance on; else null"),
     "control_of": string("name", "the configuration whose exit layers this one follows; else null"),
-    "draft_layer": int32(
-        "layer", "0-based layer after which tokens are drafted; null but for draft, and where drafts are looked up"
-    ),
-    "draft_length": string("tokens", "tokens that are drafted at a time at most, or auto; else null"),
+    "draft_layer": int32("layer", "0-based layer after which tokens are drafted; null but for draft"),
+    "draft_length": string("tokens", "tokens that are drafted at a time at most; else null"),
 }
 
 
@@ -185,9 +183,7 @@ GENERATIONS: Final = schema(
             "mode draft",
         ),
         "passes": int64(
-            "passes",
-            "passes of the layers after draft_layer, or of all where drafts are looked up, each of which verifies "
-            "drafts; null but for mode draft",
+            "passes", "passes of the layers after draft_layer, each of which verifies drafts; null but for mode draft"
         ),
         "tokens_per_pass": float64("tokens", "decided tokens per pass; null but for mode draft"),
         "layer_calls": int64(

@@ -3,7 +3,6 @@
 They have modes and KL factors only. This module hides the difference, so that all others see configurations.
 """
 
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -42,7 +41,7 @@ def _size(configuration: Configuration) -> tuple[float, float]:
     """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
     match configuration:
         case Draft(layer, n_tokens):
-            return math.inf if layer is None else layer, n_tokens or math.inf
+            return layer, n_tokens
         case Exit(parameter=float(parameter)):
             return parameter, 0
     return 0, 0

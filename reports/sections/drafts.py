@@ -6,7 +6,6 @@ over rounds, as `eexit.studies.timing.speedups` computes them, with intervals ov
 full depth on the same path, and the `generate` of transformers: a draft has to beat both.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.output.text import bracketed, counted, counted_between, is_known
-from eexit.plan.configuration import ALL_MODES, AUTO, DRAFT, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import ALL_MODES, DRAFT, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
 from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import TIMINGS
@@ -28,10 +27,7 @@ from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.numbers import Row, with_interval
 from reports.shared.per_configuration import ratios
 
-ABOUT: Final = (
-    f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer, lookup:N looks as "
-    "many up; auto follows the acceptance so far."
-)
+ABOUT: Final = f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
 SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # which dark text can be read on, as on these of the ramp
 SHADES: Final = RAMP[:5]
 INK: Final = "#16191d"
@@ -43,11 +39,11 @@ CELL_PIXELS: Final = 34
 class Drafts:
     """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed beside drafts.
 
-    Columns: the configuration's; `pair`, which is LAYER:N or lookup:N, with lookup for a `draft_layer` too; `n` prompts
-    and `n_failed` runs; the estimates `acceptance`, `acceptance_per_token`, `tokens_per_pass` and `expected`, the
-    expected speed-up; and for each `Measured`, `speedup` over `normal` and `over_generate`, that over transformers'
-    own, both with their interval and the number of rounds, `expected_timed`, the expected speed-up of what was timed,
-    `tokens_per_s`, and whether it is the `fastest` draft. `rows` is sorted by layer and then by N, with `auto` last.
+    Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
+    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up; and for each `Measured`, `speedup`
+    over `normal` and `over_generate`, that over transformers' own, both with their interval and the number of rounds,
+    `expected_timed`, the expected speed-up of what was timed, `tokens_per_s`, and whether it is the `fastest` draft.
+    `rows` is sorted by layer and then by N.
     """
 
     rows: pd.DataFrame
@@ -59,24 +55,21 @@ class Drafts:
     def drafts(self) -> pd.DataFrame:
         """The rows of drafts."""
         # Beside rows without runs, pandas holds whole numbers as fractions.
-        rows = self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("n", "n_failed"), int))
-        return rows.assign(draft_layer=rows["draft_layer"].map(lambda of: of if of == LOOKUP else int(of)))
+        return self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("n", "n_failed", "draft_layer"), int))
 
     @property
-    def sources(self) -> list[Any]:
-        """The layers, and then `lookup` if drafts are looked up."""
-        found = self.drafts["draft_layer"].unique().tolist()
-        return sorted(found, key=lambda source: (source == LOOKUP, source))
+    def layers(self) -> list[int]:
+        return sorted(self.drafts["draft_layer"].unique().tolist())
 
     @property
     def lengths(self) -> list[str]:
-        return sorted(self.drafts["draft_length"].unique(), key=_in_order)
+        return sorted(self.drafts["draft_length"].unique(), key=int)
 
 
 def drafted(sweep: Sweep) -> Drafts | None:
     """What is known of a sweep's drafts; None if it has none."""
     unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
-    configurations = sorted(unsorted, key=lambda draft: (draft.layer is None, draft.layer, _in_order(draft.length)))
+    configurations = sorted(unsorted, key=lambda draft: (draft.layer, draft.n_tokens))
     if not configurations:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
@@ -256,7 +249,7 @@ def _accepted(rows: list[Row]) -> Iterator[str]:
 def _texts(drafts: Drafts, sampled: bool) -> Iterator[str]:
     """Whether each draft's text is that of `normal`, as it must be if nothing is rounded otherwise."""
     runs = counted(drafts.n_texts, "run")
-    if sampled and drafts.sources != [LOOKUP]:  # with which texts are those of normal then, too
+    if sampled:
         yield "Tokens are sampled: a draft's text differs from that of normal, but has the same distribution."
     elif drafts.n_other_texts:
         yield (
@@ -288,9 +281,7 @@ def _grid(
     """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
     title, axis = "N: tokens drafted at a time", {"labelAngle": 0}
     x = alt.X("draft_length:N", title=title, sort=drafts.lengths, axis=axis)
-    y = alt.Y(
-        "draft_layer:O", title="Layer" if LOOKUP not in drafts.sources else "Layer, or lookup", sort=drafts.sources
-    )
+    y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
     base = rows_where(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
     base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
@@ -305,16 +296,9 @@ def _grid(
 
 
 def _naming(columns: dict[str, Any]) -> dict[str, Any]:
-    layer, length = columns["draft_layer"], columns["draft_length"]
-    if length is not None and layer is None:
-        layer = LOOKUP
-    pair = None if length is None else f"{layer}:{length}"
-    return {
-        **{name: columns[name] for name in ("configuration", "mode")},
-        "draft_layer": layer,
-        "draft_length": length,
-        "pair": pair,
-    }
+    named = {name: columns[name] for name in ("configuration", "mode", "draft_layer", "draft_length")}
+    length = columns["draft_length"]
+    return {**named, "pair": None if length is None else f"{columns['draft_layer']}:{length}"}
 
 
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
@@ -327,10 +311,6 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
         Generate(variant=LOOKUP),
     ]
     return {each.key: each.columns for each in known if each.key in found}
-
-
-def _in_order(length: str) -> float:
-    return math.inf if length == AUTO else int(length)
 
 
 def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]:

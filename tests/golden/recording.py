@@ -95,7 +95,7 @@ def sweeps_of_models(recording: Recording) -> None:
         of = ("--model", f"models/{architecture}", "--prompts", "prompts.txt", "--seeds", "0", "1", *COMMON)
         recording.sweep(
             architecture,
-            *(*of, "--modes", *MODES, "--rules", *rules.split(), "--draft", "1,3:2,auto", "--record-top-k", "2"),
+            *(*of, "--modes", *MODES, "--rules", *rules.split(), "--draft", "1,3:2", "--record-top-k", "2"),
             *("--json", "figures.json"),
         )
         recording.add(f"figures of {architecture}", json.loads(Path("figures.json").read_text()))
@@ -122,7 +122,7 @@ def learned(recording: Recording) -> None:
         recording.add(f"train {what}: card", without_volatile(steadied(Path("exits", what))), None)
     of = ("--model", "models/llama", *COMMON, "--prompts", "prompts.txt", "--seeds", "0", "1", "--modes", *MODES)
     read = ("--readout", "exits/linear", "--probe", "exits/probe", "--rules", "predicted_kl=0.5,2", "kl=1")
-    recording.sweep("learned", *of, *read, "--draft", "3:auto", everywhere=False)
+    recording.sweep("learned", *of, *read, "--draft", "3:2", everywhere=False)
     adapted = ("--adapter", "exits/student", "--rules", "kl=1", "confidence=0.1", "fixed=3")
     recording.sweep("adapter", *of, *adapted, everywhere=False)
     recording.page("learned", everywhere=False)

@@ -48,7 +48,7 @@ JUDGE_URL = "http://the.judge"
 INSTEAD = {
     "kl_factors=(0.5, 1)": "kl_factors=(0.5, 1), max_new_tokens=4",
     "max_new_tokens=100": "max_new_tokens=4",
-    "--draft 10,20:2,4,auto lookup:4,auto": "--draft 20:2,auto lookup:4",
+    "--draft 10,20:2,4": "--draft 20:2,4",
     "predicted_kl=0.5,1,2,4 fixed=10,20": "predicted_kl=1 fixed=10",
     "Qwen/Qwen3-0.6B": DEFAULT_MODEL,  # a model of the hub
     "arc_easy": CHOICE,  # data of the hub

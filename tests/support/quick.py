@@ -39,13 +39,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_invariant_3_holds_however_rows_decode[shortlist",
         "test_invariant_4_a_row_is_the_same_alone_and_beside_others[llama]",
     ),
-    "eexit/decode/steps/test_lookup.py": (
-        "test_greedy_rows_are_those_of_normal_in_batches_of_any_size[llama]",
-        "test_the_longest_end",
-        "test_what_goes_on",
-        "test_the_best_lengths",
-        "test_more_is_looked_up",
-    ),
     "eexit/decode/steps/test_drafting.py": (
         "test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers[llama]",
         "test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows[llama-0.7",
@@ -54,7 +47,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_any_readout_drafts[linear]",
         "test_a_row_runs_what_it_says[llama]",
         "test_what_is_run_for_drafts",
-        "test_auto_drafts",
         "test_what_is_no_draft",
         "test_a_text_stands_for_a_grid",
     ),

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,8 +16,6 @@ from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
 from eexit.model.decoder import Decoder
@@ -46,13 +44,6 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 
 
 @cache
-def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) -> SerialCosts:
-    """Read through the lens."""
-    decoder, decoding = decoder_of(model), Decoding(exitable_layers, 1, frozenset())
-    return SerialCosts.of(find_prices(decoder, decoding), exitable_layers)
-
-
-@cache
 def remembering(model: PreTrainedModel) -> PreTrainedModel:
     """For the reference, which uses nothing but a model's forward, its configuration and its device."""
     return cast(PreTrainedModel, Remembering(model))
@@ -63,9 +54,7 @@ def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
     if isinstance(request.configuration, Draft):
-        costs, layer = serial_costs_of(model, decoding.exitable_layers), request.configuration.layer
-        best = None if layer is None else partial(costs.best_length, layer)
-        return draft_one(remembering(model), decoder_of(model), request, decoding, best)
+        return draft_one(remembering(model), decoder_of(model), request, decoding)
     own = None if student is None else (remembering(student), decoder_of(student))
     return generate_one(remembering(model), decoder_of(model), request, decoding, own)
 

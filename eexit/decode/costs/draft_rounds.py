@@ -1,4 +1,4 @@
-"""The rounds of rows that draft: what was run, what came of it, and how long a draft should be.
+"""The rounds of rows that draft: what was run, and what came of it.
 
 Shapes: R rounds of a row, X exitable layers and then the final one.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from eexit.decode.costs.counting import LOOKS, Counts, Prices, looks_of
-from eexit.plan.configuration import MOST_AUTO_TOKENS, Draft
+from eexit.plan.configuration import Draft
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,15 @@ class SerialCosts:
         """Of a token at full depth."""
         return float(self.layers_X[-1] + self.reads_X[-1])
 
-    def of_round(self, layer: int | None, n_drafted: np.ndarray | int) -> np.ndarray:
-        """Of a round that drafts so many tokens after this layer; None: that looks them up, which costs nothing.
+    def of_round(self, layer: int, drafted_R: np.ndarray) -> np.ndarray:
+        """Of rounds that draft so many tokens after this layer, (R,).
 
-        Its last token goes through the early layers too, but is not read there.
+        Their last token goes through the early layers too, but is not read there.
         """
-        if layer is None:
-            return np.full(np.shape(n_drafted), self.normal)
         rank = int(np.searchsorted(self.exit_layer_X, layer))
         early, late = self.layers_X[rank], self.layers_X[-1] - self.layers_X[rank]
-        cost: np.ndarray = (
-            (np.asarray(n_drafted) + 1) * early + n_drafted * self.reads_X[rank] + late + self.reads_X[-1]
-        )
-        return cost
-
-    def best_length(self, layer: int, accepted: int, judged: int) -> int:
-        """How many tokens to draft after this layer, if `accepted` of `judged` drafts were right so far.
-
-        The length for which a round yields the most tokens for its serial cost, if each draft is right with the chance
-        that is expected after these (Laplace's rule of succession), whatever came before it (Leviathan et al. 2023).
-        """
-        length, chance = np.arange(1, MOST_AUTO_TOKENS + 1), (accepted + 1) / (judged + 2)
-        tokens = (1 - chance ** (length + 1)) / (1 - chance)
-        return int(length[np.argmax(tokens / self.of_round(layer, length))])
+        cost_R: np.ndarray = (drafted_R + 1) * early + drafted_R * self.reads_X[rank] + late + self.reads_X[-1]
+        return cost_R
 
 
 @dataclass(frozen=True)
@@ -86,8 +72,8 @@ class Rounds:
         """The tokens that each round gave a row that has so many decided tokens."""
         return np.diff(self.input_index_R, append=n_decided)
 
-    def counts(self, layer: int | None, exit_layer_X: np.ndarray) -> Counts:
-        """What was run, token after token, those that were taken back included; `layer` is the early one, if any.
+    def counts(self, layer: int, exit_layer_X: np.ndarray) -> Counts:
+        """What was run, token after token, those that were taken back included; `layer` is the early one.
 
         All go through all layers and are read at the end, and all but the last of a round are read early.
         """
@@ -95,8 +81,7 @@ class Rounds:
         index_T = np.arange(len(first_T)) - first_T  # in its round
         input_index_T = np.repeat(self.input_index_R, self.length_R) + index_T
         reads_TX = np.zeros((len(input_index_T), len(exit_layer_X)), np.int64)
-        if layer is not None:
-            reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
+        reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
         reads_TX[:, -1] = 1
         return Counts(
             input_index_T,
@@ -110,14 +95,13 @@ class Rounds:
         drafted, accepted = int(self.drafted_R.sum()), int(self.accepted_R.sum())
         judged, n_rounds = accepted + int(self.rejected_R.sum()), len(self.input_index_R)
         serial = float(costs.of_round(draft.layer, self.drafted_R).sum())
-        early = 0 if draft.layer is None else draft.layer + 1  # layers that are run to draft
         return {
             "drafted": drafted,
             "accepted": accepted,
             "acceptance": accepted / drafted if drafted else None,
             "acceptance_per_token": accepted / judged if judged else None,
             "passes": n_rounds,
-            "layer_calls": int((self.drafted_R * early + costs.exit_layer_X[-1] + 1).sum()),
+            "layer_calls": int((self.drafted_R * (draft.layer + 1) + costs.exit_layer_X[-1] + 1).sum()),
             "tokens_per_pass": n_decided / n_rounds if n_rounds else None,
             "expected_speedup": costs.normal * n_decided / serial if n_rounds else None,
         }

@@ -4,8 +4,8 @@ Rows with a student fill the first slots, so that every pass works on a leading 
 has one, but where the teacher beside it is the same decoder: there, rows have a student if exits alter what their later
 tokens see, and up to the fork it is the teacher.
 
-Shapes: S slots, P indices of a row's generated tokens, X exitable layers and then the final one, K kinds of looks, L
-positions, M lengths of n-grams from 0.
+Shapes: S slots, P indices of a row's generated tokens, X exitable layers and then the final one, K kinds of
+looks.
 """
 
 from collections import defaultdict
@@ -16,15 +16,13 @@ import numpy as np
 import torch
 
 from eexit.decode.costs.counting import LOOKS, full_depth
-from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
+from eexit.decode.costs.draft_rounds import Rounds
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.prefixes import Prefixes
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.rows.slots import Slots, find_layers
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.rows.waiting import Waiting
-from eexit.decode.steps.lookup import LONGEST
-from eexit.decode.steps.pass_times import RoundTimes
 from eexit.decode.teacher import Prefilled
 from eexit.decode.token_pass import StudentRows, Through
 from eexit.method.states import STATES, alters
@@ -37,14 +35,10 @@ class Batch(Slots):
 
     Without a teacher, what full depth would have said is found once a row has ended: `texts` is the cache in which its
     text goes through all layers then, of which `complete` tokens and the first `n_observed` of a row need no more. Rows
-    that draft have `rounds`, by request, as `draft_rounds.Rounds` has them. To draft as many tokens as suit, they need
-    `costs`, or, if they are looked up, `round_times`.
+    that draft have `rounds`, by request, as `draft_rounds.Rounds` has them.
     """
 
-    def __init__(
-        self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request],
-        costs: SerialCosts | None = None, round_times: RoundTimes | None = None,
-    ):  # fmt: skip
+    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         modes, is_taught = {request.configuration.mode for request in requests}, _are_taught(requests)
         exiting = modes - {NORMAL}
@@ -52,13 +46,8 @@ class Batch(Slots):
         altering = _altering(modes) if self.shares else None
         layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers, altering)
         super().__init__(n_slots, decoding, layers, requests)
-        self.decoders, self.costs, self.drafts = decoders, costs, DRAFT in modes
+        self.decoders, self.drafts = decoders, DRAFT in modes
         self.rounds: dict[int, list[list[int]]] = defaultdict(list)
-        self.round_times = round_times
-        looks_up = any(isinstance(its := request.configuration, Draft) and its.layer is None for request in requests)
-        self.text_SL = np.zeros((n_slots, length if looks_up else 0), np.int64)
-        # Of a row's drafts, by the n-gram that found them: how many were right, and of how many that were compared.
-        self.judged_SM2 = np.zeros((n_slots, LONGEST + 1, 2), np.int64)
         if altering is not None:
             self.states = altering
         self.teacher = Prefixes(n_slots, length) if is_taught else None
@@ -100,7 +89,7 @@ class Batch(Slots):
         waiting = Waiting.token_bytes(decoder, _n_collected(decoding, exiting)) * n_inputs if exiting else 0
         if decoding.temperature > 0:
             drafts = (request.configuration for request in requests)
-            logits *= 1 + max((each.most for each in drafts if isinstance(each, Draft)), default=0)
+            logits *= 1 + max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
         return (keys + waiting + logits) * (1 if decoders.are_one else 2)
 
     def _new_slot(self, request: Request) -> int:
@@ -118,9 +107,6 @@ class Batch(Slots):
         for index, request in requests.items():
             slot = self.add(index, request, limit)
             self.n_observed[slot] = 0
-            self.judged_SM2[slot] = 0
-            if self.text_SL.size:
-                self.text_SL[slot, : len(request.prompt_token_ids)] = request.prompt_token_ids
             if self.teacher:
                 self.teacher.slot_S[slot] = prefix
         if self.n_students > before:
@@ -128,13 +114,6 @@ class Batch(Slots):
             self.student.cache.load(new, prompt.student, own, n_tokens)
             if self.texts is not self.student.cache:
                 self.texts.load(new, prompt.teacher, layers, n_tokens)
-
-    def texts_so_far(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each row's prompt and what it has generated, (B, L), and how many tokens that is, (B,)."""
-        n_generated_B = self.n_generated[: self.n_rows]
-        row_N, index_N = np.nonzero(np.arange(n_generated_B.max()) < n_generated_B[:, None])
-        self.text_SL[row_N, self.n_prompt[row_N] + index_N] = self.records["token_id_T"][row_N, index_N]
-        return self.text_SL[: self.n_rows], self.position() + 1
 
     def outcome(self, slot: int) -> Outcome:
         """The trace of the row in a slot, or why it failed; beside a teacher, `normal` runs all of its pass."""
@@ -173,7 +152,7 @@ class Batch(Slots):
 
     def _of_rows(self) -> list[np.ndarray]:
         prefixes = [self.teacher.slot_S] if self.teacher else []
-        return [*super()._of_rows(), self.n_observed, self.text_SL, self.judged_SM2, *prefixes]
+        return [*super()._of_rows(), self.n_observed, *prefixes]
 
 
 def _are_taught(requests: Iterable[Request]) -> bool:

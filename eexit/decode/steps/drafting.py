@@ -1,20 +1,14 @@
 """A round of rows that draft: tokens are proposed, and verified by one pass through all layers.
 
-Lossless (LayerSkip, Elhoushi et al. 2024; Leviathan et al. 2023). What proposes is in one place, `propose`: an early
-layer reads the next tokens, one after the other, or they are looked up in the row's own text. A draft's early layers
-are not run again to verify it: a draft is a token that exits there in a state that is left as it was, and verifying is
-what all such tokens wait for. Tokens that were looked up go through all layers then. What is not accepted is taken back
-by going on from before it, since no token attends to positions behind its own, and all are written anew.
-
-A token that was looked up is certain, so that to sample what full depth says, and to accept the draft if it is that,
-accepts it with the chance that full depth gives it, and else draws from the rest: a row is that of `normal` with its
-seed, token for token, whatever was proposed.
+Lossless (LayerSkip, Elhoushi et al. 2024; Leviathan et al. 2023). An early layer reads the next tokens, one after the
+other. Its layers are not run again to verify them: a draft is a token that exits there in a state that is left as it
+was, and verifying is what all such tokens wait for. What is not accepted is taken back by going on from before it,
+since no token attends to positions behind its own, and all are written anew.
 
 Shapes: B rows in flight, N tokens in a pass, A the most tokens that any row drafts, X exitable layers and the final one
 last, E without it, W width of the residual stream, V vocabulary.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,11 +19,9 @@ from torch.profiler import record_function
 
 from eexit.decode.layer_reading import Picked, Reader, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding, RowSoFar
-from eexit.decode.rows.slots import NONE
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.lookup import USUAL_CHANCES, best_lengths, find, look_up
 from eexit.decode.token_pass import Tokens, run_to
 from eexit.plan.configuration import Draft
 
@@ -39,8 +31,6 @@ class DraftedTokens:
     """The tokens of a round: the last one of each row, and then its drafts."""
 
     ahead_B: np.ndarray  # how many of them are drafts
-    read_B: np.ndarray  # how many of these were read after a layer, all or none; others were looked up
-    matched_B: np.ndarray  # by an n-gram of so many tokens; else 0
     token_BA: np.ndarray  # (B, A + 1)
     logits: Sequence[Tensor]  # that drafts were sampled from, (·, V) per step; empty if greedy
 
@@ -53,13 +43,12 @@ class DraftedTokens:
 
 def draft_round(batch: Batch) -> None:
     """One round of every row: each gets one token or more."""
-    began = time.perf_counter()
     with batch.student.decoder.attending():
-        # 1. Up to A tokens of each row are proposed. Those that a layer read wait for the layers behind it.
+        # 1. Up to A tokens of each row are read after its early layer, and wait for the layers behind it.
         with record_function("drafting"):
             drafts = propose(batch)
-        # 2. The last one of each row goes through all layers, and what was looked up with it; those that wait come
-        #    along: one pass says what full depth would have said.
+        # 2. The last one of each row goes through all layers, and those that wait come along: one pass says what full
+        #    depth would have said.
         with record_function("verifying"):
             picked = verify(batch, drafts)
     # 3. The drafts that it agrees with are kept, and its own next token after them.
@@ -68,38 +57,24 @@ def draft_round(batch: Batch) -> None:
         said_BA = np.zeros_like(drafts.token_BA)
         said_BA[drafts.row_index_N] = found.pop("token")
         keep(batch, drafts, said_BA, found)
-    if batch.round_times is not None and not drafts.read_B.any():  # drafts of a layer take passes of their own
-        batch.round_times.note(int((drafts.ahead_B + 1).sum()), time.perf_counter() - began)
 
 
 def propose(batch: Batch) -> DraftedTokens:
-    """Look tokens up in the text, or read them after each row's early layer."""
-    drafts = _drafts(batch)
-    looks_up_B = np.array([draft.layer is None for draft in drafts])
-    matched_B = np.zeros(batch.n_rows, np.int64)
-    if looks_up_B.any():
-        text_BL, n_B = batch.texts_so_far()
-        start_B, matched_B = find(text_BL, n_B)
-        matched_B[~looks_up_B] = 0
-    ahead_B = _ahead(batch, drafts, matched_B)
-    batch.make_room_for(int((batch.n_generated[: batch.n_rows] + ahead_B).max()) + 1)
+    """Read tokens after each row's early layer, one after the other: they exit there, and wait."""
+    decoding, decoder, kept = batch.decoding, batch.student.decoder, []
+    n_generated_B = batch.n_generated[: batch.n_rows]
+    configurations = [batch.requests[index].configuration for index in batch.request[: batch.n_rows].tolist()]
+    drafts = [each for each in configurations if isinstance(each, Draft)]
+    room_B = batch.limit[: batch.n_rows] - n_generated_B - 1  # a round may yield one token more than it drafts
+    ahead_B = np.minimum([draft.n_tokens for draft in drafts], room_B)
+    batch.make_room_for(int((n_generated_B + ahead_B).max()) + 1)
     token_BA = np.zeros((batch.n_rows, int(ahead_B.max()) + 1), np.int64)
     token_BA[:, 0] = batch.last_token()
-    if looks_up_B.any():
-        token_BA[:, 1:] = look_up(text_BL, n_B, start_B, token_BA.shape[1] - 1)
-    read_B = np.where(looks_up_B, 0, ahead_B)
-    kept = _read_ahead(batch, drafts, read_B, token_BA)
-    return DraftedTokens(ahead_B, read_B, matched_B, token_BA, kept)
-
-
-def _read_ahead(batch: Batch, drafts: Sequence[Draft], read_B: np.ndarray, token_BA: np.ndarray) -> list[Tensor]:
-    """Read tokens after each row's early layer, one after the other, into `token_BA`: they exit there, and wait."""
-    decoding, decoder, kept = batch.decoding, batch.student.decoder, []
-    reader, input_index_B = Reader(decoder, decoding.readout), batch.n_generated[: batch.n_rows] - 1
-    layer_B = np.array([NONE if draft.layer is None else draft.layer for draft in drafts])
+    reader, input_index_B = Reader(decoder, decoding.readout), n_generated_B - 1
+    layer_B = np.array([draft.layer for draft in drafts])
     rank_B = np.searchsorted(batch.layers.exits, layer_B)
-    for index in range(int(read_B.max())):
-        rows = np.flatnonzero(read_B > index)
+    for index in range(int(ahead_B.max())):
+        rows = np.flatnonzero(ahead_B > index)
         tokens = Tokens(rows, input_index_B[rows] + index, token_BA[rows, index])
         hidden_NW = run_to(batch.student, tokens, rank_B[rows])
         [u_N] = to_device([batch.u_token[rows, input_index_B[rows] + 1 + index]], decoder.device)
@@ -107,32 +82,7 @@ def _read_ahead(batch: Batch, drafts: Sequence[Draft], read_B: np.ndarray, token
         token_BA[rows, index + 1] = pick_tokens(logits_NV, decoding.temperature, decoding.top_p, u_N).cpu().numpy()
         if decoding.temperature > 0:
             kept.append(logits_NV)
-    return kept
-
-
-def _drafts(batch: Batch) -> list[Draft]:
-    """What each row drafts."""
-    configurations = [batch.requests[index].configuration for index in batch.request[: batch.n_rows].tolist()]
-    return [each for each in configurations if isinstance(each, Draft)]
-
-
-def _ahead(batch: Batch, drafts: Sequence[Draft], matched_B: np.ndarray) -> np.ndarray:
-    """How many tokens each row drafts now, (B,): a round may yield one more, which its limit leaves room for."""
-    room_B = batch.limit[: batch.n_rows] - batch.n_generated[: batch.n_rows] - 1
-    looks_up_B = np.array([draft.layer is None for draft in drafts])
-    most_B = np.where(looks_up_B & (matched_B == 0), 0, [draft.most for draft in drafts])
-    ahead_B: np.ndarray = np.minimum(most_B, room_B)
-    judged_B2 = batch.judged_SM2[np.arange(batch.n_rows), matched_B]
-    for row, draft in enumerate(drafts):
-        if draft.layer is not None and draft.n_tokens is None:
-            assert batch.costs
-            ahead_B[row] = min(room_B[row], batch.costs.best_length(draft.layer, *judged_B2[row].tolist()))
-    if batch.round_times is not None:
-        is_auto_B = looks_up_B & np.array([draft.n_tokens is None for draft in drafts])
-        chance_B = (judged_B2[:, 0] + 2 * USUAL_CHANCES[matched_B]) / (judged_B2[:, 1] + 2)  # as after two more
-        best_B = best_lengths(chance_B, np.where(is_auto_B, ahead_B, 0), batch.round_times.seconds_N)
-        ahead_B = np.where(is_auto_B, best_B, ahead_B)
-    return ahead_B
+    return DraftedTokens(ahead_B, token_BA, kept)
 
 
 def verify(batch: Batch, drafts: DraftedTokens) -> Picked:
@@ -141,7 +91,7 @@ def verify(batch: Batch, drafts: DraftedTokens) -> Picked:
     decoder, waiting, final = student.decoder, student.waiting, len(decoding.exitable_layers)
     row_N, index_N = drafts.row_index_N
     output_index_N = batch.n_generated[row_N] + index_N  # of the tokens that follow
-    whole = np.flatnonzero(index_N >= drafts.read_B[row_N])  # which have been through no layer yet
+    whole = np.flatnonzero(index_N == drafts.ahead_B[row_N])  # which have been through no layer yet
     slot_D, input_index_D = row_N[whole], output_index_N[whole] - 1
     tokens = Tokens(slot_D, input_index_D, drafts.token_BA[slot_D, index_N[whole]])
     hidden_NW = run_to(student, tokens, np.full(len(whole), final))
@@ -155,10 +105,10 @@ def verify(batch: Batch, drafts: DraftedTokens) -> Picked:
 
 
 def sampled(decoding: Decoding, drafts: DraftedTokens, u_accept_N: np.ndarray, device: torch.device) -> Drafted:
-    """The drafts of a round that were read as tokens that full depth may accept."""
+    """The drafts of a round as tokens that full depth may accept."""
     row_N, index_N = drafts.row_index_N
     order = np.lexsort((row_N, index_N))  # the order in which drafts were made
-    has_draft = order[index_N[order] < drafts.read_B[row_N[order]]]
+    has_draft = order[index_N[order] < drafts.ahead_B[row_N[order]]]
     made = np.sort(has_draft)
     token = drafts.token_BA[row_N[made], index_N[made] + 1]
     [made_D, token_D, logits_D, u_D] = to_device([made, token, np.argsort(has_draft), u_accept_N[made]], device)
@@ -177,7 +127,6 @@ def keep(batch: Batch, drafts: DraftedTokens, said_BA: np.ndarray, found: dict[s
         given_B = np.array([_until_stop(batch, row, said_BA[row, :n]) for row, n in enumerate(given_B)])
     rejects_B = (agreed_B < ahead_B) & (given_B > agreed_B)
     accepted_B = np.minimum(agreed_B, given_B)
-    batch.judged_SM2[np.arange(n_rows), drafts.matched_B] += np.stack([accepted_B, accepted_B + rejects_B], 1)
     columns = batch.n_generated[:n_rows] - 1, ahead_B, accepted_B, rejects_B.astype(np.int64)
     for index, of_row in zip(batch.request[:n_rows].tolist(), np.stack(columns, 1).tolist(), strict=True):
         batch.rounds[index].append(of_row)

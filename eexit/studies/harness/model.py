@@ -55,7 +55,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     ):
         engine, model, tokenizer = generator.engine, generator.model, generator.tokenizer
         max_length = resolve_max_length(model.config, tokenizer, default=self._DEFAULT_MAX_LENGTH)
-        self._configuration, self._seed, self._prices = configuration, seed, generator.prices
+        self._configuration, self._seed = configuration, seed
         self._n_of_context = int(first_token_exits)  # tokens of the context that are scored with a continuation
         self._decoder, self._student = engine.decoder, engine.student
         self._decoding = replace(engine.decoding, observe="none", record_top_k=0, temperature=0.0, top_p=1.0)
@@ -153,7 +153,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         seeds = [self._seed_of(prompt) if temperature else self._seed for prompt in prompts]
         requests = [Request(prompt, self._configuration, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         self.planned += len(requests)
-        engine = Engine(self._decoder, decoding, self._student, self._prices)
+        engine = Engine(self._decoder, decoding, self._student)
         made: dict[int, list[int]] = {}
         for index, outcome in engine.generate(requests):
             if isinstance(outcome, Failure):

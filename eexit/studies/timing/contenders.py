@@ -126,7 +126,7 @@ class Contenders:
             assert made.shape[1] == n_tokens, "all rows ended early"
             return Timing(watch.tokens, seconds), made.tolist()
         decoding = replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows))
-        engine = Engine(self.decoder, decoding, self.student, self.prices)
+        engine = Engine(self.decoder, decoding, self.student)
         outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
         costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]

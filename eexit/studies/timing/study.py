@@ -22,7 +22,6 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     COMPILE,
     GENERATE,
-    LOOKUP,
     NORMAL,
     Configuration,
     Draft,
@@ -278,8 +277,7 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
-    sources = dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))
-    drafting = [Generate(variant=LOOKUP) if layer is None else Generate(layer) for layer in sources]
+    drafting = [Generate(each.layer) for each in chosen if isinstance(each, Draft)]
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
     if exits:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.

@@ -46,10 +46,6 @@ function disagreements(run, tokens, box) {
   );
 }
 
-// Where the drafts of a configuration come from.
-const draftedHow = ({ draft_layer: layer }) =>
-  layer === null ? "Looked up in the text" : `Drafted after layer ${layer}`;
-
 // A sentence on how many tokens of a text were drafted; null for a run without drafts.
 function draftedTokens(run, tokens) {
   const configuration = DATA.configurations[run.c];
@@ -59,7 +55,7 @@ function draftedTokens(run, tokens) {
   return h(
     "p.soft",
     h("span.t.drafted", "Shaded"),
-    `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were ${draftedHow(configuration).toLowerCase()}, and full depth agreed.`,
+    `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were drafted after layer ${configuration.draft_layer}, and full depth agreed.`,
   );
 }
 
@@ -120,7 +116,7 @@ function tokenPane(run, tokens, detail, i, name) {
       (name ? `${name}: token` : "Token") +
         ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` +
         (drawn ? "" : " First token: always from the final layer.") +
-        (tokens.drafted?.[i] ? ` ${draftedHow(configuration)}; full depth agreed.` : ""),
+        (tokens.drafted?.[i] ? ` Drafted after layer ${configuration.draft_layer}; full depth agreed.` : ""),
     ),
   ];
   if (!detail) return lines;

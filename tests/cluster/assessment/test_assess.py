@@ -136,19 +136,19 @@ class AsLongForAPass(Here):
     """A machine on which a pass takes as long for several tokens as for one."""
 
     def seconds(self, row: Mapping[str, Any]) -> float:
-        return 1e-3 * float(row["tokens"] - (row["accepted"] or 0))
+        return 1e-3 * max(1.0, row["tokens"] - (row["accepted"] or 0))
 
 
 @pytest.mark.slow
 def test_where_a_pass_takes_as_long_for_several_tokens_drafts_pay(tmp_path: Path) -> None:
-    save_exiting_model(tmp_path / "model", n_layers=12, last=30.0)
+    save_exiting_model(tmp_path / "model", n_layers=12)
     place = AsLongForAPass(is_steady=True)
     verdict = assess(asked_of(tmp_path / "model"), tmp_path / "out", lambda display: place, Silence())
     assert not verdict.pays
     assert verdict.instead is not None
     assert verdict.instead.contender.role == DRAFT
     times = {each.key: each.times for each in verdict.figures.alternatives}
-    assert {"draft/lookup:auto", "generate", "generate/lookup"} <= times.keys()
+    assert {"generate", "generate/lookup"} < times.keys()
     assert times["generate"][1].high == 1
 
 

@@ -57,8 +57,8 @@ def test_rules_and_their_parameters_are_a_flag_or_a_table(tmp_path: Path) -> Non
 
 
 def test_drafts_are_a_grid_in_place_of_kl_factors(tmp_path: Path) -> None:
-    config = load("--draft", "10,20:2,auto", "5:8").config
-    assert (config.draft, config.kl_factors) == (("10:2", "10:auto", "20:2", "20:auto", "5:8"), ())
+    config = load("--draft", "10,20:2,4", "5:8").config
+    assert (config.draft, config.kl_factors) == (("10:2", "10:4", "20:2", "20:4", "5:8"), ())
     assert [each.key for each in configurations(config)] == ["normal", *(f"draft/{text}" for text in config.draft)]
     (tmp_path / "mine.toml").write_text('draft = ["10,20:2"]\nrules = ["agree"]\n[[prompts]]\nprompt = "x"\n')
     assert load("--config", str(tmp_path / "mine.toml")).config.draft == ("10:2", "20:2")
@@ -156,8 +156,8 @@ BAD_FLAGS = {
     "--modes normal foo": f"unknown mode 'foo': choose from {', '.join(MODES)} (entry 2 of --modes)",
     "--modes frozen": "unknown mode 'frozen': did you mean frozen_residual or frozen_cache? (entry 1 of --modes)",
     "--modes normal skipp": "unknown mode 'skipp': did you mean skip? (entry 2 of --modes)",
-    "--modes normal draft": "mode draft needs to know where drafts come from and how long they are: give --draft "
-    "LAYER:N, as in 20:4, or lookup:N, as in lookup:auto, and leave draft out of --modes (entry 2 of --modes)",
+    "--modes normal draft": "mode draft needs to know where tokens are drafted and how many: give --draft LAYER:N, as "
+    "in 20:4, and leave draft out of --modes (entry 2 of --modes)",
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
     "--kl-factors 0.5 1 -1": "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)",
     "--kl-factors -.5,1": "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)",
@@ -183,11 +183,8 @@ BAD_FLAGS = {
     "--rules margin=x": "the parameter of rule margin must be a number, got 'x' (--rules)",
     "--rules kl=1,1": "1.0 of rule kl is listed more than once (--rules)",
     "--rules kl=1 agree kl=2": "rule kl is listed more than once: give all its parameters in one entry (--rules)",
-    "--draft 20": "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, or lookup:N, as in lookup:4, got '20' (--draft)",
-    "--draft 20:0": "N of a draft must be 1 or more, or auto, got 20:0 (--draft)",
-    "--draft lookup:0": "N of a draft must be 1 or more, or auto, got lookup:0 (--draft)",
-    "--draft lookup:4 lookup:4": "lookup:4 is listed more than once (--draft)",
-    "--draft lookup:101": "draft lookup:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
+    "--draft 20": "a draft is LAYER:N, as in 20:4 or 10,20:2,4, got '20' (--draft)",
+    "--draft 20:0": "N of a draft must be 1 or more, got 20:0 (--draft)",
     "--draft 2:999999999999": "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
     "--draft 2:101": "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
     "--draft 2:4,6 --max-new-tokens 5": "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): "

@@ -104,17 +104,6 @@ def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(
     assert [token_ids for token_ids, _ in drafts[::3]] == plain
 
 
-def test_drafts_that_are_looked_up_are_taken_home_too(folders: Folders, model: PreTrainedModel, tmp_path: Path) -> None:
-    out = swept(tmp_path / "sweep", folders["model"], TEXTS[:4], modes=["normal"], draft=["lookup:3,auto"])
-    expected = [(token_ids, layers) for _, token_ids, layers in texts_of(out, "normal")]
-    for length in ("3", "auto"):
-        take_home(Wanted(str(out), str(tmp_path / length), f"draft/lookup:{length}"))
-        setting = eexit.load(tmp_path / length)
-        assert run(model, setting, [prompt for prompt, _, _ in texts_of(out, "normal")]) == expected
-        assert "are looked up in the text itself; full depth keeps those it agrees with" in setting.describe()
-        assert setting.stats["eexit_drafted_tokens_total"] > 0
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_invariant_9_holds_for_a_state_that_maps(
     form: str, folders: Folders, model: PreTrainedModel, tmp_path: Path

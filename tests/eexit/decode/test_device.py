@@ -153,14 +153,6 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
-@CARDS
-def test_a_round_of_looked_up_drafts_takes_two_copies_there_and_one_back(llama: PreTrainedModel, spread: bool) -> None:
-    requests = [Request(PROMPT * 2, Draft(None, 3), seed) for seed in range(3)]
-    rows, steps = as_on_cpu(llama, requests, replace(DECODING, observe="none", max_new_tokens=12), spread)
-    assert any(trace.drafted_T.any() for trace in rows.values())
-    assert {(step.to_card, step.blocking_to_card, step.to_host) for step in steps[1:]} == {(2, 0, 1)}
-
-
 @pytest.mark.parametrize(("temperature", "spread"), [(0, False), (0.8, True)])
 def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
     llama: PreTrainedModel, temperature: float, spread: bool

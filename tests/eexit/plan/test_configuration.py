@@ -33,9 +33,6 @@ KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {
         None,
     ),
     "draft/20:4": (parse_drafts("20:4")[0], None, None, {"layer": 20, "n_tokens": 4}),
-    "draft/20:auto": (parse_drafts("20:auto")[0], None, None, {"layer": 20, "n_tokens": None}),
-    "draft/lookup:4": (parse_drafts("lookup:4")[0], None, None, {"layer": None, "n_tokens": 4}),
-    "draft/lookup:auto": (parse_drafts("lookup:auto")[0], None, None, {"layer": None, "n_tokens": None}),
 }
 
 
@@ -87,7 +84,7 @@ def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, Control("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
     exits = [Exit(*each) for each in product([*STATES, "later"], [*RULES, "later"], parameters, sets, gates)]
-    drafts = parse_drafts("lookup:4,auto") + parse_drafts("2,20:4,40,auto")
+    drafts = parse_drafts("2,20:4,40")
     every: list[Configuration] = [Normal(), Normal("later"), *drafts, *exits]
     keys = {each.key for each in every}
     short = {short_name(key): key for key in keys}

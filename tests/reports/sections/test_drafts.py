@@ -24,7 +24,7 @@ from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.drafts import Drafts, draft_findings, draft_section, drafted
 
-PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, None)]  # in the order of the section
+PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, 20)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
 FIXED = Exit("unfrozen", "fixed", 10.0).columns
 NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
@@ -32,7 +32,7 @@ NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
 
 def counts(draft: Draft, prompt: int) -> dict[str, float]:
     """Ten drafted tokens of each prompt, and a pass for each four decided ones, which later prompts have more of."""
-    accepted, decided = 2 + prompt % 3 + (draft.layer or 0) // 10, 4 * (prompt + 2)
+    accepted, decided = 2 + prompt % 3 + draft.layer // 10, 4 * (prompt + 2)
     return {
         "drafted": 10, "accepted": accepted, "acceptance": accepted / 10, "acceptance_per_token": 0.5 + prompt / 20,
         "passes": prompt + 2, "tokens_per_pass": 4.0, "layer_calls": 50, "expected_speedup": 1.0 + prompt / 10,
@@ -108,7 +108,7 @@ def test_drafts_are_read_and_put_in_order(bare: Path) -> None:
     assert [c for c in sweep.configurations if isinstance(c, Draft)] == PAIRS[::-1], "as in sweep.json"
     without = replace(sweep, about=sweep.about | {"configurations": []})
     assert known(without).drafts["configuration"].tolist() == KEYS
-    assert (known(sweep).sources, known(sweep).lengths) == ([10, 20], ["2", "10", "auto"])
+    assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "20"])
 
 
 def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_nothing_drafted_is_no_acceptance(tmp_path: Path) -> None:
 
 
 def test_the_fastest_draft_must_beat_normal_and_generate(timed: Callable[..., Sweep]) -> None:
-    sweep = timed({NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 2.0), "draft/20:auto": 0.5})
+    sweep = timed({NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 2.0), "draft/20:20": 0.5})
     (said, accepted, *_) = draft_findings(known(sweep), sampled=False)
     assert accepted.endswith("drafted (n = 6 prompts).")
     assert said == (
-        "At batch 1, a draft certainly beats plain decoding. 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] "
+        "At batch 1, a draft certainly beats plain decoding. 20:20, the fastest of 6 drafts, is 2.00 [2.00, 2.00] "
         "times as fast as normal (n = 6 rounds). It is 1.80 [1.80, 1.80] times as fast as the generate of "
         "transformers. The generate of transformers that drafts itself, after layer 10, is 1.25 [1.25, 1.25] times as "
         "fast as normal (assistant_early_exit)."
@@ -182,18 +182,18 @@ def test_the_fastest_draft_must_beat_normal_and_generate(timed: Callable[..., Sw
 @pytest.mark.parametrize(
     ("generate", "rounds", "verdict"),
     [
-        (0.45, 6, "no draft beats plain decoding. 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] times as"),
+        (0.45, 6, "no draft beats plain decoding. 20:20, the fastest of 6 drafts, is 2.00 [2.00, 2.00] times as"),
         (
             0.9,
             4,
-            "a draft beats plain decoding, but in too few rounds to be certain. 20:auto, the fastest of 6 drafts,",
+            "a draft beats plain decoding, but in too few rounds to be certain. 20:20, the fastest of 6 drafts,",
         ),
     ],
 )
 def test_what_does_not_beat_both_does_not_beat_plain_decoding(
     timed: Callable[..., Sweep], generate: float, rounds: int, verdict: str
 ) -> None:
-    seconds = {NORMAL: 1.0, GENERATE: generate, **dict.fromkeys(KEYS, 2.0), "draft/20:auto": 0.5}
+    seconds = {NORMAL: 1.0, GENERATE: generate, **dict.fromkeys(KEYS, 2.0), "draft/20:20": 0.5}
     (said, *_) = draft_findings(known(timed(seconds, rounds)), sampled=False)
     assert verdict in said
 
@@ -222,22 +222,14 @@ def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
     assert not [label for label in labels if label.endswith(", measured") or "Tokens/s" in label]
 
 
-def test_drafts_that_are_looked_up_come_behind_those_of_layers(tmp_path: Path) -> None:
-    pairs = [Draft(10, 2), Draft(None, 2), Draft(None, None)]
-    folder = drafting(tmp_path / "s", pairs=pairs)
-    keys, looked_up = [draft.key for draft in pairs], Generate(variant="lookup").key
-    time(folder, {NORMAL: [1.0] * 6, looked_up: [0.8] * 6, EARLY: [0.9] * 6, **dict.fromkeys(keys, [0.5] * 6)})
-    sweep = read_sweep(str(folder))
-    drafts = known(sweep)
-    assert (drafts.sources, drafts.drafts["pair"].tolist()) == ([10, "lookup"], ["10:2", "lookup:2", "lookup:auto"])
-    assert drafts.rows["configuration"].tolist() == [*keys, NORMAL, EARLY, looked_up]
+def test_a_generate_that_looks_drafts_up_stands_beside_those_of_layers(tmp_path: Path) -> None:
+    folder = drafting(tmp_path / "s", pairs=PAIRS[:1])
+    key, looks_up = PAIRS[0].key, Generate(variant="lookup").key
+    time(folder, {NORMAL: [1.0] * 6, looks_up: [0.8] * 6, EARLY: [0.9] * 6, key: [0.5] * 6})
+    drafts = known(read_sweep(str(folder)))
+    assert drafts.rows["configuration"].tolist() == [key, NORMAL, EARLY, looks_up]
     said = " ".join(draft_findings(drafts, sampled=False))
     assert "The generate of transformers that drafts itself, from the text, is 1.25" in said
-    section = draft_section(sweep)
-    assert section
-    assert '"title": "Layer, or lookup"' in json.dumps(section["charts"])
-    only = known(read_sweep(str(drafting(tmp_path / "only", pairs=pairs[1:]))))
-    assert draft_findings(only, sampled=True)[-1].startswith("Every draft's text is that of normal")
 
 
 def test_texts_are_said_to_be_those_of_normal_only_if_they_are(bare: Path) -> None:

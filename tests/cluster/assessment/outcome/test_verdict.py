@@ -221,7 +221,7 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
 
 FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
 OWN, PERHAPS = Contender("generate", GENERATE, times={1: FAST}), Estimate(0.7, 0.52, 1.06, 6)
-LOOKED_UP = Contender("draft/lookup:auto", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
+DRAFTED = Contender("draft/20:4", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
 EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0.1, 8)})
 
 
@@ -230,9 +230,9 @@ EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0
     [
         ([], None),
         ([OWN], ("generate", 1)),
-        ([OWN, LOOKED_UP], ("draft/lookup:auto", 32)),
+        ([OWN, DRAFTED], ("draft/20:4", 32)),
         ([EIGHT_BITS], None),
-        ([replace(LOOKED_UP, times={1: SLOW})], None),
+        ([replace(DRAFTED, times={1: SLOW})], None),
     ],
 )
 def test_what_takes_least_time_of_all_that_keeps_the_bound_is_named(
@@ -269,23 +269,23 @@ def test_what_too_few_prompts_certify_says_which_ask_of_them_it_was() -> None:
 
 def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_most() -> None:
     few = Estimate(0.66, math.nan, math.nan, 3)
-    verdict = judge(replace(FIGURES, best=None, alternatives=[replace(LOOKED_UP, times={1: few}), EIGHT_BITS]))
+    verdict = judge(replace(FIGURES, best=None, alternatives=[replace(DRAFTED, times={1: few}), EIGHT_BITS]))
     assert verdict.instead is None
     assert next(closing_sentences(verdict, {}, [])) == (
-        "What pays most is not known: draft/lookup:auto takes 66% of full depth's time (too few rounds for an "
+        "What pays most is not known: draft/20:4 takes 66% of full depth's time (too few rounds for an "
         "interval) with 1 row at a time."
     )
     perhaps = replace(OWN, times={1: PERHAPS})
-    assert judge(replace(FIGURES, best=None, alternatives=[perhaps, replace(LOOKED_UP, times={1: few})])).unsure == (
-        replace(LOOKED_UP, times={1: few}),
+    assert judge(replace(FIGURES, best=None, alternatives=[perhaps, replace(DRAFTED, times={1: few})])).unsure == (
+        replace(DRAFTED, times={1: few}),
         1,
     )
-    proven = judge(replace(FIGURES, best=None, alternatives=[OWN, replace(LOOKED_UP, times={1: few})]))
+    proven = judge(replace(FIGURES, best=None, alternatives=[OWN, replace(DRAFTED, times={1: few})]))
     assert (proven.instead, proven.unsure) == ((OWN, 1), None)
 
 
 def test_what_takes_less_but_not_certainly_is_named_with_its_interval() -> None:
-    alternatives = [replace(OWN, times={1: PERHAPS}), replace(LOOKED_UP, times={1: SLOW})]
+    alternatives = [replace(OWN, times={1: PERHAPS}), replace(DRAFTED, times={1: SLOW})]
     verdict = judge(replace(FIGURES, best=None, alternatives=alternatives))
     assert verdict.instead is None
     assert next(closing_sentences(verdict, {}, [])) == (

@@ -210,7 +210,7 @@ def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        draft=("2:2", "4:auto"), exit_every=2, max_new_tokens=30, dtype="float32",
+        draft=("2:2", "4:3"), exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
     store = open_store(land_all(tmp_path / "out", config))
     table = closing_table(store, configurations(config))
@@ -218,13 +218,13 @@ def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -
     found = drafted(read_sweep(store.root))
     assert found is not None
     rows = found.drafts.set_index("configuration")
-    assert accepted == ["–", *(f"{rows.acceptance[key]:.1%}" for key in ("draft/2:2", "draft/4:auto"))]
-    assert expected == ["–", *(f"{rows.expected[key]:.2f}" for key in ("draft/2:2", "draft/4:auto"))]
+    assert accepted == ["–", *(f"{rows.acceptance[key]:.1%}" for key in ("draft/2:2", "draft/4:3"))]
+    assert expected == ["–", *(f"{rows.expected[key]:.2f}" for key in ("draft/2:2", "draft/4:3"))]
     console = Console(width=80)
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    for key, share, times in zip(("draft/2:2", "draft/4:auto"), accepted[1:], expected[1:], strict=True):
+    for key, share, times in zip(("draft/2:2", "draft/4:3"), accepted[1:], expected[1:], strict=True):
         [line] = [line.split() for line in lines if line.startswith(f" {short_name(key)} ")]
         assert line[-2:] == [share, times]
         assert line[2] == "0.0%", "no layer is skipped, and zero has no sign"

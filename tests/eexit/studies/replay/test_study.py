@@ -1,7 +1,6 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import REPLAYS, TIMINGS
+from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
 from eexit.studies.replay.recorded import read_transcripts
 from eexit.studies.replay.study import ReplayStudy, SettingsToReplay, make_replay_plan
@@ -129,83 +128,6 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
     assert "Means over 5 prompts (10 texts, seeds averaged first)" in lines
     assert f'pd.read_parquet("{finished}/replays")' in printed.out
     assert "replaying 4 settings on 10 texts of unfrozen/kl/1, from what was recorded" in printed.err
-
-
-@pytest.mark.usefixtures("no_ray")
-def test_what_would_be_looked_up_is_what_a_sweep_looks_up_and_what_plain_loops_find(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_byte_model(tmp_path / "model")
-    out, drafts = tmp_path / "out", {"draft/lookup:1": 1, "draft/lookup:3": 3}
-    asked = {"modes": ("normal",), "rules": {}, "draft": ("lookup:1,3",), "seeds": (0,), "max_new_tokens": 30}
-    land_all(out, config_of(tmp_path / "model", **asked))
-    TIMINGS.publish(open_store(out), "1" * 32, [timed(rows, seconds) for rows, seconds in ((1, 1.0), (2, 1.5))])
-    assert replay.main([str(out), "--draft", "lookup:1,3"]) == 0
-    printed, rows = capsys.readouterr().out, REPLAYS.read(open_store(out)).to_pylist()
-    runs = pd.read_parquet(out / "generations").query("status == 'ok'")
-    tokens = pd.read_parquet(out / "tokens").query("configuration == 'normal'").sort_values("position")
-    normal = [
-        (list(run["prompt_token_ids"]), tokens[tokens.run_id == run["run_id"]].token_id.tolist())
-        for run in runs.query("configuration == 'normal'").to_dict("records")
-    ]
-    assert [row["configuration"] for row in rows] == list(drafts)
-    names = ["drafted", "accepted", "passes"]
-    for row in rows:
-        key, replayed = row["configuration"], [row[name] for name in names]
-        assert replayed == runs[runs.configuration == key][names].sum().tolist()
-        by_loops = [looked_up(prompt, text, drafts[key], 30) for prompt, text in normal]
-        assert replayed == np.sum(by_loops, 0).tolist()
-        assert (row["mean_depth"], row["expected_disagreement"], row["cost_run"]) == (1, 0, None)
-    assert rows[0]["accepted"] > 0
-    one = rows[0]["tokens"] / rows[0]["passes"] / (1 + 0.5 * rows[0]["drafted"] / rows[0]["passes"])
-    assert f"{one:.2f}" in printed, "a pass of two tokens takes half as long again"
-
-
-def looked_up(prompt: list[int], text: list[int], n: int, most: int) -> tuple[int, int, int]:
-    """What is drafted and accepted, in how many passes: by the longest end, of up to three tokens, that is before."""
-    drafted, accepted, passes, end = 0, 0, 0, 1
-    while end < len(text):
-        so_far = [*prompt, *text[:end]]
-        places = [
-            (size, start + size)
-            for size in (1, 2, 3)
-            for start in range(len(so_far) - size)
-            if so_far[start : start + size] == so_far[-size:]
-        ]
-        n_drafted, n_right = min(n, most - end - 1) if places else 0, 0
-        for ahead in range(n_drafted):
-            so_far.append(so_far[max(places)[1] + ahead])
-        while n_right < n_drafted and so_far[len(prompt) + end + n_right :][:1] == text[end + n_right :][:1]:
-            n_right += 1
-        drafted, accepted, passes = drafted + n_drafted, accepted + n_right, passes + 1
-        end += n_right + 1
-    return drafted, accepted, passes
-
-
-def timed(rows: int, seconds: float) -> dict[str, Any]:
-    return {
-        "configuration": "normal", "batch": rows, "round": 1, "prompts": 1, "tokens": rows, "seconds": seconds,
-        "device": "cpu", "machine": "A CPU", "threads": 1, "versions": "", "model": "tiny", "dtype": "float32",
-        "timing_id": "1" * 32, "started": datetime.now(UTC),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        (["--draft", "3:4"], "draft 3:4 can't be replayed, since no text tells what a layer drafts: run a sweep"),
-        (["--draft", "lookup:auto"], "draft lookup:auto follows how long passes take as they run: replay numbers"),
-        (["--draft", "lookup:0"], "N of a draft must be 1 or more, or auto, got lookup:0 (--draft)"),
-        (["--draft", "lookup:2", "--rules", "kl=1"], "--draft replays no exits: give --rules in a call without it"),
-        (["--draft", "lookup:2", "--texts-of", "unfrozen/kl/1"], "drafts write the texts of normal: leave --texts-of"),
-    ],
-)
-def test_what_no_text_tells_of_drafts_is_refused_in_a_line(
-    finished: Path, capsys: pytest.CaptureFixture[str], command: list[str], said: str
-) -> None:
-    assert replay.main([str(finished), *command]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert said in line
 
 
 @pytest.mark.usefixtures("ray_here")
