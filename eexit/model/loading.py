@@ -24,7 +24,7 @@ from eexit.model.checkpoint import (
 )
 from eexit.model.decoder import context_of
 from eexit.model.quantization import INT4, method_of, quantized_bytes, quantizing, refuse_left_whole, refuse_quantize
-from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
+from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate, no_tokenizer
 from eexit.model.support.refusals import find_stack, refuse_offloaded, refuse_unsupported
 from eexit.output.text import did_you_mean
 
@@ -245,14 +245,14 @@ def load_tokenizer(config: ModelOptions) -> Tokenizer:
 def _load_tokenizer(config: ModelOptions, location: str) -> Tokenizer:
     try:
         with quietly():
-            return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(location, **_fetching(config, location))
     except Exception as error:  # as above
         # If there is no tokenizer file, transformers lists everything that could have been one.
-        reason = "" if "from one of:" in str(error) else f" ({first_line(error)})"
-        raise UsageError(
-            f"model {config.model} has no tokenizer that can be loaded{reason}: "
-            "see that tokenizer.json and tokenizer_config.json are beside its weights"
-        ) from error
+        raise no_tokenizer(config.model, "" if "from one of:" in str(error) else f" ({first_line(error)})") from error
+    # Of some families, transformers makes one that knows control tokens alone, so that all prompts are empty.
+    if {*tokenizer.get_vocab().values()} <= {*tokenizer.all_special_ids}:
+        raise no_tokenizer(config.model)
+    return tokenizer
 
 
 def _read_config(config: ModelOptions, location: str) -> Any:

@@ -27,7 +27,7 @@ from typing import IO, Any, Final, ParamSpec, TypeVar
 from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
-from eexit.model.sources import files_of, within
+from eexit.model.sources import files_of, refuse_without_tokenizer, within
 from eexit.output.whole_files import keep
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
@@ -213,6 +213,7 @@ def looking(
         facts = _facts(config, rows_per_shard, known)
         yield lambda: facts
         return
+    refuse_without_tokenizer(config.model, files_of(config.model))
     few = config.model_copy(update={"prompts": config.prompts[:1]})
     with asking(_find, few) as result:
 

@@ -12,6 +12,7 @@ import ray
 from commands import without_steps
 from safetensors.torch import load_file, save_file
 from sweeping import SCRIPT, sweep, sweep_here
+from tiny_models import tiny_model
 from transformers import LlamaForCausalLM
 
 
@@ -34,6 +35,17 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     assert message in error
     assert steps == ["importing Ray"][: len(steps)]
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_a_model_without_a_tokenizer_is_refused_before_ray_starts(environment: dict[str, str], tmp_path: Path) -> None:
+    tiny_model("qwen2").save_pretrained(tmp_path / "model")
+    done = sweep_here(environment, "--model", tmp_path / "model", "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    *steps, error = done.stderr.splitlines()
+    assert error.startswith(f"error: model {tmp_path / 'model'} has no tokenizer that can be loaded: see that ")
+    assert "starting Ray" not in steps
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.usefixtures("no_ray_yet")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model
+from byte_model import save_byte_model, save_family
 from references import decoder_of, shared_model
 from safetensors.torch import load_file, save_file
 from tiny_gguf import save_tiny_gguf
@@ -183,6 +183,18 @@ def lose_the_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def lose_the_vocabulary(folder: Path) -> None:
+    """Of Qwen2, transformers then makes a tokenizer that knows one control token."""
+    save_family(folder, "qwen2")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
+
+
+NO_TOKENIZER = (
+    r" has no tokenizer that can be loaded: see that tokenizer\.json and tokenizer_config\.json are beside its weights"
+)
+
+
 @pytest.mark.parametrize("look", [describe_model, load_model_and_tokenizer])
 @pytest.mark.parametrize(
     ("damage", "told"),
@@ -194,11 +206,8 @@ def lose_the_tokenizer(folder: Path) -> None:
         ),
         (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
         (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),
-        (
-            lose_the_tokenizer,
-            r" has no tokenizer that can be loaded: see that tokenizer\.json and tokenizer_config\.json are beside its "
-            "weights",
-        ),
+        (lose_the_tokenizer, NO_TOKENIZER),
+        (lose_the_vocabulary, NO_TOKENIZER),
     ],
 )
 def test_what_is_damaged_is_told_in_one_line(
