@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import here, refusal
+from ray_head import readme_lines
 
 import jobs
 from jobs import sweep
@@ -109,6 +110,11 @@ def test_help_is_as_wide_as_the_terminal_and_its_examples_are_still_commands(
     joined = said.replace(" \\\n        ", " ")
     assert [line for line in examples if line not in joined] == []
     assert max(map(len, wide.splitlines())) > 80
+
+
+def test_help_of_a_sweep_has_the_lines_for_a_cluster_that_are_tested() -> None:
+    """`test_submit.py` runs those of `cluster/README.md`, also where Ray has left a token."""
+    assert [line for line in readme_lines() if line.partition("   #")[0] not in (sweep.__doc__ or "")] == []
 
 
 @pytest.fixture(scope="module")
