@@ -80,6 +80,7 @@ class InFlight(NamedTuple):
 
     tokens: int = 0  # generated so far
     runs: int = 0  # whose text has ended
+    observed: int = 0  # tokens of finished texts that full depth was asked about since a token was generated
 
 
 class SweepActor:
@@ -155,8 +156,10 @@ class SweepActor:
             self._rows = 0
             self._metrics.rows_in_flight.set(0)
 
-    def _count(self, tokens: int, runs: int = 0) -> None:
-        self._in_flight = InFlight(self._in_flight.tokens + tokens, self._in_flight.runs + runs)
+    def _count(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
+        before = self._in_flight
+        observed = 0 if tokens else before.observed + observed
+        self._in_flight = InFlight(before.tokens + tokens, before.runs + runs, observed)
         if tokens:
             self._metrics.tokens.inc(tokens)
 

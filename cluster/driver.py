@@ -288,9 +288,12 @@ class Driver:
                 self._display.say(f"{MANIFEST} was gone and is put back")
 
     def _progress(self) -> Progress:
+        busy = [worker for worker in self._workers if worker.shards]
+        observed = [worker.in_flight.observed for worker in busy]
         in_flight = InFlight(
-            tokens=sum(worker.in_flight.tokens for worker in self._workers if worker.shards),
-            runs=sum(worker.in_flight.runs for worker in self._workers if worker.does_runs),
+            tokens=sum(worker.in_flight.tokens for worker in busy),
+            runs=sum(worker.in_flight.runs for worker in busy if worker.does_runs),
+            observed=sum(observed) if all(observed) else 0,  # else tokens are made meanwhile
         )
         ready = sum(worker.loading is None for worker in self._workers)
         actors, most = (ready, len(self._workers) + len(self._vacant)), self._config.max_new_tokens
@@ -303,7 +306,8 @@ def sweep_progress(
     """Of what this start of the sweep has landed and has in flight, and of actors that are ready and wanted.
 
     Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
-    share that is done, unfinished runs count by their tokens.
+    share that is done, unfinished runs count by their tokens. While full depth is asked about finished texts, which
+    makes no tokens, that is said in place of a rate and of the time left.
     """
     to_do = planned - done_before
     per_run = max(1.0, tally.tokens / tally.runs) if tally.tokens and tally.runs else max_new_tokens
@@ -311,7 +315,12 @@ def sweep_progress(
     doing = f"{done_before + tally.runs + in_flight.runs:,}/{planned:,} runs"
     ready, wanted = actors
     ending = f"{counted(tally.errors, 'error')} · {ready}/{wanted} actors"
-    return Progress(doing, tally.tokens + in_flight.tokens, share, ready > 0, with_rate=True, ending=ending)
+    if in_flight.observed:
+        doing += f" · observing finished texts: {counted(in_flight.observed, 'token')}"
+    return Progress(
+        doing, tally.tokens + in_flight.tokens, share, ready > 0,
+        with_rate=not in_flight.observed, ending=ending, open_ended=bool(in_flight.observed),
+    )  # fmt: skip
 
 
 def _ids(shard: Shard) -> list[str]:

@@ -104,7 +104,7 @@ class ModelGenerator:
         self._thinks = thinks(config, self.tokenizer)
         self._same_for_every_seed = same_for_every_seed(config)
 
-    def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0: None) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0, observed=0: None) -> Results:
         """Do the runs together. A run that fails becomes an error row, and does not affect the others.
 
         If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
@@ -190,7 +190,7 @@ class ModelGenerator:
         outcomes: dict[int, Outcome] = {}
         reason, out_of_memory = "", False
         try:
-            for index, outcome in self.engine.generate(requests, ends.progress):
+            for index, outcome in self.engine.generate(requests, ends.progress, ends.observed):
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
@@ -285,6 +285,9 @@ class _Ends:
 
     progress: OnProgress
     runs_left: Counter[Request | None]  # by what they ask for; None for runs whose prompt can't be tokenised
+
+    def observed(self, n_tokens: int) -> None:
+        self.progress(0, observed=n_tokens)
 
     def of(self, request: Request) -> None:
         if n_runs := self.runs_left.pop(request, 0):

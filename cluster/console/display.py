@@ -30,15 +30,17 @@ class Pace:
 
     def describe(self, progress: Progress) -> str:
         now = time.monotonic()
+        if progress.tokens < self._seen[-1][1]:  # of the next step, or of an actor that has died
+            self._seen.clear()
         self._seen.append((now, progress.tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
             self._seen.popleft()
         since, tokens = self._seen[0]
-        rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
+        rate = f"{(progress.tokens - tokens) / (now - since):,.0f} tokens/s" if now > since else ""
         can_tell = progress.share > 0 and progress.has_begun
         left = _left((now - self._started) * (1 / progress.share - 1)) if can_tell else "starting"
         left = "" if progress.open_ended else left
-        told = (progress.doing, f"{rate:,.0f} tokens/s" if progress.with_rate else "", left, progress.ending)
+        told = (progress.doing, rate if progress.with_rate else "", left, progress.ending)
         return " · ".join(filter(None, told))
 
     @property
@@ -63,10 +65,11 @@ class Lines:
     def __exit__(self, *error: object) -> None: ...
 
     def show(self, progress: Progress, last: bool = False) -> None:
+        told = self._pace.describe(progress)
         if last or time.monotonic() >= self._next:
             wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
             self._next = time.monotonic() + wait
-            self.say(f"{progress.tokens:,} tokens · {self._pace.describe(progress)}")
+            self.say(f"{progress.tokens:,} tokens · {told}")
 
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

@@ -22,6 +22,8 @@ from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Draft, Normal
 
+Tell = Callable[[int], None]
+
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
     """Raises `UsageError` if the model can't be run in this mode."""
@@ -45,9 +47,14 @@ class Engine:
         self.n_slots = 0  # of the latest batch
 
     def generate(
-        self, requests: Sequence[Request], progress: Callable[[int], None] = lambda n_tokens: None
+        self,
+        requests: Sequence[Request],
+        progress: Tell = lambda n_tokens: None,
+        observed: Tell = lambda n_tokens: None,
     ) -> Iterator[tuple[int, Outcome]]:
         """Yields (index into requests, outcome) as rows end; calls `progress` with the number of tokens of each step.
+
+        `observed` is called with the number of tokens of finished texts that full depth was asked about, often.
 
         How many rows are in flight follows from the memory that their caches may take. Requests of one prompt share
         its prefill if they are next to each other.
@@ -62,10 +69,15 @@ class Engine:
         decoders_of = [self.decoders.under(request.configuration) for request in requests]
         for decoders in dict.fromkeys(decoders_of):
             indices = [index for index in waiting if decoders_of[index] == decoders]
-            yield from self._generate(decoders, requests, indices, progress)
+            yield from self._generate(decoders, requests, indices, progress, observed)
 
     def _generate(
-        self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
+        self,
+        decoders: Decoders,
+        requests: Sequence[Request],
+        waiting: Sequence[int],
+        progress: Tell,
+        observed: Tell,
     ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
         beside: list[int] = []
@@ -81,10 +93,10 @@ class Engine:
                     (beside if requests[index].is_oracle else alone).append(index)
         for group in (beside, alone, drafting):
             if group:
-                yield from self._decode(decoders, requests, group, progress)
+                yield from self._decode(decoders, requests, group, progress, observed)
 
     def _decode(
-        self, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Callable[[int], None]
+        self, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell, observed: Tell
     ) -> Iterator[tuple[int, Outcome]]:
         batch = self._new_batch(decoders, [requests[index] for index in waiting])
         waiting.reverse()
@@ -92,12 +104,12 @@ class Engine:
         while waiting or batch.n_rows:
             while waiting and batch.n_rows < batch.n_slots:
                 prefilled = self._admit(batch, waiting, requests, prefilled)
-                yield from self._retire(batch)
+                yield from self._retire(batch, observed)
             if batch.n_rows:
                 before = batch.n_tokens
                 step(batch)
                 progress(batch.n_tokens - before)
-                yield from self._retire(batch)
+                yield from self._retire(batch, observed)
 
     def _refusal(self, request: Request) -> Failure | None:
         n_prompt = len(request.prompt_token_ids)
@@ -145,11 +157,11 @@ class Engine:
         first_tokens(batch, slots, prefilled)
         return prefilled
 
-    def _retire(self, batch: Batch) -> Iterator[tuple[int, Outcome]]:
+    def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
         ended = batch.ended()
         if batch.teacher is None and self.decoding.n_observed:
-            observe(batch, ended)
+            observe(batch, ended, observed)
         outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
         batch.remove(ended)
         yield from outcomes

@@ -85,6 +85,12 @@ def _compiles(pattern: str, name: str = "answer_pattern") -> str:
     return pattern
 
 
+def _begins_answers(pattern: str) -> str:
+    if not pattern:
+        raise ValueError(f"thinking_until is empty: give a pattern, or --thinking {NO_MARKS} where texts don't think")
+    return _compiles(pattern, "thinking_until")
+
+
 def _opens_and_closes(marks: tuple[str, ...]) -> tuple[str, ...]:
     if marks != (NO_MARKS,) and not (len(set(marks)) == len(marks) == 2 and all(marks)):
         shown = " ".join(marks) or "nothing"
@@ -383,7 +389,7 @@ class SweepConfig(BaseModel):
         description="what opens a chain of thought and what closes it, as in <think> </think>; by default what the "
         f"model's chat template or vocabulary has; {NO_MARKS}: texts have no parts",
     )
-    thinking_until: Annotated[Text, AfterValidator(partial(_compiles, name="thinking_until"))] | None = Field(
+    thinking_until: Annotated[Text, AfterValidator(_begins_answers)] | None = Field(
         None,
         description="pattern that begins the answer of a model that thinks in plain words, as in (?i)answer:; what "
         "comes before its first match is the chain of thought",

@@ -26,8 +26,8 @@ class Results:
 class OnProgress(Protocol):
     """What a generator tells of its progress."""
 
-    def __call__(self, tokens: int, runs: int = 0) -> None:
-        """So many tokens were generated, and so many runs have ended, since the last call."""
+    def __call__(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
+        """So many tokens were generated, runs ended, and tokens of finished texts observed, since the last call."""
 
 
 class Generator(Protocol):

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.console.sweep_flags import load_job
-from eexit.decode.engine import Engine
+from eexit.decode.engine import Engine, Tell
 from eexit.decode.rows.requests import Outcome, Request
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
@@ -66,7 +66,10 @@ class WatchedEngine(Engine):
     observed = 0.0
 
     def generate(
-        self, requests: Sequence[Request], progress: Callable[[int], None] = lambda n_tokens: None
+        self,
+        requests: Sequence[Request],
+        progress: Tell = lambda n_tokens: None,
+        observed: Tell = lambda n_tokens: None,
     ) -> Iterator[tuple[int, Outcome]]:
         latest = now(self.decoder.device)
 
@@ -75,7 +78,7 @@ class WatchedEngine(Engine):
             progress(n_tokens)
             latest = now(self.decoder.device)
 
-        for ended in super().generate(requests, step):
+        for ended in super().generate(requests, step, observed):
             self.observed += now(self.decoder.device) - latest
             yield ended
             latest = now(self.decoder.device)
@@ -203,8 +206,8 @@ class Bench:
         """Run something that reports progress; what it returns, and the seconds of each step but the first."""
         moments: list[float] = []
 
-        def step(tokens: int, runs: int = 0) -> None:
-            if not runs:  # a run's end is no step
+        def step(tokens: int, runs: int = 0, observed: int = 0) -> None:
+            if not runs and not observed:  # these are no steps
                 moments.append(self.now())
 
         result = run(step)

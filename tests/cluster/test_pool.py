@@ -1,6 +1,7 @@
 """How many actors a cluster's resources allow, how the plan is split into shards, and how progress is written."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.errors import SweepStopped, UsageError
+from eexit.output.progress import Progress
 from eexit.plan.config import Prompt
 from eexit.plan.model_facts import CPU_CACHE_BYTES, Memory
 from eexit.plan.runs import plan_runs
@@ -186,6 +188,30 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
     assert len(lines) < 120, "720 at one every five seconds"
     assert all(" · 1 tokens/s · " in line for line in lines[1:])
+
+
+def test_a_step_has_the_rate_of_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before had made 1,000 when this one began to count from none, at 5 tokens per second."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    log = io.StringIO()
+    display = open_display(log)
+    for second, tokens in enumerate([0, 500, 1000, *range(0, 60, 5)]):
+        now = float(second)
+        display.show(Progress("learning", tokens, 0.5, with_rate=True), last=second > 3)
+    assert [line.split(" · ")[2] for line in log.getvalue().splitlines()[1:]] == ["5 tokens/s"] * 11
+
+
+def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_the_time_left() -> None:
+    log = io.StringIO()
+    for observed in (0, 128, 256):
+        progress = sweep_progress(30, 0, Tally(), InFlight(500, observed=observed), (1, 1), max_new_tokens=100)
+        open_display(log).show(progress)
+    generating, *observing = log.getvalue().splitlines()
+    assert re.fullmatch(r"500 tokens · 0/30 runs · [\d,]+ tokens/s · 0:00 left · 0 errors · 1/1 actors", generating)
+    assert observing == [
+        f"500 tokens · 0/30 runs · observing finished texts: {n} tokens · 0 errors · 1/1 actors" for n in (128, 256)
+    ]
 
 
 def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

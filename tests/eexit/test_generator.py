@@ -37,7 +37,7 @@ def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) ->
     runs = list(plan_runs(config))
     generator, generated, ended = ModelGenerator(config, "cpu"), list[int](), list[int]()
 
-    def progress(tokens: int, runs: int = 0) -> None:
+    def progress(tokens: int, runs: int = 0, observed: int = 0) -> None:
         generated.append(tokens)
         ended.append(runs)
 
@@ -60,7 +60,7 @@ def test_what_had_ended_before_a_failure_is_not_decoded_again(model: Path, failu
     generator._use(rows=2)
     expected, generated, ended, raised = generator.generate(runs), list[int](), list[int](), list[Exception]()
 
-    def progress(tokens: int, runs: int = 0) -> None:
+    def progress(tokens: int, runs: int = 0, observed: int = 0) -> None:
         generated.append(tokens)
         ended.append(runs)
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     assert message in error
     assert steps == ["importing Ray"][: len(steps)]
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_a_bucket_that_is_out_of_reach_is_told_within_ten_seconds(environment: dict[str, str], tiny: Path) -> None:
+    nobody = "gs://anonymous@bucket/out?scheme=http&endpoint_override=127.0.0.1:9"
+    began = time.monotonic()
+    done = sweep_here(environment, "--model", tiny, "--out", nobody)
+    assert time.monotonic() - began < 10
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(
+        r"importing Ray\nerror: --out bucket/out can't be written to \(.*\): choose another place\n", done.stderr
+    )
 
 
 @pytest.mark.usefixtures("no_ray_yet")

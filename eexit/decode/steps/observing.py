@@ -3,6 +3,7 @@
 Shapes: T tokens of texts, X exitable layers and then the final one.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -22,10 +23,11 @@ OBSERVED_POSITIONS: Final = 1 << 16
 
 @record_function("observation")
 @torch.inference_mode()
-def observe(batch: Batch, slots: np.ndarray) -> None:
+def observe(batch: Batch, slots: np.ndarray, observed: Callable[[int], None]) -> None:
     """Record what the teacher says of rows that have ended: the columns that rows of oracles have at once.
 
-    Tokens that have not been through all its layers go through them, many at a time, in their rows' slots.
+    Tokens that have not been through all its layers go through them, many at a time, in their rows' slots;
+    `observed` is called with the number of tokens each time.
     """
     if not len(slots):
         return
@@ -43,6 +45,7 @@ def observe(batch: Batch, slots: np.ndarray) -> None:
         tokens = Tokens(slot, input_index, batch.records["token_id_T"][slot, input_index].astype(np.int64))
         reading = read_texts(decoder, batch.decoding, exits, batch.texts, tokens, batch.n_prompt)
         _record(batch, slot, input_index, reading)
+        observed(len(slot))
 
 
 def read_complete(batch: Batch, if_many: bool = False) -> None:

@@ -6,7 +6,7 @@ A file is either there with all of its content or not at all: files are publishe
 import contextlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -20,12 +20,17 @@ from eexit.output.whole_files import temporary_name, write_whole
 from eexit.results.files import Location
 
 DAMAGED_FOLDER = "damaged"
-GCS_RETRY_SECONDS = 60  # the client's default, for a missing bucket or network, is a quarter of an hour
+# The client's default, for a missing bucket or network, is a quarter of an hour. Of a write it takes up to twice these.
+GCS_RETRY_SECONDS, GCS_PROBE_SECONDS = 60, 2
 
 
 @dataclass(frozen=True)
 class Store(Location):
     """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
+
+    uri: str = field(
+        default="", repr=False, compare=False
+    )  # as it was given, perhaps with secrets; empty for a local folder
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:
         """Make all of `content` visible under `name` in one step, replacing what was there. Raises `OSError`."""
@@ -122,9 +127,9 @@ class Store(Location):
                 with tempfile.TemporaryFile(dir=existing):
                     pass
             else:
-                name = f".probe-{uuid4().hex}"
-                self.publish(name, b"")
-                self.remove(name)
+                name, there = f".probe-{uuid4().hex}", open_store(self.uri, GCS_PROBE_SECONDS)
+                there.publish(name, b"")
+                there.remove(name)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{flag} {self.root} can't be written to ({reason}): choose another place") from error
@@ -139,16 +144,19 @@ def _refuse_dangling_link(root: Path) -> None:
             )
 
 
-def open_store(out: str | Path) -> Store:
-    """The store at a folder or URI; nothing is created. Raises `UsageError` for a URI that can't be used."""
+def open_store(out: str | Path, retry_seconds: int = GCS_RETRY_SECONDS) -> Store:
+    """The store at a folder or URI; nothing is created. Raises `UsageError` for a URI that can't be used.
+
+    On Google's cloud, `retry_seconds` are those after which it counts as out of reach, unless the URI says so.
+    """
     if "://" not in str(out):
         return Store(fs.LocalFileSystem(), os.path.abspath(out))
     uri = str(out)
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
-        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_RETRY_SECONDS}"
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={retry_seconds}"
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         reason = without_secrets(str(error).splitlines()[0].replace(uri, HIDDEN))
         raise UsageError(f"--out {shown(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
-    return Store(filesystem, root)
+    return Store(filesystem, root, str(out))

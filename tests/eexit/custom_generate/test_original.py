@@ -88,7 +88,7 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
 def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) -> None:
     runs = list(plan_runs(generator.config))
     seen: list[int] = []
-    results = generator.generate(runs, lambda tokens, runs=0: seen.append(tokens))
+    results = generator.generate(runs, lambda tokens, runs=0, observed=0: seen.append(tokens))
     assert results.generations.schema.equals(GENERATIONS, check_metadata=True)
     assert results.tokens.schema.equals(TOKENS, check_metadata=True)
     rows = results.generations.to_pylist()

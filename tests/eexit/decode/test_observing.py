@@ -45,6 +45,16 @@ def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architect
                 np.testing.assert_array_equal(mine, theirs, err_msg=field)
 
 
+def test_it_tells_how_many_tokens_of_finished_texts_were_observed(llama: PreTrainedModel) -> None:
+    """All but each text's first, which the prompt's pass observes, and those of full depth, which are as they come."""
+    observed: list[int] = []
+    engine = Engine(decoder_of(llama), replace(SAMPLED, rows=5))
+    requests = grid([Normal(), Exit("unfrozen", "fixed", 3.0)], PROMPTS[:2])
+    traces = traces_of(engine.generate(requests, observed=observed.append))
+    lengths = {index: len(trace.token_id_T) - 1 for index, trace in traces.items()}
+    assert sum(observed) == sum(n for index, n in lengths.items() if requests[index].configuration != Normal())
+
+
 @pytest.mark.parametrize("observe", ["final", "none"])
 def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
     llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory, observe: Observe

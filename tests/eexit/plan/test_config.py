@@ -37,6 +37,7 @@ def test_defaults_are_the_documented_grid() -> None:
         ),
         ({"thinking": ["<think>"]}, "thinking takes what opens a chain of thought and what closes it, .* got <think>"),
         ({"thinking": ["<t>", "<t>"]}, "as in <think> </think>, or none, got <t> <t>"),
+        ({"thinking_until": ""}, "thinking_until is empty: give a pattern, or --thinking none where texts don't think"),
         ({"thinking_until": "(answer"}, "thinking_until '\\(answer' is no regular expression .missing .*: mend it"),
         ({"thinking": ["<t>", "</t>"], "thinking_until": "A:"}, "thinking <t> </t> and thinking_until A: both say"),
         ({"beam": 3}, "Extra inputs are not permitted"),
