@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cluster.console.flags import make_parser, parse_flags
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
+from eexit.method.states import STATES
 from eexit.output.locations import shown
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
@@ -72,6 +73,13 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         help="run a control for each configuration of a finished sweep too: rule random, which exits as often at each "
         "layer, whatever the token",
     )
+    parser.group(WHERE).add_argument(
+        "--controls-in",
+        metavar="MODE",
+        nargs="+",
+        help="the modes of these controls, so that modes stand beside each other at the same exits; without it, each "
+        "has the mode of what it follows",
+    )
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
@@ -91,10 +99,15 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     path = Path(given or default)
     table = {} if given is None and "prompts" in flags else _read_toml(path)
     controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
+    controls_in = flags.pop("controls_in", table.pop("controls_in", ()))
+    if controls_in and not controls_from:
+        raise UsageError(f"--controls-in {' '.join(controls_in)} has no effect: give --controls-of RESULTS")
+    if foreign := [mode for mode in controls_in if mode not in STATES]:
+        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
     if controls_from:
         from eexit.studies.controls import controls_of  # here and below, since flags are read without pyarrow
 
-        table["controls"] = controls_of(controls_from)
+        table["controls"] = controls_of(controls_from, controls_in)
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)

@@ -290,17 +290,19 @@ def _exiting(key: str) -> str:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ControlOf:
-    """A control to run: rule `random`, in the mode and with the exit layers of the configuration whose key is `of`.
+    """A control to run: rule `random`, with the exit layers of the configuration whose key is `of`, in its mode or
+    another one, `in_mode`.
 
     `counts` are that configuration's decided tokens by exit layer.
     """
 
     of: Annotated[Text, AfterValidator(_exiting)]
     counts: dict[int, int]
+    in_mode: Annotated[Text, AfterValidator(_exiting)] | None = None
 
     @property
     def mode(self) -> str:
-        return mode_of(self.of)
+        return self.in_mode or mode_of(self.of)
 
     @property
     def parameter(self) -> Control:

@@ -90,6 +90,8 @@ class Exit:
     @property
     def gated_rule(self) -> str:
         """The rule and its parameter, such as `confidence/0.97`: what a gate is trained for."""
+        if isinstance(self.parameter, Control) and mode_of(self.parameter.of) != self.mode:
+            return f"{self.rule}/{self.parameter.of}"
         return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any, Final
 
 from eexit.method.rules import CONTROL, ONLINE
@@ -38,14 +38,15 @@ class Run:
 def configurations(config: SweepConfig) -> list[Configuration]:
     """All configurations of a sweep, in order: mode `normal` alone, every other mode × rule × parameter, and drafts.
 
-    A control follows the configuration that it is a control of, or comes last if that is not part of this sweep.
+    Controls follow the configuration that they are controls of, or come last if that is not part of this sweep.
     """
-    controls = {control.of: Exit(control.mode, CONTROL, control.parameter) for control in config.controls}
+    controls: dict[str, list[Configuration]] = {}
+    for control in config.controls:
+        controls.setdefault(control.of, []).append(Exit(control.mode, CONTROL, control.parameter))
     planned: list[Configuration] = []
     for configuration in _grid(config):
-        control = controls.pop(configuration.key, None)
-        planned += [configuration, *([control] if control else [])]
-    return [*planned, *controls.values()]
+        planned += [configuration, *controls.pop(configuration.key, [])]
+    return [*planned, *chain(*controls.values())]
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:

@@ -3,13 +3,16 @@
 If a configuration's texts are no better than those of its control, what its rule knows does not help.
 """
 
+from collections.abc import Sequence
+
 from eexit.plan.config import ControlOf
 from eexit.results.means import exit_counts
 from eexit.results.store.finished_sweep import read_finished
 
 
-def controls_of(results: str) -> tuple[ControlOf, ...]:
-    """A control for each configuration that exits, with the number of its decided tokens by exit layer.
+def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlOf, ...]:
+    """A control for each configuration that exits, with the number of its decided tokens by exit layer; in its own
+    mode, or in each of `modes`.
 
     One whose tokens all exit at the same layer has none, since its control would do the same.
 
@@ -19,7 +22,8 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
     counts = exit_counts(sweep.runs)
     exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
     return tuple(
-        ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))
+        ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]), in_mode=mode)
         for entry in exiting
+        for mode in modes or (None,)
         if sum(count > 0 for count in counts.get(entry["key"], {}).values()) > 1
     )

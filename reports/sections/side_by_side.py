@@ -17,6 +17,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import ENDS, ValueKind, estimate_columns
 from reports.shared.charts import (
@@ -52,6 +53,8 @@ PAIRED: Final = (
     "difference."
 )
 CONTROL: Final = "its control"  # what each setting stands beside on average
+SAME_SETTING: Final = "the same setting"
+SAME_EXITS: Final = "the same exits, drawn at random"
 _SIGNIFICANT: Final = 5  # digits of the numbers in the page
 
 
@@ -190,29 +193,34 @@ def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """The mean difference over pairs of configurations of every measure of `MATCHED`, prompt by prompt.
 
-    Columns: `base`, `other`, `settings`, how many pairs, and the estimates. A prompt counts where all pairs have it.
-    `trade` has a row of each configuration.
+    Columns: `base`, `other`, `at`, what they have in common, `settings`, how many pairs, and the estimates. A prompt
+    counts where all pairs have it. `trade` has a row of each configuration.
     """
     known = _Measured(runs.landed, runs.of_units(MATCHED))
     rows = []
-    for base, other, keys in _together(trade):
+    for base, other, at, keys in _together(trade):
         if keys:
-            base_PCM, other_PCM = (known.of_keys([pair[at] for pair in keys]) for at in (0, 1))
+            base_PCM, other_PCM = (known.of_keys([pair[side] for pair in keys]) for side in (0, 1))
             estimates = known.estimated((other_PCM - base_PCM).mean(axis=1))
-            rows.append({"base": base, "other": other, "settings": len(keys), **estimates})
+            rows.append({"base": base, "other": other, "at": at, "settings": len(keys), **estimates})
     return pd.DataFrame(rows)
 
 
-def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """Modes with their pairs of the same rule, parameter and exit set; and settings with their controls."""
+def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[tuple[str, str]]]]:
+    """Modes with their pairs of the same rule, parameter and exit set, and of the same exits drawn at random; and
+    settings with their controls. Left out is what exits at one layer alone: no later token attends to what it leaves.
+    """
     if trade.empty:
         return
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
+    deciding = exits[~exits["rule"].isin([name for name, rule in RULES.items() if not rule.sees])]
+    controls = trade[trade["control_of"].notna()]
     for one, other in combinations(exits["mode"].unique(), 2):
-        of_one, of_other = (exits[exits["mode"] == mode].set_index("setting")["configuration"] for mode in (one, other))
-        yield one, other, [(of_one[each], of_other[each]) for each in of_one.index if each in of_other.index]
+        for at, frame, alike in ((SAME_SETTING, deciding, "setting"), (SAME_EXITS, controls, "control_of")):
+            of_one, of_other = (frame[frame["mode"] == mode].set_index(alike)["configuration"] for mode in (one, other))
+            yield one, other, at, [(of_one[each], of_other[each]) for each in of_one.index if each in of_other.index]
     beneath = trade[trade["beneath"].notna()]
-    yield CONTROL, "settings", list(zip(beneath["configuration"], beneath["beneath"], strict=True))
+    yield CONTROL, "settings", None, list(zip(beneath["configuration"], beneath["beneath"], strict=True))
 
 
 def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:

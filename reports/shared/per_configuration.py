@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits, short_name
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits, mode_of, short_name
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
@@ -84,7 +84,8 @@ def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The rows with what they are the control of, and with the value of each one's control of these columns."""
     if trade.empty:
         return trade
-    trade = trade.assign(beneath=trade["control_of"].where(trade["control_of"].isin(trade["configuration"])))
+    is_own = trade["control_of"].map(mode_of, na_action="ignore") == trade["mode"]
+    trade = trade.assign(beneath=trade["control_of"].where(is_own & trade["control_of"].isin(trade["configuration"])))
     controls = trade[trade["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
     if controls.empty:
         return trade

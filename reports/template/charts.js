@@ -193,9 +193,12 @@ function rowsOf({ chart, slice }) {
 }
 
 async function draw(entry, again = false) {
-  const { chart, box } = entry,
-    width = paper || Math.floor(box.clientWidth);
-  if (!box.isConnected || !width || (width === entry.width && !again)) return;
+  const { chart, box } = entry;
+  if (!box.isConnected) return;
+  const isEmpty = !rowsOf(entry).length; // such a chart would have axes alone, and Vega warns of them
+  box.parentElement.classList.toggle("empty", isEmpty);
+  const width = paper || Math.floor(box.clientWidth);
+  if (isEmpty || !width || (width === entry.width && !again)) return;
   entry.width = width;
   const embed = await loadBundle();
   const variant = chart.variants[entry.variant];

@@ -77,6 +77,10 @@ const metricAt = (key) => DATA.metrics.findIndex((metric) => metric.key === key)
 
 const configurationOf = (key) => DATA.configurations.find((configuration) => configuration.key === key);
 
+// That of the control which has the exits of this configuration in the same mode.
+const controlKey = (key) =>
+  DATA.configurations.find(({ control_of: of, mode }) => of === key && key.startsWith(`${mode}/`))?.key;
+
 const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
 
 const isDone = ({ status }) => status === "ok";

@@ -17,6 +17,7 @@ import pyarrow as pa
 from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, written
+from eexit.plan.configuration import mode_of
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
@@ -111,7 +112,11 @@ class ChainsStudy(Study):
         return Done(list(self._rows()))
 
     def _rows(self) -> Iterator[Row]:
-        controls = {each["control_of"]: each["key"] for each in self._sweep.manifest.configurations}
+        controls = {
+            of: each["key"]
+            for each in self._sweep.manifest.configurations
+            if (of := each["control_of"]) and mode_of(of) == each["mode"]
+        }
         steps = sorted({*self._steps_P.tolist()} - {0})
         for kept in sorted(self._without):
             for entry in self._sweep.manifest.configurations:

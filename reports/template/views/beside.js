@@ -3,14 +3,21 @@
 // much or is as good.
 
 const ITS_CONTROL = "its control",
-  ALL_OTHERS = "all others";
+  ALL_OTHERS = "all others",
+  MODES = "modes",
+  SAME_SETTING = "the same setting",
+  SAME_EXITS = "the same exits, drawn at random";
 
 function besideFigure() {
   const kinds = besideKinds(),
     controls = h("div.row"),
     said = h("output.in-words");
   let state = null;
-  const rows = () => kinds[state.kind].rows(state).map((row, order) => ({ ...row, order }));
+  const rows = () =>
+    kinds[state.kind]
+      .rows(state)
+      .filter((row) => isNumber(row[state.measure.key]))
+      .map((row, order) => ({ ...row, order }));
   const show = () => {
     state = besideState(kinds);
     const change = (key) => (value) => {
@@ -26,7 +33,7 @@ function besideFigure() {
           chooser(label, names.map(inMenu), key === "measure" ? state.measure.label : state[key], change(key)),
         ),
     );
-    said.replaceChildren(besideWords(state, rows()));
+    said.replaceChildren(besideCaption(state, rows()) + leftOut(state));
   };
   const chart = {
     key: "beside",
@@ -87,21 +94,32 @@ function comparable(at) {
 function besideKinds() {
   const { averages, mixes } = DATA.beside,
     keys = DATA.configurations.map(({ key }) => key),
-    exits = DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null),
-    controlled = DATA.configurations.filter(({ control_of: of }) => keys.includes(of)),
-    modes = [
-      ...new Set(averages.filter(({ base }) => base !== ITS_CONTROL).flatMap(({ base, other }) => [base, other])),
-    ];
+    controls = DATA.configurations.filter(({ control_of: of }) => of !== null),
+    controlled = keys.filter(controlKey),
+    byMode = averages.filter(({ base }) => base !== ITS_CONTROL),
+    modes = [...new Set(byMode.flatMap(({ base, other }) => [base, other]))];
   const found = {};
+  // Each configuration beside the one of another mode that is `alike`.
+  const acrossModes = (ones, { base, other }, alike) =>
+    ones
+      .filter(({ mode }) => mode === base)
+      .map((one) => [one, ones.find((two) => two.mode === other && alike(two) === alike(one))])
+      .map(([one, two]) => two && pairRow(one.key, two.key, alike(one)));
   if (modes.length > 1)
-    found.modes = {
+    found[MODES] = {
       bases: modes,
       others: (base) => modes.filter((mode) => mode !== base),
-      rows: ({ base, other }) =>
-        exits
-          .filter(({ mode }) => mode === base)
-          .map((one) => [one, exits.find((two) => two.mode === other && settingOf(two) === settingOf(one))])
-          .map(([one, two]) => two && pairRow(one.key, two.key, settingOf(one))),
+      ways: [...new Set([...byMode.map(({ at }) => at), ...(mixes.at ?? [])])],
+      rows: (state) => {
+        if (state.at === SAME_EXITS) return acrossModes(controls, state, ({ control_of: of }) => of);
+        if (state.at === SAME_SETTING) {
+          const deciding = besideExits().filter((one) => !isGiven(one));
+          return acrossModes(deciding, state, settingOf);
+        }
+        return mixes.base.map(
+          (base, i) => mixes.at[i] === state.at && isOfModes(state, base, mixes.series[i]) && mixRow(i, false),
+        );
+      },
     };
   if (mixes.base?.length)
     found["rules and exit sets"] = {
@@ -121,7 +139,7 @@ function besideKinds() {
     found["settings and their controls"] = {
       bases: [ITS_CONTROL],
       others: () => ["settings"],
-      rows: () => controlled.map(({ key, control_of: of }) => pairRow(key, of, of)),
+      rows: () => controlled.map((key) => pairRow(controlKey(key), key, key)),
     };
   found["one with all others"] = {
     bases: keys,
@@ -135,6 +153,17 @@ function besideKinds() {
     kind.rows = (state) => all(state).filter(Boolean);
   }
   return found;
+}
+
+const besideExits = () => DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null);
+
+// Whether all its tokens exit at one layer, so that no later token attends to what an exit leaves behind.
+const isGiven = ({ rule }) => DATA.rules[rule]?.sees === "";
+
+// Whether two series are of these modes, and of the same rule and exit set, which decides by what it sees.
+function isOfModes({ base, other }, ...series) {
+  const [one, two] = series.map((name) => name.split("/"));
+  return one[0] === base && two[0] === other && one[1] === two[1] && !isGiven({ rule: one[1].split(/[@+]/)[0] });
 }
 
 // A setting without its mode, as its key has it.
@@ -182,32 +211,34 @@ function mixRow(i, isOneOfAll) {
   return row;
 }
 
-// What the rows say together: how many certainly differ, and the mean over them where all are of one kind.
-function besideWords({ kind, base, other, at, measure: { key, label, form: how, none } }, rows) {
-  const known = rows.filter((row) => row[key] !== null);
-  if (!known.length) return "Nothing that can be compared so.";
-  const sure = (end, isSo) => known.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length,
+// How many of the rows certainly differ, and the mean over them where all are of one kind.
+function besideCaption({ kind, base, other, at, measure: { key, form: how, none } }, rows) {
+  if (!rows.length) return "Nothing that can be compared so.";
+  const sure = (end, isSo) => rows.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length,
     more = sure("_low", (value) => value > none),
     less = sure("_high", (value) => value < none),
-    n = Math.max(...known.map((row) => row[`${key}_n`])),
-    seeds = DATA.beside.seeds > 1 ? `, up to ${DATA.beside.seeds} seeds each` : "",
-    ofControls = kind === "settings and their controls",
-    [one, two] = ofControls ? [ITS_CONTROL, "a setting"] : [base, other];
-  const words =
-    `${label}, ${two} beside ${at ? `the best mix of ${one} at ${at}` : one}: ` +
-    `certainly higher in ${more} and lower in ${less} of ${known.length} (n = ${form(n, "count")} prompts${seeds}).`;
-  const average =
-    (ofControls || kind === "modes") &&
-    DATA.beside.averages.find(
-      (row) => [row.base, row.other].includes(base) && (ofControls || [row.base, row.other].includes(other)),
-    );
+    n = Math.max(...rows.map((row) => row[`${key}_n`])),
+    seeds = DATA.beside.seeds > 1 ? `, up to ${DATA.beside.seeds} seeds each` : "";
+  const words = `Certainly higher: ${more}, lower: ${less} of ${rows.length} (n = ${form(n, "count")} prompts${seeds}).`;
+  const average = DATA.beside.averages.find(
+    (row) =>
+      row.at === at &&
+      [row.base, row.other].includes(base) &&
+      (kind !== MODES || [row.base, row.other].includes(other)),
+  );
   if (!average || !isNumber(average[key])) return words;
   const turned = average.base !== base,
     ends = turned ? ["", "_high", "_low"] : ["", "_low", "_high"],
     [mean, low, high] = ends
       .map((end) => average[key + end])
       .map((value) => (isNumber(value) ? form(turned ? -value : value, how) : null));
-  return `${words} On average over ${average.settings}: ${mean}${low ? ` [${low}, ${high}]` : ""}.`;
+  return `${words} Mean of ${average.settings}: ${mean}${low ? ` [${low}, ${high}]` : ""}.`;
+}
+
+// The settings that are the same in every mode by construction, which would only dilute what a mode does.
+function leftOut({ kind, at }) {
+  const given = kind === MODES && at === SAME_SETTING ? besideExits().filter(isGiven).map(settingOf) : [];
+  return given.length ? ` Left out, the same in every mode: ${[...new Set(given)].join(", ")}.` : "";
 }
 
 function besideTable({ base, other, at, measure }, rows) {
@@ -221,7 +252,7 @@ function besideTable({ base, other, at, measure }, rows) {
       value: (row) => row.shown_as,
       show: (row) => configurationCell(row.other, row.shown_as),
     },
-    ...(at ? [{ label: "Beside", text: true, value: (row) => row.base }] : []),
+    ...(matchingOf(at) ? [{ label: "Beside", text: true, value: (row) => row.base }] : []),
     ...several.map(({ key, label, form: how }) => ({
       label,
       key,

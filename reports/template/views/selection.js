@@ -87,7 +87,7 @@ function ofSelection(chart, rows) {
   return rows
     .filter((row) => configurationOf(row.configuration) && !row.replayed)
     .map((row) => {
-      const control = DATA.configurations.find(({ control_of: of }) => of === row.configuration)?.key,
+      const control = controlKey(row.configuration),
         numbers = numbersOf(row.configuration);
       const value = (name) => {
         if (name === "share") return numbers.mix[row.rank];

@@ -193,6 +193,9 @@ BAD_FLAGS = {
     "--rules fixed": "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)",
     "--rules random": "rule random follows a configuration of a finished sweep: give --controls-of RESULTS (--rules)",
     "--rules kl=1 --kl-factors 2": "rule kl has KL factors in rules and in kl_factors: give all of them in one place",
+    "--controls-in unfrozen": "--controls-in unfrozen has no effect: give --controls-of RESULTS",
+    "--controls-of x --controls-in normal": "--controls-in normal is no mode that exits: give some of "
+    "unfrozen, frozen_residual, mapped_residual, frozen_cache, skip",
     "--controls-of nowhere": "--controls-of nowhere holds no sweep.json: give the folder of a finished sweep",
     "--top-p 2": "top_p must be ≤ 1, got 2 (--top-p)",
     "--top-p 0.5": "top_p 0.5 has no effect at temperature 0: set a temperature above 0",

@@ -9,6 +9,7 @@ from scripted import sweep_of
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import configuration_of
 from eexit.plan.runs import configurations, plan_runs
 from eexit.results.layout import MANIFEST
 
@@ -36,6 +37,18 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it(finished: P
     assert control.columns["control_of"] == "unfrozen/kl/0.5"
     assert (control.columns["rule"], control.columns["parameter"]) == ("random", None)
     assert config.controls[0].counts == {5: 2, 29: 2}
+    assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_controls_can_have_the_exits_of_another_mode(finished: Path) -> None:
+    flags = "--controls-of", finished, "--rules", "kl=0.5", "--modes", "unfrozen"
+    config = load(*flags, "--controls-in", "unfrozen", "frozen_residual")
+    followed, own, elsewhere, *_ = configurations(config)
+    assert (followed.key, own.key) == ("unfrozen/kl/0.5", "unfrozen/random/kl/0.5")
+    assert elsewhere.key == "frozen_residual/random/unfrozen/kl/0.5"
+    assert own.columns["control_of"] == elsewhere.columns["control_of"] == followed.key
+    assert len({each.key for each in configurations(config)}) == 1 + 2 * 6
+    assert configuration_of(elsewhere.columns).key == elsewhere.key
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
 
 

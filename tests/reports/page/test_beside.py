@@ -3,7 +3,13 @@
 from pathlib import Path
 
 import pytest
-from report_fixtures import Page, Visit, Walk
+from report_fixtures import Page, Visit, Walk, all_drawn
+from synthetic_quality import graded
+from synthetic_sweeps import run_rows, write_runs
+
+from eexit.method.rules import Control
+from eexit.plan.configuration import Configuration, Exit, Normal
+from reports import build_report
 
 HELD = {"equal right answers": "Right answers", "equal layers skipped": "Layers skipped",
         "equal multiply-adds run": "Multiply-adds saved, run"}  # fmt: skip
@@ -32,24 +38,16 @@ def test_a_rule_stands_beside_a_mix_and_what_is_held_equal_is_neither_compared_n
         match_at(page, at)
         moved[at] = measure(page).input_value()
         assert held not in measure(page).locator("option").all_inner_texts()
-        said = section(page).locator("output").inner_text()
-        assert said.startswith(moved[at])
-        assert f"at {at}: certainly higher in" in said
+        assert section(page).locator("output").inner_text().startswith("Certainly higher: ")
         assert held not in section(page).locator("thead").inner_text()
     assert moved == {
         "equal right answers": "Layers skipped", "equal layers skipped": "Right answers",
         "equal multiply-adds run": "Right answers",
     }  # fmt: skip
     page = walk(f"{MIXES}&beside.other=unfrozen/kl&beside.at=equal+layers+skipped", path=answered)
-    assert (
-        section(page)
-        .locator("output")
-        .inner_text()
-        .startswith(
-            "Right answers, unfrozen/kl beside the best mix of unfrozen/confidence at equal layers skipped: certainly"
-        )
-    )
     section(page).locator("summary").click()
+    table = section(page).get_by_role("table")
+    assert "unfrozen/kl beside unfrozen/confidence, at equal layers skipped" in table.inner_text()
     row = section(page).locator("tbody tr").first.inner_text()
     assert "%" in row
     assert "unfrozen/confidence/0.9" in row
@@ -60,7 +58,6 @@ def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(walk:
     address = f"{MIXES}&beside.at={at}&beside.measure={HELD[at]}".replace(" ", "+")
     page = walk(address, path=answered)
     assert measure(page).input_value() in set(HELD.values()) - {HELD[at]}
-    assert not section(page).locator("output").inner_text().startswith(HELD[at])
 
 
 def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_says_what_is_shown(
@@ -78,3 +75,55 @@ def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_
     again = visit("#/" + page.url.partition("#/")[2], path=answered)
     assert measure(again).input_value() == "Right answers"
     assert section(again).locator("output").inner_text() == said
+
+
+@pytest.fixture(scope="module")
+def across_modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two modes with a rule, `fixed` at one layer, and controls that have the exits of one of them.
+
+    The frozen mode loses two answers of ten under the rule and four under its exits.
+    """
+    exits_of = Control("unfrozen/confidence/0.7", ())
+    marks: dict[Configuration, str] = {Normal(): "✓" * 10}
+    for mode, lost, lost_at_random in (("unfrozen", 0, 0), ("frozen_residual", 2, 4)):
+        marks[Exit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
+        marks[Exit(mode, "fixed", 20.0)] = "✗" * 10
+        marks[Exit(mode, "random", exits_of)] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
+    folder = graded(tmp_path_factory.mktemp("modes") / "s", marks)
+    return build_report(str(folder), folder / "report.html")
+
+
+def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(walk: Walk, across_modes: Path) -> None:
+    page = all_drawn(walk("#/?beside.kind=modes", path=across_modes))
+    said = section(page).locator("output").inner_text()
+    assert "of 1 (n = 10 prompts)" in said
+    assert "Mean of 1: −20.0" in said
+    assert said.endswith("Left out, the same in every mode: fixed/20.")
+
+
+@pytest.mark.parametrize(
+    ("at", "found"),
+    [("the same exits, drawn at random", "unfrozen/confidence/0.7\n−40.0"), ("equal layers skipped", "confidence/0.7")],
+)
+def test_modes_are_compared_at_the_same_exits_and_at_equal_layers(
+    walk: Walk, across_modes: Path, at: str, found: str
+) -> None:
+    page = walk("#/?beside.kind=modes", path=across_modes)
+    match_at(page, at)
+    section(page).locator("summary").click()
+    (row,) = section(page).locator("tbody tr").all_inner_texts()
+    assert row.replace("\t", "\n").startswith(found)
+    assert "Left out" not in section(page).locator("output").inner_text()
+
+
+def test_where_nothing_can_be_compared_no_empty_chart_stands_beneath(visit: Visit, tmp_path: Path) -> None:
+    one, other = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.9))
+    runs = [run_rows("0", "?", "normal", None, ["a", "b"]), run_rows("1", "?", "normal", None, ["a", "b"])]
+    runs += [run_rows("0", "?", "unfrozen", 1.0, ["a", "b"], of=one)]
+    runs += [run_rows("1", "?", "unfrozen", 1.0, ["a", "b"], of=other)]
+    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    page = visit(f"#/?beside.base={one.key}&beside.other={other.key}", path=path)
+    assert section(page).locator("output").inner_text() == "Nothing that can be compared so."
+    assert not section(page).locator(".chart").is_visible()
+    section(page).get_by_role("combobox", name="Other").select_option("all others")
+    section(page).locator("canvas").wait_for()
