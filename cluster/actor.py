@@ -184,6 +184,14 @@ def device_here(device: str) -> str:
     return "auto" if sys.platform == "darwin" else "cpu"
 
 
+def auto_dtype(config: SweepConfig, device: str) -> str:
+    """What `--dtype auto` is in a process with an actor's resources."""
+    from eexit.model.loading import choose_device, choose_dtype  # the driver needs no torch
+    from eexit.model.quantization import dtype_name
+
+    return dtype_name(choose_dtype(config.dtype, choose_device(device_here(device)), config.quantize))
+
+
 def _device_is_broken() -> bool:
     """Whether this process's CUDA context is unusable, as it is permanently after some errors."""
     torch = sys.modules.get("torch")

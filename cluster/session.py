@@ -35,11 +35,12 @@ SECONDS_TO_ANSWER = 2.0
 class Session:
     """The resources of each node, as Ray names them, and whether Ray was started for this sweep on this machine alone.
 
-    No node ever joins such a Ray.
+    No node ever joins such a Ray. `is_here` says that no other machine is in it now.
     """
 
     nodes: list[Mapping[str, float]]
     is_own: bool
+    is_here: bool
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
     `UsageError` if Ray can't be joined or started.
     """
     if ray.is_initialized():
-        yield Session(_nodes(), is_own=False)
+        yield _session(is_own=False)
         return
     say("joining the Ray cluster" if _joins_cluster() else "starting Ray")
     try:
@@ -69,7 +70,7 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
     finally:
         interruption.listen_again()
     try:
-        yield Session(_nodes(), is_own=not _joins_cluster())
+        yield _session(is_own=not _joins_cluster())
     finally:
         _end()
 
@@ -79,8 +80,10 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def _nodes() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _session(is_own: bool) -> Session:
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    is_here = [*alive] == [ray.get_runtime_context().get_node_id()]
+    return Session([*alive.values()], is_own, is_here)
 
 
 def _start() -> None:

@@ -4,23 +4,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
+from ray.exceptions import RayTaskError
 
-from cluster.actor import MakeGenerator, model_generator
+from cluster.actor import MakeGenerator, auto_dtype, model_generator
 from cluster.console.display import open_display
 from cluster.driver import Assignment, Driver
+from cluster.failed_shards import failure_of_call
 from cluster.job import FIELDS, Device, SweepJob, location_for_all
 from cluster.pool import plan_pools, shortages
-from cluster.session import Session, ray_session
+from cluster.session import Liveness, Session, ray_session
 from cluster.shards import cut, rows_for
+from cluster.worker import ask, waited_for
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted
-from eexit.plan.config import SweepConfig
+from eexit.output.text import counted, precision
+from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
 from eexit.plan.runs import configurations, count_runs, plan_runs, same_for_every_seed
 from eexit.plan.validation_errors import explain
@@ -41,6 +45,7 @@ from eexit.results.store.manifest import (
     make_manifest,
     read_manifest,
     refuse_other_config,
+    refuse_other_dtype,
     refuse_other_model,
     refuse_other_runs,
     written,
@@ -55,15 +60,21 @@ class Summary:
 
     `out` is an absolute path or a URI. `done` runs have landed with a result, and `errors` runs with an error; together
     they are all runs of `config`. `tally` counts the runs that this call has landed, which are none if nothing was left
-    to do. `model` is that of `sweep.json`.
+    to do. `model` and `dtype_asked` are those of `sweep.json`.
     """
 
     config: SweepConfig
     out: str
     model: Mapping[str, Any]
+    dtype_asked: str
     done: int
     errors: int
     tally: Tally
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in, as users see it."""
+        return precision(self.model, self.dtype_asked)
 
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results.
@@ -73,6 +84,16 @@ class Summary:
         prompts = [asdict(prompt) for prompt in self.config.prompts]
         planned, same = configurations(self.config), same_for_every_seed(self.config)
         return figures(open_store(self.out), planned, same, prompts)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known of a sweep before anything is written. A sweep of which runs have landed has no session yet."""
+
+    manifest: Manifest
+    dtype_here: str  # what `config.dtype` is on this machine
+    memory: Memory | None  # of an actor
+    session: Session | None
 
 
 def run_sweep(
@@ -131,30 +152,37 @@ def run_sweep(
     location = location_for_all(job.out)
     store, n_planned = open_store(location), count_runs(config)
     with ExitStack() as on_ray:
-        manifest, memory, session = _prepare(job, store, look, display, on_ray)
+        prepared = _prepare(job, store, look, display, on_ray)
+        manifest, session = prepared.manifest, prepared.session
+        config = config.model_copy(update={"dtype": manifest.config["dtype"]})
         with hold(store) as lease, written(store, manifest):
             found, said = _look_through(store, [])
             tally = Tally()
             if len(found.done) == n_planned:
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
-                session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(Assignment(job, location, lease, display, make_generator), found, memory, session)
+                if session is None:
+                    session = on_ray.enter_context(ray_session(display.say))
+                    auto = _dtype(job, prepared.dtype_here, prepared.memory, session, display)
+                    refuse_other_dtype(store, config.dtype, auto)
+                job = job.model_copy(update={"config": config})
+                assigned = Assignment(job, location, lease, display, make_generator)
+                tally = _drive(assigned, found, prepared.memory, session)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
         if missing:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
-    return Summary(config, location, manifest.model, len(found.done), found.n_errors, tally)
+    return Summary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
 
 
 def _prepare(
     job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
-) -> tuple[Manifest, Memory | None, Session | None]:
-    """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
+) -> _Prepared:
+    """Refuse what can't work before anything is loaded or written.
 
     Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
-    then holds that session, which is the third result. Raises `UsageError`.
+    then holds that session. Raises `UsageError`.
     """
     store.probe()  # first, since whatever else asks a place that is out of reach waits for a minute
     refuse_inside(store, f"--out {shown(job.out)}", *FOR_RESULTS)
@@ -166,10 +194,34 @@ def _prepare(
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
-    manifest = make_manifest(job.config, model, exitable_layers)
+    # A sweep that goes on has a dtype, with which that of its actors is compared where any run is left to do.
+    dtype = _dtype(job, model["dtype"], memory, session, display) if session else held.config["dtype"] if held else ""
+    config = job.config.model_copy(update={"dtype": dtype})
+    manifest = make_manifest(config, {**model, "dtype": dtype}, exitable_layers, job.config.dtype)
     if held:
         refuse_other_model(store, held, manifest)
-    return manifest, memory, session
+    return _Prepared(manifest, model["dtype"], memory, session)
+
+
+def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, display: Display) -> str:
+    """The dtype of all actors. What `--dtype auto` becomes is asked where the first actor will be; `here` is that of
+    this machine.
+    """
+    if job.config.dtype != AUTO_DTYPE:
+        return job.config.dtype
+    pool = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)[0]
+    if session.is_here and pool.fits(session.nodes[0]) and not session.nodes[0].get("GPU"):
+        return here
+    display.say("asking where the model will run what --dtype auto is there")
+    lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
+    asked, liveness = ask(pool, auto_dtype, lean, job.device), Liveness(session.is_own, [pool], display.say)
+    try:
+        return str(waited_for(asked, partial(liveness.check, at_work=False)))
+    except RayTaskError as error:
+        if isinstance(error.cause, UsageError):
+            raise error.cause from error
+        reason = failure_of_call(error).reason
+        raise UsageError(f"--dtype auto can't be told where the model will run: {reason}; give --dtype") from error
 
 
 def _refuse_foreign_report(store: Store) -> None:

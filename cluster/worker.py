@@ -1,6 +1,7 @@
 """The driver's view of an actor."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -9,10 +10,12 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
+from cluster import interruption
 from cluster.actor import InFlight, SweepActor
 from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
+SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end
 ACCELERATOR_SHARE = (
     0.001  # of a node's `accelerator_type:…` resource; the share that Ray itself requests to place an actor there
@@ -104,15 +107,30 @@ class Worker:
 
 def as_actor(pool: Pool) -> Any:
     """What makes a class an actor with a pool's resources; another thread answers calls of the group `progress`."""
+    return _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})
+
+
+def ask(pool: Pool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The reference to a function's answer in a process with a pool's resources."""
+    return _remote(pool)(function).remote(*arguments)
+
+
+def waited_for(ref: Any, look: Callable[[], None]) -> Any:
+    """The answer of a call, with a look about once a second at whether it can still come."""
+    while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+        interruption.check()
+        look()
+    return ray.get(ref)
+
+
+def _remote(pool: Pool, **options: Any) -> Any:
     remote: Any = ray.remote  # its type stubs lack concurrency groups
     return remote(
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
         memory=pool.memory,
         resources={f"{ACCELERATOR}{pool.accelerator}": ACCELERATOR_SHARE} if pool.accelerator else None,
-        max_restarts=0,
-        max_task_retries=0,
-        concurrency_groups={"progress": 1},
+        **options,
     )
 
 

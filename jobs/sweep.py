@@ -70,7 +70,8 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
         write_report(summary.out, store)
     config = summary.config
     prompts = [asdict(prompt) for prompt in config.prompts]
-    Console().print(closing_table(store, configurations(config), same_for_every_seed(config), prompts))
+    same = same_for_every_seed(config)
+    Console().print(closing_table(store, configurations(config), same, prompts, summary.precision))
     if line := of_chains(store, config):
         print(line, file=sys.stderr)
     print(reading(out, GENERATIONS_FOLDER))
@@ -137,6 +138,7 @@ def write_figures(summary: "Summary", out: str, path: Path) -> None:
         "out": shown(out),
         "report": shown(inside(out, REPORT)),
         "model": dict(summary.model),
+        "dtype_asked": summary.dtype_asked,
         "observe": summary.config.observe,
         "runs": summary.done + summary.errors,
         "errors": summary.errors,

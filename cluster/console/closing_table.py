@@ -70,11 +70,13 @@ def closing_table(
     configurations: Sequence[Configuration],
     same_for_every_seed: Collection[str] = (),
     prompts: Sequence[Mapping[str, Any]] = (),
+    precision: str = "",
 ) -> ResultTable:
     """Means over the different runs of each configuration; agreement is with the prompt's normal run.
 
     Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once. What a right answer
-    takes is told where `prompts`, as `sweep.json` has them, were answered after a chain of thought.
+    takes is told where `prompts`, as `sweep.json` has them, were answered after a chain of thought. `precision` is what
+    the model computed in.
     """
     generations = read_columns(store, list(dict.fromkeys([*COLUMNS, *OF_RIGHT])))
     has_answers = generations["correct"].null_count < len(generations)
@@ -87,6 +89,7 @@ def closing_table(
     of_right = per_right(generations, units(prompts)) if prompts else {}
     taken = _taken(of_right)
     captions = {
+        f" Computed in {precision}.": bool(precision),
         UNOBSERVED_CAPTION: is_unobserved,
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,

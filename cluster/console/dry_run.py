@@ -2,7 +2,7 @@
 
 import json
 import math
-import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ from cluster.console.sweep_flags import Options
 from cluster.job import SweepJob
 from eexit.model.sources import bytes_to_fetch
 from eexit.output.locations import shown
-from eexit.output.text import counted, with_weights
+from eexit.output.text import counted, precision, with_weights
 from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -33,7 +33,6 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     config = job.config
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
-    quantization = model.get("quantization")
     rows = min(job.rows_per_shard, n_runs)
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     n_new = sum(map(config.limit_of, config.prompts)) * len(grid) * len(config.seeds)
@@ -45,7 +44,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     )
     lines = {
         "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
-        f"dtype {config.dtype}{with_weights(quantization)})",
+        f"{precision(model, config.dtype)})",
         "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
         "system prompt": _of_prompts(config, "system"),
         "prefiller": _of_prompts(config, "prefiller"),
@@ -71,7 +70,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "actor's memory": f"about {memory}" if memory else "unknown",
         **({"weights": "a layer {}, the head {}".format(*map(size, memory.parts))} if memory and memory.parts else {}),
         "to fetch": _to_fetch(config),
-        **({"step": step} if (step := step_at_full_depth(job.out, config, quantization)) else {}),
+        **({"step": step} if (step := step_at_full_depth(job.out, model)) else {}),
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
@@ -84,15 +83,14 @@ def _to_fetch(config: SweepConfig) -> str:
     return f"{size(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
 
 
-def step_at_full_depth(out: str, config: SweepConfig, quantization: str | None) -> str:
+def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     """How long a step takes at full depth, by the latest timings of this model in `out` or a folder beside it."""
     rows: list[dict[str, Any]] = []
     for folder in sorted(Path(out).expanduser().parent.glob(f"*/{TIMINGS.name}")) if "://" not in out else ():
         with suppress(DamagedError, OSError):
             rows += [{**row, "folder": folder.parent} for row in TIMINGS.rows(open_store(folder.parent))]
-    rows = [row for row in rows if (row["configuration"], row["model"]) == (NORMAL, config.model)]
-    precision = re.compile(f"{'[a-z0-9]+' if config.dtype == 'auto' else config.dtype}{with_weights(quantization)}")
-    if not (rows := [row for row in rows if precision.fullmatch(row["dtype"])]):
+    rows = [row for row in rows if (row["configuration"], row["model"]) == (NORMAL, model["name"])]
+    if not (rows := [row for row in rows if row["dtype"] == model["dtype"] + with_weights(model.get("quantization"))]):
         return ""
     latest = max(rows, key=lambda row: row["started"])
     seconds: dict[int, list[float]] = {}

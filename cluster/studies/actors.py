@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -20,12 +21,12 @@ from cluster.actor import device_here
 from cluster.failed_shards import Kind, failure_of_actor, failure_of_call
 from cluster.pool import Node
 from cluster.session import Liveness, answers, ray_session
+from cluster.worker import SECONDS_BETWEEN_LOOKS, waited_for
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display
 from eexit.studies.study import Done, Part, Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class StudyActor:
@@ -91,11 +92,8 @@ class OwnActor:
 
     def wait(self, ref: Any) -> Any:
         """The answer. Raises what was raised if it is a `UsageError`, else `SweepStopped`."""
-        while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
-            interruption.check()
-            self.liveness.check(at_work=True)
         try:
-            return ray.get(ref)
+            return waited_for(ref, partial(self.liveness.check, at_work=True))
         except RayTaskError as error:
             if isinstance(error.cause, UsageError):
                 raise error.cause from error

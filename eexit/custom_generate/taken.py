@@ -55,6 +55,8 @@ class TakenModel(_Record):
 
     name: str
     revision: str | None
+    dtype: str  # of the sweep
+    dtype_asked: str  # auto, where `dtype` is what it became
     architecture: str
     n_layers: int
     config: dict[str, Any]

@@ -23,8 +23,16 @@ from eexit.model.checkpoint import (
     refuse_not_finite,
 )
 from eexit.model.decoder import context_of
-from eexit.model.quantization import INT4, method_of, quantized_bytes, quantizing, refuse_left_whole, refuse_quantize
-from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate, no_tokenizer
+from eexit.model.quantization import (
+    INT4,
+    dtype_name,
+    method_of,
+    quantized_bytes,
+    quantizing,
+    refuse_left_whole,
+    refuse_quantize,
+)
+from eexit.model.sources import DEFAULT_MODEL, file_digest, gguf_bits, hub_is_reachable, locate, no_tokenizer
 from eexit.model.support.refusals import find_stack, refuse_offloaded, refuse_unsupported
 from eexit.output.text import did_you_mean
 
@@ -51,8 +59,9 @@ class ModelDescription:
     """A sweep's model: the name as it was given, and what was found under it.
 
     `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
-    of the GGUF file. A model from the hub has neither: it is identified by its revision. `quantization` is how its
-    weights are quantised, if they are: at loading, or in the checkpoint.
+    of the GGUF file. A model from the hub has neither: it is identified by its revision. `dtype` is what it is loaded
+    in, on this machine where that depends on it. `quantization` is how its weights are quantised, if they are: at
+    loading, or in the checkpoint. `gguf_bits` are those that most weights had in the GGUF file, if it comes from one.
     """
 
     name: str
@@ -63,6 +72,7 @@ class ModelDescription:
     n_layers: int
     dtype: str
     quantization: str | None
+    gguf_bits: int | None
 
 
 def describe_model(config: ModelOptions) -> ModelDescription:
@@ -90,8 +100,9 @@ def describe_model(config: ModelOptions) -> ModelDescription:
         digest=digest,
         architecture=(found.architectures or [found.model_type])[0],
         n_layers=n_layers,
-        dtype=config.dtype,
+        dtype=dtype_name(choose_dtype(config.dtype, choose_device("auto"), config.quantize)),
         quantization=config.quantize or method_of(found),
+        gguf_bits=gguf_bits(config.model),
     )
 
 

@@ -32,7 +32,12 @@ def quantization_of(model: PreTrainedModel) -> str | None:
 
 def precision_of(model: PreTrainedModel) -> str:
     """What a model computes in and, if they are quantised, what its weights are: "bfloat16 with int8 weights"."""
-    return str(model.dtype).removeprefix("torch.") + with_weights(quantization_of(model))
+    return dtype_name(model.dtype) + with_weights(quantization_of(model))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype as `--dtype` takes it, such as `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def method_of(config: Any) -> str | None:

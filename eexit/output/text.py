@@ -101,5 +101,16 @@ def with_weights(quantization: str | None) -> str:
     return "" if quantization is None else f" with {quantization} weights"
 
 
+def precision(model: Mapping[str, Any], dtype_asked: str) -> str:
+    """What the model of a sweep computes in, of an `eexit.model.loading.ModelDescription`.
+
+    >>> precision({"dtype": "bfloat16", "gguf_bits": 4}, "auto")
+    'bfloat16 (--dtype auto), weights dequantised from 4 bits'
+    """
+    auto = " (--dtype auto)" if dtype_asked == "auto" else ""
+    bits = f", weights dequantised from {model['gguf_bits']} bits" if model.get("gguf_bits") else ""
+    return f"{model['dtype']}{with_weights(model.get('quantization'))}{auto}{bits}"
+
+
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"

@@ -59,6 +59,7 @@ class Card(BaseModel):
     what: str  # linear, tuned, probe, gate, student or state
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
+    dtype_asked: str = ""  # of the sweep; the model has what it became
     layers: tuple[int, ...]
     readout: str  # that layers were read through: a name, or the digest of a learned one
     data: dict[str, Any] = {}

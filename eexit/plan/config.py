@@ -24,6 +24,7 @@ from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
+AUTO_DTYPE: Final = "auto"  # of a sweep that has not begun: what it became is that of one that has
 WHOLE = "whole"  # the head that tokens are read with
 NO_MARKS: Final = "none"  # of a chain of thought: texts have no parts
 Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
@@ -318,7 +319,7 @@ class SweepConfig(BaseModel):
     revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
     trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="auto: bfloat16 where the hardware runs it natively, and with int4, else float32"
+        AUTO_DTYPE, description="auto: bfloat16 where the hardware runs it natively, and with int4, else float32"
     )
     quantize: Literal["int8", "int4"] | None = Field(
         None, description="int8 or int4: quantise the layers' weights when they are loaded (torchao, weights alone)"

@@ -35,7 +35,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
 
-FORMAT: Final = 1  # of what is kept, and of how it is found
+FORMAT: Final = 2  # of what is kept, and of how it is found
 # What is found depends on these fields of a sweep, on these packages, and on the devices that a process may use.
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")
 PACKAGES: Final = ("torch", "transformers")

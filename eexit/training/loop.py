@@ -106,6 +106,7 @@ class Training:
             what=options.what,
             holds=WAYS[options.what].holds,
             model=dict(plan.model),
+            dtype_asked=plan.dtype_asked,
             layers=options.layers,
             readout=options.readout,
             data=dict(plan.data),

@@ -60,6 +60,7 @@ class TrainingPlan:
     held_out: Sequence[Text]
     data: Mapping[str, Any]  # of the card
     folder: Path
+    dtype_asked: str = ""  # of the sweep
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def make_training_plan(
         "n_held_out_tokens": n_tokens(held_out),
         "texts": checksum(every),
     }
-    return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out))
+    return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out), sweep.manifest.dtype_asked)
 
 
 def refuse_options(sweep: FinishedSweep, asked: WhatToTrain) -> None:

@@ -1,16 +1,16 @@
 """The origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
 
-from eexit.output.text import counted, percent
+from eexit.output.text import counted, percent, precision
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits.artefacts import trained, written_versions
 
-_MODEL: Final = ("name", "revision", "dtype", "quantization")
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 
 
@@ -23,10 +23,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     found = [
-        (
-            "Model",
-            " ".join(str(model[key]) for key in _MODEL if model.get(key) not in (None, "auto")),
-        ),
+        ("Model", _model(model, about.get("dtype_asked", ""))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
         ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
         ("Tokens", f"{_n_tokens(sweep):,}"),
@@ -46,6 +43,12 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def _model(model: Mapping[str, Any], dtype_asked: str) -> str:
+    """Its name, and what it computed in where that is known."""
+    computed = precision(model, dtype_asked) if model.get("dtype") else None
+    return " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))
 
 
 def _n_tokens(sweep: Sweep) -> int:

@@ -15,7 +15,11 @@ from scripted import look, sweep_of
 
 from cluster import session
 from eexit.errors import SweepStopped
+from eexit.model.loading import choose_device, choose_dtype
+from eexit.model.quantization import dtype_name
 from eexit.plan.model_facts import Memory
+from eexit.results.store.folder import open_store
+from eexit.results.store.manifest import read_manifest
 from eexit.results.store.writing_shards import Tally
 
 pytestmark = pytest.mark.slow
@@ -70,6 +74,17 @@ def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_pa
     drive(config, tmp_path / "out", look=lambda *_: (model, layers, Memory(weights=150_000_000, cache=0)))
     assert len(actor_pids(tmp_path)) == 1
     assert_undisturbed(config, tmp_path / "out")
+
+
+def test_auto_is_what_it_is_on_the_node_of_an_actor(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=2, object_store_memory=80_000_000)
+    config = sweep_of(tmp_path, "one", dtype="auto")
+    model, layers, _ = look(config, 9)
+    drive(config, tmp_path / "out", look=lambda *_: ({**model, "dtype": "that of the driver"}, layers, None))
+    held = read_manifest(open_store(tmp_path / "out"))
+    there = dtype_name(choose_dtype("auto", choose_device("cpu")))
+    assert held
+    assert (held.dtype_asked, held.model["dtype"], held.config["dtype"]) == ("auto", there, there)
 
 
 def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_path: Path) -> None:

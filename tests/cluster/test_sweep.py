@@ -5,6 +5,7 @@ import io
 import json
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan import model_facts
 from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
 from eexit.results.means import figures
-from eexit.results.shard_tables import error_results
+from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
 from jobs.sweep import write_figures
@@ -70,6 +72,45 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
     assert capsys.readouterr().out.splitlines() == [f"{key} {depths[key]}" for key in keys]
 
 
+def look_where(auto: str) -> Callable[[SweepConfig, int], ModelFacts]:
+    """Of a machine on which `--dtype auto` is this dtype."""
+
+    def look(config: SweepConfig, rows: int) -> ModelFacts:
+        model, layers, memory = scripted.look(config, rows)
+        return {**model, "dtype": auto if config.dtype == "auto" else config.dtype}, layers, memory
+
+    return look
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path: Path) -> None:
+    def marked(config: SweepConfig, device: str) -> Generator:
+        with (tmp_path / "dtypes").open("a") as file:
+            file.write(f"{config.dtype}\n")
+        return scripted.scripted(config, device)
+
+    out, config = tmp_path / "out", sweep_of(tmp_path, "one", "two", dtype="auto")
+    summary = run_sweep(config, out, make_generator=marked, look=look_where("bfloat16"), display=Silence())
+    held = json.loads((out / "sweep.json").read_text())
+    assert (held["dtype_asked"], held["model"]["dtype"], held["config"]["dtype"]) == ("auto", "bfloat16", "bfloat16")
+    assert summary.precision == "bfloat16 (--dtype auto)"
+    next((out / "generations").iterdir()).unlink()
+    left = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    refusal = (
+        f"--out {out} holds a sweep in bfloat16, and --dtype auto is float32 where it would go on: "
+        "give --dtype bfloat16, or choose another --out"
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(refusal)}$"):
+        run_sweep(config, out, make_generator=marked, look=look_where("float32"), display=Silence())
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == left
+    with pytest.raises(UsageError, match=r'holds another sweep \(dtype: "bfloat16" -> "float32"\)'):
+        run_sweep(config.model_copy(update={"dtype": "float32"}), out, look=look_where("float32"), display=Silence())
+    named = config.model_copy(update={"dtype": "bfloat16"})
+    run_sweep(named, out, make_generator=marked, look=look_where("float32"), display=Silence())
+    assert {*(tmp_path / "dtypes").read_text().split()} == {"bfloat16"}
+    assert_undisturbed(named, out)
+
+
 def test_the_readme_shows_the_same_example() -> None:
     assert f"```python\n{example()}\n```" in README.read_text()
 
@@ -82,7 +123,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     land_rows(tmp_path / "results" / "demo", config, lambda run: {"perplexity": perplexity[run.prompt.prompt]})
     expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
 
-    summary = Summary(config, store.root, {}, len(runs), 0, Tally())
+    summary = Summary(config, store.root, {}, "float32", len(runs), 0, Tally())
     write_figures(summary, store.root, tmp_path / "figures.json")
     told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
     assert [row["means"]["perplexity"] for row in told] == [expected] * 2

@@ -103,7 +103,8 @@ def test_of_runs_that_failed_the_first_reason_and_the_page_that_lists_them_are_t
         land(store, runs[:n_done], rows_of(runs[:n_done], config))
     land(store, runs[n_done:], error_results(runs[n_done:], config, "no such luck"))
     store.publish(REPORT, b"is there")
-    assert finish(Summary(config, store.root, {}, n_done, 3 - n_done, Tally()), store.root, None) == code
+    summary = Summary(config, store.root, {"dtype": "float32"}, "float32", n_done, 3 - n_done, Tally())
+    assert finish(summary, store.root, None) == code
     assert capsys.readouterr().err == (
         f"{of_all} are errors, such as: no such luck; report.html#/fail lists them, and the same command tries again\n"
     )
@@ -137,7 +138,7 @@ def test_the_summary_says_what_a_setting_does_to_each_kind_of_prompt(tmp_path: P
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     right = {run.run_id: run.configuration.mode == "normal" or run.prompt.id in ("sum-1", "x") for run in runs}
     land(store, runs, rows_of(runs, config, lambda run: {"correct": right[run.run_id]}))
-    [normal, skip] = Summary(config, store.root, {}, len(runs), 0, Tally()).figures()
+    [normal, skip] = Summary(config, store.root, {}, "float32", len(runs), 0, Tally()).figures()
     assert list(normal["by_kind"]) == list(skip["by_kind"]) == ["odd", "sum"]
     lost = skip["by_kind"]["sum"]["lost"]
     assert (lost["mean"], lost["n"]) == (pytest.approx(5 / 6), 6)

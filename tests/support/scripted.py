@@ -45,7 +45,7 @@ def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """Of a model that isn't there."""
-    return {"name": config.model, "n_layers": 30}, (5,), None
+    return {"name": config.model, "n_layers": 30, "dtype": config.dtype}, (5,), None
 
 
 def unloadable(config: SweepConfig, device: str) -> "ScriptedGenerator":
@@ -82,6 +82,7 @@ def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig
             "model": str(folder),
             "prompts": [Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)],
             "max_new_tokens": TOKENS_PER_RUN,
+            "dtype": "float32",
             **fields,
         }
     )

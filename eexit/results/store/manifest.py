@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from eexit.errors import UsageError
 from eexit.plan.artefact_fit import cards_of
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.files import DamagedError, list_files, read_shards
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, OtherFormatError, decode, encode
@@ -25,12 +25,18 @@ class LostManifestError(UsageError):
     """There are results, but their manifest is missing or damaged; the message says which."""
 
 
-def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int]) -> Manifest:
-    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`."""
+def make_manifest(
+    config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int], dtype_asked: str | None = None
+) -> Manifest:
+    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`.
+
+    `dtype_asked` is that of the command, where the dtype of `config` is what it became.
+    """
     return Manifest(
         config=config.model_dump(mode="json"),
         configurations=[{"key": each.key, **each.columns} for each in configurations(config)],
         model=model,
+        dtype_asked=dtype_asked or config.dtype,
         exitable_layers=list(exitable_layers),
         learned={role: card.model_dump(mode="json") for role, card in cards_of(config).items()},
         n_runs=count_runs(config),
@@ -103,8 +109,21 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
 
 
 def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:
-    """Raises `UsageError` if the sweep in `store` has another `SweepConfig`; needs no model."""
-    _refuse(store, first_difference(held.config, config.model_dump(mode="json")))
+    """Raises `UsageError` if the sweep in `store` has another `SweepConfig`; needs no model.
+
+    What `--dtype auto` becomes is compared once that is known (`refuse_other_dtype`).
+    """
+    dtype = held.config["dtype"] if config.dtype == AUTO_DTYPE else config.dtype
+    _refuse(store, first_difference(held.config, {**config.model_dump(mode="json"), "dtype": dtype}))
+
+
+def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
+    """Raises `UsageError` if `--dtype auto` has become another dtype than that of the sweep in `store`."""
+    if auto != held:
+        raise UsageError(
+            f"--out {store.root} holds a sweep in {held}, and --dtype auto is {auto} where it would go on: "
+            f"give --dtype {held}, or choose another --out"
+        )
 
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:

@@ -118,7 +118,8 @@ class _Taking:
             config=self._config,
             eos_token_ids=[],
             model=TakenModel(
-                **{name: described[name] for name in ("name", "revision", "architecture", "n_layers")},
+                **{name: described[name] for name in ("name", "revision", "dtype", "architecture", "n_layers")},
+                dtype_asked=self._sweep.manifest.dtype_asked,
                 config={},
                 measured={},
             ),

@@ -8,11 +8,8 @@ import pytest
 from blank_rows import blank
 
 from cluster.console.dry_run import step_at_full_depth
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
-
-CONFIG = SweepConfig(model="a/model", prompts=(Prompt(id="0", prompt="Why?"),))
 
 
 def time_it(folder: Path, number: int, **fields: Any) -> None:
@@ -25,22 +22,24 @@ def time_it(folder: Path, number: int, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "quantization", "step"),
+    ("fields", "step"),
     [
-        ({}, None, "1 row 100.0 ms, 8 rows 200.0 ms, at full depth ({}: a machine, float32)"),
-        ({"dtype": "float32"}, None, "1 row 100.0 ms, 8 rows 200.0 ms, at full depth ({}: a machine, float32)"),
-        ({}, "int8", "1 row 150.0 ms, 8 rows 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)"),
-        ({"dtype": "bfloat16"}, None, ""),
-        ({"model": "another/model"}, None, ""),
+        ({}, "1 row 100.0 ms, 8 rows 200.0 ms, at full depth ({}: a machine, float32)"),
+        (
+            {"quantization": "int8"},
+            "1 row 150.0 ms, 8 rows 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)",
+        ),
+        ({"dtype": "bfloat16"}, ""),
+        ({"name": "another/model"}, ""),
     ],
 )
 def test_a_step_takes_what_it_took_when_this_model_was_timed_last(
-    tmp_path: Path, fields: dict[str, str], quantization: str | None, step: str
+    tmp_path: Path, fields: dict[str, str], step: str
 ) -> None:
     time_it(tmp_path / "first", 1)
     time_it(tmp_path / "timed", 2)
     time_it(tmp_path / "timed", 3, dtype="float32 with int8 weights")
     time_it(tmp_path / "timed", 4, configuration="generate")
-    config = CONFIG.model_copy(update=fields)
-    assert step_at_full_depth(str(tmp_path / "new"), config, quantization) == step.format(tmp_path / "timed")
-    assert step_at_full_depth("s3://bucket/new", config, quantization) == ""
+    model = {"name": "a/model", "dtype": "float32", **fields}
+    assert step_at_full_depth(str(tmp_path / "new"), model) == step.format(tmp_path / "timed")
+    assert step_at_full_depth("s3://bucket/new", model) == ""

@@ -26,7 +26,7 @@ def card(size: int) -> Card:
 
 def summary(size: int) -> Summary:
     config: Any = SimpleNamespace(observe="x" * size)
-    return Summary(config, "", {"name": "x" * size}, 0, 0, Tally())
+    return Summary(config, "", {"name": "x" * size}, "float32", 0, 0, Tally())
 
 
 WRITERS: dict[str, Callable[[Path, int], object]] = {
