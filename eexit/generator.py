@@ -17,9 +17,10 @@ from eexit.decode.learned_exits import load_gate, load_probe, load_readout, load
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders, take_apart
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
-from eexit.decode.screening import fit_screen
+from eexit.decode.screening import moment_of, read_moment
 from eexit.decode.trace import Trace
 from eexit.errors import first_line
+from eexit.method.screen import Screen
 from eexit.method.shortlist import Shortlist
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input, thinking_marks
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
@@ -54,17 +55,21 @@ def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
 
 
 def decoding_of(
-    config: SweepConfig, decoders: Decoders, eos_token_ids: frozenset[int], screens: Path | None = None
+    config: SweepConfig, decoders: Decoders, eos_token_ids: frozenset[int], moment: Path | None = None
 ) -> Decoding:
     """How all rows of a sweep decode, with what its rules look at; a setting that was taken home decodes so too.
 
-    `screens` is the folder that screens are kept in, if it is not the user's. Raises `UsageError` if a mode, a rule or
-    an artefact does not fit the model.
+    `moment` is the file with what screens are made of, if it is not in the user's cache. Raises `UsageError` if a mode,
+    a rule or an artefact does not fit the model.
     """
     decoder, student = decoders.teacher, decoders.student
     for mode in {configuration.mode for configuration in configurations(config)}:
         refuse_mode(mode, student)
     layers = resolve_exitable_layers(config, decoder.n_layers)
+    sizes = config.screen, config.head_screen
+    if any(sizes):
+        moment_HH = read_moment(moment).to(student.device) if moment else moment_of(student)
+    screens = [Screen(student, size, moment_HH) if size else None for size in sizes]
     return Decoding(
         exitable_layers=layers,
         max_new_tokens=config.max_new_tokens,
@@ -74,8 +79,8 @@ def decoding_of(
         gate=load_gate(config, layers, decoder),
         state_maps=load_state_maps(config, layers, decoder),
         shortlist=Shortlist(student, config.shortlist) if config.decide_on == "shortlist" else None,
-        screen=fit_screen(student, size, screens) if (size := config.screen) else None,
-        head=fit_screen(student, size, screens) if (size := config.head_screen) else None,
+        screen=screens[0],
+        head=screens[1],
         temperature=config.temperature,
         top_p=config.top_p,
         record_top_k=min(config.record_top_k, decoder.vocabulary),

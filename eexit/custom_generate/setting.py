@@ -21,7 +21,7 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from eexit.custom_generate.checked_models import CheckedModel, checked, decoders_of
+from eexit.custom_generate.checked_models import CheckedModel, checked, decoders_of, precision
 from eexit.custom_generate.handed_over import (
     HandedOver,
     Watcher,
@@ -30,7 +30,7 @@ from eexit.custom_generate.handed_over import (
     read_call,
     with_stop_strings,
 )
-from eexit.custom_generate.taken import SCREENS, Taken, config_of, read_taken
+from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import Prices, cost_columns
 from eexit.decode.engine import Engine
@@ -176,7 +176,8 @@ class Setting:
         if self not in found.ready:
             decoders = decoders_of(model, found, self._config.adapter, self._packed)
             eos_token_ids = frozenset(self.taken.eos_token_ids)
-            decoding = decoding_of(self._config, decoders, eos_token_ids, self.folder / SCREENS)
+            moment = self.folder / MOMENT.format(dtype=precision(model))
+            decoding = decoding_of(self._config, decoders, eos_token_ids, moment)
             decoding = replace(decoding, observe="none", record_top_k=0)
             found.ready[self] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
         ready: _Ready = found.ready[self]

@@ -28,7 +28,7 @@ from eexit.plan.hashes import checksum
 SETTING: Final = "setting.json"
 README: Final = "README.md"
 ARTEFACTS: Final = "artefacts"
-SCREENS: Final = f"{ARTEFACTS}/screens"
+MOMENT: Final = f"{ARTEFACTS}/screens/{{dtype}}.safetensors"  # what screens are made of, by precision
 FORMAT: Final = 1
 _CHECKSUM: Final = "checksum"
 _NO_PROMPTS: Final = {"prompts": [{"id": "0", "prompt": ""}]}

@@ -1,57 +1,91 @@
 """What a screen is fitted with: the second moment of what goes into a model's head, from texts of the model's own.
 
 Texts are sampled from the model, each behind a token of its vocabulary, so that any model gives its own without data.
-The moment is kept in the user's cache folder, by a digest of the head's weights and of how it was made.
+The moment is kept in the user's cache folder, with a checksum, by a digest of the model and of how it was made.
 
 Shapes: B rows, H width of what the head takes, V vocabulary.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import torch
 from platformdirs import user_cache_path
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from eexit.cpu.packed_linear import plain_weight
+from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
 from eexit.decode.sampling import pick_tokens
 from eexit.decode.teacher import teacher_pass
-from eexit.method.screen import Screen
-from eexit.method.screen_size import ScreenSize
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
+from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep
 
 ROWS: Final = 32
 TOKENS: Final = 96  # of each row
 TOP_P: Final = 0.95  # of what is sampled, so that texts are such as the model is asked for
 NAME: Final = "moment"
+CHECKSUM: Final = "sha256"
 
 
-def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -> Screen:
-    """A screen of this model. Raises `UsageError` if its head can't be used so, or the size does not fit it.
-
-    The moment is kept in `folder`, by default the user's.
-    """
-    path = moment_path(decoder, folder)
-    with suppress(OSError, SafetensorError, KeyError):
-        return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
+def moment_of(decoder: Decoder, folder: Path | None = None) -> Tensor:
+    """The second moment of what goes into a model's head, (H, H), fp32; it is made once, and kept in a folder."""
+    path = (folder or user_cache_path("eexit") / "screens") / f"{_key(decoder)}.safetensors"
+    with suppress(OSError, SafetensorError, ValueError):
+        return read_moment(path).to(decoder.device)
     moment_HH = second_moment(decoder)
-    keep(path, save({NAME: moment_HH.cpu()}))
-    return Screen(decoder, size, moment_HH)
+    keep_moment(path, moment_HH)
+    return moment_HH
 
 
-def moment_path(decoder: Decoder, folder: Path | None = None) -> Path:
-    """Where the moment of a model's head is kept in a folder, by default the user's."""
-    weights = plain_weight(decoder.head_alone.get_output_embeddings())
-    how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
-    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy().data, digest_size=16)
-    content.update(how.encode())
-    return (folder or user_cache_path("eexit") / "screens") / f"{content.hexdigest()}.safetensors"
+def keep_moment(path: Path, moment_HH: Tensor) -> None:
+    """Keep a moment with its checksum, or do without where that can't be written."""
+    moment_HH = moment_HH.cpu().contiguous()
+    keep(path, save({NAME: moment_HH}, metadata={CHECKSUM: _digest([moment_HH])}))
+
+
+def read_moment(path: Path) -> Tensor:
+    """Read a moment that was kept. Raises `OSError`, `SafetensorError`, or `ValueError` for a file that is damaged."""
+    with safe_open(path, framework="pt") as held:
+        moment_HH: Tensor = held.get_tensor(NAME)
+        if (held.metadata() or {}).get(CHECKSUM) != _digest([moment_HH]):
+            raise ValueError(f"{path} is damaged")
+    return moment_HH
+
+
+def _key(decoder: Decoder) -> str:
+    """The digest of all that the moment depends on: weights, configuration, device, packages, and how it is made."""
+    versions = [version(name) for name in ("torch", "transformers")]
+    configs = [config.to_json_string(use_diff=False) for config in decoder.configs]
+    how = [ROWS, TOKENS, TOP_P, decoder.context, decoder.device.type, str(decoder.dtype), versions, configs]
+    return _digest(_weights(decoder), repr(how))
+
+
+def _weights(decoder: Decoder) -> Iterator[Tensor]:
+    """All weights, those of packed layers as they were before."""
+    modules = {id(each): each for root in (decoder.head_alone, *decoder.layers) for each in root.modules()}
+    for module in modules.values():
+        if isinstance(module, PackedLinear):
+            yield plain_weight(module)
+            if (bias := plain_bias(module)) is not None:
+                yield bias
+        for whole in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            yield from parts_of(whole)
+
+
+def _digest(tensors: Iterable[Tensor], how: str = "") -> str:
+    """SHA-256 of the shapes, dtypes and numbers of tensors, and of a text."""
+    content = hashlib.sha256(how.encode())
+    for tensor in tensors:
+        content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 @torch.inference_mode()

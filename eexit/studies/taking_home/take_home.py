@@ -19,8 +19,8 @@ from eexit.custom_generate.checked_models import checked, config_facts, decoders
 from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import (
     ARTEFACTS,
+    MOMENT,
     README,
-    SCREENS,
     SETTING,
     Equivalence,
     Taken,
@@ -29,7 +29,7 @@ from eexit.custom_generate.taken import (
     single,
 )
 from eexit.custom_generate.words import described
-from eexit.decode.screening import fit_screen, moment_path
+from eexit.decode.screening import keep_moment, moment_of
 from eexit.errors import UsageError
 from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
@@ -157,19 +157,12 @@ class _Taking:
 
     def _keep_screen(self, model: PreTrainedModel, taken: Taken) -> None:
         """Copy what a screen was fitted with: another machine would not make quite the same."""
-        size = self._of_sweep.screen or self._of_sweep.head_screen
-        if size is None:
+        if not (self._of_sweep.screen or self._of_sweep.head_screen):
             return
         adapter = locations_of(taken.config).get("adapter")
         found = checked(model, taken, str(self._folder))
         student = decoders_of(model, found, adapter and str(self._folder / adapter), packed=False).student
-        fit_screen(student, size)
-        kept, copy = moment_path(student), moment_path(student, self._folder / SCREENS)
-        if kept.is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(kept, copy)
-        else:  # the user's cache can't be written to
-            fit_screen(student, size, copy.parent)
+        keep_moment(self._folder / MOMENT.format(dtype=precision(model)), moment_of(student))
 
 
 def _free_place(out: str) -> Path:
