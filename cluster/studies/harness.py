@@ -20,9 +20,9 @@ from cluster.failed_shards import failure_of_actor, failure_of_call
 from cluster.job import SweepJob, location_for_all
 from cluster.pool import Pool, plan_pools
 from cluster.session import Liveness, ray_session
-from cluster.studies.actors import SECONDS_BETWEEN_LOOKS, StudyActor
+from cluster.studies.actors import StudyActor
 from cluster.studies.run import Call, Studied
-from cluster.worker import as_actor
+from cluster.worker import SECONDS_BETWEEN_LOOKS, as_actor
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display, Progress
