@@ -9,10 +9,12 @@ Time it on a machine that does nothing else. One Ray actor has all CPUs of a nod
 round it times everything once, in another order, and only times of one round are compared. Everything decodes the same
 prompts, greedily, whatever the sweep's temperature is, and always the same number of tokens; EOS ends nothing, and
 observing what full depth would have said is left out. The clock starts when every row has two tokens, so that a
-prompt's own pass, which is the same for all, is not timed.
+prompt's own pass, which is the same for all, is not timed; what is compared is seconds per token since then. Timed are
+prompts whose text, as full depth wrote it, doesn't end before.
 
 Oracles (such as kl and agree) can't be timed, since they need the full-depth pass beside them. Each call adds a file
-to the folder timings beside the results, after every round. None is replaced: timing_id and started tell calls apart.
+to the folder timings beside the results, after every round. None is replaced: timing_id and started tell calls apart,
+and what is reported is over all calls on a machine, with an interval over calls where there are several.
 """
 
 import sys
@@ -70,7 +72,13 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help="time only so many of the prompts in each round, other ones in the next, so that intervals say what "
         "depends on the prompt, such as how often a draft is right (default: all in every round)",
     )
-    parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
+    parser.add_argument(
+        "--tokens",
+        type=whole,
+        metavar="N",
+        help="tokens of each row, "
+        "of prompts whose text at full depth has as many (default: as many as half of the texts have)",
+    )
     parser.add_argument(
         "--rounds",
         type=whole,

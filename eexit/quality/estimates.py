@@ -135,3 +135,19 @@ def estimate_median(values_R: np.ndarray) -> Estimate:
     """The median over rounds."""
     low, high = of_median(values_R) or (math.nan, math.nan)
     return Estimate(float(np.median(values_R)), low, high, len(values_R))
+
+
+def estimate_over_calls(ratios: Sequence[np.ndarray]) -> Estimate:
+    """The geometric mean of the medians of several calls, each with its rounds' ratios (R,); `n` counts all rounds.
+
+    The call is a random effect: what its rounds share, such as the state of the machine, differs between calls. So the
+    interval is Student's over calls, on the log scale, and as wide as that of the median of all rounds at least. One
+    call has the interval of its rounds' median alone.
+    """
+    of_rounds = estimate_median(np.concatenate(ratios))
+    if len(ratios) == 1:
+        return of_rounds
+    log_medians = np.log([np.median(of_call) for of_call in ratios])
+    ends = np.exp(student(float(log_medians.mean()), float(log_medians.var(ddof=1)), len(ratios)))
+    low, high = float(np.fmin(ends[0], of_rounds.low)), float(np.fmax(ends[1], of_rounds.high))
+    return Estimate(math.exp(float(log_medians.mean())), low, high, of_rounds.n)

@@ -14,12 +14,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
 from cluster.console.flags import Parser
 from eexit.plan.splits import for_reporting, sort_of, units
-from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_median, estimate_ratios
+from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 
 SAMPLE: Final = Path(__file__).parents[2] / "reports" / "sample"
 STUDY: Final = SAMPLE / "study"
@@ -53,8 +54,7 @@ def settings(name: str) -> list[str]:
 
 
 def by_prompt(name: str, key: str, column: str) -> pd.Series:
-    runs = runs_of(name)
-    return runs[runs.configuration == key].groupby("unit")[column].mean().astype(float)
+    return runs_of(name).query("configuration == @key").groupby("unit")[column].mean().astype(float)
 
 
 def gained(name: str, key: str) -> pd.Series:
@@ -80,8 +80,7 @@ def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = N
 
 def ratio(name: str, key: str, above: Callable[[pd.DataFrame], Any], below: str) -> Estimate:
     """Σ above / Σ below over prompts."""
-    runs = runs_of(name)
-    runs = runs[(runs.configuration == key) & (runs.n_decided > 0)].assign(above=above)
+    runs = runs_of(name).query("configuration == @key and n_decided > 0").assign(above=above)
     sums = runs.dropna(subset=["above", below]).groupby("unit")[["above", below]].sum().to_numpy(float)
     return estimate_ratios(sums[:, :1], sums[:, 1:])[0]
 
@@ -101,11 +100,11 @@ def saved_by_exits(name: str, key: str) -> Estimate:
     return ratio(name, key, lambda runs: runs.cost_full * runs.exit_layer_counts.map(share), "cost_full")
 
 
-def times(name: str, key: str, batch: int, beside: str = "normal") -> Estimate:
-    """Seconds beside those of another contender in the same round: the median over rounds."""
-    rows = pd.read_parquet(STUDY / name / "timings")
-    seconds = rows[rows.batch == batch].pivot(index="round", columns="configuration", values="seconds")
-    return estimate_median((seconds[key] / seconds[beside]).dropna().to_numpy())
+def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:
+    """Seconds per timed token beside those of another contender in the same round, by call, (R,) each."""
+    rows = pd.read_parquet(STUDY / name / "timings").assign(per_token=lambda rows: rows.seconds / rows.tokens)
+    of_round = rows[rows.batch == batch].pivot(index=["started", "round"], columns="configuration", values="per_token")
+    return [each.to_numpy() for _, each in (of_round[key] / of_round[beside]).dropna().groupby("started")]
 
 
 def tested() -> Iterator[dict[str, Any]]:
@@ -149,11 +148,13 @@ def ledger() -> Iterator[dict[str, Any]]:
 
 
 def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Each contender's time as a multiple of that of `normal`."""
-    for name in names:
+    """Each contender's time as a multiple of that of another, over calls and in each of them."""
+    for name, beside in product(names, ("normal", "generate")):
         rows = pd.read_parquet(STUDY / name / "timings")
-        for batch, key in dict.fromkeys(zip(rows.batch, rows.configuration, strict=True)):
-            yield {"sweep": name, "rows": batch, "contender": key, "times as long": times(name, key, batch)}
+        for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):
+            calls = times(name, key, batch, beside)
+            said = {"over calls": estimate_over_calls(calls), "each": [round(float(np.median(of)), 2) for of in calls]}
+            yield {"sweep": name, "rows": batch, "contender": key, "beside": beside, **said}
 
 
 def of_card(name: str, table: str, rows: str, columns: Sequence[str], values: str) -> pd.DataFrame:
@@ -188,8 +189,7 @@ def tables() -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def shown(value: Any) -> str:
-    is_estimate = isinstance(value, Estimate)
-    return f"{value.mean:z.3f} ({value.low:z.3f} to {value.high:z.3f})" if is_estimate else str(value)
+    return f"{value.mean:z.3f} ({value.low:z.3f} to {value.high:z.3f})" if isinstance(value, Estimate) else str(value)
 
 
 def main(arguments: Sequence[str]) -> int:

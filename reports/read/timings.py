@@ -1,4 +1,4 @@
-"""Where `jobs/timings.py` measured, and the latest speed-ups of each configuration there."""
+"""Where `jobs/timings.py` measured, and the speed-ups of each configuration there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,37 +21,36 @@ class Measured:
     batch: int
     label: str  # such as "batch 8", with the machine if there are several
     machine: str
-    rounds: int
-    prompts: int
+    rounds: int  # of all calls
+    prompts: int  # of a call, at most
+    calls: int = 1
+    calls_left_out: int = 0  # since they have too few rounds, and others have enough
 
     def column(self, name: str) -> str:
         """The name of a column that was measured here."""
         return f"{name}_{self.number}"
 
 
-def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[Measured, dict[str, Speedup]]]:
-    """What was measured where, with the speed-ups of each configuration over the one of key `beside`.
-
-    Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
-    configuration, the latest counts. Sizes at which only steps were timed are left out.
+def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[Measured, dict[str, Speedup]]]:
+    """What was measured where, by all calls of `jobs/timings.py`, with the speed-ups of each configuration over the one
+    of key `beside`. Sizes at which only steps were timed are left out.
     """
     timings = timings[~_of_steps_alone(timings)]
     setups = setups_of(timings)
-    several = setups.nunique() > 1
-    latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
-    prompts: dict[tuple[int, str], int] = {}
-    for (setup, _), rows in timings.groupby([setups, "timing_id"], sort=False):
+    found: dict[tuple[int, str], dict[str, Speedup]] = {}
+    for setup, rows in timings.groupby(setups, sort=False):
         for speedup in speedups(rows.to_dict("records"), beside):  # type: ignore[arg-type]  # its keys are column names
-            at = (speedup.batch, str(setup))
-            latest.setdefault(at, {})[speedup.configuration] = speedup
-            prompts[at] = max(prompts.get(at, 0), int(rows["prompts"].max()))
-    found = []
-    for number, at in enumerate(sorted(latest, key=lambda at: at[0])):
-        batch, setup = at
-        label = f"batch {batch}" + (f", {setup}" if several else "")
-        rounds = max(speedup.rounds for speedup in latest[at].values())
-        found.append((Measured(number, batch, label, setup, rounds, prompts[at]), latest[at]))
-    return found
+            found.setdefault((speedup.batch, str(setup)), {})[speedup.configuration] = speedup
+    measured = []
+    for number, (batch, setup) in enumerate(sorted(found, key=lambda at: at[0])):
+        each = found[batch, setup]
+        label = f"batch {batch}" + (f", {setup}" if setups.nunique() > 1 else "")
+        prompts = int(timings["prompts"][(timings["batch"] == batch) & (setups == setup)].max())
+        rounds, calls, left_out = (
+            max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls", "calls_left_out")
+        )
+        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls, left_out), each))
+    return measured
 
 
 def _of_steps_alone(timings: pd.DataFrame) -> pd.Series:
@@ -71,6 +70,12 @@ def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
 
 
 def timed_over(measured: Sequence[Measured]) -> str:
-    """The rounds and prompts of what was timed."""
-    rounds = dict.fromkeys(f"{counted(each.rounds, 'round')} on {each.machine}" for each in measured)
+    """The calls, rounds and prompts of what was timed."""
+    rounds = dict.fromkeys(f"{_calls(each)}{counted(each.rounds, 'round')} on {each.machine}" for each in measured)
     return f"median of {', '.join(rounds)}; {counted(max(each.prompts for each in measured), 'prompt')}"
+
+
+def _calls(each: Measured) -> str:
+    """Nothing of a single call."""
+    left_out = f", without {each.calls_left_out} of too few rounds" if each.calls_left_out else ""
+    return f"{counted(each.calls, 'call')}{left_out}: " if each.calls > 1 or left_out else ""

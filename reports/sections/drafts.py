@@ -21,7 +21,7 @@ from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
-from reports.read.timings import Measured, latest_speedups, timed_over
+from reports.read.timings import Measured, speedups_by_place, timed_over
 from reports.shared.charts import RAMP, Columns, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.numbers import Row, with_interval
@@ -74,9 +74,9 @@ def drafted(sweep: Sweep) -> Drafts | None:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
     keys = [configuration.key for configuration in configurations]
-    over_generate = {where.label: found for where, found in latest_speedups(sweep.rows_of(TIMINGS), GENERATE)}
+    over_generate = {where.label: found for where, found in speedups_by_place(sweep.rows_of(TIMINGS), GENERATE)}
     measured = []
-    for where, found in latest_speedups(sweep.rows_of(TIMINGS)):
+    for where, found in speedups_by_place(sweep.rows_of(TIMINGS)):
         if not found.keys() & set(keys):
             continue
         measured.append(where)

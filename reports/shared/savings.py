@@ -27,7 +27,7 @@ from eexit.quality.per_right import per_right
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
-from reports.read.timings import Measured, latest_speedups
+from reports.read.timings import Measured, speedups_by_place
 from reports.shared.measures import (
     BESIDE_WHOLE_HEAD,
     DISAGREEMENT,
@@ -137,9 +137,9 @@ def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str
     """What was measured where, and for each configuration its numbers."""
     measured: list[Measured] = []
     found: dict[str, dict[str, Any]] = {}
-    for where, latest in latest_speedups(timings):
+    for where, speedups in speedups_by_place(timings):
         measured.append(where)
-        for key, speedup in latest.items():
+        for key, speedup in speedups.items():
             found.setdefault(key, {}).update(_numbers(speedup, where))
     return measured, found
 

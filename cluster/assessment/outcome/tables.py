@@ -32,7 +32,7 @@ from eexit.quality.risks import RISKS, Losses, losses
 from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.speedups import Speedup, speedups
+from eexit.studies.timing.speedups import Speedup, speedups_of
 from eexit.studies.timing.steps import StepTimes, step_times
 
 PRICED: Final = ("layers_run", "keys_written", *LOOKS)
@@ -47,7 +47,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SweepFigures:
-    """The costs and exits of a finished sweep's configurations, and its latest timing."""
+    """The costs and exits of a finished sweep's configurations, and its timings."""
 
     sweep: FinishedSweep
 
@@ -104,10 +104,8 @@ class SweepFigures:
         return {batch: _time(each) for batch, each in self.speedups(key).items()}
 
     def speedups(self, key: str) -> dict[int, Speedup]:
-        """What the latest timing of a configuration with so many rows says of it, by batch size."""
-        latest = {row["batch"]: row["timing_id"] for row in self._timings if row["configuration"] == key}
-        rows = [row for row in self._timings if latest.get(row["batch"]) == row["timing_id"]]
-        return {each.batch: each for each in speedups(rows) if each.configuration == key}
+        """What all calls that timed a configuration say of it, by batch size."""
+        return {each.batch: each for each in speedups_of(self._timings, key)}
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""

@@ -16,10 +16,11 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.choosing.asks import columns_of
 from eexit.studies.choosing.evidence import Evidence, SettingSequence
 from eexit.studies.choosing.question import Ask
-from eexit.studies.timing.speedups import Speedup, latest_speedups
+from eexit.studies.timing.speedups import Speedup, speedups_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask
         naive,
         _held_out(evidence, chosen),
         _held_out(evidence, naive),
-        latest_speedups(evidence.sweep.store, chosen.configuration) if chosen else [],
+        speedups_of(TIMINGS.rows(evidence.sweep.store), chosen.configuration) if chosen else [],
     )
 
 

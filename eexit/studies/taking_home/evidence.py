@@ -18,8 +18,9 @@ from eexit.results.landed import runs_with_tokens
 from eexit.results.means import share_saved
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.choosing.study import choices_made
-from eexit.studies.timing.speedups import latest_speedups
+from eexit.studies.timing.speedups import speedups_of
 from eexit.training.texts import Text, text_of
 
 N_EXAMPLES: Final = 3  # prompts that the folder quotes
@@ -71,7 +72,7 @@ def drawn(config: SweepConfig) -> Drawn:
 
 
 def timed(store: Store, key: str) -> list[TimedAt]:
-    """What it saved in time where it was timed last."""
+    """What it saved in time on the machine where it was timed last."""
     return [
         TimedAt(
             rows=each.batch,
@@ -82,7 +83,7 @@ def timed(store: Store, key: str) -> list[TimedAt]:
             rounds=each.rounds,
             machine=each.machine,
         )
-        for each in latest_speedups(store, key)
+        for each in speedups_of(TIMINGS.rows(store), key)
     ]
 
 

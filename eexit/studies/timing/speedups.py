@@ -1,23 +1,26 @@
 """What timings say: tokens per second, and what was saved in theory, by what was run, and in time; and their tables.
 
-Seconds are compared within a round only, where everything was timed within moments. Medians are over the rounds, and
-intervals are pairs of order statistics that cover the median (`eexit.quality.intervals.of_median`).
+Contenders are compared by seconds per token that was timed: a draft's first round may give more tokens before the clock
+starts than a step of full depth does. They are compared within a round of a call only, where everything was timed
+within moments. Medians are over the rounds of a call, with intervals that are pairs of order statistics
+(`eexit.quality.intervals.of_median`); several calls count as `eexit.quality.estimates.estimate_over_calls` says.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, some
 from eexit.plan.configuration import NORMAL, short_name
-from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_median
-from eexit.results.store.folder import Store
-from eexit.results.study_tables import TIMINGS
+from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_over_calls
+
+SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and what it is compared with
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -30,11 +33,11 @@ HEADINGS = (
     "short\nof run",
 )
 CAPTION = (
-    f"Medians over rounds. × {NORMAL}: how many times as fast as full depth on the same path, in the same round; "
-    f"exact interval of the median, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding were "
-    "free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − time / "
-    f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time; "
-    "below 0, time saved more, as where many tokens' deferred layers are run together."
+    f"Medians over rounds. × {NORMAL}: how many times as fast, per token, as full depth on the same path, in the same "
+    f"round; exact interval of the median, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding "
+    "were free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − "
+    f"time / time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save "
+    "time; below 0, time saved more, as where many tokens' deferred layers are run together."
 )
 
 DRAFTS_CAPTION = (
@@ -54,12 +57,14 @@ class Speedup:
     configuration: str
     batch: int
     tokens_per_second: float  # median
-    ratio: Estimate  # seconds of what it is compared with / seconds, median over rounds
+    ratio: Estimate  # seconds per token of what it is compared with / its own, over rounds and calls
     theoretical: float | None  # 1 - cost_needed / cost_full
     run: float | None  # 1 - cost_run / cost_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
     machine: str | None = None
+    calls: int = 1  # of `jobs/timings.py`, that count
+    calls_left_out: int = 0  # with fewer than `MIN_ROUNDS` rounds, where another call has as many
 
     @property
     def rounds(self) -> int:
@@ -86,42 +91,48 @@ class Speedup:
 
 
 def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) -> list[Speedup]:
-    """For each batch size and configuration, in order of appearance within the batch size: see `TIMINGS`.
+    """For each batch size and configuration, in order of appearance within the batch size.
 
-    `measurements` are rows of one timing. They are compared with `beside`, a key; rounds without it are left out.
+    `measurements` are rows of `eexit.results.study_tables.TIMINGS`, of one call or several. They are compared with
+    `beside`, a key; rounds without it are left out.
     """
     rows = sorted(measurements, key=lambda row: row["batch"])
     found = []
     for batch, same_batch in groupby(rows, key=lambda row: row["batch"]):
-        by_configuration: dict[str, dict[int, Mapping[str, Any]]] = {}
+        by_configuration: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
         for row in same_batch:
-            by_configuration.setdefault(row["configuration"], {})[row["round"]] = row
+            in_round = row.get("timing_id", ""), row["round"]
+            by_configuration.setdefault(row["configuration"], {})[in_round] = row
         base = by_configuration.get(beside, {})
         for key, by_round in by_configuration.items():
-            pairs = [(row, base[number]) for number, row in sorted(by_round.items()) if number in base]
-            if pairs:
-                found.append(_speedup(key, batch, pairs, is_base=key == beside))
+            calls: dict[str, list[Pair]] = {}
+            for in_round, row in by_round.items():
+                if in_round in base:
+                    calls.setdefault(in_round[0], []).append((row, base[in_round]))
+            if calls:
+                found.append(_speedup(key, batch, [*calls.values()], is_base=key == beside))
     return found
 
 
-def latest_speedups(store: Store, key: str) -> list[Speedup]:
-    """What the latest call of `jobs/timings.py` that timed this configuration measured, for each batch size."""
-    calls: dict[str, list[Mapping[str, Any]]] = {}
-    for row in TIMINGS.rows(store):
-        calls.setdefault(row["timing_id"], []).append(row)
-    found: list[Speedup] = []
-    for rows in calls.values():
-        of_key = [each for each in speedups(rows) if each.configuration == key]
-        found = of_key or found
-    return found
+def speedups_of(measurements: Sequence[Mapping[str, Any]], key: str) -> list[Speedup]:
+    """By batch size, what all calls measured of a configuration on the machine, and in the dtype, of the latest one."""
+    setup = next((_setup(row) for row in reversed(measurements) if row["configuration"] == key), None)
+    there = [row for row in measurements if _setup(row) == setup]
+    return [each for each in speedups(there) if each.configuration == key]
 
 
-def _speedup(
-    key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], is_base: bool
-) -> Speedup:
-    """`pairs` are measurements with that of what they are compared with in the same round."""
-    ratio = estimate_median(np.array([base["seconds"] / row["seconds"] for row, base in pairs]))
-    rows = [row for row, _ in pairs]
+def _setup(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in SETUP)
+
+
+def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: bool) -> Speedup:
+    """`calls` are measurements of each call, with those of what they are compared with in the same round."""
+    whole = [pairs for pairs in calls if len(pairs) >= MIN_ROUNDS] or calls
+    ratio = estimate_over_calls([
+        np.array([base["seconds"] * row["tokens"] / (row["seconds"] * base["tokens"]) for row, base in pairs])
+        for pairs in whole
+    ])  # fmt: skip
+    rows = [row for pairs in whole for row, _ in pairs]
     return Speedup(
         configuration=key,
         batch=batch,
@@ -132,6 +143,8 @@ def _speedup(
         acceptance=_ratio(rows, "accepted", "drafted"),
         expected=_ratio(rows, "cost_serial_full", "cost_serial"),
         machine=rows[0].get("machine"),
+        calls=len(whole),
+        calls_left_out=len(calls) - len(whole),
     )
 
 

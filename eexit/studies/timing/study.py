@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from random import Random
+from statistics import median
 from typing import Any, Final
 
 import pyarrow as pa
@@ -41,8 +42,8 @@ from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
 
 WARM_UP_TOKENS: Final = 8
-COLUMNS: Final = ("prompt_id", "status")
-EXITS: Final = ("configuration", "exit_layer_counts")  # also needed with steps
+COLUMNS: Final = ("prompt_id", "status", "configuration", "n_tokens")
+EXITS: Final = ("exit_layer_counts",)  # also needed with steps
 FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
@@ -250,7 +251,7 @@ class WhatToTime:
     keys: Sequence[str]
     batches: Sequence[int]
     n_prompts: int
-    n_tokens: int | None  # None: as many as the sweep's runs have at most
+    n_tokens: int | None  # at most as many as the longest text has; None: as many as half of the texts have
     n_rounds: int
     with_steps: bool = False
     seconds: float = math.inf
@@ -270,12 +271,20 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     """
     config = sweep.config(", which can't be timed by this one")
     chosen = choose(configurations(config), asked.keys, sweep.name)
-    prompts = _prompts_that_worked(config, sweep.runs, asked.n_prompts)
-    if not prompts:
+    lengths = _text_lengths(sweep.runs)
+    if not lengths:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
-    n_tokens = max(config.max_new_tokens, LEAST_TOKENS) if asked.n_tokens is None else asked.n_tokens
-    if n_tokens < LEAST_TOKENS:
+    longest, n_tokens = max(lengths.values()), asked.n_tokens or int(median(lengths.values()))
+    if asked.n_tokens is not None and asked.n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
+    if longest < LEAST_TOKENS:
+        raise UsageError(
+            f"the texts of {sweep.name} have {counted(longest, 'token')} at most, and the first two are not timed: "
+            f"run a sweep with longer ones, such as --max-new-tokens 32"
+        )
+    n_tokens = min(max(n_tokens, LEAST_TOKENS), longest)
+    long_enough = {prompt_id for prompt_id, length in lengths.items() if length >= n_tokens}
+    prompts = _sample([prompt for prompt in config.prompts if prompt.id in long_enough], asked.n_prompts)
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(each.layer) for each in chosen if isinstance(each, Draft)]
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
@@ -322,13 +331,22 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> li
     return [by_key[key] for key in dict.fromkeys(keys or timeable) if key in timeable]
 
 
-def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) -> tuple[Prompt, ...]:
-    """A sample of the sweep's prompts that have no run with an error, with each sort's share of them."""
-    failed = {
-        prompt_id
-        for prompt_id, status in zip(*(runs[name].to_pylist() for name in COLUMNS), strict=True)
-        if status != OK
-    }
-    worked = {prompt.id: prompt for prompt in config.prompts if prompt.id not in failed}
-    drawn = representative({prompt_id: prompt.prompt for prompt_id, prompt in worked.items()}, n_prompts)
-    return tuple(worked[prompt_id] for prompt_id in drawn)
+def _text_lengths(runs: pa.Table) -> dict[str, int]:
+    """prompt id → the tokens of what full depth wrote or, in a sweep without it, of the shortest text, for prompts that
+    have no run with an error. Behind the end of its text, a model repeats itself, which drafts and exits find easy.
+    """
+    lengths: dict[str, list[int]] = {}
+    failed, of_normal = set(), NORMAL in runs["configuration"].unique().to_pylist()
+    for prompt_id, status, configuration, n_tokens in zip(*(runs[name].to_pylist() for name in COLUMNS), strict=True):
+        if status != OK:
+            failed.add(prompt_id)
+        elif configuration == NORMAL or not of_normal:
+            lengths.setdefault(prompt_id, []).append(n_tokens)
+    return {prompt_id: min(of_texts) for prompt_id, of_texts in lengths.items() if prompt_id not in failed}
+
+
+def _sample(prompts: Sequence[Prompt], n_prompts: int) -> tuple[Prompt, ...]:
+    """Some of these prompts, of each sort its share."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    drawn = representative({prompt_id: prompt.prompt for prompt_id, prompt in by_id.items()}, n_prompts)
+    return tuple(by_id[prompt_id] for prompt_id in drawn)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eexit.studies.timing.speedups import speedups
+from eexit.studies.timing.speedups import speedups, speedups_of
 
 
 def measured(configuration: str, batch: int, number: int, seconds: float, run: float | None = None) -> dict[str, Any]:
@@ -54,6 +54,53 @@ def test_intervals_are_over_rounds_and_need_six_of_them() -> None:
     assert math.isnan(few.ratio.low)
     assert math.isnan(few.ratio.high)
     assert few.rounds == 5
+
+
+def test_drafts_are_compared_by_the_tokens_that_were_timed() -> None:
+    """A draft's first round gave four of the twelve tokens, before the clock started."""
+    rows = [
+        measured("normal", 1, 1, 3.0),
+        {**measured("draft/2:3", 1, 1, 1.6), "tokens": 8},
+    ]
+    _, draft = speedups(rows)
+    assert draft.speedup == pytest.approx(3.0 / 12 / (1.6 / 8))
+    assert draft.tokens_per_second == pytest.approx(5.0)
+
+
+def calls_of(*medians: float, rounds: int = 6, machine: str = "here") -> list[dict[str, Any]]:
+    """A call for each median time of `fixed`, as a multiple of full depth's, with rounds 1 % above and below it."""
+    wide = [1 + (number - (rounds - 1) / 2) / 50 / rounds for number in range(rounds)]
+    return [
+        {**measured(key, 1, number, seconds), "timing_id": f"call {call}", "machine": machine}
+        for call, median in enumerate(medians)
+        for number in range(rounds)
+        for key, seconds in (("normal", 1.0), ("fixed", median * wide[number]))
+    ]
+
+
+def test_several_calls_have_an_interval_over_calls() -> None:
+    [one] = speedups_of(calls_of(0.8), "fixed")
+    [two] = speedups_of(calls_of(0.8, 1.25), "fixed")
+    assert (one.calls, one.rounds, two.calls, two.rounds) == (1, 6, 2, 12)
+    assert (one.speedup, two.speedup) == pytest.approx((1.25, 1.0), rel=1e-3)
+    assert one.ratio.high / one.ratio.low < 1.03
+    assert two.ratio.low < 0.1, (
+        "two calls that differ by half say hardly anything: Student's with one degree of freedom"
+    )
+    assert two.ratio.high > 10
+    [alike] = speedups_of(calls_of(0.8, 0.8), "fixed")
+    assert alike.ratio.high / alike.ratio.low > 1.005, (
+        "calls that happen to agree are no more certain than their rounds"
+    )
+
+
+def test_calls_of_too_few_rounds_and_of_other_machines_do_not_count() -> None:
+    short = [row for row in calls_of(0.8, 2.0) if row["timing_id"] == "call 0" or row["round"] < 5]
+    [found] = speedups_of(short, "fixed")
+    assert (found.calls, found.calls_left_out, found.rounds) == (1, 1, 6)
+    assert found.speedup == pytest.approx(1.25, rel=1e-3)
+    [here] = speedups_of([*calls_of(2.0, machine="elsewhere"), *calls_of(0.8)], "fixed")
+    assert here.speedup == pytest.approx(1.25, rel=1e-3)
 
 
 def test_batch_sizes_are_apart_and_rounds_without_normal_are_left_out() -> None:

@@ -58,7 +58,8 @@ def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
-    return run_study(str(out), partial(make_plan, asked=WhatToTime(**asked)), **running).rows
+    what = WhatToTime(**asked)
+    return run_study(str(out), partial(make_plan, asked=what), **running, columns=what.columns).rows
 
 
 @pytest.fixture
@@ -178,13 +179,39 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
         rules={"fixed": (2.0,)},
     )
     failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
-    status = pa.table({"prompt_id": prompts, "status": ["error" if text in failed else "ok" for text in prompts]})
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status, "results")
+    status = ["error" if text in failed else "ok" for text in prompts]
+    runs = pa.table({"prompt_id": prompts, "status": status, "configuration": ["normal"] * 20, "n_tokens": [9] * 20})
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
     timed = [prompt.id for prompt in make_plan(sweep, WhatToTime((), (1,), 4, 4, 1)).config.prompts]
     assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
     assert not failed & set(timed)
     more = make_plan(sweep, WhatToTime((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_tokens", "timed"), [(None, 14, {"c", "d"}), (16, 16, {"c", "d"}), (64, 30, {"d"})]
+)
+def test_nothing_is_timed_behind_the_end_of_a_text(
+    tmp_path: Path, asked: int | None, n_tokens: int, timed: set[str]
+) -> None:
+    """Full depth's texts count, and not those of a setting."""
+    config = SweepConfig(
+        model="m",
+        prompts=tuple(Prompt(id=text, prompt=text) for text in "abcd"),
+        modes=("normal", "unfrozen"),
+        rules={"fixed": (2.0,)},
+    )
+    lengths = {"normal": [5, 12, 16, 30], "unfrozen/fixed/2": [40, 3, 40, 3]}
+    rows = [
+        {"prompt_id": prompt_id, "status": "ok", "configuration": key, "n_tokens": n}
+        for key, of_texts in lengths.items()
+        for prompt_id, n in zip("abcd", of_texts, strict=True)
+    ]
+    runs = pa.Table.from_pylist(rows)
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
+    study = make_plan(sweep, WhatToTime((), (1,), 8, asked, 1))
+    assert (study.n_tokens, {prompt.id for prompt in study.config.prompts}) == (n_tokens, timed)
 
 
 @pytest.mark.parametrize(("n_prompts", "per_round"), [(6, 2), (5, 2), (3, 4), (4, None)])
@@ -211,6 +238,7 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
         "prompt_id": [*counts],
         "status": ["ok"] * 3,
         "configuration": [key] * 3,
+        "n_tokens": [4] * 3,
         "exit_layer_counts": pa.array(counts.values(), pa.map_(pa.int64(), pa.int64())),
     })  # fmt: skip
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs, "results")
