@@ -230,14 +230,18 @@ def choose_dtype(dtype: str, device: torch.device, quantize: str | None = None) 
         return named
     if quantize == INT4:
         return torch.bfloat16
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively."""
     match device.type:
         case "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.cuda.is_bf16_supported(including_emulation=False)
         case "cpu":
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         case _:
-            native = False
-    return torch.bfloat16 if native else torch.float32
+            return False
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:

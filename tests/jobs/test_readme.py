@@ -22,6 +22,7 @@ from judge_server import judging
 from own_tasks import CHOICE, WORDS, save_tasks
 from ray_here import RayHere
 
+from eexit.model import loading
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan import model_facts
 
@@ -143,9 +144,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("auto", ["float32", "bfloat16"])
 def test_the_blocks_run_as_printed_one_after_the_other(
-    scratch: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str
 ) -> None:
+    """On a machine that multiplies bfloat16 itself, as GPUs do, and on one that doesn't."""
+    monkeypatch.setattr(loading, "multiplies_bfloat16", lambda device: auto == "bfloat16")
     ray_here.cpus = ray_here.free = 1  # each actor takes the model apart
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
     with judging() as judge:
