@@ -237,11 +237,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
     match device.type:
         case "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
         case "cpu":
-            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         case _:
-            return False
+            native = False
+    return bool(native)
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
