@@ -107,4 +107,5 @@ def _identity(taken: Taken) -> Iterator[str]:
         yield (
             f"In {dtype}{with_weights(taken.model.quantization)} on {measured.device}, {measured.identical} of "
             f"{measured.runs} texts of the sweep came out the same, token for token, when it was taken home."
+            + ("" if dtype == taken.model.dtype else f" The sweep, and any guarantee, is of {taken.model.dtype}.")
         )

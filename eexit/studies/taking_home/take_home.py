@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from eexit.custom_generate.checked_models import checked, config_facts, decoders_of, precision, weights_digest
@@ -31,7 +33,7 @@ from eexit.custom_generate.taken import (
 from eexit.custom_generate.words import described
 from eexit.decode.screening import keep_moment, moment_of
 from eexit.errors import UsageError
-from eexit.method.rules import BLIND
+from eexit.method.rules import Control
 from eexit.model.file_digests import sha256
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
 from eexit.model.quantization import quantization_of
@@ -39,7 +41,7 @@ from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
 from eexit.output.whole_files import publish
-from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
+from eexit.plan.artefacts import CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
@@ -70,6 +72,8 @@ class Wanted:
 def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     """Write the setting's folder. Raises `UsageError` for what can't be taken home."""
     out = _free_place(wanted.out)
+    if wanted.hub is not None:
+        _refuse_hub(wanted.hub)
     sweep = read_finished(wanted.results, COLUMNS)
     key = wanted.key or chosen_key(sweep)
     configuration = _configuration(sweep, key)
@@ -147,7 +151,7 @@ class _Taking:
         setting = Setting(taken, self._folder)
         self._keep_screen(model, taken)
         identical = _identical(setting, model, texts, self._of_sweep)
-        if name == "float32" and identical < len(texts):
+        if name == self._of_sweep.dtype == "float32" and identical < len(texts):
             raise UsageError(
                 f"in float32, only {identical} of {len(texts)} texts of the sweep come out the same: it was made on "
                 "another kind of machine, or by another version; run the sweep again with this one"
@@ -178,9 +182,16 @@ def _free_place(out: str) -> Path:
     return path
 
 
+def _refuse_hub(name: str) -> None:
+    """Raises `UsageError` for what is no repository's name, which code is written with."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"--hub {name} is no repository's name: give one as in me/mine") from error
+
+
 def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     """The sweep's configuration with this key. Raises `UsageError` for one that can't be taken home."""
-    is_adapted = sweep.manifest.config.get(ADAPTER) is not None  # and is worth something at its full depth
     planned = {str(each["key"]): each for each in sweep.manifest.configurations}
     refuse_unknown([key], list(planned), sweep.name)
     match configuration := configuration_of(planned[key]):
@@ -189,10 +200,10 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
                 f"{key} can't be taken home: rule {configuration.rule} looks at the final layer, so that all layers "
                 "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
-        case Exit(rule=rule) if rule in BLIND and not is_adapted:
+        case Exit(parameter=Control(of=of)):
             raise UsageError(
-                f"{key} can't be taken home: rule {rule} is a control, which exits whatever the token; take the rule "
-                "that it is a control of"
+                f"{key} can't be taken home: it is a control, which exits whatever the token; take {of}, whose exits it "
+                "copies"
             )
         case Exit() | Draft():
             return configuration

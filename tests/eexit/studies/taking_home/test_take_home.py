@@ -119,7 +119,7 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     [
         (["--configuration", "skip/kl/1"], "rule kl looks at the final layer, so that all layers have to run"),
         (["--configuration", "skip/agree"], "rule agree looks at the final layer"),
-        (["--configuration", "skip/fixed/3"], "rule fixed is a control, which exits whatever the token"),
+        (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
@@ -131,6 +131,26 @@ def test_what_can_not_be_taken_home_is_refused_in_a_line(
 ) -> None:
     assert reason in refusal(main, swept_out, *arguments, "--out", tmp_path / "mine", "--quiet")
     assert not (tmp_path / "mine").exists()
+
+
+def test_fixed_is_taken_home_like_any_rule(swept_out: Path, model: Path, tmp_path: Path) -> None:
+    key, folder = "skip/fixed/3", tmp_path / "mine"
+    assert take(swept_out, "--configuration", key, "--out", folder).returncode == 0
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for prompt, token_ids, _ in texts_of(swept_out, key):
+        made = loaded.generate(torch.tensor([prompt]), custom_generate=eexit.load(folder), max_new_tokens=10)
+        assert made[0, len(prompt) :].tolist() == token_ids
+
+
+def test_a_sweep_in_bfloat16_is_taken_home_in_float32_too_whose_texts_may_differ(model: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["skip"], "dtype": "bfloat16"}
+    out, key = swept(tmp_path / "sweep", model, FEW, **fields, max_new_tokens=24), "skip/confidence/0.2"
+    done = take(out, "--configuration", key, "--dtypes", "float32", "--out", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    about = held(tmp_path / "mine")["model"]
+    assert (about["dtype"], about["dtype_asked"]) == ("bfloat16", "bfloat16")
+    assert about["measured"]["float32"]["identical"] < len(FEW), "what was refused before"
+    assert "The sweep, and any guarantee, is of bfloat16." in done.stdout
 
 
 def test_nothing_is_replaced_and_nothing_is_put_among_results(swept_out: Path, tmp_path: Path) -> None:
@@ -160,8 +180,9 @@ def test_the_files_of_a_repository_generate_by_the_package(
     swept_out: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    folder = tmp_path / "mine"
-    assert take(swept_out, "--configuration", KEY, "--hub", folder, "--out", folder).returncode == 0
+    monkeypatch.chdir(tmp_path)  # where this is the repository, as if it had been fetched
+    folder = tmp_path / "me" / "mine"
+    assert take(swept_out, "--configuration", KEY, "--hub", "me/mine", "--out", folder).returncode == 0
     assert (folder / "custom_generate" / "requirements.txt").read_text() == "eexit\n"
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     prompt, token_ids, _ = texts_of(swept_out, KEY)[0]
