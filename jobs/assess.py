@@ -70,10 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
 
     with ray_session(display.say):
-        verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
+        verdict = assess(asked, flags.out, partial(OnRay, flags.device, trusts_code=flags.trust_remote_code), display)
     finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
     if found := to_take_home(verdict):
-        bring_home(flags.out, *found, flags.device, display)
+        bring_home(flags, *found, display)
     return 0
 
 
@@ -107,14 +107,15 @@ def to_take_home(verdict: "Verdict") -> tuple[str, str | None] | None:
     return None if contender.role == GENERATE else (INSTEAD, contender.key)
 
 
-def bring_home(out: str, sweep: str, key: str | None, device: str, display: Display) -> None:
+def bring_home(flags: Namespace, sweep: str, key: str | None, display: Display) -> None:
     """Take a setting home, unless it is there."""
-    place = inside(out, "setting")
+    place = inside(flags.out, "setting")
     if not Path(place).expanduser().exists():
         from eexit.custom_generate.words import described
         from eexit.studies.taking_home.take_home import Wanted, take_home
 
-        print(described(take_home(Wanted(inside(out, sweep), place, key, device=device), display.say)))
+        how = {"device": flags.device, "trusts_code": flags.trust_remote_code}
+        print(described(take_home(Wanted(inside(flags.out, sweep), place, key, **how), display.say)))
     print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{place}"))')
 
 
@@ -124,7 +125,7 @@ def common(flags: Namespace) -> dict[str, object]:
         "model", "revision", "trust_remote_code", "dtype", "quantize", "system", "exit_every", "exit_layers",
         "max_new_tokens", "thinking", "thinking_until",
     )  # fmt: skip
-    return {name: value for name in names if (value := getattr(flags, name)) is not None}
+    return {name: value for name in names if (value := getattr(flags, name)) not in (None, False)}
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
@@ -135,9 +136,6 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help=f"{fields['model'].description} (default: {fields['model'].default})",
     )
     parser.add_argument("--revision", help=fields["revision"].description)
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", default=None, help=fields["trust_remote_code"].description
-    )
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--quantize", help=fields["quantize"].description)
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")

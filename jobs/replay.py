@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
     )
     plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)
-    run_study(flags.results, plan, flags.device, open_display(quiet=flags.quiet)).show(flags.results, columns=100)
+    display = open_display(quiet=flags.quiet)
+    done = run_study(flags.results, plan, flags.device, display, trusts_code=flags.trust_remote_code)
+    done.show(flags.results, columns=100)
     return 0
 
 

@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.custom_generate.words import described
     from eexit.studies.taking_home.take_home import Wanted, take_home
 
-    wanted = Wanted(flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device)
+    wanted = Wanted(
+        flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device, flags.trust_remote_code
+    )
     taken = take_home(wanted, open_display(quiet=flags.quiet).say)
     print(described(taken))
     print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{flags.out}"))')

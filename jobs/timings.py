@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         flags.device,
         open_display(quiet=flags.quiet),
         columns=asked.columns,
+        trusts_code=flags.trust_remote_code,
     )
     done.show(flags.results, columns=110)
     return 0

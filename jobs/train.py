@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
 
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
     asked = WhatToTrain(flags.what, flags.out, prompts, options=options_of(flags))
-    card = train_exits(flags.results, asked, flags.device, open_display(quiet=flags.quiet))
+    display = open_display(quiet=flags.quiet)
+    card = train_exits(flags.results, asked, flags.device, display, trusts_code=flags.trust_remote_code)
     console = Console()
     for table in training_tables(card):
         console.print(table)

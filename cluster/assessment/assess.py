@@ -92,6 +92,7 @@ class OnRay:
     device: Device
     display: Display
     rows_per_shard: int = 128
+    trusts_code: bool = False
     _facts: ModelFacts | None = field(default=None, init=False)
 
     def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
@@ -106,10 +107,10 @@ class OnRay:
         )
 
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
-        run_study(results, plan, self.device, self.display, self.look, columns)
+        run_study(results, plan, self.device, self.display, self.look, columns, self.trusts_code)
 
     def train(self, results: str, asked: WhatToTrain) -> Card:
-        return train_exits(results, asked, self.device, self.display, self.look)
+        return train_exits(results, asked, self.device, self.display, self.look, self.trusts_code)
 
 
 @dataclass(frozen=True)

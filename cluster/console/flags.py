@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from cluster.console.completion import complete
 from eexit.errors import UsageError
 from eexit.output.text import did_you_mean, flag
-from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
+from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED, SweepConfig
 
 _SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
@@ -142,7 +142,14 @@ def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    trust_flag(parser)
     return parser.read(arguments)
+
+
+def trust_flag(parser: Parser) -> None:
+    """Add the flag that every command asks for anew: what is stored only says that it was needed."""
+    described = SweepConfig.model_fields["trust_remote_code"].description
+    parser.add_argument("--trust-remote-code", action="store_true", help=described)
 
 
 def make_parser(

@@ -53,15 +53,17 @@ def run_study(
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     columns: Sequence[str] = ("prompt_id", "status"),
+    trusts_code: bool = False,
 ) -> Studied[S]:
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
-    `columns` are those of the runs that `plan` needs. `look` is as in `run_sweep`. Raises `UsageError` for what can't
-    be done, such as timing what is in use, and `SweepStopped` or `OSError` when going on would only fail; what was
-    published until then stays.
+    `columns` are those of the runs that `plan` needs. `look` is as in `run_sweep`. `trusts_code` lets the Python code
+    that the model brings be run. Raises `UsageError` for what can't be done, such as timing what is in use, and
+    `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
     """
     display = display or open_display()
-    sweep = replace(read_finished(location_for_all(results, "the folder"), columns), name=shown(results))
+    found = read_finished(location_for_all(results, "the folder"), columns, trusts_code=trusts_code)
+    sweep = replace(found, name=shown(results))
     sweep.store.probe("the folder")
     study = plan(sweep)
     if study.times and sweep.store.is_local:  # it has the results for itself

@@ -48,21 +48,24 @@ def train_exits(
     device: Device = "auto",
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    trusts_code: bool = False,
 ) -> Card:
     """Train what is asked for on the `normal` texts of the finished sweep in `results`, and write the artefact.
 
-    `look` is as in `run_sweep`. Returns the artefact's card. A damaged artefact is set aside and trained again.
+    `look` is as in `run_sweep`, and `trusts_code` as in `run_study`. Returns the artefact's card. A damaged artefact is
+    set aside and trained again.
 
     Raises `UsageError` for what can't be used, and `SweepStopped` or `OSError` when going on would only fail.
     """
     display = display or open_display()
     folder = _folder(asked.out)
-    sweep = replace(read_finished(location_for_all(results, "the folder"), ["prompt_id"]), name=shown(results))
+    found = read_finished(location_for_all(results, "the folder"), ["prompt_id"], trusts_code=trusts_code)
+    sweep = replace(found, name=shown(results))
     refuse_options(sweep, asked)
     texts = read_texts(sweep.store)
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
-        config = SweepConfig.model_validate({**sweep.manifest.config, **grid, "observe": "none"})
+        config = SweepConfig.model_validate({**dict(sweep.config()), **grid, "observe": "none"})
         summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])
     plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, look)

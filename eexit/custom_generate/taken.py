@@ -213,10 +213,13 @@ def read_taken(folder: Path) -> Taken:
 
 
 def config_of(taken: Taken, folder: Path) -> SweepConfig:
-    """The sweep's configuration, with artefacts where they are now. Raises `UsageError`."""
+    """The sweep's configuration, with artefacts where they are now; it loads no model, and trusts no model's code.
+
+    Raises `UsageError`.
+    """
     artefacts = {role: str(inside(folder, name)) for role, name in locations_of(taken.config).items()}
     try:
-        return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts})
+        return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts, "trust_remote_code": False})
     except ValidationError as error:
         raise UsageError(
             f"{folder} asks for what this version of eexit does not know ({_first(error)}): install the version that "

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.command import command
-from cluster.console.flags import per_cent, study_parser, whole
+from cluster.console.flags import per_cent, study_parser, trust_flag, whole
 from eexit.errors import UsageError
 from eexit.output.progress import Silence
 from eexit.output.text import counted
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.studies.chains.follow_ups import NEEDED, Changes, follow_ups
 
     changes = Changes(flags.keep, flags.budget, flags.filler, flags.shuffle)
-    sweep = read_finished(flags.results, NEEDED)
+    sweep = read_finished(flags.results, NEEDED, trusts_code=flags.trust_remote_code)
     prompts, n_bare = follow_ups(sweep, flags.configuration, flags.chains_of or flags.configuration, changes)
     print(write_prompts(flags.out, prompts))
     if n_bare:
@@ -62,6 +62,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--shuffle", action="store_true", help="the sentences of each chain in another order")
     parser.add_argument("--out", metavar="FILE", help="a new .jsonl file for the prompts")
     parser.several("--necessity", "RESULTS", "sweeps of follow-up prompts: how much the answers need the chains")
+    trust_flag(parser)
     flags = parser.read(arguments)
     changes = flags.keep or flags.budget or flags.filler or flags.shuffle
     if flags.necessity and (flags.configuration or flags.chains_of or flags.out or changes):

@@ -26,19 +26,31 @@ class FinishedSweep:
     manifest: Manifest
     runs: pa.Table
     name: str  # what messages call it
+    trusts_code: bool = False  # whether the Python code that its model brings may be run
 
     def config(self, way_out: str = ": run that sweep again") -> SweepConfig:
-        """The sweep's configuration. Raises `UsageError`, ending in the way out, if another version made the sweep."""
+        """The sweep's configuration, by which its model is loaded.
+
+        Raises `UsageError`, ending in the way out, if another version made the sweep, and where its model's code is not
+        trusted: whoever wrote `sweep.json` can't decide that for whoever reads it.
+        """
         try:
-            return SweepConfig.model_validate(self.manifest.config)
+            config = SweepConfig.model_validate(self.manifest.config)
         except ValidationError as error:
             raise UsageError(f"{self.name} is a sweep of another version{way_out}") from error
+        if config.trust_remote_code and not self.trusts_code:
+            raise UsageError(
+                f"model {config.model} of {self.name} brings Python code, which would be run: give --trust-remote-code "
+                "if you trust it"
+            )
+        return config
 
 
-def read_finished(results: str, columns: Sequence[str], flag: str = "") -> FinishedSweep:
+def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_code: bool = False) -> FinishedSweep:
     """Read these columns of all runs; `flag` is the one that named the sweep, for messages.
 
-    Raises `UsageError` if `results` is not a finished sweep.
+    `trusts_code` says that the Python code that its model brings may be run. Raises `UsageError` if `results` is not a
+    finished sweep.
     """
     store, name = open_store(results), f"{flag} {shown(results)}".strip()
     manifest = manifest_of(store, name)
@@ -46,7 +58,7 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
     n_runs = pc.count_distinct(runs["run_id"]).as_py()
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
-    return FinishedSweep(store, manifest, runs.select(list(columns)), shown(results))
+    return FinishedSweep(store, manifest, runs.select(list(columns)), shown(results), trusts_code)
 
 
 def manifest_of(store: Store, name: str) -> Manifest:

@@ -67,6 +67,7 @@ class Wanted:
     hub: str | None = None  # a repository's name
     dtypes: Sequence[str] = ()  # further precisions to measure the setting in
     device: str = "auto"
+    trusts_code: bool = False  # lets the Python code that the model brings be run
 
 
 def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
@@ -74,11 +75,11 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     out = _free_place(wanted.out)
     if wanted.hub is not None:
         _refuse_hub(wanted.hub)
-    sweep = read_finished(wanted.results, COLUMNS)
+    sweep = read_finished(wanted.results, COLUMNS, trusts_code=wanted.trusts_code)
     key = wanted.key or chosen_key(sweep)
     configuration = _configuration(sweep, key)
-    say(f"{key}: looking at the model")
     config = sweep.config()
+    say(f"{key}: looking at the model")
     refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +203,8 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
             )
         case Exit(parameter=Control(of=of)):
             raise UsageError(
-                f"{key} can't be taken home: it is a control, which exits whatever the token; take {of}, whose exits it "
-                "copies"
+                f"{key} can't be taken home: it is a control, which exits whatever the token; take {of}, whose "
+                "exits it copies"
             )
         case Exit() | Draft():
             return configuration
@@ -306,10 +307,12 @@ def _loading(taken: Taken) -> str:
         given = "" if model.name == DEFAULT_MODEL else f"{model.name!r}, "
         given += f"dtype={dtype!r}" + (f", quantize={quantize!r}" if quantize else "")
         return f"import eexit\n\nmodel, tokenizer = eexit.load_default_model_and_tokenizer({given})"
-    revision = f", revision={model.revision!r}" if model.revision else ""
+    further = f", revision={model.revision!r}" if model.revision else ""
+    if taken.config.get("trust_remote_code"):
+        further += ", trust_remote_code=True"
     return (
         "import eexit\nimport torch\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({model.name!r}{revision}, dtype=torch.{dtype}).eval()"
+        f"model = AutoModelForCausalLM.from_pretrained({model.name!r}{further}, dtype=torch.{dtype}).eval()"
     )
 
 
