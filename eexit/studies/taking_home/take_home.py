@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 from transformers import PreTrainedModel
 
 from eexit.custom_generate.checked_models import checked, config_facts, decoders_of, precision, weights_digest
