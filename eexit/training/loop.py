@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from eexit.model.file_digests import sha256
 from eexit.output.progress import Progress
-from eexit.output.whole_files import publish
+from eexit.output.whole_files import publish, scratch_folder
 from eexit.plan.artefacts import STATE, WEIGHTS, Card, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
@@ -122,10 +120,10 @@ class Training:
     def _write_files(self) -> dict[str, str]:
         """Write everything but the card; returns the SHA-256 of each file, by its place in the folder."""
         folder, digests = self.plan.folder, {}
-        with TemporaryDirectory(dir=folder, prefix=".") as made:
-            save_tensors(Path(made, WEIGHTS), self.trainer.weights())
-            self.trainer.save_further(Path(made))
-            for file in sorted(Path(made).iterdir()):
+        with scratch_folder(folder / WEIGHTS) as made:
+            save_tensors(made / WEIGHTS, self.trainer.weights())
+            self.trainer.save_further(made)
+            for file in sorted(made.iterdir()):
                 digests[file.name] = sha256([file])
                 publish(file, folder / file.name)
         return digests

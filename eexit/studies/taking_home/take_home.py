@@ -5,7 +5,6 @@ setting, it has a README for whoever gets it and, if it has a name on the Hub, t
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,7 +39,7 @@ from eexit.model.quantization import quantization_of
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
-from eexit.output.whole_files import publish
+from eexit.output.whole_files import publish, scratch_folder
 from eexit.plan.artefacts import CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
@@ -83,8 +82,8 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch:
-        folder = Path(scratch) / out.name
+    with scratch_folder(out) as scratch:
+        folder = scratch / out.name
         folder.mkdir()
         taken = _Taking(sweep, config, configuration, folder).take(texts, wanted, say)
         (folder / SETTING).write_text(encode(taken), "utf-8")

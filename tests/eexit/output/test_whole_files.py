@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import torch
 from full_disk import full_disk, left
 
 from cluster.sweep import Summary
-from eexit.output.whole_files import becoming, write_all, write_whole
+from eexit.output.whole_files import becoming, temporary_name, write_all, write_whole
 from eexit.plan.artefacts import Card, write_card
 from eexit.results import original_format
 from eexit.results.store.writing_shards import Tally
@@ -87,3 +89,30 @@ def test_until_it_is_whole_a_file_has_a_hidden_name_and_an_interruption_removes_
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert left(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from eexit.output.whole_files import becoming, scratch_folder
+
+folder = Path(sys.argv[1])
+with becoming(folder / "file") as temporary, scratch_folder(folder / "setting") as scratch:
+    temporary.write_text("half")
+    (scratch / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_leaves_the_next_one_removes_and_nothing_else(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    of_killed = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.split(".")[1] for name in of_killed] == ["file", "setting"]
+    elsewhere = [re.sub(r"(?<=ee817ee8).{8}", "0" * 8, name) for name in of_killed]  # of another machine
+    ours, old = temporary_name("ours"), re.sub(r"(?<=ee817ee8).{8}", "1" * 8, temporary_name("old"))
+    theirs = [".file.tmp", f".file.{'0' * 32}.tmp", of_killed[0][1:]]
+    for name in (*elsewhere, ours, old, *theirs):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old, (0, 0))
+    write_whole(tmp_path / "file", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", *elsewhere, ours, *theirs])
