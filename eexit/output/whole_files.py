@@ -136,5 +136,5 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def temporary_name(name: str) -> str:
-    """A new, hidden name for a file until it is complete, so that readers of the folder ignore it. It says who writes."""
+    """A new, hidden name for a file until it is complete, which readers of the folder ignore; it says who writes."""
     return f".{name}.{_MARK}{_machine()}{os.getpid():08x}{uuid4().hex[:8]}.tmp"
