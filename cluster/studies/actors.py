@@ -24,13 +24,13 @@ from cluster.session import Liveness, answers, ray_session
 from cluster.worker import SECONDS_BETWEEN_LOOKS, waited_for
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display
-from eexit.studies.study import Done, Part, Work
+from eexit.studies.study import Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
 
 
 class StudyActor:
-    """Holds a study, or a training. It does one thing at a time; another thread may answer `progress`."""
+    """Holds a study, or a training. It does one thing at a time."""
 
     def __init__(self, work: Work) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # bars of progress would be lines of a log
@@ -47,14 +47,6 @@ class StudyActor:
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method of the work, or of a part of it, returns."""
         return attrgetter(method)(self._work)(*arguments)
-
-    def do_all(self, parts: Sequence[Part]) -> list[Done]:
-        """The parts of a unit."""
-        return [self._work.do(part) for part in parts]
-
-    def progress(self) -> tuple[float, int]:
-        share_and_tokens: tuple[float, int] = self._work.progress()
-        return share_and_tokens
 
 
 def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:

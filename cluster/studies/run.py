@@ -4,7 +4,7 @@ A study that needs no model is done in this process, and no Ray is started. For 
 CPUs, or a GPU, for itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,11 +32,10 @@ S = TypeVar("S", bound=Study)
 
 @dataclass(frozen=True)
 class Studied(Generic[S]):
-    """A study that is done, the rows that it has, and why units of it failed, by name."""
+    """A study that is done, and the rows that it has."""
 
     study: S
     rows: Sequence[Row]
-    failures: Mapping[str, str] = field(default_factory=dict)
 
     def show(self, results: str, columns: int) -> None:
         """Print the tables that end it, so many columns wide where it is no terminal, and how to read the rows."""
@@ -84,14 +83,14 @@ def _done(
         if study.opening:
             display.say(study.opening)
         _in_order(call, left, study.do, display)
-        return Studied(study, call.landed(units), call.failures)
+        return Studied(study, call.landed(units))
     refuse_changed_model(sweep, look(study.config, 1)[0])
     from cluster.studies.actors import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:
         can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "do"), display)
-    return Studied(study, call.landed(units), call.failures)
+    return Studied(study, call.landed(units))
 
 
 @dataclass
@@ -102,7 +101,6 @@ class Call:
     store: Store
     call_id: str = field(default_factory=lambda: uuid4().hex)
     rows: list[Row] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)  # why, by the names of units
 
     def left(self, units: Sequence[Unit], display: Display) -> list[Unit]:
         """The units that have not landed, or that landed damaged: what is damaged is set aside."""
@@ -124,21 +122,14 @@ class Call:
         ours = [row for row in self.study.table.rows(self.store) if row[id_column] in order]
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
-    def settle(self, unit: Unit, parts: Sequence[Done], began: datetime, display: Display) -> None:
-        """Publish the rows of a unit, with those before it or in a file of its own; or tell why it failed."""
-        if errors := [done.error for done in parts if done.error]:
-            self.fail(unit, errors[0], display)
-            return
+    def settle(self, unit: Unit, parts: Sequence[Done], began: datetime) -> None:
+        """Publish the rows of a unit, with those before it or in a file of its own."""
         file_id = unit.unit_id or self.call_id
         rows = self.study.rows(unit, [done.result for done in parts])
         new = self.study.table.named(file_id, [{"started": began, **row} for row in rows])
         self.rows += new
         if new:
             self.study.table.publish(self.store, file_id, new if unit.unit_id else self.rows)
-
-    def fail(self, unit: Unit, reason: str, display: Display) -> None:
-        self.failures[unit.name] = reason
-        display.say(f"{unit.name} failed: {reason}")
 
 
 def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
@@ -154,5 +145,5 @@ def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], disp
                 display.show(Progress(part.text, tokens, size / planned, tokens > 0))
                 parts.append(do(part))
                 size, tokens = size + part.size, tokens + parts[-1].tokens
-            call.settle(unit, parts, began, display)
+            call.settle(unit, parts, began)
         display.show(Progress("done", tokens, size / planned, tokens > 0), last=True)

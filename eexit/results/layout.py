@@ -7,8 +7,6 @@
     replays/*           a row per setting that was never run, if `jobs/replay.py` was run
     judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
     choices/*           a row per call of `jobs/choose.py`
-    scores/*            a row per configuration, task, metric and filter, if `jobs/harness.py` was run
-    harness/*/*         the files of that as the lm-evaluation-harness writes them, a folder for each configuration
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.results.tables` and `eexit.results.study_tables`; reading them is in
@@ -31,7 +29,6 @@ ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
-HARNESS_FOLDER: Final = "harness"
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 

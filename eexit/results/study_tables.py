@@ -1,4 +1,4 @@
-"""The tables about a finished sweep: its times, judgements, choices, replays, scores and chains, each declared once.
+"""The tables about a finished sweep: its times, judgements, choices, replays and chains, each declared once.
 
 >>> print(TIMINGS.describe())
 """
@@ -280,41 +280,6 @@ REPLAYS: Final = Table(
     },
 )
 
-SCORES: Final = Table(
-    "scores",
-    "evaluation_id",
-    {
-        "evaluation_id": string(
-            "hash", "content hash of model, configuration, seed, task and its data", nullable=False
-        ),
-        "started": moment("time", "when this evaluation began", nullable=False),
-        **CONFIGURATION,
-        "readout": string("name", "as in generations"),
-        **SEED,
-        "task": string("name", "task of the lm-evaluation-harness, or group of tasks", nullable=False),
-        "version": string("name", "of the task; scores of other versions should not be compared"),
-        "n_shot": int32("examples", "solved examples in each prompt"),
-        "metric": string("name", "as the harness calls it", nullable=False),
-        "filter": string("name", "what the harness made of the model's answers before", nullable=False),
-        "value": float64("of the metric", "over all documents", nullable=False),
-        "stderr": float64("of the metric", "its standard error; null where the harness gives none"),
-        "n": int64("documents", "how many were evaluated"),
-        "higher_is_better": boolean("flag", "whether a higher value is better; null where unknown"),
-        "mean_depth": float64(
-            "fraction of L",
-            "mean of (exit_layer + 1) / L over the evaluation's decided tokens: all but the first of texts and "
-            "continuations, and all of continuations if first_token_exits; of a group, over all of its tasks; null if "
-            "none was decided",
-        ),
-        "first_token_exits": boolean("flag", "whether the first token of a continuation may exit"),
-        "limit": float64("documents", "first documents of each task, or a share of them; null for all"),
-        "chat_template": boolean("flag", "whether prompts are in the model's chat template", nullable=False),
-        "model": string("name", "the model as it was asked for", nullable=False),
-        "dtype": string("name", "of the weights", nullable=False),
-        "versions": string("text", "of Python and packages where it was evaluated", nullable=False),
-    },
-)
-
 _NULL: Final = "null below five prompts"
 CHAINS: Final = Table(
     "chains",
@@ -355,4 +320,4 @@ CHAINS: Final = Table(
     },
 )
 
-STUDY_TABLES: Final = (TIMINGS, REPLAYS, JUDGEMENTS, CHOICES, SCORES, CHAINS)
+STUDY_TABLES: Final = (TIMINGS, REPLAYS, JUDGEMENTS, CHOICES, CHAINS)

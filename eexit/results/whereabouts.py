@@ -1,6 +1,6 @@
 """What kind of folder a location is in, and where a command may write: all commands that take a target ask here.
 
-A folder of results holds what a sweep or an evaluation landed, and a folder of learned exits an artefact or a training.
+A folder of results holds what a sweep landed, and a folder of learned exits an artefact or a training.
 Nothing may be written inside of one that is not its own: one foreign file, and `pd.read_parquet` can't read a table.
 Paths through links and `..` are followed, and what can't be looked at counts as nobody's.
 """
@@ -20,7 +20,7 @@ from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.plan.artefacts import CARD, FILES, STATE, TEXTS_FOLDER
 from eexit.results.files import list_folder
-from eexit.results.layout import FOLDERS, HARNESS_FOLDER, MANIFEST, REPORT, OtherFormatError, decode
+from eexit.results.layout import FOLDERS, MANIFEST, REPORT, OtherFormatError, decode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import LEASE
 from eexit.results.study_tables import STUDY_TABLES
@@ -45,7 +45,7 @@ class Whereabouts:
 
 
 Allowed = tuple[FolderKind, str]
-# Where a sweep or an evaluation may land: a training keeps the sweep of its own further texts.
+# Where a sweep may land: a training keeps the sweep of its own further texts.
 FOR_RESULTS: Final[Sequence[Allowed]] = ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER))
 FOR_LEARNED: Final[Sequence[Allowed]] = ((FolderKind.LEARNED, ""),)
 
@@ -96,7 +96,7 @@ def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_
     if "://" in str(path):
         raise UsageError(f"{flag} {shown(str(path))} is a URI: give the name of a local file")
     found = whereabouts(open_store(path), open_store(planned) if planned else None)
-    taken = ("", MANIFEST, LEASE, *TABLE_FOLDERS, HARNESS_FOLDER, *(() if is_report else (REPORT,)))
+    taken = ("", MANIFEST, LEASE, *TABLE_FOLDERS, *(() if is_report else (REPORT,)))
     if found and (found.kind is FolderKind.LEARNED or found.name.partition("/")[0] in taken):
         raise _refusal(f"{flag} {path}", found)
 

@@ -35,19 +35,14 @@ class Unit:
 
     parts: Sequence[Part]
     unit_id: str = ""
-    name: str = ""  # in messages
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a part: what `Study.rows` makes rows of, and how many tokens it took; or why it failed.
-
-    A unit with a part that failed is told, and the others go on.
-    """
+    """What came of a part: what `Study.rows` makes rows of, and how many tokens it took."""
 
     result: Any = None
     tokens: int = 0
-    error: str = ""
 
 
 class Work:
@@ -85,10 +80,6 @@ class Study(Work, ABC):
     @abstractmethod
     def do(self, part: Part) -> Done:
         """Raises `UsageError` for what can't be done."""
-
-    def progress(self) -> tuple[float, int]:
-        """The share of the current part that is done, and the tokens it took; another thread asks."""
-        return 0.0, 0
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         """The rows of a unit, given the results of its parts; none: nothing is published."""

@@ -1,38 +1,18 @@
-"""The overview's fold "All numbers": all that is known of every configuration, and scores of the harness."""
+"""The overview's fold "All numbers": all that is known of every configuration."""
 
 from collections.abc import Iterator
-from typing import Any, Final
-
-import pandas as pd
+from typing import Any
 
 from eexit.quality.rubric import ASPECTS
-from eexit.results.study_tables import SCORES
 from reports.read.judgements import BEST, SCORE
 from reports.read.sweep import Sweep
 from reports.sections.findings import quality_findings
 from reports.shared import measures
-from reports.shared.charts import Columns
 from reports.shared.figures import table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
 from reports.shared.paired import GAINED, LOST, P_VALUE
 from reports.shared.quality import Quality
 from reports.shared.savings import Savings
-
-HARNESS: Final[Columns] = (
-    ("configuration", "Configuration", "text"),
-    ("task", "Task", "text"),
-    ("metric", "Metric", "text"),
-    ("filter", "Filter", "text"),
-    ("value", "Value", "real"),
-    ("stderr", "± standard error", "real"),
-    ("n", "n documents", "count"),
-    ("n_shot", "Shots", "count"),
-    (SKIPPED, LAYERS_SKIPPED, "share"),
-    ("seed", "Seed", "count"),
-    ("limit", "Limit", "real"),
-    ("first_token", "First token of continuations", "text"),
-)
-ONLY_WHERE_SEVERAL: Final = ("seed", "first_token")  # columns that say nothing where all rows have the same
 
 
 def quality_section(
@@ -43,11 +23,9 @@ def quality_section(
     """
     if quality is None or not quality.is_studied:
         return None
-    scores = sweep.rows_of(SCORES)
     return {
         "findings": quality_findings(quality, len(sweep.failed)),
         "table": None if has_chart else table(quality.rows, tuple(configuration_columns(sweep, saves))),
-        "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
     }
 
 
@@ -92,13 +70,3 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
     yield f"{measures.CORRECT}_n", "n with an answer", "count"
     yield "n_failed", "Failed runs", "count"
     yield "judge_errors", "Judge's errors", "count"
-
-
-def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
-    """The latest score of each configuration, seed, task, metric, filter and convention, by task and metric."""
-    what = ["task", "metric", "filter", "n_shot", "limit", "first_token"]
-    said = scores.assign(first_token=scores["first_token_exits"].map({True: "may exit", False: "full depth's"}))
-    latest = said.drop_duplicates(["configuration", "seed", *what], keep="last")
-    found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
-    names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]
-    return found.sort_values(what, kind="stable")[names].reset_index(drop=True)

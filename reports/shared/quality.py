@@ -14,7 +14,7 @@ import pandas as pd
 from eexit.output.text import counted, is_known, short_percent
 from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
-from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
+from eexit.results.study_tables import CHOICES, REPLAYS
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
 from reports.shared.measures import (
@@ -50,7 +50,7 @@ class Quality:
     choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
     margin: float  # `Sweep.margin`
-    is_studied: bool  # whether there are answers, judgements, replays, scores of the harness or choices
+    is_studied: bool  # whether there are answers, judgements, replays or choices
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
     `trade` is the frame of `per_configuration`, and `paired` what stands beside `normal` (`PairedRuns.beside`).
     """
     judges = sweep.judges
-    is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))
+    is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, CHOICES))
     if trade.empty:
         return None
     trade = saves.rows if saves else trade

@@ -18,7 +18,6 @@ from byte_model import save_family
 from golden.collecting import Recording, collapsed, without_volatile
 from golden.digests import Digests, Record, without_floats
 from judge_server import judging
-from own_tasks import CHOICE, WORDS, save_tasks
 from ray_fixtures import started_ray
 
 from jobs import find_scripts
@@ -86,7 +85,6 @@ def write_prompts() -> None:
         for n in range(N_QUESTIONS)
     ]
     Path("questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
-    save_tasks(Path("tasks"), CHOICE, WORDS)
 
 
 def sweeps_of_models(recording: Recording) -> None:
@@ -154,9 +152,7 @@ def studies(recording: Recording, judge: str) -> None:
     recording.command("judge", *asked)
     recording.command("choose", study, "--risk", "disagreement", "--at-most", "0.95", "--confidence", "0.5")
     recording.command("choose", study, "--risk", "answers", "--at-most", "0.05", name="choose answers")
-    recording.command("harness", "--model", "models/llama", *COMMON[:6], "--modes", "normal", "skip", "--rules",
-                      "confidence=0.1", "--tasks", "tasks", "--out", study)  # fmt: skip
-    recording.tables("study", "replays", "judgements", "choices", "scores")
+    recording.tables("study", "replays", "judgements", "choices")
     recording.page("study")
     few = ("--prompts", "2", "--tokens", "4", "--rounds", "2", "--configurations", "skip/confidence/0.1")
     said = recording.run("timings", study, "--batch", "1", "3", *few)

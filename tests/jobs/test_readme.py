@@ -19,7 +19,6 @@ import pytest
 from byte_model import save_byte_model
 from commands import asked_here, here
 from judge_server import judging
-from own_tasks import CHOICE, WORDS, save_tasks
 from ray_here import RayHere
 
 from eexit.model import loading
@@ -41,7 +40,6 @@ SMALLER = {
     "--what state": ["--form", "streams"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
-    "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
 }
 JUDGE_URL = "http://the.judge"
@@ -52,8 +50,6 @@ INSTEAD = {
     "--draft 10,20:2,4": "--draft 20:2,4",
     "predicted_kl=0.5,1,2,4 fixed=10,20": "predicted_kl=1 fixed=10",
     "Qwen/Qwen3-0.6B": DEFAULT_MODEL,  # a model of the hub
-    "arc_easy": CHOICE,  # data of the hub
-    "gsm8k": WORDS,
     "https://api.openai.com/v1": JUDGE_URL,
     "OPENAI_API_KEY=…": "OPENAI_API_KEY=a-key",
 }
@@ -61,7 +57,10 @@ CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py
 ASSESSES = "many sweeps one after the other: tests/cluster/assessment runs them"
 INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
 CHAINS = "random weights close no chain of thought: tests/eexit/studies/chains runs them"
+HUB = "data of the hub: tests/eexit/studies/test_harness.py runs it on a task of its own"
 LEFT_OUT = {
+    "python -m eexit.studies.harness --model eexit --tasks arc_easy gsm8k      --model_args "
+    "pretrained=HuggingFaceTB/SmolLM2-135M,mode=frozen_residual,rule=confidence,parameter=0.9": HUB,
     "python jobs/files/chains.py results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl": CHAINS,
     'python jobs/sweep.py --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out '
     "results/chains": CHAINS,
@@ -138,7 +137,6 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = file.read_text().splitlines(keepends=True)
         (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(lines[:: len(lines) // N_PROMPTS]))
     (folder / "mine.csv").write_text(MINE)
-    save_tasks(folder / "tasks", CHOICE, WORDS)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(model_facts, "asking", asked_here())
     return folder

@@ -12,7 +12,6 @@ from cluster.assessment.workshop import Plan
 from cluster.studies.run import Call
 from cluster.studies.training import TrainingWork
 from eexit.generator import ModelGenerator
-from eexit.output.progress import Silence
 from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
@@ -80,7 +79,7 @@ class Here:
             parts: list[Done] = [study.do(part) for part in unit.parts]
             if study.times and self._is_steady:
                 parts = [Done([{**row, "seconds": self.seconds(row)} for row in done.result]) for done in parts]
-            call.settle(unit, parts, datetime.now(UTC), Silence())
+            call.settle(unit, parts, datetime.now(UTC))
             self.landed(f"{study.table.name} of {Path(results).name}")
         self._done(f"{study.table.name} of {Path(results).name}")
 

@@ -68,7 +68,6 @@ class ScriptedStudy(Study):
             Unit(
                 [Part(f"unit {number}, part {part}", number) for part in range(2)],
                 content_hash(number) if self._is_lasting else "",
-                f"unit {number}",
             )
             for number in range(self._n_units)
         ]
@@ -78,8 +77,6 @@ class ScriptedStudy(Study):
             os._exit(1)
         if (self._results / f"refuse-{part.what}").exists():
             raise UsageError(f"unit {part.what} can't be done: leave it out")
-        if (self._results / f"fail-{part.what}").exists():
-            return Done(error="no such luck")
         time.sleep(self._seconds)
         return Done([{"unit": part.what, "text": os.urandom(512).hex()}], 1)
 

@@ -1,4 +1,4 @@
-"""A small sweep with answers, judgements, replays, scores of the harness and choices, whose numbers can be worked out.
+"""A small sweep with answers, judgements, replays and choices, whose numbers can be worked out.
 
 Two modes × two rules × two parameters, with controls. Accuracy falls with the boldness of a setting, and controls are
 worse.
@@ -16,7 +16,7 @@ from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Exit, Normal
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import Table
-from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS
 from reports.read.sweep import read_sweep
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
@@ -142,23 +142,6 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
                 | change
             )  # fmt: skip
     add(folder, REPLAYS, rows, call)
-
-
-def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> None:
-    """Two metrics of one task of the lm-evaluation-harness, for `normal` and a setting."""
-    known: list[Configuration] = [Normal(), Exit("unfrozen", "confidence", 0.9)]
-    rows = [
-        configuration.columns
-        | {
-            "evaluation_id": "0", "seed": 0, "task": "arc_easy", "n_shot": 0, "metric": metric, "filter": "none",
-            "value": value - 0.1 * place, "stderr": 0.02, "n": 500, "mean_depth": 1 - 0.2 * place,
-            "chat_template": False, "model": "tiny", "dtype": "float32", "versions": "",
-        }
-        | change
-        for place, configuration in enumerate(known)
-        for metric in ("acc", "acc_norm")
-    ]  # fmt: skip
-    add(folder, SCORES, rows, call)
 
 
 def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, needed: int | None = None, **change: Any) -> None:

@@ -262,19 +262,9 @@ function findings() {
 
 // Every configuration with all that is known of it.
 function allNumbers() {
-  const rows = DATA.trade?.table ?? DATA.quality.table,
-    harness = DATA.quality?.harness;
-  return [
-    twin("Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals", rows),
-    harness
-      ? h(
-          "section.whole",
-          { "aria-labelledby": "harness" },
-          h("h4", { id: "harness" }, "Tasks of the lm-evaluation-harness"),
-          twin("Scores as the lm-evaluation-harness computes them, standard errors over documents", harness),
-        )
-      : null,
-  ];
+  const rows = DATA.trade?.table ?? DATA.quality.table;
+  const caption = "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals";
+  return [twin(caption, rows)];
 }
 
 const LAYERS_SKIPPED = "the layers after the exits, as a share of all, which is not what was saved.";

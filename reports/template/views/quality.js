@@ -30,6 +30,4 @@ const QUALITY_HOW = {
     "Learn-then-Test (Angelopoulos et al. 2021), as jobs/choose.py computes it on three in four prompts: the settings of each mode and rule are tested from the conservative end to the bold one, until one fails. With the given confidence, the risk of all certified ones is within the bound; the chosen one is the cheapest. Held out are the other prompts, which had no part in it. The naive choice looks at means alone, and has no guarantee.",
   Replayed:
     "Settings that were not run: jobs/replay.py computes where the tokens of recorded texts would exit, and what would be read there. The text is given, so that it leaves out what exits do to later tokens.",
-  "Scores of the harness":
-    "Of the lm-evaluation-harness, with its standard errors over documents. Continuations are scored and texts generated under the configuration's rule and mode.",
 };

@@ -15,7 +15,7 @@ from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
-from jobs import harness, judge, report, sweep, timings, train
+from jobs import judge, report, sweep, timings, train
 from jobs.files import chains, compact, make_prompts
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
@@ -303,7 +303,6 @@ WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
     (sweep.main, ["--dry-run"],
      ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--shortlist", "--max-new-tokens",
       "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
-    (harness.main, ["--tasks", "x", "--modes", "normal"], ["--num-fewshot", "--actors", "--exit-layers"]),
     (timings.main, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
     (train.main, ["a", "--what", "student", "--out", "b"],
      ["--seed", "--passes", "--tokens-per-step", "--most-tokens", "--lora-r", "--lora-alpha", "--exit-layers"]),

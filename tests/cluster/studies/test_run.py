@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from commands import here
 from full_disk import left, on_a_full_disk_aside
-from scripted_study import TABLE, ScriptedStudy, land_nothing, main, marked
+from scripted_study import TABLE, land_nothing, main, marked
 from sweeping import wait_for
 
 from eexit.errors import SweepStopped, UsageError
@@ -209,16 +209,6 @@ def test_what_is_finished_stays_when_a_unit_can_not_be_done_or_its_process_dies(
         assert len(units(out)) == (8 if "lasting" in how else n_rows + 8)
 
 
-@pytest.mark.parametrize("how", ["here", "lasting"])
-def test_a_unit_that_fails_is_told_and_the_others_go_on(out: Path, how: str) -> None:
-    (out / "fail-1").touch()
-    done = here(main, out, how, "3", "0")
-    assert done.returncode == 0
-    assert "unit 1 failed: no such luck" in done.stderr.splitlines()
-    assert units(out) == [0, 0, 2, 2]
-    assert marked(out, how, 2, display=Silence()).failures == {"unit 1": "no such luck"}
-
-
 @pytest.mark.usefixtures("ray_here")
 def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no sweep.json: give the folder of a finished sweep"):
@@ -233,4 +223,3 @@ def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Pa
     ]
     assert done.stderr.splitlines()[-1] == "4 tokens · done · 0:00 left"
     assert f'pd.read_parquet("{out}/marks")' in done.stdout
-    assert ScriptedStudy("", "here", 1, 0.0).progress() == (0.0, 0)

@@ -10,7 +10,6 @@ from rich.table import Table
 from eexit.output.result_table import ResultTable
 from eexit.plan.configuration import short_name
 from eexit.quality.rubric import ASPECTS
-from eexit.studies.harness.study import scores_table
 from eexit.studies.judging import judgements_table
 from eexit.studies.replay.study import replays_table
 from eexit.studies.timing.speedups import timings_table
@@ -36,17 +35,6 @@ def judged() -> Table:
     return judgements_table(rows, KEYS, {})
 
 
-def on_tasks(*seeds: int) -> Table:
-    tasks = (("gsm8k", "exact_match", "flexible-extract"), ("arc_easy", "acc_norm", "none"))
-    return scores_table(
-        {
-            "configuration": key, "seed": seed, "task": task, "metric": metric, "filter": filter_, "n_shot": 5,
-            "higher_is_better": True, "value": 0.1234, "stderr": 0.0123, "n": 1319, "mean_depth": 0.876,
-        }
-        for key in KEYS for seed in seeds for task, metric, filter_ in tasks
-    )  # fmt: skip
-
-
 def replayed() -> Table:
     share = {"expected_disagreement": 0.123, "expected_disagreement_low": 0.1, "expected_disagreement_high": 0.15}
     depth = {"mean_depth": 0.877, "mean_depth_low": 0.8, "mean_depth_high": 0.9, "expected_kl": 0.01234}
@@ -57,8 +45,6 @@ def replayed() -> Table:
 
 TABLES = {
     "judgements": (judged(), ["4.50", "4.47–", "4.53", "1,234"]),
-    "scores": (on_tasks(0), ["0.1234", "0.0123", "1,319", "0.876"]),
-    "scores of two seeds": (on_tasks(0, 1), ["0.1234", "0.0123", "1,319", "0.876"]),
     "replays": (replayed(), ["12.3%", "0.01234", "12.0%"]),
 }
 

@@ -8,16 +8,11 @@ import pytest
 from commands import here, without_steps
 from full_disk import left
 
-from cluster.job import job_of
-from cluster.studies.harness import evaluate_on_tasks
-from eexit.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
-from eexit.plan.config import Prompt
 from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import SCORES
+from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.whereabouts import FolderKind, whereabouts
-from eexit.studies.harness.plan import TasksAsked
 from jobs import report, sweep, train
 from jobs.files import compact, export, make_prompts
 
@@ -37,7 +32,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         store = open_store(tmp_path / name)
         store.publish(MANIFEST, encode(SWEEP))
         store.publish(tokens_name("ab" * 16), b"")
-    open_store(tmp_path / "scored").publish(SCORES.file("ab" * 16), b"")
+    open_store(tmp_path / "judged").publish(JUDGEMENTS.file("ab" * 16), b"")
     write_card(
         tmp_path / "learned",
         Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={WEIGHTS: "0"}),
@@ -59,7 +54,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("mine/generations", FolderKind.RESULTS, "mine", "generations"),
         ("other/../mine/./generations/deep//", FolderKind.RESULTS, "mine", "generations/deep"),
         ("link/deep", FolderKind.RESULTS, "mine", "generations/deep"),
-        ("scored/new", FolderKind.RESULTS, "scored", "new"),
+        ("judged/new", FolderKind.RESULTS, "judged", "new"),
         ("learned", FolderKind.LEARNED, "learned", ""),
         ("learned/deep/down", FolderKind.LEARNED, "learned", "deep/down"),
         ("learned/texts", FolderKind.RESULTS, "learned/texts", ""),
@@ -84,15 +79,15 @@ def test_other_folders_are_nobodys(house: Path) -> None:
 
 TARGETS: list[tuple[Run, list[str], list[str]]] = [
     (compact.main, ["mine", "--into"],
-     ["mine/generations", "mine/tokens/", "link", "mine/copy", "learned", "learned/x", "scored", "other/../link/x"]),
-    (export.main, ["mine", "--out"], ["mine", "mine/generations", "link", "scored", "learned/x", "begun"]),
+     ["mine/generations", "mine/tokens/", "link", "mine/copy", "learned", "learned/x", "judged", "other/../link/x"]),
+    (export.main, ["mine", "--out"], ["mine", "mine/generations", "link", "judged", "learned/x", "begun"]),
     (train.main, ["mine", "--what", "linear", "--out"],
-     ["mine", "mine/generations", "mine/exits", "link", "scored/x", "learned/x", "learned/texts"]),
+     ["mine", "mine/generations", "mine/exits", "link", "judged/x", "learned/x", "learned/texts"]),
     (sweep.main, ["--out"],
-     ["mine/generations", "mine/another", "link", "learned", "learned/x", "begun", "scored/x", "learned/texts/x"]),
+     ["mine/generations", "mine/another", "link", "learned", "learned/x", "begun", "judged/x", "learned/texts/x"]),
     (sweep.main, ["--out", "mine", "--json"],
      ["mine/generations/x.json", "mine/sweep.json", "mine/lease.json", "mine/report.html", "link/x.json",
-      "learned/card.json", "scored/scores/x.json", "mine/harness/x.json"]),
+      "learned/card.json", "judged/judgements/x.json"]),
     (sweep.main, ["--out", "new", "--json"], ["new/generations/x.json", "other/../new/tokens/x.json"]),
     (report.main, ["mine", "--out"], ["mine/generations/r.html", "link/r.html", "mine/sweep.json", "learned/r.html"]),
     (make_prompts.main, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
@@ -119,13 +114,6 @@ def test_commands_refuse_such_a_target_in_a_line_and_change_nothing(
         assert " is inside " in line
         assert "choose another place, outside of" in line
         assert left(house) == before
-
-
-def test_an_evaluation_lands_in_no_folder_of_others(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for out in ("mine/generations", "learned", "scored/x"):
-        job = job_of({"prompts": [Prompt("0", "?")], "modes": ["normal"], "kl_factors": [], "out": out})
-        with pytest.raises(UsageError, match=f"--out {out} is inside"):
-            evaluate_on_tasks(job, TasksAsked(tasks=("arc_easy",)))
 
 
 def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:

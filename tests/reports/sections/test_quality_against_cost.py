@@ -1,4 +1,4 @@
-"""Quality against cost: answers, judges, replays, the certified setting, and scores of the harness."""
+"""Quality against cost: answers, judges, replays, and the certified setting."""
 
 import re
 from dataclasses import replace
@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of, saved
-from synthetic_quality import CHOSEN, JUDGE, choose, judge, quality_in, replay, score, with_answers
+from synthetic_quality import CHOSEN, JUDGE, choose, judge, quality_in, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS
 
 from eexit.plan.configuration import NORMAL
-from eexit.results.study_tables import CHOICES, SCORES
+from eexit.results.study_tables import CHOICES
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
-from reports.sections.all_numbers import scores_of_harness
 from reports.sections.findings import choice_findings, quality_findings
 from reports.shared.quality import Quality, latest_choices
 
@@ -196,29 +195,6 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
     }
 
 
-def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
-    score(folder, value=0.3)
-    score(folder, 2, value=0.6)
-    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
-    assert rows[["configuration", "metric"]].values.tolist() == [
-        [NORMAL, "acc"], [CHOSEN, "acc"], [NORMAL, "acc_norm"], [CHOSEN, "acc_norm"],
-    ]  # fmt: skip
-    assert rows["value"].tolist() == pytest.approx([0.6, 0.5, 0.6, 0.5])
-    assert "seed" not in rows
-    assert "first_token" not in rows
-
-
-def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_depths(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
-    score(folder, value=0.3, first_token_exits=True)
-    score(folder, 2, value=0.4, first_token_exits=True)
-    score(folder, 3, value=0.6, first_token_exits=False)
-    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
-    of_normal = rows[rows["configuration"].eq(NORMAL) & rows["metric"].eq("acc")]
-    assert of_normal[["value", "first_token"]].values.tolist() == [[0.6, "full depth's"], [0.4, "may exit"]]
-
-
 def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:
     data, _ = payload(read_sweep(str(make_sweep(2, CONFIGURATIONS[:2]))), "")
     assert data["quality"] is None
@@ -232,7 +208,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_answers(tmp_path_factory.mktemp("quality") / "s", 8, modes=("unfrozen",))
     judge(folder, fails=["3-unfrozen/kl/2-0"])
     replay(folder)
-    score(folder)
     choose(folder)
     page = folder / "report.html"
     page.write_text(render(read_sweep(str(folder)), ""), encoding="utf-8")
@@ -262,7 +237,6 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(whole: Path, visit: V
     figure.locator("summary").click()
     cells = figure.locator("tbody tr").filter(has_text=CHOSEN).first.inner_text()
     assert "disagreement ≤ 5%" in cells, "not by the ring alone"
-    assert page.locator("section.whole h4").inner_text() == "Tasks of the lm-evaluation-harness"
 
 
 def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(whole: Path, walk: Walk) -> None:

@@ -1,9 +1,12 @@
 """The lm-evaluation-harness over our engine: `normal` is its own `hf` model, and all others are what scoring says."""
 
+import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from byte_model import POSITIONS, save_byte_model
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from naive_scores import score_naively
 from own_tasks import CHOICE, PAGES, WORDS, save_tasks
 from references import decoder_of, remembering
@@ -25,8 +29,8 @@ from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.reference.generation import generate_one
-from eexit.studies.harness.model import EarlyExitLM, StopStrings, sampling
-from eexit.studies.harness.tasks import task_manager
+from eexit.studies import harness
+from eexit.studies.harness import EarlyExitLM, StopStrings, sampling
 
 LAYERS = (2, 4)
 CONFIDENT = Exit("frozen_residual", "confidence", 0.2)
@@ -54,8 +58,14 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tasks(tmp_path_factory.mktemp("tasks"))
 
 
+def exiting(generator: ModelGenerator, configuration: Configuration, **how: Any) -> EarlyExitLM:
+    """A loaded model under a configuration."""
+    asked: dict[str, Any] = configuration.columns
+    return EarlyExitLM(generator, configuration.mode, asked["rule"], asked["parameter"], **how)
+
+
 def evaluated(lm: Any, folder: Path, *names: str, **settings: Any) -> dict[str, Any]:
-    manager = task_manager(names, [str(folder)])
+    manager = TaskManager(include_path=str(folder), include_defaults=False)  # reading all of its own takes seconds
     results = simple_evaluate(lm, tasks=[*names], task_manager=manager, bootstrap_iters=0, **settings)
     assert isinstance(results, dict)
     return results
@@ -80,7 +90,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
     settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
     names = (CHOICE, WORDS) if in_chat else (CHOICE, WORDS, PAGES)
     theirs = evaluated(hf, tasks, *names, **settings)
-    ours = evaluated(EarlyExitLM(generator, Normal()), tasks, *names, **settings)
+    ours = evaluated(exiting(generator, Normal()), tasks, *names, **settings)
     for name in names:
         for metric, value in theirs["results"][name].items():
             approximately = pytest.approx(value, rel=1e-4) if name == PAGES and isinstance(value, float) else value
@@ -99,7 +109,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
 
 def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM) -> None:
     """Empty ones, single tokens, those that begin with the token before an empty one, and too long ones."""
-    lm = EarlyExitLM(generator, Normal())
+    lm = exiting(generator, Normal())
     assert lm.max_length == hf.max_length == POSITIONS
     assert len(CONTEXTS[4]) > POSITIONS, "in bytes, which are its tokens"
     for pair, mine, theirs in zip(PAIRS, scores(lm), scores(hf), strict=True):
@@ -118,7 +128,7 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
     """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
     model, decoder, decoding = remembering(hf.model), decoder_of(hf.model), Decoding(LAYERS, 1, frozenset())
     pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
-    lm = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
+    lm = exiting(generator, configuration, seed=2, first_token_exits=True)
     n_early = n_decided = 0
     for (context, continuation), (logprob, greedy) in zip(pairs, scores(lm, pairs), strict=True):
         [*before, last], its = (
@@ -131,7 +141,7 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
         n_decided += len(its)
     assert lm.n_decided == n_decided
     assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
-    full = scores(EarlyExitLM(generator, Normal()), pairs)
+    full = scores(exiting(generator, Normal()), pairs)
     assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
 
 
@@ -145,7 +155,7 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     contexts = [tuple(generator.tokenizer.encode(context)) for context in ("Q: who barks?\nA:", "x", "one two")]
     traces = traces_of(engine.generate([Request(context, configuration, seed=2) for context in contexts]))
     pairs = [(None, list(context), traces[index].token_id_T.tolist()) for index, context in enumerate(contexts)]
-    lm = EarlyExitLM(generator, configuration, seed=2)
+    lm = exiting(generator, configuration, seed=2)
     for index, (logprob, is_greedy) in enumerate(lm._loglikelihood_tokens(pairs)):
         assert logprob == pytest.approx(traces[index].exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
         assert is_greedy
@@ -153,18 +163,18 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     assert lm.exit_layer_counts == Counter(exits)
     assert set(exits) & set(LAYERS)
     single = [(None, context, text[:1]) for _, context, text in pairs]
-    alone, full = (EarlyExitLM(generator, its, seed=2) for its in (configuration, Normal()))
+    alone, full = (exiting(generator, its, seed=2) for its in (configuration, Normal()))
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
     assert alone.mean_depth is None
-    exiting = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
-    assert exiting._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
+    leaving = exiting(generator, configuration, seed=2, first_token_exits=True)
+    assert leaving._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
 def test_texts_are_generated_under_the_rule_and_the_state(
     generator: ModelGenerator, hf: HFLM, configuration: Configuration
 ) -> None:
-    lm, limit = EarlyExitLM(generator, configuration), 24
+    lm, limit = exiting(generator, configuration), 24
     contexts = ("Q: who barks?\nA:", "x", "Rome")
     decoding = Decoding(LAYERS, limit, frozenset({hf.eot_token_id}))
     model, decoder = remembering(hf.model), decoder_of(hf.model)
@@ -175,12 +185,12 @@ def test_texts_are_generated_under_the_rule_and_the_state(
     made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
-    full = EarlyExitLM(generator, Normal())
+    full = exiting(generator, Normal())
     assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
 
 
 def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: HFLM) -> None:
-    lm, request = EarlyExitLM(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
+    lm, request = exiting(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
     decoding = Decoding(LAYERS, 40, frozenset({hf.eot_token_id}))
     token_ids = generate_one(remembering(hf.model), decoder_of(hf.model), request, decoding).token_id_T.tolist()
     texts = [hf.tok_decode(token_ids[:n_tokens]) for n_tokens in range(len(token_ids) + 1)]
@@ -202,9 +212,9 @@ def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: 
 
 def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(generator: ModelGenerator) -> None:
     arguments = {"max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
-    made = EarlyExitLM(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+    made = exiting(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
     assert len(set(made)) == 3
-    assert made == EarlyExitLM(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+    assert made == exiting(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
 
 
 def test_what_generation_can_not_do_is_told() -> None:
@@ -215,9 +225,56 @@ def test_what_generation_can_not_do_is_told() -> None:
 
 
 def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
-    lm = EarlyExitLM(generator, Normal())
+    lm = exiting(generator, Normal())
     with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
         scores(lm, [("Q:", "x" * 300)])
     with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):
         lm.generate_until(requests(("", {"max_gen_toks": 3})))
     assert math.isfinite(scores(lm, [("Q:", "x" * 256)])[0][0])
+
+
+def test_it_is_a_model_of_the_harness_s_own_command(
+    generator: ModelGenerator, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty folder, with the results that `simple_evaluate` gives of a model by its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+    options = {"mode": "frozen_residual", "rule": "confidence", "parameter": 0.2, "exit_layers": [2, 4]}
+    given = {"pretrained": generator.config.model, "dtype": "float32", **options}
+    arguments = ",".join(f"{name}={value}" for name, value in given.items())
+    named = ("--include_path", str(tasks), "--tasks", CHOICE, "--output_path", "out")
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "--model", "eexit", "--model_args", arguments, *named])
+    assert harness.main() == 0
+    [written] = tmp_path.rglob("results_*.json")
+    results = json.loads(written.read_text())
+    theirs = evaluated(exiting(generator, CONFIDENT), tasks, CHOICE)
+    by_name = evaluated("eexit", tasks, CHOICE, model_args=given)
+    assert results["results"][CHOICE]["acc,none"] == theirs["results"][CHOICE]["acc,none"]
+    for about in (results["config"], by_name["config"]):
+        assert (about["configuration"], about["exit_layers"]) == (CONFIDENT.key, [2, 4])
+        assert 0 < about["mean_depth"] < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mode=skip", "mode and rule belong together, as in mode=skip,rule=confidence,parameter=0.9, got mode=skip"),
+        ("rule=kl", "mode and rule belong together"),
+        ("mode=skp,rule=kl,parameter=1", "modes.0: Input should be 'normal', 'unfrozen', 'frozen_residual', 'map"),
+        (
+            "mode=skip,rule=confidnce,parameter=0.9",
+            "rules: Value error, unknown rule 'confidnce': did you mean confiden",
+        ),
+        ("mode=skip,rule=kl,parameter=1,exit_lyers=[2]", "exit_lyers: Extra inputs are not permitted (model_args)"),
+    ],
+)
+def test_bad_arguments_are_told_in_a_line(
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tasks: Path
+) -> None:
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+    named = ("--include_path", str(tasks), "--tasks", CHOICE)
+    monkeypatch.setattr(
+        sys, "argv", ["lm_eval", "--model", "eexit", "--model_args", f"pretrained=x,{arguments}", *named]
+    )
+    assert harness.main() == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")

@@ -1,1 +1,0 @@
-"""Configurations on tasks of the lm-evaluation-harness."""
