@@ -1,5 +1,7 @@
 """Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way.
 
+Windows has no SIGHUP.
+
 So does the end of the time that work was given, in `until`.
 """
 
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _came = threading.Event()
 _listening = False

@@ -216,6 +216,6 @@ def _say_what_is_asked(shop: Workshop) -> None:
         shop.remark(
             "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
         )
-    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    load, cpus = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if load > cpus / 2 and not shop.record.seconds:  # later, the load may be that of the call before
         shop.remark(f"The machine was busy (load {load:.1f} of {cpus} CPUs), which widens the intervals of times.")

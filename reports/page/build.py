@@ -196,7 +196,7 @@ def _page(
     # Side files are allowed by a nonce. Generated text can't contain it, since it is a hash of all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
     bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
-    style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
+    style = (TEMPLATE / "report.css").read_text("utf-8") + _exit_styles(len(data["layers"]))
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return _template().render(
         mark=REPORT_MARK,
@@ -240,7 +240,7 @@ def _packed_bundle() -> str:
 
 
 def page_script(nonce: str, follow_seconds: int, name: str) -> str:
-    parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
+    parts = "\n".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
     follow = {"seconds": follow_seconds, "name": name} if follow_seconds else None
     given = {"THEME": LIGHT, "DARK": DARK, "NONCE": nonce, "FOLLOW": follow}
     constants = "const " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items()) + ";"

@@ -178,6 +178,22 @@ def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
     assert done.stdout.count("usage: ") == len(names)
 
 
+def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path) -> None:
+    lines = (
+        "import os, signal, sys",
+        "del signal.SIGHUP, os.sched_getaffinity",
+        "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))",
+        "import jobs, reports.page.build",
+        f"for name in {[named(script) for script in SCRIPTS]}:",
+        "    assert jobs.main([name, '--nonsense']) == 2",
+        f"sys.argv[1:] = ['sweep', '--dry-run', '--exit-every', '2', '--model', {str(tiny)!r}]",
+        "sys.exit(jobs.main())",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "runs            27" in done.stdout
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_is_the_command_of_its_process(script: str) -> None:
     """With the command line's arguments and the process's signals, as `cluster.console.command` has it."""
