@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
-    from cluster.console.closing_table import closing_table
+    from cluster.console.closing_table import closing_table, kinds_table
     from eexit.results.store.folder import open_store
 
     store = open_store(summary.out)
@@ -70,8 +70,10 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
         write_report(summary.out, store)
     config = summary.config
     prompts = [asdict(prompt) for prompt in config.prompts]
-    same = same_for_every_seed(config)
-    Console().print(closing_table(store, configurations(config), same, prompts, summary.precision))
+    planned, same = configurations(config), same_for_every_seed(config)
+    Console().print(closing_table(store, planned, same, prompts, summary.precision))
+    if by_kind := kinds_table(store, planned, prompts):
+        Console().print(by_kind)
     if line := of_chains(store, config):
         print(line, file=sys.stderr)
     print(reading(out, GENERATIONS_FOLDER))

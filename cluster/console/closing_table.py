@@ -1,4 +1,4 @@
-"""The table that is printed at the end of a sweep: one line per configuration."""
+"""The tables that are printed at the end of a sweep: one line per configuration."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +11,9 @@ from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
 from eexit.plan.configuration import Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
-from eexit.plan.splits import units
+from eexit.plan.splits import kinds, units
+from eexit.quality.by_kind import COLUMNS as OF_KINDS
+from eexit.quality.by_kind import by_kind
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
@@ -64,6 +66,10 @@ DRAFTS_CAPTION = (
     "it."
 )
 
+# Beside it, where prompts are of several kinds, but not so many that the table is too wide.
+MOST_KINDS = 8
+KINDS_CAPTION = "By kind of prompt: {what}. --json FILE has more of it, with intervals."
+
 
 def closing_table(
     store: Store,
@@ -109,6 +115,27 @@ def closing_table(
         means = [*_means(of.done, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
         drafts = _of_drafts(of.done) if has_drafts else []
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
+    return table
+
+
+def kinds_table(
+    store: Store, configurations: Sequence[Configuration], prompts: Sequence[Mapping[str, Any]]
+) -> ResultTable | None:
+    """Right answers of each configuration by kind of prompt, or disagreement where no prompt has an answer."""
+    kind_of = kinds(prompts)
+    if not 1 < len({*kind_of.values()}) <= MOST_KINDS:
+        return None
+    found = by_kind(read_columns(store, OF_KINDS), kind_of, units(prompts))
+    named = sorted({kind for of in found.values() for kind in of})
+    has_answers = any(beside.accuracy.n for of in found.values() for beside in of.values())
+    measure, what = ("accuracy", "right answers") if has_answers else ("disagreement", "disagreement with full depth")
+    table = ResultTable(KINDS_CAPTION.format(what=what))
+    table.add("key", "configuration", shorten=short_name)
+    table.add("number", *named)
+    for configuration in configurations:
+        of = found.get(configuration.key, {})
+        shares = (getattr(of[kind], measure).mean if kind in of else None for kind in named)
+        table.add_row(configuration.key, *map(percent, shares))
     return table
 
 

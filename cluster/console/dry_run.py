@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -18,6 +19,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model, size
 from eexit.plan.runs import configurations, count_different_runs, count_runs
+from eexit.plan.splits import kinds
 from eexit.results.files import DamagedError
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
@@ -45,7 +47,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     lines = {
         "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
         f"{precision(model, config.dtype)})",
-        "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
+        "prompts": f"{len(config.prompts):,} from {options.prompts_from}{_kinds_and_answers(config)}",
         "system prompt": _of_prompts(config, "system"),
         "prefiller": _of_prompts(config, "prefiller"),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
@@ -74,6 +76,13 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
+
+
+def _kinds_and_answers(config: SweepConfig) -> str:
+    n_kinds = len({*kinds(map(asdict, config.prompts)).values()})
+    n_answers = sum(prompt.answer is not None or prompt.answer_pattern is not None for prompt in config.prompts)
+    told = [counted(n_kinds, "kind")] * (n_kinds > 0) + [f"{n_answers:,} with answers"] * (n_answers > 0)
+    return f": {', '.join(told)}" if told else ""
 
 
 def _to_fetch(config: SweepConfig) -> str:

@@ -292,7 +292,10 @@ class Fixed:
         assert isinstance(parameter, float)
         if parameter not in exitable_layers and parameter < exitable_layers[-1]:
             layers = " ".join(map(str, exitable_layers))
-            raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
+            raise ValueError(
+                f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}; "
+                "choose one of them, or give others with --exit-layers"
+            )
         return [float(layer == parameter) for layer in exitable_layers]
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:

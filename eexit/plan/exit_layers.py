@@ -46,7 +46,8 @@ def _refuse_beyond(configuration: Exit, layers: Sequence[int], n_layers: int) ->
     if layer != n_layers - 1 or configuration.layers:
         raise UsageError(
             f"rule {configuration.rule} can't exit at layer {shown(layer)}: the exitable layers are "
-            f"{' '.join(map(str, layers))}, and the final one is {n_layers - 1}"
+            f"{' '.join(map(str, layers))}, and the final one is {n_layers - 1}; "
+            "choose one of them, or give others with --exit-layers"
         )
 
 

@@ -20,7 +20,9 @@ from eexit.quality.risks import RISKS, Risk, losses, numbers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "disagreement", "cost_full", "cost_run")
+COLUMNS: Final = (
+    "prompt_id", "configuration", "seed", "status", "correct", "disagreement", "mean_depth", "cost_full", "cost_run",
+)  # fmt: skip
 
 # No loss, but counted as one: how much more often a run is right than that of `normal` with the same prompt and seed.
 BETTER: Final = Risk("correct", "", "", "", lambda number, normal: number - normal, best=1.0)
@@ -34,6 +36,7 @@ class BesideNormal:
     difference: Estimate  # of its accuracy less that of `normal`, by run
     lost: Estimate  # answers that `normal` gets right and the setting gets wrong (`RISKS["answers"]`)
     disagreement: Estimate  # decided tokens that full depth, given the same text, would not have said
+    mean_depth: Estimate  # of decided tokens, as a share of the layers
     saved: Estimate  # 1 − Σ cost_run / Σ cost_full
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
@@ -72,6 +75,7 @@ def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
         _estimates(losses(BETTER, runs).loss_PC, ValueKind.DIFFERENCE),
         _estimates(lost.loss_PC),
         _estimates(numbers("disagreement", runs).loss_PC),
+        _estimates(numbers("mean_depth", runs).loss_PC),
         estimate_ratios(full_PC - run_PC, full_PC),
         strict=True,
     )

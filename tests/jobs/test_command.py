@@ -238,7 +238,9 @@ def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path,
     assert f"3 from {installed}/jobs/sweeps/demo.toml\n" in demo.stdout, demo.stderr
     flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", "", "--exit-sets", "all"
     study = called(*planned, *flags, packages=installed, cwd=tmp_path)
-    assert f"200 from {installed}/jobs/sweeps/prompts/study.jsonl\n" in study.stdout, study.stderr
+    assert f"200 from {installed}/jobs/sweeps/prompts/study.jsonl: 8 kinds, 183 with answers\n" in study.stdout, (
+        study.stderr
+    )
     (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
     report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
     assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")

@@ -1,9 +1,11 @@
 """`python jobs/sweep.py` as users run it: to completion, and then repeated."""
 
+import io
 import json
 import re
 import shutil
 import socket
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ import pandas as pd
 import pytest
 from commands import without_steps
 from full_disk import left
+from rich.console import Console
 from scripted import rows_of, sweep_of
 from sweeping import sweep_here
 
+from cluster.console.closing_table import kinds_table
 from cluster.sweep import Summary
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.runs import plan_runs
+from eexit.plan.runs import configurations, plan_runs
 from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
@@ -145,6 +149,15 @@ def test_the_summary_says_what_a_setting_does_to_each_kind_of_prompt(tmp_path: P
     assert 0 < lost["low"] < lost["mean"] < lost["high"] <= 1
     assert skip["by_kind"]["odd"]["lost"] == {"mean": 0.0, "low": None, "high": None, "n": 1}
     assert normal["by_kind"]["sum"]["accuracy"]["mean"] == 1.0
+    assert 0 < skip["by_kind"]["sum"]["mean_depth"]["mean"] < 1
+    printed = io.StringIO()
+    prompts_of = [asdict(prompt) for prompt in prompts]
+    Console(file=printed, width=80).print(kinds_table(store, configurations(config), prompts_of))
+    rows = [line.split() for line in printed.getvalue().splitlines()]
+    assert ["configuration", "odd", "sum"] in rows
+    assert ["normal", "100.0%", "100.0%"] in rows
+    assert ["skip/agree", "100.0%", "16.7%"] in rows
+    assert kinds_table(store, configurations(config), prompts_of[:6]) is None, "of one kind"
 
 
 def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:

@@ -148,7 +148,7 @@ def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tm
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert "runs            27 = 3 prompts × 9 configurations × 1 seed" in said
-    assert f"model           {tiny} (LlamaForCausalLM, 7 layers, dtype float32)" in said
+    assert f"model           {tiny} (LlamaForCausalLM, 7 layers, float32)" in said
     assert f"prompts         3 from {SCRIPT.parent / 'sweeps' / 'demo.toml'}" in said
     assert 'system prompt   "You are a helpful programming tutor."' in said
     assert "prefiller       none" in said
@@ -170,7 +170,9 @@ def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tm
 def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
     environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "system": "Be brief."}\n')
+    (tmp_path / "mine.jsonl").write_text(
+        '{"id": "sum-1", "prompt": "one", "answer": "1"}\n{"id": "fact-1", "prompt": "two", "system": "Be brief."}\n'
+    )
     flags: list[str | Path] = [
         "--model",
         tiny,
@@ -183,7 +185,7 @@ def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
     ]
     done = sweep_here(environment, "--dry-run", "--exit-layers", "1", "3", *flags, cwd=tmp_path)
     said = done.stdout.splitlines()
-    assert "prompts         2 from mine.jsonl" in said, done.stderr
+    assert "prompts         2 from mine.jsonl: 2 kinds, 1 with answers" in said, done.stderr
     assert "system prompt   none; 1 of the prompts have their own" in said
     assert 'prefiller       "Well, "' in said
     assert "exit layers     1 3 (the final one is 6)" in said

@@ -72,7 +72,8 @@ def test_what_just_reaches_a_threshold_exits(rule: str) -> None:
 
 def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
-    with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
+    says = "rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25; .* give others with --exit-layers"
+    with pytest.raises(UsageError, match=says):
         resolve_exitable_layers(config, 30)
     for layer, beyond in ((29, False), (27, True), (30, True)):
         config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": [f"fixed={layer}"]})

@@ -33,6 +33,7 @@ def runs() -> list[dict[str, Any]]:
             "status": "error" if random.random() < 0.1 else "ok",
             "correct": None if prompt["id"].startswith("fact") else random.random() < (0.8 if key == "normal" else 0.6),
             "disagreement": random.random() if key == KEY else 0.0,
+            "mean_depth": (sum(map(ord, prompt["id"])) % 7 + seed) / 10,
             "cost_full": 100.0 + random.random(),
             "cost_run": 90.0 + random.random() if key == KEY else None,
         }
@@ -59,7 +60,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
     of_prompts = of_runs.groupby("prompt_id").mean(numeric_only=True)
     of_units = of_prompts.groupby([of_prompts.index.map(kind_of), of_prompts.index.map(unit_of)]).mean()
     for kind in ("odd", "sum"):
-        for name in ("accuracy", "difference", "lost", "disagreement"):
+        for name in ("accuracy", "difference", "lost", "disagreement", "mean_depth"):
             estimate, values = getattr(found[KEY][kind], name), of_units.loc[kind][name].dropna()
             assert (estimate.n, estimate.mean) == (len(values), pytest.approx(values.mean())), name
             assert len(values) >= MIN_SAMPLES

@@ -22,7 +22,7 @@ DRAWN = Exit("skip", "predicted_kl", 1.0)  # whose runs differ between seeds, un
 def losing(**n_lost: tuple[int, int]) -> dict[str, BesideNormal]:
     """kind=(answers lost, prompts)."""
     lost = {kind: Estimate(k / n, *clopper_pearson(k, n), n) for kind, (k, n) in n_lost.items()}
-    return {kind: BesideNormal(NOTHING, NOTHING, each, NOTHING, NOTHING) for kind, each in lost.items()}
+    return {kind: BesideNormal(NOTHING, NOTHING, each, NOTHING, NOTHING, NOTHING) for kind, each in lost.items()}
 
 
 @pytest.mark.parametrize(
