@@ -25,7 +25,6 @@ from cluster.console.command import command
 from cluster.console.flags import study_parser, whole
 from eexit.output.progress import Silence
 from eexit.quality.learn_then_test import ORDERS, PARETO
-from eexit.quality.risk_tests import RISK_TESTS
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 
@@ -61,15 +60,12 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help="; ".join(f"{name}: {c.definition}" for name, c in COSTS.items()),
     )
     parser.add_argument(
-        "--test", choices=tuple(RISK_TESTS), help="(default: exact where all losses are 0 or 1, else betting)"
-    )
-    parser.add_argument(
         "--order",
         choices=ORDERS,
         default=PARETO,
-        help="pareto: one sequence over all modes and rules, as a pilot orders them; else one for each mode and rule, "
-        "from the conservative parameter to the bold one: passed-on: one that is through passes its part of the error "
-        "on; equal: none does (default: pareto)",
+        help="pareto: one sequence over all modes and rules, as a pilot orders them; passed-on: one for each mode and "
+        "rule, from the conservative parameter to the bold one, and one that is through passes its part of the error "
+        "on (default: pareto)",
     )
     parser.add_argument(
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"

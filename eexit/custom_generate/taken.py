@@ -83,6 +83,9 @@ class Certificate(_Record):
     n: int  # prompts for choosing
     mean_loss: float
     p_value: float
+    loss_of_right: float | None = None  # of the prompts that normal gets right, where answers are the risk
+    n_of_right: int | None = None
+    p_of_right: float | None = None
     test: str
     order: str
     question: int  # which question about these prompts it was, from 1

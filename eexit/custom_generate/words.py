@@ -77,6 +77,12 @@ def _certified(certificate: Certificate, quantization: str | None) -> Iterator[s
         f"{certificate.n} prompts with a mean loss of {short_percent(certificate.mean_loss)} "
         f"(p {written(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
     )
+    if certificate.loss_of_right is not None:
+        yield (
+            f"That is of all prompts: of the {certificate.n_of_right} that full depth gets right, it loses "
+            f"{short_percent(certificate.loss_of_right)} (p {written(certificate.p_of_right, '.2g')}), for which "
+            "nothing is certified."
+        )
     if certificate.question > 1:
         yield f"It was the {ordinal(certificate.question)} ask of these prompts."
     held_out = certificate.held_out

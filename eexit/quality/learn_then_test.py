@@ -11,7 +11,7 @@ those whose mean loss happens to be below the bound has no such guarantee.
 *Fixed-sequence testing* takes settings in an order and stops at the first that is not rejected. No correction for their
 number is needed: a false certificate needs the first setting of the sequence that is above the bound to be rejected,
 which happens with chance δ at most. That holds if the order does not depend on the losses, so that it has to be fixed
-before they are seen. There are three ways (`ORDERS`):
+before they are seen. There are two ways (`ORDERS`):
 
 - `pareto`: one sequence over all modes and rules, which gets the whole δ. Its order comes from other prompts, the
   pilot: the settings that no other one beats in mean loss at no more cost, from safe to bold (Pareto testing,
@@ -20,7 +20,6 @@ before they are seen. There are three ways (`ORDERS`):
 - `passed-on`: a sequence for each mode and rule, from the conservative end of the parameter to the bold one; they share
   δ in equal parts, and a sequence that is through passes its part on to the others (Bretz, Maurer, Brannath and Posch
   2009).
-- `equal`: the same, but no part is passed on (Bonferroni).
 
 Prompts can be asked more than once. *Asks* of the same prompts share δ (`error_of_ask`), so that the chance that any of
 them makes a false certificate is δ at most, however many there are: the shares add up to one. Whether one more is made
@@ -38,7 +37,7 @@ from typing import Final
 
 import numpy as np
 
-PARETO, PASSED_ON, EQUAL = ORDERS = ("pareto", "passed-on", "equal")
+PARETO, PASSED_ON = ORDERS = ("pareto", "passed-on")
 FULL_DEPTH: Final = 1.0  # its cost
 KEPT: Final = 0.05  # share of the error that is kept for asks that were not planned
 
@@ -59,12 +58,12 @@ def fixed_sequence(p_values: np.ndarray, error: float | np.ndarray) -> np.ndarra
     return rejected
 
 
-def certify(p_values: Sequence[np.ndarray], confidence: float, passes_on: bool = True) -> list[np.ndarray]:
+def certify(p_values: Sequence[np.ndarray], confidence: float) -> list[np.ndarray]:
     """Which settings are certified, for each sequence (…, S) from its p-values (…, S): with this confidence, the risk
     of all of them is within the bound. Those that are not through share the error in equal parts.
     """
     certified = [fixed_sequence(values, (1 - confidence) / len(p_values)) for values in p_values]
-    for _ in range(len(p_values) if passes_on else 0):  # each time, another one may be through
+    for _ in p_values:  # each time, another one may be through
         n_left = sum(~rejected.all(axis=-1) for rejected in certified)
         error = (1 - confidence) / np.maximum(n_left, 1)
         certified = [fixed_sequence(values, error[..., None]) for values in p_values]

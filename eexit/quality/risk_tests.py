@@ -2,8 +2,7 @@
 
 Losses lie in [0, 1], and prompts are independent draws. Of losses that are 0 or 1, the sum is binomial, and its exact
 tail is the p-value. Of others, a bet against the hypothesis is made prompt by prompt: under it, the capital has no
-chance above 1 / p to ever be multiplied by p (Waudby-Smith and Ramdas 2024; as `WSR` in Bates et al. 2021). The bound
-of Hoeffding and Bentkus takes the mean alone; it stays for comparison.
+chance above 1 / p to ever be multiplied by p (Waudby-Smith and Ramdas 2024; as `WSR` in Bates et al. 2021).
 
 Which test is used may depend on what a loss is, never on the losses that were seen.
 
@@ -49,24 +48,8 @@ def betting(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarr
     return p_value
 
 
-def hoeffding_bentkus(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
-    """min(exp(−n·h(min(R̂, α), α)), e·P(Bin(n, α) ≤ ⌈n·R̂⌉)), at most 1, for a mean loss of R̂.
-
-    h(a, b) = a·log(a/b) + (1−a)·log((1−a)/(1−b)). The tighter one of the inequalities of Hoeffding and of Bentkus
-    (Bates et al. 2021, arXiv 2101.02703).
-    """
-    n, mean = loss_P.shape[-1], loss_P.mean(axis=-1)
-    lower = np.minimum(mean, at_most)
-    xlogy, bdtr = scipy.special.xlogy, scipy.special.bdtr
-    divergence = xlogy(lower, lower / at_most) + xlogy(1 - lower, (1 - lower) / (1 - at_most))
-    # A mean of k losses of 1, times n, may come out as k + 1e-16, of which the ceiling would be k + 1.
-    losses = np.ceil(np.round(n * mean, 9))
-    p_value: np.ndarray = np.minimum(np.exp(-n * divergence), math.e * bdtr(losses, n, at_most)).clip(max=1)
-    return p_value
-
-
-EXACT, BETTING, HOEFFDING_BENTKUS = "exact", "betting", "hoeffding-bentkus"
-RISK_TESTS: Final[dict[str, RiskTest]] = {EXACT: exact_binomial, BETTING: betting, HOEFFDING_BENTKUS: hoeffding_bentkus}
+EXACT, BETTING = "exact", "betting"
+RISK_TESTS: Final[dict[str, RiskTest]] = {EXACT: exact_binomial, BETTING: betting}
 
 
 def upper_bound(test: RiskTest, loss_P: np.ndarray, confidence: float) -> float:

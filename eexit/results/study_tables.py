@@ -158,6 +158,11 @@ _TESTED: Final = schema(
         "accuracy": float64("fraction", "right answers among the prompts for choosing; null without answers"),
         "normal_accuracy": float64("fraction", "the same of normal"),
         "changed": float64("fraction", "of its texts, those that are not normal's; null without normal"),
+        "loss_of_right": float64(
+            "fraction", "of the prompts that normal gets right, those that are lost; null where answers aren't the risk"
+        ),
+        "n_of_right": int32("prompts", "for choosing that normal gets right"),
+        "p_of_right": float64("1", "as p_value, of these alone, though not what was asked"),
     }
 )
 
@@ -178,7 +183,7 @@ CHOICES: Final = Table(
         "at_most": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
         "confidence": float64("1", "with which the bound holds for what is certified", nullable=False),
         "cost_by": string("name", "what is cheap: run, needed, depth or right, as in jobs/choose.py", nullable=False),
-        "test": string("name", "exact (binomial), betting or hoeffding-bentkus, as in eexit.quality.risk_tests"),
+        "test": string("name", "exact (binomial) or betting, as in eexit.quality.risk_tests"),
         "order": string("name", "pareto, passed-on or equal, as in eexit.quality.learn_then_test"),
         "pilot": string("name", "the sweep whose prompts gave the order; null: a part of this one's, or none"),
         "question": int32(

@@ -12,12 +12,14 @@ from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SK
 from reports.shared.numbers import points
 from reports.shared.quality import Quality, held_against_normal, kept_of, not_held
 
+OF_RIGHT: Final = "loss_of_right"  # of choices by lost answers
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
     ("configuration", "Certified, cheapest", "text"),
     ("cost", "Costs", "share"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
-    ("loss", "Loss", "share"),
+    ("loss", "Loss, of all prompts", "share"),
+    (OF_RIGHT, "Of those full depth has right", "share"),
     ("held_out", "Held out", "text"),
 )
 HOW_CERTIFIED: Final = (
@@ -75,6 +77,7 @@ def _certified(quality: Quality) -> pd.DataFrame:
         key = row["configuration"]
         if isinstance(key, str) and row["cost"] < FULL_DEPTH:
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
+            told[OF_RIGHT] = next(each.get(OF_RIGHT) for each in row["tested"] if each["configuration"] == key)
             told["held_out"] = _held_out(row)
         else:
             told["held_out"] = _none(row)

@@ -81,13 +81,10 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_p_values",
         "test_the_",
         "test_a_",
-        "test_losses",
         "test_how_many",
         "test_so_many",
         "test_what_may",
         "test_too_few",
-        "test_bets",
-        "test_every",
     ),
     # What is read, its frames, its charts, and the page.
     "reports/sections/test_quality_against_cost.py": (

@@ -167,9 +167,11 @@ def _best(choice: Row) -> str:
 def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
     """With its losses: on the prompts for choosing, and on those for reporting where it was chosen."""
     loss = Loss(tested["mean_loss"], tested["n"]) if tested["n"] else None
+    right = tested.get("n_of_right")
     settled = replace(
         contender,
         loss=loss,
+        of_right=Loss(tested["loss_of_right"], right) if right else None,
         certified=tested["certified"],
         texts=Texts(*(tested.get(name) for name in Texts._fields)),
         would_do=tested["prompts_needed"],

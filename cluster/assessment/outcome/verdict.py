@@ -62,6 +62,7 @@ class Contender:
     allowed: Mapping[int, Allowed] = field(default_factory=dict)
     times: Mapping[int, Estimate] = field(default_factory=dict)
     loss: Loss | None = None  # on the prompts for choosing
+    of_right: Loss | None = None  # on those of them that full depth gets right, where answers are the risk
     texts: Texts = UNKNOWN
     certified: bool = False
     reporting: Loss | None = None  # on those for reporting
@@ -96,6 +97,8 @@ class Contender:
             **of_batches,
             "loss": known(self.loss.mean) if self.loss else None,
             "n": self.loss.n if self.loss else None,
+            "loss_of_right": known(self.of_right.mean) if self.of_right else None,
+            "n_of_right": self.of_right.n if self.of_right else None,
             "certified": self.certified,
             **{name: known(share) for name, share in self.texts._asdict().items()},
             **(

@@ -8,7 +8,8 @@ cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batc
 rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
-            independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified; the
+            independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified, and
+            loss_of_right and n_of_right, the same among the prompts that full depth gets right; the
             accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
             those of normal; where texts have chains of thought, per_right, what of normal's multiply-adds a right
             answer takes, with its interval and n; what is not known is null
@@ -80,15 +81,18 @@ def _trusted(best: Contender, figures: Figures) -> str:
     assert best.reporting is not None
     bound = figures.bound
     later, n_later = short_percent(best.reporting.mean), f"{best.reporting.n:,}"
+    told = f", which {n_later} other prompts confirm ({later})" if best.confirmed else ""
+    told = told or f"; of {n_later} other prompts, it is {later}"
     return (
         f"With {short_percent(bound.confidence)} confidence, {_bound(bound)} ({short_percent(best.loss.mean)} of "
-        f"{best.loss.n:,}{_ask(figures)})"
-        + (
-            f", which {n_later} other prompts confirm ({later})."
-            if best.confirmed
-            else f"; of {n_later} other prompts, it is {later}."
-        )
+        f"{best.loss.n:,}{_of_right(best)}{_ask(figures)}){told}."
     )
+
+
+def _of_right(best: Contender) -> str:
+    """What it loses of the prompts that full depth gets right, where answers are the risk."""
+    right = best.of_right
+    return f" and {short_percent(right.mean)} of the {right.n:,} that full depth gets right" if right else ""
 
 
 def _ask(figures: Figures) -> str:
@@ -112,7 +116,7 @@ def _not_paying(verdict: Verdict) -> str:
     if not best.certified and best.loss and best.loss.mean <= bound.at_most:
         return (
             f"{no}, as far as is shown: {best.key} loses {short_percent(best.loss.mean)} over {best.loss.n:,} prompts"
-            f"{_ask(figures)}, which are too few to certify that {_bound(bound)}."
+            f"{_of_right(best)}{_ask(figures)}, which are too few to certify that {_bound(bound)}."
         )
     if not best.certified:
         return f"{no}: of {tried} tried, none is certified that {_bound(bound)}."
@@ -150,14 +154,17 @@ def verdict_table(verdict: Verdict) -> ResultTable:
     table.add("name", "")
     table.add("key", "setting", shorten=short_name)
     table.add("number", "saved in\ntheory", "by what\nwas run")
+    has_right = any(each.of_right for each in verdict.rows)
     table.add("number", *(f"time, {batch}\n{'row' if batch == 1 else 'rows'}" for batch in figures.batches), "lost")
+    table.add("number", *(["of those\nright"] if has_right else []))
     table.add("name", "certified")
     for each in verdict.rows:
         lost = short_percent(each.loss.mean) if each.loss else "–"
         tested = ("yes" if each.certified else "no") if each.loss else "–"
         times = [_cell(each, batch) for batch in figures.batches]
         role = NEAREST if each.role == BEST and not each.certified else ROLES[each.role]
-        table.add_row(role, each.key, percent(each.theory), percent(each.run), *times, lost, tested)
+        of_right = [short_percent(each.of_right.mean) if each.of_right else "–"] if has_right else []
+        table.add_row(role, each.key, percent(each.theory), percent(each.run), *times, lost, *of_right, tested)
     return table
 
 

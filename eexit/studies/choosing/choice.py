@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
+from eexit.quality.learn_then_test import FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
 from eexit.results.study_tables import TIMINGS
@@ -49,6 +49,9 @@ class Tested:
     accuracy: float | None  # over the prompts for choosing; None where no answer is known
     normal_accuracy: float | None
     changed: float | None  # share of its texts that are not those of normal; None without normal
+    loss_of_right: float | None = None  # mean loss over the prompts that normal gets right; None but for risk answers
+    n_of_right: int | None = None
+    p_of_right: float | None = None  # the p-value among these, which is not what was asked
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,9 @@ def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask
 
 
 def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> list[TestedSequence]:
-    question = evidence.question
     looked_at = [[_tested(evidence, key, ask) for key in sequence.settings] for sequence in sequences]
     p_values = [np.array([setting.p_value for setting in settings]) for settings in looked_at]
-    certified = certify(p_values, 1 - ask.error, passes_on=question.order != EQUAL)
+    certified = certify(p_values, 1 - ask.error)
     error = ask.error / len(sequences)
     return [
         TestedSequence(
@@ -125,7 +127,12 @@ def _tested(evidence: Evidence, key: str, ask: Ask) -> Tested:
     if not len(loss_P):
         return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None, *texts)
     p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, ask.error)
-    return Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None, *texts)
+    found = Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None, *texts)
+    of_right_P = evidence.losses_of_right(key)
+    if not len(of_right_P):
+        return found
+    p_value = RISK_TESTS[evidence.test](of_right_P, question.at_most, ask.error)
+    return replace(found, loss_of_right=float(of_right_P.mean()), n_of_right=len(of_right_P), p_of_right=float(p_value))
 
 
 def _needed(evidence: Evidence, setting: Tested, error: float) -> int | None:

@@ -106,13 +106,6 @@ class Evidence:
     @property
     def test(self) -> str:
         """The name of the test: which one follows from what a loss is, before any is looked at."""
-        if self.question.test:
-            if self.question.test == EXACT and not self._is_whole:
-                raise UsageError(
-                    f"--test {EXACT} is for losses that are 0 or 1, which those of {self.question.risk} averaged over "
-                    f"seeds or groups are not: --test {BETTING} takes all"
-                )
-            return self.question.test
         return EXACT if self._is_whole else BETTING
 
     @cached_property
@@ -181,6 +174,19 @@ class Evidence:
         wrong = self._mean_of(WRONG, key)
         return None if wrong is None else 1 - wrong
 
+    def losses_of_right(self, key: str) -> np.ndarray:
+        """The losses of a configuration over the prompts for choosing that `normal` gets right, (P,), as shares of what
+        it gets right; none where lost answers are not the risk. A failed run of `normal` counts as right, as in losses.
+        """
+        if self.risk is not RISKS["answers"]:
+            return np.array([])
+        loss_P = self.choosing.loss_PC[:, self.choosing.configurations.index(key)]
+        wrong = self._told_of(WRONG)
+        right_P = np.fmax(1 - wrong.loss_PC[:, wrong.configurations.index(NORMAL)], loss_P)
+        is_asked_P = (right_P > 0) & ~np.isnan(loss_P)
+        shares: np.ndarray = loss_P[is_asked_P] / right_P[is_asked_P]
+        return shares
+
     def changed(self, key: str) -> float | None:
         """The share of a configuration's texts that are not those of `normal`, over the prompts for choosing."""
         return self._mean_of(CHANGED, key)
@@ -192,10 +198,13 @@ class Evidence:
         return per_right(runs.select(OF_RIGHT), unit_of).get(key, {})
 
     def _mean_of(self, what: Risk, key: str) -> float | None:
+        of_prompts = self._told_of(what).of(key)
+        return float(of_prompts.mean()) if len(of_prompts) else None
+
+    def _told_of(self, what: Risk) -> Losses:
         if what.column not in self._told:
             self._told[what.column] = losses(what, self._of_part("choosing"))
-        of_prompts = self._told[what.column].of(key)
-        return float(of_prompts.mean()) if len(of_prompts) else None
+        return self._told[what.column]
 
     def costs_of(self, part: str) -> Mapping[str, float]:
         """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not

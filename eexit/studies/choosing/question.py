@@ -14,7 +14,7 @@ from eexit.plan.configuration import NORMAL, Exit, configuration_of
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import ORDERS, PARETO
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
-from eexit.quality.risk_tests import RISK_TESTS, prompts_without_loss
+from eexit.quality.risk_tests import prompts_without_loss
 from eexit.quality.risks import RISKS, SCORE
 from eexit.results.layout import Manifest
 
@@ -120,7 +120,6 @@ class ChoiceQuestion:
     modes: Sequence[str] = ()
     rules: Sequence[str] = ()
     keys: Sequence[str] = ()
-    test: str | None = None  # of `RISK_TESTS`; None: exact for losses of 0 or 1, else betting
     order: str = PARETO  # of `ORDERS`
     pilot: str | None = None  # a finished sweep that the order comes from; None: a part of the prompts for choosing
     asks: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
@@ -130,9 +129,8 @@ class ChoiceQuestion:
         for name, share in (("--at-most", self.at_most), ("--confidence", self.confidence)):
             if not 0 < share < 1:
                 raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
-        for name, value, known in (("--order", self.order, ORDERS), ("--test", self.test, (None, *RISK_TESTS))):
-            if value not in known:
-                raise UsageError(f"{name} must be one of {', '.join(filter(None, known))}, got {value}")
+        if self.order not in ORDERS:
+            raise UsageError(f"--order must be one of {', '.join(ORDERS)}, got {self.order}")
         if self.pilot and self.order != PARETO:
             raise UsageError(f"--pilot gives the order of --order {PARETO}, and --order {self.order} needs none")
 

@@ -11,9 +11,9 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import bracketed, counted, is_known, ordinal, short_percent, written
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.plan.splits import ONE_IN
-from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
+from eexit.quality.learn_then_test import FULL_DEPTH, PARETO
 from eexit.quality.per_right import COST_NEEDED, COST_RUN
-from eexit.quality.risk_tests import BETTING, EXACT, HOEFFDING_BENTKUS, prompts_without_loss
+from eexit.quality.risk_tests import BETTING, EXACT, prompts_without_loss
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.choice import Choice, Tested, TestedSequence, choice_columns
 from eexit.studies.choosing.evidence import Evidence
@@ -26,7 +26,6 @@ CAPTION = (
 TESTS = {
     EXACT: "the exact binomial tail",
     BETTING: "bets against it, prompt by prompt (Waudby-Smith and Ramdas)",
-    HOEFFDING_BENTKUS: "Hoeffding–Bentkus",
 }
 DEFENSIBLE = "normal is what can be defended."
 Row = Mapping[Any, Any]  # of `eexit.results.study_tables.CHOICES`
@@ -39,13 +38,17 @@ def choice_table(choice: Choice) -> ResultTable:
     which = f"The {ordinal(choice.ask.number)} ask of these prompts. " if choice.ask.number > 1 else ""
     table = ResultTable(which + CAPTION.format(test=TESTS[evidence.test], cost=cost))
     table.add("key", "setting", shorten=short_name)
-    table.add("number", "mean loss", "n", "p", "cost")
+    table.add("number", "mean loss", "n", "p")
+    has_right = any(each.loss_of_right is not None for sequence in choice.sequences for each in sequence.tested)
+    table.add("number", *(["of those that\nnormal has right"] if has_right else []), "cost")
     table.add("name", "certified")
     for sequence in choice.sequences:
         table.add_section()
         for setting in sequence.tested:
             numbers = [short_percent(setting.mean_loss), str(setting.n), written(setting.p_value, ".2g")]
-            table.add_row(setting.configuration, *numbers, short_percent(setting.cost), _outcome(setting, sequence))
+            of_right = [short_percent(setting.loss_of_right)] if has_right else []
+            cost = short_percent(setting.cost)
+            table.add_row(setting.configuration, *numbers, *of_right, cost, _outcome(setting, sequence))
     return table
 
 
@@ -152,8 +155,7 @@ def told_choice(row: Row) -> Iterator[str]:
     if len(row["families"]) > 1:
         error, each = short_percent(row["error"]), short_percent(row["error_of_each"])
         yield f"{len(row['families'])} families of settings share the error of {error}: {each} for each (Bonferroni)."
-        if row["order"] == PASSED_ON:
-            yield "A family that is through passes its part on to the others."
+        yield "A family that is through passes its part on to the others."
     yield from _which_ask(row)
     if isinstance(row["configuration"], str) and row["cost"] < FULL_DEPTH:
         yield from _chosen(row)
@@ -197,20 +199,25 @@ def _chosen(row: Row) -> Iterator[str]:
     key, cost = row["configuration"], short_percent(row["cost"])
     yield f"Certified: {key}, the cheapest that is, at {cost} of full depth: {COSTS[row['cost_by']].definition}."
     yield f"With {short_percent(row['confidence'])} confidence, over prompts like these, {_bound(row)}."
-    yield from _of_the_right(row)
     mean, p_value = short_percent(row["mean_loss"]), written(row["p_value"], ".2g")
     yield f"n = {counted(int(row['n']), 'prompt')}, mean {mean}, p = {p_value}."
+    yield from of_the_right(_tested(row), row["at_most"], row["error_of_each"])
     yield from _about_texts(row)
     if _is_oracle(key):
         yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
 
 
-def _of_the_right(row: Row) -> Iterator[str]:
-    """What the bound on lost answers is a share of."""
-    right = _tested(row).get("normal_accuracy") or 0.0
-    if row["risk"] == "answers" and right > 0:
-        share = short_percent(min(1.0, row["at_most"] / right))
-        yield f"That is {short_percent(row['at_most'])} of the prompts, and up to {share} of normal's right answers."
+def of_the_right(tested: Row, at_most: float, error: float) -> Iterator[str]:
+    """The loss among the prompts that normal gets right, where answers are the risk: it is another number."""
+    if is_known(loss := tested.get("loss_of_right")):
+        is_low = (
+            "and isn't what was certified" if tested["p_of_right"] <= error else "so that it isn't certified of these"
+        )
+        yield (
+            f"That is of all prompts. Of the {tested['n_of_right']:,} that normal gets right, it loses "
+            f"{short_percent(loss)}: at most {short_percent(at_most)} of these has p = "
+            f"{written(tested['p_of_right'], '.2g')}, {is_low}."
+        )
 
 
 def _about_texts(row: Row) -> Iterator[str]:
@@ -243,6 +250,7 @@ def _none_chosen(row: Row) -> Iterator[str]:
         mean, n = short_percent(nearest["mean_loss"]), counted(int(nearest["n"]), "prompt")
         p_value = written(nearest["p_value"], ".2g")
         yield f"The nearest, {nearest['configuration']}, has a mean of {mean} (n = {n}, p = {p_value})."
+        yield from of_the_right(nearest, row["at_most"], row["error_of_each"])
         yield _would_do(nearest.get("prompts_needed"), _share_for_choosing(row))
     yield DEFENSIBLE
     least = prompts_without_loss(row["at_most"], row["error_of_each"])

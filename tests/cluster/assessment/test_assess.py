@@ -136,7 +136,7 @@ class AsLongForAPass(Here):
     """A machine on which a pass takes as long for several tokens as for one."""
 
     def seconds(self, row: Mapping[str, Any]) -> float:
-        return 1e-3 * max(1.0, row["tokens"] - (row["accepted"] or 0))
+        return 1e-3 * max(1.0, float(row["tokens"] - (row["accepted"] or 0)))
 
 
 @pytest.mark.slow

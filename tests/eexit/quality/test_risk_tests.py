@@ -11,15 +11,12 @@ import pytest
 from scipy.stats import binomtest
 
 from eexit.quality.risk_tests import (
-    BETTING,
     EXACT,
-    HOEFFDING_BENTKUS,
     POWER,
     RISK_TESTS,
     betting,
     chance_of_certificate,
     exact_binomial,
-    hoeffding_bentkus,
     loss_certified,
     most_losses,
     prompts_for_loss,
@@ -41,32 +38,12 @@ def below(k: int, n: int, p: float) -> float:
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
 
 
-def hoeffding_bentkus_by_sums(k: int, n: int, at_most: float) -> float:
-    """The p-value for k losses of 1 among n, from the definitions."""
-    mean = k / n
-    if mean >= at_most:
-        hoeffding = 1.0
-    else:
-        h = (mean * math.log(mean / at_most) if mean else 0) + (1 - mean) * math.log((1 - mean) / (1 - at_most))
-        hoeffding = math.exp(-n * h)
-    return min(hoeffding, math.e * below(k, n, at_most), 1.0)
-
-
 @pytest.mark.parametrize(("n", "at_most"), [(1, 0.05), (29, 0.3), (59, 0.05), (60, 0.02), (257, 0.1)])
 def test_p_values_are_those_of_the_definition(n: int, at_most: float) -> None:
     losses = [lost(k, n) for k in range(n + 1)]
     of_exact = [float(exact_binomial(loss_P, at_most)) for loss_P in losses]
     assert of_exact == pytest.approx([below(k, n, at_most) for k in range(n + 1)], rel=1e-9)
     assert of_exact == pytest.approx([binomtest(k, n, at_most, "less").pvalue for k in range(n + 1)], rel=1e-9)
-    of_bound = [float(hoeffding_bentkus(loss_P, at_most)) for loss_P in losses]
-    assert of_bound == pytest.approx([hoeffding_bentkus_by_sums(k, n, at_most) for k in range(n + 1)], rel=1e-9)
-
-
-def test_the_exact_test_takes_what_the_bound_gives_away() -> None:
-    """16 of 138 lost at a bound of 20 %."""
-    losses = lost(16, 138)
-    assert float(hoeffding_bentkus(losses, 0.2)) == pytest.approx(0.0176, abs=5e-5)
-    assert float(exact_binomial(losses, 0.2)) == pytest.approx(0.0065, abs=5e-5)
 
 
 def test_a_bet_is_won_and_lost_prompt_by_prompt() -> None:
@@ -82,18 +59,6 @@ def test_a_bet_is_won_and_lost_prompt_by_prompt() -> None:
         squares += (loss - total / (t + 1)) ** 2
     assert float(betting(losses, 0.1, error)) == pytest.approx(1 / most, rel=1e-9)
     assert most > 1
-
-
-def test_losses_between_0_and_1_count_as_the_next_whole_number_of_losses_in_bentkus_inequality() -> None:
-    """It is the tighter one of the two here."""
-    losses = np.full(400, 5.9 / 400)
-    assert float(hoeffding_bentkus(losses, AT_MOST)) == pytest.approx(math.e * below(6, 400, AT_MOST), rel=1e-9)
-
-
-def test_a_mean_that_is_off_by_a_rounding_error_is_not_one_more_loss() -> None:
-    assert 25 * (7 / 25) > 7
-    expected = hoeffding_bentkus_by_sums(7, 25, 0.5)
-    assert float(hoeffding_bentkus(np.full(25, 7 / 25), 0.5)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("at_most", "needed"), [(0.05, 59), (0.02, 149), (0.5, 5)])
@@ -182,12 +147,6 @@ def test_the_exact_upper_bound_is_that_of_clopper_and_pearson() -> None:
     assert upper_bound(exact_binomial, lost(7, 90), 0.95) == pytest.approx(expected, abs=1e-9)
 
 
-def test_bets_certify_where_the_bound_of_the_mean_does_not() -> None:
-    """Losses of small variance: every prompt loses about 3 %."""
-    losses = np.random.default_rng(3).beta(3, 97, 60)
-    assert float(betting(losses, AT_MOST, 0.05)) < 0.5 * float(hoeffding_bentkus(losses, AT_MOST))
-
-
 DRAWS, PROMPTS = 2000, 100
 SHAPES: Final = {
     "0 or 1": lambda generator, risk: (generator.random((DRAWS, PROMPTS)) < risk).astype(float),
@@ -222,7 +181,3 @@ def test_the_exact_test_would_be_wrong_for_the_means_of_prompts_that_depend_on_e
         assert float((over_groups <= 0.05).mean()) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
     assert wrong[1] > 0.1
     assert wrong[2] > wrong[1]
-
-
-def test_every_test_has_a_name_for_its_flag() -> None:
-    assert list(RISK_TESTS) == [EXACT, BETTING, HOEFFDING_BENTKUS]

@@ -72,14 +72,17 @@ def figures(**changed: Any) -> Figures:
 
 
 def test_it_pays_where_a_setting_is_certified_holds_costs_less_and_takes_less_time_at_one_batch_size() -> None:
-    verdict = judge(FIGURES)
+    verdict = judge(figures(of_right=Loss(0.006, 290)))
     assert (verdict.pays, verdict.cause, verdict.batch) == (True, None, 1)
     first, second, third = sentences(verdict)
     assert first == f"It pays here: {KEY} takes 80% of full depth's time (75 to 86) with 1 row at a time."
     assert (
         "With 95% confidence, the share of prompts whose answer normal gets right and the setting gets wrong" in second
     )
-    assert "is at most 2% (0.4% of 393); of 200 other prompts, it is 1%." in second
+    assert (
+        "is at most 2% (0.4% of 393 and 0.6% of the 290 that full depth gets right); of 200 other prompts, it is 1%."
+        in second
+    )
     assert third == (
         "It saves 25.0% of the multiply-adds by what was run; the oracle agree would save 45.0%, and exits at the "
         "first layer 60.0%."
@@ -323,7 +326,8 @@ def test_the_file_has_what_its_description_says_and_the_table_ten_rows_at_most()
         "time_at_1": None, "time_at_1_low": None, "time_at_1_high": None, "allowed_at_1": 0.4,
         "allowed_together_at_1": 0.4,
         "time_at_32": None, "time_at_32_low": None, "time_at_32_high": None, "allowed_at_32": 0.2,
-        "allowed_together_at_32": 0.4, "loss": None, "n": None, "certified": False,
+        "allowed_together_at_32": 0.4, "loss": None, "n": None, "loss_of_right": None, "n_of_right": None,
+        "certified": False,
         "accuracy": None, "normal_accuracy": None, "changed": None,
     }  # fmt: skip
     taken = [line["taken"] for line in content["ledger"]["lines"]]

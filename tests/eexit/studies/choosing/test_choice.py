@@ -82,7 +82,7 @@ def last_choice(out: Path) -> dict[str, Any]:
 def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_choice_and_the_check(
     finished: Path,
 ) -> None:
-    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05", "--order", "equal")
+    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05", "--order", "passed-on")
     assert code == 0
     n = len(CHOOSING)
     row = last_choice(finished)
@@ -126,7 +126,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
 
 def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path, tmp_path: Path) -> None:
     again = shutil.copytree(finished, tmp_path / "elsewhere" / "finished")
-    asked = ("--risk", "disagreement", "--order", "equal", "--configurations")
+    asked = ("--risk", "disagreement", "--order", "passed-on", "--configurations")
     code, said = chosen(finished, *asked, "skip/confidence/0.9")
     assert code == 1
     assert last_choice(finished)["configuration"] is None
@@ -179,7 +179,7 @@ def answered(run: Run) -> dict[str, Any]:
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_rows(tmp_path / "out", config, answered)
-    code, said = chosen(out, "--risk", "answers", "--order", "passed-on")
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.04", "--order", "passed-on")
     assert code == 0
     assert "normal answers 75% of them correctly. No more than that can be lost." in said
     choosing = [n for n, prompt in enumerate(PROMPTS) if prompt in CHOOSING]
@@ -189,16 +189,24 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     assert tested["normal_accuracy"] == pytest.approx(right)
     assert tested["accuracy"] == pytest.approx(right - lost_here)
     assert tested["changed"] == pytest.approx(1 - changed)
-    up_to, kept, normals = (short_percent(share) for share in (0.05 / right, right - lost_here, right))
-    assert f"is at most 5%. That is 5% of the prompts, and up to {up_to} of normal's right answers. n = " in said
+    kept, normals = (short_percent(share) for share in (right - lost_here, right))
+    n_right = sum(n % 4 > 0 for n in choosing)
+    n_lost = round(lost_here * len(choosing))
+    assert (tested["n_of_right"], tested["loss_of_right"]) == (n_right, pytest.approx(n_lost / n_right))
+    p_value = float(exact_binomial(np.arange(n_right) < n_lost, 0.04, FIRST))
+    assert tested["p_of_right"] == pytest.approx(p_value)
+    loss = short_percent(n_lost / n_right)
+    assert f"That is of all prompts. Of the {n_right} that normal gets right, it loses {loss}: at most 4% of" in said
+    assert p_value > FIRST
+    assert "so that it isn't certified of these." in said
     assert f"It gets {kept} of the answers right, and normal {normals}. " in said
     assert f" {short_percent(1 - changed)} of its texts are not those of normal. " in said
     lost = round(last_choice(out)["mean_loss"] * len(CHOOSING))
     losses = np.arange(len(CHOOSING)) < lost
     assert last_choice(out)["test"] == "exact"
-    assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.05, FIRST)))
+    assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.04, FIRST)))
     assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
-    assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
+    assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 4%" in said
 
 
 def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) -> None:
@@ -269,7 +277,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
         return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
 
     out = land_rows(tmp_path / "out", config, numbers)
-    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
     row = last_choice(out)
     assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
     assert row["tested"][0]["mean_loss"] == pytest.approx(
@@ -315,7 +323,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
         if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
     ]
     JUDGEMENTS.publish(open_store(out), "0" * 32, rows)
-    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2", "--order", "equal")
+    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2", "--order", "passed-on")
     n = len(CHOOSING) - 1
     assert last_choice(out)["n"] == n
     assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
@@ -359,12 +367,14 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
         (["--modes", "draft"], "has no mode with exits called draft: it has skip"),
         (["--configurations", "skip/fixed/6"], "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
         (
-            ["--at-most", "0.01", "--order", "equal"],
+            ["--at-most", "0.01", "--order", "passed-on"],
             "confidence 0.95 among 2 families of settings, which share the error, takes at least 3",
         ),
         (["--at-most", "0.01"], "0.95 takes at least 304, even without a single loss: give more prompts (nine"),
-        (["--test", "exact"], "--test exact is for losses that are 0 or 1, which those of disagreement averaged"),
-        (["--pilot", "there", "--order", "equal"], "--pilot gives the order of --order pareto, and --order equal"),
+        (
+            ["--pilot", "there", "--order", "passed-on"],
+            "--pilot gives the order of --order pareto, and --order passed-on",
+        ),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told_in_a_line(finished: Path, arguments: list[str], message: str) -> None:
@@ -515,12 +525,12 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         CONFIG.model_copy(update=changed),
         lambda run: {**number(run), "correct": run.configuration.key == "normal" or run.prompt.prompt not in lost},
     )
-    chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
+    chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
     row, n_groups = last_choice(out), sum(not for_reporting(f"group {group}") for group in range(8))
     n = n_groups + sum(not for_reporting(prompt) for prompt in PROMPTS[80:])
     assert (row["tested"][0]["n"], row["test"]) == (n, "betting")
     assert row["tested"][0]["mean_loss"] == pytest.approx(0.1 * n_groups / n)
-    _, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
+    _, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
     assert "80 prompts belong to 8 groups, each of which counts once." in said
 
 

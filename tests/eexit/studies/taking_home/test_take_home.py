@@ -30,7 +30,8 @@ from jobs.take_home import main
 KEY = f"skip/confidence/{confidence_of('llama'):g}"
 RULES = {"confidence": [confidence_of("llama")], "kl": [1.0], "fixed": [3.0], "agree": []}
 FEW = TEXTS[:4]
-TESTED = {"mean_loss": 0.02, "n": 90, "p_value": 0.01, "cost": 0.7, "prompts_needed": None}
+OF_RIGHT = {"loss_of_right": 0.03, "n_of_right": 60, "p_of_right": 0.2}
+TESTED = {"mean_loss": 0.02, "n": 90, "p_value": 0.01, "cost": 0.7, "prompts_needed": None, **OF_RIGHT}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     certificate = eexit.load(tmp_path / "mine").taken.certificate
     assert certificate == Certificate.model_validate({
         "risk": "answers", "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "n": 90,
-        "mean_loss": 0.02, "p_value": 0.01, "test": "exact", "order": "pareto", "question": 2,
+        "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "test": "exact", "order": "pareto", "question": 2,
         "held_out": {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2},
     })  # fmt: skip
     [timed] = eexit.load(tmp_path / "mine").taken.timed
@@ -99,6 +100,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
     for text in (done.stdout, (tmp_path / "mine" / "README.md").read_text()):
         assert "its answers risk is at most 5%, with a confidence of 95%, by 90 prompts" in text
+        assert "of the 60 that full depth gets right, it loses 3% (p 0.2), for which nothing is certified." in text
         assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
         assert "at 8 rows (realised): 25.0%" in text
         assert "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily" in text
