@@ -154,7 +154,7 @@ MAY_WRITE = {
     "eexit/training/saving.py": 1,  # within `becoming`
     "eexit/model/sources.py": 1,
     "eexit/results/seals.py": 1,
-    "eexit/studies/export/export.py": 1,
+    "eexit/studies/export.py": 1,
     "eexit/studies/taking_home/take_home.py": 2,  # in the folder that becomes the setting
 }
 

@@ -161,7 +161,5 @@ def studies(recording: Recording, judge: str) -> None:
     recording.tables("study", "timings")
     recording.command("export", study, "--out", "data", "--kl-factors", "0.5", "1")
     recording.rows("export", [pq.read_table(path) for path in sorted(Path("data").glob("*.parquet"))])
-    lines = Path("data", "README.md").read_text().splitlines()
-    recording.add("export: card", [line for line in lines if "torch" not in line])  # and so no versions and times
     recording.command("make_prompts", "--n", "20", "--out", "drawn.jsonl")
     recording.add("drawn prompts", Path("drawn.jsonl").read_text(), Path("drawn.jsonl").read_text())
