@@ -198,9 +198,9 @@ def _say_agreement(shop: Workshop, few: Card, many: Card) -> None:
     """Say how often the last exitable layer, learned from few tokens and from many, agrees with full depth."""
     layer = many.layers[-1]
     told = [
-        f"{percent(row['agreement'])} with {card.data['n_tokens']:,} tokens"
+        f"{percent(row.agreement)} with {card.data['n_tokens']:,} tokens"
         for card in (few, many)
-        for row in card.held_out
-        if row["layer"] == layer and row["readout"] == card.what
+        for row in card.table
+        if row.layer == layer and row.series == card.what and row.agreement is not None
     ]
     shop.steps.say(f"as full depth at layer {layer}, learned: {', '.join(told)}")

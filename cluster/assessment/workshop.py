@@ -23,7 +23,7 @@ from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
 from cluster.assessment.record import Front, Record
 from cluster.assessment.sizes import Budget, SearchSizes
 from cluster.console.steps import Steps
-from eexit.plan.artefacts import CARD, Card, damage
+from eexit.plan.artefacts import CARD, Card, damage, parse_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts
@@ -266,7 +266,7 @@ class Workshop:
     def is_learned(self, what: str) -> bool:
         """Whether an artefact is there, undamaged."""
         try:
-            card = Card.model_validate_json(Path(self.exits(what), CARD).read_bytes())
+            card = parse_card(Path(self.exits(what), CARD).read_bytes())
         except (OSError, ValueError):
             return False
         return damage(Path(self.exits(what)), card) is None

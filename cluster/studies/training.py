@@ -21,7 +21,7 @@ from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted
-from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
+from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, parse_card
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import read_finished
@@ -61,7 +61,7 @@ def train_exits(
     folder = _folder(asked.out)
     found = read_finished(location_for_all(results, "the folder"), ["prompt_id"], trusts_code=trusts_code)
     sweep = replace(found, name=shown(results))
-    refuse_options(sweep, asked)
+    refuse_options(asked)
     texts = read_texts(sweep.store)
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
@@ -72,9 +72,9 @@ def train_exits(
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")
-            return Card.model_validate_json((folder / CARD).read_bytes())
+            return parse_card((folder / CARD).read_bytes())
     except DamagedArtefactError as damaged:
-        aside = open_store(folder).set_aside(CARD, *FILES)
+        aside = open_store(folder).set_aside(CARD, WEIGHTS)
         display.say(f"{damaged}: it is trained again; what is left of it is in {folder}/{aside}")
     return _train(plan, device, display)
 
@@ -95,7 +95,7 @@ def _folder(out: str) -> Path:
 class TrainingWork(Work):
     """One training, which resumes inside what it has learned: once loaded, a `eexit.training.loop.Training`."""
 
-    doing, if_memory_is_short = "training", "lower --tokens-per-step"
+    doing, if_memory_is_short = "training", "give --device cpu"
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, data = plan, plan.data
@@ -109,10 +109,8 @@ class TrainingWork(Work):
 
         Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
         """
-        import torch
-
         from eexit.decode.learned_exits import load_readout
-        from eexit.model.decoder import Decoder
+        from eexit.decode.rows.decoders import take_apart
         from eexit.model.loading import load_model_and_tokenizer
         from eexit.training.loop import Training
         from eexit.training.setup import Setup
@@ -124,12 +122,10 @@ class TrainingWork(Work):
                 f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
                 "nodes share"
             )
-        torch.manual_seed(plan.options.seed)
         model, _ = load_model_and_tokenizer(plan.config, device)
-        model.requires_grad_(False)
-        decoder = Decoder(model)
+        decoder = take_apart(model.requires_grad_(False), plan.config.adapter, packed=False).student
         readout = load_readout(plan.config, plan.options.layers, decoder)
-        setup = Setup(model, decoder, plan.options, readout, plan.learn)
+        setup = Setup(decoder, plan.options, readout, plan.learn)
         trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
         n_before = self.training.reached.tokens

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from eexit.errors import UsageError
 from eexit.method.gate import Gate
 from eexit.method.probes import Probe
-from eexit.method.readouts import LEARNED, READOUTS, Affine, Readout
+from eexit.method.readouts import READOUTS, Affine, Linear, Readout
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.model.decoder import Decoder
 from eexit.plan.artefact_fit import cards_of
@@ -18,21 +18,20 @@ from eexit.plan.config import SweepConfig
 
 def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:
     """The readout of a sweep. Raises `UsageError` for an artefact that can't be used."""
-    card = cards_of(config).get(READOUT)
-    if card is None:
+    if READOUT not in cards_of(config):
         return READOUTS[config.readout]
     held = load_file(Path(config.readout).expanduser() / WEIGHTS)
     parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
-    return readout_of(card.what, parts, decoder)
+    return linear_readout(parts, decoder)
 
 
-def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
+def linear_readout(of_layer: Mapping[int, Affine], decoder: Decoder) -> Linear:
     """These maps as a readout, in fp32 on the decoder's device."""
     placed = {
         layer: (weight.detach().float().to(decoder.device), bias.detach().float().to(decoder.device))
         for layer, (weight, bias) in of_layer.items()
     }
-    return LEARNED[what](placed)
+    return Linear(placed)
 
 
 def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:
@@ -59,12 +58,12 @@ def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder
     """
     if config.state is None:
         return None
-    form = cards_of(config)[STATE_MAPS].settings["form"]
+    held = load_file(Path(config.state).expanduser() / WEIGHTS)
+    maps = StateMaps.of(held, layers, decoder.n_layers)
     without = [layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections]
-    if form == KEYS and without:
+    if maps.form == KEYS and without:
         raise UsageError(
             f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {without[0]} makes keys and values by no "
             "modules of their own: train maps of form streams"
         )
-    held = load_file(Path(config.state).expanduser() / WEIGHTS)
-    return StateMaps.of(form, held, layers, decoder.n_layers).placed(decoder)
+    return maps.placed(decoder)

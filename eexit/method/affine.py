@@ -11,13 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def affine(given: Tensor, *parts: Tensor) -> Tensor:
-    """Multiply `given` by the weights (n, m), one after the other, and add the bias (m,), which is the last part.
+def affine(given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Multiply `given` by the weight (n, m), and add the bias (m,).
 
-    Computed and returned in the parts' dtype. What goes on into the model is handed over with `.to(given.dtype)`.
+    Computed and returned in their dtype. What goes on into the model is handed over with `.to(given.dtype)`.
     """
-    *weights, bias = parts
-    given = given.to(bias.dtype)
-    for weight in weights:
-        given = given @ weight
-    return given + bias
+    return given.to(bias.dtype) @ weight + bias

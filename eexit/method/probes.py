@@ -6,7 +6,7 @@ the mean of its chances at all of these. This KL depends on the KL factor: the l
 of them count. So it is KL · k^power at KL factor k, where the power is between −1, of a probe that knows nothing, and
 0, of one that knows the KL.
 
-Shapes: B rows, W width of the residual stream, M hidden units.
+Shapes: B rows, W width of the residual stream.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 LOG_KL_RANGE: Final = (-30.0, 30.0)  # beyond what KLs are: streams unlike those of training must not give infinite ones
 LEAST_KL_FACTOR: Final = 1e-6  # below, a probe's KL no longer grows, so that k · KL is 0 at k = 0
@@ -23,21 +22,17 @@ LEAST_KL_FACTOR: Final = 1e-6  # below, a probe's KL no longer grows, so that k 
 
 @dataclass(frozen=True, eq=False)
 class LayerProbe:
-    """One layer's: linear in the standardised stream, or with one hidden layer of GELUs before that."""
+    """One layer's, linear in the standardised stream."""
 
     mean: Tensor  # (W,)
     std: Tensor  # (W,)
-    weight: Tensor  # (W,), or (M,) with a hidden layer
+    weight: Tensor  # (W,)
     bias: Tensor  # ()
-    hidden_weight: Tensor | None = None  # (W, M)
-    hidden_bias: Tensor | None = None  # (M,)
     power: Tensor | None = None  # (), of the KL factor; None: 0
 
     def log_kl(self, hidden_BW: Tensor) -> Tensor:
         """The predicted log KL at KL factor 1, (B,), nats; in the precision of the probe."""
         seen = (hidden_BW.to(self.mean.dtype) - self.mean) / self.std
-        if self.hidden_weight is not None and self.hidden_bias is not None:
-            seen = F.gelu(seen @ self.hidden_weight + self.hidden_bias)
         return seen @ self.weight + self.bias
 
     def log_kl_at(self, hidden_BW: Tensor, kl_factor_B: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Readouts: how the residual stream after a layer becomes logits.
 
-A readout is one entry of `READOUTS` or, if it is trained, of `LEARNED`. It prepares the input of the model's own head,
+A readout is one entry of `READOUTS` or, if it is trained, a `Linear`. It prepares the input of the model's own head,
 which applies scaling and soft-cap. The final layer is always read as the model itself reads it. This module does not
 import torch.
 
@@ -9,7 +9,7 @@ Shapes: B rows, W width of the residual stream, H width of what the head takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -61,21 +61,4 @@ class Linear:
         return affine(ready_BH, *self.of_layer[layer]).to(ready_BH.dtype)
 
 
-@dataclass(frozen=True, eq=False)
-class Tuned:
-    """Trained on the final layer's distributions: what a layer lacks is added to its residual stream."""
-
-    of_layer: Mapping[int, Affine]  # (W, W), (W,)
-    definition = (
-        "the stream and a linear map of it that was trained for the layer, then the model's own final norm and head "
-        "(the tuned lens, Belrose et al. 2023)"
-    )
-
-    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        weight_WW, bias_W = self.of_layer[layer]
-        seen_BW = hidden_BW.to(bias_W.dtype)
-        return decoder.normed((seen_BW + seen_BW @ weight_WW + bias_W).to(hidden_BW.dtype))
-
-
 READOUTS: Final[dict[str, Readout]] = {"lens": Lens(), "raw": Raw()}
-LEARNED: Final[dict[str, Callable[[Mapping[int, Affine]], Readout]]] = {"linear": Linear, "tuned": Tuned}

@@ -8,7 +8,7 @@ makes keys and values. What was fitted for e and l takes its place, in one of tw
 
 The stream that enters layer e + 1 is that at the exit, and needs no map.
 
-Shapes: B tokens, W width of the residual stream, n and m widths of what a map takes and gives, R rank.
+Shapes: B tokens, W width of the residual stream, n and m widths of what a map takes and gives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,28 +31,16 @@ TokensAfter = Sequence[tuple[int, Tensor | slice]]  # an exit layer, and which o
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """x · weight + bias in float32, in the dtype of x; of a rank, the weight is the product of two."""
+    """x · weight + bias in float32, in the dtype of x."""
 
-    weights: tuple[Tensor, ...]  # (n, m), or (n, R) and (R, m)
+    weight: Tensor  # (n, m)
     bias: Tensor  # (m,)
 
     def __call__(self, given: Tensor) -> Tensor:
-        return affine(given, *self.weights, self.bias).to(given.dtype)
+        return affine(given, self.weight, self.bias).to(given.dtype)
 
     def to(self, device: torch.device) -> "LinearMap":
-        return LinearMap(tuple(weight.to(device) for weight in self.weights), self.bias.to(device))
-
-    @classmethod
-    def of(cls, name: str, tensors: Mapping[str, Tensor]) -> "LinearMap":
-        """The map of this name: `weight` and `bias`, or `down`, `up` and `bias`."""
-        parts = ("weight",) if f"{name}.weight" in tensors else ("down", "up")
-        return cls(tuple(tensors[f"{name}.{part}"] for part in parts), tensors[f"{name}.bias"])
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """What `of` takes."""
-        parts = ("weight",) if len(self.weights) == 1 else ("down", "up")
-        named = zip((*parts, "bias"), (*self.weights, self.bias), strict=True)
-        return {f"{name}.{part}": tensor for part, tensor in named}
+        return LinearMap(self.weight.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +84,13 @@ class StateMaps:
         return StateMaps(self.form, moved)
 
     @classmethod
-    def of(cls, form: str, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "StateMaps":
+    def of(cls, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "StateMaps":
         """Those of these exit layers, from the tensors of `artefacts.WEIGHTS`: `state.5.7.weight` and so on."""
+        form = KEYS if any(".key." in name for name in tensors) else STREAMS
         of_layers = {
-            (exit_layer, layer): tuple(LinearMap.of(name, tensors) for name in names(form, exit_layer, layer))
+            (exit_layer, layer): tuple(
+                LinearMap(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names(form, exit_layer, layer)
+            )
             for exit_layer in exits
             for layer in range(exit_layer + 2, n_layers)
         }
@@ -112,7 +103,7 @@ class StateMaps:
             for layers, maps in self.of_layers.items()
             for name, each in zip(names(self.form, *layers), maps, strict=True)
         }
-        return {key: tensor for name, each in named.items() for key, tensor in each.tensors(name).items()}
+        return {f"{name}.{part}": tensor for name, each in named.items() for part, tensor in vars(each).items()}
 
 
 def names(form: str, exit_layer: int, layer: int) -> list[str]:

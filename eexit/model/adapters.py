@@ -1,7 +1,7 @@
 """Adapters, which make a student of a model: changes of its weights, such as low-rank ones (LoRA, Hu et al. 2021).
 
 By peft, they are merged into the weights that they change, so that a merged student costs what the model costs. All
-other weights are the model's own, in the same memory.
+other weights are the model's own, in the same memory. A fine-tuned model of the same shape is a student too.
 """
 
 import copy
@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import is_whole
 from eexit.errors import UsageError, first_line
+from eexit.model.checkpoint import quietly
+from eexit.model.file_digests import PEFT_FILES, is_peft
 from eexit.model.quantization import quantization_of
 
-WEIGHTS: Final = "adapter_model.safetensors"
-FILES: Final = ("adapter_config.json", WEIGHTS)  # as peft saves them
+WEIGHTS: Final = PEFT_FILES[1]
 PREFIX: Final = "base_model.model."  # of names in WEIGHTS; names of modules of the model follow
 
 _CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
@@ -29,10 +30,14 @@ _CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what f
 def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
 
-    It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
-    adapter or one that does not fit the model, whose weights must be on one device and not quantised.
+    It shares the memory of all parameters that the adapter does not change. A fine-tuned model in the folder is loaded
+    beside the model. Raises `UsageError` if the folder has neither or what does not fit the model, into whose weights
+    adapters are merged, so that they must be on one device and not quantised.
     """
-    path = adapter_in(folder)
+    path = Path(folder).expanduser()
+    if not is_peft(path):
+        return _fine_tuned(model, path)
+    _refuse_without_peft(folder)
     if len(devices := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
         raise UsageError(
             f"--adapter {folder} is merged into weights, and those of this model are on {', '.join(devices)}: load the "
@@ -57,7 +62,10 @@ def own_weights(model: nn.Module, folder: str) -> int:
 
     Raises `UsageError` as `merged` does.
     """
-    path = adapter_in(folder)
+    path = Path(folder).expanduser()
+    if not is_peft(path):
+        return sum(parameter.numel() for parameter in model.parameters())
+    _refuse_without_peft(folder)
     try:
         with safe_open(path / WEIGHTS, framework="pt") as held:
             names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
@@ -75,13 +83,25 @@ def refuse_merging(folder: str, quantization: str) -> None:
     )
 
 
-def adapter_in(folder: str) -> Path:
-    """The folder, once it is found to have what peft saves. Raises `UsageError` if it does not."""
-    path = Path(folder).expanduser()
-    missing = [name for name in FILES if not (path / name).is_file()]
-    if missing:
-        raise UsageError(f"--adapter {folder} has no {missing[0]}: give a folder that peft has saved an adapter in")
-    return path
+def _refuse_without_peft(folder: str) -> None:
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--adapter {folder} is peft's, which is not there: pip install 'eexit[student]'") from error
+
+
+def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """The model that transformers saved there, of the same class and shape, where this one is."""
+    try:
+        with quietly():
+            student: Any = type(model).from_pretrained(path, dtype=model.dtype)
+    except Exception as error:  # a checkpoint may make transformers raise anything
+        raise UsageError(f"--adapter {path} can't be used with this model: {first_line(error)}") from error
+    shapes, own = ({name: part.shape for name, part in each.named_parameters()} for each in (model, student))
+    if differs := [name for name in {**shapes, **own} if shapes.get(name) != own.get(name)]:
+        raise UsageError(f"--adapter {path} is of another model: {differs[0]} does not have the shape of this one's")
+    placed: PreTrainedModel = student.to(model.device).eval()
+    return placed
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:

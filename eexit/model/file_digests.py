@@ -1,8 +1,15 @@
-"""Digests of files, by which models and learned exits are told apart."""
+"""Digests of files, by which models, adapters and learned exits are told apart. This module does not import torch."""
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Final
+
+from eexit.errors import UsageError
+
+PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+MODEL_CONFIG: Final = "config.json"
 
 
 def sha256(paths: Iterable[Path]) -> str:
@@ -13,3 +20,31 @@ def sha256(paths: Iterable[Path]) -> str:
             while block := file.read(1 << 24):
                 total.update(block)
     return total.hexdigest()
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether peft saved an adapter there, not transformers a model. Raises `UsageError` if neither did."""
+    if (folder / MODEL_CONFIG).is_file() and not (folder / PEFT_FILES[0]).is_file():
+        return False
+    for name in PEFT_FILES:
+        if not (folder / name).is_file():
+            raise UsageError(
+                f"--adapter {folder} has no {name}: give a folder that peft has saved an adapter in, or transformers a "
+                "fine-tuned model"
+            )
+    return True
+
+
+def adapter_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that an adapter is. Raises `UsageError` if the folder has none."""
+    weights = sorted(file.name for file in folder.glob("*.safetensors"))
+    files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
+    if len(files) < 2:
+        raise UsageError(f"--adapter {folder} has no safetensors: save the fine-tuned model with save_pretrained")
+    return {name: _digest(folder / name, (folder / name).stat().st_mtime_ns) for name in files}
+
+
+@lru_cache(64)
+def _digest(path: Path, changed: int) -> str:
+    """The SHA-256 of a file, which may be large, that was last changed then."""
+    return sha256([path])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eexit.errors import UsageError
-from eexit.plan.artefacts import FLAGS, GATE, Card, locations_of, read_card
+from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, Card, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
 from eexit.plan.runs import configurations
@@ -24,6 +24,8 @@ def cards_of(config: SweepConfig) -> dict[str, Card]:
 def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> None:
     """Raises `UsageError` for an artefact made for another model, or for layers without some of these."""
     for role, card in cards_of(config).items():
+        if role == ADAPTER:  # of which that is found where it is merged
+            continue
         name = f"{FLAGS[role]} {getattr(config, role)}"
         identity = "digest" if card.model.get("digest") else "name"
         for fact in (identity, "revision", "n_layers"):

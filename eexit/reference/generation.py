@@ -23,7 +23,7 @@ from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import pick_tokens
 from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
-from eexit.method.readouts import Lens, Linear, Raw, Tuned
+from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
@@ -238,17 +238,10 @@ def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -
     return decoder.head(decoder.normed(hidden_BW) @ weight + bias)
 
 
-def read_tuned(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
-    """The stream and the layer's linear map of it, then norm and head."""
-    weight, bias = readout.of_layer[layer]
-    return decoder.head(decoder.normed(hidden_BW + (hidden_BW @ weight + bias)))
-
-
 READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     Lens: lambda decoder, _, hidden_BW, __: decoder.head(decoder.normed(hidden_BW)),
     Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
     Linear: read_linear,
-    Tuned: read_tuned,
 }
 LEAVE: dict[str, Callable[[Student, int], None]] = {
     "frozen_residual": leave_residual_frozen,
@@ -335,9 +328,8 @@ def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterato
 
 
 def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
-    """What a map makes of vectors, by one whole matrix."""
-    whole = by.weights[0] if len(by.weights) == 1 else by.weights[0] @ by.weights[1]
-    return (vectors.float() @ whole + by.bias).to(vectors.dtype)
+    """What a map makes of vectors, by its matrix."""
+    return (vectors.float() @ by.weight + by.bias).to(vectors.dtype)
 
 
 @contextmanager

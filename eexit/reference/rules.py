@@ -80,15 +80,12 @@ def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
 
 
 def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
-    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream, or with a hidden layer."""
+    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream."""
     assert seen.probe is not None
     kls = []
     for layer in seen.exitable_layers:
         layer_probe = seen.probe.of_layer[layer]
         x = (seen.own_streams[layer + 1].float() - layer_probe.mean) / layer_probe.std
-        if layer_probe.hidden_weight is not None and layer_probe.hidden_bias is not None:
-            x = layer_probe.hidden_weight.T @ x + layer_probe.hidden_bias
-            x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
         log_kl = float(torch.dot(layer_probe.weight, x) + layer_probe.bias)
         if layer_probe.power is not None:
             log_kl += float(layer_probe.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))

@@ -1,1 +1,5 @@
-"""Exits that learn: readouts, probes and students, trained on the texts that a sweep's model wrote at full depth."""
+"""Exits that learn, in closed form: readouts, probes, gates and state maps, from a sweep's texts at full depth.
+
+Every training adds up sums over blocks of texts (`loop`) and solves regressions from them. What needs gradients is a
+recipe on transformers' `Trainer` (`jobs/files/student.py`).
+"""

@@ -1,7 +1,6 @@
 """What is trained on a finished sweep: its texts, the options, and whether the folder for it is free."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,25 +13,15 @@ from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.output.text import did_you_mean, flag
 from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
+from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, damage, parse_card
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
-from eexit.plan.model_facts import ModelFacts, aside
+from eexit.plan.model_facts import ModelFacts
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.saving import read_saved
-from eexit.training.setup import (
-    ALL_HAVE,
-    AUTO,
-    LAYERS_LOSS,
-    LOSSES,
-    OF_LORA,
-    STATE_FORMS,
-    WAYS,
-    TrainingOptions,
-    rule_and_parameter,
-)  # fmt: skip
+from eexit.training.setup import WAYS, TrainingOptions, rule_and_parameter
 from eexit.training.texts import Text, n_tokens, thinned
 
 
@@ -46,7 +35,7 @@ class WhatToTrain:
     out: str  # the folder of the artefact
     prompts: Sequence[Prompt] = ()  # more of them, whose texts are generated first
     one_in: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)  # fields of `eexit.training.setup.TrainingOptions`
+    options: Mapping[str, Any] = field(default_factory=dict)  # layers, and those of `eexit.training.setup.WAYS`
 
 
 @dataclass(frozen=True)
@@ -77,18 +66,12 @@ def make_training_plan(
     """
     given = asked.options
     learn, held_out = split(thinned(texts, asked.one_in), sweep.name)
-    if asked.what == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
-        raise UsageError(
-            f"--most-tokens must be above {n_tokens(learn)}, the tokens of the texts, got {given['most_tokens']}: "
-            "the first pass over them only finds where gradients start"
-        )
-    config = _config(sweep, given.get("layers"), given.get("readout") or "lens")
+    config = _config(sweep, given)
     model, layers, _ = look(config, 1)
     refuse_changed_model(sweep, model)
     refuse_misfit(config, model, layers)
-    others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
-    readout = config.digests.get(READOUT, config.readout)
-    options = TrainingOptions(asked.what, tuple(layers), readout, **others).with_defaults()
+    readout, rules = config.digests.get(READOUT, config.readout), tuple(given.get("rules", ()))
+    options = TrainingOptions(asked.what, tuple(layers), readout, rules, config.digests.get(ADAPTER))
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
@@ -101,36 +84,18 @@ def make_training_plan(
     return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out), sweep.manifest.dtype_asked)
 
 
-def refuse_options(sweep: FinishedSweep, asked: WhatToTrain) -> None:
-    """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
-
-    Nothing is loaded for that but the model's configuration.
-    """
+def refuse_options(asked: WhatToTrain) -> None:
+    """Raises `UsageError` for what can't be trained, or has no such option."""
     what, given = asked.what, asked.options
     if what not in WAYS:
         meant = did_you_mean(what, WAYS, f"choose from {', '.join(WAYS)}")
         raise UsageError(f"--what {what} can't be trained: {meant}")
-    for name, value in given.items():
-        if name not in (*ALL_HAVE, *WAYS[what].has):
-            kinds = [kind for kind, way in WAYS.items() if name in way.has]
+    for name in given:
+        if name not in ("layers", "adapter", *WAYS[what].takes):
+            kinds = [kind for kind, way in WAYS.items() if name in way.takes]
             raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
-        if isinstance(value, float) and not (0 < value < math.inf or (value == 0 and name == "in_state")):
-            raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
-    if (form := given.get("form")) and form not in STATE_FORMS:
-        raise UsageError(f"--form {form} is no form of state maps: choose from {', '.join(STATE_FORMS)}, {AUTO}")
     if what == "gate":
         _refuse_rules(given.get("rules", ()))
-    if what == "student" and (quantization := sweep.manifest.model.get("quantization")) is not None:
-        raise UsageError(
-            f"--what student changes weights, and those of {sweep.name}'s model are quantised ({quantization}): train "
-            "it on a sweep without --quantize, or a readout, a probe, a gate or state maps on this one"
-        )
-    if what == "student":
-        _refuse_loss(given)
-        if given.get("full") and (small := [name for name in OF_LORA if name in given]):
-            raise UsageError(f"{flag(small[0])} is of a low-rank adapter, and --full has none: leave one of both out")
-        config = _config(sweep, given.get("layers"), "lens")
-        aside(_try_adapter, config, TrainingOptions(what, **{**given, "layers": ()}).with_defaults())
 
 
 def _refuse_rules(rules: Sequence[str]) -> None:
@@ -141,24 +106,6 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
             can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
-
-
-def _try_adapter(config: SweepConfig, options: TrainingOptions) -> None:
-    from eexit.model.loading import model_without_weights
-    from eexit.training.student.lora import add_adapter
-
-    add_adapter(model_without_weights(config), options)
-
-
-def _refuse_loss(given: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for a student's loss that is none, and for options that it has no use for."""
-    loss = given.get("loss", LAYERS_LOSS)
-    if loss not in LOSSES:
-        raise UsageError(f"--loss {loss} is not known: choose from {', '.join(LOSSES)}")
-    if loss != LAYERS_LOSS and "in_state" in given:
-        raise UsageError(f"--in-state is for --loss {LAYERS_LOSS}: with {loss}, all steps are at drawn exits")
-    if given.get("in_state", 0) > 1:
-        raise UsageError(f"--in-state is a share of the steps, at most 1, got {given['in_state']:g}")
 
 
 def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
@@ -189,15 +136,13 @@ def is_finished(plan: TrainingPlan) -> bool:
     card = _read_card(plan.folder / CARD)
     if card:
         data = {name: value for name, value in card.data.items() if name != "sweep"}
-        asked, finds = plan.options.as_dict(), WAYS[plan.options.what].finds
-        options = {name: value for name, value in card.settings.items() if name in asked or name not in finds}
-        _refuse(plan, {"settings": options, "model": card.model, "data": data})
+        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
         if reason := damage(plan.folder, card):
             raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True
     if saved := read_saved(plan.folder):
         _refuse(plan, saved.identity)
-    elif left := [name for name in (CARD, *FILES) if (plan.folder / name).exists()]:
+    elif left := [name for name in (CARD, WEIGHTS) if (plan.folder / name).exists()]:
         reason = f"a {CARD} that can't be read" if left[0] == CARD else f"{left[0]} without a {CARD}"
         raise DamagedArtefactError(f"{plan.folder} holds {reason}")
     return False
@@ -209,8 +154,8 @@ def _read_card(path: Path) -> Card | None:
         return None
     content = path.read_bytes()
     try:
-        return Card.model_validate_json(content)
-    except ValidationError:
+        return parse_card(content)
+    except ValueError:
         version = None
         with suppress(ValueError, AttributeError):
             version = json.loads(content).get("format")
@@ -226,11 +171,15 @@ def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
         )
 
 
-def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) -> SweepConfig:
+def _config(sweep: FinishedSweep, given: Mapping[str, Any]) -> SweepConfig:
     """The sweep's configuration, without its grid, and read as asked."""
     config = sweep.config()
     grid = {**NO_EXITS, "prompts": config.prompts[:1]}
-    reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
+    reading = {
+        "exit_layers": tuple(given.get("layers") or sweep.manifest.exitable_layers),
+        "readout": given.get("readout") or "lens",
+        "adapter": given.get("adapter"),
+    }
     same = {name: value for name, value in dict(config).items() if name not in ("digests", "adapter")}
     try:
         return SweepConfig.model_validate({**same, **grid, **reading})

@@ -74,25 +74,18 @@ class Sums:
 
 
 class SplitSums:
-    """The sums of each layer: of the texts that regressions are fitted to, and of those that choose a penalty."""
+    """The sums of each regression: of the texts that regressions are fitted to, and of those that choose a penalty."""
 
     def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
         self._parts = dict(parts or {})  # by names such as "5.learn" and "5.choose"
 
-    def add(self, layer: int | str, chooses: bool, more: Sums) -> None:
-        name = _name(layer, chooses)
+    def add(self, regression: str, chooses: bool, more: Sums) -> None:
+        name = _name(regression, chooses)
         self._parts[name] = self._parts[name] + more if name in self._parts else more
 
-    def of(self, layer: int | str) -> tuple[Sums, Sums]:
+    def of(self, regression: str) -> tuple[Sums, Sums]:
         """What is to be fitted, and what chooses."""
-        return self.part(layer, chooses=False), self.part(layer, chooses=True)
-
-    def part(self, layer: int | str, chooses: bool) -> Sums:
-        return self._parts[_name(layer, chooses)]
-
-    def beginning(self, prefix: str) -> "SplitSums":
-        """Those with such names alone."""
-        return SplitSums({name: sums for name, sums in self._parts.items() if name.startswith(prefix)})
+        return self._parts[_name(regression, chooses=False)], self._parts[_name(regression, chooses=True)]
 
     def state(self) -> dict[str, Tensor]:
         each = [sums.state(f"sums.{name}") for name, sums in self._parts.items()]
@@ -105,8 +98,8 @@ class SplitSums:
         return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
 
 
-def _name(layer: int | str, chooses: bool) -> str:
-    return f"{layer}.{'choose' if chooses else 'learn'}"
+def _name(regression: str, chooses: bool) -> str:
+    return f"{regression}.{'choose' if chooses else 'learn'}"
 
 
 @dataclass(frozen=True)
@@ -143,16 +136,22 @@ class Ridge:
         return torch.cat([(self.target_mean_H - self.mean_D @ weight_DH)[None], weight_DH])
 
 
-def best_fit(learn: Sums, choose: Sums, priors: Sequence[Tensor], refit: bool = True) -> Tensor:
+def best_fit(
+    learn: Sums,
+    choose: Sums,
+    priors: Sequence[Tensor],
+    refit: bool = True,
+    axes: tuple[Axes | None, Axes | None] = (None, None),
+) -> Tensor:
     """The map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
 
-    With `refit`, it is then fitted to all data.
+    With `refit`, it is then fitted to all data. `axes` are those of the inputs to learn from, and of all, if known.
     """
-    ridges = [Ridge(learn, prior_DH) for prior_DH in priors]
+    ridges = [Ridge(learn, prior_DH, axes[0]) for prior_DH in priors]
     tried = [
         (choose.error(ridge.fit(penalty)), index, penalty)
         for index, ridge in enumerate(ridges)
         for penalty in PENALTIES
     ]
     _, index, penalty = min(tried)
-    return (Ridge(learn + choose, priors[index]) if refit else ridges[index]).fit(penalty)
+    return (Ridge(learn + choose, priors[index], axes[1]) if refit else ridges[index]).fit(penalty)

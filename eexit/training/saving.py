@@ -27,12 +27,9 @@ _METADATA: Final = "training"
 class Reached:
     """How far a training has come, whatever it trains."""
 
-    passes: int = 0  # over all texts, finished ones
-    blocks: int = 0  # of the pass that is not finished
-    steps: int = 0  # blocks in all
-    tokens: int = 0  # of answers that were learned from, repeats included
+    blocks: int = 0  # that are in the sums
+    tokens: int = 0  # of their answers
     seconds: float = 0.0
-    progress: tuple[Mapping[str, Any], ...] = ()  # rows of the card
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def read_saved(folder: Path) -> Saved | None:
     try:
         with safe_open(path, "numpy") as file:
             held = json.loads(file.metadata()[_METADATA])
-        return Saved(held["identity"], Reached(**{**held["reached"], "progress": tuple(held["reached"]["progress"])}))
+        return Saved(held["identity"], Reached(**held["reached"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no state of a training ({first_line(error)}): remove it, or choose another --out"

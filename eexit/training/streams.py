@@ -1,4 +1,4 @@
-"""Residual streams of texts, and what exits are worth there: how close layers are to the final one, the trade-off.
+"""Residual streams of texts, and what layers say there: likeliest tokens, and how far layers are from the final one.
 
 Streams are recomputed whenever they are needed: for a whole sweep they would be too large to keep.
 
@@ -6,9 +6,9 @@ Shapes: B rows (one), T tokens of a text, N tokens or positions of a block's ans
 the final one last, W width of the residual stream.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -17,18 +17,15 @@ from eexit.decode.layer_reading import read_layers
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.teacher import teacher_pass
 from eexit.method.divergence import Divergence
-from eexit.method.readouts import Readout
-from eexit.method.rules import RULES
-from eexit.method.stick_breaking import exit_probabilities, expect
+from eexit.method.readouts import READOUTS, Readout
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.training.setup import KL_FACTORS
 from eexit.training.texts import Text, blocks
 
 BLOCK_TOKENS: Final = 2048  # of the streams that are there at a time
 READ_TOKENS: Final = 64  # that are read at a time, since a reading keeps the final layer's logits
-
-Row = dict[str, Any]
+ARGMAX_TOKENS: Final = 256  # whose likeliest tokens are found at a time
+LENS: Final = READOUTS["lens"]
 
 
 def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], decided_only: bool = False) -> Tensor:
@@ -77,62 +74,11 @@ def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NX
     return read_all(decoder, Decoding(tuple(layers), 1, frozenset(), readout=readout), states_NXW)
 
 
-def compare_texts(
-    decoder: Decoder, readouts: Mapping[str, Readout], layers: Sequence[int], texts: Sequence[Text]
-) -> dict[str, Divergence]:
-    """Compare the decided tokens of texts with the final layer, through each of these readouts."""
-    parts: dict[str, list[Divergence]] = {name: [] for name in readouts}
-    for states_NXW in decided_streams(decoder, texts, layers):
-        for name, readout in readouts.items():
-            parts[name].append(compare(decoder, readout, layers, states_NXW))
-    return {name: joined(blocks) for name, blocks in parts.items()}
+@torch.inference_mode()
+def likeliest(decoder: Decoder, hidden_NW: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
+    """The likeliest tokens, (N,), as streams after a layer are read; None: as the model reads its last one."""
 
+    def read(some_NW: Tensor) -> Tensor:
+        return decoder.read(some_NW) if layer is None else decoder.head(readout.before_head(decoder, some_NW, layer))
 
-def agreement(compared: Divergence) -> Tensor:
-    """1 where a layer's likeliest token is the final one's, else 0, (N, E)."""
-    return (compared.likeliest_BX[:, :-1] == compared.likeliest_BX[:, -1:]).float()
-
-
-def layer_rows(name: str, layers: Sequence[int], compared: Divergence) -> list[Row]:
-    """A row per layer: how often it agrees with the final one (0 to 1), and the median and mean KL in nats."""
-    columns = zip(layers, agreement(compared).T.contiguous(), compared.kl_BE.T.contiguous(), strict=True)
-    return [  # contiguous: else the order of summation, and so the rounding, would depend on how many layers there are
-        {
-            "layer": layer,
-            "readout": name,
-            "agreement": agrees_N.mean().item(),
-            "median_kl": kl_N.median().item(),
-            "mean_kl": kl_N.mean().item(),
-        }
-        for layer, agrees_N, kl_N in columns
-    ]
-
-
-def trade_off_rows(
-    named: Row, layers: Sequence[int], n_layers: int, compared: Divergence, seen: Mapping[float, Tensor] | None = None
-) -> list[Row]:
-    """A row per KL factor: mean depth, and what exits cost, given what full depth wrote; expectations, without draws.
-
-    Exits follow the KLs (N, E) that are `seen` at each KL factor, by default the true ones. The control exits equally
-    often at each layer, whatever the token.
-    """
-    seen = seen or dict.fromkeys(KL_FACTORS, compared.kl_BE)
-    return [
-        {**named, "kl_factor": factor, **_trade_off(layers, n_layers, compared, kl_NE, factor)}
-        for factor, kl_NE in seen.items()
-    ]
-
-
-def _trade_off(layers: Sequence[int], n_layers: int, compared: Divergence, kl_NE: Tensor, factor: float) -> Row:
-    chances = RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))
-    expected = expect(exit_probabilities(chances), compared.kl_BE, agreement(compared))
-    control = expect(expected.share_X.expand(len(kl_NE), -1), compared.kl_BE, agreement(compared))
-    depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
-    return {
-        "mean_depth": (expected.share_X @ depth_X).item(),
-        "exit_rate": (1 - expected.share_X[-1]).item(),
-        "agreement": expected.agreement,
-        "expected_kl": expected.kl,
-        "control_agreement": control.agreement,
-        "control_kl": control.kl,
-    }
+    return torch.cat([read(some_NW).argmax(-1) for some_NW in hidden_NW.split(ARGMAX_TOKENS)])

@@ -66,7 +66,7 @@ SCRIPTS: Final = (
     "app.js",
 )
 # That only some sweeps have.
-SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning", "learned": "Learned exits"}
+SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning"}
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt

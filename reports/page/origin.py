@@ -9,7 +9,7 @@ from eexit.output.text import counted, percent, precision
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep
-from reports.sections.learned_exits.artefacts import trained, written_versions
+from reports.sections.learned_exits import trained, written_versions
 
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 

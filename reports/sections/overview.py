@@ -12,7 +12,7 @@ from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
 from reports.sections.exits.where_tokens_exit import mix_figure
 from reports.sections.findings import saved, sweep_findings, unobserved
-from reports.sections.learned_exits.section import learned_section
+from reports.sections.learned_exits import learned_section
 from reports.sections.quality_against_cost import quality_figure
 from reports.sections.reasoning import reasoning_section
 from reports.sections.side_by_side import beside_section

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from traces import assert_same, kl_request
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from untrained import LINEAR, TUNED
+from untrained import LINEAR
 
 from eexit import KLExitGenerator
 from eexit.decode import token_pass
@@ -137,7 +137,6 @@ def test_invariant_3_holds_for_the_kl_generator(llama: PreTrainedModel) -> None:
 CHANGES: list[dict[str, Any]] = [
     {"readout": READOUTS["raw"]},
     {"readout": LINEAR},
-    {"readout": TUNED},
     {"shortlist": 5},
     {"temperature": 0.8, "top_p": 0.9},
     {"exitable_layers": (5,)},

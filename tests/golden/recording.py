@@ -1,6 +1,5 @@
 """What is recorded: sweeps of four small models, everything that is done with one of them, and what is printed."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ from golden.digests import Digests, Record, without_floats
 from judge_server import judging
 from ray_fixtures import started_ray
 
+from eexit.plan.artefacts import CARD, parse_card, write_card
 from jobs import find_scripts
 
 SCRIPTS: Final = sorted(path.stem for path in find_scripts().values())
@@ -109,34 +109,22 @@ def sweeps_of_models(recording: Recording) -> None:
 
 def learned(recording: Recording) -> None:
     """Everything that can be trained, and sweeps with it. None of its numbers holds everywhere."""
-    few = ("--tokens-per-step", "64", "--most-tokens", "500")
-    for what, flags in (
-        ("linear", ()),
-        ("probe", ("--readout", "exits/linear", "--passes", "2")),
-        ("student", few),
-    ):
+    for what, flags in (("linear", ()), ("probe", ("--readout", "exits/linear"))):
         said = recording.run("train", "results/study", "--what", what, "--out", f"exits/{what}", *flags)
         recording.add(f"train {what}: printed", said, None)
         recording.add(f"train {what}: card", without_volatile(steadied(Path("exits", what))), None)
     of = ("--model", "models/llama", *COMMON, "--prompts", "prompts.txt", "--seeds", "0", "1", "--modes", *MODES)
     read = ("--readout", "exits/linear", "--probe", "exits/probe", "--rules", "predicted_kl=0.5,2", "kl=1")
     recording.sweep("learned", *of, *read, "--draft", "3:2", everywhere=False)
-    adapted = ("--adapter", "exits/student", "--rules", "kl=1", "confidence=0.1", "fixed=3")
-    recording.sweep("adapter", *of, *adapted, everywhere=False)
     recording.page("learned", everywhere=False)
 
 
 def steadied(folder: Path) -> dict[str, Any]:
-    """The card of what was trained, with fixed times, which pages show, and peft's set of modules in an order."""
-    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-    card |= {"made": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
-    adapter = folder / "adapter_config.json"
-    if adapter.exists():
-        config = json.loads(adapter.read_text())
-        adapter.write_text(json.dumps(config | {"target_modules": sorted(config["target_modules"])}))
-        card["files"][adapter.name] = hashlib.sha256(adapter.read_bytes()).hexdigest()
-    (folder / "card.json").write_text(json.dumps(card))
-    return card
+    """The card of what was trained, with fixed times, which pages show."""
+    card = parse_card((folder / CARD).read_bytes())
+    write_card(folder, card.model_copy(update={"made": "2026-01-01T00:00:00+00:00", "seconds": 1.0}))
+    held: dict[str, Any] = json.loads((folder / CARD).read_text())
+    return held
 
 
 def studies(recording: Recording, judge: str) -> None:

@@ -20,11 +20,10 @@ COMMANDS = (
     "train texts --what linear --out linear",
     "train texts --what gate --rules confidence=0.3 --out gate",
     "train texts --what gate --rules confidence=0.3 --readout linear --out gate-linear",
-    "train texts --what probe --passes 1 --out probe",
-    "train texts --what probe --passes 1 --readout linear --out probe-linear",
-    "train texts --what state --form streams --out streams",
-    "train texts --what state --form keys --rank 4 --readout linear --out keys",
-    "train texts --what state --rounds 2 --readout linear --out state",
+    "train texts --what probe --out probe",
+    "train texts --what probe --readout linear --out probe-linear",
+    "train texts --what state --out state",
+    "train texts --what state --readout linear --out state-linear",
 )
 
 

@@ -36,8 +36,6 @@ SMALLER = {
     "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/timings.py results/rules": ["--configurations", "skip/patience/2"],
     "jobs/files/make_prompts.py": ["--n", "8"],
-    "--what probe": ["--passes", "1"],
-    "--what state": ["--form", "streams"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound

@@ -12,7 +12,7 @@ from cluster.assessment.workshop import Plan
 from cluster.studies.run import Call
 from cluster.studies.training import TrainingWork
 from eexit.generator import ModelGenerator
-from eexit.plan.artefacts import CARD, Card, damage
+from eexit.plan.artefacts import CARD, Card, damage, parse_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import plan_runs
@@ -96,7 +96,7 @@ class Here:
             work.training.finish()
             self.landed(folder.name)
             self._done(folder.name)
-        return Card.model_validate_json((folder / CARD).read_bytes())
+        return parse_card((folder / CARD).read_bytes())
 
 
 def steady_seconds(row: Mapping[str, Any]) -> float:
@@ -106,4 +106,4 @@ def steady_seconds(row: Mapping[str, Any]) -> float:
 
 def is_trained(folder: Path) -> bool:
     path = folder / CARD
-    return path.is_file() and damage(folder, Card.model_validate_json(path.read_bytes())) is None
+    return path.is_file() and damage(folder, parse_card(path.read_bytes())) is None

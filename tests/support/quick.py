@@ -44,7 +44,7 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows[llama-0.7",
         "test_a_draft_is_accepted",
         "test_the_distribution",
-        "test_any_readout_drafts[linear]",
+        "test_a_learned_readout_drafts",
         "test_a_row_runs_what_it_says[llama]",
         "test_what_is_run_for_drafts",
         "test_what_is_no_draft",

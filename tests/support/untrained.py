@@ -1,6 +1,6 @@
 """Probes, gates, readouts and state maps of the tiny models' layers with random weights, for tests of the engine.
 
-Shapes: W width of the residual stream, M hidden units, R rank.
+Shapes: W width of the residual stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.probes import LayerProbe, Probe
-from eexit.method.readouts import Affine, Linear, Tuned
+from eexit.method.readouts import Affine, Linear
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
 from eexit.model.decoder import Decoder
 from eexit.model.file_digests import sha256
@@ -21,8 +21,6 @@ from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 
 WIDTH: Final = 32  # W
-HIDDEN: Final = 8  # M
-RANK: Final = 4  # R
 N_LAYERS: Final = 7
 
 
@@ -31,16 +29,14 @@ def _normal(generator: torch.Generator, *shape: int, std: float) -> torch.Tensor
 
 
 def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part) -> Probe:
-    """With a hidden layer and calibrated for all layers but the first exitable one; log KLs of about ±1.
+    """Calibrated for all layers but the first exitable one; log KLs of about ±1.
 
     `put` may move its parts.
     """
     generator, of_layer = torch.Generator().manual_seed(0), {}
     for layer in range(6):
         mean, std = _normal(generator, WIDTH, std=0.1), 8 + _normal(generator, WIDTH, std=0.1)
-        hidden = _normal(generator, WIDTH, HIDDEN, std=0.3), _normal(generator, HIDDEN, std=0.1)
-        weight, bias = _normal(generator, WIDTH if layer == EXITABLE[0] else HIDDEN, std=0.3), torch.tensor(-0.5)
-        parts = [mean, std, weight, bias, *(() if layer == EXITABLE[0] else hidden)]
+        parts = [mean, std, _normal(generator, WIDTH, std=0.3), torch.tensor(-0.5)]
         parts += [] if layer == EXITABLE[0] else [torch.tensor(-0.4)]
         of_layer[layer] = LayerProbe(*map(put, parts))
     return Probe(of_layer)
@@ -63,26 +59,22 @@ def random_gate(rules: Sequence[str]) -> Gate:
     return Gate(tuple(rules), parts)
 
 
-def _linear_map(
-    generator: torch.Generator, name: str, n: int, m: int, rank: int | None, std: float
-) -> dict[str, torch.Tensor]:
-    shapes = {"weight": (n, m)} if rank is None else {"down": (n, rank), "up": (rank, m)}
-    weights = {f"{name}.{part}": _normal(generator, *shape, std=std) for part, shape in shapes.items()}
-    return {**weights, f"{name}.bias": _normal(generator, m, std=std)}
+def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: float) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": _normal(generator, n, m, std=std), f"{name}.bias": _normal(generator, m, std=std)}
 
 
-def stream_maps(rank: int | None = None, std: float = 0.1) -> dict[str, torch.Tensor]:
+def stream_maps(std: float = 0.1) -> dict[str, torch.Tensor]:
     """The tensors of maps of the stream, for exits at every layer."""
     tensors: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(3)
     for exit_layer in range(N_LAYERS):
         for layer in range(exit_layer + 2, N_LAYERS):
             [name] = names(STREAMS, exit_layer, layer)
-            tensors |= _linear_map(generator, name, WIDTH, WIDTH, rank, std)
+            tensors |= _linear_map(generator, name, WIDTH, WIDTH, std)
     return tensors
 
 
-def key_maps(decoder: Decoder, rank: int | None = None, std: float = 0.2) -> dict[str, torch.Tensor]:
+def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
     """The tensors of maps to keys and to values, for exits at every layer of a model whose layers have projections."""
     tensors: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(4)
@@ -90,11 +82,11 @@ def key_maps(decoder: Decoder, rank: int | None = None, std: float = 0.2) -> dic
         projections: Sequence[Any] = alone.own_projections
         for exit_layer in range(layer - 1):
             for name, own in zip(names(KEYS, exit_layer, layer), projections, strict=True):
-                tensors |= _linear_map(generator, name, own.in_features, own.out_features, rank, std)
+                tensors |= _linear_map(generator, name, own.in_features, own.out_features, std)
     return tensors
 
 
-def save_state_maps(folder: Path, form: str, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
+def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
     """An artefact of state maps, for this `eexit.model.loading.ModelDescription`."""
     folder.mkdir()
     save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
@@ -104,7 +96,6 @@ def save_state_maps(folder: Path, form: str, tensors: Mapping[str, torch.Tensor]
         "model": dict(model),
         "layers": range(N_LAYERS - 1),
         "readout": "lens",
-        "settings": {"form": form, "rank": None},
         "files": {WEIGHTS: sha256([folder / WEIGHTS])},
     }
     write_card(folder, Card.model_validate(fields))
@@ -112,6 +103,5 @@ def save_state_maps(folder: Path, form: str, tensors: Mapping[str, torch.Tensor]
 
 
 PROBE: Final = random_probe()
-STATE_MAPS: Final = StateMaps.of(STREAMS, stream_maps(), range(N_LAYERS), N_LAYERS)
+STATE_MAPS: Final = StateMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
 LINEAR: Final = Linear(_affine(1))
-TUNED: Final = Tuned(_affine(2))

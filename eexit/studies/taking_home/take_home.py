@@ -40,7 +40,7 @@ from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
 from eexit.output.whole_files import publish, scratch_folder
-from eexit.plan.artefacts import CARD, locations_of, read_card
+from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
@@ -218,7 +218,7 @@ def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         if config["digests"].get(role) != card.digest:
             raise UsageError(f"{location} was trained anew since the sweep was planned: run the sweep again")
         (folder / name).mkdir(parents=True)
-        for file in (CARD, *card.files):
+        for file in (*card.files, *([] if role == ADAPTER else [CARD])):
             shutil.copyfile(Path(location).expanduser() / file, folder / name / file)
         places[role] = name
     return places

@@ -34,7 +34,6 @@ class Calibration:
     scale: float
     slope: float
     shift: float  # nats
-    loss: float  # nats, that is left: see `calibrate`
 
     def of(self, probe: LayerProbe) -> LayerProbe:
         """A probe that was not calibrated, with this calibration."""
@@ -58,7 +57,7 @@ def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
 
     found = _least(start, lambda found: loss(found) + PENALTY * (found - start).square().sum())
     scale, slope, shift = (*found[:2].square().tolist(), found[2].item())
-    return Calibration(scale, slope, shift + mean.item() * (1 - scale), loss(found).item())
+    return Calibration(scale, slope, shift + mean.item() * (1 - scale))
 
 
 def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ first layer of an exit set that says what full depth says. With the exact state,
 pass is scoring's (`eexit.decode.token_pass`), of many texts at once; at full depth, each text goes through the layers
 once, however often its student does.
 
-Shapes: P texts, D decided tokens of all texts, E exitable layers, X = E + 1 with the final layer last, W width of the
-residual stream.
+Shapes: D decided tokens of all texts, E exitable layers, X = E + 1 with the final layer last, W width of the residual
+stream.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,22 +20,17 @@ from torch import Tensor
 from eexit.decode.rows.slots import Layers, find_layers
 from eexit.decode.rows.waiting import Waiting
 from eexit.decode.token_pass import StudentRows, Tokens, run_to
-from eexit.method.readouts import READOUTS, Readout
-from eexit.method.state_maps import KEYS, STREAMS, StateMaps
+from eexit.method.readouts import Readout
+from eexit.method.state_maps import StateMaps
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.quality.intervals import Ends, of_difference, of_share
-from eexit.training.streams import text_pass
+from eexit.plan.artefacts import CardRow
+from eexit.training.streams import LENS, likeliest, text_pass
 from eexit.training.texts import Text, blocks
 
 BLOCK_TOKENS: Final = 1024  # of the texts that are there at a time
-READ_TOKENS: Final = 256  # of the head at a time
-FROZEN: Final = "frozen_residual"
-MAPPED: Final = "mapped_residual"
-LENS: Final = READOUTS["lens"]
 
 ExitSet = tuple[int, ...]
-Leaves = Mapping[str, StateMaps | None]  # what exits leave, by name: maps, or None for `frozen_residual`
 
 
 @dataclass(frozen=True)
@@ -54,16 +49,6 @@ def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
     return sets
 
 
-@torch.inference_mode()
-def likeliest(decoder: Decoder, hidden_DW: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
-    """The likeliest tokens, as streams after a layer are read; None: as the model reads those after its last one."""
-
-    def read(some_DW: Tensor) -> Tensor:
-        return decoder.read(some_DW) if layer is None else decoder.head(readout.before_head(decoder, some_DW, layer))
-
-    return torch.cat([read(some_DW).argmax(-1) for some_DW in hidden_DW.split(READ_TOKENS)])
-
-
 @dataclass(frozen=True)
 class FullDepth:
     """Some texts at full depth: their prompts' keys and values, and what is said of their decided tokens."""
@@ -78,15 +63,10 @@ class FullDepth:
     agrees_DE: np.ndarray  # whether an exitable layer's likeliest token is that one
 
     @classmethod
-    def of(
-        cls, decoder: Decoder, read: Exits, texts: Sequence[Text], kept: Sequence[int] = ()
-    ) -> tuple["FullDepth", Tensor]:
-        """And the streams (D, …, W) after the layers that are to be `kept`."""
+    def of(cls, decoder: Decoder, read: Exits, texts: Sequence[Text]) -> "FullDepth":
         layers = find_layers(read.layers, decoder.n_layers, ())
-        needed = sorted({*layers.exits.tolist(), *kept})
-        passes = [text_pass(decoder, text, needed) for text in texts]
-        states_DXW = torch.cat([states_TXW[1:] for _, states_TXW in passes])
-        *at_exits_XDW, final_DW = [states_DXW[:, needed.index(layer)] for layer in layers.exits.tolist()]
+        passes = [text_pass(decoder, text, layers.exits.tolist()) for text in texts]
+        *at_exits_XDW, final_DW = torch.cat([states_TXW[1:] for _, states_TXW in passes]).unbind(1)
         said_D = likeliest(decoder, final_DW)
         said_XD = [
             likeliest(decoder, hidden_DW, layer, read.readout)
@@ -100,8 +80,7 @@ class FullDepth:
             np.concatenate([text.token_ids[:-1] for text in texts]),
         )
         caches = [cache for cache, _ in passes]
-        streams_DKW = states_DXW[:, [needed.index(layer) for layer in kept]]
-        return cls(decoder, layers, read.readout, texts, caches, tokens, said_D, agrees_DE), streams_DKW
+        return cls(decoder, layers, read.readout, texts, caches, tokens, said_D, agrees_DE)
 
     def exits(self, exit_set: ExitSet) -> np.ndarray:
         """Where each token leaves, an index into X: at the first layer of the set that agrees."""
@@ -135,76 +114,20 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     return wrong_D
 
 
-@dataclass(frozen=True, eq=False)
-class Disagreement:
-    """What one state says amiss of texts with one exit set: sums of each text's decided tokens."""
-
-    n_P: np.ndarray
-    wrong_P: np.ndarray  # that are not full depth's
-    n_final_P: np.ndarray  # that go on to the final layer
-    wrong_final_P: np.ndarray
-    skipped_P: np.ndarray  # layers
-
-    @classmethod
-    def of(cls, full: FullDepth, exit_D: np.ndarray, wrong_D: np.ndarray) -> "Disagreement":
-        n_layers, exit_layer_D = full.decoder.n_layers, full.layers.exits[exit_D]
-        final_D = exit_layer_D == n_layers - 1
-        sums = np.ones_like(exit_D), wrong_D, final_D, wrong_D & final_D, n_layers - 1 - exit_layer_D
-        return cls(*[np.bincount(full.tokens.slot_D, of_tokens_D, len(full.texts)) for of_tokens_D in sums])
-
-    @classmethod
-    def joined(cls, parts: Sequence["Disagreement"]) -> "Disagreement":
-        return cls(*[np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)])
-
-    @property
-    def share(self) -> float:
-        return float(self.wrong_P.sum() / self.n_P.sum())
-
-    @property
-    def share_of_final(self) -> float | None:
-        n_final = self.n_final_P.sum()
-        return float(self.wrong_final_P.sum() / n_final) if n_final else None
-
-    @property
-    def ends(self) -> Ends:
-        """The interval of the share; prompts are its unit, of which those with more tokens weigh more."""
-        return of_share(self.share + (self.wrong_P - self.share * self.n_P) / self.n_P.mean())
-
-
-def less(one: Disagreement, other: Disagreement) -> tuple[float, Ends]:
-    """How much less the share of `one` is than that of `other`, and the interval of that, paired by text."""
-    more_P, mean = other.wrong_P - one.wrong_P, other.share - one.share
-    return mean, of_difference(mean + (more_P - mean * one.n_P) / one.n_P.mean())
-
-
-def measure(
-    decoder: Decoder, exits: Exits, texts: Sequence[Text], leaves: Leaves, sets: Sequence[ExitSet]
-) -> dict[tuple[ExitSet, str], Disagreement]:
-    """What is said amiss with each of the exit sets and each of the states."""
-    parts: dict[tuple[ExitSet, str], list[Disagreement]] = {}
+def exit_rows(
+    decoder: Decoder, exits: Exits, texts: Sequence[Text], leaves: Mapping[str, StateMaps | None]
+) -> list[CardRow]:
+    """How many tokens are full depth's with each exit set, which the first of its layers names, and each state."""
+    sums: dict[tuple[int, str], np.ndarray] = {}
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
-        full, _ = FullDepth.of(decoder, exits, block)
-        for exit_set in sets:
+        full = FullDepth.of(decoder, exits, block)
+        for exit_set in exit_sets(exits.layers):
             exit_D = full.exits(exit_set)
-            for name, maps in leaves.items():
-                wrong_D = says_otherwise(full, exit_D, MAPPED if maps else FROZEN, maps)
-                parts.setdefault((exit_set, name), []).append(Disagreement.of(full, exit_D, wrong_D))
-    return {key: Disagreement.joined(of_blocks) for key, of_blocks in parts.items()}
-
-
-def better_form(decoder: Decoder, exits: Exits, texts: Sequence[Text], maps: Mapping[str, StateMaps]) -> str:
-    """The form that says less amiss on texts that its maps were not fitted to, where tokens may leave at all layers."""
-    if len(maps) == 1:
-        return next(iter(maps))
-    everywhere = tuple(exits.layers)
-    measured = measure(decoder, exits, texts, maps, [everywhere])
-    return kept_form(measured[everywhere, STREAMS], measured[everywhere, KEYS])
-
-
-def kept_form(streams: Disagreement, keys: Disagreement) -> str:
-    """Maps to keys and values, which take fewer multiply-adds, unless those of streams are certainly better.
-
-    They are if the whole interval of the difference, paired by text, is on their side.
-    """
-    _, (low, _) = less(streams, keys)
-    return STREAMS if low > 0 else KEYS
+            for state, maps in leaves.items():
+                wrong_D = says_otherwise(full, exit_D, state, maps)
+                counts = np.array([len(exit_D), (exit_D < len(exits.layers)).sum(), (~wrong_D).sum()])
+                sums[exit_set[0], state] = sums.get((exit_set[0], state), 0) + counts
+    return [
+        CardRow(layer=layer, series=state, n=int(n), taken=left / n, agreement=right / n)
+        for (layer, state), (n, left, right) in sums.items()
+    ]

@@ -1,7 +1,8 @@
 """The forms of state maps: what each is regressed on, and the maps that its regressions are.
 
-`streams`: the stream that enters a deeper layer, from the stream at the exit. `keys`: the layer's keys and values, as
-its projections make them, from what its own norm makes of the stream at the exit. Norms that differ in a gain and a
+`keys`, where layers have projections of their own: a deeper layer's keys and values, as its projections make them, from
+what its own norm makes of the stream at the exit. `streams`, elsewhere: the stream that enters a deeper layer, from the
+stream at the exit. Norms that differ in a gain and a
 bias alone, as those of most models' layers do, need one sum of products of inputs: a regression whose penalty is on
 standardised weights does not depend on the inputs' scale.
 
@@ -9,7 +10,7 @@ Shapes: N tokens, W width of the residual stream, D width of what projections to
 J = D + 1 with a constant 1 in front.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,8 +20,6 @@ from torch import Tensor, nn
 from eexit.method.state_maps import KEYS, STREAMS, LinearMap
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.training.ridge import Sums
-from eexit.training.states.fitting import Regression, linear_map
 
 PROBES: Final = 64  # streams that norms are compared with
 LEAST_GAIN: Final = 1e-4  # of the largest one: a norm that all but drops an input does not stand for another one
@@ -34,6 +33,17 @@ def deeper(exit_layer: int, n_layers: int) -> range:
     return range(exit_layer + 2, n_layers)
 
 
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Where the sums of one map are, which of their targets are its own, and what it is drawn to: the map (J, H) that
+    `frozen_residual` stands for.
+    """
+
+    sums: str  # their name in `SplitSums`
+    targets: slice
+    prior_JH: Tensor
+
+
 class Form(Protocol):
     """What state maps of one form are fitted to."""
 
@@ -43,11 +53,13 @@ class Form(Protocol):
     def targets(self, after: After) -> Mapping[int, Tensor]:
         """What maps are to give for each deeper layer, (N, H), from streams at full depth."""
 
-    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> Mapping[str, Sums]:
-        """The sums of some tokens with these streams at an exit, by the names that `regressions` give them."""
+    def pairs(
+        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
+    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+        """Inputs and targets of tokens with these streams at an exit, by the names that `regressions` give them."""
 
-    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
-        """What a regression's map is for `StateMaps`; it may have a rank."""
+    def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
+        """What a regression's map is for `StateMaps`."""
 
 
 class StreamsForm:
@@ -59,11 +71,7 @@ class StreamsForm:
         self.same_JW = torch.cat([torch.zeros_like(one_WW[:1]), one_WW])
         self.regressions = {
             (exit_layer, layer): Regression(
-                f"{STREAMS}.{exit_layer}",
-                slice(index * width, (index + 1) * width),
-                self.same_JW,
-                (width,),
-                change=True,
+                f"{STREAMS}.{exit_layer}", slice(index * width, (index + 1) * width), self.same_JW
             )
             for exit_layer, layers in self._deeper.items()
             for index, layer in enumerate(layers)
@@ -72,14 +80,14 @@ class StreamsForm:
     def targets(self, after: After) -> dict[int, Tensor]:
         return {layer + 1: hidden_NW for layer, hidden_NW in after.items()}
 
-    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> dict[str, Sums]:
-        layers = self._deeper[exit_layer]
-        if not layers:
-            return {}
-        return {f"{STREAMS}.{exit_layer}": Sums.of(hidden_NW, torch.cat([targets[layer] for layer in layers], 1))}
+    def pairs(
+        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
+    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+        if layers := self._deeper[exit_layer]:
+            yield f"{STREAMS}.{exit_layer}", hidden_NW, torch.cat([targets[layer] for layer in layers], 1)
 
-    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
-        return (linear_map(map_JH - self.same_JW, rank),)
+    def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
+        return (linear_map(map_JH - self.same_JW),)
 
 
 class KeysForm:
@@ -96,10 +104,8 @@ class KeysForm:
                 for layer in layers:
                     norm, own_JH = self._norms[layer], torch.cat(self._own[layer], 1)
                     prior_JH = torch.cat([own_JH[:1] + norm.bias_D @ own_JH[1:], norm.gain_D[:, None] * own_JH[1:]])
-                    widths = tuple(own_JH.shape[1] for own_JH in self._own[layer])
-                    at = slice(start, start + sum(widths))
-                    name = f"{KEYS}.{exit_layer}.{like}"
-                    self.regressions[exit_layer, layer] = Regression(name, at, prior_JH, widths, change=False)
+                    at = slice(start, start + own_JH.shape[1])
+                    self.regressions[exit_layer, layer] = Regression(f"{KEYS}.{exit_layer}.{like}", at, prior_JH)
                     start = at.stop
 
     @staticmethod
@@ -132,22 +138,24 @@ class KeysForm:
         given_ND = entering(self.decoder, layer, hidden_NW)
         return torch.cat([project(given_ND) for project in self.decoder.for_keys[layer].own_projections], 1)
 
-    def sums(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> dict[str, Sums]:
-        return {
-            f"{KEYS}.{exit_layer}.{like}": Sums.of(
-                entering(self.decoder, like, hidden_NW), torch.cat([targets[layer] for layer in layers], 1)
-            )
-            for like, layers in self._groups(exit_layer).items()
-        }
+    def pairs(
+        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
+    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+        for like, layers in self._groups(exit_layer).items():
+            target_NH = torch.cat([targets[layer] for layer in layers], 1)
+            yield f"{KEYS}.{exit_layer}.{like}", entering(self.decoder, like, hidden_NW), target_NH
 
-    def maps(self, pair: Pair, map_JH: Tensor, rank: int | None) -> tuple[LinearMap, ...]:
-        norm, regression = self._norms[pair[1]], self.regressions[pair]
-        change_JH = map_JH if rank is not None else map_JH - regression.prior_JH  # whose rank is not that of the map
+    def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
+        norm, own = self._norms[pair[1]], self._own[pair[1]]
+        change_JH = map_JH - self.regressions[pair].prior_JH
         weight_DH = change_JH[1:] / norm.gain_D[:, None]
-        of_norm_JH = torch.cat([change_JH[:1] - norm.bias_D @ weight_DH, weight_DH])
-        if rank is None:
-            of_norm_JH = torch.cat(self._own[pair[1]], 1) + of_norm_JH
-        return tuple(linear_map(part_JH, rank) for part_JH in of_norm_JH.split(regression.widths, 1))
+        of_norm_JH = torch.cat(own, 1) + torch.cat([change_JH[:1] - norm.bias_D @ weight_DH, weight_DH])
+        return tuple(map(linear_map, of_norm_JH.split([part_JH.shape[1] for part_JH in own], 1)))
+
+
+def linear_map(map_JH: Tensor) -> LinearMap:
+    """As the engine multiplies it, fp32."""
+    return LinearMap(map_JH[1:].float().contiguous(), map_JH[0].float().contiguous())
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,18 +16,25 @@ from byte_model import save_byte_model
 from commands import asked_here
 from driving import look_here
 from landed_sweep import land_all
+from pydantic import ValidationError
+from references import save_adapter
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 from cluster.studies import training
 from cluster.studies.training import TrainingWork, train_exits
 from eexit.errors import UsageError
+from eexit.model.adapters import merged
 from eexit.output.progress import Progress, Silence
 from eexit.plan import model_facts
-from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
+from eexit.plan.artefact_fit import refuse_misfit
+from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import read_finished
+from eexit.training import loop
 from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
+from eexit.training.tables import how_to_use
 from eexit.training.texts import chooses, is_held_out, read_texts
 from jobs import train
 
@@ -61,7 +68,7 @@ def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return swept(tmp_path_factory.mktemp("texts") / "out", model, PROMPTS)
 
 
-def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
+def trained(texts: Path, out: Path, what: str = "linear", **others: Any) -> Card:
     prompts, display = others.pop("prompts", ()), others.pop("display", Silence())
     return train_exits(str(texts), WhatToTrain(what, str(out), prompts, options=others), "cpu", display, look_here)
 
@@ -91,32 +98,30 @@ class Interrupts(Silence):
 def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a pass, with so few texts
-    options: dict[str, Any] = {"passes": 3, "tokens_per_step": 20}
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a block
+    monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)
     out = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        trained(texts, out, display=Interrupts(), **options)
+        trained(texts, out, display=Interrupts())
     assert [path.name for path in out.iterdir()] == [STATE]
 
     monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
-    command = [str(texts), "--what", "tuned", "--out", str(out), "--device", "cpu", "--tokens-per-step", "20"]
-    assert train.main([*command, "--passes", "4"]) == 2
-    assert "parts holds another training (settings.passes: 3 -> 4): choose another" in capsys.readouterr().err
-    assert train.main([*command, "--passes", "3"]) == 0
+    command = [str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]
+    assert train.main([*command, "--exit-layers", "4"]) == 2
+    assert "parts holds another training (settings.layers: [2, 4] -> [4]): choose another" in capsys.readouterr().err
+    assert train.main(command) == 0
     printed = capsys.readouterr()
     assert "going on" in printed.err
-    assert "tuned: as final" in printed.out
+    assert re.search(r"linear +[0-9.]+% +[0-9.]+%", printed.out)
     assert f"use it with: python jobs/sweep.py --readout {out}" in printed.out
-    assert train.main([*command, "--passes", "3"]) == 0
+    assert train.main(command) == 0
     assert "nothing is left to do" in capsys.readouterr().err
 
-    whole = trained_here(texts, tmp_path / "whole", "tuned", **options)
+    trained_here(texts, tmp_path / "whole", "linear")
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
     weights = [load_file(folder / WEIGHTS) for folder in (tmp_path / "whole", out)]
     for name, tensor in weights[0].items():
         np.testing.assert_allclose(tensor, weights[1][name], rtol=1e-4, atol=1e-6)  # another number of threads
-    card = json.loads((out / CARD).read_text())
-    assert len(card["progress"]) == len(whole.progress) == 1 + 3  # the pass of the sums comes first
 
 
 def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_path: Path) -> None:
@@ -125,38 +130,35 @@ def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_pa
     assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
     assert linear.data["n_held_out_prompts"] == sum(map(is_held_out, PROMPTS))
     assert linear.model == look_at(texts)
-    assert [(row["layer"], row["readout"]) for row in linear.held_out] == [
+    assert [(row.layer, row.series) for row in linear.table] == [
         (layer, readout) for readout in ("lens", "linear") for layer in (2, 4)
     ]
-    probe = trained_here(texts, tmp_path / "probe", "probe", readout=str(tmp_path / "linear"), passes=1, layers=(4,))
+    probe = trained_here(texts, tmp_path / "probe", "probe", readout=str(tmp_path / "linear"), layers=(4,))
     assert (probe.holds, probe.layers, probe.readout) == (("probe",), (4,), linear.digest)
-    assert probe.held_out == [{**row, "readout": "linear"} for row in linear.held_out[3:]]
-    assert read_card(str(tmp_path / "probe"), "probe") == probe
+    held = read_card(str(tmp_path / "probe"), "probe")
+    assert held.model_copy(update={"checksum": ""}) == probe
 
 
-def test_the_form_of_state_maps_that_was_found_is_on_the_card_and_asks_for_no_other_training(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_is_trained_with_an_adapter_is_fitted_to_the_student_and_used_with_it(
+    texts: Path, model: Path, tmp_path: Path
 ) -> None:
-    card, sweep = trained_here(texts, tmp_path / "state", "state", rank=4), read_finished(str(texts), ["prompt_id"])
-    assert (card.holds, card.layers) == (("state",), (2, 4))
-    form = card.settings["form"]
-    held = load_file(tmp_path / "state" / WEIGHTS)
-    assert any(".key." in name for name in held) == (form == "keys")
-    for asked in ({}, {"form": form}):
-        plan = WhatToTrain("state", str(tmp_path / "state"), options={"rank": 4, **asked})
-        assert is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
-    [other] = {"keys", "streams"} - {form}
-    plan = WhatToTrain("state", str(tmp_path / "state"), options={"rank": 4, "form": other})
-    with pytest.raises(UsageError, match=f'another training .settings.form: "{form}" -> "{other}"'):
-        is_finished(make_training_plan(sweep, plan, read_texts(sweep.store), look_here))
-
-    monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
-    command = [str(texts), "--what", "state", "--form", "auto", "--rank", "4", "--out", str(tmp_path / "state")]
-    assert train.main(command) == 0
-    printed = capsys.readouterr().out
-    assert re.search(rf"2,4 +{form} +1 +4 +[0-9.]+%", printed)
-    assert re.search(rf" {form} +1 +whole +[0-9.]+ +[0-9.]+ *\n", printed)
-    assert f"use it with: python jobs/sweep.py --modes mapped_residual --state {tmp_path / 'state'}" in printed
+    """An adapter that peft saved, and a fine-tuned model of the same shape."""
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    adapters = [save_adapter(loaded, tmp_path / "peft", ("o_proj",)), str(tmp_path / "tuned")]
+    merged(loaded, adapters[0]).save_pretrained(adapters[1])
+    base = trained_here(texts, tmp_path / "base", "linear")
+    cards = [
+        trained_here(texts, tmp_path / f"exits-{index}", "linear", adapter=adapter)
+        for index, adapter in enumerate(adapters)
+    ]
+    assert [card.adapter for card in cards] == [read_card(adapter, ADAPTER).digest for adapter in adapters]
+    assert cards[0].table == cards[1].table != base.table
+    assert how_to_use(cards[0], "exits").endswith("--readout exits, and with its --adapter")
+    grid: dict[str, Any] = {"model": str(model), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
+    config = SweepConfig.model_validate({**grid, "adapter": adapters[0], "readout": str(tmp_path / "exits-0")})
+    refuse_misfit(config, look_at(texts), [2, 4])
+    with pytest.raises(ValidationError, match="was trained on a student's streams: give --adapter as it was there"):
+        SweepConfig.model_validate({**grid, "adapter": adapters[1], "readout": str(tmp_path / "exits-0")})
 
 
 def look_at(texts: Path) -> dict[str, Any]:
@@ -168,33 +170,11 @@ def look_at(texts: Path) -> dict[str, Any]:
     ("what", "given", "message"),
     [
         ("lineal", {}, "--what lineal can't be trained: did you mean linear?"),
-        ("linear", {"passes": 2}, "--passes is for tuned and probe and student, and --what is linear: leave it out"),
-        ("tuned", {"learning_rate": -1.0}, "--learning-rate must be a number above 0, got -1"),
-        (
-            "tuned",
-            {"most_tokens": 9},
-            "--most-tokens must be above 112, the tokens of the texts, got 9: the first pass",
-        ),
-        ("linear", {"rank": 8}, "--rank is for state, and --what is linear: leave it out"),
-        ("state", {"form": "key"}, "--form key is no form of state maps: choose from streams, keys, auto"),
+        ("linear", {"rules": ("kl/1",)}, "--rules is for gate, and --what is linear: leave it out"),
+        ("gate", {}, "a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1"),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
-        (
-            "student",
-            {"lora_targets": ("q_proj", "nope")},
-            "--lora-targets nope: LlamaForCausalLM has no module of this name: choose from embed_tokens, q_proj, k",
-        ),
-        (
-            "student",
-            {"lora_targets": ("nope",), "prompts": (Prompt(id="of which a text would be made", prompt="one more"),)},
-            "--lora-targets nope: LlamaForCausalLM has no module of this name",
-        ),
-        ("student", {"full": True, "lora_r": 4}, "--lora-r is of a low-rank adapter, and --full has none"),
-        (
-            "student",
-            {"lora_targets": ("self_attn",)},
-            "LlamaForCausalLM can't be adapted: Target module LlamaAttention",
-        ),
+        ("state", {"adapter": "nowhere"}, "--adapter nowhere is not a folder that is there: give one that peft saved"),
     ],
 )
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
@@ -286,12 +266,12 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
 
 
 def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, learned: Path, tmp_path: Path) -> None:
-    for name, version in (("seed", "settings.seed: 0 -> 1"), ("format", "of another version: choose another --out")):
+    for name, version in (("layers", "settings.layers"), ("format", "of another version: choose another --out")):
         out = Path(shutil.copytree(learned, tmp_path / name))
         flipped(out / WEIGHTS)
         if name == "format":
-            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 2}))
+            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 3}))
         before = {path: path.read_bytes() for path in out.iterdir()}
         with pytest.raises(UsageError, match=version):
-            trained(texts, out, "linear", **({"seed": 1} if name == "seed" else {}))
+            trained(texts, out, "linear", **({"layers": (4,)} if name == "layers" else {}))
         assert {path: path.read_bytes() for path in out.iterdir()} == before

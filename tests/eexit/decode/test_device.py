@@ -38,9 +38,10 @@ from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES
-from eexit.model.adapters import FILES, merged
+from eexit.model.adapters import merged
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
+from eexit.model.file_digests import PEFT_FILES
 from eexit.plan.configuration import Draft, Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
@@ -66,7 +67,7 @@ def decoding_there(decoder: Decoder, decoding: Decoding) -> Decoding:
     """This decoding, with a probe and state maps on the card."""
     maps = decoding.state_maps or STATE_MAPS
     there = {name: There(part) for name, part in maps.tensors().items()}
-    state_maps = StateMaps.of(maps.form, there, decoding.exitable_layers, N_LAYERS).placed(decoder)
+    state_maps = StateMaps.of(there, decoding.exitable_layers, N_LAYERS).placed(decoder)
     return replace(decoding, probe=random_probe(There), state_maps=state_maps)
 
 
@@ -146,7 +147,7 @@ SPREAD = [False, True] * len(STATES_AND_FORMS)
 def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    of_keys = StateMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
@@ -169,7 +170,7 @@ def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
 def test_online_rules_wait_for_their_decisions_alone(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = StateMaps.of(KEYS, key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    of_keys = StateMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     exits = [Exit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     _, steps = as_on_cpu(llama, requests, replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING, spread)
@@ -292,7 +293,7 @@ def test_a_model_that_is_offloaded_in_part_is_refused_in_a_line(llama: PreTraine
 
 
 def test_an_adapter_is_not_merged_into_weights_on_two_cards(llama: PreTrainedModel, tmp_path: Path) -> None:
-    for name in FILES:
+    for name in PEFT_FILES:
         (tmp_path / name).touch()
     with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
         merged(card.take(llama, partial(card_of, llama)), str(tmp_path))

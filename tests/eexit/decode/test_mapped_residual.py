@@ -1,4 +1,4 @@
-"""Mode `mapped_residual` with maps of both forms, whole and of a rank: against the reference, and what they cost."""
+"""Mode `mapped_residual` with maps of both forms: against the reference, and what they cost."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from references import decoder_of, packed_decoder_of, shared_model
 from rows import KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
-from untrained import N_LAYERS, RANK, STATE_MAPS, WIDTH, key_maps, stream_maps
+from untrained import N_LAYERS, STATE_MAPS, WIDTH, key_maps, stream_maps
 
 from eexit.decode import token_pass
 from eexit.decode.engine import Engine
@@ -25,9 +25,9 @@ from eexit.plan.configuration import Exit
 MODE = "mapped_residual"
 
 
-def decoding_of(decoder: Decoder, form: str, rank: int | None = None) -> Decoding:
-    tensors = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
-    return replace(SAMPLED, state_maps=StateMaps.of(form, tensors, EXITABLE, N_LAYERS))
+def decoding_of(decoder: Decoder, form: str) -> Decoding:
+    tensors = stream_maps() if form == STREAMS else key_maps(decoder)
+    return replace(SAMPLED, state_maps=StateMaps.of(tensors, EXITABLE, N_LAYERS))
 
 
 def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
@@ -52,12 +52,10 @@ def test_invariant_3_maps_to_keys_and_values_match_the_reference_where_layers_ha
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_maps_of_a_rank_match_the_reference_and_scoring(llama: PreTrainedModel, form: str) -> None:
+def test_maps_match_the_reference_and_scoring(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
-    decoding, requests = decoding_of(decoder, form, RANK), requests_of(llama)
-    whole = generate(llama, requests, decoding_of(decoder, form))
+    decoding, requests = decoding_of(decoder, form), requests_of(llama)
     traces = generate(llama, requests, decoding)
-    assert [trace.token_id_T.tolist() for trace in traces] != [trace.token_id_T.tolist() for trace in whole]
     assert_as_reference(llama, requests, traces, decoding)
     for request, trace in zip(requests, traces, strict=True):
         scored = score(decoder, decoding, request, trace.token_id_T.tolist())
@@ -68,9 +66,9 @@ def test_maps_of_a_rank_match_the_reference_and_scoring(llama: PreTrainedModel, 
 def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None:
     model = shared_model(architecture)
     decoder = packed_decoder_of(model)
-    maps = [StateMaps.of(STREAMS, stream_maps(std=0.0), EXITABLE, N_LAYERS)]
+    maps = [StateMaps.of(stream_maps(std=0.0), EXITABLE, N_LAYERS)]
     if architecture == "llama":
-        maps.append(StateMaps.of(KEYS, own_projections(model), EXITABLE, N_LAYERS))
+        maps.append(StateMaps.of(own_projections(model), EXITABLE, N_LAYERS))
     frozen = generate(model, requests_of(model, "frozen_residual"), SAMPLED)
     for each in maps:
         outcomes = Engine(decoder, replace(SAMPLED, state_maps=each)).generate(requests_of(model))
@@ -89,13 +87,10 @@ def own_projections(llama: PreTrainedModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("rank", [None, RANK])
 @pytest.mark.parametrize("form", FORMS)
-def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(
-    llama: PreTrainedModel, form: str, rank: int | None
-) -> None:
+def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
-    decoding = replace(decoding_of(decoder, form, rank), observe="none")
+    decoding = replace(decoding_of(decoder, form), observe="none")
     request = Request(PROMPTS[0], Exit(MODE, "confidence", some(llama, "confidence")[0]), 3)
     alone = run_alone(llama, decoder, decoding, request)
     assert alone.counts.keys_T.max() > 1, "something must be mapped"
@@ -105,14 +100,8 @@ def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(
 def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
     decoder, key_width = decoder_of(llama), 2 * 8  # two key heads
     own = 2 * WIDTH * key_width
-    mapped = {
-        (STREAMS, None): own + WIDTH * WIDTH,
-        (STREAMS, RANK): own + 2 * WIDTH * RANK,
-        (KEYS, None): own,
-        (KEYS, RANK): 2 * RANK * (WIDTH + key_width),
-    }
-    for (form, rank), price in mapped.items():
-        prices = find_prices(decoder, decoding_of(decoder, form, rank))
+    for form, price in {STREAMS: own + WIDTH * WIDTH, KEYS: own}.items():
+        prices = find_prices(decoder, decoding_of(decoder, form))
         assert prices.mapped_LL is not None
         for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
             is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1

@@ -10,7 +10,7 @@ from references import decoder_of, packed_decoder_of, shared_model
 from rows import DECODING, KINDS, PROMPTS, SAMPLED, modes_of, together
 from traces import traces_of
 from transformers import PreTrainedModel
-from untrained import TUNED
+from untrained import LINEAR
 
 from eexit.decode import scoring
 from eexit.decode.engine import Engine
@@ -69,7 +69,7 @@ def test_invariant_8_holds_for_normal_the_seeds_rule_and_an_online_one_in_every_
 
 
 def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
-    decoding = replace(SAMPLED, readout=TUNED, shortlist=Shortlist(decoder_of(llama), 5))
+    decoding = replace(SAMPLED, readout=LINEAR, shortlist=Shortlist(decoder_of(llama), 5))
     exits = [Exit("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
     assert len(check_scores(llama, [Request(PROMPTS[0], exit, seed=3) for exit in exits], decoding)) > 1
 

@@ -7,7 +7,7 @@ import torch
 from references import decoder_of, packed_decoder_of
 from torch import Tensor
 from transformers import PreTrainedModel
-from untrained import N_LAYERS, RANK, WIDTH, key_maps, stream_maps
+from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
 from eexit.model.cache import KVCache
@@ -18,9 +18,9 @@ LAYER = 5  # of which keys and values are written
 AFTER = torch.tensor([4, 1, 3, 1])  # the layers that four tokens exited after: the first needs no map
 
 
-def maps_of(form: str, decoder: Decoder, rank: int | None = None) -> StateMaps:
-    tensors = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
-    return StateMaps.of(form, tensors, EXITS, N_LAYERS)
+def maps_of(form: str, decoder: Decoder) -> StateMaps:
+    tensors = stream_maps() if form == STREAMS else key_maps(decoder)
+    return StateMaps.of(tensors, EXITS, N_LAYERS)
 
 
 @torch.inference_mode()
@@ -33,11 +33,10 @@ def written(decoder: Decoder, write: Callable[..., None], hidden_BW: Tensor, exi
     return [part[:, :, 3] for part in cache.held(LAYER)]
 
 
-@pytest.mark.parametrize("rank", [None, RANK])
 @pytest.mark.parametrize("form", FORMS)
-def test_tokens_of_several_exits_get_what_each_gets_alone(llama: PreTrainedModel, form: str, rank: int | None) -> None:
+def test_tokens_of_several_exits_get_what_each_gets_alone(llama: PreTrainedModel, form: str) -> None:
     decoder, hidden_BW = packed_decoder_of(llama), torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
-    maps = maps_of(form, decoder, rank)
+    maps = maps_of(form, decoder)
     exits = [(layer, torch.eq(AFTER, layer).nonzero()[:, 0]) for layer in EXITS]
     together = written(decoder, maps.write_keys, hidden_BW, exits)
     own = written(decoder, lambda layer_pass, *given: layer_pass.write_keys(*given), hidden_BW, None)
@@ -53,7 +52,7 @@ def test_what_is_written_is_what_the_layer_makes_of_the_mapped_stream(llama: Pre
     decoder, hidden_W = decoder_of(llama), torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
     layer, cos_sin = llama.model.layers[LAYER], llama.model.rotary_emb(hidden_W[None], torch.tensor([[3]]))
     for form, tensors in ((STREAMS, stream_maps()), (KEYS, key_maps(decoder))):
-        maps = StateMaps.of(form, tensors, EXITS, N_LAYERS)
+        maps = StateMaps.of(tensors, EXITS, N_LAYERS)
         key, value = written(decoder, maps.write_keys, hidden_W[None], [(1, slice(None))])
         own = {"key": layer.self_attn.k_proj, "value": layer.self_attn.v_proj}
         if form == STREAMS:
@@ -71,13 +70,12 @@ def rotated(key_HD: Tensor, cos_D: Tensor, sin_D: Tensor) -> Tensor:
     return key_HD * cos_D + torch.cat([-second, first], -1) * sin_D
 
 
-@pytest.mark.parametrize("rank", [None, RANK])
 @pytest.mark.parametrize("form", FORMS)
-def test_maps_are_the_tensors_that_they_are_made_of(llama: PreTrainedModel, form: str, rank: int | None) -> None:
+def test_maps_are_the_tensors_that_they_are_made_of(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
-    given: Mapping[str, Tensor] = stream_maps(rank) if form == STREAMS else key_maps(decoder, rank)
-    maps = StateMaps.of(form, given, range(N_LAYERS), N_LAYERS)
+    given: Mapping[str, Tensor] = stream_maps() if form == STREAMS else key_maps(decoder)
+    maps = StateMaps.of(given, range(N_LAYERS), N_LAYERS)
     tensors = maps.placed(decoder).tensors()
     assert tensors.keys() == given.keys()
     assert all(torch.equal(tensors[name], given[name]) for name in given)
-    assert {*maps_of(form, decoder, rank).of_layers} == {(e, layer) for e in EXITS for layer in range(e + 2, N_LAYERS)}
+    assert {*maps_of(form, decoder).of_layers} == {(e, layer) for e in EXITS for layer in range(e + 2, N_LAYERS)}

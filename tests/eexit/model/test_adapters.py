@@ -19,10 +19,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.model.adapters import FILES, WEIGHTS, merged, own_weights
-from eexit.model.file_digests import sha256
+from eexit.model.adapters import WEIGHTS, merged, own_weights
 from eexit.model.loading import estimate_memory
-from eexit.plan.artefacts import ADAPTER, Card, write_card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Normal
 from eexit.plan.runs import plan_runs
@@ -74,14 +72,10 @@ def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """Of a student whose adapter is in a folder such as training leaves."""
+    """Of a student whose adapter is in a folder such as peft leaves."""
     place = tmp_path_factory.mktemp("sweep")
     save_byte_model(place / "model")
     save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")
-    save_file({"none": torch.zeros(1)}, place / "student" / "weights.safetensors")  # where its probes would be
-    files = {name: sha256([place / "student" / name]) for name in (*FILES, "weights.safetensors")}
-    card = {"what": "student", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
-    write_card(place / "student", Card.model_validate(card))
     return SweepConfig(
         model=str(place / "model"), adapter=str(place / "student"), prompts=(Prompt(id="0", prompt="Why?"),),
         modes=("normal", "unfrozen"), rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,

@@ -7,20 +7,21 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from references import decoder_of, shared_model
+from references import decoder_of, save_adapter, shared_model
 from safetensors.torch import save_file
 from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
 from eexit.decode.learned_exits import load_probe, load_readout, load_state_maps
 from eexit.errors import UsageError
-from eexit.method.state_maps import FORMS, KEYS, STREAMS
+from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.file_digests import sha256
 from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import ADAPTER, CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
+from eexit.plan.artefacts import CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFound, _memory
 from eexit.plan.runs import plan_runs
+from eexit.training.setup import WAYS
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
 RULES = ["predicted_kl=1"]
@@ -88,16 +89,16 @@ def test_runs_depend_on_what_was_trained_and_not_on_where_it_lies(tmp_path: Path
          "holds no probe, since it was trained with --what linear: give --readout {}"),
         ("probe", "probe", (PROBE_ROLE,), {"readout": "raw"},
          "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
-        ("probe", "student", (ADAPTER, PROBE_ROLE), {}, "belongs to a student: give --adapter {} too"),
+        ("probe", "probe", (PROBE_ROLE,), {"adapter": "ab" * 32},
+         "was trained on a student's streams: give --adapter as it was there"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
          "python jobs/train.py RESULTS --what probe --out {}"),
         ("probe", "probe", (PROBE_ROLE,),
          {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
-          "settings": {"what": "probe", "layers": [5, 10], "seed": -1, "readout": "ab" * 32, "learning_rate": 0.001}},
+          "settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 32}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: python jobs/train.py "
-         "'results/my texts' --what probe --out {} --exit-layers 5 10 --seed -1 --readout FOLDER "
-         "--learning-rate 0.001"),
+         "'results/my texts' --what probe --out {} --exit-layers 5 10 --readout FOLDER"),
         ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
          "python jobs/train.py RESULTS --what linear --out {}"),
     ],
@@ -128,6 +129,30 @@ def test_an_artefact_that_changes_after_the_sweep_was_planned_is_refused(tmp_pat
         refuse_misfit(planned, MODEL, [1])
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "linear": {"table": [{"layer": 1, "series": "lens", "n": 9, "agreement": 0.25}]},
+    "probe": {"readout": "ab" * 32, "seconds": 12.5},
+    "gate": {"settings": {"what": "gate", "layers": [1, 3], "rules": ["confidence/0.9"]}},
+    "state": {"data": {"sweep": "results/texts", "n_prompts": 7}, "versions": {"torch": "2.9.0", "eexit": None}},
+}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_no_flipped_bit_of_a_card_is_read_as_data(tmp_path: Path, what: str) -> None:
+    role = WAYS[what].role
+    place = artefact(tmp_path / "made", what, (role,), **KINDS[what])
+    file, whole = place / CARD, (place / CARD).read_bytes()
+    assert read_card(str(place), role).what == what
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        with pytest.raises(UsageError) as refused:
+            read_card(str(place), role)
+        assert str(refused.value).startswith(f"--{role} {place} has a {CARD} that is damaged, or of another version")
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"what": "linear"}', json.dumps({"what": "linear", "more": 1})])
 def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> None:
     (tmp_path / CARD).write_text(content)
@@ -155,7 +180,7 @@ MAPPING = {"modes": ("normal", "mapped_residual")}
 def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form: str) -> None:
     decoder = decoder_of(shared_model("llama"))
     given = stream_maps() if form == STREAMS else key_maps(decoder)
-    place = str(save_state_maps(tmp_path / "maps", form, given, MODEL))
+    place = str(save_state_maps(tmp_path / "maps", given, MODEL))
     maps = load_state_maps(config(state=place, **MAPPING), [1, 3], decoder)
     assert maps
     assert maps.form == form
@@ -166,7 +191,7 @@ def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form:
 
 def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path) -> None:
     learned = {
-        "state": str(save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL)),
+        "state": str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL)),
         "gate": str(artefact(tmp_path / "gate", "gate", (GATE,))),
         "gate_thresholds": (0.3,),
     }
@@ -178,7 +203,7 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
 
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
-    place = save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL)
+    place = save_state_maps(tmp_path / "maps", stream_maps(), MODEL)
     found = ModelFound(MODEL, 1000, 10, None)
     mapped, plain = (_memory(each, 1, found) for each in (config(state=str(place), **MAPPING), config()))
     assert mapped
@@ -187,7 +212,7 @@ def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
 
 
 def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tmp_path: Path) -> None:
-    place = str(save_state_maps(tmp_path / "maps", KEYS, {"state.0.2.key.bias": torch.ones(1)}, MODEL))
+    place = str(save_state_maps(tmp_path / "maps", key_maps(decoder_of(shared_model("llama"))), MODEL))
     with pytest.raises(UsageError) as refusal:
         load_state_maps(config(state=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
     assert str(refusal.value) == (
@@ -197,7 +222,7 @@ def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tm
 
 
 def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
-    place = str(save_state_maps(tmp_path / "maps", STREAMS, stream_maps(), MODEL))
+    place = str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL))
     linear = str(artefact(tmp_path / "linear", "linear", (READOUT,)))
     with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
         config(**MAPPING)
@@ -209,8 +234,8 @@ def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
         ValidationError, match="holds no state, since it was trained with --what linear: give --readout"
     ):
         config(state=linear, **MAPPING)
-    adapter = str(artefact(tmp_path / "student", "student", (ADAPTER,)))
-    with pytest.raises(ValidationError, match=r"was trained on the model's own streams: leave it or --adapter out"):
+    adapter = save_adapter(shared_model("llama"), tmp_path / "student")
+    with pytest.raises(ValidationError, match=r"was trained on the model's own streams: give --adapter as it was"):
         config(state=place, adapter=adapter, **MAPPING)
     planned = config(state=place, **MAPPING)
     with pytest.raises(UsageError, match=r"--state .* was trained for layers 0 1 2 3 4 5, not for 6"):
@@ -220,8 +245,8 @@ def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
 
 
 def test_ids_depend_on_what_state_maps_are_and_not_on_where_they_lie(tmp_path: Path) -> None:
-    places = [save_state_maps(tmp_path / name, STREAMS, stream_maps(), MODEL) for name in "ab"]
-    other = save_state_maps(tmp_path / "c", STREAMS, stream_maps(std=0.2), MODEL)
+    places = [save_state_maps(tmp_path / name, stream_maps(), MODEL) for name in "ab"]
+    other = save_state_maps(tmp_path / "c", stream_maps(std=0.2), MODEL)
     first, moved, changed = (
         [run.run_id for run in plan_runs(config(state=str(place), **MAPPING))] for place in (*places, other)
     )

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from synthetic_cards import card
 
-from eexit.model.file_digests import sha256
+from eexit.model.file_digests import PEFT_FILES, sha256
 from eexit.plan.artefacts import FLAGS, WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt, SweepConfig
 
@@ -96,8 +95,10 @@ SCREENED = {"rules": {"confidence": (0.9,)}, "head": "screen:8:16"}
 def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(
     tmp_path: Path, fields: dict[str, object], message: str
 ) -> None:
-    (tmp_path / WEIGHTS).touch()
-    write_card(tmp_path, Card.model_validate(card("any", *FLAGS, files={WEIGHTS: sha256([tmp_path / WEIGHTS])})))
+    for name in (WEIGHTS, *PEFT_FILES):
+        (tmp_path / name).touch()
+    files = {WEIGHTS: sha256([tmp_path / WEIGHTS])}
+    write_card(tmp_path, Card(what="any", holds=tuple(FLAGS), model={}, layers=(5,), readout="lens", files=files))
     there = {name: str(tmp_path) if value == HERE else value for name, value in fields.items()}
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **there})

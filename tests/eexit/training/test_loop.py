@@ -1,123 +1,74 @@
-"""The loop: every text once a pass, in a seeded order; interrupted, it goes on with the same blocks."""
+"""A training is sums over blocks, then a solve; interrupted anywhere, it has the result of an undisturbed one."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from trained import frozen_llama, held_out, learned, setup_of
 
 from eexit.errors import UsageError
-from eexit.plan.artefacts import STATE
+from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.training import loop
-from eexit.training.loop import Training
+from eexit.training.loop import Training, measured
 from eexit.training.plan import TrainingPlan
 from eexit.training.saving import read_saved
-from eexit.training.setup import TrainingOptions
-from eexit.training.texts import Text
-from eexit.training.trainer import Tables, Trainer
+from eexit.training.setup import WAYS
+from eexit.training.texts import Text, n_tokens
+from eexit.training.trainers import TRAINERS
 
-TEXTS = [Text(str(number), (number,), (7,) * 5) for number in range(12)]
-CHECK = [Text("held out", (99,), (7,) * 5, held_out=True)]
-
-
-class Remembers(Trainer):
-    """A trainer that learns which texts it was given, in order."""
-
-    passes = 3
-
-    def __init__(self, options: TrainingOptions):
-        self.options, self.given = options, torch.zeros(0)
-
-    def train(self, block: Sequence[Text]) -> float | None:
-        self.given = torch.cat([self.given, torch.tensor([float(text.prompt_id) for text in block])])
-        return float(len(self.given))
-
-    def state(self) -> dict[str, Tensor]:
-        return {"given": self.given}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.given = state["given"]
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.state()
-
-    def held_out_loss(self, texts: Sequence[Text]) -> float | None:
-        assert texts == CHECK
-        return 0.5
-
-    def tables(self, texts: Sequence[Text]) -> Tables:
-        return {}
+RULES = {"gate": ("confidence/0.3", "entropy/1.5")}
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "BLOCK_TOKENS", 20)  # four texts
+    monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)  # two texts
 
 
-def training(folder: Path, **options: float) -> Training:
-    trainer = Remembers(TrainingOptions("tuned", (1,), **options))  # type: ignore[arg-type]
+def training(folder: Path, what: str) -> Training:
+    model = frozen_llama()
+    setup = setup_of(model, what, rules=RULES.get(what, ()))
     config = SweepConfig(prompts=(Prompt(id="0", prompt="?"),))
-    return Training(trainer, TrainingPlan(config, {}, trainer.options, TEXTS, CHECK, {}, folder))
+    plan = TrainingPlan(config, {}, setup.options, setup.texts, held_out(model), {}, folder)
+    return Training(TRAINERS[what](setup), plan)
 
 
-def given(its: Training) -> list[float]:
-    trainer = its.trainer
-    assert isinstance(trainer, Remembers)
-    return list(trainer.given.tolist())
+def finished(its: Training) -> tuple[Card, dict[str, list[float]]]:
+    card = its.finish()
+    tensors = load_file(its.plan.folder / WEIGHTS)
+    return card.model_copy(update={"made": "", "seconds": 0.0}), {k: part.tolist() for k, part in tensors.items()}
 
 
-def test_every_pass_has_every_text_once_in_an_order_of_its_own(tmp_path: Path) -> None:
-    its = training(tmp_path)
-    its.advance(seconds=60)
-    assert its.done
-    passes = [given(its)[start : start + 12] for start in (0, 12, 24)]
-    assert all(sorted(each) == list(range(12)) for each in passes)
-    assert passes[0] != passes[1] != passes[2]
-    other = training(tmp_path / "other", seed=1)
-    other.advance(seconds=60)
-    assert given(other) != given(its)
-    rows = its.reached.progress
-    assert [row["loss"] for row in rows] == [4 * step for step in range(1, 10)]
-    assert sum(row["held_out_loss"] == 0.5 for row in rows) == loop.CHECKS
-    assert (its.reached.tokens, its.reached.passes, its.share) == (180, 3, 1.0)
-
-
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    whole = training(tmp_path)
+@pytest.mark.parametrize("what", WAYS)
+def test_killed_at_any_block_it_ends_as_an_undisturbed_one(tmp_path: Path, what: str) -> None:
+    """Each block in a process of its own, as it were; what was not saved before it was killed is done again."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole, done, n_blocks = training(tmp_path / "whole", what), False, 0
     whole.advance(seconds=60)
-    for _ in range(9):  # each in a process of its own, as it were, one block at a time
-        part = training(tmp_path)
+    while not done:
+        part = training(tmp_path / "parts", what)
         part.advance(seconds=0)
         part.save()
-    assert part.done
-    assert given(part) == given(whole)
-    assert [{**row, "seconds": 0} for row in part.reached.progress] == [
-        {**row, "seconds": 0} for row in whole.reached.progress
-    ]
+        lost = training(tmp_path / "parts", what)
+        lost.advance(seconds=0)
+        done, n_blocks = part.told()[0], n_blocks + 1
+    assert n_blocks == len(whole.blocks) > 2
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [STATE]
+    last = training(tmp_path / "parts", what)
+    assert last.told()[1].tokens == n_tokens(learned(frozen_llama()))
+    assert finished(last) == finished(whole)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {CARD, WEIGHTS}
 
 
-def test_what_was_not_saved_is_done_again(tmp_path: Path) -> None:
-    its = training(tmp_path)
-    its.advance(seconds=0)
-    its.save()
-    its.advance(seconds=0)  # and then it is killed
-    again = training(tmp_path)
-    assert given(again) == given(its)[:4]
-    again.advance(seconds=60)
-    its.advance(seconds=60)
-    assert given(again) == given(its)
-    assert [path.name for path in tmp_path.iterdir()] == [STATE]
-
-
-def test_limits_end_it(tmp_path: Path) -> None:
-    few = training(tmp_path, most_tokens=50)
-    few.advance(seconds=60)
-    assert len(given(few)) == 12, "after the block that reaches the limit"
-    short = training(tmp_path, most_minutes=1e-9)
-    short.advance(seconds=60)
-    assert len(given(short)) == 4
+def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [Text(str(number), (number,), (7,) * 300, held_out=True) for number in range(40)]
+    some = measured(texts)
+    assert n_tokens(some) == loop.MEASURED_TOKENS == 2000
+    assert [len(text.token_ids) for text in some] == [300] * 6 + [200]
+    assert [text.prompt_id for text in some] != [text.prompt_id for text in texts[:7]]
+    assert measured(texts) == some
+    assert n_tokens(measured(texts[:3])) == 900
 
 
 def test_a_damaged_state_is_told_in_a_line(tmp_path: Path) -> None:

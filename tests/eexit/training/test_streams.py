@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from references import decoder_of, shared_model
-from tiny_models import VOCABULARY
 from traces import traces_of
 from transformers import PreTrainedModel
 
@@ -42,11 +41,3 @@ def test_the_first_token_of_each_answer_is_left_out_on_demand(llama: PreTrainedM
     texts, _ = texts_of(llama)
     every, decided = (streams(decoder_of(llama), texts, (1,), decided_only) for decided_only in (False, True))
     torch.testing.assert_close(decided, torch.cat([every[1:9], every[10:]]))
-
-
-def test_gradients_can_be_computed_from_streams(llama: PreTrainedModel) -> None:
-    texts = [Text("0", (1, 2, 3), (VOCABULARY - 1,))]
-    weight = torch.zeros(llama.config.hidden_size, requires_grad=True)
-    (streams(decoder_of(llama), texts, (1,)) @ weight).sum().backward()
-    assert weight.grad is not None
-    assert weight.grad.any()

@@ -1,6 +1,7 @@
 """Replays of what tiny models wrote: against draws, against runs at the same settings, and at the ends of each rule."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -36,7 +37,6 @@ from eexit.reference.generation import draw
 from eexit.reference.rules import Seen, stop_by_kl
 from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer
-from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.texts import Text
 
 N_LAYERS = 7
@@ -195,30 +195,48 @@ def check_run(replayer: Replayer, setting: Exit, trace: Trace, replayed: Replaye
     assert replayed.costs == pytest.approx(expected, nan_ok=True)
 
 
+def frozen_streams(llama: PreTrainedModel, text: Text, exit_N: Tensor) -> dict[int, Tensor]:
+    """The streams (N, W) after each layer, kept as they are past exits, by the model's own forward."""
+    ids, n_prompt = torch.tensor([[*text.prompt_token_ids, *text.token_ids[:-1]]]), len(text.prompt_token_ids)
+    exit_T = torch.full((ids.shape[1],), N_LAYERS - 1)
+    exit_T[n_prompt:] = exit_N
+    found: dict[int, Tensor] = {}
+
+    def freeze(layer: int, _: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept_1TW = torch.where((layer <= exit_T)[:, None], output, args[0])
+        found[layer] = kept_1TW[0, n_prompt:]
+        return kept_1TW
+
+    handles = [each.register_forward_hook(partial(freeze, layer)) for layer, each in enumerate(llama.model.layers)]
+    llama.model(ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
 def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
     llama: PreTrainedModel, replayer: Replayer
 ) -> None:
     setting = Exit("frozen_residual", "confidence", 0.3)
     transcript = transcript_of(generate(llama, Normal()), recorded=False)
-    padded = Padded.of([transcript.text], torch.device("cpu"))
-    stack, layers = LayerStack(llama, N_LAYERS), [*EXITABLE, N_LAYERS - 1]
 
     def log_p(stream_NW: Tensor) -> Tensor:
         logits_NV: Tensor = llama.lm_head(llama.model.norm(stream_NW))
         return logits_NV.double().log_softmax(-1)
 
     with torch.inference_mode():
-        exit_N = torch.full((len(padded.row_N),), N_LAYERS - 1)
+        exit_N = torch.full((len(transcript.text.token_ids) - 1,), N_LAYERS - 1)
         for layer in EXITABLE:  # what is seen there depends on exits below alone
-            seen_NW = stack.streams(padded, [layer], exit_N)[layer]
+            seen_NW = frozen_streams(llama, transcript.text, exit_N)[layer]
             stops_N = (log_p(seen_NW).exp().max(-1).values >= 0.3) & (exit_N > layer)
             exit_N = torch.where(stops_N, layer, exit_N)
-        at = stack.streams(padded, layers, exit_N)
+        at = frozen_streams(llama, transcript.text, exit_N)
         read_NV = torch.stack([log_p(at[layer])[row] for row, layer in enumerate(exit_N.tolist())])
-        final_NV = log_p(stack.streams(padded, layers)[layers[-1]])
+        at_full_depth = frozen_streams(llama, transcript.text, torch.full_like(exit_N, N_LAYERS - 1))
+        final_NV = log_p(at_full_depth[N_LAYERS - 1])
     [replayed] = replayer.replay([setting], transcript)
     assert 0 < replayed.share_X[-1] < 1
-    for rank, layer in enumerate(layers):
+    for rank, layer in enumerate([*EXITABLE, N_LAYERS - 1]):
         assert replayed.share_X[rank] == pytest.approx((exit_N == layer).double().mean().item())
     kl_N = (final_NV.exp() * (final_NV - read_NV)).sum(-1)
     assert replayed.expected_kl == pytest.approx(kl_N.mean().item(), rel=1e-4)

@@ -19,9 +19,8 @@ from untrained import PROBE
 
 import eexit
 from eexit.custom_generate.taken import SETTING, Certificate
-from eexit.model.adapters import FILES
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, TIMINGS
@@ -217,21 +216,21 @@ def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
         eexit.load(folder)
 
 
-def save_student(folder: Path, model: Path) -> str:
-    """A random student with probes, in a folder such as training leaves."""
-    save_adapter(AutoModelForCausalLM.from_pretrained(model), folder)
+def save_probe(folder: Path, student: str) -> str:
+    """A random probe of a student's streams, in a folder such as training leaves."""
+    folder.mkdir()
     save_file(PROBE.tensors(), folder / WEIGHTS)
-    files = {name: sha256([folder / name]) for name in (*FILES, WEIGHTS)}
-    holds = [ADAPTER, PROBE_ROLE]
-    card = {"what": "student", "holds": holds, "model": {}, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, Card.model_validate(card))
+    files, adapter = {WEIGHTS: sha256([folder / WEIGHTS])}, read_card(student, ADAPTER).digest
+    card = {"what": "probe", "holds": [PROBE_ROLE], "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(folder, Card.model_validate({**card, "adapter": adapter}))
     return str(folder)
 
 
 def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: Path, tmp_path: Path) -> None:
-    student = save_student(tmp_path / "student", model)
+    student = save_adapter(AutoModelForCausalLM.from_pretrained(model), tmp_path / "student")
+    probe = save_probe(tmp_path / "probe", student)
     rules: dict[str, Any] = {"predicted_kl": [1.0], "confidence": [0.2]}
-    asked: dict[str, Any] = {"rules": rules, "modes": ["frozen_residual"], "adapter": student, "probe": student}
+    asked: dict[str, Any] = {"rules": rules, "modes": ["frozen_residual"], "adapter": student, "probe": probe}
     out = swept(tmp_path / "sweep", model, FEW, **asked)
     keys = ["frozen_residual/predicted_kl/1", "frozen_residual/confidence/0.2"]
     for index, key in enumerate(keys):
@@ -248,7 +247,7 @@ def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: P
             )
             assert made.sequences[0, len(prompt) :].tolist() == token_ids
             assert made.exit_layers[0].tolist() == layers
-    card = tmp_path / "0" / "artefacts" / "adapter" / "card.json"
+    card = tmp_path / "0" / "artefacts" / "probe" / "card.json"
     card.write_text(card.read_text() + " ")
-    with pytest.raises(ValueError, match=r"artefacts/adapter/card.json is not the file that was taken home"):
+    with pytest.raises(ValueError, match=r"artefacts/probe/card.json is not the file that was taken home"):
         eexit.load(tmp_path / "0")

@@ -7,12 +7,10 @@ import torch
 from references import decoder_of, shared_model
 from torch import Tensor, nn
 
-from eexit.method.state_maps import FORMS
+from eexit.method.state_maps import LinearMap
 from eexit.model.decoder import Decoder
-from eexit.training.ridge import SplitSums
-from eexit.training.setup import STATE_FORMS
-from eexit.training.states.fitting import Fits
-from eexit.training.states.forms import Form, KeysForm, StreamsForm, compare_norms, deeper, entering
+from eexit.training.ridge import SplitSums, Sums, best_fit
+from eexit.training.states.forms import Form, KeysForm, Pair, StreamsForm, compare_norms, deeper, entering
 
 EXITS, N = (1, 3), 400
 
@@ -38,28 +36,30 @@ def streams_at(decoder: Decoder) -> dict[int, Tensor]:
     return after
 
 
-def summed(form: Form, after: dict[int, Tensor], targets: dict[int, Tensor]) -> Fits:
+def fitted(form: Form, after: dict[int, Tensor], targets: dict[int, Tensor]) -> dict[Pair, tuple[LinearMap, ...]]:
     sums = SplitSums()
     for chooses, rows in ((False, slice(0, 300)), (True, slice(300, N))):
         for exit_layer in EXITS:
             of_rows = {layer: target_NH[rows] for layer, target_NH in targets.items()}
-            for name, some in form.sums(exit_layer, after[exit_layer][rows], of_rows).items():
-                sums.add(name, chooses, some)
-    return Fits(sums)
+            for name, input_ND, target_NH in form.pairs(exit_layer, after[exit_layer][rows], of_rows):
+                sums.add(name, chooses, Sums.of(input_ND, target_NH))
+    maps = {}
+    for pair, regression in form.regressions.items():
+        learn, choose = (part.targets(regression.targets) for part in sums.of(regression.sums))
+        maps[pair] = form.maps(pair, best_fit(learn, choose, [regression.prior_JH[1:]]))
+    return maps
 
 
-def test_the_forms_are_the_engines() -> None:
-    assert set(STATE_FORMS) == set(FORMS)
+def test_the_layer_next_to_an_exit_needs_no_map() -> None:
     assert list(deeper(3, 7)) == [5, 6], "the stream that enters layer 4 is that at the exit"
 
 
 def test_streams_that_depend_linearly_are_found() -> None:
     decoder = decoder_of(shared_model("llama"))
     form, after = StreamsForm(decoder, EXITS), streams_at(decoder)
-    fits = summed(form, after, form.targets(after))
-    assert form.regressions.keys() == {(1, 3), (1, 4), (1, 5), (1, 6), (3, 5), (3, 6)}
-    for (exit_layer, layer), regression in form.regressions.items():
-        [change] = form.maps((exit_layer, layer), fits.of(regression).of_all_JH, None)
+    maps = fitted(form, after, form.targets(after))
+    assert maps.keys() == {(1, 3), (1, 4), (1, 5), (1, 6), (3, 5), (3, 6)}
+    for (exit_layer, layer), [change] in maps.items():
         mapped_NW = after[exit_layer] + change(after[exit_layer])
         torch.testing.assert_close(mapped_NW, after[layer - 1], rtol=1e-3, atol=1e-2)
 
@@ -69,21 +69,16 @@ def test_keys_and_values_that_depend_linearly_are_found_in_the_layers_own_norm(a
     decoder = with_norms_of_their_own(architecture)
     form, after = KeysForm(decoder, EXITS), streams_at(decoder)
     generator = torch.Generator().manual_seed(2)
-    widths = {layer: sum(form.regressions[1, layer].widths) for layer in deeper(1, decoder.n_layers)}
+    widths = {layer: form.regressions[1, layer].prior_JH.shape[1] for layer in deeper(1, decoder.n_layers)}
     normed_ND = entering(decoder, 3, after[1])
     targets = {
         layer: normed_ND @ torch.randn(normed_ND.shape[1], width, generator=generator)
         for layer, width in widths.items()
     }
-    fits = summed(form, after, targets)
+    maps = fitted(form, after, targets)
     for layer in targets:
-        fit = fits.of(form.regressions[1, layer])
-        made = [each(entering(decoder, layer, after[1])) for each in form.maps((1, layer), fit.of_all_JH, None)]
+        made = [each(entering(decoder, layer, after[1])) for each in maps[1, layer]]
         torch.testing.assert_close(torch.cat(made, 1), targets[layer], rtol=1e-3, atol=1e-2)
-        low_JH = fits.of_rank(form.regressions[1, layer], fit.of_all_JH, 3)
-        made = [each(entering(decoder, layer, after[1])) for each in form.maps((1, layer), low_JH, 3)]
-        expected_NH = low_JH[0] + normed_ND.double() @ low_JH[1:]
-        torch.testing.assert_close(torch.cat(made, 1).double(), expected_NH, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "stablelm", "qwen2"])
@@ -91,15 +86,10 @@ def test_where_the_stream_does_not_change_the_layers_own_keys_and_values_come_ou
     decoder = with_norms_of_their_own(architecture)
     form, same_NW = KeysForm(decoder, EXITS), streams_at(decoder)[0]
     after = dict.fromkeys(range(decoder.n_layers - 1), same_NW)
-    fits = summed(form, after, form.targets(after))
-    for (_, layer), regression in form.regressions.items():
-        for each, own in zip(
-            form.maps((1, layer), fits.of(regression).of_all_JH, None),
-            decoder.for_keys[layer].own_projections,
-            strict=True,
-        ):
+    for (_, layer), maps in fitted(form, after, form.targets(after)).items():
+        for each, own in zip(maps, decoder.for_keys[layer].own_projections, strict=True):
             assert isinstance(own, nn.Linear)
-            torch.testing.assert_close(each.weights[0], own.weight.detach().T, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(each.weight, own.weight.detach().T, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(each.bias, own(torch.zeros(own.in_features)).detach(), rtol=1e-4, atol=1e-4)
 
 

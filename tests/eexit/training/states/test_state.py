@@ -1,46 +1,28 @@
-"""`state`: what its maps are worth is what a plain loop finds, and a training that was stopped goes on to the same."""
+"""`state`: what its maps are worth is what a plain loop finds."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from references import decoder_of, shared_model
 from torch import Tensor
-from trained import LAYERS, frozen_llama, held_out, learned, setup_of
+from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
 from eexit.model.cache import KVCache
-from eexit.training.states.disagreement import Disagreement, exit_sets, kept_form, less
-from eexit.training.states.state import StateTrainer, forms_of
+from eexit.training.states.disagreement import exit_sets
+from eexit.training.states.forms import KeysForm
+from eexit.training.states.state import StateTrainer
 from eexit.training.texts import Text
-from eexit.training.trainer import Tables
 
-RANK = 8
 READ = {  # what layers are read through, in what is trained of each form
     STREAMS: READOUTS["lens"],
     KEYS: Linear({layer: (torch.eye(32) + 0.5 * torch.eye(32).roll(layer, 0), torch.zeros(32)) for layer in LAYERS}),
 }
-
-
-def trained(form: str | None, rounds: int = 2, rank: int | None = RANK) -> StateTrainer:
-    texts = learned(frozen_llama())
-    setup = setup_of(frozen_llama(), "state", form=form, rounds=rounds, rank=rank)
-    trainer = StateTrainer(replace(setup, readout=READ[form or STREAMS]))
-    for _ in range(rounds):
-        for block in (texts[:5], texts[5:]):
-            trainer.train(block)
-    return trainer
-
-
-@pytest.fixture(scope="module")
-def of_form() -> dict[str, tuple[StateTrainer, Tables]]:
-    trainers = {form: trained(form) for form in (STREAMS, KEYS)}
-    return {form: (trainer, trainer.tables(held_out(frozen_llama()))) for form, trainer in trainers.items()}
 
 
 @torch.inference_mode()
@@ -90,81 +72,34 @@ def naive_disagreement(
 
 
 def naive_map(held: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    if f"{name}.down" in held:
-        return held[f"{name}.down"] @ held[f"{name}.up"], held[f"{name}.bias"]
     return held.get(f"{name}.weight", torch.empty(0)), held.get(f"{name}.bias", torch.empty(0))
 
 
 @pytest.mark.parametrize("form", [STREAMS, KEYS])
-def test_the_cards_disagreement_is_what_a_plain_loop_finds(
-    of_form: dict[str, tuple[StateTrainer, Tables]], form: str
-) -> None:
-    trainer, tables = of_form[form]
-    last = {"form": form, "round": 2, "rank": RANK}
-    states: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = [
-        ({"form": None, "round": None, "rank": None}, {}),
-        (last, trainer.weights()),
-    ]
+def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(KeysForm, "fits", lambda *_: form == KEYS)
+    texts = held_out(frozen_llama())
+    trainer = StateTrainer(replace(setup_of(frozen_llama(), "state"), readout=READ[form]))
+    maps = trainer.solve(summed(trainer, learned(frozen_llama())))
+    assert any(".key." in name for name in maps) == (form == KEYS)
+    rows = {(row.layer, row.series): row for row in trainer.table(texts)}
     some_wrong = 0
     for exit_set in exit_sets(LAYERS):
-        for named, held in states:
-            [row] = [
-                row for row in tables["state_exits"] if row["exits"] == list(exit_set) and row.items() >= named.items()
-            ]
-            found = [naive_disagreement(text, exit_set, held, READ[form]) for text in held_out(frozen_llama())]
+        for state, held in (("frozen_residual", {}), ("mapped_residual", maps)):
+            row = rows.pop((exit_set[0], state))
+            found = [naive_disagreement(text, exit_set, held, READ[form]) for text in texts]
             wrong, exits = np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
-            assert row["mode"] == ("mapped_residual" if held else "frozen_residual")
-            assert (row["n"], row["n_prompts"], row["n_final"]) == (len(wrong), len(found), (exits == 6).sum())
-            assert row["disagreement"] == pytest.approx(wrong.mean())
-            assert row["disagreement_low"] <= wrong.mean() <= row["disagreement_high"]
-            assert row["final_disagreement"] == pytest.approx(wrong[exits == 6].mean())
-            assert row["skipped"] == pytest.approx((6 - exits).mean() / 7)
+            assert row.n == len(wrong)
+            assert row.agreement == pytest.approx(1 - wrong.mean())
+            assert row.taken == pytest.approx((exits < 6).mean())
             some_wrong += wrong.sum()
+    assert not rows
     assert some_wrong > 0, "else every state would do"
 
 
-def test_the_card_says_what_maps_explain_and_what_a_token_costs(
-    of_form: dict[str, tuple[StateTrainer, Tables]],
-) -> None:
-    for form, (trainer, _) in of_form.items():
-        tables = trainer.tables(learned(frozen_llama()))
-        made = [(row["round"], row["rank"]) for row in tables["state_costs"] if row["layer"] == 1]
-        assert made == [(1, None), (2, None), (2, RANK)]
-        first = [row for row in tables["state"] if row["round"] == 1]
-        assert [(row["layer"], row["deeper"]) for row in first] == [(1, 3), (1, 4), (1, 5), (1, 6), (3, 5), (3, 6)]
-        assert all(1 > row["explained"] > row["frozen"] for row in first), "on what they were fitted to"
-        width, keys = 32, 2 * 32 * 16  # and two heads of eight each for keys and for values
-        for row in tables["state_costs"]:
-            n_mapped = 5 - row["layer"]
-            whole = {STREAMS: width * width, KEYS: 0}[form]
-            low = {STREAMS: 2 * width * RANK, KEYS: 2 * RANK * (width + 16) - keys}[form]
-            assert row["frozen_residual"] == keys * row["skipped"] == keys * (n_mapped + 1)
-            assert row["mapped_residual"] == row["frozen_residual"] + n_mapped * (whole if row["rank"] is None else low)
-            assert row["full_depth"] > 5 * row["frozen_residual"]
-            n_bytes = sum(
-                tensor.nbytes for name, tensor in trainer.weights().items() if f"state.{row['layer']}." in name
-            )
-            assert row["rank"] is None or row["bytes"] == n_bytes
-
-
-def of_texts(wrong: list[int]) -> Disagreement:
-    n_P = np.full(len(wrong), 20)
-    return Disagreement(n_P, np.array(wrong), n_P, np.array(wrong), n_P)
-
-
-def test_streams_are_kept_only_where_they_are_certainly_better() -> None:
-    few, many, alike = of_texts([0, 1] * 30), of_texts([3, 4] * 30), of_texts([1, 0] * 30)
-    assert kept_form(few, many) == STREAMS
-    assert kept_form(many, few) == kept_form(few, alike) == kept_form(few, few) == KEYS
-    mean, (low, high) = less(few, many)
-    assert mean == pytest.approx(3 / 20)
-    assert low < mean < high
-
-
-def test_what_a_model_has_no_maps_for_is_refused() -> None:
-    gpt2 = shared_model("gpt2")
-    with pytest.raises(UsageError, match="give --form streams"):
-        forms_of(setup_of(gpt2, "state", learned(frozen_llama()), form=KEYS))
-    assert list(forms_of(setup_of(gpt2, "state", learned(frozen_llama())))) == [STREAMS]
+def test_maps_are_to_keys_and_values_where_layers_have_projections_of_their_own_else_to_streams() -> None:
+    texts = learned(frozen_llama())
+    assert StateTrainer(setup_of(frozen_llama(), "state")).name == KEYS
+    assert StateTrainer(setup_of(shared_model("gpt2"), "state", texts)).name == STREAMS
     with pytest.raises(UsageError, match="at layer 4 or before"):
-        forms_of(setup_of(frozen_llama(), "state", layers=(5,)))
+        StateTrainer(setup_of(frozen_llama(), "state", layers=(5,)))

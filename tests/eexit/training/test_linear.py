@@ -5,15 +5,16 @@ import copy
 import pytest
 import torch
 from references import decoder_of
-from trained import LAYERS, held_out, learned, setup_of
+from trained import LAYERS, held_out, learned, setup_of, summed
 from transformers import PreTrainedModel
 
+from eexit.decode.learned_exits import linear_readout
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
-from eexit.training.readouts.linear import LinearTrainer
+from eexit.training.linear import LinearTrainer
 from eexit.training.ridge import PENALTIES, Ridge, Sums, best_fit
 from eexit.training.setup import Setup, TrainingOptions
-from eexit.training.streams import compare_texts
+from eexit.training.streams import compare, decided_streams
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +32,10 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
 ) -> None:
     texts = learned(llama)  # any texts will do
     decoder = Decoder(idle_after_1)
-    trainer = LinearTrainer(Setup(idle_after_1, decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
-    trainer.train(texts)
-    trainer.finish()
-    kl_NE = compare_texts(decoder, {"linear": trainer.readout()}, (0, 1, 3), held_out(llama))["linear"].kl_BE
+    trainer = LinearTrainer(Setup(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
+    trainer.solve(summed(trainer, texts))
+    [states_NXW] = decided_streams(decoder, held_out(llama), (0, 1, 3))
+    kl_NE = compare(decoder, linear_readout(trainer.of_layer, decoder), (0, 1, 3), states_NXW).kl_BE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
 
@@ -68,16 +69,18 @@ def test_what_is_noise_for_the_texts_that_choose_is_not_learned() -> None:
 
 
 def test_it_brings_layers_closer_to_the_final_one_and_says_so(llama: PreTrainedModel) -> None:
-    trainer = LinearTrainer(setup_of(llama, "linear"))
-    trainer.train(learned(llama))
-    trainer.finish()
-    assert trainer.weights().keys() == {f"readout.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
-    tables = trainer.tables(held_out(llama))
-    kls = {(row["layer"], row["readout"]): row["mean_kl"] for row in tables["held_out"]}
+    trainer, texts = LinearTrainer(setup_of(llama, "linear")), held_out(llama)
+    weights = trainer.solve(summed(trainer, learned(llama)))
+    assert weights.keys() == {f"readout.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
+    rows = {(row.layer, row.series): row for row in trainer.table(texts)}
+    [states_NXW] = decided_streams(decoder_of(llama), texts, LAYERS)
+    readouts = {"lens": READOUTS["lens"], "linear": linear_readout(trainer.of_layer, decoder_of(llama))}
+    kls = {}
+    for name, readout in readouts.items():
+        compared = compare(decoder_of(llama), readout, LAYERS, states_NXW)
+        for rank, layer in enumerate(LAYERS):
+            agrees_N = compared.likeliest_BX[:, rank] == compared.likeliest_BX[:, -1]
+            assert rows[layer, name].agreement == pytest.approx(agrees_N.float().mean().item())
+            assert rows[layer, name].n == sum(len(text.token_ids) - 1 for text in texts)
+            kls[layer, name] = compared.kl_BE[:, rank].mean()
     assert all(kls[layer, "linear"] < kls[layer, "lens"] for layer in LAYERS)
-    rows = [row for row in tables["trade_off"] if row["readout"] == "linear"]
-    assert [row["kl_factor"] for row in rows] == [0.5, 1.0, 2.0, 4.0]
-    depths = [row["mean_depth"] for row in rows]
-    assert depths == sorted(depths)
-    assert all(row["expected_kl"] < row["control_kl"] for row in rows)
-    assert decoder_of(llama).n_layers == 7

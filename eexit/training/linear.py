@@ -1,0 +1,63 @@
+"""`linear`: a linear map per layer from its normalised stream to the final one's, by closed-form ridge regression.
+
+After Yom Din et al. 2023 ("Jump to Conclusions"). The map is drawn towards the logit lens or towards the mean, and as
+strongly, as suits the training texts that choose; then it is fitted to all training texts.
+
+Shapes: N tokens, X layers with the final one last, H width of what the head takes, J = H + 1 with a constant 1 in
+front.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from eexit.decode.learned_exits import linear_readout
+from eexit.method.readouts import READOUTS, Affine
+from eexit.plan.artefacts import CardRow
+from eexit.training.ridge import SplitSums, best_fit
+from eexit.training.setup import Setup
+from eexit.training.streams import decided_streams, likeliest, streams
+from eexit.training.texts import Text
+
+
+class LinearTrainer:
+    """Fits all layers in one pass over the texts."""
+
+    def __init__(self, setup: Setup):
+        self.decoder, self.layers = setup.decoder, setup.options.layers
+        self.of_layer: dict[int, Affine] = {}
+
+    def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
+        states_NXW = streams(self.decoder, texts, self.layers)
+        *inputs, target_NH = (self.decoder.normed(stream_NW) for stream_NW in states_NXW.unbind(1))
+        for layer, input_NH in zip(self.layers, inputs, strict=True):
+            yield str(layer), input_NH, target_NH
+
+    def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
+        for layer in self.layers:
+            learn, choose = sums.of(str(layer))
+            towards_mean = torch.zeros_like(learn.both_JH[1:])
+            towards_lens = torch.eye(*towards_mean.shape, dtype=torch.float64)
+            map_JH = best_fit(learn, choose, [towards_lens, towards_mean]).float()
+            self.of_layer[layer] = (map_JH[1:], map_JH[0])
+        return {
+            f"readout.{layer}.{name}": part
+            for layer, parts in self.of_layer.items()
+            for name, part in zip(("weight", "bias"), parts, strict=True)
+        }
+
+    def table(self, texts: Sequence[Text]) -> list[CardRow]:
+        """How often each layer says what the final one says, through the logit lens and through the maps."""
+        readouts = {"lens": READOUTS["lens"], "linear": linear_readout(self.of_layer, self.decoder)}
+        n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
+        for states_NXW in decided_streams(self.decoder, texts, self.layers):
+            said_N = likeliest(self.decoder, states_NXW[:, -1])
+            n += len(said_N)
+            for name, readout in readouts.items():
+                for rank, layer in enumerate(self.layers):
+                    said_early_N = likeliest(self.decoder, states_NXW[:, rank], layer, readout)
+                    n_agreeing[name, layer] += int((said_early_N == said_N).sum())
+        return [
+            CardRow(layer=layer, series=name, n=n, agreement=count / n) for (name, layer), count in n_agreeing.items()
+        ]

@@ -1,1 +1,0 @@
-"""Learned readouts: a linear map in closed form, and the tuned lens."""

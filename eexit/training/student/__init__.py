@@ -1,1 +1,0 @@
-"""Students: an adapter that learns to say at its exits what full depth says, and probes on its streams."""

@@ -1,0 +1,130 @@
+"""Train a student: an adapter (LoRA) of a model that is read after early layers too. It needs eexit[student].
+
+    python jobs/files/student.py results/texts --output_dir exits/student --num_train_epochs 2
+    python jobs/train.py results/texts --what linear --adapter exits/student --out exits/linear
+    python jobs/sweep.py --adapter exits/student --readout exits/linear --rules confidence=0.97 --out results/student
+
+Each step's loss is read after the final layer and after an exitable one that is drawn for the step, through the
+model's own final norm and head, as in LayerSkip (Elhoushi et al. 2024): the cross-entropy of the text's next token or,
+with --loss kl, the KL divergence from the model itself at full depth. Texts are those of a finished sweep's normal
+runs, but for the held-out prompts of jobs/train.py, or the paragraphs of a text file.
+All further flags are those of transformers' TrainingArguments (--learning_rate, --max_steps, --bf16, --save_steps, …).
+Its Trainer trains, logs, saves checkpoints and goes on from them (--resume_from_checkpoint).
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cluster.console.command import command
+from cluster.console.flags import Parser, whole
+from eexit.errors import UsageError
+from eexit.plan.config import Prompt, SweepConfig
+
+OUTSIDE = -100  # the label of a token that no loss is of
+FP32, NONE = {"dtype": "float32", "adapter": None}, Prompt(id="0", prompt="?")
+
+
+@command("checkpoints stay: --resume_from_checkpoint goes on from one")
+def main(arguments: Sequence[str]) -> int:
+    """0: the adapter is there. 1: it stopped before. 2: the input can't be used."""
+    parser = Parser(__doc__)
+    parser.add_argument("texts", help="folder or URI of a finished sweep that has mode normal, or a text file")
+    parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="where texts are of a file")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    parser.add_argument("--loss", choices=("cross-entropy", "kl"), default="cross-entropy", help="that is learned from")
+    parser.add_argument("--exit-every", type=whole, default=5, metavar="N", help="exitable is every N-th layer")
+    parser.add_argument("--lora-r", type=whole, default=32, metavar="N", help="rank of the adapter")
+    parser.add_argument("--most-tokens", type=whole, default=512, metavar="N", help="of a text that are learned from")
+    flags, others = parser.parse_known_args(arguments)
+    try:
+        from peft import LoraConfig, get_peft_model
+        from transformers import HfArgumentParser, TrainingArguments
+
+        of_trainer: Any = HfArgumentParser([TrainingArguments])  # type: ignore[list-item]
+        of_trainer.error = parser.error
+        of_trainer.set_defaults(learning_rate=5e-4, per_device_train_batch_size=4, logging_steps=10)
+        options, unknown = of_trainer.parse_args_into_dataclasses(others, return_remaining_strings=True)
+    except ImportError as error:
+        raise UsageError(f"{error.msg}: pip install 'eexit[student]'") from error
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    from eexit.model.decoder import Decoder
+    from eexit.plan.exit_layers import every_nth_layer
+
+    model, texts = model_and_texts(flags)
+    decoder = Decoder(model.to(options.device).requires_grad_(False))
+    early = early_trainer(decoder, every_nth_layer(decoder.n_layers, flags.exit_every), flags.loss)
+    config = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = early(get_peft_model(model, config), options, data_collator=padded, train_dataset=texts)
+    trainer.train(resume_from_checkpoint=options.resume_from_checkpoint)
+    trainer.save_model()
+    print(f"use it with: python jobs/sweep.py --adapter {options.output_dir}")
+    return 0
+
+
+def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
+    """The model in fp32, and the tokens of each text with their labels."""
+    from eexit.model.loading import load_model_and_tokenizer
+    from eexit.results.store.finished_sweep import read_finished
+    from eexit.training.texts import read_texts
+
+    if Path(flags.texts).is_file():
+        of_model = {"model": flags.model, "trust_remote_code": flags.trust_remote_code, **FP32}
+        model, tokenizer = load_model_and_tokenizer(SweepConfig(prompts=(NONE,)).model_copy(update=of_model))
+        paragraphs = filter(None, Path(flags.texts).read_text("utf-8").split("\n\n"))
+        every = [(0, list(tokenizer(paragraph)["input_ids"])) for paragraph in paragraphs]
+    else:
+        sweep = read_finished(flags.texts, ["prompt_id"], trusts_code=flags.trust_remote_code)
+        model, _ = load_model_and_tokenizer(sweep.config().model_copy(update=FP32))
+        learned = [text for text in read_texts(sweep.store) if not text.held_out]
+        every = [(len(text.prompt_token_ids), [*text.prompt_token_ids, *text.token_ids]) for text in learned]
+    rows = [(n_prompt, ids[: flags.most_tokens]) for n_prompt, ids in every]
+    if not (rows := [(n_prompt, ids) for n_prompt, ids in rows if len(ids) > max(n_prompt, 1)]):
+        raise UsageError(f"{flags.texts} has no token to learn from within --most-tokens {flags.most_tokens}")
+    return model, [{"input_ids": ids, "labels": [*[OUTSIDE] * n_prompt, *ids[n_prompt:]]} for n_prompt, ids in rows]
+
+
+def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    """Rows of one length, padded on the right."""
+    from torch import ones_like, tensor
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids, labels = ([tensor(row[name]) for row in rows] for name in ("input_ids", "labels"))
+    filled = {"input_ids": (ids, 0), "labels": (labels, OUTSIDE), "attention_mask": ([*map(ones_like, ids)], 0)}
+    return {name: pad_sequence(each, batch_first=True, padding_value=value) for name, (each, value) in filled.items()}
+
+
+def early_trainer(decoder: Any, layers: Sequence[int], loss: str) -> Any:
+    """A `Trainer` whose loss is read after the final layer and after one that is drawn."""
+    from torch import Tensor, nn, no_grad
+    from transformers import Trainer
+
+    class EarlyTrainer(Trainer):
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            labels_BT = inputs.pop("labels")[:, 1:]
+            is_read_BT = labels_BT != OUTSIDE
+            said = model(**inputs, output_hidden_states=True)
+            layer = Random(f"{self.args.seed} {self.state.global_step}").choice(layers)
+            stream_NW = said.hidden_states[layer + 1][:, :-1][is_read_BT]
+            read = [decoder.head(decoder.normed(stream_NW)), said.logits[:, :-1][is_read_BT]]
+            if loss == "kl":
+                with no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+                    teacher_NV = model(**inputs).logits[:, :-1][is_read_BT].log_softmax(-1)
+                kl = nn.KLDivLoss(reduction="sum", log_target=True)
+                losses = [kl(each.log_softmax(-1), teacher_NV) for each in read]
+            else:
+                losses = [nn.CrossEntropyLoss(reduction="sum")(each, labels_BT[is_read_BT]) for each in read]
+            mean = sum(losses) / (is_read_BT.sum() if num_items_in_batch is None else num_items_in_batch)
+            return (mean, said) if return_outputs else mean
+
+    return EarlyTrainer
+
+
+if __name__ == "__main__":
+    sys.exit(main())
