@@ -65,8 +65,6 @@ SCRIPTS: Final = (
     "follow.js",
     "app.js",
 )
-# That only some sweeps have.
-SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "reasoning": "Reasoning"}
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
@@ -204,8 +202,6 @@ def _page(
         facts=data["facts"],
         counts=data["counts"],
         verdict=data["verdict"],
-        findings=data["findings"],
-        sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,

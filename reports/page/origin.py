@@ -13,6 +13,11 @@ from reports.sections.learned_exits import trained, written_versions
 
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 
+UNOBSERVED: Final = {
+    "none": "disagreement and perplexity: full depth was asked nothing (--observe none)",
+    "final": "KLs of exitable layers: full depth was read at its final layer alone (--observe final)",
+}
+
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
     """What is known of it."""
@@ -36,6 +41,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("State maps", trained(about, STATE_MAPS)),
         ("All reads", str(config.get("head") or "").removeprefix("whole")),
         ("Deciding reads", _deciding(config) + _missed(sweep)),
+        ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", written_versions(about.get("versions", {}))),

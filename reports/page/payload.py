@@ -15,7 +15,7 @@ from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit, short_name
 from eexit.plan.splits import kinds
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
-from eexit.results.study_tables import JUDGEMENTS, TIMINGS
+from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.page.origin import facts
 from reports.page.packing import Packed, pack
@@ -95,7 +95,6 @@ def payload(
         "kinds": packed.columns,
         "flags": packed.flags,
         "top": packed.top_k,
-        "timed": bool(len(sweep.rows_of(TIMINGS))),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
         "intervals": {"level": LEVEL, "least": MIN_SAMPLES},
     }

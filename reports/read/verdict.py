@@ -1,9 +1,10 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
-`cluster/assessment/outcome/words.py` says it. Of it, the report shows `sentences`, up to three; whether it `pays`,
-and where it does not, the largest `cause`; the `ledger` of what restrictions take, as shares of full depth; the
-sentence of `instead`, what could be taken in place of exits; and `rows`, up to ten records for a table, whose keys are
-its columns. All but the first two may be missing, and other keys are not looked at.
+`cluster/assessment/outcome/words.py` says it. Of it, the report shows whether it `pays`, and where it does not, the
+largest `cause`; `sentences`, up to three, but for the first where the clock decides (`by_time`), since the best row
+then says the same; the `ledger` of what restrictions take, as shares of full depth; the sentence of `instead`, what
+could be taken in place of exits; and `rows`, up to ten records for a table, whose keys are its columns. All but
+`sentences` and `pays` may be missing, and other keys are not looked at.
 """
 
 from typing import Any
@@ -52,6 +53,7 @@ class AssessedVerdict(BaseModel, frozen=True):
 
     sentences: list[str] = Field(min_length=1, max_length=3)
     pays: bool
+    by_time: bool = False
     cause: str | None = None
     ledger: AssessedLedger | None = None
     instead: AssessedAlternative | None = None

@@ -6,7 +6,6 @@ from typing import Any
 from eexit.quality.rubric import ASPECTS
 from reports.read.judgements import BEST, SCORE
 from reports.read.sweep import Sweep
-from reports.sections.findings import quality_findings
 from reports.shared import measures
 from reports.shared.figures import table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
@@ -18,13 +17,10 @@ from reports.shared.savings import Savings
 def quality_section(
     sweep: Sweep, quality: Quality | None, saves: Savings | None, has_chart: bool
 ) -> dict[str, Any] | None:
-    """The findings of quality and the tables behind them, beside the chart, which has the first one; None for a sweep
-    that has nothing of it.
-    """
+    """The tables of quality beside the chart, which has the first one; None for a sweep that has nothing of it."""
     if quality is None or not quality.is_studied:
         return None
     return {
-        "findings": quality_findings(quality, len(sweep.failed)),
         "table": None if has_chart else table(quality.rows, tuple(configuration_columns(sweep, saves))),
     }
 

@@ -1,6 +1,6 @@
 """The overview's section "By kind of prompt": what a setting does to each kind, beside full depth."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
@@ -8,8 +8,7 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from eexit.output.text import percent
-from eexit.plan.configuration import NORMAL, Exit
+from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import COLUMNS, BesideNormal, by_kind
 from eexit.quality.intervals import LEVEL
@@ -64,56 +63,17 @@ def found_by_kind(sweep: Sweep) -> Found:
     return {key: found[key] for key in sweep.numbers if key in found}
 
 
-def kind_figure(sweep: Sweep, found: Found, setting: str | None, findings: Sequence[str]) -> Figure | None:
-    """A dot plot of each measure, with a menu of settings that begins with this one, beneath which the findings stand;
-    None if nothing has a kind.
-    """
+def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | None:
+    """A dot plot of each measure, with a menu of settings that begins with this one; None if nothing has a kind."""
     settings = [key for key in found if key != NORMAL]
     if not settings:
         return None
     rows, looks = kind_rows(sweep, found), Looks.of(sweep.configurations)
     first = settings.index(setting) if setting in settings else 0
-    caption = " ".join([*findings, CAPTION])
     known = [name for name in MEASURES if rows.loc[rows["setting"].notna(), name].notna().any()]
-    variants = [Variant(MEASURES[name], kind_chart(rows, name, looks, caption)) for name in known]
+    variants = [Variant(MEASURES[name], kind_chart(rows, name, looks)) for name in known]
     menu = Slice("Setting", "setting", settings, first)
-    return Figure("kinds", "By kind of prompt", caption, variants, rows, KINDS, choice="Measure", slice=menu, wide=True)
-
-
-def kind_findings(sweep: Sweep, found: Found, setting: str | None) -> list[str]:
-    """A sentence on this setting, and on the one that loses most of those that a deployed model can follow."""
-    exits = (each for each in sweep.configurations if isinstance(each, Exit) and each.columns["control_of"] is None)
-    online = [each.key for each in exits if each.key in found and not each.is_oracle]
-    boldest = max(online, key=lambda key: sum(_answers_lost(found[key]).values()), default=None)
-    keys = dict.fromkeys(key for key in (setting, boldest) if key is not None and key in found)
-    return [said for key in keys for said in of_kinds(key, found[key])]
-
-
-def _answers_lost(of: Mapping[str, BesideNormal]) -> dict[str, float]:
-    """By kind of prompt, where anything is known of it."""
-    return {kind: beside.lost.mean * beside.lost.n for kind, beside in of.items() if beside.lost.n}
-
-
-def of_kinds(setting: str, of: Mapping[str, BesideNormal]) -> Iterator[str]:
-    """Whether a kind carries most of the answers that a setting loses, more than falls on it by chance."""
-    n_lost = _answers_lost(of)
-    lost = {kind: of[kind].lost for kind in n_lost}
-    n_prompts, n_all = sum(estimate.n for estimate in lost.values()), sum(n_lost.values())
-    if len(lost) < 2:
-        return
-    if not n_all:
-        yield f"{setting} loses no answer, whatever the kind of prompt."
-        return
-    kind = max(n_lost, key=n_lost.__getitem__)
-    of_others = (n_all - n_lost[kind]) / (n_prompts - lost[kind].n)
-    share, of_prompts = percent(n_lost[kind] / n_all, 0), percent(lost[kind].n / n_prompts, 0)
-    if n_lost[kind] > n_all / 2 and lost[kind].low > of_others:
-        yield f"{kind} carries {share} of the answers that {setting} loses, with {of_prompts} of the prompts."
-    else:
-        yield (
-            f"No kind of prompt certainly carries most of the answers that {setting} loses: {kind}, the first, has "
-            f"{share} of them, with {of_prompts} of the prompts."
-        )
+    return Figure("kinds", "By kind of prompt", CAPTION, variants, rows, KINDS, choice="Measure", slice=menu, wide=True)
 
 
 def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
@@ -131,7 +91,7 @@ def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kind_chart(frame: pd.DataFrame, name: str, looks: Looks, caption: str) -> alt.LayerChart:
+def kind_chart(frame: pd.DataFrame, name: str, looks: Looks) -> alt.LayerChart:
     """Kinds from top to bottom, in each full depth above the setting."""
     title = MEASURES[name]
     scale = scale_of(logarithmic=False, zero=name != "accuracy", padding=ROOM_PIXELS)
@@ -144,6 +104,6 @@ def kind_chart(frame: pd.DataFrame, name: str, looks: Looks, caption: str) -> al
     return layered(
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, name, title, along="x"),
         base.mark_point(filled=True, size=80, cursor="pointer").encode(x=x, shape=shape, tooltip=tooltip),
-        description=f"{title} by kind of prompt. {caption}",
+        description=f"{title} by kind of prompt. {CAPTION}",
         height=alt.Step(30),
     )

@@ -14,7 +14,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from eexit.output.text import bracketed, counted, counted_between, is_known
+from eexit.output.text import counted_between
 from eexit.plan.configuration import ALL_MODES, DRAFT, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
 from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL
@@ -24,7 +24,6 @@ from reports.read.sweep import Sweep
 from reports.read.timings import Measured, speedups_by_place, timed_over
 from reports.shared.charts import RAMP, Columns, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, one, table
-from reports.shared.numbers import Row, with_interval
 from reports.shared.per_configuration import ratios
 
 ABOUT: Final = f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
@@ -94,26 +93,27 @@ def drafted(sweep: Sweep) -> Drafts | None:
 
 
 def draft_section(sweep: Sweep) -> dict[str, Any] | None:
-    """Findings, charts and a table; None for a sweep without drafts."""
+    """Charts and a table; None for a sweep without drafts."""
     drafts = drafted(sweep)
     if not drafts:
         return None
     columns = tuple(_columns(drafts, drafts.measured))
-    figures = [*_acceptance(drafts, columns), *_speed(drafts, columns)]
+    figures = [*_acceptance(drafts, columns, sweep.is_sampled), *_speed(drafts, columns)]
     return {
         "about": ABOUT[0].upper() + ABOUT[1:],
-        "findings": draft_findings(drafts, sweep.is_sampled),
         "charts": [figure.data for figure in figures],
         "table": table(drafts.rows, columns),
     }
 
 
-def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
+def _acceptance(drafts: Drafts, columns: Columns, is_sampled: bool) -> Iterator[Figure]:
     if drafts.drafts["acceptance"].notna().any():
         caption = (
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
+        if not is_sampled:  # where rounding decides near ties of two tokens, above all in 16 bits
+            caption += f" Texts that are not those of normal: {drafts.n_other_texts:,} of {drafts.n_texts:,}."
         colour = alt.Color("acceptance:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
         chart = _grid(drafts, "acceptance", colour, None, f"Acceptance by layer and N. {caption}")
         yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns)
@@ -169,100 +169,6 @@ def _basis(drafts: Drafts) -> str:
     known = drafts.drafts["acceptance_low"].notna().any()
     intervals = f"Tooltips and table: {LEVEL:.0%} intervals over prompts; " if known else ""
     return f"{intervals}n = {count}."
-
-
-def draft_findings(drafts: Drafts, sampled: bool) -> list[str]:
-    """A text per batch size that was timed, then what was accepted, and whether the texts are those of `normal`.
-
-    If nothing was timed, the expected speed-up comes first, and is called so.
-    """
-    rows = drafts.drafts.to_dict("records")
-    timed = [" ".join(_timed(drafts, rows, measured)) for measured in drafts.measured]
-    return [*(timed or [" ".join(_expected(rows))]), *_accepted(rows), *_texts(drafts, sampled)]
-
-
-def _timed(drafts: Drafts, rows: list[Row], measured: Measured) -> Iterator[str]:
-    speedup, over = measured.column("speedup"), measured.column("over_generate")
-    known = [row for row in rows if is_known(row[speedup])]
-    best = next(row for row in known if row[measured.column("fastest")])
-    yield f"At {measured.label}, {_verdict(best, speedup, over)}"
-    n_drafts, n_rounds = counted(len(known), "draft"), counted(int(best[f"{speedup}_n"]), "round")
-    fast = times(best, speedup)
-    yield f"{best['pair']}, the fastest of {n_drafts}, is {fast} as fast as normal (n = {n_rounds})."
-    if is_known(best[over]):
-        yield f"It is {times(best, over)} as fast as the generate of transformers."
-    else:
-        yield "The generate of transformers was not timed beside it."
-    of_generate = drafts.rows[drafts.rows["configuration"].str.startswith(f"{GENERATE}/")].to_dict("records")
-    fastest = max((row for row in of_generate if is_known(row[speedup])), key=lambda row: row[speedup], default=None)
-    if fastest:
-        _, _, source = fastest["configuration"].partition("/")
-        where, how = f"after layer {source}", "assistant_early_exit"
-        if source == LOOKUP:
-            where, how = "from the text", "prompt_lookup_num_tokens"
-        yield (
-            f"The generate of transformers that drafts itself, {where}, is {times(fastest, speedup)} as fast as normal "
-            f"({how})."
-        )
-
-
-def _verdict(best: Row, speedup: str, over: str) -> str:
-    """Whether the fastest draft beats plain decoding: both ways of it that were timed, and so the faster one."""
-    beside = [name for name in (speedup, over) if is_known(best[name])]
-    if all(is_known(best[f"{name}_low"]) and best[f"{name}_low"] > 1 for name in beside):
-        return "a draft certainly beats plain decoding."
-    if any(best[name] <= 1 for name in beside):
-        return "no draft beats plain decoding."
-    if all(is_known(best[f"{name}_low"]) for name in beside):
-        return "no draft certainly beats plain decoding."
-    return "a draft beats plain decoding, but in too few rounds to be certain."
-
-
-def _expected(rows: list[Row]) -> Iterator[str]:
-    known = [row for row in rows if is_known(row["expected"])]
-    if known:
-        best = max(known, key=lambda row: row["expected"])
-        low = best["expected_low"] if is_known(best["expected_low"]) else best["expected"]
-        if best["expected"] <= 1:
-            would = "no draft would be faster"
-        else:
-            would = "a draft would be faster" if low > 1 else "no draft is certain to be faster"
-        yield f"Expected, not measured: {would} than normal."
-        fast, n = times(best, "expected"), counted(best["n"], "prompt")
-        yield f"The fastest, {best['pair']}, would be {fast} as fast (n = {n})."
-        yield "That is if a call of a layer or of the head takes as long for several tokens as for one."
-    yield "How fast drafts really are was not measured: python jobs/timings.py RESULTS does that."
-
-
-def _accepted(rows: list[Row]) -> Iterator[str]:
-    """The pairs of highest and lowest acceptance."""
-    known = [row for row in rows if is_known(row["acceptance"])]
-    if not known:
-        return
-    best, worst = (end(known, key=lambda row: row["acceptance"]) for end in (max, min))
-    alike = len(known) > 1 and best["acceptance"] == worst["acceptance"]
-    for pair, row in ({"every pair": best} if alike else {row["pair"]: row for row in (best, worst)}).items():
-        share, n = with_interval(row, "acceptance"), counted(row["n"], "prompt")
-        yield f"Full depth agreed with {share} of the tokens that {pair} drafted (n = {n})."
-
-
-def _texts(drafts: Drafts, sampled: bool) -> Iterator[str]:
-    """Whether each draft's text is that of `normal`, as it must be if nothing is rounded otherwise."""
-    runs = counted(drafts.n_texts, "run")
-    if sampled:
-        yield "Tokens are sampled: a draft's text differs from that of normal, but has the same distribution."
-    elif drafts.n_other_texts:
-        yield (
-            f"In {drafts.n_other_texts:,} of {runs} a draft's text is not that of normal. Rounding decides near ties "
-            "of two tokens, above all in 16 bits."
-        )
-    elif drafts.n_texts:
-        yield f"Every draft's text is that of normal, token for token ({runs})."
-
-
-def times(row: Row, name: str) -> str:
-    """A speed-up as “1.25 [1.20, 1.30] times”."""
-    return f"{row[name]:.2f}{bracketed(row[f'{name}_low'], row[f'{name}_high'], '.2f')} times"
 
 
 def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:

@@ -6,12 +6,11 @@ from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
 from reports.sections.all_numbers import quality_section
-from reports.sections.by_kind import found_by_kind, kind_figure, kind_findings
+from reports.sections.by_kind import found_by_kind, kind_figure
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
 from reports.sections.exits.where_tokens_exit import mix_figure
-from reports.sections.findings import saved, sweep_findings, unobserved
 from reports.sections.learned_exits import learned_section
 from reports.sections.quality_against_cost import quality_figure
 from reports.sections.reasoning import reasoning_section
@@ -50,18 +49,10 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     main = quality_figure(exits, quality, saves) if quality and tells else None
     card = verdict(sweep.verdict, quality)
     setting = card.setting if card else None
-    of_kinds = found_by_kind(exits)
-    said_of_kinds = kind_findings(exits, of_kinds, setting)
-    by_kind = kind_figure(exits, of_kinds, setting, said_of_kinds) if tells else None
+    by_kind = kind_figure(exits, found_by_kind(exits), setting) if tells else None
     progress("comparing configurations")
     return {
         "verdict": card and vars(card),
-        "findings": [
-            *(saved(saves) if saves and (main or figures) else []),
-            *sweep_findings(configurations, sweep.is_sampled),
-            *said_of_kinds,
-            *unobserved(sweep),
-        ],
         "by_kind": by_kind.data if by_kind else None,
         "trade": main.data if main else None,
         "settings": settings_section(quality) if quality else None,

@@ -12,7 +12,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from eexit.output.text import bracketed, counted, is_known
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
 from eexit.results.study_tables import CHAINS
@@ -20,7 +19,6 @@ from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, basis, one, table
 from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
-from reports.shared.numbers import Row, change, difference
 from reports.shared.per_configuration import naming
 from reports.shared.savings import Savings
 
@@ -54,13 +52,12 @@ BY_STEPS: Final[Columns] = (
 
 
 def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings | None) -> dict[str, Any] | None:
-    """Findings, charts and a table; None where no text has a chain. `configurations` is that of `per_configuration`."""
+    """Charts and a table; None where no text has a chain. `configurations` is that of `per_configuration`."""
     if configurations.empty or sweep.done[LENGTH].isna().all():
         return None
     rows = reasoned(sweep, saves.rows if saves else configurations)
     return {
-        "about": ABOUT,
-        "findings": reasoning_findings(rows),
+        "about": ABOUT if rows[NEED].notna().any() else f"{ABOUT} {NO_NECESSITY}",
         "charts": [figure.data for figure in [*_by_depth(rows), *_by_steps(sweep)]],
         "table": table(rows, COLUMNS),
     }
@@ -108,56 +105,6 @@ def _of_need(rows: pd.DataFrame, name: str, as_: str) -> dict[str, Any]:
 
 def _each(values_PC: np.ndarray, kind: ValueKind) -> list[Estimate]:
     return estimate_columns(values_PC, [kind] * values_PC.shape[1])
-
-
-def reasoning_findings(rows: pd.DataFrame) -> list[str]:
-    """What a right answer takes, how long chains are, and whether answers need them, a sentence each."""
-    records = rows.to_dict("records")
-    settings = [row for row in records if row["mode"] != NORMAL and row["kind"] == "setting"]
-    return [*_cost(settings), *_length(settings or records), *_need(settings or records)]
-
-
-def _cost(settings: list[Row]) -> Iterator[str]:
-    """The setting whose right answers take least, of what was run where anything was."""
-    for column, how in zip(PER_RIGHT, ("ran", "would need"), strict=True):
-        known = [row for row in settings if is_known(row.get(column))]
-        if known:
-            best = max(known, key=lambda row: row[column])
-            n = counted(int(best[f"{column}_n"]), "prompt")
-            yield (
-                f"Per right answer, {best['shown_as']} {how} {change(best, column, 'multiply-adds')} than normal, the "
-                f"fewest of all settings (n = {n})."
-            )
-            return
-
-
-def _length(rows: list[Row]) -> Iterator[str]:
-    row = min(rows, key=lambda row: row["mean_depth"])
-    written_tokens = f"{row[LENGTH]:.1f}{bracketed(row[f'{LENGTH}_low'], row[f'{LENGTH}_high'], '.1f')}"
-    beside = f", {difference(row, LONGER, False)} beside normal" if is_known(row.get(LONGER)) else ""
-    which = ", which exits earliest," if len(rows) > 1 else ""
-    n = counted(int(row[f"{LENGTH}_n"]), "prompt")
-    yield f"{row['shown_as']}{which} thinks for {written_tokens} tokens{beside} (n = {n})."
-
-
-def _need(rows: list[Row]) -> Iterator[str]:
-    """Of the setting that exits earliest among those that were asked: beside its control, where it has one."""
-    asked = [row for row in rows if is_known(row[NEED])]
-    if not asked:
-        yield NO_NECESSITY
-        return
-    beside = [row for row in asked if is_known(row[BESIDE])]
-    row = min(beside or asked, key=lambda row: row["mean_depth"])
-    name = BESIDE if beside else NEED
-    low, high, n = row[f"{name}_low"], row[f"{name}_high"], counted(int(row[f"{name}_n"]), "prompt")
-    if beside:
-        said = "more" if low > 0 else "less" if high < 0 else "not certainly more or less"
-        what = f"its answers need the chain {said} than those of its control"
-    else:
-        what = "its answers " + (
-            "need the chain" if low > 0 else "are better without it" if high < 0 else "do not certainly need the chain"
-        )
-    yield f"Of {row['shown_as']}, {what}: {difference(row, name, True)} of right answers (n = {n})."
 
 
 def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:

@@ -57,7 +57,6 @@ class Told:
     rows: dict[str, Any] | None = None  # a table
 
 
-TIME: Final = "of full depth's time"  # in an assessment's first sentence, which then says what the headline does
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 
 
@@ -76,7 +75,7 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     return Told(
         ANSWERS[given.pays],
         headline,
-        given.sentences[1:] if headline and TIME in given.sentences[0] else given.sentences,
+        given.sentences[1:] if headline and given.by_time else given.sentences,
         given.pays,
         ASSESSED,
         cause=MEANINGS.get(given.cause or "", given.cause),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from eexit.output.text import bracketed, is_known, percent, written
-from reports.shared.measures import RUN, SKIPPED, CostAxis
+from reports.shared.measures import SKIPPED, CostAxis
 
 Row = dict[Any, Any]
 
@@ -19,27 +19,6 @@ def difference(row: Row, name: str, is_share: bool) -> str:
     form, factor, unit = ("+.1f", 100, " pp") if is_share else ("+.2f", 1, "")
     mean, low, high = (factor * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{written(mean, form)}{bracketed(low, high, form)}".replace("-", "−") + unit
-
-
-def saved_words(row: Row, cost: CostAxis) -> str:
-    """What a configuration saves, as a verb with its number."""
-    if not is_known(row[cost.column]):
-        return "saves an unknown share"
-    if cost.measured:
-        return f"took {change(row, cost.column, 'time')}"
-    if cost.column == SKIPPED:
-        return f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED)} of the layers"
-    return f"{'ran' if cost.column == RUN else 'would need'} {change(row, cost.column, 'multiply-adds')}"
-
-
-def change(row: Row, column: str, what: str) -> str:
-    """A saving as “31.0% [29.5%, 32.0%] less time”, or as more of it if it is negative."""
-    share, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
-    word = "fewer" if what.endswith("s") else "less"
-    if share < 0:
-        share, low, high, word = -share, -high, -low, "more"
-    ends = bracketed(low, high, ".1%") if low != high else ""
-    return f"{percent(share)}{ends.replace('-', '−')} {word} {what}"
 
 
 def costs_words(row: Row, cost: CostAxis) -> str:

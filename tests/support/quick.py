@@ -88,12 +88,11 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
     ),
     # What is read, its frames, its charts, and the page.
     "reports/sections/test_quality_against_cost.py": (
-        "test_findings",
         "test_the_",
-        "test_a_choice",
+        "test_a_chosen",
         "test_a_sweep",
     ),
-    "reports/shared/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart", "test_findings"),
+    "reports/shared/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart"),
     "reports/page/test_build.py": (
         "test_hostile",
         "test_the_page_asks",
@@ -101,7 +100,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_which_tokens",
         "test_nats",
         "test_exit_colours",
-        "test_findings",
         "test_what_a_mode",
         "test_every_",
     ),

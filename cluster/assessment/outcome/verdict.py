@@ -157,6 +157,13 @@ class Verdict:
     unsure: "Instead | None"  # what takes less time, but not certainly, if nothing certainly does
 
     @property
+    def is_by_time(self) -> bool:
+        """Whether the clock decides, since all else speaks for the best setting."""
+        best = self.figures.best
+        sound = best is not None and best.run > 0 and best.is_proven(self.figures.bound)
+        return bool(best and sound and not best.is_dearer_per_right and self.batch)
+
+    @property
     def rows(self) -> Sequence[Contender]:
         of_settings = [self.figures.best] if self.figures.best else []
         alternatives = self.figures.alternatives

@@ -4,6 +4,7 @@ format      2
 sentences   three: the verdict; at what risk, or the largest cause with its number; what is possible, or would have
             to be different
 pays        whether it does
+by_time     whether the clock decides, by the time of the best row, since all else speaks for it
 cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batches`, `overhead` or `model`
 rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
@@ -183,6 +184,7 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "format": FORMAT,
         "sentences": list(sentences(verdict)),
         "pays": verdict.pays,
+        "by_time": verdict.is_by_time,
         "cause": verdict.cause,
         "rows": [each.row(verdict.figures.batches) for each in verdict.rows],
         "ledger": _ledger(verdict.ledger),

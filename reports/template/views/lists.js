@@ -140,7 +140,7 @@ const HOW = {
       "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
   },
   "Depth and savings": {
-    "Layers skipped": `1 − mean depth: ${LAYERS_SKIPPED}`,
+    "Layers skipped": "1 − mean depth: the layers after the exits, as a share of all, which is not what was saved.",
     "Where tokens exit, layer mix":
       "The share of a run's decided tokens that exit at each layer, averaged over prompts. Decided tokens are those whose exit was drawn: all except the first one of a run, which is always read from the final layer.",
     "Depth by token position":

@@ -198,9 +198,6 @@ function foldedParts() {
     return charts.length ? { id, title, build: figures(charts) } : null;
   };
   return [
-    DATA.findings.length || DATA.quality?.findings.length
-      ? { id: "findings", title: "All findings in words", build: findings }
-      : null,
     ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
     ofCharts("depth", "Depth by token position", ["depth"]),
     DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
@@ -238,43 +235,11 @@ function everythingElse(folds) {
   ]);
 }
 
-function findings() {
-  const { level } = DATA.intervals,
-    list = (sentences) => listed(sentences.map(linked)),
-    of = DATA.quality?.findings ?? [];
-  return [
-    h(
-      "section.whole",
-      { "aria-label": "Findings" },
-      list(DATA.findings),
-      of.length ? h("h4", "Quality") : null,
-      of.length ? list(of) : null,
-      h(
-        "p.soft",
-        `In brackets: ${100 * level}% intervals over prompts. ` +
-          (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
-          `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
-        h("a", { href: "#/methods" }, "What each number means"),
-      ),
-    ),
-  ];
-}
-
 // Every configuration with all that is known of it.
 function allNumbers() {
   const rows = DATA.trade?.table ?? DATA.quality.table;
   const caption = "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals";
   return [twin(caption, rows)];
-}
-
-const LAYERS_SKIPPED = "the layers after the exits, as a share of all, which is not what was saved.";
-
-// A sentence about the rules that look at the final layer to decide, or "" if there are none.
-function oracles() {
-  const names = Object.keys(DATA.rules).filter((rule) => DATA.rules[rule].oracle),
-    one = names.length === 1;
-  if (!names.length) return "";
-  return `${one ? "Rule" : "Rules"} ${names.join(", ")} ${one ? "looks" : "look"} at the final layer to decide, so ${one ? "it saves" : "they save"} nothing at run time. `;
 }
 
 const held = () =>

@@ -1,6 +1,6 @@
 // The overview's sections of what only some sweeps have: drafts, learned exits, and chains of thought.
 
-// Findings in words, charts, and a table under its caption where there is one. Only what isn't folded has a heading.
+// Charts, and a table under its caption where there is one. Only what isn't folded has a heading.
 const studied = (label, { about, findings = [], artefacts = [], charts, table }, caption = null, isFolded = true) => [
   h(
     "section.studied",

@@ -90,7 +90,7 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: O
     assert (ASKED["none"] in str(table.caption)) == (observe == "none")
     Console(width=80).print(table)
     data, _ = payload(sweep, "A sweep")
-    assert ASKED[observe] in data["findings"][-1]
+    assert ASKED[observe] in dict(data["facts"])["Not observed"]
     assert {"core", "prob", "read"} <= set(data["kinds"])
     assert ("more" in data["kinds"]) == (observe == "final")
     assert not {"kl", "top"} & set(data["kinds"])

@@ -85,12 +85,6 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     assert list(data["kinds"]) == ["core"]
 
 
-def test_a_result_that_is_only_text_is_no_finding() -> None:
-    results = [*RESULTS[0]["results"], {"mode": "unfrozen", "kl_factor": 1.0, "response": "text"}]
-    findings = drawn([{"prompt": "?", "results": results}])["findings"]
-    assert [finding[:26] for finding in findings] == ["unfrozen/kl/0.5 would skip"]
-
-
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
 def test_a_result_may_lack_any_key(missing: str) -> None:
     result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}

@@ -9,42 +9,11 @@ from synthetic_quality import graded
 from synthetic_sweeps import write_manifest
 
 from eexit.plan.configuration import Configuration, Exit, Normal
-from eexit.quality.by_kind import BesideNormal
-from eexit.quality.estimates import NOTHING, Estimate
-from eexit.quality.intervals import clopper_pearson
 from reports.read.sweep import read_sweep
-from reports.sections.by_kind import found_by_kind, kind_figure, kind_findings, of_kinds
+from reports.sections.by_kind import found_by_kind, kind_figure
 
 SETTING = Exit("skip", "confidence", 0.9)
 DRAWN = Exit("skip", "predicted_kl", 1.0)  # whose runs differ between seeds, unlike those of normal
-
-
-def losing(**n_lost: tuple[int, int]) -> dict[str, BesideNormal]:
-    """kind=(answers lost, prompts)."""
-    lost = {kind: Estimate(k / n, *clopper_pearson(k, n), n) for kind, (k, n) in n_lost.items()}
-    return {kind: BesideNormal(NOTHING, NOTHING, each, NOTHING, NOTHING, NOTHING) for kind, each in lost.items()}
-
-
-@pytest.mark.parametrize(
-    ("of", "said"),
-    [
-        (losing(sums=(9, 20), facts=(1, 60)), "sums carries 90% of the answers that S loses, with 25% of the prompts."),
-        (
-            losing(sums=(9, 60), facts=(1, 5)),
-            "No kind of prompt certainly carries most of the answers that S loses: sums",
-        ),
-        (losing(sums=(4, 20), facts=(4, 20), other=(3, 20)), "No kind of prompt certainly carries most of"),
-        (losing(sums=(0, 20), facts=(0, 20)), "S loses no answer, whatever the kind of prompt."),
-        (losing(sums=(9, 20)), None),
-        (losing(), None),
-    ],
-    ids=["one kind", "as many as its prompts", "all kinds", "none", "a single kind", "no answers"],
-)
-def test_a_kind_is_named_only_where_it_certainly_carries_most_of_the_loss(
-    of: dict[str, BesideNormal], said: str | None
-) -> None:
-    found = [*of_kinds("S", of)]
-    assert (found[0].startswith(said) and len(found) == 1) if said else not found
 
 
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
@@ -64,21 +33,17 @@ def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_
     for key in (SETTING.key, DRAWN.key):
         assert (found[key]["sums"].lost.mean, found[key]["facts"].lost.mean) == (1, 0)
         assert found[key]["sums"].lost.n == 12, "with either seed, and full depth's only run beside both"
-    figure = kind_figure(sweep, found, DRAWN.key, kind_findings(sweep, found, DRAWN.key))
+    figure = kind_figure(sweep, found, DRAWN.key)
     assert figure
     assert figure.slice
     assert (figure.slice.values, figure.slice.first) == ([SETTING.key, DRAWN.key], 1)
     assert [variant.label for variant in figure.variants][:2] == ["Accuracy", "Answers lost"]
     assert missing_fields(figure.data) == set()
     assert len(figure.rows) == 3 * 2
-    (sentence,) = kind_findings(sweep, found, SETTING.key)
-    assert sentence == f"sums carries 100% of the answers that {SETTING.key} loses, with 50% of the prompts."
-    assert figure.caption.startswith("sums carries 100%")
 
 
 @pytest.mark.parametrize("kinds", [[None] * 24, ["sums"] * 24])
 def test_where_prompts_are_not_of_several_kinds_there_is_no_such_section(tmp_path: Path, kinds: list[str]) -> None:
     sweep = read_sweep(str(kinds_of(tmp_path / "s", [*kinds])))
     assert found_by_kind(sweep) == {}
-    assert kind_figure(sweep, {}, SETTING.key, ()) is None
-    assert kind_findings(sweep, {}, SETTING.key) == []
+    assert kind_figure(sweep, {}, SETTING.key) is None

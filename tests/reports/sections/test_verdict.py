@@ -194,7 +194,7 @@ def test_a_verdict_has_its_number_and_the_way_to_its_setting_and_failures_have_t
     best = Contender(key, "best", 0.05, -0.3, {}, times, Loss(0.0, 140), certified=True).row((1,))
     instead = {"sentence": "What pays most is generate/lookup, which takes 83% of full depth's time."}
     (folder / FILE).write_text(
-        json.dumps(GIVEN | {"rows": [best], "ledger": LEDGER | {"batch": 1}, "instead": instead})
+        json.dumps(GIVEN | {"by_time": True, "rows": [best], "ledger": LEDGER | {"batch": 1}, "instead": instead})
     )
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     answer, card = page.locator(".verdict .answer"), page.locator(".verdict")
@@ -202,6 +202,8 @@ def test_a_verdict_has_its_number_and_the_way_to_its_setting_and_failures_have_t
         f"No. The best certified setting takes 0.5% more time (0.5 to 0.6), 1 row at a time: {key}\u00a0→"
     )
     assert "Instead: What pays most is generate/lookup" in card.inner_text()
+    assert GIVEN["sentences"][0] not in card.inner_text(), "the number says so"
+    assert GIVEN["sentences"][1] in card.inner_text()
     failed = page.locator(".origin .bad")
     assert failed.inner_text().startswith("2 failed: CUDA out of memory")
     answer.get_by_role("link").click()

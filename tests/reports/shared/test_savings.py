@@ -17,21 +17,16 @@ from synthetic_sweeps import failed_row, run_rows, write_sweep
 
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN
-from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
-from reports.read.timings import timed_over
-from reports.sections.findings import SEVERAL, saved, sweep_findings
-from reports.shared.numbers import beside, change, difference, with_interval
+from reports.shared.numbers import beside
 from reports.shared.per_configuration import per_configuration
-from reports.shared.savings import UNTIMED, Savings, savings
+from reports.shared.savings import Savings, savings
 from reports.shared.styles import HOLLOW
 
-ALL_ORACLES = "No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."
-NONE_EXITS = "No configuration of this sweep exits early, apart from controls."
 NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
 FIXED = Exit("unfrozen", "fixed", 10.0).columns
 
@@ -152,116 +147,7 @@ def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     (line,) = read_sweep(str(folder)).left_out
     assert line.startswith(f"{path} is damaged")
-    assert UNTIMED in saved(found(folder)[0])[0]
-
-
-def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8], GENERATE: [11] * 6})
-    its, _ = found(folder)
-    assert saved(its) == [
-        "Realised at batch 1: unfrozen/fixed/10 took 20.0% [10.0%, 30.0%] less time than full depth, the most within "
-        "5% disagreement (n = 6 rounds). It disagrees on 4.0% of decided tokens. Realised at batch 1: the generate of "
-        "transformers took 10.0% more time than full depth on the same path."
-    ]
-    few = costly(tmp_path / "few", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(few, {NORMAL: [10], ONLINE: [8]})
-    assert saved(found(few)[0])[0].startswith(
-        "Realised at batch 1: unfrozen/fixed/10 took 20.0% less time than full depth, the most within 5% disagreement "
-        "(n = 1 round). It disagrees on 4.0% of decided tokens. Fewer than 6 rounds are too few for intervals."
-    )
-    slow = costly(tmp_path / "slow", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(slow, {NORMAL: [10] * 6, ONLINE: [9, 11.2, 9, 10.1, 12, 10.1]})
-    assert saved(found(slow)[0])[0].startswith(
-        "Realised at batch 1: no configuration certainly saves. The cheapest, unfrozen/fixed/10, took 1.0% [−10.0%, "
-        "20.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% of decided tokens."
-    )
-
-
-def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: Path) -> None:
-    its, _ = found(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.5))
-    said = "Run, not timed: unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth (n = 1 prompt). "
-    assert saved(its) == [f"{said}It disagrees on 50.0% of decided tokens. {UNTIMED}"]
-    its, _ = found(costly(tmp_path / "t", [(100.0, 50.0, 120.0)]))
-    assert saved(its)[0].startswith("Run, not timed: no configuration certainly saves. The cheapest, unfrozen/fixed/10")
-    oracles = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
-    assert saved(oracles) == [ALL_ORACLES]
-
-
-@pytest.mark.parametrize("followed", ["unfrozen/kl/1", "unfrozen/kl/0.5"])
-def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows(tmp_path: Path, followed: str) -> None:
-    control = Exit("unfrozen", CONTROL, Control(followed, ()))
-    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04, **control.columns)
-    its, rows = found(folder)
-    assert rows[control.key]["run"] == pytest.approx(0.2)
-    assert saved(its) == [ALL_ORACLES]
-    alone = replace(its, rows=its.rows[its.rows["configuration"] != ORACLE])
-    assert saved(alone) == [NONE_EXITS]
-    time(folder, {NORMAL: [10] * 6, control.key: [8, 8, 7, 9, 8, 8]})
-    (said,) = saved(found(folder)[0])
-    assert said == "Realised at batch 1: no configuration that exits early was measured."
-
-
-def rows_with(its: Savings, *others: tuple[str, float, float, float]) -> Savings:
-    """The savings with further online configurations: their name, saving (run and realised), disagreement and loops."""
-    (row,) = its.rows[its.rows["configuration"] == ONLINE].to_dict("records")
-    more = [
-        row
-        | {"configuration": name, "run": saving, "realised_0": saving, "disagreement": differs, "loop_share": loop}
-        | {"looping": loop > 0.5, "realised_0_low": saving - 0.01, "realised_0_high": saving + 0.01}
-        for name, saving, differs, loop in others
-    ]
-    return replace(its, rows=pd.concat([its.rows, pd.DataFrame(more)], ignore_index=True))
-
-
-LOOPS = [(f"unfrozen/loop/{number}", 0.1 * number, 0.02, 1 - 0.1 * number) for number in (1, 2, 3, 4)]
-
-
-def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8]})
-    alone, _ = found(folder)
-    (said,) = saved(rows_with(alone, *LOOPS))
-    assert said == (
-        f"{saved(alone)[0]} unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations with "
-        "savings whose text is mostly one loop."
-    )
-
-
-def test_if_nothing_but_loops_saves_the_findings_say_so(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", [(100.0, 50.0, 120.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 6, ONLINE: [12, 12, 13, 11, 12, 12]})
-    its = rows_with(found(folder)[0], *LOOPS)
-    (said,) = saved(its)
-    assert (
-        "Realised at batch 1: no configuration that writes more than loops certainly saves. The cheapest, "
-        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% "
-        "of decided tokens. unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations "
-    ) in said
-    only = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
-    assert saved(only)[0].startswith("Realised at batch 1: no configuration writes more than loops. unfrozen/loop/4 ")
-
-
-@pytest.mark.parametrize("n", [1, SEVERAL + 1])
-def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path: Path, n: int) -> None:
-    trade = per_configuration(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.2))))
-    online = trade[trade["configuration"] == ONLINE]
-    loops = [
-        online.assign(
-            rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1, looping=True, loop_share=0.95
-        )
-        for name in (f"loop{number}" for number in range(n))
-    ]  # fmt: skip
-    said = sweep_findings(pd.concat([*loops, online], ignore_index=True))
-    if n > SEVERAL:
-        best = f"unfrozen: of {n + 1} rules, unfrozen/fixed/10 differs least from full depth"
-        assert said[0].startswith(best), "however low the disagreement of loops"
-        assert said[0].endswith(f"Not counted, since more than half of the text is one loop: {n} rules.")
-    else:
-        assert said[0].endswith("But 95.0% of its text is one loop, which full depth agrees with once it is there.")
-        assert "loop" not in said[1]
-    (whole,) = sweep_findings(pd.concat(loops[:1], ignore_index=True))
-    assert "95.0%" in whole
+    assert not found(folder)[0].measured
 
 
 @pytest.fixture(scope="module")
@@ -309,13 +195,6 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
     trade = per_configuration(sweep)
     assert savings(sweep, trade) is None
     assert {variant["x"] for variant in drawn(sweep)["quality"]["variants"]} == {"layers skipped"}
-
-
-def test_sentences_have_no_sign_before_zero() -> None:
-    row = {"saved": 0.0002, "saved_low": -0.0004, "saved_high": 0.0006, "n": 9, "saved_n": 9}
-    assert change(row, "saved", "time") == "0.0% [0.0%, 0.1%] less time"
-    assert with_interval(row | {"saved": -1e-6}, "saved") == "0.0% [0.0%, 0.1%]"
-    assert difference(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"
 
 
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:

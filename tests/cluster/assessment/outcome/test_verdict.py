@@ -110,6 +110,7 @@ def test_each_of_the_four_conditions_is_needed(changed: dict[str, Any], said: st
     assert verdict.cause in RESTRICTIONS
     assert sentences(verdict)[0].startswith("It does not pay here")
     assert said in sentences(verdict)[0]
+    assert json.loads(as_json(verdict, "m", {}, []))["by_time"] == ("of full depth's time" in said)
 
 
 def test_where_texts_have_chains_a_right_answer_has_to_take_less_too() -> None:
