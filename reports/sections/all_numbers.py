@@ -1,28 +1,14 @@
 """The overview's fold "All numbers": all that is known of every configuration."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from eexit.quality.rubric import ASPECTS
 from reports.read.judgements import BEST, SCORE
 from reports.read.sweep import Sweep
 from reports.shared import measures
-from reports.shared.figures import table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
 from reports.shared.paired import GAINED, LOST, P_VALUE
-from reports.shared.quality import Quality
 from reports.shared.savings import Savings
-
-
-def quality_section(
-    sweep: Sweep, quality: Quality | None, saves: Savings | None, has_chart: bool
-) -> dict[str, Any] | None:
-    """The tables of quality beside the chart, which has the first one; None for a sweep that has nothing of it."""
-    if quality is None or not quality.is_studied:
-        return None
-    return {
-        "table": None if has_chart else table(quality.rows, tuple(configuration_columns(sweep, saves))),
-    }
 
 
 def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[str, str, str]]:

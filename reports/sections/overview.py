@@ -5,7 +5,7 @@ from typing import Any
 from eexit.plan.configuration import Draft, Exit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
-from reports.sections.all_numbers import quality_section
+from reports.sections.all_numbers import configuration_columns
 from reports.sections.by_kind import found_by_kind, kind_figure
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
@@ -18,6 +18,7 @@ from reports.sections.side_by_side import beside_section
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
+from reports.shared.figures import table
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import quality_of
@@ -59,7 +60,7 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "time": timing_section(exits, saves) if tells else None,
         "beside": beside_section(runs, configurations),
         "charts": [figure.data for figure in figures],
-        "quality": quality_section(exits, quality, saves, has_chart=main is not None),
+        "numbers": table(quality.rows, tuple(configuration_columns(exits, saves))) if quality and not main else None,
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "reasoning": reasoning_section(exits, configurations, saves),

@@ -50,7 +50,6 @@ class Quality:
     choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
     margin: float  # `Sweep.margin`
-    is_studied: bool  # whether there are answers, judgements, replays or choices
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -64,7 +63,6 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
     `trade` is the frame of `per_configuration`, and `paired` what stands beside `normal` (`PairedRuns.beside`).
     """
     judges = sweep.judges
-    is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, CHOICES))
     if trade.empty:
         return None
     trade = saves.rows if saves else trade
@@ -90,7 +88,6 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
         choices,
         replayed_settings(sweep.rows_of(REPLAYS)),
         sweep.margin,
-        bool(sweep.has_answers or judges or is_studied),
     )
 
 

@@ -200,7 +200,7 @@ function foldedParts() {
   return [
     ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
     ofCharts("depth", "Depth by token position", ["depth"]),
-    DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
+    DATA.numbers || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
     DATA.drafts && DATA.trade ? { id: "drafts", title: "Drafts", build: draftsSection } : null,
     DATA.reasoning ? { id: "reasoning", title: "Reasoning", build: reasoningSection } : null,
     DATA.learned ? { id: "learned", title: "Learned exits", build: learnedSection } : null,
@@ -237,8 +237,9 @@ function everythingElse(folds) {
 
 // Every configuration with all that is known of it.
 function allNumbers() {
-  const rows = DATA.trade?.table ?? DATA.quality.table;
-  const caption = "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals";
+  const rows = DATA.trade?.table ?? DATA.numbers;
+  const caption =
+    "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals";
   return [twin(caption, rows)];
 }
 

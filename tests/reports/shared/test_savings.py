@@ -22,6 +22,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
+from reports.read.timings import timed_over
 from reports.shared.numbers import beside
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import Savings, savings
