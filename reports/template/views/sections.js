@@ -1,13 +1,12 @@
 // The overview's sections of what only some sweeps have: drafts, learned exits, and chains of thought.
 
 // Charts, and a table under its caption where there is one. Only what isn't folded has a heading.
-const studied = (label, { about, findings = [], artefacts = [], charts, table }, caption = null, isFolded = true) => [
+const studied = (label, { about, artefacts = [], charts, table }, caption = null, isFolded = true) => [
   h(
     "section.studied",
     { "aria-label": label },
     isFolded ? null : h("h2", { id: label.toLowerCase(), tabindex: -1 }, label),
     h("p.soft", about),
-    findings.length ? listed(findings) : null,
     ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),
   ),
   ...charts.map((chart) => figure({ ...chart, heading: isFolded ? "h4" : "h3" })),
