@@ -74,20 +74,6 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
         raise _refusal(name, found)
 
 
-def refuse_around(location: Store, name: str, original: Store) -> None:
-    """Raises `UsageError` where a copy of `original` would be around it or other results, to which nothing could be
-    written any more."""
-    target, copied = _followed(location), _followed(original)
-    infos = target.filesystem.get_file_info(fs.FileSelector(target.root, allow_not_found=True))
-    beside = (replace(target, root=info.path) for info in infos if info.type == fs.FileType.Directory)
-    is_around = target.filesystem == copied.filesystem and target.root in map(str, PurePosixPath(copied.root).parents)
-    held = copied if is_around else next(filter(_holds_results, beside), None)
-    if held:
-        raise UsageError(
-            f"{name} holds the results {held.root}, which would then be inside of others: choose a new folder"
-        )
-
-
 def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
     """Raises `UsageError` where no file may be: among the files of results or of learned exits.
 

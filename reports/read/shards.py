@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from eexit.errors import first_line
 from eexit.results.files import (
     DamagedError,
     Generations,
@@ -22,7 +24,7 @@ from eexit.results.files import (
     superseded,
     without,
 )
-from eexit.results.layout import generations_name, tokens_name
+from eexit.results.layout import GENERATIONS_FOLDER, TOKENS_FOLDER, generations_name, tokens_name
 from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.tables import GENERATIONS, TOKENS
 
@@ -45,6 +47,8 @@ class Landed:
 def read_landed(location: Location, columns: Sequence[str]) -> Landed:
     """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that files lack become null."""
     listing = list_files(location)
+    if not listing.stems and listing.foreign:
+        return _copied(location, columns)
     shards, without_tokens = [], set()
     left_out = [f"{location.path(name)} is not one of the sweep's files" for name in listing.foreign]
     for found in read_shards(location, listing, columns):
@@ -67,6 +71,24 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
         _dataset(location, GENERATIONS, shards, dropped),
         tuple(left_out),
     )
+
+
+def _copied(location: Location, columns: Sequence[str]) -> Landed:
+    """A copy by `pyarrow.dataset.write_dataset`, as cluster/README.md has it: files without seals, of any name.
+
+    Raises `DamagedError` for what can't be read, or holds a run twice, since nothing says which one counts.
+    """
+    try:
+        texts, tokens = (
+            ds.dataset(location.path(folder), filesystem=location.filesystem, format=_PARQUET, schema=loose(schema))
+            for folder, schema in ((GENERATIONS_FOLDER, GENERATIONS), (TOKENS_FOLDER, TOKENS))
+        )
+        rows = texts.to_table(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{location.root} holds no shards, and can't be read ({first_line(error)})") from error
+    if pc.count_distinct(rows["run_id"]).as_py() < len(rows):
+        raise DamagedError(f"{location.root} is a copy that holds runs twice: make the report of the original")
+    return Landed(rows, tokens, texts, ())
 
 
 def loose(schema: pa.Schema) -> pa.Schema:

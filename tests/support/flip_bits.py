@@ -3,7 +3,7 @@
     python tests/support/flip_bits.py          400 flips, each in a fresh copy
     python tests/support/flip_bits.py 5000
 
-After each flip, the sweep is resumed, reported and compacted. Each of these may report the damage, or read the original
+After each flip, the sweep is resumed and reported. Each of these may report the damage, or read the original
 data if the bit has no effect. None may read other data or end in a traceback.
 """
 
@@ -15,13 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import pandas as pd
 from scripted import rows_of, sweep_of
 
 from eexit.errors import UsageError
 from eexit.plan.runs import plan_runs
-from eexit.results.compaction import compact
-from eexit.results.layout import MANIFEST, decode
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, read_manifest, written
 from eexit.results.store.writing_shards import land, take_stock
@@ -56,15 +53,7 @@ def reported(folder: Path) -> object:
     return NOTICED if sweep.left_out else (sweep.about, sweep.generations.to_csv(), *(t.to_pylist() for t in tables))
 
 
-def compacted(folder: Path) -> object:
-    """What a compaction leaves."""
-    with tempfile.TemporaryDirectory() as into:
-        compact(open_store(folder), open_store(into), 1000)
-        frames = (pd.read_parquet(f"{into}/{name}") for name in ("generations", "tokens"))
-        return decode(Path(into, MANIFEST).read_bytes()), *(frame.to_json() for frame in frames)
-
-
-READERS: dict[str, Callable[[Path], object]] = {"resume": resumed, "report": reported, "compaction": compacted}
+READERS: dict[str, Callable[[Path], object]] = {"resume": resumed, "report": reported}
 
 
 def read(reader: Callable[[Path], object], folder: Path) -> object:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.errors import UsageError
 from eexit.output.text import some
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
@@ -186,16 +185,6 @@ def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
         publish_shard(store.publish, name, kept, without(read_tokens(store, shard), run_ids), shard.attempt)
     remove_shard(store, stem)
     return n_left
-
-
-def sound(store: Store) -> Survey:
-    """The survey of a store without damage. Raises `UsageError` if there is any."""
-    found = survey(store)
-    if found.damaged:
-        first = next(iter(found.damaged.values()))
-        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
-        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
-    return found
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:

@@ -16,7 +16,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
 from jobs import judge, report, sweep, timings, train
-from jobs.files import chains, compact, make_prompts
+from jobs.files import chains, make_prompts
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 
@@ -305,7 +305,6 @@ WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
       "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
     (timings.main, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
     (train.main, ["a", "--what", "linear", "--out", "b"], ["--exit-layers"]),
-    (compact.main, ["a", "--into", "b"], ["--rows-per-file"]),
     (make_prompts.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
     (chains.main, ["a", "--configuration", "normal", "--out", "x.jsonl"], ["--budget"]),
     (report.main, ["a"], ["--prompts"]),

@@ -16,7 +16,6 @@ from s3_server import BUCKET, KEYS, Wire
 
 from cluster.console.events import log, log_to_stderr
 from jobs import report, sweep
-from jobs.files import compact
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 JOBS = Path(__file__).parents[3] / "jobs"
@@ -25,7 +24,6 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "sweep.py": sweep.main,
     "report.py": report.main,
-    "files/compact.py": compact.main,
     "bench": run_path(str(JOBS / "bench" / "__main__.py"))["main"],
 }
 
@@ -80,13 +78,12 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
         f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
     )
     assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
-    assert command("files/compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
     assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
 
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
     written = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
     files = [info.path for info in written if info.type == fs.FileType.File]
-    assert {f"{BUCKET}/mine/sweep.json", f"{BUCKET}/mine/report.html", f"{BUCKET}/copy/sweep.json"} <= set(files)
+    assert {f"{BUCKET}/mine/sweep.json", f"{BUCKET}/mine/report.html"} <= set(files)
     for path in files:
         with filesystem.open_input_stream(path) as stream:
             assert SECRET.encode() not in stream.read(), path
@@ -116,11 +113,6 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
         ["report.py", "{nowhere}"],
         ["report.py", "{nowhere}", "--serve"],
         ["report.py", "x", "{nowhere}"],
-        ["files/compact.py", "{nowhere}", "--into", "copy"],
-        ["files/compact.py", "{empty}", "--into", "copy"],
-        ["files/compact.py", "{odd}", "--into", "copy"],
-        ["files/compact.py", "{nowhere}"],
-        ["files/compact.py", "x", "{nowhere}"],
         ["bench", "{nowhere}"],
     ],
 )

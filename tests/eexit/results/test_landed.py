@@ -12,7 +12,7 @@ from eexit.results.landed import read_columns, runs_with_tokens
 from eexit.results.layout import generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.writing_shards import name_of, sound
+from eexit.results.store.writing_shards import name_of
 
 LENGTHS = {"a": 3, "b": 1, "c": 12, "d": 5}
 TOKENS = [
@@ -64,14 +64,11 @@ def test_a_part_of_a_run_is_never_taken_for_the_run(tmp_path: Path) -> None:
     assert read(store, "a", "b") == [("B", [100]), ("A", [0, 1, 2])], "together without the others"
 
 
-def test_a_damaged_shard_is_an_error_and_a_sound_store_has_none(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_an_error(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     name = write(store, LENGTHS, TOKENS)
-    assert sound(store).done == set(LENGTHS)
     path = tmp_path / tokens_name(name)
     path.write_bytes(path.read_bytes()[:-1])
     assert read_columns(store, ["run_id"])["run_id"].to_pylist() == list(LENGTHS), "tokens are not looked at"
     with pytest.raises(DamagedError, match=f"tokens/{name}.parquet is damaged"):
         read(store, "a")
-    with pytest.raises(ValueError, match="run the sweep's own command first, which does these runs again"):
-        sound(store)

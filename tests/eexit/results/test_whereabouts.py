@@ -14,7 +14,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.whereabouts import FolderKind, whereabouts
 from jobs import report, sweep, train
-from jobs.files import compact, export, make_prompts
+from jobs.files import export, make_prompts
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(
@@ -78,8 +78,6 @@ def test_other_folders_are_nobodys(house: Path) -> None:
 
 
 TARGETS: list[tuple[Run, list[str], list[str]]] = [
-    (compact.main, ["mine", "--into"],
-     ["mine/generations", "mine/tokens/", "link", "mine/copy", "learned", "learned/x", "judged", "other/../link/x"]),
     (export.main, ["mine", "--out"], ["mine", "mine/generations", "link", "judged", "learned/x", "begun"]),
     (train.main, ["mine", "--what", "linear", "--out"],
      ["mine", "mine/generations", "mine/exits", "link", "judged/x", "learned/x", "learned/texts"]),
