@@ -3,7 +3,6 @@
 Everything that depends on how `generate` prepares a call is in this file. Shapes: B rows, T tokens.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -13,9 +12,7 @@ from torch import Tensor
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
-    LogitNormalization,
     MaxLengthCriteria,
-    MaxTimeCriteria,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -32,13 +29,12 @@ from eexit.errors import UsageError
 # What `generate` (5.24) takes and does not pass on to a callable.
 _KEPT_BACK: Final = ("streamer", "assistant_model", "synced_gpus")
 _MODES: Final = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-_OF_EVERY_ROW: Final = (MaxLengthCriteria, EosTokenCriteria)  # which the engine has itself
-_ROW_BY_ROW: Final = (MaxTimeCriteria, StopStringCriteria)  # which look at one row at a time
 # Settings of generation that nothing here follows, with the values that ask for nothing.
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "output_scores": (None, False), "output_logits": (None, False), "output_attentions": (None, False),
     "output_hidden_states": (None, False), "cache_implementation": (None, "dynamic"), "compile_config": (None,),
-    "prefill_chunk_size": (None,), "token_healing": (None, False), "is_assistant": (None, False),
+    "num_return_sequences": (None, 1), "prefill_chunk_size": (None,), "token_healing": (None, False),
+    "is_assistant": (None, False),
 }  # fmt: skip
 # Arguments of the model's forward that `generate` makes itself, and that change nothing here.
 _MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "use_cache")
@@ -61,16 +57,16 @@ class HandedOver:
     pad_token_id: int | None
     temperature: float
     top_p: float
-    criteria: Sequence[StoppingCriteria] = ()  # besides length and EOS
+    criteria: Sequence[StopStringCriteria] = ()
     streamer: Streamer | None = None
     returns_dict: bool = False
-    seeds: Sequence[int] | None = None  # of each row; None: the setting's own
+    seeds: Sequence[int] | None = None  # of each row; None: the setting's own for all
 
 
 class Watcher:
     """Looks at rows while they decode: shows a single row's tokens, and says whether a criterion ends a row."""
 
-    def __init__(self, criteria: Sequence[StoppingCriteria], streamer: Streamer | None, device: torch.device):
+    def __init__(self, criteria: Sequence[StopStringCriteria], streamer: Streamer | None, device: torch.device):
         self._criteria, self._streamer, self._device, self._n_shown = criteria, streamer, device, 0
 
     def __call__(self, row: RowSoFar) -> bool:
@@ -143,10 +139,10 @@ def read_call(
         asked.pad_token_id if asked._pad_token_tensor is None else int(asked._pad_token_tensor),
         temperature,
         top_p,
-        _further(criteria, len(prompts)),
+        _stop_strings(criteria),
         streamer,
         bool(asked.return_dict_in_generate),
-        _seeds(seed, prompts, temperature),
+        _seeds(seed, len(prompts), temperature),
     )
 
 
@@ -185,7 +181,7 @@ def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | No
 
 
 def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]:
-    """Temperature and top-p. Processors that keep the order and the shares of tokens are let through."""
+    """Temperature and top-p."""
     temperature, top_p = 1.0, 1.0
     for processor in processors:
         match processor:
@@ -197,8 +193,6 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
                 raise UsageError(
                     f"top_k={processor.top_k} can't be followed here (50 is transformers' default): give top_k=0"
                 )
-            case LogitNormalization():
-                pass
             case _:
                 raise UsageError(
                     f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave out "
@@ -210,27 +204,25 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
     return float(temperature), float(top_p)
 
 
-def _further(criteria: Sequence[StoppingCriteria], n_rows: int) -> list[StoppingCriteria]:
-    further = [each for each in criteria if not isinstance(each, _OF_EVERY_ROW)]
-    for each in further:
-        if n_rows > 1 and not isinstance(each, _ROW_BY_ROW):
-            raise UsageError(
-                f"{type(each).__name__} may look at all rows together, which end one by one here: give one prompt, or "
-                "stop strings"
-            )
-    return further
+def _stop_strings(criteria: Sequence[StoppingCriteria]) -> list[StopStringCriteria]:
+    """Those that look at one row at a time; length and EOS are the engine's own."""
+    found: list[StopStringCriteria] = []
+    for each in criteria:
+        match each:
+            case StopStringCriteria():
+                found.append(each)
+            case MaxLengthCriteria() | EosTokenCriteria():
+                pass
+            case _:
+                raise UsageError(f"{type(each).__name__} can't be followed here: give max_new_tokens or stop_strings")
+    return found
 
 
-def _seeds(seed: int | None, prompts: Sequence[tuple[int, ...]], temperature: float) -> list[int] | None:
-    """A row's draws follow from its seed and its prompt, so that rows of one prompt need different seeds."""
+def _seeds(seed: int | None, n_rows: int, temperature: float) -> list[int] | None:
+    """A row's draws follow from its seed and its prompt."""
     if seed is not None:
-        before: Counter[tuple[int, ...]] = Counter()  # rows of the same prompt
-        seeds = []
-        for prompt in prompts:
-            seeds.append(seed + before[prompt])
-            before[prompt] += 1
-        return seeds
+        return [seed] * n_rows
     if not temperature:
         return None
-    drawn: list[int] = torch.randint(2**63 - 1, (len(prompts),)).tolist()  # torch.manual_seed repeats them
+    drawn: list[int] = torch.randint(2**63 - 1, (n_rows,)).tolist()  # torch.manual_seed repeats them
     return drawn

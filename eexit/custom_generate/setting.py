@@ -8,12 +8,13 @@ It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from eexit.custom_generate.checked_models import CheckedModel, checked, decoders_of, precision
+from eexit.custom_generate.checked_models import check, precision
 from eexit.custom_generate.handed_over import (
     HandedOver,
     Watcher,
@@ -35,12 +36,14 @@ from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import Prices, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.decoders import Decoders, take_apart
 from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.generator import decoding_of
+from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
+from eexit.model.support.refusals import refuse_autocast
 from eexit.results.token_columns import LENGTH
 
 PADDING: Final = -1  # in place of an exit layer
@@ -62,11 +65,16 @@ class ExitOutput(GenerateDecoderOnlyOutput):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A setting with a model: all that doesn't change from call to call."""
+    """A setting with a model: all that doesn't change from call to call, and a lock for who runs it."""
 
     decoders: Decoders
     decoding: Decoding
     prices: Prices
+    lock: RLock = field(default_factory=RLock)
+
+
+# Beside settings, which can be copied and pickled, and models, which are freed when nobody else holds them.
+_READY: Final[MutableMapping["Setting", MutableMapping[PreTrainedModel, _Ready]]] = WeakKeyDictionary()
 
 
 class Stats:
@@ -118,7 +126,9 @@ def load(folder: str | Path, packed: bool = False) -> "Setting":
 
 
 class Setting:
-    """A callable that generates with exits. The models that it is used with stay as they are."""
+    """A callable that generates with exits. The models that it is used with stay as they are: each is taken apart once,
+    through a copy of its modules that shares all of its weights.
+    """
 
     def __init__(self, taken: Taken, folder: Path, packed: bool = False):
         """Raises `UsageError` for a setting that this version can't follow."""
@@ -156,32 +166,34 @@ class Setting:
     ) -> Tensor | ExitOutput:  # fmt: skip
         """The rows of `input_ids` and what follows them, (B, T + N), as `generate` returns them.
 
-        `seed` fixes the draws, as a sweep's seed does; further rows of the same prompt have the seeds that follow it.
-        Without it, those of sampling come from torch's generator, and a rule that leaves exits to chance has the
-        sweep's. Raises `UsageError` for what can't be done.
+        `seed` fixes the draws, as a sweep's seed does, so that rows of the same prompt have the same. Without it, those
+        of sampling come from torch's generator, and a rule that leaves exits to chance has the sweep's. Raises
+        `UsageError` for what can't be done.
         """
         asked = generation_config or model.generation_config or GenerationConfig()
         call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
         if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
-        found = checked(model, self.taken, str(self.folder))
-        with found.lock:
-            ready = self._ready_for(model, found)
+        ready = self._ready_for(model)
+        with ready.lock:
             traces = self._decode(ready, call, input_ids.device)
         costs = [self._count(ready, prompt, trace) for prompt, trace in zip(call.prompts, traces, strict=True)]
         return self._returned(input_ids, call, traces, costs)
 
-    def _ready_for(self, model: PreTrainedModel, found: CheckedModel) -> _Ready:
-        """What is made once for each model. Raises `UsageError` if the setting does not fit it."""
-        if self not in found.ready:
-            decoders = decoders_of(model, found, self._config.adapter, self._packed)
-            eos_token_ids = frozenset(self.taken.eos_token_ids)
+    def _ready_for(self, model: PreTrainedModel) -> _Ready:
+        """What is made once for each model. Raises `UsageError` if the setting is not for this one."""
+        if model.training:
+            raise UsageError("the model is in training mode: call model.eval() before")
+        refuse_autocast(model.device)
+        models = _READY.setdefault(self, WeakKeyDictionary())
+        if model not in models:
+            check(model, self.taken, str(self.folder))
+            decoders = take_apart(sharing(model), self._config.adapter, self._packed)
             moment = self.folder / MOMENT.format(dtype=precision(model))
-            decoding = decoding_of(self._config, decoders, eos_token_ids, moment)
+            decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
             decoding = replace(decoding, observe="none", record_top_k=0)
-            found.ready[self] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
-        ready: _Ready = found.ready[self]
-        return ready
+            models[model] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
+        return models[model]
 
     def _decode(self, ready: _Ready, call: HandedOver, device: torch.device) -> list[Trace]:
         _refuse_unknown_tokens(call.prompts, ready.decoders.teacher.vocabulary)

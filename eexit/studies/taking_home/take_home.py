@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from transformers import PreTrainedModel
 
-from eexit.custom_generate.checked_models import checked, config_facts, decoders_of, precision, weights_digest
+from eexit.custom_generate.checked_models import config_facts, precision, weights_digest
 from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import (
     ARTEFACTS,
@@ -30,9 +30,11 @@ from eexit.custom_generate.taken import (
     single,
 )
 from eexit.custom_generate.words import described
+from eexit.decode.rows.decoders import take_apart
 from eexit.decode.screening import keep_moment, moment_of
 from eexit.errors import UsageError
 from eexit.method.rules import Control
+from eexit.model.adapters import sharing
 from eexit.model.file_digests import sha256
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
 from eexit.model.quantization import quantization_of
@@ -164,8 +166,7 @@ class _Taking:
         if not (self._of_sweep.screen or self._of_sweep.head_screen):
             return
         adapter = locations_of(taken.config).get("adapter")
-        found = checked(model, taken, str(self._folder))
-        student = decoders_of(model, found, adapter and str(self._folder / adapter), packed=False).student
+        student = take_apart(sharing(model), adapter and str(self._folder / adapter), packed=False).student
         keep_moment(self._folder / MOMENT.format(dtype=precision(model)), moment_of(student))
 
 
