@@ -200,7 +200,7 @@ def _judged(shop: Workshop) -> Verdict:
         drafts=next(iter(shop.figures(INSTEAD)), None),
     )
     figures = figures_of(steps, shop.bound, shop.asked.batches)
-    verdict = judge(replace(figures, was_searched=sizes.SEARCH in shop.record.finished))
+    verdict = judge(replace(figures, missing=shop.record.missing))
     text = as_json(verdict, shop.asked.common["model"], shop.record.seconds, shop.record.remarks)
     for folder in (shop.out, *([Path(shop.at(RUN))] if shop.is_there(RUN) else [])):
         write_whole(folder / FILE, text)

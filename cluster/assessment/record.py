@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from cluster.assessment.learned import Rules, Way
-from cluster.assessment.sizes import RunSizes, SearchSizes
+from cluster.assessment.sizes import STEPS, RunSizes, SearchSizes
 from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.output.whole_files import write_whole
@@ -101,6 +101,11 @@ class Record(BaseModel):
     def had_too_little_time(self) -> bool:
         """Whether a step was cut off, or the minutes were found too few before more was planned."""
         return bool(self.cut) or self.plans.search is None
+
+    @property
+    def missing(self) -> list[str]:
+        """The steps that were cut, or have not come to an end."""
+        return [step for step in STEPS if step in self.cut or step not in self.finished]
 
     def write(self) -> None:
         content = {"format": FORMAT, **self.model_dump(mode="json")}

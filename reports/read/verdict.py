@@ -52,7 +52,7 @@ class AssessedVerdict(BaseModel, frozen=True):
     """What `verdict.json` says."""
 
     sentences: list[str] = Field(min_length=1, max_length=3)
-    pays: bool
+    pays: bool | None
     by_time: bool = False
     cause: str | None = None
     ledger: AssessedLedger | None = None

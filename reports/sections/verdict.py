@@ -19,6 +19,7 @@ from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.shared.numbers import Row, beside, costs_words, difference, points, skips, with_interval
+from reports.shared.paired import LOST
 from reports.shared.quality import (
     Quality,
     cheapest,
@@ -27,6 +28,7 @@ from reports.shared.quality import (
     how_many_keep,
     kept_of,
     not_held,
+    row_of_normal,
 )
 from reports.shared.savings import best_within, saves
 
@@ -67,6 +69,8 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
         return swept
     weights = _waterfall(given.ledger) if given.ledger else swept.weights if swept else []
     best = next((row for row in given.rows if row.get("role") == "best"), {})
+    if given.pays is None or best.get("loss_of_right") == 1:  # nothing is concluded, or no setting keeps an answer
+        best = {}
     headline, setting = _of_best(best, given.ledger), given.setting or best.get("setting")
     if not headline:
         setting = setting or (swept.setting if swept else None)
@@ -186,6 +190,8 @@ def _beside_full_depth(quality: Quality) -> Found | None:
         if known:
             kept = kept_of(known, changed, margin)
             nearest = max(known, key=lambda row: row[f"{changed}_low"])
+            if is_share and (n_right := _all_lost(quality, known)):
+                return None, False, f"No setting keeps any of the {counted(n_right, 'right answer')}", []
             best, cost = cheapest(quality, kept or [nearest])
             keeps = how_many_keep(len(kept), len(known), points(margin) if is_share else f"{margin:.2g}")
             of = "right answers" if is_share else "the judge's score"
@@ -193,6 +199,13 @@ def _beside_full_depth(quality: Quality) -> Found | None:
             name = "The best safe setting" if kept else "No setting is shown to be as good as full depth; the nearest"
             return best, bool(kept) and saves(best, cost.column), f"{name} {costs_words(best, cost)}", [keeps, level]
     return None
+
+
+def _all_lost(quality: Quality, known: list[Row]) -> int:
+    """How many answers full depth gets right, if each of these settings loses all of them; else 0."""
+    normal = row_of_normal(quality, CORRECT)
+    n_right = normal[CORRECT] * normal["n"] if normal else 0.0
+    return round(n_right) if all(row[f"{CORRECT}{LOST}"] >= n_right - 1e-9 for row in known) else 0
 
 
 def _by_disagreement(quality: Quality) -> Found:

@@ -52,7 +52,7 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
     in_exact_state = [each for each in steps.ceilings if CEILING_KEY in each.by_key]
     ceiling = max(in_exact_state, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
     choice = latest_choice(run.sweep) if run else None
-    best, others = _tested(run, choice, look) if run and choice else (_cheapest_tried(steps), [])
+    best, others = _tested(run, choice, look) if run and choice else (_nearest_tried(steps, bound), [])
     timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others
     n_tried = len(choice["tested"]) if choice else sum(len(_deployed(each)) for each in steps.tried)
     return Figures(
@@ -125,10 +125,15 @@ def _tested(run: SweepFigures, choice: Row, look: FirstLook) -> tuple[Contender,
     return _settled(run.contender(key, BEST, look.steps), tested[key], choice), [*beside, *others[:2]]
 
 
-def _cheapest_tried(steps: AssessmentTables) -> Contender | None:
-    """Of what was tried on the pilot, where nothing was worth a test."""
-    tried = [figures.contender(key, BEST, steps.look.steps) for figures in steps.tried for key in _deployed(figures)]
-    return max(tried, key=lambda each: each.run, default=None)
+def _nearest_tried(steps: AssessmentTables, bound: Bound) -> Contender | None:
+    """Of what was tried on the pilot, where nothing was worth a test, what loses least, and then what saves most."""
+    tried = []
+    for figures in steps.tried:
+        prompts = PromptFigures(figures, [0.0] * len(figures.layers_G), bound.risk)
+        for key in _deployed(figures):
+            found = figures.contender(key, BEST, steps.look.steps)
+            tried.append((prompts.loss(key).mean, replace(found, of_right=prompts.loss_of_right(key))))
+    return min(tried, key=lambda each: (each[0], -each[1].run), default=(0.0, None))[1]
 
 
 def _elsewhere(sweeps: Sequence[SweepFigures], best: Contender | None) -> dict[str, float]:
@@ -156,11 +161,11 @@ def controls_by_setting(sweep: FinishedSweep) -> dict[str, str]:
 
 
 def _best(choice: Row) -> str:
-    """The chosen setting; else the cheapest certified one; else the one that came nearest to being certified."""
+    """The chosen setting; else the cheapest certified one; else the one that loses least."""
     if choice["configuration"]:
         return str(choice["configuration"])
     certified = [setting for setting in choice["tested"] if setting["certified"]]
-    pool, key = (certified, "cost") if certified else (choice["tested"], "p_value")
+    pool, key = (certified, "cost") if certified else (choice["tested"], "mean_loss")
     return str(min(pool, key=lambda setting: (setting[key], setting["cost"]))["configuration"])
 
 

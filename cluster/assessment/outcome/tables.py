@@ -19,16 +19,17 @@ import pyarrow as pa
 from cluster.assessment.asked import READS_KEY
 from cluster.assessment.front import head_in_layers, price_of_head
 from cluster.assessment.outcome.ledger import Option, Proven
-from cluster.assessment.outcome.verdict import Allowed, Contender
+from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
 from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
+from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_RUN, PerRight, per_right
-from eexit.quality.risks import RISKS, Losses, losses
+from eexit.quality.risks import RISKS, Losses, losses, numbers
 from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
@@ -184,11 +185,31 @@ class PromptFigures:
         return units(self.figures.sweep.manifest.config["prompts"])
 
     @cached_property
-    def _losses(self) -> Losses:
+    def _runs(self) -> pa.Table:
+        """The runs as `losses` takes them."""
         runs = self.figures.sweep.runs
         unit = [self._unit_of[each] for each in runs["prompt_id"].to_pylist()]
         runs = runs.append_column("unit", pa.array(unit, pa.string()))
-        return losses(RISKS[self.risk], runs.append_column("draw", runs["seed"].cast(pa.string())))
+        return runs.append_column("draw", runs["seed"].cast(pa.string()))
+
+    @cached_property
+    def _losses(self) -> Losses:
+        return losses(RISKS[self.risk], self._runs)
+
+    def loss(self, key: str) -> Loss:
+        """The mean loss of a configuration."""
+        loss_P = self._losses.of(key)
+        return Loss(float(loss_P.mean()) if len(loss_P) else math.inf, len(loss_P))
+
+    def loss_of_right(self, key: str) -> Loss | None:
+        """The mean loss among the prompts that full depth gets right; None where answers are not the risk."""
+        correct = numbers(RISKS[ANSWERS].column, self._runs)
+        if self.risk != ANSWERS or NORMAL not in correct.configurations:
+            return None
+        right_P = np.nan_to_num(correct.loss_PC[:, correct.configurations.index(NORMAL)]) > 0
+        loss_P = self._losses.loss_PC[right_P, self._losses.configurations.index(key)]
+        loss_P = loss_P[~np.isnan(loss_P)]
+        return Loss(float(loss_P.mean()), len(loss_P)) if len(loss_P) else None
 
     @cached_property
     def _weight_DP(self) -> np.ndarray:

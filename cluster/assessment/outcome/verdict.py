@@ -6,7 +6,8 @@ texts have chains of thought, a right answer has to take fewer multiply-adds too
 
 Otherwise the cause is the largest line of the ledger (`outcome.ledger`): it begins with what an oracle
 saves here. What leaving at the first layer would save beyond that is the model's own, told apart, and no rule's to
-lose. This module knows no tables: `figures` makes `Figures` of them.
+lose. Of an assessment that lacks a step, nothing is concluded. This module knows no tables: `figures` makes `Figures`
+of them.
 """
 
 import math
@@ -75,6 +76,11 @@ class Contender:
         return self.certified and (self.reporting is None or self.reporting.mean <= bound.at_most)
 
     @property
+    def loses_all(self) -> bool:
+        """Whether it loses all answers that full depth gets right."""
+        return self.of_right is not None and self.of_right.mean == 1
+
+    @property
     def is_lossless(self) -> bool:
         """Whether its texts are full depth's by how they are made."""
         return self.role in (DRAFT, GENERATE) and self.key != Generate(variant=INT8).key
@@ -141,15 +147,17 @@ class Figures:
     alternatives: Sequence[Contender] = ()  # drafts and `generate`, which could be taken instead of exits
     were_timed: bool = True  # whether these were, by the last step; else their times are of a few tokens
     ask: int = 1  # of its prompts, which ask the choice was
-    was_searched: bool = True  # whether the search came to an end, so that no setting means that none is worth a run
+    missing: Sequence[str] = ()  # steps that were cut or are not done: then nothing is concluded
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`cause` is None if it pays; the ledger is told in any case. `batch` is the size at which `best` is fastest."""
+    """`pays` is None where a step is missing, and `cause` then too, and if it pays: only of a whole assessment is the
+    ledger told. `batch` is the size at which `best` is fastest.
+    """
 
     figures: Figures
-    pays: bool
+    pays: bool | None
     cause: str | None
     ledger: Ledger
     batch: int | None
@@ -161,7 +169,7 @@ class Verdict:
         """Whether the clock decides, since all else speaks for the best setting."""
         best = self.figures.best
         sound = best is not None and best.run > 0 and best.is_proven(self.figures.bound)
-        return bool(best and sound and not best.is_dearer_per_right and self.batch)
+        return bool(best and sound and not best.is_dearer_per_right and self.batch) and not self.figures.missing
 
     @property
     def rows(self) -> Sequence[Contender]:
@@ -192,6 +200,8 @@ def judge(figures: Figures) -> Verdict:
     saves = best is not None and best.run > 0 and not best.is_dearer_per_right
     pays = bool(fastest and is_checked and saves and fastest.time.high < 1)
     ledger = ledger_of(figures.options, figures.bound.at_most, batch)
+    if figures.missing:
+        return Verdict(figures, None, None, ledger, batch, None, None)
     candidates = [*(usable if figures.were_timed else []), *(of_best if pays else [])]
     found = [each for each in candidates if each.time.high < 1]
     instead = min(found, key=lambda each: each.time.high, default=None)

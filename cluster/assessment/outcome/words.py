@@ -3,19 +3,21 @@
 format      2
 sentences   three: the verdict; at what risk, or the largest cause with its number; what is possible, or would have
             to be different
-pays        whether it does
+pays        whether it does; null where a step of the assessment is missing or was cut
 by_time     whether the clock decides, by the time of the best row, since all else speaks for it
-cause       null if it pays, else `state`, `knowing`, `proof`, `deciding`, `batches`, `overhead` or `model`
+cause       null if it pays or that is not known, else `state`, `knowing`, `proof`, `deciding`, `batches`, `overhead` or
+            `model`
 rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
             independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified, and
-            loss_of_right and n_of_right, the same among the prompts that full depth gets right; the
-            accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
-            those of normal; where texts have chains of thought, per_right, what of normal's multiply-adds a right
-            answer takes, with its interval and n; what is not known is null
-ledger      ceiling (saved, low, high, setting), batch (of the times, or null) and lines: each with restriction, taken,
-            low, high, left and setting, as shares of full depth (`cluster.assessment.outcome.ledger`)
+            loss_of_right and n_of_right, the same among the prompts that full depth gets right; the accuracy of its
+            texts and normal_accuracy, that of normal's, and changed, the share of texts that are not those of normal;
+            where texts have chains of thought, per_right, what of normal's multiply-adds a right answer takes, with
+            its interval and n; what is not known is null
+ledger      null where a step is missing, else ceiling (saved, low, high, setting), batch (of the times, or null) and
+            lines: each with restriction, taken, low, high, left and setting, as shares of full depth
+            (`cluster.assessment.outcome.ledger`)
 instead     null if nothing else takes certainly less time, or exits pay most; else the setting, role, batch, time, low
             and high of what takes least of all that keeps the bound, and a sentence that says so, and how it is used
 possible    what leaving at the first layer would save; beyond the ceiling, that is the model's
@@ -67,6 +69,8 @@ NEAREST: Final = "nearest"  # to being certified, where none is
 def sentences(verdict: Verdict) -> tuple[str, str, str]:
     """The verdict, why it can be trusted or what stands in the way, and what is possible or would have to change."""
     figures, best, batch = verdict.figures, verdict.figures.best, verdict.batch
+    if figures.missing:
+        return _not_known(verdict)
     if not (verdict.pays and best and batch):
         return _not_paying(verdict), why(verdict), otherwise(verdict)
     return (
@@ -74,6 +78,18 @@ def sentences(verdict: Verdict) -> tuple[str, str, str]:
         _trusted(best, figures),
         f"It saves {percent(best.run)} of the multiply-adds by what was run; the oracle agree would save "
         f"{percent(verdict.ledger.ceiling.mean)}, and exits at the first layer {percent(figures.possible)}.",
+    )
+
+
+def _not_known(verdict: Verdict) -> tuple[str, str, str]:
+    missing = verdict.figures.missing
+    *others, last = missing
+    steps = f"steps {', '.join(others)} and {last} are" if others else f"step {last} is"
+    return (
+        f"It is not known whether it pays here: {steps} not done, or not in full.",
+        "What was measured stays, and the same command with more --minutes goes on.",
+        f"The oracle agree would save {percent(verdict.ledger.ceiling.mean)} in exact state, and exits at the first "
+        f"layer {percent(verdict.figures.possible)}.",
     )
 
 
@@ -108,12 +124,12 @@ def _not_paying(verdict: Verdict) -> str:
     figures, best, batch = verdict.figures, verdict.figures.best, verdict.batch
     bound, no = figures.bound, "It does not pay here"
     tried = counted(figures.n_tried, "setting")
-    if best is None and not figures.was_searched:
-        return "It is not known whether it pays here: the minutes were over before any setting was run."
     if best is None:
         return f"{no}: in replays on the pilot, no token leaves early at any setting."
     if best.run <= 0:
         return f"{no}: the cheapest of {tried}, {best.key}, runs {percent(1 - best.run)} of full depth's multiply-adds."
+    if best.loses_all and best.of_right:  # and it is the nearest
+        return f"{no}: no setting keeps any of the {counted(best.of_right.n, 'right answer')}."
     if not best.certified and best.loss and best.loss.mean <= bound.at_most:
         return (
             f"{no}, as far as is shown: {best.key} loses {short_percent(best.loss.mean)} over {best.loss.n:,} prompts"
@@ -163,7 +179,9 @@ def verdict_table(verdict: Verdict) -> ResultTable:
         lost = short_percent(each.loss.mean) if each.loss else "–"
         tested = ("yes" if each.certified else "no") if each.loss else "–"
         times = [_cell(each, batch) for batch in figures.batches]
-        role = NEAREST if each.role == BEST and not each.certified else ROLES[each.role]
+        role = ROLES[each.role]
+        if each.role == BEST and not each.certified:
+            role = ROLES[TRIED] if each.loses_all else NEAREST
         of_right = [short_percent(each.of_right.mean) if each.of_right else "–"] if has_right else []
         table.add_row(role, each.key, percent(each.theory), percent(each.run), *times, lost, *of_right, tested)
     return table
@@ -187,7 +205,7 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "by_time": verdict.is_by_time,
         "cause": verdict.cause,
         "rows": [each.row(verdict.figures.batches) for each in verdict.rows],
-        "ledger": _ledger(verdict.ledger),
+        "ledger": None if verdict.figures.missing else _ledger(verdict.ledger),
         "instead": _instead(verdict),
         "possible": known(verdict.figures.possible),
         "bound": {"risk": bound.risk, "at_most": bound.at_most, "confidence": bound.confidence},
@@ -215,6 +233,8 @@ def _instead(verdict: Verdict) -> dict[str, Any] | None:
 
 def instead_sentence(verdict: Verdict) -> str:
     """What to take instead of exits, or that nothing else takes less time."""
+    if verdict.figures.missing:
+        return "What pays most is not known either."
     if not verdict.figures.were_timed:
         return "What pays most is not known: what could be taken instead of exits was timed on a few tokens alone."
     nothing = "Nothing that could be taken instead takes certainly less time within the bound"
@@ -266,8 +286,9 @@ def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], remarks: S
     yield instead_sentence(verdict)
     if verdict.pays and verdict.figures.best and verdict.figures.best.per_right.n:
         yield f"With its chains of thought, it {_per_right(verdict.figures.best)}."
-    yield ledger_sentence(verdict)
-    yield models_part(verdict)
+    if not verdict.figures.missing:
+        yield ledger_sentence(verdict)
+        yield models_part(verdict)
     yield from remarks
     times = ", ".join(f"{step} {_minutes(spent)}" for step, spent in seconds.items())
     yield f"Minutes: {times}; {_minutes(sum(seconds.values()))} in all."

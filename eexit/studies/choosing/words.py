@@ -246,7 +246,7 @@ def _none_chosen(row: Row) -> Iterator[str]:
     yield none_certified(row)
     known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
     if known:
-        nearest = min(known, key=lambda setting: setting["p_value"])
+        nearest = min(known, key=lambda setting: (setting["mean_loss"], setting["cost"]))
         mean, n = short_percent(nearest["mean_loss"]), counted(int(nearest["n"]), "prompt")
         p_value = written(nearest["p_value"], ".2g")
         yield f"The nearest, {nearest['configuration']}, has a mean of {mean} (n = {n}, p = {p_value})."

@@ -53,7 +53,7 @@ def test_a_run_that_takes_too_long_is_left_out_and_named_and_more_minutes_go_on_
     shutil.rmtree(out / RUN)
     with monkeypatch.context() as slow:
         verdict = assess_here(quick(model), out, Slow(RUN, slow), told)
-    assert not verdict.pays
+    assert (verdict.pays, verdict.cause) == (None, None)
     said = "Left out: the rest of the run, and the choice, for want of minutes: with --minutes "
     assert [line.startswith(said) for line in settled(out)["remarks"]].count(True) == 1
     assert any(line.startswith(said) for line in told.lines)

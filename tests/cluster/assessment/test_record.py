@@ -8,7 +8,7 @@ import pytest
 
 from cluster.assessment.learned import Way
 from cluster.assessment.record import RECORD, Front, Record
-from cluster.assessment.sizes import LOOK, RUN, RunSizes, SearchSizes
+from cluster.assessment.sizes import LOOK, RUN, STEPS, RunSizes, SearchSizes
 from eexit.errors import UsageError
 
 ASKED = {"model": "m", "minutes": 30.0, "margin": 0.02}
@@ -83,3 +83,17 @@ def test_what_is_damaged_is_refused_in_a_line(tmp_path: Path, which: str) -> Non
     with pytest.raises(UsageError, match=r"assessment.json is damaged: remove it") as refused:
         Record.open(tmp_path, ASKED)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_is_missing_until_it_has_come_to_an_end_and_where_it_was_cut(step: str, tmp_path: Path) -> None:
+    record = Record.open(tmp_path / "out", {})
+    assert record.missing == list(STEPS)
+    for each in STEPS:
+        record.spent(each, 1.0, is_done=each != step)
+    assert record.missing == [step]
+    record.cuts(step, "Left out: some.")
+    assert record.missing == [step]
+    record.begins(step)
+    record.spent(step, 1.0, is_done=True)
+    assert record.missing == []

@@ -17,6 +17,7 @@ from eexit.quality.estimates import Estimate
 from eexit.studies.verdict_file import FILE
 from reports import build_report
 from reports.read.sweep import read_sweep
+from reports.read.verdict import AssessedVerdict
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
 
@@ -125,6 +126,25 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     assert sweep.verdict is None
     (line,) = sweep.left_out
     assert f"{FILE} is no verdict ({why}" in line
+
+
+def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: Path) -> None:
+    found = quality_in(answered)
+    normal = found.rows.set_index("configuration").loc["normal"]
+    n_right = round(normal["correct"] * normal["correct_n"])
+    all_lost = replace(found, rows=found.rows.assign(correct_lost=float(n_right)))
+    said = verdict(None, all_lost)
+    assert said
+    assert (said.answer, said.headline) == ("No.", f"No setting keeps any of the {n_right} right answers")
+    assert said.setting is None
+
+
+def test_an_assessment_that_was_cut_has_no_headline_and_no_cause(answered: Path) -> None:
+    best = {"setting": CHOSEN, "role": "best", "saved_by_what_was_run": 0.1, "certified": False}
+    cut = {"sentences": ["It is not known whether it pays here: step run is not done."], "pays": None, "rows": [best]}
+    said = verdict(AssessedVerdict.model_validate(cut), quality_in(answered))
+    assert said
+    assert (said.answer, said.headline, said.cause) == ("Not known.", "", None)
 
 
 def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:

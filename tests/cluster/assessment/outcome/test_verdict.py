@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from cluster.assessment.outcome.verdict import (
     judge,
 )
 from cluster.assessment.outcome.words import as_json, closing_sentences, instead_sentence, sentences, verdict_table
+from cluster.assessment.sizes import STEPS
 from eexit.quality.estimates import Estimate
 from eexit.studies.verdict_file import (
     BATCHES,
@@ -219,8 +221,32 @@ def test_without_any_setting_the_ledger_ends_at_full_depth() -> None:
     verdict = judge(replace(FIGURES, best=None, options=options_of(0.3, 0.2, 0.0)))
     assert (verdict.cause, verdict.ledger.lines[-1].left, verdict.ledger.batch) == (KNOWING, 0.0, None)
     assert "no token leaves early at any setting" in sentences(verdict)[0]
-    cut = judge(replace(verdict.figures, was_searched=False))
-    assert sentences(cut)[0].startswith("It is not known whether it pays here: the minutes were over before")
+
+
+PAYS_NOT = replace(FIGURES, best=None, options=options_of(0.3, 0.2, 0.0))
+
+
+@pytest.mark.parametrize("whole", [FIGURES, figures(certified=False), PAYS_NOT], ids=["pays", "not certified", "none"])
+def test_an_assessment_that_lacks_any_steps_concludes_nothing(whole: Figures) -> None:
+    assert judge(whole).pays is not None
+    for n_missing in range(1, len(STEPS) + 1):
+        for missing in combinations(STEPS, n_missing):
+            verdict = judge(replace(whole, missing=missing))
+            content = json.loads(as_json(verdict, "m", {}, []))
+            known = [content[name] for name in ("pays", "cause", "ledger", "instead", "setting")]
+            assert known == [None] * 5
+            said = " ".join([*sentences(verdict), *closing_sentences(verdict, {}, [])])
+            assert said.startswith("It is not known whether it pays here: step")
+            assert all(step in said for step in missing)
+            assert "takes most" not in said
+            assert "lose" not in said
+
+
+def test_a_setting_that_loses_all_right_answers_is_near_to_nothing() -> None:
+    verdict = judge(figures(certified=False, loss=Loss(0.9, 10), of_right=Loss(1.0, 9)))
+    assert sentences(verdict)[0] == "It does not pay here: no setting keeps any of the 9 right answers."
+    assert "nearest" not in [*verdict_table(verdict).columns[0].cells]
+    assert "nearest" in [*verdict_table(judge(figures(certified=False))).columns[0].cells]
 
 
 FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
