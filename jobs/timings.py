@@ -3,7 +3,7 @@
     python jobs/timings.py results/mine                         all configurations but oracles, at 1, 8 and 32 rows
     python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
     python jobs/timings.py results/mine --prompts 3 --tokens 40 --rounds 2 --batch 1      a first look
-    python jobs/timings.py results/mine --beside generate/lookup generate/int8 generate/compile     what else is there
+    python jobs/timings.py results/mine --beside generate/lookup     what else is there
 
 Time it on a machine that does nothing else. One Ray actor has all CPUs of a node, or a whole GPU, for itself. In every
 round it times everything once, in another order, and only times of one round are compared. Everything decodes the same

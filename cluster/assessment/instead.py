@@ -3,13 +3,11 @@
 They are timed beside full depth on prompts of the pilot, whose texts they leave as they are.
 """
 
-from importlib.util import find_spec
-
 from cluster.assessment import sizes
 from cluster.assessment.certifying import time_settings_with, untimed_settings
 from cluster.assessment.parts import PILOT
 from cluster.assessment.workshop import INSTEAD, Workshop
-from eexit.plan.configuration import GENERATE, INT8, LOOKUP, VARIANTS, Generate
+from eexit.plan.configuration import GENERATE, LOOKUP, Generate
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.timing.study import WhatToTime
 
@@ -60,17 +58,10 @@ def _time_drafts_with(shop: Workshop, batch: int) -> None:
     """
     if not shop.is_whole(INSTEAD) or batch not in shop.untimed(INSTEAD, GENERATE, MIN_ROUNDS):
         return
-    n_prompts, variants = MIN_ROUNDS * sizes.timed_prompts(batch), _variants(batch, shop.asked.common.get("quantize"))
+    n_prompts = MIN_ROUNDS * sizes.timed_prompts(batch)
+    variants = [Generate(variant=LOOKUP).key] if batch == 1 else []
     what = WhatToTime(
         shop.drafts(INSTEAD), (batch,), n_prompts, shop.timed_tokens, n_prompts // batch,
         beside=[Generate().key, *variants], per_round=batch,
     )  # fmt: skip
     shop.time_it(INSTEAD, what)
-
-
-def _variants(batch: int, quantize: object) -> list[str]:
-    """Of `generate`; compiling takes longer than all that is timed here, so that it is left to `jobs/timings.py`, and
-    quantised weights (`quantize`) are not quantised again.
-    """
-    there = {LOOKUP: batch == 1, INT8: quantize is None and find_spec("torchao") is not None}
-    return [Generate(variant=variant).key for variant in VARIANTS if there.get(variant)]

@@ -21,12 +21,8 @@ PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through 
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
 LOOKUP: Final = "lookup"
 LOOKUP_TOKENS: Final = 5  # that transformers' own lookup is asked to draft at a time
-INT8: Final = "int8"
-COMPILE: Final = "compile"
 VARIANTS: Final = {  # of transformers' own
     LOOKUP: "drafts that are looked up in the text so far (prompt_lookup_num_tokens)",
-    INT8: "weights of linear layers in 8 bits (torchao)",
-    COMPILE: "steps that torch.compile has compiled, with a static cache",
 }
 MODES: Final = {  # of exits; `draft` is a mode too
     NORMAL: "no exits: every token comes from the final layer",

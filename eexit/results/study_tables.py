@@ -36,7 +36,7 @@ TIMINGS: Final = Table(
         "configuration": string(
             "name",
             "as in generations; generate: that of transformers, with a layer behind it if it drafts there "
-            "(assistant_early_exit), or lookup, int8 or compile (--beside of jobs/timings.py)",
+            "(assistant_early_exit), or lookup (--beside of jobs/timings.py)",
             nullable=False,
         ),
         **{name: field.with_nullable(True) for name, field in CONFIGURATION.items() if name != "configuration"},
@@ -71,7 +71,7 @@ TIMINGS: Final = Table(
         ),
         "warm_up": float64(
             "seconds",
-            "that decoding took before the first round, which is not timed: generate/compile compiles then",
+            "that decoding took before the first round, which is not timed",
         ),
         "drafted": int64("tokens", "of the timed passes, as in generations; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),

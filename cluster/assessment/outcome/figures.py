@@ -201,6 +201,6 @@ def _lossless(steps: AssessmentTables, timed_in: SweepFigures) -> list[Contender
 
 
 def _generate(timed_in: SweepFigures) -> list[Contender]:
-    """Transformers' own, and its variants, of which one is in 8 bits."""
+    """Transformers' own, and its variants."""
     keys = [GENERATE, *(Generate(variant=variant).key for variant in VARIANTS)]
     return [Contender(key, GENERATE_ROLE, times=times) for key in keys if (times := timed_in.times(key))]

@@ -16,7 +16,6 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cluster.assessment.outcome.ledger import Ledger, LedgerOptions, ledger_of
-from eexit.plan.configuration import INT8, Generate
 from eexit.quality.estimates import ENDS, NOTHING, Estimate
 from eexit.studies.verdict_file import MOST_ROWS
 
@@ -83,7 +82,7 @@ class Contender:
     @property
     def is_lossless(self) -> bool:
         """Whether its texts are full depth's by how they are made."""
-        return self.role in (DRAFT, GENERATE) and self.key != Generate(variant=INT8).key
+        return self.role in (DRAFT, GENERATE)
 
     def row(self, batches: Sequence[int]) -> dict[str, Any]:
         """A record of `verdict.json`, of the same columns for all; what is not known is null."""

@@ -1,13 +1,12 @@
 """Variants of transformers' own `generate` beside a sweep's configurations: which, and whether they write the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, Final
 
 from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
 from eexit.output.text import percent
-from eexit.plan.configuration import GENERATE, INT8, NORMAL, VARIANTS, Generate, mode_of
+from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, Generate, mode_of
 from eexit.studies.study import Row
 from eexit.studies.timing.speedups import Speedup, speedups, times_of
 
@@ -15,34 +14,18 @@ TEXTS: Final = "texts"  # of a row of timings that is being made: the tokens of 
 MISSING = "–"
 BESIDE_CAPTION = (
     f"Identical texts: rows with all the tokens of {NORMAL} in the same round, in the worst round. First other token: "
-    "the earliest of any row that is not the same, from 0. Warming up is not timed; what is compiled is compiled then. "
+    "the earliest of any row that is not the same, from 0. Warming up is not timed. "
     f"{MISSING}: it decodes one row at a time only."
 )
-WHOLE_BITS = 8  # fewer than so many bits of a weight fit into 8 all but whole
-LOW_BITS = (
-    " These weights came from {bits} bits, which 8 bits hold almost without a loss: their texts look more alike here "
-    "than those of weights that were trained in more bits would."
-)
 
 
-def variants_beside(keys: Sequence[str], quantize: str | None = None) -> list[Generate]:
-    """Transformers' own, by these keys: plain `generate` always, then the variants. Raises `UsageError`.
-
-    `quantize` is what the sweep's own weights are quantised to.
-    """
+def variants_beside(keys: Sequence[str]) -> list[Generate]:
+    """Transformers' own, by these keys: plain `generate` always, then the variants. Raises `UsageError`."""
     known = {f"{GENERATE}/{variant}": Generate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):
             raise UsageError(f"--beside {key} is not known: choose from {', '.join((GENERATE, *known))}")
-    chosen = [known[key] for key in dict.fromkeys(keys) if key in known]
-    if Generate(variant=INT8) in chosen and quantize is not None:
-        raise UsageError(f"{GENERATE}/{INT8}: the sweep's weights are quantised already ({quantize}), leave it out")
-    if Generate(variant=INT8) in chosen and find_spec("torchao") is None:
-        raise UsageError(
-            f"{GENERATE}/{INT8} needs torchao, which is not installed: pip install 'eexit[quantized]', or leave it out "
-            "of --beside"
-        )
-    return [Generate(), *chosen]
+    return [Generate(), *(known[key] for key in dict.fromkeys(keys) if key in known)]
 
 
 def with_identity(rows: Sequence[Row]) -> list[Row]:
@@ -64,15 +47,14 @@ def _told_apart(row: Row, normal: Sequence[Sequence[int]] | None) -> Row:
     return {**row, "identical": identical, "first_difference": min(differing, default=None)}
 
 
-def beside_table(measurements: Iterable[Mapping[str, Any]], gguf_bits: int | None = None) -> ResultTable | None:
+def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
     """Variants of transformers' own `generate`, and whether they write the same; None if none was timed."""
     rows = list(measurements)
     keys = {row["configuration"]: None for row in rows if mode_of(row["configuration"]) == GENERATE}
     variants = [f"{GENERATE}/{variant}" for variant in VARIANTS]
     if not any(key in variants for key in keys):
         return None
-    is_low = gguf_bits is not None and gguf_bits < WHOLE_BITS and f"{GENERATE}/{INT8}" in keys
-    table = ResultTable(BESIDE_CAPTION + (LOW_BITS.format(bits=gguf_bits) if is_low else ""))
+    table = ResultTable(BESIDE_CAPTION)
     table.add("number", "rows")
     table.add("key", "transformers' own")
     table.add("number", f"× {NORMAL}", "95 %\ninterval", "identical\ntexts", "first other\ntoken", "warm-up,\nseconds")

@@ -12,13 +12,11 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from eexit.decode.costs.counting import Counts, cost_columns
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
@@ -28,9 +26,9 @@ from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import COMPILE, INT8, Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import Configuration, Draft, Generate, Normal
 from eexit.plan.runs import Run
-from eexit.studies.timing.plain_generate import Prompt, generate_greedily, in_8_bits, plain_model, settings_of
+from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
 
 UNTIMED_TOKENS = 2  # of each row
 COSTS = ("cost_full", "cost_needed", "cost_run")
@@ -102,14 +100,9 @@ class Contenders:
         )
 
     def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
-        """Decode one batch, for so many tokens only; what is compiled decodes everything, as it is timed later.
-
-        Returns the seconds that it took.
-        """
-        began, every = time.perf_counter(), batches(self.prompts, batch)
-        compiles = isinstance(contender, Generate) and contender.variant == COMPILE
-        for rows in every if compiles else every[:1]:
-            self._time(contender, rows, self.n_tokens if compiles else n_tokens)
+        """Decode one batch, for so many tokens only. Returns the seconds that it took."""
+        began = time.perf_counter()
+        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
         return time.perf_counter() - began
 
     def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
@@ -120,8 +113,7 @@ class Contenders:
     def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))
         if isinstance(contender, Generate):
-            model = self.in_8_bits if contender.variant == INT8 else self.plain
-            made = generate_greedily(model, rows, n_tokens, watch.progress, settings_of(contender))
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(contender))
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
             return Timing(watch.tokens, seconds), made.tolist()
@@ -135,10 +127,6 @@ class Contenders:
         traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, Trace)]
         texts = [trace.token_id_T.tolist() for trace in traces]
         return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
-
-    @cached_property
-    def in_8_bits(self) -> PreTrainedModel:
-        return in_8_bits(self.plain)
 
     def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
         """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.

@@ -3,19 +3,17 @@
 It decodes greedily, always the same number of tokens; EOS ends nothing.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CompileConfig, GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from eexit.cpu.packed_linear import PackedLinear
-from eexit.errors import UsageError, first_line
 from eexit.generator import ModelGenerator
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.configuration import COMPILE, GENERATE, INT8, LOOKUP, LOOKUP_TOKENS, Generate
+from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
 
 Progress = Callable[[int], None]
 Prompt = tuple[int, ...]  # its token ids
@@ -62,40 +60,7 @@ def settings_of(contender: Generate) -> dict[str, Any]:
         return {"assistant_early_exit": contender.draft_layer + 1}  # so many layers
     if contender.variant == LOOKUP:
         return {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
-    if contender.variant == COMPILE:
-        config = CompileConfig(mode="default", fullgraph=False)
-        config._compile_all_devices = True  # type: ignore[assignment]  # CPUs too
-        return {"cache_implementation": "static", "compile_config": config}
     return {}
-
-
-def in_8_bits(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model whose linear layers have weights in 8 bits, which are multiplied as they are.
-
-    Raises `UsageError` if that can't be done.
-    """
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    copied = copy.deepcopy(model)
-    try:
-        quantize_(copied, Int8WeightOnlyConfig())
-    except Exception as error:  # of torchao, which may raise anything
-        raise UsageError(
-            f"{GENERATE}/{INT8} can't be timed: torchao raises {type(error).__name__}: {first_line(error)}; leave it "
-            "out of --beside"
-        ) from error
-    return copied
-
-
-def why_not_compiled(device: torch.device) -> str | None:
-    """Why torch.compile compiles nothing here; None if it does."""
-    try:
-        torch.compile(lambda given: given * 2 + 1)(torch.ones(4, device=device))
-    except Exception as error:  # of any of the compilers that it may call
-        return first_line(error)
-    finally:
-        torch.compiler.reset()
-    return None
 
 
 def drafts_itself(model: PreTrainedModel) -> bool:

@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.method.states import STATES
-from eexit.model.sources import gguf_bits
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, some, with_versions
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
-    COMPILE,
     GENERATE,
     NORMAL,
     Configuration,
@@ -126,7 +124,7 @@ class TimingStudy(Study):
     def load(self, device: str, memory_share: float) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
         from eexit.studies.timing.contenders import Contenders
-        from eexit.studies.timing.plain_generate import drafts_itself, why_not_compiled
+        from eexit.studies.timing.plain_generate import drafts_itself
 
         remarks = []
         self._contenders = Contenders(self.config, device, self.n_tokens)
@@ -136,10 +134,6 @@ class TimingStudy(Study):
         if any(map(_drafts, self.contenders)) and not drafts_itself(self._contenders.plain):
             remarks.append(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
             self.contenders = [each for each in self.contenders if not _drafts(each)]
-        compiled = Generate(variant=COMPILE)
-        if compiled in self.contenders and (reason := why_not_compiled(self._contenders.plain.device)):
-            remarks.append(f"{compiled.key} is not timed, since torch.compile compiles nothing here: {reason}")
-            self.contenders = [each for each in self.contenders if each != compiled]
         return remarks
 
     def _same_for_all(self) -> Mapping[str, Any]:
@@ -210,7 +204,7 @@ class TimingStudy(Study):
         times = step_times(rows, self._exits.n_layers) if self._exits else None
         rows = [row for row in rows if row["batch"] in self.batches]
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
-        beside = beside_table(rows, gguf_bits(self.config.model))
+        beside = beside_table(rows)
         return [table for table in (timings_table(rows), drafts_table(rows), beside, *of_steps) if table]
 
 
@@ -292,7 +286,7 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
-    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside, config.quantize), *chosen, *drafting]))
+    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting]))
     batches = tuple(dict.fromkeys(asked.batches))
     study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
     study.time_left = TimeLeft(asked.seconds)

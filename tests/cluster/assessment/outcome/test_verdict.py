@@ -252,7 +252,6 @@ def test_a_setting_that_loses_all_right_answers_is_near_to_nothing() -> None:
 FAST, SLOW = Estimate(0.5, 0.4, 0.6, 8), Estimate(0.9, 0.8, 1.02, 8)
 OWN, PERHAPS = Contender("generate", GENERATE, times={1: FAST}), Estimate(0.7, 0.52, 1.06, 6)
 DRAFTED = Contender("draft/20:4", DRAFT, times={1: SLOW, 32: Estimate(0.4, 0.3, 0.5, 8)})
-EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0.1, 8)})
 
 
 @pytest.mark.parametrize(
@@ -261,7 +260,6 @@ EIGHT_BITS = Contender("generate/int8", GENERATE, times={1: Estimate(0.1, 0.1, 0
         ([], None),
         ([OWN], ("generate", 1)),
         ([OWN, DRAFTED], ("draft/20:4", 32)),
-        ([EIGHT_BITS], None),
         ([replace(DRAFTED, times={1: SLOW})], None),
     ],
 )
@@ -299,7 +297,7 @@ def test_what_too_few_prompts_certify_says_which_ask_of_them_it_was() -> None:
 
 def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_most() -> None:
     few = Estimate(0.66, math.nan, math.nan, 3)
-    verdict = judge(replace(FIGURES, best=None, alternatives=[replace(DRAFTED, times={1: few}), EIGHT_BITS]))
+    verdict = judge(replace(FIGURES, best=None, alternatives=[replace(DRAFTED, times={1: few})]))
     assert verdict.instead is None
     assert next(closing_sentences(verdict, {}, [])) == (
         "What pays most is not known: draft/20:4 takes 66% of full depth's time (too few rounds for an "

@@ -19,7 +19,6 @@ from cluster.studies import actors as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
-from eexit.model.sources import gguf_bits
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
@@ -117,36 +116,27 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
     assert ["3", "generate/lookup", *["–"] * 5] in lines
     [one_row] = [line for line in lines if line[:2] == ["1", "generate/lookup"] and line[4:6] == ["100.0%", "none"]]
     assert len(one_row) == 7
-    assert "4 bits" not in " ".join(printed)
 
 
-def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
     with pytest.raises(UsageError, match="--beside generate/4bit is not known: choose from generate, generate/lookup"):
         timed(finished, beside=["generate/4bit"])
-    with pytest.raises(UsageError, match=r"generate/int8: the sweep's weights are quantised already \(int4\), leave"):
-        beside.variants_beside(["generate/int8"], "int4")
-    monkeypatch.setattr(beside, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"generate/int8 needs torchao, which is not installed: pip install 'eexit\["):
-        timed(finished, beside=["generate", "generate/int8"])
 
 
-def test_the_texts_of_a_round_are_compared_with_those_of_normal_and_low_bits_are_told() -> None:
+def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
     def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
         measured = {"tokens": 6, "seconds": seconds, "cost_full": None, "cost_needed": None, "cost_run": None}
         return {"configuration": key, "batch": 2, "round": 1, "warm_up": 3.0, **measured, beside.TEXTS: texts}
 
-    made = [row("generate/int8", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
-    quantized, normal = beside.with_identity(made)
-    assert (quantized["identical"], quantized["first_difference"]) == (0.5, 2)
+    made = [row("generate/lookup", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
+    other, normal = beside.with_identity(made)
+    assert (other["identical"], other["first_difference"]) == (0.5, 2)
     assert (normal["identical"], normal["first_difference"]) == (None, None)
-    assert beside.TEXTS not in quantized
-    table = beside.beside_table([quantized, normal], gguf_bits("smollm2-135m"))
+    assert beside.TEXTS not in other
+    table = beside.beside_table([other, normal])
     assert table is not None
     first = [next(iter(column.cells)) for column in table.columns]
-    assert first == ["2", "generate/int8", "2.00", "–", "50.0%", "2", "3.0"]
-    assert "came from 4 bits" in str(table.caption)
-    own = beside.beside_table([quantized, normal], gguf_bits("some/model"))
-    assert "bits" not in str(own.caption if own else "")
+    assert first == ["2", "generate/lookup", "2.00", "–", "50.0%", "2", "3.0"]
     assert beside.beside_table([normal]) is None
 
 
