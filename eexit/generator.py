@@ -21,7 +21,6 @@ from eexit.decode.screening import moment_of, read_moment
 from eexit.decode.trace import Trace
 from eexit.errors import first_line
 from eexit.method.screen import Screen
-from eexit.method.shortlist import Shortlist
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input, thinking_marks
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import NO_MARKS, SweepConfig
@@ -59,17 +58,17 @@ def decoding_of(
 ) -> Decoding:
     """How all rows of a sweep decode, with what its rules look at; a setting that was taken home decodes so too.
 
-    `moment` is the file with what screens are made of, if it is not in the user's cache. Raises `UsageError` if a mode,
+    `moment` is the file with what a screen is made of, if it is not in the user's cache. Raises `UsageError` if a mode,
     a rule or an artefact does not fit the model.
     """
     decoder, student = decoders.teacher, decoders.student
     for mode in {configuration.mode for configuration in configurations(config)}:
         refuse_mode(mode, student)
     layers = resolve_exitable_layers(config, decoder.n_layers)
-    sizes = config.screen, config.head_screen
-    if any(sizes):
+    screen = None
+    if config.screen:
         moment_HH = read_moment(moment).to(student.device) if moment else moment_of(student)
-    screens = [Screen(student, size, moment_HH) if size else None for size in sizes]
+        screen = Screen(student, config.screen, moment_HH)
     return Decoding(
         exitable_layers=layers,
         max_new_tokens=config.max_new_tokens,
@@ -78,9 +77,7 @@ def decoding_of(
         probe=load_probe(config, layers, decoder),
         gate=load_gate(config, layers, decoder),
         state_maps=load_state_maps(config, layers, decoder),
-        shortlist=Shortlist(student, config.shortlist) if config.decide_on == "shortlist" else None,
-        screen=screens[0],
-        head=screens[1],
+        screen=screen,
         temperature=config.temperature,
         top_p=config.top_p,
         record_top_k=min(config.record_top_k, decoder.vocabulary),

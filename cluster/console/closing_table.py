@@ -24,7 +24,7 @@ from eexit.results.store.folder import Store
 COLUMNS = [
     *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
-    *("exit_rate", "head_reads", "screen_reads", "screen_misses"),
+    *("exit_rate", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
 # The report's words, which are broken where the table has no room in 80 columns.

@@ -56,7 +56,6 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
         **{role: location for role in (PROBE, ADAPTER, STATE_MAPS) if (location := getattr(config, role))},
-        **({"decided on": f"a shortlist of {config.shortlist} tokens"} if config.decide_on == "shortlist" else {}),
         **({"decided on": f"a {config.screen}"} if config.screen else {}),
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
         if config.temperature

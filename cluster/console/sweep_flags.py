@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
-        "shortlist", "head", "gate_thresholds",
+        "gate_thresholds",
     ),
     LEARNED: ("readout", "probe", "gate", "adapter", "state"),
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),

@@ -64,7 +64,7 @@ def plain_weight(linear: nn.Module) -> Tensor:
     """
     weight = linear.weight
     if not isinstance(weight, Tensor) or not is_whole(weight):
-        raise UsageError("shortlists and screens are made of the head's weights, which are quantised: decide on head")
+        raise UsageError("a screen is made of the head's weights, which are quantised: decide on head")
     return weight.to_dense().to(linear.dtype) if isinstance(linear, PackedLinear) else weight
 
 

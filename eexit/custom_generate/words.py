@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from eexit.custom_generate.taken import Certificate, Drawn, Taken
 from eexit.output.text import ordinal, percent, short_percent, with_weights, written
-from eexit.plan.config import WHOLE
 from eexit.plan.configuration import ALL_MODES, Draft, Exit
 
 
@@ -22,11 +21,10 @@ def _what(taken: Taken) -> Iterator[str]:
                 f"{taken.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
                 "agrees with."
             )
-            if config["head"] == WHOLE:
-                yield (
-                    "The text is that of plain generate, token for token in float32, up to the model's context: "
-                    "nothing is lost."
-                )
+            yield (
+                "The text is that of plain generate, token for token in float32, up to the model's context: nothing is "
+                "lost."
+            )
         case Exit() as exit:
             layers = ", ".join(map(str, taken.exit_layers))
             after = "layer" if len(taken.exit_layers) == 1 else "layers"
@@ -37,7 +35,7 @@ def _what(taken: Taken) -> Iterator[str]:
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
-        f"{config['decide_on']}; tokens come from the {config['head']} head."
+        f"{config['decide_on']}; tokens come from the whole head."
     )
 
 

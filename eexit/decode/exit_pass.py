@@ -23,7 +23,7 @@ from eexit.decode.rows.slots import RuleOfRows, Slots
 from eexit.decode.rows.transfer import index_among, to_device
 from eexit.decode.token_pass import StudentRows, Through, TokenPass, Tokens
 from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
-from eexit.method.shortlist import ShortReading
+from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
 
 
@@ -114,7 +114,6 @@ class ExitPass:
     def __init__(self, student: StudentRows, decoding: Decoding, tokens: Tokens, deciding: Deciding, known: Decision):
         self.token_pass, self.decoder = TokenPass(student, tokens), student.decoder
         self.decoding, self.deciding = decoding, deciding
-        self.reads = "screen_reads" if decoding.head else "head_reads"  # what tokens are read with
         self.layers = np.array([end - 1 for _, end in student.segments])
         n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
         self.gates = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
@@ -133,8 +132,6 @@ class ExitPass:
         self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
         self.unread_D = np.ones(n_tokens, bool)
         self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)  # how often each looked after each layer
-        if decoding.shortlist:
-            self.shortlist_DK = self.likeliest_DE.new_zeros(n_tokens, decoding.shortlist.n_tokens)
 
     def run(self) -> ExitsTaken:
         with self.decoder.attending():
@@ -191,33 +188,31 @@ class ExitPass:
         """Which of these tokens exit, by rules that look."""
         rule_B, reads_B, device = self.deciding.rule_D[looking], self.reads_D[looking], self.decoder.device
         self._count("probe_reads", looking[self.probes_D[looking]], rank)
-        whole_B = reads_B & self._reads_whole(rank, rule_B)
-        narrow_B = reads_B & ~whole_B
-        whole = self._read(rank, looking[whole_B]) if whole_B.any() else None
-        narrow = self._read_narrowly(rank, looking[narrow_B]) if narrow_B.any() else None
-        index_read_B = np.where(whole_B, np.cumsum(whole_B), np.cumsum(narrow_B)) - 1  # among the rows read alike
+        read = self._read(rank, looking[reads_B]) if reads_B.any() else None
+        index_read_B = np.cumsum(reads_B) - 1  # among the rows that are read
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
             rule, ranks = self.online[index], self.deciding.rules[index].ranks
             of_rule = np.flatnonzero(rule_B == index)
-            row, is_whole = self._row(looking[of_rule]), whole_B[of_rule[0]]
-            read, n_read = (whole, whole_B.sum()) if is_whole else (narrow, narrow_B.sum())
-            index_read = index_among(index_read_B[of_rule], n_read, device)
+            row = self._row(looking[of_rule])
+            seen = None
+            if read and rule.reads:
+                seen = read.distribution(index_among(index_read_B[of_rule], reads_B.sum(), device))
             look = Look(
                 self.decoding.exitable_layers[rank],
                 self.token_pass.before_DW[row],
                 self.token_pass.hidden_DW[row],
-                read.distribution(index_read) if read and rule.reads else None,
+                seen,
                 self._likeliest(row, [at for at in ranks if at <= rank]) if rule.compares else None,
                 self.deciding.parameter_DE[row, rank],
                 self.decoding.probe,
             )
             exits_B[index_among(of_rule, len(looking), device)] = self._draw(rank, row, rule, look)
         exits = exits_B.cpu().numpy()
-        taken = np.flatnonzero(exits & whole_B)
-        if len(taken) and whole:
+        taken = np.flatnonzero(exits & reads_B)
+        if len(taken) and isinstance(read, LayerReading):  # by the whole head, from which tokens are taken
             [row_B, index_read_T] = to_device([looking[taken], index_read_B[taken]], device)
-            self.picked.put(row_B, whole.taken(index_read_T, self.decoding, self.deciding.u_token_D[row_B]))
+            self.picked.put(row_B, read.taken(index_read_T, self.decoding, self.deciding.u_token_D[row_B]))
             self.unread_D[looking[taken]] = False
         return exits
 
@@ -226,41 +221,17 @@ class ExitPass:
         likeliest_BE = self.likeliest_DE[row]
         return torch.stack([likeliest_BE[:, rank] for rank in ranks], 1)
 
-    def _reads_whole(self, rank: int, rule_B: np.ndarray) -> np.ndarray:
-        """By token, whether it is read with the whole head; with a shortlist, where its rule looks first.
-
-        That makes the shortlist for the layers after it. With a screen, none is.
-        """
-        decoding = self.decoding
-        if decoding.screen:
-            return np.zeros(len(rule_B), bool)
-        first = [index for index in self.online if self.deciding.rules[index].ranks[0] == rank]
-        return np.isin(rule_B, first) if decoding.shortlist else np.ones(len(rule_B), bool)
-
-    def _read(self, rank: int, reading: np.ndarray) -> LayerReading:
-        """Read these tokens to decide, with the whole head."""
-        given, shortlist = self.deciding.given_D, self.decoding.shortlist
-        row = self._row(reading)
+    def _read(self, rank: int, reading: np.ndarray) -> LayerReading | ScreenReading:
+        """Read these tokens to decide, with the whole head or through a screen."""
+        row, given, screen = self._row(reading), self.deciding.given_D, self.decoding.screen
         hidden_BW = self.token_pass.hidden_DW[row]
-        read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
-        self._count(self.reads, reading, rank)
-        if shortlist:
-            self.shortlist_DK[row] = read.shortlist(shortlist.n_tokens)
-        self.likeliest_DE[row, rank] = read.likeliest_B
-        return read
-
-    def _read_narrowly(self, rank: int, reading: np.ndarray) -> ShortReading:
-        """Read these tokens to decide, for the tokens of a screen or of their shortlists alone."""
-        screen, shortlist, layer = self.decoding.screen, self.decoding.shortlist, self.decoding.exitable_layers[rank]
-        row = self._row(reading)
-        ready_BH = Reader(self.decoder, self.decoding.readout).ready(self.token_pass.hidden_DW[row], layer)
+        self._count("screen_reads" if screen else "head_reads", reading, rank)
+        read: LayerReading | ScreenReading
         if screen:
-            read = screen.screened(ready_BH)
-            self._count("screen_reads", reading, rank)
+            layer = self.decoding.exitable_layers[rank]
+            read = screen.read(Reader(self.decoder, self.decoding.readout).ready(hidden_BW, layer))
         else:
-            assert shortlist
-            read = shortlist.read(ready_BH, self.shortlist_DK[row])
-            self._count("shortlist_reads", reading, rank)
+            read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
         self.likeliest_DE[row, rank] = read.likeliest_B
         return read
 
@@ -298,7 +269,7 @@ class ExitPass:
             hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
             given = None if given is None else given[row]
             self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, rows, u_B, given))
-            self._count(self.reads, unread, exits)
+            self._count("head_reads", unread, exits)
             self._count_misses(unread)
 
     def _count_misses(self, unread: np.ndarray) -> None:

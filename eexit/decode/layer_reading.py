@@ -8,7 +8,7 @@ residual stream, H width of what the head takes, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -223,11 +223,10 @@ class LayerReading:
     That is the likeliest one or a given one; where tokens are sampled, logits are kept for the rows that do exit.
     """
 
-    seen: Divergence  # of one layer: X is 1, and K at least 2 and the length of a shortlist
+    seen: Divergence  # of one layer: X is 1, and K at least 2
     token_B: Tensor
     log_p_B: Tensor
     logits_BV: Tensor | None
-    token_BK: Tensor | None = None  # which tokens' logits those are, if not all
 
     @property
     def likeliest_B(self) -> Tensor:
@@ -236,10 +235,6 @@ class LayerReading:
     def distribution(self, row_B: Tensor | slice) -> Distribution:
         """What rules look at, of these rows."""
         return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
-
-    def shortlist(self, n_tokens: int) -> Tensor:
-        """So many of each row's likeliest tokens, (B, n_tokens), likeliest first."""
-        return self.seen.top_token_BXK[:, 0, :n_tokens]
 
     def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
         """The next tokens of these rows."""
@@ -250,9 +245,8 @@ class LayerReading:
                 logits_BV = self.logits_BV[row_B[at]]
                 picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
                 sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
-            index_B = torch.cat(sampled)
-            log_p_B = self.logits_BV[row_B, index_B].float() - self.seen.final_lse_B[row_B]
-            token_B = index_B if self.token_BK is None else self.token_BK[row_B, index_B]
+            token_B = torch.cat(sampled)
+            log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
         top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]
         return Picked(token_B, log_p_B, self.likeliest_B[row_B], top_token_BK, top_prob_BK)
 
@@ -266,43 +260,21 @@ def read_layer(
     return _read(decoder, ready_BH, decoding, given_B)
 
 
-def _named(seen: Divergence, token_BK: Tensor) -> Divergence:
-    """What was compared among each row's own tokens, by the ids of these."""
-    top_token_BXK = token_BK[:, None].expand(-1, seen.top_token_BXK.shape[1], -1).gather(2, seen.top_token_BXK)
-    return replace(seen, likeliest_BX=token_BK.gather(1, seen.likeliest_BX), top_token_BXK=top_token_BXK)
-
-
-def _logit_of(logits_BK: Tensor, token_BK: Tensor | None, given_B: Tensor) -> Tensor:
-    """The logits of given tokens, (B,); −∞ of one that is not among the row's."""
-    if token_BK is None:
-        return logits_BK.gather(1, given_B[:, None])[:, 0].float()
-    return logits_BK.float().masked_fill(token_BK != given_B[:, None], -torch.inf).max(1).values
-
-
 def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None) -> LayerReading:
     """What is recorded comes from the comparison of layers, with one layer alone."""
     size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
-    top_k = max(2, decoding.record_top_k, decoding.shortlist.n_tokens if decoding.shortlist else 0)
     seen: list[Divergence] = []
     log_p: list[Tensor] = []
-    kept: list[tuple[Tensor, Tensor | None]] = []
+    kept: list[Tensor] = []
     for start in range(0, len(ready_BH), size):
-        some_BH, token_BK = ready_BH[start : start + size], None
-        if decoding.head is None:
-            logits_BV = decoder.head(some_BH)
-        else:
-            token_BK, logits_BV = decoding.head.best(some_BH)
-        part = _joined(_compare(logits_BV[:, None], top_k))
-        seen.append(part if token_BK is None else _named(part, token_BK))
+        logits_BV = decoder.head(ready_BH[start : start + size])
+        seen.append(_joined(_compare(logits_BV[:, None], max(2, decoding.record_top_k))))
         if sampled:
-            kept.append((logits_BV, token_BK))
+            kept.append(logits_BV)
         if given_B is not None:
-            log_p.append(_logit_of(logits_BV, token_BK, given_B[start : start + size]) - part.final_lse_B)
+            of_given_B = logits_BV.gather(1, given_B[start : start + size, None])[:, 0]
+            log_p.append(of_given_B.float() - seen[-1].final_lse_B)
     whole = _joined(seen)
     token_B = whole.likeliest_BX[:, 0] if given_B is None else given_B
     log_p_B = torch.cat(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
-    if not sampled:
-        return LayerReading(whole, token_B, log_p_B, None)
-    tokens = [token_BK for _, token_BK in kept if token_BK is not None]
-    logits_BV = torch.cat([logits_BV for logits_BV, _ in kept])
-    return LayerReading(whole, token_B, log_p_B, logits_BV, torch.cat(tokens) if tokens else None)
+    return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if kept else None)

@@ -54,7 +54,6 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         keys_L=np.array(keys),
         position_L=in_attention_L + in_layer_L,
         look_XK=look_XK,
-        reads="screen_reads" if decoding.head else "head_reads",
         window_L=tuple(decoder.windows),
         mapped_LL=mapped_LL,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
@@ -104,16 +103,13 @@ def _price_maps(decoding: Decoding, hidden_11W: Tensor, layer_pass: LayerPass, k
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
     """The multiply-adds of each of LOOKS, (X, K), of which probe and gate look at no final layer."""
-    reader, shortlist, screen = Reader(decoder, decoding.readout), decoding.shortlist, decoding.head or decoding.screen
+    reader, screen = Reader(decoder, decoding.readout), decoding.screen
     prices: list[dict[str, int]] = []
     for layer in (*decoding.exitable_layers, reader.final):
         ready_1H, ready = _counted(reader.ready, hidden_1W, layer)
         price = {"head_reads": ready + _counted(decoder.head, ready_1H)[1]}
-        if shortlist:
-            token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
-            price["shortlist_reads"] = ready + _counted(shortlist.read, ready_1H, token_1K)[1]
         if screen:
-            price["screen_reads"] = ready + _counted(screen.screened, ready_1H)[1]
+            price["screen_reads"] = ready + _counted(screen.read, ready_1H)[1]
         if decoding.probe and layer != reader.final:
             one_1 = torch.ones_like(hidden_1W[:, 0])
             price["probe_reads"] = _counted(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]

@@ -23,9 +23,8 @@ from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
-HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
+HEAD, SCREEN = "head", "screen"  # what rules that read decide on
 AUTO_DTYPE: Final = "auto"  # of a sweep that has not begun: what it became is that of one that has
-WHOLE = "whole"  # the head that tokens are read with
 NO_MARKS: Final = "none"  # of a chain of thought: texts have no parts
 Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
 MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
@@ -231,20 +230,14 @@ def _decides(text: str) -> str:
     return text
 
 
-def _reads_tokens(text: str) -> str:
-    if text in (HEAD, SHORTLIST):
-        raise ValueError(f"head is {WHOLE} or a screen, as in {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
-    return text if text == WHOLE else _decides(text)
-
-
 def screen_size(text: str) -> ScreenSize | None:
     """Of a text such as "screen:96:1024"; None for what is no screen. Raises `ValueError` for no such size."""
     name, _, size = text.partition(":")
-    if text in (HEAD, SHORTLIST):
+    if text == HEAD:
         return None
     numbers = size.split(":")
     if name != SCREEN or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"decide_on is {HEAD}, {SHORTLIST} or {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
+        raise ValueError(f"decide_on is {HEAD} or a screen, as in {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
     rank, n_tokens = map(int, numbers)
     if not (1 <= rank <= MOST_COUNT and 2 <= n_tokens <= MOST_COUNT):
         raise ValueError(f"a screen has a rank of 1 or more, and lets 2 tokens or more through, got {text!r}")
@@ -376,15 +369,8 @@ class SweepConfig(BaseModel):
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
     decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
         "head",
-        description="what rules that read a layer look at: the whole head's tokens (head); only those that were "
-        "likeliest at the first exitable layer (shortlist); or those that a sketch of the head finds likeliest, as in "
-        "screen:96:1024 (rank, tokens); tokens themselves are always read from the whole head",
-    )
-    shortlist: Count = Field(64, ge=2, description="tokens of the shortlist")
-    head: Annotated[Text, AfterValidator(_reads_tokens)] = Field(
-        WHOLE,
-        description="what tokens are read with, in mode normal too: the whole head (whole), or only tokens that a "
-        "sketch of it finds likeliest, as in screen:96:1024",
+        description="what rules that read a layer look at: the whole head's tokens (head), or those that a sketch of "
+        "it finds likeliest, as in screen:96:1024 (rank, tokens); what is generated is read from the whole head",
     )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
     thinking: Annotated[tuple[Text, ...], AfterValidator(_opens_and_closes)] | None = Field(
@@ -436,11 +422,6 @@ class SweepConfig(BaseModel):
         """The size of the screen that rules look through, if they do."""
         return screen_size(self.decide_on)
 
-    @property
-    def head_screen(self) -> ScreenSize | None:
-        """The size of the screen that tokens are read with, if they are."""
-        return None if self.head == WHOLE else screen_size(self.head)
-
     @model_validator(mode="before")
     @classmethod
     def _rules_instead(cls, given: Any) -> Any:
@@ -483,7 +464,6 @@ class SweepConfig(BaseModel):
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
         self._refuse_gate()
         self._refuse_state()
-        self._refuse_head()
         if self.thinking is not None and self.thinking_until is not None:
             raise ValueError(
                 f"thinking {' '.join(self.thinking)} and thinking_until {self.thinking_until} both say where a text "
@@ -496,30 +476,7 @@ class SweepConfig(BaseModel):
                 raise ValueError(
                     f"draft {draft} is of more tokens than a run has at most (max_new_tokens {most}): draft fewer"
                 )
-        if self.decide_on != SHORTLIST and self.shortlist != type(self).model_fields["shortlist"].default:
-            raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")
         return self
-
-    def _refuse_head(self) -> None:
-        size = self.head_screen
-        if size is None:
-            return
-        if self.decide_on != HEAD:
-            raise ValueError(
-                f"decide_on {self.decide_on} has no effect: with head {size}, rules look at what tokens are"
-            )
-        if oracles := [rule for rule in self.all_rules if rule in ORACLES]:
-            raise ValueError(
-                f"rule {oracles[0]} compares distributions of the whole head, which head {size} is not: leave it out"
-            )
-        if self.draft:
-            raise ValueError(f"drafts are verified with the whole head, which head {size} is not: leave them out")
-        if self.adapter is not None:
-            raise ValueError(
-                f"adapter {self.adapter} may change the head, of which head {size} is a sketch: leave it out"
-            )
-        if size.n_tokens < self.record_top_k:
-            raise ValueError(f"head {size} has fewer tokens than are recorded (record_top_k {self.record_top_k})")
 
     def _refuse_state(self) -> None:
         mapping = [mode for mode in (*self.modes, *(control.mode for control in self.controls)) if mode in MAPPING]
@@ -541,8 +498,3 @@ class SweepConfig(BaseModel):
             raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
         if comparing := [name for name in reading if ONLINE[name].compares]:
             raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")
-        if self.decide_on == SHORTLIST:
-            raise ValueError(
-                f"a shortlist is made at the first layer of a set, which a gate can pass over: with {self.gate}, set "
-                "decide_on to head or a screen"
-            )

@@ -6,7 +6,7 @@ from itertools import chain, product
 from typing import Any, Final
 
 from eexit.method.rules import CONTROL, ONLINE
-from eexit.plan.config import WHOLE, Prompt, SweepConfig
+from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
@@ -85,7 +85,7 @@ def shared_fields(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
     grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
     defaults = {  # with which ids are those that they always were
-        "head": WHOLE, "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
+        "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
     }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
     return config.model_dump(mode="json", exclude={"prompts", "gate", "state", *grid, *same, *config.digests})

@@ -75,10 +75,7 @@ def generate_one(
             layers = configuration.layers or decoding.exitable_layers
             at = [decoding.exitable_layers.index(layer) for layer in layers]  # where the rule looks
             own_logits = [own_logits[rank] for rank in at]
-            if decoding.shortlist:  # looked at beyond the first of these layers: the tokens that are likeliest there
-                shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
-                own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
-            if screen := decoding.screen or decoding.head:
+            if screen := decoding.screen:
                 own_logits = [through_screen(screen, own_decoder, decoding, own, layer) for layer in layers]
             of_set = [kls[rank] for rank in at], [exit_logits[rank] for rank in at]
             seen = Seen(*of_set, final_logits, streams, own_logits, layers, decoding.probe)
@@ -102,8 +99,6 @@ def generate_one(
             logits = own.logits[0, -1]
             if exit_layer != final:
                 logits = read_after(own_decoder, decoding, own, exit_layer)
-        if decoding.head and position > 0:
-            logits = through_screen(decoding.head, own_decoder, decoding, own if has_own_cache else teacher, exit_layer)
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         steps.append(
@@ -152,7 +147,10 @@ def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output:
     rough_V = torch.stack([row_R @ down_R for row_R in screen.up_VR])
     if screen.bias_V is not None:
         rough_V = rough_V + screen.bias_V
-    return only(rough_V.topk(screen.n_tokens).indices.tolist(), [logits_V])[0]
+    outside_V = torch.ones_like(logits_V, dtype=torch.bool)
+    outside_V[rough_V.topk(screen.n_tokens).indices] = False
+    screened_V: Tensor = logits_V.masked_fill(outside_V, -math.inf)
+    return screened_V
 
 
 def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
@@ -215,21 +213,6 @@ def leave_nothing(student: Student, exit_layer: int) -> None:
     """Hide the last position in layers past the exit."""
     for layer in range(exit_layer + 1, len(student.cache.layers)):
         student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
-
-
-def likeliest(logits_V: Tensor, n_tokens: int) -> list[int]:
-    """So many of the likeliest tokens."""
-    tokens: list[int] = logits_V.float().log_softmax(-1).topk(n_tokens).indices.tolist()
-    return tokens
-
-
-def only(tokens: list[int], logits: list[Tensor]) -> list[Tensor]:
-    """The logits of several layers, −∞ but for these tokens."""
-    if not logits:
-        return []
-    outside_V = torch.ones_like(logits[0], dtype=torch.bool)
-    outside_V[tokens] = False
-    return [logits_V.masked_fill(outside_V, -math.inf) for logits_V in logits]
 
 
 def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:

@@ -108,7 +108,7 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
 
     None where no rule looked through a screen.
     """
-    looked = runs.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0))
+    looked = runs.filter(pc.field("screen_reads") > 0)
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
 

@@ -141,9 +141,6 @@ GENERATIONS: Final = schema(
             "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
             "is the same in every configuration; null on error",
         ),
-        "cost_full_whole_head": float64(
-            "multiply-adds", "the same if tokens are read with the whole head, where --head is a screen; else cost_full"
-        ),
         "cost_needed": float64(
             "multiply-adds",
             "what the exits as taken need if deciding were free and the deferral of layers unbounded; "
@@ -157,9 +154,6 @@ GENERATIONS: Final = schema(
         "layers_run": int64("layers", "layers run, summed over decided tokens; null for oracles"),
         "head_reads": int64(
             "reads", "residual streams read with the whole head, for deciding and for the token; null for oracles"
-        ),
-        "shortlist_reads": int64(
-            "reads", "residual streams read for the tokens of a shortlist, for deciding; null for oracles"
         ),
         "screen_reads": int64("reads", "residual streams read through a screen, for deciding; null for oracles"),
         "probe_reads": int64("reads", "residual streams that a probe looked at; null for oracles"),

@@ -39,7 +39,6 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
         ("State maps", trained(about, STATE_MAPS)),
-        ("All reads", str(config.get("head") or "").removeprefix("whole")),
         ("Deciding reads", _deciding(config) + _missed(sweep)),
         ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
         ("Sampling", _sampling(config)),
@@ -66,14 +65,11 @@ def _n_tokens(sweep: Sweep) -> int:
 
 def _deciding(config: dict[str, Any]) -> str:
     """Which tokens the deciding reads see, where that is not the whole head."""
-    decides = str(config.get("decide_on") or "")
-    if decides != "shortlist":
-        return decides if decides.startswith("screen") else ""
-    return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
+    return str(config.get("decide_on") or "").removeprefix("head")
 
 
 def _missed(sweep: Sweep) -> str:
-    columns = ["exit_rate", "n_tokens", "head_reads", "screen_reads", "screen_misses"]
+    columns = ["exit_rate", "n_tokens", "screen_reads", "screen_misses"]
     found = screen_misses(pa.Table.from_pandas(sweep.done[columns].astype(float), preserve_index=False))
     return f", without the likeliest token at {percent(found[1])} of {found[0]:,} exits" if found else ""
 

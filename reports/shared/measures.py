@@ -18,7 +18,6 @@ LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth whereve
 THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
-BESIDE_WHOLE_HEAD: Final = "run_whole_head"  # what was run, beside full depth that reads with the whole head
 REALISED: Final = "realised"
 # Columns of what a right answer takes → the costs of runs, and what these are called.
 PER_RIGHT: Final = {"run_per_right": "cost_run", "needed_per_right": "cost_needed"}
@@ -116,10 +115,8 @@ def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str
     """In which senses there are columns of what is saved: of multiply-adds, also at the prices of another model of this
     name, and of time where measured.
 
-    Where all reads are screened, full depth's too, it is also told beside full depth with the whole head; where texts
-    have chains of thought, for a right answer beside what normal takes for one.
+    Where texts have chains of thought, it is also told for a right answer beside what normal takes for one.
     """
-    there, whole = f"multiply-adds, run, at the prices of {elsewhere}", "multiply-adds, run, beside the whole head"
     found = [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
         CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
@@ -129,8 +126,11 @@ def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str
             )
             for column, sense in SENSES.items()
         ),
-        CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's"),
-        CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved"),
+        CostAxis(
+            ELSEWHERE,
+            f"multiply-adds, run, at the prices of {elsewhere}",
+            f"These exits at {elsewhere}: multiply-adds saved",
+        ),
         *(
             CostAxis(
                 each.column(REALISED), f"time, realised at {each.label}", f"Time saved, realised at {each.label}", each

@@ -18,8 +18,9 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
+from eexit.decode.costs.other_models import Shapes, cost_at, full_cost_at
 from eexit.output.text import is_known
+from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
@@ -29,7 +30,6 @@ from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, speedups_by_place
 from reports.shared.measures import (
-    BESIDE_WHOLE_HEAD,
     DISAGREEMENT,
     ELSEWHERE,
     PER_RIGHT,
@@ -45,7 +45,6 @@ from reports.shared.per_configuration import ratios, with_controls
 _COSTS: Final = {
     THEORETICAL: ("cost_needed", "cost_full"),
     RUN: ("cost_run", "cost_full"),
-    BESIDE_WHOLE_HEAD: ("cost_run", "cost_full_whole_head"),
 }
 
 
@@ -98,11 +97,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
     """The theoretical and the run savings of the rows, with their intervals over prompts."""
-    whole_head = sweep.done["cost_full_whole_head"]
-    is_head_screened = bool((whole_head.notna() & (whole_head != sweep.done["cost_full"])).any())
     for kind, (cost, full) in _COSTS.items():
-        if kind == BESIDE_WHOLE_HEAD and not is_head_screened:
-            continue
         runs = sweep.done[["configuration", "unit", cost, full]].astype({cost: float, full: float})
         found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
@@ -124,12 +119,12 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     """What the runs cost at another model's prices; runs of oracles have no cost."""
-    done, looked = sweep.done, Looked.of(sweep.config)
+    done, screen = sweep.done, screen_size(sweep.config["decide_on"])
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "unit"]].assign(
-        run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided, looked)
+        run=cost_at(shapes, counts, n_layers, screen), full=full_cost_at(shapes, n_decided)
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
-from references import packed_decoder_of, reference_of, shared_model
+from references import reference_of, shared_model
 from rows import (
     ARCHITECTURES,
     DECODING,
@@ -38,7 +38,6 @@ from eexit.decode.rows.requests import Request
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import ONLINE, RULES
-from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.plan.configuration import Exit, Normal
 from eexit.reference.generation import LEAVE
@@ -137,7 +136,6 @@ def test_invariant_3_holds_for_the_kl_generator(llama: PreTrainedModel) -> None:
 CHANGES: list[dict[str, Any]] = [
     {"readout": READOUTS["raw"]},
     {"readout": LINEAR},
-    {"shortlist": 5},
     {"temperature": 0.8, "top_p": 0.9},
     {"exitable_layers": (5,)},
     {"exitable_layers": (0, 1, 2, 3, 4, 5)},
@@ -147,8 +145,6 @@ CHANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(("shift", "change"), [*enumerate(CHANGES)], ids=["-".join(change) for change in CHANGES])
 def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: int, change: dict[str, Any]) -> None:
-    if "shortlist" in change:
-        change = {"shortlist": Shortlist(packed_decoder_of(llama), change["shortlist"])}
     decoding, fitting = replace(DECODING, **change), []
     for configuration in each_rule(llama, shift):
         with suppress(ValueError):  # a parameter that names other layers

@@ -28,8 +28,6 @@ LLAMA: Final = "kl=0.5,2 agree confidence=0.1,0.2 margin=0.05 entropy=4 similari
 OTHERS: Final = "kl=0.5,2 agree confidence=0.2 margin=0.1 entropy=3.7 similarity=0.85 patience=2 fixed=3"
 GEMMA: Final = "kl=0.5,6 agree confidence=0.9 margin=0.8 entropy=0.7 similarity=0.95 patience=3 fixed=3"
 MODELS: Final = {"llama": LLAMA, "gemma3": GEMMA, "gpt_neox": OTHERS, "qwen3_moe": OTHERS}
-SHORTLISTED: Final = ("llama", "gemma3")
-SHORTLIST: Final = "confidence=0.3,0.6 margin=0.3 entropy=1 patience=2"  # of the likeliest tokens alone
 MODES: Final = ("normal", "unfrozen", "frozen_residual", "frozen_cache", "skip")
 COMMON: Final = ("--dtype", "float32", "--exit-layers", "1", "3", "4", "--max-new-tokens", "12", "--device", "cpu")
 PROMPTS: Final = ("Why?", "Count to ten.", 'A <b> & "é"')
@@ -88,7 +86,7 @@ def write_prompts() -> None:
 
 
 def sweeps_of_models(recording: Recording) -> None:
-    """All rules in all modes and drafts, two seeds, for each model; the same with a shortlist; and sampled."""
+    """All rules in all modes and drafts, two seeds, for each model; and sampled."""
     for architecture, rules in MODELS.items():
         of = ("--model", f"models/{architecture}", "--prompts", "prompts.txt", "--seeds", "0", "1", *COMMON)
         recording.sweep(
@@ -97,10 +95,6 @@ def sweeps_of_models(recording: Recording) -> None:
             *("--json", "figures.json"),
         )
         recording.add(f"figures of {architecture}", json.loads(Path("figures.json").read_text()))
-        if architecture not in SHORTLISTED:
-            continue
-        shortlist = ("--decide-on", "shortlist", "--shortlist", "8", "--rules", *SHORTLIST.split())
-        recording.sweep(f"{architecture} shortlist", *of, "--modes", "normal", "unfrozen", "skip", *shortlist)
     of = ("--model", "models/llama", "--prompts", "prompts.txt", "--seeds", "0", "1", *COMMON)
     sampled = ("--temperature", "0.9", "--top-p", "0.8", "--system", "Be brief.", "--draft", "3:2")
     recording.sweep("sampled", *of, *STUDY, *sampled)

@@ -22,7 +22,8 @@ from cluster.assessment.outcome.ledger import Option, Proven
 from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
 from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
+from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
+from eexit.plan.config import screen_size
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
@@ -110,15 +111,14 @@ class SweepFigures:
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""
-        config, rows = self.sweep.manifest.config, self.by_key.get(key, ())
-        known = [row for row in rows if all(row[name] is not None for name in PRICED)]
+        known = [row for row in self.by_key.get(key, ()) if all(row[name] is not None for name in PRICED)]
         if not known:
             return math.nan
         counts = {name: np.array([row[name] for row in known], dtype=float) for name in PRICED}
         n_decided = np.array([row["n_tokens"] - 1 for row in known], dtype=float)
-        looked, shapes = Looked.of(config), KNOWN[model]
-        full = float(full_cost_at(shapes, n_decided, looked).sum())
-        return 1 - float(cost_at(shapes, counts, self.n_layers, looked).sum()) / full if full else math.nan
+        screen, shapes = screen_size(self.sweep.manifest.config["decide_on"]), KNOWN[model]
+        full = float(full_cost_at(shapes, n_decided).sum())
+        return 1 - float(cost_at(shapes, counts, self.n_layers, screen).sum()) / full if full else math.nan
 
     def contender(self, key: str, role: str, steps: StepTimes | None) -> Contender:
         """What is known of a configuration but its losses and accuracy."""

@@ -13,11 +13,11 @@ import numpy as np
 
 from eexit.method.states import STATES, State, alters
 
-# What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a shortlist, a
-# screen, a probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
+# What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a screen, a
+# probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
 # screen had missed the token that is likeliest to the whole head.
 MISSES: Final = "screen_misses"
-LOOKS: Final = ("head_reads", "shortlist_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
+LOOKS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Prices:
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
     weight_bytes_L: np.ndarray  # of a layer's weights, as it holds them; multiply-adds say nothing of that
     head_weight_bytes: int
-    reads: str = "head_reads"  # which of LOOKS tokens are read with
     mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
 
 
@@ -94,21 +93,17 @@ def _n_hidden(hidden_LT: np.ndarray, first_LT: np.ndarray) -> np.ndarray:
     return n_hidden_LT
 
 
-def full_depth(n_tokens: int, n_layers: int, n_exits: int, reads: str = "head_reads") -> Counts:
-    """The counts of tokens that run all layers and are read once, by one of LOOKS, after the final one.
+def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
+    """The counts of tokens that run all layers and are read once after the final one.
 
     `n_exits` is the number of exitable layers, without the final one.
     """
     final_T = np.full(n_tokens, n_layers - 1)
-    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits, reads)
+    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits)
 
 
 def needed(
-    exit_layer_T: np.ndarray,
-    exitable_layers: Sequence[int],
-    n_layers: int,
-    state: State | None,
-    reads: str = "head_reads",
+    exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State | None
 ) -> tuple[Counts, np.ndarray | None]:
     """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_LT`.
 
@@ -121,12 +116,12 @@ def needed(
     keys_T = np.zeros_like(depth_T)
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
-        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers), reads), None
+        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers))]  # none in layer 0
     written_before = np.cumsum([0, *(in_layer.writes for in_layer in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
     hides_L1, layer_L1 = np.array([[in_layer.hides] for in_layer in left]), np.arange(n_layers)[:, None]
-    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers), reads), hides_L1 & (layer_L1 >= depth_T)
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hides_L1 & (layer_L1 >= depth_T)
 
 
 def cost_columns(
@@ -139,13 +134,10 @@ def cost_columns(
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
     maps = state is not None and state.maps
-    least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
-    full, with_whole_head = (
-        full_depth(len(exit_layer_T), n_layers, len(exitable_layers), reads) for reads in (prices.reads, "head_reads")
-    )
+    least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state)
+    full = full_depth(len(exit_layer_T), n_layers, len(exitable_layers))
     return {
         "cost_full": cost(prices, full, n_prompt),
-        "cost_full_whole_head": cost(prices, with_whole_head, n_prompt),
         "cost_needed": cost(prices, least, n_prompt, hidden_LT, maps),
         "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT, maps),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
@@ -161,18 +153,16 @@ def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
     return deepest_T
 
 
-def _decided_for_free(
-    layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int, reads: str
-) -> Counts:  # fmt: skip
+def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int) -> Counts:
     """The counts of tokens that are read once, after the layer with this index in X."""
-    looks_TXK = looks_of(exit_T[:, None] == np.arange(n_exits + 1), reads)
+    looks_TXK = looks_of(exit_T[:, None] == np.arange(n_exits + 1))
     return Counts(np.arange(len(layers_T)), layers_T, keys_T, looks_TXK)
 
 
-def looks_of(looks_TX: np.ndarray, name: str = "head_reads") -> np.ndarray:
-    """`Counts.looks_TXK` of tokens that only this one of LOOKS looks at."""
-    looks_TXK = np.zeros((*looks_TX.shape, len(LOOKS)), np.int64)
-    looks_TXK[..., LOOKS.index(name)] = looks_TX
+def looks_of(reads_TX: np.ndarray) -> np.ndarray:
+    """`Counts.looks_TXK` of tokens that only the whole head looks at, so often."""
+    looks_TXK = np.zeros((*reads_TX.shape, len(LOOKS)), np.int64)
+    looks_TXK[..., LOOKS.index("head_reads")] = reads_TX
     return looks_TXK
 
 

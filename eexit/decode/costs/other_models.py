@@ -17,7 +17,6 @@ import numpy as np
 from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.output.text import did_you_mean
-from eexit.plan.config import WHOLE, screen_size
 
 
 @dataclass(frozen=True)
@@ -125,46 +124,26 @@ def _checked(name: str, numbers: Mapping[str, Any], text: str) -> Shapes:
     return Shapes(name, **whole)
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What a sweep looked through, as far as that has a size: tokens of a shortlist, and a screen, of rules or, with
-    `is_head`, of all reads."""
+def cost_at(shapes: Shapes, counts: Mapping[str, np.ndarray], n_layers: int, screen: ScreenSize | None) -> np.ndarray:
+    """The multiply-adds of runs at these prices; `counts` are columns of `generations`, and `n_layers` their model's.
 
-    shortlist: int
-    screen: ScreenSize | None
-    is_head: bool = False
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Looked":
-        """What looks, by the configuration in `sweep.json`."""
-        head = config["head"]
-        return cls(config["shortlist"], screen_size(config["decide_on"] if head == WHOLE else head), head != WHOLE)
-
-    def screened(self, shapes: Shapes) -> int:
-        """Multiply-adds of one read through the screen; 0 without one."""
-        if self.screen is None:
-            return 0
-        rank, n_tokens = self.screen.rank, self.screen.n_tokens
-        return (rank + n_tokens) * shapes.width + rank * shapes.vocabulary
-
-
-def cost_at(shapes: Shapes, counts: Mapping[str, np.ndarray], n_layers: int, looked: Looked) -> np.ndarray:
-    """The multiply-adds of runs at these prices; `counts` are columns of `generations`, and `n_layers` their
-    model's."""
+    `screen` is the one that their rules looked through, if they did.
+    """
+    screened = 0
+    if screen:
+        screened = (screen.rank + screen.n_tokens) * shapes.width + screen.rank * shapes.vocabulary
     layers, keys = (counts[name] * shapes.layers / n_layers for name in ("layers_run", "keys_written"))
     cost: np.ndarray = (
         layers * shapes.layer
         + keys * shapes.keys
         + counts["head_reads"] * shapes.head
-        + counts["shortlist_reads"] * looked.shortlist * shapes.width
-        + counts["screen_reads"] * looked.screened(shapes)
+        + counts["screen_reads"] * screened
         + (counts["probe_reads"] + counts["gate_reads"]) * shapes.width
     )
     return cost
 
 
-def full_cost_at(shapes: Shapes, n_decided: np.ndarray, looked: Looked) -> np.ndarray:
-    """The multiply-adds of as many decided tokens at full depth, read as the sweep's tokens are."""
-    read = looked.screened(shapes) if looked.is_head else shapes.head
-    cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + read)
+def full_cost_at(shapes: Shapes, n_decided: np.ndarray) -> np.ndarray:
+    """The multiply-adds of as many decided tokens at full depth."""
+    cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + shapes.head)
     return cost

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from eexit.method.gate import Gate
     from eexit.method.probes import Probe
     from eexit.method.screen import Screen
-    from eexit.method.shortlist import Shortlist
     from eexit.method.state_maps import StateMaps
 
 
@@ -24,10 +23,8 @@ class Decoding:
     """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, gated rows a `gate`, and
     states that map `state_maps`.
 
-    With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
-    at later ones they look at the tokens that were likeliest there. With a `screen`, they look at the tokens that it
-    lets through. The tokens themselves are read from the whole head, unless a screen is given as the `head`: then all
-    that is read, at full depth too, is what it lets through.
+    With a `screen`, rules that read a layer look at the tokens that it lets through. What is generated is read from the
+    whole head.
 
     At most `rows` rows are in flight, as far as their caches fit in what the device has free, of which this process may
     use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are recorded. After each step, a row
@@ -43,9 +40,7 @@ class Decoding:
     probe: Probe | None = None
     gate: Gate | None = None
     state_maps: StateMaps | None = None
-    shortlist: Shortlist | None = None
     screen: Screen | None = None
-    head: Screen | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0

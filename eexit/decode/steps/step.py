@@ -3,8 +3,6 @@
 Shapes: B rows, D tokens being decided, X exitable layers and then the final one.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch.profiler import record_function
@@ -50,11 +48,8 @@ def take_exits(batch: Batch, taught: TeacherPass | None) -> ExitsTaken:
 
 @torch.inference_mode()
 def first_tokens(batch: Batch, slots: np.ndarray, prefilled: Prefilled) -> None:
-    """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it.
-
-    It is read with the whole head, as the rest of that pass.
-    """
-    decoder, decoding = batch.decoders.teacher, replace(batch.decoding, head=None)
+    """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
+    decoder, decoding = batch.decoders.teacher, batch.decoding
     final, n_rows = len(decoding.exitable_layers), len(slots)
     prefix_B = torch.zeros(n_rows, dtype=torch.long, device=decoder.device)
     reading, hidden_BW = prefilled.reading.of(prefix_B), prefilled.states_1XW[prefix_B, -1]

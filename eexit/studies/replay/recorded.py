@@ -193,7 +193,7 @@ def _looks(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, pricin
     rank_X = np.arange(len(pricing.layers) + 1)
     is_at_exit_NX = rank_X == exit_N[:, None]
     if setting.rule not in ONLINE:
-        return looks_of(is_at_exit_NX, pricing.prices.reads)
+        return looks_of(is_at_exit_NX)
     assert evidence_NE is not None
     reached_NX = np.isin(rank_X, setting.ranks(pricing.layers)) & (rank_X <= exit_N[:, None])
     looked_NX = reached_NX & np.pad(~evidence_NE.isnan().numpy(), ((0, 0), (0, 1)))
@@ -204,22 +204,10 @@ def _looks(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, pricin
         looks_NXK[..., LOOKS.index("gate_reads")] = reached_NX
     if rule.probes:
         looks_NXK[..., LOOKS.index("probe_reads")] = looked_NX
-    whole_NX = np.zeros_like(looked_NX)
     if rule.reads:
-        whole_NX = looked_NX & _is_whole(setting, pricing)
-        looks_NXK[..., LOOKS.index(pricing.reads)] = looked_NX & ~whole_NX
-    looks_NXK[..., LOOKS.index(pricing.prices.reads)] += whole_NX | is_at_exit_NX
+        looks_NXK[..., LOOKS.index(pricing.reads)] = looked_NX
+    looks_NXK[..., LOOKS.index("head_reads")] |= is_at_exit_NX
     return looks_NXK
-
-
-def _is_whole(setting: Exit, pricing: Pricing) -> np.ndarray:
-    """By layer of X, whether the rule reads it as tokens are read; with a shortlist, where it looks first."""
-    rank_X = np.arange(len(pricing.layers) + 1)
-    always: dict[str, np.ndarray] = {
-        pricing.prices.reads: rank_X >= 0,
-        "shortlist_reads": rank_X == setting.ranks(pricing.layers)[0],
-    }
-    return always.get(pricing.reads, rank_X < 0)
 
 
 def replay_row(

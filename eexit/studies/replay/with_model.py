@@ -39,9 +39,8 @@ class Replayer:
 
     def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
         self.decoders, self.decoding = decoders, decoding
-        reads = "screen_reads" if decoding.screen else "shortlist_reads" if decoding.shortlist else prices.reads
         self.layers = decoding.exitable_layers
-        self.pricing = Pricing(self.layers, prices, reads)
+        self.pricing = Pricing(self.layers, prices, "screen_reads" if decoding.screen else "head_reads")
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
@@ -84,8 +83,7 @@ class Replayer:
     def _seen_by(self, setting: Exit, transcript: Transcript) -> Tensor:
         """What an online rule sees without a gate; at every exitable layer, where that is the same for all sets."""
         rule = ONLINE[setting.rule]
-        is_own = rule.compares or (rule.reads and self.decoding.shortlist is not None)
-        layers = setting.layers if is_own else ()
+        layers = setting.layers if rule.compares else ()
         key = (setting.rule, setting.parameter if rule.probes else None, layers, transcript)
         if key not in self._seen:
             exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)

@@ -163,7 +163,7 @@ class _Taking:
 
     def _keep_screen(self, model: PreTrainedModel, taken: Taken) -> None:
         """Copy what a screen was fitted with: another machine would not make quite the same."""
-        if not (self._of_sweep.screen or self._of_sweep.head_screen):
+        if not self._of_sweep.screen:
             return
         adapter = locations_of(taken.config).get("adapter")
         student = take_apart(sharing(model), adapter and str(self._folder / adapter), packed=False).student

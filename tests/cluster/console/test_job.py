@@ -199,7 +199,6 @@ BAD_FLAGS = {
     "--controls-of nowhere": "--controls-of nowhere holds no sweep.json: give the folder of a finished sweep",
     "--top-p 2": "top_p must be ≤ 1, got 2 (--top-p)",
     "--top-p 0.5": "top_p 0.5 has no effect at temperature 0: set a temperature above 0",
-    "--shortlist 32": "shortlist 32 has no effect: set decide_on to shortlist",
     "--temperature inf": "temperature must be a finite number, got 'inf' (--temperature)",
     f"--seeds {2**63}": f"seeds must be ≤ {2**63 - 1}, got {2**63} (entry 1 of --seeds)",
     f"--seeds 0 {-(2**63) - 1}": f"seeds must be ≥ {-(2**63)}, got {-(2**63) - 1} (entry 2 of --seeds)",
@@ -301,7 +300,7 @@ def test_a_bad_toml_is_told_in_one_line(tmp_path: Path, toml: str) -> None:
 JUDGE = ["a", "--base-url", "http://x", "--model", "m"]
 WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
     (sweep.main, ["--dry-run"],
-     ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--shortlist", "--max-new-tokens",
+     ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--max-new-tokens",
       "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
     (timings.main, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
     (train.main, ["a", "--what", "linear", "--out", "b"], ["--exit-layers"]),

@@ -6,7 +6,6 @@ Exitable are the layers of `EXITABLE`, and sets are parts of them; rows of all s
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +18,7 @@ from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
-from eexit.decode.costs.counting import cost_columns, full_depth
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.decode.screening import second_moment
@@ -29,7 +26,6 @@ from eexit.errors import UsageError
 from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
-from eexit.method.shortlist import Shortlist
 from eexit.plan.configuration import Exit, Normal
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
@@ -69,82 +65,36 @@ def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift
     assert len(seen) >= 8
 
 
-@pytest.mark.parametrize(("shift", "looks_through"), [(0, "shortlist"), (3, "screen")])
-def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
-    llama: PreTrainedModel, shift: int, looks_through: str
-) -> None:
-    """A shortlist has the likeliest tokens at the first layer of the set."""
-    decoding = replace(SAMPLED, readout=LINEAR)
-    if looks_through == "shortlist":
-        decoding = replace(decoding, shortlist=Shortlist(packed_decoder_of(llama), 5))
-    else:
-        decoding = replace(decoding, screen=screen_of(llama, 6, 9))
-    as_reference(llama, requests_of(llama, shift, (*READING, "predicted_kl")), decoding)
+def test_invariant_3_holds_for_screens_of_every_set(llama: PreTrainedModel) -> None:
+    decoding = replace(SAMPLED, readout=LINEAR, screen=screen_of(llama, 6, 9))
+    as_reference(llama, requests_of(llama, 3, (*READING, "predicted_kl")), decoding)
 
 
-@pytest.mark.parametrize("reads", ["screen", "head"])
-def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel, reads: str) -> None:
-    requests = beside_normal(llama)
+def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel) -> None:
+    requests = [Request(PROMPTS[0], Normal(), seed=3), *requests_of(llama, 3, READING)]
     vocabulary, width = llama.get_output_embeddings().weight.shape
     whole = generate(llama, requests, SAMPLED)
-    of_all: dict[str, Any] = {reads: screen_of(llama, width, vocabulary)}
-    for trace, other in zip(generate(llama, requests, replace(SAMPLED, **of_all)), whole, strict=True):
+    of_all = replace(SAMPLED, screen=screen_of(llama, width, vocabulary))
+    for trace, other in zip(generate(llama, requests, of_all), whole, strict=True):
         assert_same(trace, other)
 
 
-def beside_normal(model: PreTrainedModel) -> list[Request]:
-    return [Request(PROMPTS[0], Normal(), seed=3), *requests_of(model, 3, READING)]
-
-
-@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), ("gemma3", 0.8)])
-def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
-    """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
-    model = shared_model(architecture)
-    decoding = replace(SAMPLED, readout=LINEAR, head=screen_of(model, 2, 3), temperature=temperature)
-    missed = 0
-    requests = beside_normal(model)
-    for request, trace in zip(requests, as_reference(model, requests, decoding), strict=True):
-        assert trace.counts is not None
-        assert trace.counts.looks_TX("head_reads").sum() == 0
-        looked_T = (~np.isnan(trace.evidence_TE[1:])).sum(1) + (trace.exit_layer_T[1:] == 6)
-        assert trace.counts.looks_TX("screen_reads").sum() == looked_T.sum()
-        if isinstance(request.configuration, Normal):
-            missed += int((trace.token_id_T != trace.final_token_id_T).sum())
-    assert missed, "so coarse a screen misses the likeliest token at times, which is recorded as disagreement"
-
-
-def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) -> None:
-    rank, n_tokens, width, vocabulary = 4, 6, 32, 97
-    prices = find_prices(decoder_of(llama), replace(SAMPLED, head=screen_of(llama, rank, n_tokens, packed=False)))
-    counts = full_depth(5, 7, len(EXITABLE), prices.reads)
-    columns = cost_columns(prices, counts, np.full(5, 6), EXITABLE, "normal", 3)
-    screened = rank * width + rank * vocabulary + n_tokens * width
-    assert columns["cost_full"] == columns["cost_run"] == columns["cost_needed"]
-    assert columns["cost_full_whole_head"] - columns["cost_full"] == 5 * (width * vocabulary - screened)  # type: ignore[operator]
-    assert (columns["head_reads"], columns["screen_reads"]) == (0, 5)
-
-
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])
-@pytest.mark.parametrize("looks_through", ["head", "shortlist", "screen"])
+@pytest.mark.parametrize("looks_through", ["head", "screen"])
 def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     llama: PreTrainedModel, looks_through: str, layers: tuple[int, ...]
 ) -> None:
     decoder, decoding = decoder_of(llama), replace(SAMPLED, observe="none")
-    if looks_through == "shortlist":
-        decoding = replace(decoding, shortlist=Shortlist(decoder, 5))
     if looks_through == "screen":
         decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
     request = Request(PROMPTS[0], Exit("frozen_residual", "confidence", 0.3, layers), 3)
     alone = run_alone(llama, decoder, decoding, request)
     counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
-    whole_T = {"head": looked_T, "shortlist": np.minimum(looked_T, 1), "screen": 0 * looked_T}[looks_through]
+    whole_T = looked_T if looks_through == "head" else 0 * looked_T
     unread_T = (exit_T == 6) | (whole_T < looked_T)  # whose token is read by itself
     assert counts.looks_TX("head_reads").sum() == alone.ran.reads == (whole_T + unread_T).sum()
     assert counts.looks_TX("screen_reads").sum() == (looked_T.sum() if looks_through == "screen" else 0)
-    assert counts.looks_TX("shortlist_reads").sum() == (
-        (looked_T - whole_T).sum() if looks_through == "shortlist" else 0
-    )
     assert {*exit_T.tolist()} & {*layers}, "it exits at all"
 
 

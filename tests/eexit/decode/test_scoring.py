@@ -10,7 +10,6 @@ from references import decoder_of, packed_decoder_of, shared_model
 from rows import DECODING, KINDS, PROMPTS, SAMPLED, modes_of, together
 from traces import traces_of
 from transformers import PreTrainedModel
-from untrained import LINEAR
 
 from eexit.decode import scoring
 from eexit.decode.engine import Engine
@@ -18,7 +17,6 @@ from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score, score_texts
 from eexit.decode.trace import Trace
 from eexit.method.rules import RULES
-from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import NORMAL, Exit, Normal
@@ -66,12 +64,6 @@ def test_invariant_8_holds_for_normal_the_seeds_rule_and_an_online_one_in_every_
         modes.add(request.configuration.mode)
     assert len(seen) > 1
     assert modes == {NORMAL, *modes_of(model)}
-
-
-def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
-    decoding = replace(SAMPLED, readout=LINEAR, shortlist=Shortlist(decoder_of(llama), 5))
-    exits = [Exit("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
-    assert len(check_scores(llama, [Request(PROMPTS[0], exit, seed=3) for exit in exits], decoding)) > 1
 
 
 def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
 from eexit.decode.prices import find_prices
 from eexit.errors import UsageError
-from eexit.method.shortlist import Shortlist
+from eexit.method.screen import Screen
+from eexit.method.screen_size import ScreenSize
 from eexit.model import quantization
 from eexit.model.adapters import merged, sharing
 from eexit.model.decoder import Decoder
@@ -127,8 +128,8 @@ def test_what_quantised_weights_can_not_be_used_for_is_told_in_one_line(folder: 
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     quantize_(model.lm_head, Int8WeightOnlyConfig())
-    with pytest.raises(UsageError, match="are made of the head's weights, which are quantised: decide on head"):
-        Shortlist(decoder_of(model), 5)
+    with pytest.raises(UsageError, match="is made of the head's weights, which are quantised: decide on head"):
+        Screen(decoder_of(model), ScreenSize(4, 5), torch.eye(model.config.hidden_size))
     for family, weight in (("mixtral", "model.layers.0.mlp"), ("gpt2", "transformer.h.0.attn.c_attn.weight")):
         other = save_family(tmp_path / family, family)
         with pytest.raises(UsageError, match=rf"--quantize int8 is for linear layers .* {weight}.* is of none: leave"):

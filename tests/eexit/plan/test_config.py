@@ -73,7 +73,6 @@ def test_a_control_has_the_mode_of_what_it_follows() -> None:
 
 HERE = "an artefact of any role"
 GATED = {"rules": {"confidence": (0.9,)}, "gate": HERE}
-SCREENED = {"rules": {"confidence": (0.9,)}, "head": "screen:8:16"}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +81,8 @@ SCREENED = {"rules": {"confidence": (0.9,)}, "head": "screen:8:16"}
         ({"gate_thresholds": (0.3,)}, "gate_thresholds have no effect: give --gate"),
         (GATED | {"rules": {"similarity": (0.9,)}}, "has no effect: give a rule that reads layers"),
         (GATED | {"rules": {"patience": (2.0,)}}, "rule patience compares all layers of its set"),
-        (GATED | {"decide_on": "shortlist"}, "a shortlist is made at the first layer of a set, which a gate can pass"),
-        (SCREENED | {"decide_on": "shortlist"}, "decide_on shortlist has no effect"),
-        (SCREENED | {"rules": {"agree": ()}}, "rule agree compares distributions of the whole head"),
-        (SCREENED | {"draft": ("10:2",)}, "drafts are verified with the whole head"),
-        (SCREENED | {"adapter": HERE}, "may change the head, of which head screen:8:16 is a sketch"),
-        (SCREENED | {"record_top_k": 17}, "has fewer tokens than are recorded"),
-        (SCREENED | {"head": "screen:8:1"}, "lets 2 tokens or more through"),
-        (SCREENED | {"head": "shortlist"}, "head is whole or a screen"),
+        ({"decide_on": "screen:8:1"}, "lets 2 tokens or more through"),
+        ({"decide_on": "whole"}, "decide_on is head or a screen, as in screen:96:1024 .rank, tokens., got 'whole'"),
     ],
 )
 def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(

@@ -215,20 +215,6 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
     assert own is None or "run_elsewhere" not in own.rows
 
 
-def test_a_screened_head_is_beside_full_depth_with_the_whole_head_too(tmp_path: Path) -> None:
-    sweep = read_sweep(str(costly(tmp_path / "sweep", [(100, 60, 80), (100, 80, 90)])))
-    own = savings(sweep, per_configuration(sweep))
-    assert own
-    assert "run_whole_head" not in own.rows
-    done = sweep.generations.assign(cost_full_whole_head=1.25 * sweep.generations["cost_full"].astype(float))
-    saves = savings(replace(sweep, generations=done), per_configuration(sweep))
-    assert saves
-    assert "multiply-adds, run, beside the whole head" in [cost.label for cost in saves.all_costs]
-    rows = saves.rows.set_index("configuration")
-    assert rows.loc[[NORMAL, ONLINE], "run"].tolist() == pytest.approx([0, 0.15])
-    assert rows.loc[[NORMAL, ONLINE], "run_whole_head"].tolist() == pytest.approx([0.2, 1 - 85 / 125])
-
-
 @pytest.mark.parametrize(
     ("share", "low", "high", "said"),
     [

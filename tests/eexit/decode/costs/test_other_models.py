@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eexit.decode.costs.other_models import KNOWN, Looked, Shapes, cost_at, full_cost_at, shapes_of
+from eexit.decode.costs.other_models import KNOWN, Shapes, cost_at, full_cost_at, shapes_of
 from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 
 SMALL = Shapes("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)
 NAMES = (
-    *("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads"),
+    *("layers_run", "keys_written", "head_reads", "screen_reads"),
     *("probe_reads", "gate_reads", "screen_misses"),
 )
 
@@ -28,31 +28,19 @@ def test_costs_are_those_of_matrices_one_by_one() -> None:
     query = output = 8 * 4 * 2
     key = value = 8 * 2 * 2
     layer, head = query + key + value + output + 3 * 8 * 16, 8 * 100
-    counts = dict(zip(NAMES, np.array([[20.0], [6.0], [5.0], [4.0], [3.0], [2.0], [1.0], [9.0]]), strict=True))
+    counts = dict(zip(NAMES, np.array([[20.0], [6.0], [5.0], [3.0], [2.0], [1.0], [9.0]]), strict=True))
     # Of a model with eight layers: each of them stands for half a layer.
-    found = cost_at(SMALL, counts, 8, Looked(7, ScreenSize(2, 11)))
+    found = cost_at(SMALL, counts, 8, ScreenSize(2, 11))
     screened = 2 * 8 + 2 * 100 + 11 * 8
-    expected = 10 * layer + 3 * (key + value) + 5 * head + 4 * 7 * 8 + 3 * screened + (2 + 1) * 8
+    expected = 10 * layer + 3 * (key + value) + 5 * head + 3 * screened + (2 + 1) * 8
     assert found.tolist() == [expected]
-    assert full_cost_at(SMALL, np.array([5.0]), Looked(7, None)).tolist() == [5 * (4 * layer + head)]
+    assert full_cost_at(SMALL, np.array([5.0])).tolist() == [5 * (4 * layer + head)]
 
 
 def test_full_depth_saves_nothing_at_any_prices() -> None:
-    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
+    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
     for shapes in KNOWN.values():
-        assert cost_at(shapes, counts, 30, Looked(64, None)) == pytest.approx(
-            full_cost_at(shapes, np.array([9.0]), Looked(64, None))
-        )
-
-
-def test_full_depth_with_a_screened_head_saves_nothing_either() -> None:
-    """Its tokens are read through the screen, beside full depth with the same head."""
-    looked = Looked.of({"head": "screen:96:1024", "decide_on": "head", "shortlist": 64})
-    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [0.0], [0.0], [9.0], [0.0], [0.0], [0.0]]), strict=True))
-    for shapes in KNOWN.values():
-        full = full_cost_at(shapes, np.array([9.0]), looked)
-        assert cost_at(shapes, counts, 30, looked) == pytest.approx(full)
-        assert full < full_cost_at(shapes, np.array([9.0]), Looked(64, None))
+        assert cost_at(shapes, counts, 30, None) == pytest.approx(full_cost_at(shapes, np.array([9.0])))
 
 
 def test_shapes_come_from_a_name_a_folder_or_a_text(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, RULES, Parameter
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
-from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.model.adapters import merged
 from eexit.plan.configuration import Configuration, Exit, Normal
@@ -131,25 +130,19 @@ def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
 
 @pytest.mark.parametrize(
     ("rule", "looks_through"),
-    [
-        ("confidence", "head"), ("confidence", "shortlist"), ("confidence", "screen"),
-        ("patience", "shortlist"), ("similarity", "screen"),
-    ],
-)  # fmt: skip
+    [("confidence", "head"), ("confidence", "screen"), ("patience", "head"), ("similarity", "screen")],
+)
 def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, looks_through: str
 ) -> None:
-    """But for patience, which counts the layers of its set, and shortlists, which come from the set's first layer."""
+    """But for patience, which counts the layers of its set."""
     decoder, parameter = decoder_of(llama), SOME[rule][0]
     gate = random_gate([Exit("unfrozen", "confidence", SOME["confidence"][0]).gated_rule])
-    decoding = replace(
-        GREEDY, gate=gate, shortlist=Shortlist(decoder, 5) if looks_through == "shortlist" else None,
-        screen=Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None,
-    )  # fmt: skip
+    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
+    decoding = replace(GREEDY, gate=gate, screen=screen)
     replayer = Replayer(Decoders.of(decoder), decoding, find_prices(decoder, decoding))
     sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
-    is_gated = rule == "confidence" and looks_through != "shortlist"  # of which a gate could pass the first layer over
-    thresholds = [None, "0.4", "0.6"] if is_gated else [None]
+    thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]
     settings = [Exit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
     runs = [(setting, generate(llama, setting, decoding)) for setting in settings]
     assert len({tuple(trace.exit_layer_T.tolist()) for _, trace in runs}) >= 3, "they exit elsewhere"
@@ -157,8 +150,7 @@ def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
     transcript = transcript_of(runs[0][1])
     for setting in settings:
         replayer.replay([setting], transcript)
-    is_own = rule == "patience" or (looks_through == "shortlist" and rule == "confidence")
-    assert len(passes) == (len(sets) if is_own else 1)
+    assert len(passes) == (len(sets) if rule == "patience" else 1)
     for setting, trace in runs:
         check_run(replayer, setting, trace, replayer.replay([setting], transcript_of(trace))[0])
 
