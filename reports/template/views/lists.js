@@ -267,7 +267,7 @@ function methodsPage() {
           "p",
           `Intervals are at the level of ${100 * level}%, over prompts; with fewer than ${least} prompts there are none.`,
         ),
-        h("p", `Model: ${Object.fromEntries(DATA.facts).Model}.`),
+        ...DATA.facts.filter(([label]) => label === "Model").map(([, model]) => h("p", `Model: ${model}.`)),
         DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
         ...sections.flatMap(([title, terms]) => [
           h("h2", { id: idOf(title), tabindex: -1 }, title),

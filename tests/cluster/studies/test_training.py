@@ -130,6 +130,7 @@ def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_pa
     assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
     assert linear.data["n_held_out_prompts"] == sum(map(is_held_out, PROMPTS))
     assert linear.model == look_at(texts)
+    assert (linear.model["dtype"], linear.dtype_asked) == ("float32", "float32")
     assert [(row.layer, row.series) for row in linear.table] == [
         (layer, readout) for readout in ("lens", "linear") for layer in (2, 4)
     ]

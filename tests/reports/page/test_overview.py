@@ -62,6 +62,7 @@ def test_methods_have_contents_and_say_nothing_twice(walk: Walk, visit: Visit, a
     said = [words for words in page.locator("dd").all_inner_texts() if len(words.split()) > 8]
     assert len(set(said)) == len(said) > 40
     assert "shown as “Early exits”" in page.locator("main").inner_text()
+    assert page.get_by_text("Model: tiny float32.").is_visible()
     contents.get_by_role("link", name="Comparisons").click()
     page.locator("#comparisons:focus").wait_for()
     assert page.evaluate("location.hash") == "#/methods/comparisons"

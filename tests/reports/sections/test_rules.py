@@ -93,6 +93,13 @@ def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
         assert [label for label in labels if label in map(shown, parameters)] == [shown(p) for p in parameters]
 
 
+def test_a_report_says_what_its_model_computed_in(sweep: Sweep) -> None:
+    model = {**sweep.about["model"], "dtype": "bfloat16", "gguf_bits": 4}
+    about = {**sweep.about, "model": model, "dtype_asked": "auto"}
+    told = dict(facts(replace(sweep, about=about)))["Model"]
+    assert told == f"{model['name']} bfloat16 (--dtype auto), weights dequantised from 4 bits"
+
+
 def test_a_version_that_is_not_known_is_not_told(sweep: Sweep) -> None:
     about = {**sweep.about, "versions": {"python": "3.13", "eexit": None, "torch": "2.9.0"}}
     assert dict(facts(replace(sweep, about=about)))["Versions"] == "python 3.13, torch 2.9.0"
