@@ -8,45 +8,38 @@ seconds, and Ctrl-C meanwhile ends it in a line.
 
 import ast
 import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from cluster.console.command import command
-from cluster.console.completion import completed_command, install
-from eexit.errors import UsageError
-from eexit.output.text import did_you_mean
+from cluster.console.parser import COMPLETES, Parser, near
 
 FOLDER = Path(__file__).parent
-WHERE = f"""eexit --version prints its version; with eexit --install-completion, Tab completes commands and flags.
-Sweeps and prompts that come with it: {FOLDER}/sweeps"""
 
 
 @command()
 def main(arguments: Sequence[str]) -> int:
     """The exit code of the script that the first argument names, which gets the others."""
     scripts = find_scripts()
-    name, *others = [asked] if (asked := completed_command(scripts)) else arguments or ["--help"]
-    if name in ("-h", "--help"):
-        print("usage: eexit COMMAND …, as in: eexit sweep --help", listed(scripts), WHERE, sep="\n\n")
-        return 0
-    if name == "--version":
-        from cluster.console.flags import installed_version
-
-        print(f"eexit {installed_version()}")
-        return 0
-    if name == "--install-completion":
-        print(install(Path(os.environ.get("SHELL", "")).name))
-        return 0
-    if name not in scripts:
-        meant = did_you_mean(name, scripts, most=1)
-        raise UsageError(f"there is no command {name}{f' ({meant})' if meant else ''}: eexit --help lists them")
-    sys.argv = [f"eexit {name}", *others]  # as its help shows it
-    code: int = import_module(module_of(scripts[name])).main(others)
-    return code
+    if COMPLETES in os.environ:
+        arguments = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")[1:-1]
+    name, *others = arguments or ["--help"]
+    if name in scripts:
+        if COMPLETES in os.environ:
+            os.environ[COMPLETES] = "2"
+        sys.argv = [f"eexit {name}", *others]  # as its help shows it
+        code: int = import_module(module_of(scripts[name])).main(others)
+        return code
+    parser = Parser(f"Sweeps and prompts that come with it: {near(FOLDER / 'sweeps')}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=ArgumentParser)
+    for each, path in scripts.items():
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        commands.add_parser(each, help=docstring.partition("\n")[0].replace("%", "%%"))
+    parser.read([name, *others])
+    return 0
 
 
 def find_scripts() -> dict[str, Path]:
@@ -58,16 +51,3 @@ def find_scripts() -> dict[str, Path]:
 def module_of(script: Path) -> str:
     """The name that a script is imported by."""
     return ".".join([__name__, *script.relative_to(FOLDER).with_suffix("").parts])
-
-
-def listed(scripts: Mapping[str, Path]) -> str:
-    """The commands, each with the first line of its script's docstring."""
-    width = max(map(len, scripts)) + 4
-    firsts = {
-        name: (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
-        for name, path in scripts.items()
-    }
-    return "\n".join(
-        textwrap.fill(f"  {name:{width - 2}}{first}", shutil.get_terminal_size().columns, subsequent_indent=" " * width)
-        for name, first in firsts.items()
-    )

@@ -17,7 +17,8 @@ from io import TextIOWrapper
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import whole
+from cluster.console.parser import Parser
 
 
 @command()

@@ -149,7 +149,6 @@ WRITES = re.compile(
 )
 # Files in memory or in a scratch folder; the packages' own folder is made whole by its rename; what isn't a file.
 MAY_WRITE = {
-    "cluster/console/completion.py": 1,  # a line at the end of what a shell reads at its start
     "eexit/output/whole_files.py": 3,
     "eexit/training/saving.py": 1,  # within `becoming`
     "eexit/model/sources.py": 1,

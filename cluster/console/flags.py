@@ -2,128 +2,17 @@
 
 import argparse
 import re
-import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from cluster.console.completion import complete
-from eexit.errors import UsageError
-from eexit.output.text import did_you_mean, flag
+from cluster.console.parser import Parser
+from eexit.output.text import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED, SweepConfig
 
-_SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
-_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
-_MOST_TOLD = 200  # characters of arguments that no flag takes
-_HELD = "\u00a0"  # a space that no line ends at
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
-
-
-class _Layout(argparse.HelpFormatter):
-    """Descriptions as wide as the terminal, with examples as lines; `--seeds SEED …` for several values of a flag."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
-
-    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        is_many = action.nargs == argparse.ONE_OR_MORE
-        return f"{action.metavar or default_metavar} …" if is_many else super()._format_args(action, default_metavar)
-
-
-def _filled(paragraph: str, width: int) -> str:
-    """A paragraph of a description: lines of examples if it is indented, else sentences."""
-    if not paragraph.startswith(" "):
-        return textwrap.fill(paragraph, width, break_on_hyphens=False)
-    return "\n".join(line if len(line) <= width else _example(line, width) for line in paragraph.splitlines())
-
-
-def _example(line: str, width: int) -> str:
-    """A command that goes on in further lines, with what is said of it beneath."""
-    command, *remark = re.split(" {3,}", line.strip(), maxsplit=1)
-    wrapped = partial(textwrap.wrap, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
-    by_flag = re.sub(" (?!--)", _HELD, command)  # flags stay with their values
-    lines = " \\\n".join(wrapped(by_flag, width - 2, initial_indent=" " * 4)).replace(_HELD, " ")
-    return "\n".join([lines, *wrapped("".join(remark), width, initial_indent=" " * 8)])
-
-
-class _HelpAll(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        assert isinstance(parser, Parser)
-        print(parser.format_all(), end="")
-        parser.exit()
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` for arguments it can't parse, and shows its description as it is written.
-
-    If it has `first` flags, by their names, `--help` describes only those, and `--help-all` all.
-    """
-
-    def __init__(self, description: str | None, first: Collection[str] = ()) -> None:
-        usage = "%(prog)s [flags]" if first else None
-        super().__init__(usage=usage, description=description, allow_abbrev=False, formatter_class=_Layout)
-        if self.prog.startswith("eexit ") and description:
-            self.description = _SCRIPT.sub(lambda script: f"eexit {script[1].replace('_', '-')}", description)
-        self._first, self._groups = first, dict[str, argparse._ArgumentGroup]()
-        self._negative_number_matcher = _NEGATIVE
-        if first:
-            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="describe all flags and stop")
-        self.add_argument(
-            "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
-        )
-
-    def group(self, title: str) -> "argparse._ArgumentGroup":
-        """The group of flags with this title in the help."""
-        if title not in self._groups:
-            self._groups[title] = self.add_argument_group(title)
-        return self._groups[title]
-
-    def several(self, name: str, metavar: str, text: str, **how: Any) -> None:
-        """Add a flag that takes several values; by default none."""
-        self.add_argument(name, nargs=argparse.ONE_OR_MORE, metavar=metavar, help=text, **{"default": (), **how})
-
-    def format_help(self) -> str:
-        """What `--help` prints."""
-        later = [action for action in self._actions if self._first and action.dest not in (*self._first, "help_all")]
-        helps = [action.help for action in later]
-        try:
-            for action in later:
-                action.help = argparse.SUPPRESS
-            return super().format_help()
-        finally:
-            for action, text in zip(later, helps, strict=True):
-                action.help = text
-
-    def format_all(self) -> str:
-        """What `--help-all` prints."""
-        return super().format_help()
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
-        complete(self)
-        known, unknown = self.parse_known_args(arguments)
-        if unknown:
-            told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line, whatever they are
-            self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
-        return known
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}: {'--help-all' if self._first else '--help'} lists the flags")
-
-    def _meant(self, text: str) -> str:
-        name = text.partition("=")[0]
-        is_flag = name[:1] == "-" and name.strip("-")
-        meant = did_you_mean(name, list(self._option_string_actions), most=1) if is_flag else ""
-        return f" ({meant})" if meant else ""
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        known = [*map(str, action.choices or ())]
-        if known and value not in known and (meant := did_you_mean(str(value), known)):
-            raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({meant})")
-        super()._check_value(action, value)
 
 
 def study_parser(description: str | None, results: str = "folder or URI of a finished sweep") -> Parser:
@@ -156,16 +45,15 @@ def make_parser(
     fields: Mapping[str, FieldInfo],
     description: str,
     groups: Mapping[str, Sequence[str]],
-    first: Collection[str],
     skip: Sequence[str] = (),
     demo: Mapping[str, Any] | None = None,
 ) -> Parser:
     """A flag for each of `fields` but `skip`, with the field's description as its help, in the group that names it.
 
-    `first` are the flags that `--help` describes. The help says where `demo`, the values that are used when nothing is
+    The help says where `demo`, the values that are used when nothing is
     given, differs from a field's default.
     """
-    parser = Parser(description, first)
+    parser = Parser(description)
     title_of = {name: title for title, names in groups.items() for name in names}
     for name in sorted(fields, key=list(title_of).index):
         if name in skip:
@@ -233,14 +121,6 @@ def _help(field: FieldInfo, in_demo: Any) -> str:
 
 def _shown(value: Any) -> str:
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
-
-
-def installed_version() -> str:
-    """The version that is installed, or words for none."""
-    try:
-        return version("eexit")
-    except PackageNotFoundError:
-        return "from a clone that is not installed"
 
 
 def _is_number(annotation: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.console.flags import make_parser, parse_flags
+from cluster.console.parser import near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
 from eexit.method.states import STATES
@@ -19,7 +20,7 @@ from eexit.output.locations import shown
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
 
-# The flags as `--help-all` groups them, and those that `--help` describes.
+# The flags as `--help` groups them.
 WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
     "what to run", "where tokens exit", "learned exits", "where it runs", "output"
 )  # fmt: skip
@@ -36,9 +37,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
     OUTPUT: ("out", "record_top_k", "observe"),
 }  # fmt: skip
-FIRST = (
-    "help", "prompts", "model", "max_new_tokens", "modes", "kl_factors", "rules", "out", "config", "dry_run",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,9 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     be used.
     """
     skip = ("prompts", "controls")
-    parser = make_parser(FIELDS, description, GROUPS, FIRST, skip, demo=_read_toml(default))
-    near = default.relative_to(Path.cwd()) if default.is_relative_to(Path.cwd()) else default
+    parser = make_parser(FIELDS, description, GROUPS, skip, demo=_read_toml(default))
     parser.group(WHAT).add_argument(
-        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near})"
+        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near(default)})"
     )
     parser.group(WHAT).add_argument(
         "--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet; or [[prompts]] in the TOML"

@@ -41,7 +41,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import whole
+from cluster.console.parser import Parser
 from eexit.cpu import kernels
 from eexit.errors import UsageError
 from eexit.model.quantization import precision_of

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from cluster.console.flags import Parser
+from cluster.console.parser import Parser
 from eexit.plan.splits import for_reporting, sort_of, units
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 

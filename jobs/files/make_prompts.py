@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.console.command import command
-from cluster.console.flags import Parser, seed, whole
+from cluster.console.flags import seed, whole
+from cluster.console.parser import Parser
 from eexit.errors import UsageError, first_line
 from eexit.output.text import did_you_mean
 

@@ -20,7 +20,8 @@ from random import Random
 from typing import Any
 
 from cluster.console.command import command
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import whole
+from cluster.console.parser import Parser
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 

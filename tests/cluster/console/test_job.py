@@ -82,7 +82,7 @@ def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
 
 def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        load("--help-all")
+        load("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
     assert "(default: results/sweep; the demo's: results/demo)" in text
@@ -91,25 +91,14 @@ def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]
     assert "0: greedy (default: 0.0)" in text
 
 
-def test_the_help_fits_one_screen_and_the_rest_is_in_groups(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    said = {}
-    for flag in ("--help", "--help-all"):
-        with pytest.raises(SystemExit) as ended:
-            load_job([flag], Path("jobs/sweeps/demo.toml"), sweep.__doc__ or "")
-        assert ended.value.code == 0
-        said[flag] = capsys.readouterr().out
-    lines = said["--help"].splitlines()
-    assert len(lines) < 40
-    assert max(map(len, lines)) <= 80
-    for name in ("--prompts", "--model", "--rules", "--out", "--dry-run", "--help-all"):
-        assert f"\n  {name}" in said["--help"], name
-    assert "--rows-per-shard" not in said["--help"]
-    titles = [line for line in said["--help-all"].splitlines() if line.endswith(":") and line[:1].islower()]
-    assert titles == [f"{title}:" for title in ("options", *GROUPS)]
-    assert "PydanticUndefined" not in said["--help-all"]
+def test_the_help_has_all_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_job(["--help"], Path("jobs/sweeps/demo.toml"), sweep.__doc__ or "")
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    titles = [line for line in said.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
+    assert titles == [f"{title.title()}:" for title in ("options", *GROUPS)]
+    assert "PydanticUndefined" not in said
     assert set(FIELDS) == {name for names in GROUPS.values() for name in names}
 
 
@@ -120,7 +109,7 @@ def test_text_flags_keep_their_spaces() -> None:
 
 def test_every_field_has_a_flag_with_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        load("--help-all")
+        load("--help")
     text = capsys.readouterr().out
     assert all(f"--{name.replace('_', '-')}" in text for name in FIELDS)
     assert all(field.description for name, field in FIELDS.items() if name != "prompts")
@@ -214,14 +203,14 @@ BAD_FLAGS = {
     "--gpus-per-actor 1.5": "gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got 1.5 "
     "(--gpus-per-actor)",
     "--top-p 2 --actors 0": "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend",
-    "--kl-factor 1": "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help-all lists the flags",
-    "--model=x --sed=1": "unrecognized arguments: --sed=1 (did you mean --seeds?): --help-all lists the flags",
-    "--rows": "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help-all lists the flags",
-    "--zzz": "unrecognized arguments: --zzz: --help-all lists the flags",
+    "--kl-factor 1": "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help lists the flags",
+    "--model=x --sed=1": "unrecognized arguments: --sed=1 (did you mean --seeds?): --help lists the flags",
+    "--rows": "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help lists the flags",
+    "--zzz": "unrecognized arguments: --zzz: --help lists the flags",
     "--sistem 'one\n\ntwo'": "unrecognized arguments: --sistem one two (did you mean --system?): "
-    "--help-all lists the flags",
-    "mine.txt": "unrecognized arguments: mine.txt: --help-all lists the flags",
-    "--seeds": "argument --seeds: expected at least one argument: --help-all lists the flags",
+    "--help lists the flags",
+    "mine.txt": "unrecognized arguments: mine.txt: --help lists the flags",
+    "--seeds": "argument --seeds: expected at least one argument: --help lists the flags",
     "--config no.toml": "--config no.toml can't be read (No such file or directory): check the name",
     "--config https://x/y.toml": "--config https://x/y.toml is a URL: give a local file",
     "--prompts 'https://user:secret@x/y.txt?key=secret'": "https://…@x/y.txt?…: prompts are read from a local file: "

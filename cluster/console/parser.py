@@ -1,0 +1,97 @@
+"""The parser of every command: what it refuses is a `UsageError`, and its help and completion are of libraries."""
+
+import argparse
+import os
+import re
+import textwrap
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+from eexit.errors import UsageError
+from eexit.output.text import did_you_mean
+
+_JOBS = Path(__file__).parents[2] / "jobs"
+_SCRIPT = re.compile(r"python jobs/((?:\w+/)?(\w+)\.py)")  # which is `eexit NAME`, too
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
+COMPLETES = "_ARGCOMPLETE"  # set by a shell that asks: how many words come before the flags, as argcomplete has it
+_MOST_TOLD = 200  # characters of arguments that no flag takes
+
+
+class _Help(RawDescriptionRichHelpFormatter):
+    text_markup = help_markup = False  # brackets are what they are
+
+
+def near(path: Path) -> str:
+    """A path as it is written from the current folder, if it is in there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` for arguments it can't parse.
+
+    The examples of its description, and the files that they name, are shown as they are called from the current folder.
+    """
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
+        if description:
+            self.description = _SCRIPT.sub(self._called, description).replace("jobs/sweeps", near(_JOBS / "sweeps"))
+        self._groups = dict[str, argparse._ArgumentGroup]()
+        self._negative_number_matcher = _NEGATIVE
+        self.add_argument(
+            "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
+        )
+
+    def _called(self, script: re.Match[str]) -> str:
+        """How the current folder calls a script, by the command that this process is."""
+        is_installed = self.prog.startswith("eexit ")
+        return f"eexit {script[2].replace('_', '-')}" if is_installed else f"python {near(_JOBS / script[1])}"
+
+    def group(self, title: str) -> "argparse._ArgumentGroup":
+        """The group of flags with this title in the help."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
+
+    def several(self, name: str, metavar: str, text: str, **how: Any) -> None:
+        """Add a flag that takes several values; by default none."""
+        self.add_argument(name, nargs=argparse.ONE_OR_MORE, metavar=metavar, help=text, **{"default": (), **how})
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
+        if COMPLETES in os.environ:  # a shell asks how its line may go on, is answered, and the process ends
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        known, unknown = self.parse_known_args(arguments)
+        if unknown:
+            told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line, whatever they are
+            self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}: --help lists the flags")
+
+    def _meant(self, text: str) -> str:
+        name = text.partition("=")[0]
+        is_flag = name[:1] == "-" and name.strip("-")
+        meant = did_you_mean(name, list(self._option_string_actions), most=1) if is_flag else ""
+        return f" ({meant})" if meant else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        known = [*map(str, action.choices or ())]
+        if known and value not in known and (meant := did_you_mean(str(value), known)):
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({meant})")
+        super()._check_value(action, value)
+
+
+def installed_version() -> str:
+    """The version that is installed, or words for none."""
+    try:
+        return version("eexit")
+    except PackageNotFoundError:
+        return "from a clone that is not installed"
