@@ -25,7 +25,7 @@ class Text:
     """A prompt and the answer to it, as token ids.
 
     Nothing is learned from texts that are `held_out`: tables are made of them. Of the others, those that `choose` are
-    also used to choose options, such as the strength of a penalty, and when to stop.
+    also used to choose options, such as the strength of a penalty.
     """
 
     prompt_id: str

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -124,9 +125,19 @@ def of_another_rank(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
 
 
+def of_another_depth(folder: Path) -> None:
+    (folder / "adapter_config.json").unlink()
+    tiny_model("llama", num_hidden_layers=6).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda folder: (folder / "adapter_config.json").unlink(),
+            "has no adapter_config.json: give a folder that peft",
+        ),
+        (of_another_depth, r"is of another model: model\.layers\.6\..* does not have the shape of this one's"),
         (lambda folder: (folder / WEIGHTS).unlink(), "has no adapter_model.safetensors: give a folder that peft has"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "can't be used with this model: .*header"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "can't be used with this model: "),
@@ -143,3 +154,20 @@ def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
     with pytest.raises(UsageError, match=f"^--adapter {tmp_path} {message}") as refused:
         merged(llama, str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrainedModel, tmp_path: Path) -> None:
+    tuned = merged(llama, save_adapter(llama, tmp_path / "peft"))
+    tuned.save_pretrained(tmp_path / "tuned")
+    torch.testing.assert_close(merged(llama, str(tmp_path / "tuned"))(TOKEN_IDS).logits, tuned(TOKEN_IDS).logits)
+    assert own_weights(llama, str(tmp_path / "tuned")) == sum(part.numel() for part in llama.parameters())
+
+
+def test_without_peft_an_adapter_is_refused_in_a_line(
+    llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_adapter(llama, tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for use in (merged, own_weights):
+        with pytest.raises(UsageError, match=r"is peft's, which is not there: pip install 'eexit\[student\]'$"):
+            use(llama, folder)
