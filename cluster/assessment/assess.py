@@ -87,18 +87,18 @@ from eexit.training.plan import WhatToTrain
 
 @dataclass
 class OnRay:
-    """On the Ray that this process has joined, one after the other. The model is looked at once."""
+    """On the Ray that this process has joined, one after the other. The model is looked at once in each dtype."""
 
     device: Device
     display: Display
     rows_per_shard: int = 128
     trusts_code: bool = False
-    _facts: ModelFacts | None = field(default=None, init=False)
+    _facts: dict[str, ModelFacts] = field(default_factory=dict, init=False)  # by dtype
 
     def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
-        if self._facts is None:
-            self._facts = look_at_model(config, self.rows_per_shard)
-        model, _, memory = self._facts
+        if config.dtype not in self._facts:
+            self._facts[config.dtype] = look_at_model(config, self.rows_per_shard)
+        model, _, memory = self._facts[config.dtype]
         return model, resolve_exitable_layers(config, model["n_layers"]), memory
 
     def sweep(self, config: SweepConfig, out: str) -> None:

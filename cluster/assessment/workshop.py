@@ -24,7 +24,7 @@ from cluster.assessment.record import Front, Record
 from cluster.assessment.sizes import Budget, SearchSizes
 from cluster.console.steps import Steps
 from eexit.plan.artefacts import CARD, Card, damage, parse_card
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.splits import units
@@ -214,8 +214,10 @@ class Workshop:
         self.place.study(self.at(name), partial(ChoosingStudy, question=question), question.columns)
 
     def sweep(self, config: SweepConfig, name: str, part: float) -> None:
-        """A sweep in a folder, which is such a part of its step."""
+        """A sweep in a folder, which is such a part of its step, in the dtype that the first one has."""
         self.work(part)
+        if config.dtype == AUTO_DTYPE and (first := self.manifest(LOOK)):
+            config = config.model_copy(update={"dtype": first.config["dtype"]})
         self.place.sweep(config, self.at(name))
 
     def time_it(self, name: str, what: WhatToTime) -> None:

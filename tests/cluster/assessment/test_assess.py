@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from assessing import MARGIN, PROMPTS, Interrupted, Told, asked_of
 from exiting_models import save_exiting_model
+from landed_sweep import land_rows
 from place_here import Here
 
 from cluster.assessment import learned, sizes
@@ -54,6 +55,20 @@ def test_a_step_that_is_killed_counts_up_to_the_work_that_it_was_at(tmp_path: Pa
         time.sleep(0.2)
     assert 0.2 <= killed.seconds[sizes.LOOK] <= record.seconds[sizes.LOOK] - 0.2
     assert (killed.finished, record.finished) == ([], [sizes.LOOK])
+
+
+def test_all_sweeps_are_in_the_dtype_that_the_first_one_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_exiting_model(tmp_path / "model")
+    asked, given, place = asked_of(tmp_path / "model"), list[str](), Here()
+    monkeypatch.setattr(place, "sweep", lambda config, out: given.append(config.dtype))
+    record = Record.open(tmp_path / "out", asked.as_dict())
+    shop = Workshop(asked, tmp_path / "out", place, Steps(Silence(), sizes.SHARES), record)
+    auto = asked.config(PROMPTS[:1], dtype="auto")
+    with shop.timed(sizes.LOOK):
+        shop.sweep(auto, LOOK, 0.1)
+        land_rows(tmp_path / "out" / LOOK, auto.model_copy(update={"dtype": "bfloat16"}))
+        shop.sweep(auto, RUN, 0.1)
+    assert given == ["auto", "bfloat16"]
 
 
 def test_after_bad_input_the_command_goes_with_other_flags_and_the_same_folder(tmp_path: Path) -> None:
