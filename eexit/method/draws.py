@@ -15,11 +15,6 @@ def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndar
     return _stream("exit", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 
-def training_draws(seed: int, step: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """The fp32 uniforms that choose exits in one step of a training, (n_tokens,), new ones in every step."""
-    return _stream(f"exit in step {step}", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
-
-
 def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
     """The fp32 uniforms in [0, 1) that sample tokens, (n_tokens,), independent of `exit_draws`."""
     return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)

@@ -136,11 +136,6 @@ def estimate_memory(config: ModelOptions) -> tuple[int, int, int | None, tuple[i
     return weights, 2 * _numbers_per_position(model, text) * size, context_of(text), parts
 
 
-def model_without_weights(config: ModelOptions) -> PreTrainedModel:
-    """The sweep's model on the meta device: its modules, for which nothing is loaded. Raises `UsageError`."""
-    return _without_weights(config, _read_config(config, locate(config.model)))
-
-
 def _without_weights(config: ModelOptions, found: Any) -> PreTrainedModel:
     try:
         with torch.device("meta"):

@@ -121,21 +121,13 @@ def _state(path: Path) -> list[int | str]:
 ModelFacts = tuple[dict[str, Any], tuple[int, ...], Memory | None]  # description, exitable layers, memory of an actor
 
 
-def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a fresh process, which frees its memory when it ends, and ends if this process dies.
-
-    The result must be of plain types: unpickling a class would import its module here, and what that imports. Whatever
-    the function raises becomes a `UsageError`.
-    """
-    with asking(function, *args, **kwargs) as result:
-        return result()
-
-
 @contextmanager
 def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
-    """Call a function in a fresh process, as `aside` does, and go on meanwhile: what is yielded waits for the result.
+    """Call a function in a fresh process, and go on meanwhile: what is yielded waits for the result.
 
-    The other process is killed when the context ends.
+    The process frees its memory when it ends, ends if this one dies, and is killed when the context ends. The result
+    must be of plain types: unpickling a class would import its module here, and what that imports. Whatever the
+    function raises becomes a `UsageError`.
     """
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
