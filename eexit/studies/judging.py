@@ -45,8 +45,7 @@ TRIES: Final = 5  # of one text, if each fails in a way that may pass
 MOST_BYTES: Final = 2**20  # of a reply; a usual one has a few thousand
 MOST_FAILURES: Final = 5  # in a row; of texts, only if none was ever judged
 SECONDS_BETWEEN_FILES = 15.0
-# Broken so that the table fits in 80 columns.
-HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")
+HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")  # for 80 columns
 
 _KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry")
 _FINAL: Final = {  # statuses with which no text will work
@@ -59,10 +58,7 @@ _IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
 
 @dataclass(frozen=True)
 class JudgingPlan:
-    """What a judge is asked about a sweep: runs whose text has no scores yet, by `text_hash`, one question each.
-
-    Runs have their columns of `_IDENTITY`, `prompt`, `text` and `text_hash`.
-    """
+    """What a judge is asked: runs, with `text_hash`, whose text has no scores yet; one question for each text."""
 
     store: Store
     judge: str
@@ -74,8 +70,7 @@ class JudgingPlan:
 
 
 def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int | None) -> JudgingPlan:
-    """What there is to judge in `results`, be they finished or not. `n_prompts` are drawn (`eexit.plan.splits`);
-    None: all.
+    """What there is to judge, in a finished sweep or another. `n_prompts` are drawn (`eexit.plan.splits`); None: all.
 
     Raises `UsageError` if there is nothing that could be judged.
     """
@@ -123,19 +118,14 @@ def judged_by(store: Store, judge: str) -> list[Row]:
 
 
 class AskingError(openai.OpenAIError):
-    """A text has no scores. What raises this within the client is not tried again.
-
-    Another text may work, if it is `of_text`; none will, if it `is_final`.
-    """
+    """A text has no scores. Another text may, if it is `of_text`; none will, if it `is_final`."""
 
     def __init__(self, reason: str, *, of_text: bool = False, is_final: bool = False) -> None:
         super().__init__(reason)
         self.of_text, self.is_final = of_text, is_final
 
 
-class _Completion(BaseModel):
-    """The part of a completion that is read."""
-
+class _Completion(BaseModel):  # what is read of one
     text: str = Field(validation_alias=AliasPath("choices", 0, "message", "content"))
     tokens: int = Field(0, validation_alias=AliasPath("usage", "total_tokens"))
 
@@ -183,10 +173,7 @@ class Endpoint:
         self._how: dict[str, Any] = {"response_format": TextScores, **how}
 
     async def ask(self, messages: Any) -> tuple[TextScores, int]:
-        """The judge's scores in answer to chat messages, and the tokens that they took.
-
-        Raises `AskingError`, whose message says nothing of what the endpoint said.
-        """
+        """The judge's scores, and the tokens that they took. Raises `AskingError`, in words of our own."""
         try:
             response = await self.client.chat.completions.with_raw_response.parse(messages=messages, **self._how)
             completion = _Completion.model_validate_json(response.http_response.content)
