@@ -36,23 +36,14 @@ def format_and_tokenize_input(
 
     Raises `ValueError` for such a name if the tokenizer can encode it as the control token only.
     """
-    turns = (("system", system_prompt), ("user", prompt))
-    return tokenize_conversation(turns, tokenizer, device, prefiller, control_tokens)
-
-
-def tokenize_conversation(
-    turns: Sequence[tuple[str, str]], tokenizer: Tokenizer, device: torch.device | str = "cpu", prefiller: str = "",
-    control_tokens: bool = False,
-) -> dict[str, Tensor]:  # fmt: skip
-    """The input for the answer to the last of these turns, each a role and a text, as `format_and_tokenize_input`."""
-    texts = [*(text for _, text in turns), prefiller]
+    texts = [system_prompt, prompt, prefiller]
     names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
     as_text = not control_tokens and any(map(names.search, texts))
     marked: list[str] = mark_control_tokens(texts, names) if as_text else texts
     if tokenizer.chat_template is None:
         whole = "\n".join(filter(None, marked))
     else:
-        whole = _render(tokenizer, [(role, text) for (role, _), text in zip(turns, marked, strict=False)]) + marked[-1]
+        whole = _render(tokenizer, [("system", marked[0]), ("user", marked[1])]) + marked[2]
     ids = _encode_marked(whole, tokenizer) if as_text else _encode(whole, tokenizer)
     input_ids = torch.tensor([ids], dtype=torch.long, device=device)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
