@@ -1,50 +1,112 @@
-"""Commands that load a model run in every dtype, each on what those before it made.
+"""Every command that loads a model runs in every dtype, on a CPU and on a simulated card.
 
-A new command, or a new way to train, is a line of `COMMANDS`.
+Each runs on what those before it made. A new command, way to train, mode or rule is added to `COMMANDS`.
 """
 
 import json
 import shlex
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from byte_model import save_byte_model
+import torch
+from byte_model import save_byte_model, save_family
 from commands import here
+from on_cards import models_there
 from ray_here import RayHere
+from references import save_adapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-PROMPTS = [f"prompt {number}" for number in range(5, 15)]  # of which some are held out, and some choose
+import eexit
+from eexit.decode import screening
+from eexit.model import decoder
+from jobs import sweep
+
+N_LAYERS = 6
+PROMPTS = [f"prompt {number}" for number in range(8, 14)]  # of which some are held out, and one chooses
+SWEEP = "sweep --model model --prompts few.txt --max-new-tokens 5 --exit-every 2 --dtype {dtype}"  # the last one counts
+LEARNED = "--readout linear --probe probe-linear --gate gate-linear --gate-thresholds 0.2 --state state-linear"
 COMMANDS = (
-    "sweep --prompts prompts.txt --modes normal --observe none --model model --dtype {dtype} --out texts",
+    f"{SWEEP} --prompts prompts.txt --modes normal --observe none --out texts",
     "train texts --what linear --out linear",
     "train texts --what gate --rules confidence=0.3 --out gate",
     "train texts --what gate --rules confidence=0.3 --readout linear --out gate-linear",
     "train texts --what probe --out probe",
     "train texts --what probe --readout linear --out probe-linear",
+    "train texts --what probe --adapter adapter --out probe-adapter",
     "train texts --what state --out state",
     "train texts --what state --readout linear --out state-linear",
+    # Of a model whose layers make keys and values by no matrices of their own, maps are to streams.
+    f"{SWEEP} --model gpt2 --prompts prompts.txt --modes normal --observe none --out gpt2-texts",
+    "train gpt2-texts --what state --out gpt2-state",
+    f"{SWEEP} --model gpt2 --rules confidence=0.3 --modes mapped_residual --state gpt2-state --out gpt2-mapped",
+    f"{SWEEP} --rules kl=1 agree confidence=0.3 margin=0.1 entropy=3 similarity=0.9 patience=2 fixed=2 "
+    "--modes normal unfrozen frozen_residual frozen_cache skip --draft 2:2 --out grid",
+    f"{SWEEP} --rules kl=1 confidence=0.3 --controls-of grid --temperature 0.8 --top-p 0.9 --out sampled",
+    f"{SWEEP} --rules predicted_kl=1 confidence=0.3 --modes normal mapped_residual {LEARNED} --out learned",
+    f"{SWEEP} --rules predicted_kl=1 confidence=0.3 --modes mapped_residual --state state --probe probe --gate gate "
+    "--gate-thresholds 0.2 --decide-on screen:8:16 --out screened",
+    f"{SWEEP} --rules predicted_kl=1 --adapter adapter --probe probe-adapter --out adapted",
+    "replay grid --kl-factors 1 --rules confidence=0.3 patience=2 fixed=2 --modes unfrozen frozen_residual",
+    "replay learned --rules confidence=0.3 predicted_kl=1 --modes unfrozen mapped_residual --exit-sets 4",
+    "timings grid --configurations frozen_residual/confidence/0.3 draft/2:2 --steps --prompts 1 --batch 2 --tokens 3 "
+    "--rounds 1",
+    "take_home grid --configuration frozen_residual/confidence/0.3 --out taken/frozen",
+    "take_home learned --configuration mapped_residual/predicted_kl/1 --out taken/mapped",
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: RayHere) -> Path:
     ray_here.cpus = ray_here.free = 1
-    save_byte_model(tmp_path / "model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(screening, "TOKENS", 4)
+    monkeypatch.setattr(decoder, "check", lambda *_: None)  # of how layers are run, which other tests have
+    monkeypatch.setattr(sweep, "write_report", lambda *_: None)  # which takes longer than all else, and loads no model
+    save_byte_model(tmp_path / "model", n_layers=N_LAYERS)
+    save_family(tmp_path / "gpt2", "gpt2")
+    save_adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), tmp_path / "adapter")
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "few.txt").write_text("\n".join(PROMPTS[:2]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_every_command_that_loads_a_model_runs_in_every_dtype(folder: Path, dtype: str) -> None:
-    for command in COMMANDS:
-        name, *words = shlex.split(command.format(dtype=dtype))
-        smaller = ["--max-new-tokens", "6", "--exit-every", "2"] if name == "sweep" else []
-        done = here(import_module(f"jobs.{name}").main, *words, *smaller)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+@pytest.mark.parametrize(
+    ("dtype", "where"), [("float32", "cpu"), ("bfloat16", "cpu"), ("float16", "cpu"), ("bfloat16", "card")]
+)
+def test_every_command_that_loads_a_model_runs_in_every_dtype(folder: Path, dtype: str, where: str) -> None:
+    with ExitStack() as there:
+        if where == "card":
+            there.enter_context(models_there())
+        for command in COMMANDS:
+            if where == "cpu" or "adapter" not in command:  # no gradients could be asked for on this card
+                run(command.format(dtype=dtype))
+        for setting in (folder / "taken").iterdir():
+            generate(folder / "model", setting, dtype)
+    for runs in folder.glob("*/generations"):
+        assert list(pd.read_parquet(runs).error.dropna()) == [], runs
     for card in folder.glob("*/card.json"):
         check_finite(json.loads(card.read_text()), card.parent.name)
+
+
+def run(command: str) -> None:
+    name, *words = shlex.split(command)
+    done = here(import_module(f"jobs.{name}").main, *words)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def generate(folder: Path, setting: Path, dtype: str) -> None:
+    """As a user's script does, with a setting that was taken home."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    inputs = AutoTokenizer.from_pretrained(folder)("Why?", return_tensors="pt")
+    taken = eexit.load(setting)
+    output = model.generate(**inputs.to(model.device), max_new_tokens=3, custom_generate=taken)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 3
+    assert taken.stats
 
 
 def check_finite(held: object, where: str) -> None:

@@ -1,16 +1,20 @@
 """Decoders of models on simulated accelerators, which tests share: on one, or with the first layers on another one."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import torch
 from attention_checks import check_attention_of_every
 from card import DEVICE, OTHER, Card
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from untrained import N_LAYERS
 
+from eexit.cpu import packed_linear
+from eexit.model import loading, quantization
 from eexit.model.decoder import Decoder
 
 N_ON_OTHER: Final = 3  # layers
@@ -33,3 +37,20 @@ def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
     with pytest.MonkeyPatch.context() as patch, Card() as card:
         check_attention_of_every(N_LAYERS, patch)
         return Decoder(card.take(model, partial(card_of, model) if spread else None))
+
+
+@contextmanager
+def models_there() -> Iterator[None]:
+    """Models that are loaded within it are on the card, which is the device that commands find."""
+    with pytest.MonkeyPatch.context() as patch, Card() as card:
+        load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_whole
+
+        def loaded_there(*args: Any, **kwargs: Any) -> Any:
+            loaded = load(*args, **kwargs)
+            return (card.take(loaded[0]), loaded[1]) if isinstance(loaded, tuple) else card.take(loaded)
+
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
+        for module in (packed_linear, quantization):
+            patch.setattr(module, "is_whole", lambda weight: is_whole(getattr(weight, "here", weight)))
+        patch.setattr(loading, "choose_device", lambda device: DEVICE)
+        yield

@@ -44,18 +44,19 @@ class GateTrainer:
     def _stops(self, states_NXW: Tensor) -> Tensor:
         """The rules' chances to exit at each layer, (N, E, R)."""
         n_tokens, device = len(states_NXW), states_NXW.device
-        stop_NER = torch.zeros(n_tokens, len(self.layers), len(self.rules), device=device)
+        stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
             stream_NW = states_NXW[:, rank]
             read = read_layer(self.decoder, stream_NW, rank, self.decoding)
             distribution = read.distribution(torch.arange(n_tokens, device=device))
-            for index, (name, parameter) in enumerate(map(rule_and_parameter, self.rules)):
+            stop_ERN.append([])
+            for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
                 look = Look(layer, stream_NW, stream_NW, distribution, None, parameter_N)
                 chances = rule.chances(rule.evidence(look)[:, None], parameter_N[:, None])
-                stop_NER[:, rank, index] = chances.stop_BE[:, 0]
-        return stop_NER
+                stop_ERN[-1].append(chances.stop_BE[:, 0])
+        return torch.stack([torch.stack(stop_RN, 1) for stop_RN in stop_ERN], 1)
 
     @torch.no_grad()
     def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
