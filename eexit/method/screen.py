@@ -20,6 +20,7 @@ from eexit.errors import UsageError
 from eexit.method.rules import Distribution
 from eexit.method.screen_size import ScreenSize
 from eexit.model.decoder import Decoder
+from eexit.model.devices import in_float64
 from eexit.model.layerwise import graft
 
 ROWS: Final = 32  # at a time: each needs the weights of its own tokens
@@ -60,14 +61,14 @@ class Screen:
             raise UsageError(f"{size}: the rank is above the width of what the head takes, {width}")
         if size.n_tokens > n_tokens:
             raise UsageError(f"{size}: the model has only {n_tokens} tokens")
-        share_H, direction_HH = torch.linalg.eigh(moment_HH.double())
+        share_H, direction_HH = torch.linalg.eigh(in_float64(moment_HH))
         root_H = share_H.clamp(min=float(share_H.max()) * LEAST).sqrt()
         whitening_HH, colouring_HH = (direction_HH * scale_H @ direction_HH.T for scale_H in (1 / root_H, root_H))
-        gram_HH = colouring_HH @ (weight_VH.T @ weight_VH).double() @ colouring_HH
+        gram_HH = colouring_HH @ in_float64(weight_VH.T @ weight_VH) @ colouring_HH
         largest_HR = torch.linalg.eigh(gram_HH).eigenvectors[:, -size.rank :]
-        dtype = self._weight_VH.dtype
-        self.down_RH = (largest_HR.T @ whitening_HH).to(dtype)
-        self.up_VR = (weight_VH @ (colouring_HH @ largest_HR).float()).to(dtype)
+        dtype, device = self._weight_VH.dtype, self._weight_VH.device
+        self.down_RH = (largest_HR.T @ whitening_HH).to(dtype).to(device)
+        self.up_VR = (weight_VH @ (colouring_HH @ largest_HR).float().to(device)).to(dtype)
 
     def tokens(self, ready_BH: Tensor) -> Tensor:
         """The tokens of each row that the screen lets through, (B, K)."""

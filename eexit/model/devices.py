@@ -172,3 +172,13 @@ def _devices_of(model: PreTrainedModel, layers: nn.ModuleList) -> list[torch.dev
                 f"layer {index} is on {' and '.join(devices)}: give a device_map that has each layer on one device"
             )
     return [_device_of(layer) for layer in layers]
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors there can be float64, as they can't on Apple's GPUs."""
+    return device.type != "mps"
+
+
+def in_float64(part: Tensor) -> Tensor:
+    """Where it is or, if that device has no float64, on the CPU."""
+    return (part if has_float64(part.device) else part.cpu()).double()

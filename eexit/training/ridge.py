@@ -3,21 +3,33 @@
 Shapes: N tokens, J = D + 1 inputs with a constant 1 in front, for the bias; D inputs, H targets.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, reduce
+from operator import add
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eexit.decode.rows.memory import cache_budget
+from eexit.model.devices import has_float64, in_float64
+
+CPU: Final = torch.device("cpu")
+MOST_TIMES: Final = 2.0  # as long as in float32: below, products are made in float64
+TIMED_WIDTH: Final = 2048  # of the matrices whose products are timed
+TIMED: Final = 4  # products, of which the fastest counts
+BLOCK_TOKENS: Final = 256  # whose products are added in float32
+ROOM_SHARE: Final = 0.25  # of the memory that is free on a device: what one more sum may take there
 # In units of the standardised inputs' variance.
 PENALTIES: Final = tuple(10 ** (exponent / 2) for exponent in range(-12, 5))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over tokens of products of inputs and targets; float64, on the CPU."""
+    """Sums over tokens of products of inputs and targets; float64, where the tokens are unless that has no float64."""
 
     inputs_JJ: Tensor
     both_JH: Tensor
@@ -25,9 +37,30 @@ class Sums:
 
     @classmethod
     def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
-        input_ND, target_NH = input_ND.cpu().double(), target_NH.cpu().double()
+        """Add up these tokens on the device of the inputs, in float64 or, where that is slow, in float32 blocks."""
+        target_NH = target_NH.to(input_ND.device)
+        if adds_in_float64(input_ND.device):
+            return cls._products(input_ND.double(), target_NH.double())
+        blocks = zip(input_ND.float().split(BLOCK_TOKENS), target_NH.float().split(BLOCK_TOKENS), strict=True)
+        return reduce(add, [cls._about_their_means(*block) for block in blocks])
+
+    @classmethod
+    def _products(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
         input_NJ = F.pad(input_ND, (1, 0), value=1.0)
         return cls(input_NJ.mT @ input_NJ, input_NJ.mT @ target_NH, target_NH.square().sum(0))
+
+    @classmethod
+    def _about_their_means(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
+        """Of a block in float32: products of what is left without the block's means, which are added in float64."""
+        mean_D, mean_H = input_ND.mean(0), target_NH.mean(0)
+        left = cls._products(input_ND - mean_D, target_NH - mean_H).in_float64()
+        mean_J, mean_H = (in_float64(mean) for mean in (F.pad(mean_D, (1, 0)), mean_H))
+        half_J = left.inputs_JJ[0] + left.n * mean_J / 2
+        return cls(
+            left.inputs_JJ + torch.outer(mean_J, half_J) + torch.outer(half_J, mean_J),
+            left.both_JH + torch.outer(mean_J, left.both_JH[0]) + torch.outer(half_J + left.n * mean_J / 2, mean_H),
+            left.squares_H + 2 * mean_H * left.both_JH[0] + left.n * mean_H.square(),
+        )
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Sums":
@@ -38,6 +71,16 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
+
+    def in_float64(self) -> "Sums":
+        return Sums(*[in_float64(getattr(self, field.name)) for field in fields(self)])
+
+    def to(self, device: torch.device) -> "Sums":
+        return Sums(*[getattr(self, field.name).to(device) for field in fields(self)])
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     def targets(self, some: slice) -> "Sums":
         """The sums of some of the targets alone."""
@@ -74,18 +117,25 @@ class Sums:
 
 
 class SplitSums:
-    """The sums of each regression: of the texts that regressions are fitted to, and of those that choose a penalty."""
+    """The sums of each regression: of the texts that regressions are fitted to, and of those that choose a penalty.
+
+    They are added on the device that they come from, as long as there is plenty of room, and else on the CPU.
+    """
 
     def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
         self._parts = dict(parts or {})  # by names such as "5.learn" and "5.choose"
 
     def add(self, regression: str, chooses: bool, more: Sums) -> None:
-        name = _name(regression, chooses)
-        self._parts[name] = self._parts[name] + more if name in self._parts else more
+        name, device = _name(regression, chooses), more.n.device
+        if held := self._parts.get(name):
+            self._parts[name] = held + more.to(held.n.device)
+        else:
+            self._parts[name] = more if more.n_bytes < ROOM_SHARE * cache_budget(device, 1.0) else more.to(CPU)
 
     def of(self, regression: str) -> tuple[Sums, Sums]:
-        """What is to be fitted, and what chooses."""
-        return self._parts[_name(regression, chooses=False)], self._parts[_name(regression, chooses=True)]
+        """What is to be fitted, and what chooses; on the CPU."""
+        learn, choose = (self._parts[_name(regression, chooses)].to(CPU) for chooses in (False, True))
+        return learn, choose
 
     def state(self) -> dict[str, Tensor]:
         each = [sums.state(f"sums.{name}") for name, sums in self._parts.items()]
@@ -96,6 +146,26 @@ class SplitSums:
         """The sums in a state, which may have other tensors too."""
         names = {key.rpartition(".")[0] for key in state if key.startswith("sums.")}
         return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
+
+
+@cache
+def adds_in_float64(device: torch.device) -> bool:
+    """Whether products are made in float64 on a device: on a CPU, and on a GPU that takes little longer for them."""
+    if device.type == "cpu" or not has_float64(device):
+        return device.type == "cpu"
+    return _seconds_of_a_product(device, torch.float64) < MOST_TIMES * _seconds_of_a_product(device, torch.float32)
+
+
+def _seconds_of_a_product(device: torch.device, dtype: torch.dtype) -> float:
+    given, waits = torch.ones(TIMED_WIDTH, TIMED_WIDTH, device=device, dtype=dtype), torch.get_device_module(device)
+    seconds = []
+    for _ in range(TIMED):
+        waits.synchronize(device)
+        began = time.perf_counter()
+        given @ given
+        waits.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def _name(regression: str, chooses: bool) -> str:

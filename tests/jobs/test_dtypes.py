@@ -27,7 +27,7 @@ from jobs import sweep
 
 N_LAYERS = 6
 PROMPTS = [f"prompt {number}" for number in range(8, 14)]  # of which some are held out, and one chooses
-SWEEP = "sweep --model model --prompts few.txt --max-new-tokens 5 --exit-every 2 --dtype {dtype}"  # the last one counts
+SWEEP = "sweep --model model --prompts few.txt --max-new-tokens 4 --exit-every 2 --dtype {dtype}"  # the last one counts
 LEARNED = "--readout linear --probe probe-linear --gate gate-linear --gate-thresholds 0.2 --state state-linear"
 COMMANDS = (
     f"{SWEEP} --prompts prompts.txt --modes normal --observe none --out texts",

@@ -101,6 +101,9 @@ class Memory:
 
     taken = 0
 
+    def synchronize(self, device: object = None) -> None:
+        """Nothing is under way there."""
+
     def is_initialized(self) -> bool:
         return True
 
@@ -141,8 +144,10 @@ class _FromPython(TorchFunctionMode):
 
 
 class Card(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, has_float64: bool = True) -> None:
+        """Apple's have no float64."""
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        self.has_float64 = has_float64
         self.counts = Counts()
         self.pinned: dict[int, Tensor] = {}
         self.from_python = _FromPython()
@@ -216,6 +221,8 @@ class Card(TorchDispatchMode):
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
             return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype), device)
         made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
+        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors([made])):
+            raise TypeError(f"{function} would make float64, which this card does not have")
         return _each(lambda leaf: _back(leaf, there, device) if isinstance(leaf, Tensor) else leaf, made)
 
     def _pin(self, packet: Any, here: list[Tensor]) -> Any:

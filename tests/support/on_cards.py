@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from untrained import N_LAYERS
 
 from eexit.cpu import packed_linear
-from eexit.model import loading, quantization
+from eexit.model import devices, loading, quantization
 from eexit.model.decoder import Decoder
+from eexit.training import ridge
 
 N_ON_OTHER: Final = 3  # layers
 
@@ -41,8 +42,8 @@ def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
 
 @contextmanager
 def models_there() -> Iterator[None]:
-    """Models that are loaded within it are on the card, which is the device that commands find."""
-    with pytest.MonkeyPatch.context() as patch, Card() as card:
+    """Models that are loaded within it are on the card, which is the device that commands find, and has no float64."""
+    with pytest.MonkeyPatch.context() as patch, Card(has_float64=False) as card:
         load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_whole
 
         def loaded_there(*args: Any, **kwargs: Any) -> Any:
@@ -52,5 +53,7 @@ def models_there() -> Iterator[None]:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
         for module in (packed_linear, quantization):
             patch.setattr(module, "is_whole", lambda weight: is_whole(getattr(weight, "here", weight)))
+        for module in (ridge, devices):
+            patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
         patch.setattr(loading, "choose_device", lambda device: DEVICE)
         yield

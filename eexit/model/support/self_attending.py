@@ -183,5 +183,5 @@ def _require_same_argument(what: str, ours: Tensor, expected: Tensor | None, n_k
         ours = ours[..., -n_keys:]
     require_shape(what, ours, expected)
     tolerance = SAME_OPERATIONS[expected.dtype] if expected.is_floating_point() else 0
-    if not torch.allclose(ours.double(), expected.double(), tolerance, tolerance):
+    if not torch.allclose(ours.cpu().double(), expected.cpu().double(), tolerance, tolerance):
         raise UsageError(f"{what} is not what the model itself gives it")

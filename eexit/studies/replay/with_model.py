@@ -115,12 +115,12 @@ class Replayer:
             read = read_exits(
                 self.decoders, self.decoding, scored.exit_hidden_TW[1:], scored.exit_layer_T[1:], final_NW
             )
-        unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
+        unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.evidence_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
         costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
-        kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
+        kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
         return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, costs, is_drawn)
 

@@ -126,7 +126,7 @@ class KeysForm:
         """The layer's own maps (J, …) to keys and to values, float64, found by what they make of unit vectors."""
         width = len(self._norms[layer].gain_D)
         given_JD = torch.eye(width + 1, width, device=self.decoder.device, dtype=self.decoder.dtype).roll(1, 0)
-        made = [project(given_JD).double().cpu() for project in self.decoder.for_keys[layer].own_projections]
+        made = [project(given_JD).cpu().double() for project in self.decoder.for_keys[layer].own_projections]
         return [torch.cat([made_JH[:1], made_JH[1:] - made_JH[:1]]) for made_JH in made]
 
     @torch.inference_mode()
@@ -208,7 +208,7 @@ def _entering_each(decoder: Decoder, layer: int, hidden_NW: Tensor) -> list[Tens
 def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Scaled]:
     """Each layer's norm, as that of an earlier one with another gain and bias if that is what it is."""
     probe_NW = _probes(decoder)
-    made = {layer: entering(decoder, layer, probe_NW).double().cpu() for layer in layers}
+    made = {layer: entering(decoder, layer, probe_NW).cpu().double() for layer in layers}
     tolerance, found = 8 * torch.finfo(decoder.dtype).eps, dict[int, Scaled]()
     for layer, normed_ND in made.items():
         likes = sorted({scaled.like for scaled in found.values()})
