@@ -196,7 +196,9 @@ class ModelGenerator:
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
-            reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
+            reason = f"{type(error).__name__}: {error}"
+            of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            out_of_memory = of_memory or "can't allocate memory" in str(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
         left = [index for index in range(len(requests)) if index not in outcomes]
         again = [requests[index] for index in left]
@@ -298,7 +300,3 @@ class _Ends:
 
 def _key(run: Run) -> Key:
     return run.prompt.id, run.seed, run.configuration.key
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

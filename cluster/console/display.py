@@ -103,12 +103,11 @@ class Bar:
         self._console.print(line, highlight=False, markup=False)
 
 
-def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
-    """A display on `stream`; by default on the current standard error."""
-    stream = stream or sys.stderr
+def open_display(quiet: bool = False) -> Display:
+    """A display on standard error."""
     if quiet:
         return Silence()
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    return Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
 
 
 def console_of(columns: int) -> Console:

@@ -115,8 +115,5 @@ def _of_prompts(config: SweepConfig, name: str) -> str:
     if n_own == len(config.prompts):
         return "each prompt's own"
     with_own = f"; {n_own:,} of the prompts have their own" if n_own else ""
-    return _quoted(getattr(config, name)) + with_own
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text else "none"
+    text = getattr(config, name)
+    return (json.dumps(text, ensure_ascii=False) if text else "none") + with_own

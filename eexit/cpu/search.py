@@ -3,11 +3,15 @@
 Shapes: B rows, X layers, V vocabulary.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+BLOCK: Final = 256  # tokens
 
-def likeliest(log_p_BXV: Tensor, top_k: int, block: int = 256) -> tuple[Tensor, Tensor]:
+
+def likeliest(log_p_BXV: Tensor, top_k: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """The `top_k` likeliest tokens and their log-probabilities, likeliest first; log-odds or logits do as well.
 
     They lie in the `top_k` blocks of the vocabulary with the highest maxima, so that nothing else has to be sorted. A
@@ -28,14 +32,14 @@ def likeliest(log_p_BXV: Tensor, top_k: int, block: int = 256) -> tuple[Tensor, 
     return token.gather(-1, top.indices), top.values
 
 
-def first_highest(log_p_BXV: Tensor, block: int = 256) -> Tensor:
+def first_highest(log_p_BXV: Tensor) -> Tensor:
     """The likeliest token, the first of equal ones, as `argmax` gives it: (B, X)."""
-    n_blocks = log_p_BXV.shape[-1] // block
+    n_blocks = log_p_BXV.shape[-1] // BLOCK
     if n_blocks == 0 or log_p_BXV.device.type != "cpu":
         return log_p_BXV.argmax(-1)
-    blocks, rest = log_p_BXV.tensor_split([n_blocks * block], -1)
-    highest = blocks.unflatten(-1, (n_blocks, block)).amax(-1)
+    blocks, rest = log_p_BXV.tensor_split([n_blocks * BLOCK], -1)
+    highest = blocks.unflatten(-1, (n_blocks, BLOCK)).amax(-1)
     first = highest.argmax(-1, keepdim=True)
-    token = first * block + torch.arange(block)
-    token = torch.cat([token, torch.arange(n_blocks * block, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
+    token = first * BLOCK + torch.arange(BLOCK)
+    token = torch.cat([token, torch.arange(n_blocks * BLOCK, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
     return token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))[..., 0]

@@ -38,7 +38,9 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     path = Path(path)
     readers = {".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
     if path.suffix.lower() not in readers:
-        raise UsageError(f"{path}: can't tell what {path.suffix or 'a name without ending'} is: use {_or(readers)}")
+        *most, last = readers
+        what = path.suffix or "a name without ending"
+        raise UsageError(f"{path}: can't tell what {what} is: use {', '.join(most)} or {last}")
     prompts: list[Prompt] = []
     where_of: dict[str, str] = {}
     unread: dict[str, None] = {}
@@ -193,8 +195,3 @@ def _refuse_repeated(names: Sequence[str], where: str) -> None:
     repeated = [column for column in COLUMNS if names.count(column) > 1]
     if repeated:
         raise UsageError(f"{where}: column {repeated[0]} is there more than once: keep one of them")
-
-
-def _or(names: Mapping[str, object]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}"

@@ -20,11 +20,10 @@ WORST, BEST = SCALE[0], SCALE[-1]
 
 @dataclass(frozen=True)
 class Judge:
-    """A judging model under one rubric, and how many runs it judged and failed to judge."""
+    """A judging model under one rubric, and how many runs it failed to judge."""
 
     number: int
     name: str  # with the rubric where one model judged under several
-    n_judged: int
     errors: dict[str, int]  # configuration → runs without a usable answer
 
     def column(self, name: str) -> str:
@@ -45,7 +44,7 @@ def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
         failed = judged[judged["status"] != OK]
         errors = {str(key): int(n) for key, n in failed["configuration"].value_counts().items()}
         shown = f"{name}, rubric {rubric}" if names.count(name) > 1 else str(name)
-        found.append(Judge(number, shown, len(judged) - len(failed), errors))
+        found.append(Judge(number, shown, errors))
     return tuple(found)
 
 

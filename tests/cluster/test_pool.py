@@ -160,9 +160,10 @@ def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
         fresh.run_failed(runs[9], "bad", hope=False)
 
 
-def test_a_log_gets_plain_lines() -> None:
+def test_a_log_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
-    display = open_display(log)
+    monkeypatch.setattr("sys.stderr", log)
+    display = open_display()
     assert isinstance(display, Lines)
     progress = sweep_progress(30, 0, Tally(10, 1, 1000), InFlight(500), (1, 2), max_new_tokens=100)
     assert progress.share == 0.5
@@ -180,7 +181,8 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     log = io.StringIO()
-    display = open_display(log)
+    monkeypatch.setattr("sys.stderr", log)
+    display = open_display()
     for second in range(3600):
         now = float(second)
         display.show(sweep_progress(27, 0, Tally(), InFlight(second), (1, 1), 100))
@@ -195,18 +197,22 @@ def test_a_step_has_the_rate_of_its_own_tokens(monkeypatch: pytest.MonkeyPatch) 
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     log = io.StringIO()
-    display = open_display(log)
+    monkeypatch.setattr("sys.stderr", log)
+    display = open_display()
     for second, tokens in enumerate([0, 500, 1000, *range(0, 60, 5)]):
         now = float(second)
         display.show(Progress("learning", tokens, 0.5, with_rate=True), last=second > 3)
     assert [line.split(" · ")[2] for line in log.getvalue().splitlines()[1:]] == ["5 tokens/s"] * 11
 
 
-def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_the_time_left() -> None:
+def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = io.StringIO()
+    monkeypatch.setattr("sys.stderr", log)
     for observed in (0, 128, 256):
         progress = sweep_progress(30, 0, Tally(), InFlight(500, observed=observed), (1, 1), max_new_tokens=100)
-        open_display(log).show(progress)
+        open_display().show(progress)
     generating, *observing = log.getvalue().splitlines()
     assert re.fullmatch(r"500 tokens · 0/30 runs · [\d,]+ tokens/s · 0:00 left · 0 errors · 1/1 actors", generating)
     assert observing == [
