@@ -44,6 +44,7 @@ from eexit.generator import decoding_of
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.support.refusals import refuse_autocast
+from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
 
 PADDING: Final = -1  # in place of an exit layer
@@ -110,7 +111,7 @@ class Stats:
         return {
             **{f"eexit_{name}_total": float(totals[name]) for name in names},
             **{f'eexit_exits_total{{layer="{layer}"}}': float(n) for layer, n in sorted(exits.items())},
-            "eexit_saved_ratio": 1 - totals["cost_run"] / full if full else 0.0,
+            "eexit_saved_ratio": saved(totals["cost_run"], full) if full else 0.0,
         }
 
 

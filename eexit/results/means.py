@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ MEASURES = tuple(
     if any(of(field.type) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
     and field.name not in KEYS
 )
+
+Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,17 @@ def outcomes(configuration: Configuration, generations: pa.Table, same_for_every
     return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
 
 
+def saved(cost: Numbers, full: Numbers) -> Numbers:
+    """The share of full depth's cost that is saved, of sums over runs or run by run; below 0 where it costs more."""
+    share: Numbers = 1 - cost / full
+    return share
+
+
 def share_saved(runs: pa.Table, configuration: str, cost: str) -> float | None:
     """What a configuration's runs saved of full depth's multiply-adds, by this cost; None where that is not known."""
     known = runs.filter((pc.field("configuration") == configuration) & pc.field(cost).is_valid())
     full = pc.sum(known["cost_full"]).as_py()
-    return 1 - float(pc.sum(known[cost]).as_py()) / full if full else None
+    return saved(float(pc.sum(known[cost]).as_py()), full) if full else None
 
 
 def exit_counts(runs: pa.Table) -> dict[str, Counter[int]]:

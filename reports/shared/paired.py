@@ -12,6 +12,7 @@ import pandas as pd
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.quality.intervals import mcnemar
+from eexit.results.means import saved
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, RUN, SKIPPED
 from reports.shared.per_configuration import is_share, naming, perplexity_columns
@@ -42,7 +43,10 @@ class PairedRuns:
         """A run that is the same for every seed stands beside each seed's run of the other configurations."""
         columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
-        done = sweep.done.assign(**{SKIPPED: 1 - sweep.done["mean_depth"].astype(float), RUN: _saved(sweep.done)})
+        names = ("cost_run", "cost_full", "mean_depth")
+        run, full, depth = (sweep.done[name].to_numpy(dtype=float, na_value=np.nan) for name in names)
+        derived: dict[str, np.ndarray] = {SKIPPED: 1 - depth, RUN: saved(run, np.where(full > 0, full, np.nan))}
+        done = sweep.done.assign(**derived)
         done = done.astype(dict.fromkeys(columns, float))
         means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
         means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
@@ -110,12 +114,6 @@ class PairedRuns:
                     row |= _gains(of_prompts[~np.isnan(of_prompts)])
                 rows.append(row)
         return pd.DataFrame(rows)
-
-
-def _saved(runs: pd.DataFrame) -> pd.Series:
-    """What each run saves of full depth's multiply-adds by what was run; NaN for oracles."""
-    saved: pd.Series = 1 - runs["cost_run"].astype(float) / runs["cost_full"].astype(float)
-    return saved
 
 
 def _gains(differences: np.ndarray) -> dict[str, float]:

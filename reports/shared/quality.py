@@ -14,6 +14,7 @@ import pandas as pd
 from eexit.output.text import counted, is_known, short_percent
 from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
+from eexit.results.means import saved
 from eexit.results.study_tables import CHOICES, REPLAYS
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
@@ -133,7 +134,7 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
             "replayed": True,
             "n": latest["prompts"],
             "kl": latest["expected_kl"],
-            "theoretical": 1 - latest["cost_needed"].astype(float) / latest["cost_full"].astype(float),
+            "theoretical": saved(*(latest[name].to_numpy(dtype=float) for name in ("cost_needed", "cost_full"))),
         }
     )
     for end, of in (("", ""), ("_low", "_high"), ("_high", "_low")):

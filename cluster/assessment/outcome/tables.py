@@ -31,7 +31,7 @@ from eexit.quality.estimates import NOTHING, Estimate
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_RUN, PerRight, per_right
 from eexit.quality.risks import RISKS, Losses, losses, numbers
-from eexit.results.means import exit_counts, share_saved
+from eexit.results.means import exit_counts, saved, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup, speedups_of
@@ -118,7 +118,7 @@ class SweepFigures:
         n_decided = np.array([row["n_tokens"] - 1 for row in known], dtype=float)
         screen, shapes = screen_size(self.sweep.manifest.config["decide_on"]), KNOWN[model]
         full = float(full_cost_at(shapes, n_decided).sum())
-        return 1 - float(cost_at(shapes, counts, self.n_layers, screen).sum()) / full if full else math.nan
+        return saved(float(cost_at(shapes, counts, self.n_layers, screen).sum()), full) if full else math.nan
 
     def contender(self, key: str, role: str, steps: StepTimes | None) -> Contender:
         """What is known of a configuration but its losses and accuracy."""

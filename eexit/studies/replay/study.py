@@ -25,6 +25,7 @@ from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
 from eexit.results.layout import MANIFEST
+from eexit.results.means import saved
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.recorded import (
@@ -234,7 +235,8 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
-    saved = [None if row[name] is None else 1 - row[name] / row["cost_full"] for name in ("cost_needed", "cost_run")]
+    costs = (row["cost_needed"], row["cost_run"])
+    shares = [None if cost is None else saved(cost, row["cost_full"]) for cost in costs]
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
         percent(1 - row["mean_depth"]),
@@ -242,7 +244,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         percent(row["expected_disagreement"]),
         _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
         written(row["expected_kl"], ".4g"),
-        *map(percent, saved),
+        *map(percent, shares),
     ]
 
 

@@ -18,6 +18,7 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, some
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_over_calls
+from eexit.results.means import saved
 
 SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and what it is compared with
@@ -149,14 +150,19 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
 
 
 def _saving(rows: Sequence[Mapping[str, Any]], cost: str, full: str) -> float | None:
-    ratio = _ratio(rows, cost, full)
-    return None if ratio is None else 1 - ratio
+    sums = _sums(rows, cost, full)
+    return sums and saved(*sums)
 
 
 def _ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> float | None:
-    """Of the sums over rounds; None where one of them is not known."""
+    sums = _sums(rows, above, below)
+    return sums and sums[0] / sums[1]
+
+
+def _sums(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> tuple[float, float] | None:
+    """Over rounds; None where one of them is not known."""
     numerator, denominator = np.array([[row.get(above), row.get(below)] for row in rows], dtype=float).sum(axis=0)
-    return float(numerator / denominator) if denominator > 0 and not math.isnan(numerator) else None
+    return (float(numerator), float(denominator)) if denominator > 0 and not math.isnan(numerator) else None
 
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
