@@ -115,6 +115,7 @@ class TimedAt(_Record):
     high: float | None
     rounds: int
     machine: str | None
+    beside_generate: float | None = None  # how many times as fast as transformers' own
 
 
 class Taken(_Record):

@@ -50,7 +50,8 @@ def _saved(taken: Taken) -> Iterator[str]:
         yield (
             f"Time saved beside full depth at {timed.rows} row{'s' * (timed.rows > 1)} (realised): "
             f"{percent(timed.saved)}{ends}, {written(timed.tokens_per_second, '.1f')} tokens per second, "
-            f"{timed.rounds} rounds on {timed.machine}."
+            f"{timed.rounds} rounds on {timed.machine}"
+            + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
         )
     if not taken.timed:
         yield "It was not timed: what it saves in time on a machine is what jobs/timings.py measures there."

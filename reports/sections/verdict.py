@@ -96,7 +96,9 @@ def _of_best(best: Mapping[str, Any], ledger: AssessedLedger | None) -> str:
     time, low, high = (best.get(f"time_at_{batch}{end}") for end in ("", *ENDS))
     saved, name = best.get("saved_by_what_was_run"), "best certified" if best.get("certified") else "nearest"
     if time is not None:
-        rows = f", {counted(batch or 1, 'row')} at a time"
+        own = best.get(f"time_at_{batch}_of_generate")
+        beside_own = "" if own is None else f", {own:.2f} times as long as generate"
+        rows = f"{beside_own}, {counted(batch or 1, 'row')} at a time"
         return f"The {name} setting takes {beside(1 - time, _less_than_all(high), _less_than_all(low), 'time')}{rows}"
     return "" if saved is None else f"The {name} setting costs {beside(saved, None, None, 'multiply-adds')}"
 

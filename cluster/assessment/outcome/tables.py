@@ -24,7 +24,7 @@ from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
 from eexit.plan.config import screen_size
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate
@@ -101,13 +101,9 @@ class SweepFigures:
         total = counts.total()
         return [counts[layer] / total if total else math.nan for layer in self.layers_G]
 
-    def times(self, key: str) -> dict[int, Estimate]:
-        """A configuration's time as a multiple of that of `normal`, by batch size, with the interval of the median."""
-        return {batch: _time(each) for batch, each in self.speedups(key).items()}
-
-    def speedups(self, key: str) -> dict[int, Speedup]:
-        """What all calls that timed a configuration say of it, by batch size."""
-        return {each.batch: each for each in speedups_of(self._timings, key)}
+    def times(self, key: str, beside: str = NORMAL) -> dict[int, Estimate]:
+        """A configuration's time as a multiple of that of `beside`, by batch size, with its interval."""
+        return {each.batch: _time(each) for each in speedups_of(self._timings, key, beside)}
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""
@@ -129,6 +125,7 @@ class SweepFigures:
             self.saved(key, "cost_run"),
             allowed(steps, self.share_G(key)),
             self.times(key),
+            of_generate=self.times(key, GENERATE),
             per_right=self._per_right[key][COST_RUN].beside_normal if key in self._per_right else NOTHING,
         )
 

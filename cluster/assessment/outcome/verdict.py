@@ -68,6 +68,7 @@ class Contender:
     reporting: Loss | None = None  # on those for reporting
     confirmed: bool = False  # whether those alone certify the bound too
     per_right: Estimate = NOTHING  # multiply-adds per right answer, of normal's, where texts have chains of thought
+    of_generate: Mapping[int, Estimate] = field(default_factory=dict)  # times as multiples of that of `generate`
     would_do: int | None = None  # prompts that would certify it with a chance of 80 %; None: no number, or it is
 
     def is_proven(self, bound: "Bound") -> bool:
@@ -89,8 +90,10 @@ class Contender:
         of_batches: dict[str, float | None] = {}
         for batch in batches:
             time = self.times.get(batch, NOTHING)
-            for name, number in (("", time.mean), ("_low", time.low), ("_high", time.high)):
-                of_batches[f"time_at_{batch}{name}"] = known(number)
+            of_generate = self.of_generate.get(batch, NOTHING)
+            for what, each in (("", time), ("_of_generate", of_generate)):
+                for name, number in (("", each.mean), ("_low", each.low), ("_high", each.high)):
+                    of_batches[f"time_at_{batch}{what}{name}"] = known(number)
             allowed = self.allowed.get(batch, Allowed(math.nan, math.nan))
             of_batches[f"allowed_at_{batch}"] = known(allowed.independent)
             of_batches[f"allowed_together_at_{batch}"] = known(allowed.together)

@@ -9,12 +9,13 @@ cause       null if it pays or that is not known, else `state`, `knowing`, `proo
             `model`
 rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
-            (time_at_B_low, time_at_B_high), and what T(rows, layers) allows to save of the time: allowed_at_B of
-            independent rows, allowed_together_at_B of rows that leave at the same steps; loss, n and certified, and
-            loss_of_right and n_of_right, the same among the prompts that full depth gets right; the accuracy of its
-            texts and normal_accuracy, that of normal's, and changed, the share of texts that are not those of normal;
-            where texts have chains of thought, per_right, what of normal's multiply-adds a right answer takes, with
-            its interval and n; what is not known is null
+            (time_at_B_low, time_at_B_high), the same beside transformers' generate (time_at_B_of_generate), and what
+            T(rows, layers) allows to save of the time: allowed_at_B of independent rows, allowed_together_at_B of
+            rows that leave at the same steps; loss, n and certified, and loss_of_right and n_of_right, the same among
+            the prompts that full depth gets right; the accuracy of its texts and normal_accuracy, that of normal's,
+            and changed, the share of texts that are not those of normal; where texts have chains of thought,
+            per_right, what of normal's multiply-adds a right answer takes, with its interval and n; what is not known
+            is null
 ledger      null where a step is missing, else ceiling (saved, low, high, setting), batch (of the times, or null) and
             lines: each with restriction, taken, low, high, left and setting, as shares of full depth
             (`cluster.assessment.outcome.ledger`)
@@ -160,7 +161,9 @@ def _time(best: Contender, batch: int) -> str:
     time = best.times[batch]
     interval = f"{100 * time.low:.0f} to {100 * time.high:.0f}"
     between = "too few rounds for an interval" if math.isnan(time.high) else interval
-    return f"{percent(time.mean, 0)} of full depth's time ({between}) with {counted(batch, 'row')} at a time"
+    of_generate = best.of_generate.get(batch)
+    beside = f" and {of_generate.mean:.2f} times that of transformers' generate" if of_generate else ""
+    return f"{percent(time.mean, 0)} of full depth's time ({between}){beside} with {counted(batch, 'row')} at a time"
 
 
 def verdict_table(verdict: Verdict) -> ResultTable:

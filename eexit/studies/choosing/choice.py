@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
@@ -82,6 +82,7 @@ class Choice:
     chosen_held_out: HeldOut | None
     naive_held_out: HeldOut | None
     realised: Sequence[Speedup]  # of the chosen setting, where it was timed
+    beside_generate: Sequence[Speedup]  # the same, beside transformers' own
 
 
 def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
@@ -99,7 +100,10 @@ def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask
         naive,
         _held_out(evidence, chosen),
         _held_out(evidence, naive),
-        speedups_of(TIMINGS.rows(evidence.sweep.store), chosen.configuration) if chosen else [],
+        *(
+            speedups_of(TIMINGS.rows(evidence.sweep.store), chosen.configuration, beside) if chosen else []
+            for beside in (NORMAL, GENERATE)
+        ),
     )
 
 

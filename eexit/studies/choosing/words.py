@@ -78,9 +78,12 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
     if choice.chosen:
         yield from _per_right(choice.chosen.configuration, choice.evidence)
     if choice.chosen and not _is_oracle(choice.chosen.configuration):
+        of_generate = {each.batch: each.speedup for each in choice.beside_generate}
         for each in choice.realised:
-            rows = counted(each.batch, "row")
-            yield f"Realised: {each.speedup:.2f} times as fast as normal with {rows} at a time (jobs/timings.py)."
+            rows, own = counted(each.batch, "row"), of_generate.get(each.batch)
+            beside = f", {own:.2f} times as fast as transformers' generate," if own else ""
+            times = f"{each.speedup:.2f} times as fast as normal{beside}"
+            yield f"Realised: {times} with {rows} at a time (jobs/timings.py)."
         if not choice.realised:
             yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
 

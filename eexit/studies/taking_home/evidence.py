@@ -12,6 +12,7 @@ from eexit.custom_generate.taken import Certificate, Drawn, HeldOutCheck, TimedA
 from eexit.errors import UsageError
 from eexit.output.text import is_known
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import GENERATE
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds
 from eexit.results.landed import runs_with_tokens
@@ -74,6 +75,8 @@ def drawn(config: SweepConfig) -> Drawn:
 
 def timed(store: Store, key: str) -> list[TimedAt]:
     """What it saved in time on the machine where it was timed last."""
+    rows = TIMINGS.rows(store)
+    beside_generate = {each.batch: each.speedup for each in speedups_of(rows, key, GENERATE)}
     return [
         TimedAt(
             rows=each.batch,
@@ -83,8 +86,9 @@ def timed(store: Store, key: str) -> list[TimedAt]:
             high=each.saved.high if is_known(each.saved.high) else None,
             rounds=each.rounds,
             machine=each.machine,
+            beside_generate=beside_generate.get(each.batch),
         )
-        for each in speedups_of(TIMINGS.rows(store), key)
+        for each in speedups_of(rows, key)
     ]
 
 

@@ -115,11 +115,13 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
     return found
 
 
-def speedups_of(measurements: Sequence[Mapping[str, Any]], key: str) -> list[Speedup]:
-    """By batch size, what all calls measured of a configuration on the machine, and in the dtype, of the latest one."""
+def speedups_of(measurements: Sequence[Mapping[str, Any]], key: str, beside: str = NORMAL) -> list[Speedup]:
+    """By batch size, what all calls measured of a configuration on the machine, and in the dtype, of the latest one,
+    compared with `beside`.
+    """
     setup = next((_setup(row) for row in reversed(measurements) if row["configuration"] == key), None)
     there = [row for row in measurements if _setup(row) == setup]
-    return [each for each in speedups(there) if each.configuration == key]
+    return [each for each in speedups(there, beside) if each.configuration == key]
 
 
 def _setup(row: Mapping[str, Any]) -> tuple[Any, ...]:
