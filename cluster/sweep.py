@@ -184,8 +184,11 @@ def _prepare(
     Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
     then holds that session. Raises `UsageError`.
     """
-    store.probe()  # first, since whatever else asks a place that is out of reach waits for a minute
+    if not store.is_local:
+        store.probe()  # first, since whatever else asks a place that is out of reach waits for a minute
     refuse_inside(store, f"--out {shown(job.out)}", *FOR_RESULTS)
+    if store.is_local:
+        store.probe()
     _refuse_foreign_report(store)
     held = _read_held(store, job.config)
     if held:
