@@ -17,7 +17,7 @@ import vl_convert
 
 from eexit.decode.costs.other_models import Shapes
 from eexit.errors import UsageError
-from eexit.output.text import some
+from eexit.output.text import counted, some
 from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
@@ -65,6 +65,7 @@ SCRIPTS: Final = (
     "follow.js",
     "app.js",
 )
+MOST_NAMED: Final = 4  # runs that are missing
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
@@ -101,6 +102,11 @@ def build_report(
     sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
     for line in some(sweep.left_out):
         print(f"report: left out: {line}", file=sys.stderr)
+    if missing := sweep.missing:
+        names = "; ".join(some(missing, most=MOST_NAMED))
+        print(
+            f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}", file=sys.stderr
+        )
     name = sweep.about["model"].get("name", "")
     try:
         return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", options, progress)

@@ -70,6 +70,20 @@ class Sweep:
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property
+    def missing(self) -> list[str]:
+        """The planned runs that haven't landed, or whose file is damaged, by name; none of what has no plan."""
+        seeds, fixed = self.config.get("seeds", []), self.same_for_every_seed
+        names = ["configuration", "prompt_id", "seed"]
+        landed = {(key, prompt, None if key in fixed else seed) for key, prompt, seed in self.generations[names].values}
+        return [
+            f"{configuration.key} on prompt {prompt['id']}" + ("" if seed is None else f", seed {seed}")
+            for prompt in self.config.get("prompts", [])
+            for configuration in self.configurations
+            for seed in ([None] if configuration.key in fixed else seeds)
+            if (configuration.key, prompt["id"], seed) not in landed
+        ]
+
+    @property
     def config(self) -> dict[str, Any]:
         """The settings of the sweep; empty for a file of the original format."""
         config: dict[str, Any] = self.about.get("config", {})

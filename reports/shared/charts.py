@@ -126,7 +126,7 @@ def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
 
 def layer_colour(labels: list[str]) -> alt.Color:
     scale = {"domain": labels, "range": exit_colours(len(labels))}
-    return alt.Color("layer:N", title="Exit layer", sort=labels, scale=scale)
+    return alt.Color("shown_layer:N", title="Exit layer", sort=labels, scale=scale)
 
 
 def is_logarithmic(values: pd.Series) -> bool:

@@ -18,6 +18,7 @@ async function saveRuns(type) {
       records.push({
         prompt_id: prompt.id,
         prompt: prompt.text,
+        kind: prompt.kind,
         ...told(DATA.configurations[run.c]),
         seed: seedOf(run),
         status: run.status,
@@ -36,7 +37,19 @@ const runsWords = () =>
   `${form(DATA.prompts.flatMap(({ runs }) => runs).length, "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
 // What only places or labels the marks of a chart, or is for the page. What is saved has all other columns.
-const PLACING = ["row", "rank", "order", "words", "family", "series", "setting", "beneath", "shown_as", "short"],
+const PLACING = [
+    "row",
+    "rank",
+    "order",
+    "shown_layer",
+    "words",
+    "family",
+    "series",
+    "setting",
+    "beneath",
+    "shown_as",
+    "short",
+  ],
   OF_THE_PAGE = ["key", "mark", "saw"];
 
 const told = (row) =>

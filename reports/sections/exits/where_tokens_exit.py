@@ -14,7 +14,7 @@ from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds
 
 MIX: Final = (
     ("configuration", "Configuration", "text"),
-    ("layer", "Exit layer", "text"),
+    ("shown_layer", "Exit layer", "text"),
     ("n", "n prompts", "count"),
     ("share", "Share of decided tokens", "share"),
 )
@@ -47,7 +47,7 @@ def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
     """Share of decided tokens per configuration and exit layer, averaged over prompts."""
-    labels = list(layer_labels(sweep).values())
+    layers, labels = (list(part) for part in zip(*layer_labels(sweep).items(), strict=True))
     total = sweep.layer_counts.sum(axis=1)
     known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
     shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
@@ -58,7 +58,8 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         for rank, estimate in estimates_of(sweep, configuration, runs[list(range(len(labels)))]).items():
-            named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            named = naming(configuration, sweep.marked) | {"rank": rank, "n": len(runs)}
+            named |= {"exit_layer": layers[rank], "shown_layer": labels[rank]}
             named["n_seeds"] = n_seeds.get(configuration.key, 0)
             rows.append(named | estimate.columns("share"))
     return pd.DataFrame(rows)

@@ -15,6 +15,7 @@ async function promptPage(number) {
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
     h(
       "p",
+      prompt.kind ? `Kind: ${prompt.kind}. ` : "",
       ...(prompt.answer === null ? [] : ["Expected answer: ", ...visible(prompt.answer), ". "]),
       rightWords(prompt),
     ),
@@ -200,6 +201,9 @@ function runsTable(caption, rows, first = "Configuration") {
       value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c),
       show: ({ prompt, run, name, after }) => h("span", h("a", { href: address(prompt, run) }, name), after),
     },
+    ...(first === "Prompt" && rows.some(({ prompt }) => prompt.kind)
+      ? [{ label: "Kind", text: true, value: ({ prompt }) => prompt.kind }]
+      : []),
     {
       label: "Ended",
       text: true,

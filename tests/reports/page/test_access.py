@@ -69,7 +69,7 @@ def test_nothing_is_wider_than_a_phone(walk: Walk, route: str) -> None:
 
 def test_what_was_found_is_there_without_scripts(visit: Visit) -> None:
     page = visit("#/?open=all", java_script_enabled=False)
-    assert "unfrozen/kl/1 would skip" in page.locator("main").inner_text()
+    assert "a rule that knew as much would skip" in page.locator("main").inner_text()
     assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
 
@@ -163,7 +163,7 @@ def test_runs_are_saved_as_csv(walk: Walk) -> None:
 
 SAVED = {  # by the title of what is saved: how many rows there are, and what is in the first
     "Quality against cost": (7, {"configuration": "normal"}),
-    "Where tokens exit": (7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
+    "Where tokens exit": (7 * 6, {"configuration": "normal", "exit_layer": "5", "share": "0"}),
     "Side by side": (6, {"other": "unfrozen/kl/0.5", "base": "normal"}),
     "Runs": (6, {"prompt_id": "0", "setting": "frozen_residual/kl/0.5", "error": ""}),
 }

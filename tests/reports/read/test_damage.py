@@ -91,6 +91,17 @@ def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
     assert "Left out" in (folder / "report.html").read_text()
 
 
+def test_runs_that_are_missing_are_named(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "generations" / shard(1)).write_bytes(b"")
+    assert main([str(folder)]) == 0
+    _, missing = capsys.readouterr().err.splitlines()
+    keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/1"]
+    names = [f"{key} on prompt 1" + (", seed 0" if key != "normal" else "") for key in keys]
+    assert missing == f"report: 3 runs missing, which the sweep's command does: {'; '.join(names)}"
+
+
 def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> None:
     generations, tokens = tables(folder)
     later = generations.set_column(generations.schema.get_field_index("text"), "text", pa.array(["later"] * N_RUNS))

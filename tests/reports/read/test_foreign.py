@@ -186,7 +186,7 @@ def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Pat
     """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
     mix = exit_mix(sweep)
-    at_5 = mix[(mix["configuration"] == "unfrozen/kl/0.5") & (mix["layer"] == "5")]["share"].item()
+    at_5 = mix[(mix["configuration"] == "unfrozen/kl/0.5") & (mix["exit_layer"] == 5)]["share"].item()
     assert at_5 == pytest.approx(table[table["configuration"] == "unfrozen/kl/0.5"]["at 5"].mean())
     trade = per_configuration(sweep).set_index("configuration")
     assert trade.loc["unfrozen/kl/0.5", "exit_rate"] == pytest.approx(

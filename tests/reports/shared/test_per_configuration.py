@@ -164,7 +164,7 @@ def test_exit_mix_averages_the_shares_of_prompts(tmp_path: Path) -> None:
         ("unfrozen", 1, 0): {"exit_layer_counts": [(5, 9), (10, 1)]},
     }
     mix = exit_mix(small_sweep(tmp_path, changes, 2))
-    shares = mix[mix["configuration"] == "unfrozen/kl/1"].set_index("layer")["share"]
+    shares = mix[mix["configuration"] == "unfrozen/kl/1"].set_index("shown_layer")["share"]
     assert shares["5"] == pytest.approx(0.7)
     assert shares["10"] == pytest.approx(0.05)
     assert shares["29 (final)"] == pytest.approx(0.25)
