@@ -83,10 +83,11 @@ def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
         model, _ = load_model_and_tokenizer(sweep.config().model_copy(update=FP32))
         learned = [text for text in read_texts(sweep.store) if not text.held_out]
         every = [(len(text.prompt_token_ids), [*text.prompt_token_ids, *text.token_ids]) for text in learned]
-    rows = [(n_prompt, ids[: flags.most_tokens]) for n_prompt, ids in every]
-    if not (rows := [(n_prompt, ids) for n_prompt, ids in rows if len(ids) > max(n_prompt, 1)]):
+    if not (
+        rows := [(n, ids[: flags.most_tokens]) for n, ids in every if max(n, 1) < min(len(ids), flags.most_tokens)]
+    ):
         raise UsageError(f"{flags.texts} has no token to learn from within --most-tokens {flags.most_tokens}")
-    return model, [{"input_ids": ids, "labels": [*[OUTSIDE] * n_prompt, *ids[n_prompt:]]} for n_prompt, ids in rows]
+    return model, [{"input_ids": ids, "labels": [*[OUTSIDE] * n, *ids[n:]]} for n, ids in rows]
 
 
 def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
