@@ -73,19 +73,17 @@ def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
     from eexit.results.store.finished_sweep import read_finished
     from eexit.training.texts import read_texts
 
-    if Path(flags.texts).is_file():
+    if (path := Path(flags.texts)).is_file():
         of_model = {"model": flags.model, "trust_remote_code": flags.trust_remote_code, **FP32}
         model, tokenizer = load_model_and_tokenizer(SweepConfig(prompts=(NONE,)).model_copy(update=of_model))
-        paragraphs = filter(None, Path(flags.texts).read_text("utf-8").split("\n\n"))
-        every = [(0, list(tokenizer(paragraph)["input_ids"])) for paragraph in paragraphs]
+        every = [(0, [*tokenizer(part)["input_ids"]]) for part in path.read_text("utf-8").split("\n\n") if part]
     else:
         sweep = read_finished(flags.texts, ["prompt_id"], trusts_code=flags.trust_remote_code)
         model, _ = load_model_and_tokenizer(sweep.config().model_copy(update=FP32))
         learned = [text for text in read_texts(sweep.store) if not text.held_out]
         every = [(len(text.prompt_token_ids), [*text.prompt_token_ids, *text.token_ids]) for text in learned]
-    if not (
-        rows := [(n, ids[: flags.most_tokens]) for n, ids in every if max(n, 1) < min(len(ids), flags.most_tokens)]
-    ):
+    rows = [(n, ids[: flags.most_tokens]) for n, ids in every]
+    if not (rows := [(n, ids) for n, ids in rows if len(ids) > max(n, 1)]):
         raise UsageError(f"{flags.texts} has no token to learn from within --most-tokens {flags.most_tokens}")
     return model, [{"input_ids": ids, "labels": [*[OUTSIDE] * n, *ids[n:]]} for n, ids in rows]
 
