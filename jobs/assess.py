@@ -9,7 +9,7 @@ rules, exit sets, thresholds and readouts on a pilot; runs the few settings that
 other part, and certifies one with a confidence that holds, if there is one; and times it. The verdict says whether it
 pays, and if not, what takes most of what exits could save: the state that they leave behind, knowing where to exit,
 proof, deciding, batches, or overhead. It says what pays most of all that keeps the same bound, exits or not: drafts,
-transformers' own `generate` with its variants, or a model with fewer layers.
+or transformers' own `generate` with its lookup.
 
 Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. Whatever
 ends it, the same command goes on from there, and does again what was lost since. Minutes that are too few are refused

@@ -7,7 +7,7 @@
     tried/              the front of the replays' settings, run on the pilot: the order in which they are tested
     tried-free/         the front of those that would save most if deciding were free, there too
     run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
-    instead/            drafts, and transformers' own `generate` with its variants, timed
+    instead/            drafts, and transformers' own `generate` with its lookup, timed
     assessment.json     what was asked and planned, and how long each step took (`cluster.assessment.record`)
     verdict.json        what came of it (`cluster.assessment.outcome.words`), in run/ too
 

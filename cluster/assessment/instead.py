@@ -1,4 +1,4 @@
-"""What could be taken in place of exits: drafts by a layer, and transformers' own `generate` with its variants.
+"""What could be taken in place of exits: drafts by a layer, and transformers' own `generate` with its lookup.
 
 They are timed beside full depth on prompts of the pilot, whose texts they leave as they are.
 """
@@ -51,7 +51,7 @@ def _untimed_rows(shop: Workshop) -> list[int]:
 
 
 def _time_drafts_with(shop: Workshop, batch: int) -> None:
-    """Drafts, and `generate` with the variants that can be had here, in few rounds.
+    """Drafts, and `generate` with its lookup for one row, in few rounds.
 
     Other prompts in each round, since how often a draft is right depends on the prompt, and one for each row: the
     more rounds the prompts are for, the narrower is the interval.

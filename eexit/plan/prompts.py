@@ -1,5 +1,7 @@
 """Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (column `prompt`; other `COLUMNS` are optional).
 
+Cells of a .csv have commas, semicolons or tabs between them.
+
 >>> read_prompts("prompts.csv")[0].prompt
 'Explain recursion.'
 """

@@ -16,7 +16,8 @@ before they are seen. There are two ways (`ORDERS`):
 - `pareto`: one sequence over all modes and rules, which gets the whole δ. Its order comes from other prompts, the
   pilot: the settings that no other one beats in mean loss at no more cost, from safe to bold (Pareto testing,
   Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023, arXiv 2210.07913). Those that cost more than full depth there
-  are left out where any costs less.
+  are left out where any costs less. Of settings drawn like those of a study of 200 prompts, thirty of them, it saves as
+  much as `passed-on` or more at bounds of 10 and 20 %, whence it is the default.
 - `passed-on`: a sequence for each mode and rule, from the conservative end of the parameter to the bold one; they share
   δ in equal parts, and a sequence that is through passes its part on to the others (Bretz, Maurer, Brannath and Posch
   2009).

@@ -5,10 +5,10 @@
     python jobs/files/make_prompts.py --n 200 --steps --out steps.jsonl
     python jobs/sweep.py --prompts steps.jsonl --max-new-tokens 256 --thinking-until "(?i)answer:" --out results/steps
 
-Each prompt's kind is drawn, and then the prompt, from those of its kind: jobs/README.md lists them. A prompt about a
-fact that came before is drawn again, so that no two share one. A seed always gives the same prompts, and more of them
-begin with the fewer. With --steps, they ask to think first and to end with "Answer:", and say how many steps lead to
-the answer (column steps).
+Each prompt's kind is drawn, and then the prompt, from those of its kind: eexit/plan/prompt_kinds/drawing.py lists
+them. A prompt about a fact that came before is drawn again, so that no two share one. A seed always gives the same
+prompts, and more of them begin with the fewer. With --steps, they ask to think first and to end with "Answer:", and say
+how many steps lead to the answer (column steps).
 """
 
 import json

@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class AssessmentTables:
     """What the steps left: the first look, the pilot's oracles by readout, its settings, and the run; None where
-    nothing was worth one. What could be taken instead: drafts, and a cut, on the prompts for choosing or on the pilot.
+    nothing was worth one. What could be taken instead: drafts, on the prompts for choosing or on the pilot.
     """
 
     look: FirstLook

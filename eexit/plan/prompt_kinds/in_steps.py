@@ -1,7 +1,20 @@
 """Prompts whose answer takes a stated number of steps, for models that think before they answer.
 
 Each step goes on from the one before it: a number is added, things change places, a letter is written. Prompts ask to
-think first and to end with `Answer:`, so that `--thinking-until "(?i)answer:"` tells the chain from the answer.
+think first and to end with `Answer:`, so that `--thinking-until "(?i)answer:"` tells the chain from the answer. Each
+kind and each number of steps is drawn as often as the others.
+
+| kind | what is asked for | space | steps | guessing |
+| --- | --- | --- | --- | --- |
+| `sum` | the sum of 2 to 8 numbers | 6.7e+04 | 1 to 7 | 0 |
+| `remainder` | what remains of such a sum, divided by 3 to 9 | 4.7e+05 | 2 to 8 | 20 % |
+| `possessions` | what somebody has who buys, finds, doubles and gives away | 3.3e+05 | 1 to 4 | 0 |
+| `swapped` | where one of three things is that change places | 7.6e+09 | 1 to 5 | 33 % |
+| `counted` | how often a letter occurs in 2 to 5 words | 1.5e+05 | 2 to 5 | 41 % |
+| `reversed` | the letters of a made-up word backwards | 2.2e+05 | 5 to 9 | 0 |
+| `moved_date` | the day of the month, after so many moves by days or weeks | 2.2e+06 | 1 to 4 | 4 % |
+
+Space and guessing are those of `eexit.plan.prompt_kinds.drawing`.
 """
 
 from calendar import monthrange

@@ -22,6 +22,7 @@ from scipy.stats import chisquare
 from cluster.assessment.parts import Enough, drawn
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds import drawing, in_steps
 from eexit.plan.prompt_kinds.drawing import (
     CAPITALS,
     CATEGORIES,
@@ -42,7 +43,7 @@ from eexit.plan.splits import sort_of
 from eexit.quality.answers import mark
 from jobs.files.make_prompts import main
 
-README = Path(__file__).parents[4] / "jobs" / "README.md"
+TABLES = f"{drawing.__doc__}\n{in_steps.__doc__}"  # of kinds
 EVERY = (*KINDS, *IN_STEPS)
 TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
 
@@ -124,13 +125,13 @@ def test_draws_are_uniform_and_some_are_different() -> None:
     assert {one(rng, "xyz") for _ in range(100)} == {*"xyz"}
 
 
-def test_the_readme_lists_the_kinds_with_their_spaces() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \| [^|]+ \|$", README.read_text(), re.MULTILINE)
+def test_docstrings_list_the_kinds_with_their_spaces() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \| [^|]+ \|$", TABLES, re.MULTILINE)
     assert rows == [(kind.name, f"{kind.space:.1e}") for kind in EVERY]
 
 
-def test_prompts_in_steps_have_the_numbers_of_steps_that_the_readme_says() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d to \d) \| [^|]+ \|$", README.read_text(), re.MULTILINE))
+def test_prompts_in_steps_have_the_numbers_of_steps_that_the_docstring_says() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d to \d) \| [^|]+ \|$", TABLES, re.MULTILINE))
     drawn = draw_prompts(700, 3, IN_STEPS)
     steps = {kind.name: Counter(p.steps for p in drawn if sort_of(p.id) == kind.name) for kind in IN_STEPS}
     assert told == {name: f"{min(n)} to {max(n)}" for name, n in steps.items()}  # type: ignore[type-var]
