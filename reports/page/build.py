@@ -199,7 +199,10 @@ def _page(
     )
     # Side files are allowed by a nonce. Generated text can't contain it, since it is a hash of all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
-    bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
+    (bundle, packed_bundle), script = (
+        _bundle(),
+        page_script(nonce if outside else "", follow_seconds, Path(folder).stem),
+    )
     style = (TEMPLATE / "report.css").read_text("utf-8") + _exit_styles(len(data["layers"]))
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return _template().render(
@@ -217,7 +220,7 @@ def _page(
             "payload": content,
             "pieces": packed.pieces,
             **{f"{kind}-{number}": blob for kind, blobs in kept.items() for number, blob in enumerate(blobs)},
-            "bundle": _packed_bundle(),
+            "bundle": packed_bundle,
         },
     )
 
@@ -231,14 +234,10 @@ def _template() -> jinja2.Template:
 
 
 @lru_cache(maxsize=1)
-def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed, in a function so that the bundle defines no global names in the page."""
-    return f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
-
-
-@lru_cache(maxsize=1)
-def _packed_bundle() -> str:
-    return squeeze(_bundle().encode())
+def _bundle() -> tuple[str, str]:
+    """Vega, Vega-Lite and vega-embed, in a function so that they define no global names in the page; also squeezed."""
+    bundle = f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
+    return bundle, squeeze(bundle.encode())
 
 
 def page_script(nonce: str, follow_seconds: int, name: str) -> str:

@@ -1,6 +1,5 @@
 """The origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -27,11 +26,14 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     size = f"{counted(len(sweep.prompts), 'prompt')} × {counted(len(sweep.configurations), 'configuration')}"
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
+    computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
+    n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
+    deciding = str(config.get("decide_on") or "").removeprefix("head")  # which tokens these reads see, if not all
     found = [
-        ("Model", _model(model, about.get("dtype_asked", ""))),
+        ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
         ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
-        ("Tokens", f"{_n_tokens(sweep):,}"),
+        ("Tokens", f"{int(n_tokens):,}"),
         ("Left out", f"{counted(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", trained(about, READOUT)),
@@ -39,7 +41,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
         ("State maps", trained(about, STATE_MAPS)),
-        ("Deciding reads", _deciding(config) + _missed(sweep)),
+        ("Deciding reads", deciding + _missed(sweep)),
         ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
@@ -48,24 +50,6 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]
-
-
-def _model(model: Mapping[str, Any], dtype_asked: str) -> str:
-    """Its name, and what it computed in where that is known."""
-    computed = precision(model, dtype_asked) if model.get("dtype") else None
-    return " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))
-
-
-def _n_tokens(sweep: Sweep) -> int:
-    """The tokens of different runs."""
-    if len(sweep.generations) == sweep.n_landed:
-        return int(sweep.tokens.count_rows())
-    return int(sweep.generations["n_tokens"].sum())
-
-
-def _deciding(config: dict[str, Any]) -> str:
-    """Which tokens the deciding reads see, where that is not the whole head."""
-    return str(config.get("decide_on") or "").removeprefix("head")
 
 
 def _missed(sweep: Sweep) -> str:

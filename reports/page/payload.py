@@ -75,6 +75,7 @@ def payload(
     packed = pack(sweep, runs, list(held))
     answers = _answers(sweep, runs)
     by_prompt = _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics, answers)
+    failed_with = [str(error or "no reason given").partition("\n")[0] for error in sweep.failed["error"]]
     data = {
         "title": title,
         "facts": facts(sweep),
@@ -82,7 +83,7 @@ def payload(
             "runs": sweep.n_landed,
             "different": len(sweep.generations),
             "failed": len(sweep.failed),
-            "why": _why_failed(sweep),
+            "why": Counter(failed_with).most_common(),  # of most runs first
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
@@ -104,6 +105,9 @@ def payload(
 def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
     """What is in the sweep, by name."""
     marks = {c.key: ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "" for c in sweep.configurations}
+    # Menus have settings without their mode, and series without their parameter.
+    named = [naming(configuration) for configuration in sweep.configurations]
+    keys = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
     return {
         "layers": list(layer_labels(sweep).values()),
         "normal": NORMAL,
@@ -114,16 +118,9 @@ def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
             {"key": c.key, "mark": marks[c.key], "saw": packed.saw.get(c.key), **c.columns}
             for c in sweep.configurations
         ],
-        "short": _short_names(sweep),
+        "short": {key: short_name(key) for key in keys},
         "judges": [judge.name for judge in sweep.judges],
     }
-
-
-def _short_names(sweep: Sweep) -> dict[str, str]:
-    """Keys, and what menus have of them alone: settings without their mode, and series without their parameter."""
-    named = [naming(configuration) for configuration in sweep.configurations]
-    names = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
-    return {name: short_name(name) for name in names}
 
 
 def _judged(sweep: Sweep) -> list[Metric]:
@@ -229,11 +226,6 @@ def _prompts(
         }
         for prompt_id, why in held.items()
     ]
-
-
-def _why_failed(sweep: Sweep) -> list[tuple[str, int]]:
-    """The first lines of the errors, those of most runs first, each with its number of runs."""
-    return Counter(str(error or "no reason given").partition("\n")[0] for error in sweep.failed["error"]).most_common()
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     """Number the distinct (token id, text) pairs of the tokens by descending frequency, then the ids that occur only
     among most likely tokens, by theirs.
     """
-    ids, final_ids = (_ids(tokens[name]) for name in ("token_id", "final_token_id"))
+    ids, final_ids = (
+        np.asarray(tokens[name].fill_null(UNKNOWN)).astype(np.int64) for name in ("token_id", "final_token_id")
+    )
     pairs = pd.DataFrame({"id": ids, "text": tokens["token"].to_pandas()})
     grouped = pairs.groupby(["id", "text"], sort=False)
     by_frequency = grouped.size().to_numpy().argsort(kind="stable")[::-1]
@@ -52,10 +54,6 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids]).astype(size)
     top, read = (None if found is None else table[found].astype(size) for found in (top_ids, read_ids))
     return Pieces(texts, token.astype(size), said, top, read)
-
-
-def _ids(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.fill_null(UNKNOWN)).astype(np.int64)
 
 
 def _likely_ids(column: pa.ChunkedArray) -> np.ndarray | None:

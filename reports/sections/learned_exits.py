@@ -57,10 +57,12 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
     if not used:
         return None
     rows = card_rows(used)
+    variants = [Variant(name, _chart(rows[rows["artefact"] == name])) for name in dict.fromkeys(rows["artefact"])]
+    figure = Figure("learned", "Learned exits, by layer", CAPTION, variants, rows, COLUMNS, choice="Artefact")
     return {
         "about": "What the sweep's exits were learned with; the charts above are of the sweep's own runs.",
         "artefacts": [{"summary": _summary(artefact), "facts": _facts(artefact)} for artefact in used],
-        "charts": [_figure(rows).data] if len(rows) else [],
+        "charts": [figure.data] if variants else [],
     }
 
 
@@ -98,12 +100,6 @@ def trained(about: Mapping[str, Any], role: str) -> str:
 def written_versions(versions: Mapping[str, str | None]) -> str:
     """Packages and their versions; those without one, such as code that was run from a clone, are left out."""
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-
-
-def _figure(rows: pd.DataFrame) -> Figure:
-    names = list(dict.fromkeys(rows["artefact"]))
-    variants = [Variant(name, _chart(rows[rows["artefact"] == name])) for name in names]
-    return Figure("learned", "Learned exits, by layer", CAPTION, variants, rows, COLUMNS, choice="Artefact")
 
 
 def _chart(rows: pd.DataFrame) -> alt.LayerChart:

@@ -36,7 +36,9 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     saves = savings(exits, configurations)
     runs = PairedRuns.of(exits)
     quality = quality_of(exits, configurations, runs.beside(), saves)
-    tells = _tells_of_exits(sweep)
+    # Without exits, there are only drafts and the `normal` runs that they are compared with.
+    kinds = {type(configuration) for configuration in sweep.configurations}
+    tells = Draft not in kinds or Exit in kinds
     looks = Looks.of(exits.configurations)
     figures = (
         [
@@ -65,9 +67,3 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
         "learned": learned_section(sweep),
         "reasoning": reasoning_section(exits, configurations, saves),
     }
-
-
-def _tells_of_exits(sweep: Sweep) -> bool:
-    """Whether there is more to show than drafts and the `normal` runs that they are compared with."""
-    kinds = {type(configuration) for configuration in sweep.configurations}
-    return Draft not in kinds or Exit in kinds

@@ -39,7 +39,8 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     `at_full_depth`, the one that full depth gives it after the same text; the surest first, at most `MOST_OF_EACH` of a
     configuration. Empty where neither was recorded, or full depth's tokens weren't.
     """
-    online = [c.key for c in sweep.configurations if isinstance(c, Exit) and not c.is_oracle and not _is_control(c)]
+    exits = [each for each in sweep.configurations if isinstance(each, Exit)]
+    online = [each.key for each in exits if not each.is_oracle and each.columns["control_of"] is None]
     columns = ["run_id", "configuration", "position", "exit_logprob", "logprob"]
     wanted = (
         pc.field("prompt_id").isin(pa.array(list(prompt_ids), pa.string()))
@@ -60,7 +61,3 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     surest = found.loc[order.index].groupby("configuration", sort=False).head(MOST_OF_EACH)
     named: pd.DataFrame = surest[[*NAMED]]
     return named.reset_index(drop=True)
-
-
-def _is_control(configuration: Exit) -> bool:
-    return configuration.columns["control_of"] is not None

@@ -22,7 +22,6 @@ from reports.shared.numbers import Row, beside, costs_words, difference, points,
 from reports.shared.paired import LOST
 from reports.shared.quality import (
     Quality,
-    cheapest,
     cost_of,
     held_against_normal,
     how_many_keep,
@@ -194,7 +193,8 @@ def _beside_full_depth(quality: Quality) -> Found | None:
             nearest = max(known, key=lambda row: row[f"{changed}_low"])
             if is_share and (n_right := _all_lost(quality, known)):
                 return None, False, f"No setting keeps any of the {counted(n_right, 'right answer')}", []
-            best, cost = cheapest(quality, kept or [nearest])
+            cost = cost_of(quality, kept or [nearest])
+            best = max(kept or [nearest], key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)
             keeps = how_many_keep(len(kept), len(known), points(margin) if is_share else f"{margin:.2g}")
             of = "right answers" if is_share else "the judge's score"
             level = f"Beside full depth, it is at {difference(best, changed, is_share)} in {of}."

@@ -10,8 +10,6 @@ from typing import Any, Literal, TypeVar
 import altair as alt
 import pandas as pd
 
-from reports.shared.palette import exit_colours
-
 ROWS = alt.NamedData("rows")
 RING = "ring"  # a style in the theme: the colour of ink
 LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels, one of each `series`
@@ -122,11 +120,6 @@ def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
     """Configurations or runs from top to bottom, as in the data unless `sort` says otherwise."""
     axis, scale = {"labelLimit": 260, "grid": False}, {"type": "band", "paddingInner": 0.12}
     return alt.Y(f"{name}:N", title=None, sort=sort, axis=axis, scale=scale)
-
-
-def layer_colour(labels: list[str]) -> alt.Color:
-    scale = {"domain": labels, "range": exit_colours(len(labels))}
-    return alt.Color("shown_layer:N", title="Exit layer", sort=labels, scale=scale)
 
 
 def is_logarithmic(values: pd.Series) -> bool:

@@ -8,10 +8,10 @@ from reports.shared.measures import SKIPPED, CostAxis
 Row = dict[Any, Any]
 
 
-def with_interval(row: Row, name: str, form: str = ".1%") -> str:
-    """An estimate, its interval if there is one, and its n if that isn't the row's."""
+def with_interval(row: Row, name: str) -> str:
+    """A share, its interval if there is one, and its n if that isn't the row's."""
     fewer = "" if not is_known(row[name]) or row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']:.0f})"
-    return written(row[name], form) + bracketed(row[f"{name}_low"], row[f"{name}_high"], form) + fewer
+    return percent(row[name]) + bracketed(row[f"{name}_low"], row[f"{name}_high"], ".1%") + fewer
 
 
 def difference(row: Row, name: str, is_share: bool) -> str:

@@ -73,11 +73,6 @@ class PairedRuns:
         means = flat.groupby("unit").mean().to_numpy()
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
-    @cached_property
-    def _kinds(self) -> list[ValueKind]:
-        """Of the columns' differences."""
-        return [ValueKind.DIFFERENCE if is_share(self.sweep, name) else ValueKind.NUMBER for name in self.columns]
-
     def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
         """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
         seeds.
@@ -94,7 +89,9 @@ class PairedRuns:
         # D configurations are compared with another one, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
         means_PXD = self._averaged(differences_NXD)
-        kinds = [kind for kind in self._kinds for _ in compared]
+        kinds = [
+            ValueKind.DIFFERENCE if is_share(sweep, name) else ValueKind.NUMBER for name in columns for _ in compared
+        ]
         found = estimate_columns(means_PXD.reshape(len(means_PXD), -1), kinds)
         paired_ND = ~np.isnan(differences_NXD).all(axis=1)
         seed_N = self.index.get_level_values("seed")

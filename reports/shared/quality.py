@@ -4,7 +4,6 @@ Means are over prompts, seeds averaged first, and differences from `normal` are 
 intervals over prompts, as `reports.shared.paired` computes them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,7 +68,8 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
     trade = saves.rows if saves else trade
     if not sweep.has_answers:
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
-    choices = latest_choices(sweep.rows_of(CHOICES))
+    question = ["risk", "at_most", "confidence", "cost_by"]
+    choices = sweep.rows_of(CHOICES).drop_duplicates(question, keep="last").reset_index(drop=True)
     rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
     errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
     rows = rows.assign(
@@ -163,14 +163,6 @@ def _known(text: object) -> str:
     return text if isinstance(text, str) else ""
 
 
-QUESTION: Final = ["risk", "at_most", "confidence", "cost_by"]
-
-
-def latest_choices(choices: pd.DataFrame) -> pd.DataFrame:
-    """The latest answer to each question: a risk, its bound, a confidence and a cost."""
-    return choices.drop_duplicates(QUESTION, keep="last").reset_index(drop=True)
-
-
 def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
     """Configuration → for which bounds it was `chosen`, or else is certified."""
     found: dict[str, dict[str, None]] = {}
@@ -213,12 +205,6 @@ def row_of_normal(quality: Quality, column: str) -> Row | None:
     """The row of `normal`, with the n of this column as its own; None if it is not known there."""
     rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[column].notna()].to_dict("records")
     return rows[0] | {"n": rows[0][f"{column}_n"]} if rows else None
-
-
-def cheapest(quality: Quality, rows: list[Row]) -> tuple[Row, CostAxis]:
-    """The row that saves most, in the sense that says most of these settings (`cost_of`)."""
-    cost = cost_of(quality, rows)
-    return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf), cost
 
 
 def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:

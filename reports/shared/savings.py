@@ -71,11 +71,8 @@ class Savings:
     @property
     def costs(self) -> list[CostAxis]:
         """In which senses it is known of any configuration that exits early."""
-        return [cost for cost in self.all_costs if self.exiting[cost.column].notna().any()]
-
-    @property
-    def all_costs(self) -> list[CostAxis]:
-        return costs(self.rows.columns, self.measured, self.elsewhere)
+        known = costs(self.rows.columns, self.measured, self.elsewhere)
+        return [cost for cost in known if self.exiting[cost.column].notna().any()]
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:

@@ -167,7 +167,7 @@ async function start() {
   explainTerms();
   $("print").onclick = printPage;
   addEventListener("beforeprint", preparePrint);
-  watcher.observe($("main"));
+  new ResizeObserver(() => redraw(false)).observe($("main"));
   keepPlaces();
   await route("opened");
   if (FOLLOW) follow();

@@ -227,7 +227,9 @@ async function draw(entry, again = false) {
   const { view } = await embed(box, withHeight(spec, rows), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
-  view.addEventListener("click", (_, item) => item?.datum && openConfiguration(item.datum));
+  view.addEventListener("click", (_, item) => {
+    if (configurationOf(item?.datum?.configuration)) location.hash = everywhere(item.datum.configuration);
+  });
   view.addEventListener("pointerover", (_, item) => pick(item?.datum?.configuration || ""));
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
@@ -253,10 +255,6 @@ function withHeight(spec, rows) {
   return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
 }
 
-const openConfiguration = (datum) => {
-  if (configurationOf(datum.configuration)) location.hash = everywhere(datum.configuration);
-};
-
 // Highlight one configuration in every chart; "" shows all alike.
 function pick(key) {
   if (key === picked) return;
@@ -274,5 +272,3 @@ function forgetCharts() {
 }
 
 const redraw = (again) => Promise.all(drawn.map((entry) => draw(entry, again)));
-
-const watcher = new ResizeObserver(() => redraw(false));

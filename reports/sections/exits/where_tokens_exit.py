@@ -8,8 +8,9 @@ import pandas as pd
 
 from eexit.plan.runs import OK
 from reports.read.sweep import Sweep
-from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, layer_colour, rows_of, told
+from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, rows_of, told
 from reports.shared.figures import Figure, basis, one
+from reports.shared.palette import exit_colours
 from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds_of, naming
 
 MIX: Final = (
@@ -33,11 +34,11 @@ def mix_figure(sweep: Sweep) -> Iterator[Figure]:
 def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.Chart:
     """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
     base, tooltip = told(alt.Chart(ROWS), MIX, frame)
-    axis = alt.Axis(format=".0%")
+    axis, scale = alt.Axis(format=".0%"), {"domain": labels, "range": exit_colours(len(labels))}
     chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
         x=alt.X("share:Q", title="Share of decided tokens", axis=axis, scale={"domain": [0, 1]}),
         y=rows_of("short"),
-        color=layer_colour(labels),
+        color=alt.Color("shown_layer:N", title="Exit layer", sort=labels, scale=scale),
         order=alt.Order("rank:Q"),
         opacity=OPACITY,
         tooltip=tooltip,

@@ -203,7 +203,9 @@ function foldedParts() {
     DATA.numbers || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
     DATA.drafts && DATA.trade ? { id: "drafts", title: "Drafts", build: draftsSection } : null,
     DATA.reasoning ? { id: "reasoning", title: "Reasoning", build: reasoningSection } : null,
-    DATA.learned ? { id: "learned", title: "Learned exits", build: learnedSection } : null,
+    DATA.learned
+      ? { id: "learned", title: "Learned exits", build: () => studied("Learned exits", DATA.learned) }
+      : null,
   ].filter(Boolean);
 }
 

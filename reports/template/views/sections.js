@@ -21,8 +21,6 @@ const draftsSection = () =>
     Boolean(DATA.trade),
   );
 
-const learnedSection = () => studied("Learned exits", DATA.learned);
-
 const reasoningSection = () =>
   studied("Reasoning", DATA.reasoning, "Chains of thought of every configuration; in brackets: intervals over prompts");
 

@@ -68,10 +68,9 @@ function selectionOf() {
     kept = new Set(found.get(name)),
     rows = [...new Set(telling)].filter((row) => kept.has(row)),
     isWhole = kind === ALL && name === ALL;
-  return { baseKey, keys, key, kinds, kind, name, found, all, rows, prompts: isWhole ? null : promptsOf(rows) };
+  const prompts = isWhole ? null : [...new Set(rows.map(({ prompt }) => prompt))];
+  return { baseKey, keys, key, kinds, kind, name, found, all, rows, prompts };
 }
-
-const promptsOf = (rows) => [...new Set(rows.map(({ prompt }) => prompt))];
 
 const isRecomputed = ({ key }) => key === "quality" || key === "mix" || key.startsWith("dose-");
 

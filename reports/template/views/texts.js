@@ -124,7 +124,7 @@ function confidentTable(rows) {
       h("a", { href: address(prompt, run, { t: i }) }, "“", ...alone(tokens.piece[i]), "”"),
     ]),
     shown("Full depth", (_, { said }) => (said === null ? ["–"] : ["“", ...alone(said), "”"])),
-    { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => surely(sure) },
+    { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => (sure > 0.9995 ? "> 99.9%" : percent(sure)) },
     { label: "Under full depth", value: ({ full }) => full, show: ({ full }) => percent(full) },
     shown("Layer", (_, { layer }) => [layer]),
     {
@@ -159,8 +159,6 @@ function confidentTable(rows) {
   const records = () => Promise.all(rows.map(record));
   return table(caption, columns, rows, { page: TEXTS_AT_ONCE, name: "Sure and wrong", records });
 }
-
-const surely = (share) => (share > 0.9995 ? "> 99.9%" : percent(share));
 
 // The end of the text before token i.
 function before(tokens, i) {

@@ -293,8 +293,8 @@ def test_few_prompts_have_n_and_no_intervals(two: Path) -> None:
 
 def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep: MakeSweep) -> None:
     row = per_configuration(read_sweep(str(make_sweep(6)))).iloc[1].to_dict()
-    assert with_interval(row, "perplexity", ".2f") == "7.00 [7.00, 7.00]"
-    assert with_interval(row | {"perplexity_n": 5}, "perplexity", ".2f") == "7.00 [7.00, 7.00] (n = 5)"
+    assert with_interval(row, "equal_share") == "50.0% [50.0%, 50.0%]"
+    assert with_interval(row | {"equal_share_n": 5}, "equal_share") == "50.0% [50.0%, 50.0%] (n = 5)"
 
 
 def test_every_script_of_the_template_is_in_the_page() -> None:

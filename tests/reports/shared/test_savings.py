@@ -208,7 +208,7 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
         priced = replace(sweep, prices_of=shapes)
         saves = savings(priced, per_configuration(priced))
         assert saves
-        assert saves.all_costs[-1].label == f"multiply-adds, run, at the prices of {name}"
+        assert saves.costs[-1].label == f"multiply-adds, run, at the prices of {name}"
         share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
         assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
     own = savings(sweep, per_configuration(sweep))
