@@ -12,7 +12,7 @@ import pandas as pd
 
 from eexit.output.text import bracketed, counted, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.words import none_certified
+from eexit.studies.choosing.certificate import none_certified
 from eexit.studies.verdict_file import KNOWING, MEANINGS, STATE
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedLedger, AssessedVerdict
@@ -241,7 +241,7 @@ def _certain(choices: pd.DataFrame) -> str:
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
     row = min(chosen or rows[-1:], key=lambda each: each["at_most"])
     if not chosen:
-        return none_certified(row)
+        return none_certified(row["risk"], row["at_most"], row["confidence"])
     bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
     confidence, at_most, cost = (short_percent(row[name]) for name in ("confidence", "at_most", "cost"))
     setting = row["configuration"]

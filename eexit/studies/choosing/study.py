@@ -8,10 +8,10 @@ from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
 from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.asks import ask_of
+from eexit.studies.choosing.certificate import certificate, counted_table, held_out_table, tested_table
 from eexit.studies.choosing.choice import Choice, ask_columns, choice_columns, choose_setting, question_columns
 from eexit.studies.choosing.evidence import Evidence, refuse_empty, sequences_of
 from eexit.studies.choosing.question import ChoiceQuestion, refuse_few
-from eexit.studies.choosing.words import choice_sentences, choice_table
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
 ASKED = "asked"
@@ -43,7 +43,9 @@ class ChoosingStudy(Study):
         return Done([{**choice_columns(self.choice), "status": OK}])
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
-        return [choice_table(self.choice), *choice_sentences(self.choice)]
+        left_out = [f"Left out: {line}." for line in self._evidence.left_out]
+        tables = [build(self.choice) for build in (tested_table, counted_table, held_out_table)]
+        return [*tables, *left_out, *certificate(self.choice)]
 
 
 def choices_made(store: Store) -> Sequence[Row]:

@@ -1,6 +1,5 @@
 """Choosing a setting of a finished sweep: what is printed, what lands, and what is refused."""
 
-import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -105,19 +104,20 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert 1 - 0.05 ** (1 / len(REPORTING)) < row["reporting_upper"] < 0.2
     assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.schema.names
     for sentence in (
-        "2 families of settings share the error of 4.75%: 2.38% for each (Bonferroni).",
-        "It is averaged over 2 seeds first. Prompts are what is counted, never tokens",
+        "families, which share the error; one that is through passes its part on 2 seeds, averaged first 2 ",
         "Left out: skip/agree: no order from conservative to bold, which a sequence of tests needs.",
         "Left out: skip/kl: oracles save nothing at run time; --cost needed or --cost depth compares them.",
-        "skip/confidence stopped at skip/confidence/0.9: its mean loss is 4% over",
-        "Certified: skip/confidence/0.99, the cheapest that is, at 90% of full depth: multiply-adds of what was run",
+        f"skip/confidence/0.9 4% {n} ",
+        "no: stopped here skip/confidence/0.5 30% ",
+        "Cost: multiply-adds of what was run, as a share of those of full depth.",
+        "Ask 1 of these prompts, of 1 planned: it may err with 4.75%, all asks with 5%.",
+        "Certified: skip/confidence/0.99, the cheapest that is, at 90% of full depth.",
         "With 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
-        f"most 5%. n = {n} prompts, mean 0%, p = ",
-        "was not measured: python jobs/timings.py RESULTS does that.",
-        f"On {len(REPORTING)} prompts for reporting, which had no part in the choice, its mean is 0%",
-        "too few to confirm it by themselves",
-        "is skip/confidence/0.9: mean 4%, cost 70%. It has no guarantee.",
-        "skip/confidence/0.5 30% ",
+        f"most 5%. n = {n}, mean 0%, p = ",
+        "its speed (python jobs/timings.py RESULTS) not measured",
+        f"certified skip/confidence/0.99 90% 0% 0% {len(REPORTING)} ",
+        f"naive skip/confidence/0.9 70% 4% 4% {len(REPORTING)} ",
+        "which has no guarantee.",
         "not tested",
         f'pd.read_parquet("{finished}/choices")',
     ):
@@ -133,17 +133,13 @@ def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Pat
     enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, FIRST)
     assert enough is not None
     assert enough == last_choice(finished)["tested"][0]["prompts_needed"]
-    in_all = math.ceil(enough * 4 / 3)
-    assert (
-        f"its mean loss is 4% over {len(CHOOSING)} prompts. If it stays so, {enough:,} prompts for choosing would do "
-        f"with a chance of 80%, which is a sweep of about {in_all:,}."
-    ) in said
+    assert f"skip/confidence/0.9 4% {len(CHOOSING)} 0.41 {enough:,} 70% no: stopped here" in said
     assert "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at" in said
-    assert "A setting without any loss would be certified with 60 prompts." in said
+    assert "Use normal. A setting without any loss would be certified with 60 prompts for choosing." in said
     code, said = chosen(again, *asked, "skip/confidence/0.5")
     assert code == 1
-    assert "If it stays so, no number of prompts that can be asked for would do." in said
-    assert "There is no naive choice either" in said
+    assert f"skip/confidence/0.5 30% {len(CHOOSING)} 1 – 40% no: stopped here" in said, "no number would do"
+    assert "certified none 0 naive none 0 " in said
 
 
 def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished: Path) -> None:
@@ -153,7 +149,8 @@ def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished:
     assert "It is an oracle, which looks at the final layer: at run time it saves nothing." in said
     assert "mean depth of the exits, as a fraction of all layers" in said
     assert "theoretical" not in said
-    assert "The naive choice, the cheapest whose mean is within the bound, is the same." in said
+    assert "certified skip/kl/1 " in said
+    assert "naive skip/kl/1 " in said
 
 
 def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: Path) -> None:
@@ -165,9 +162,8 @@ def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: P
         ]
         TIMINGS.publish(open_store(finished), call * 32, rows)
     _, said = chosen(finished, "--risk", "disagreement", "--rules", "confidence")
-    assert (
-        "Realised: 1.68 times as fast as normal, 0.56 times as fast as transformers' generate, with 8 rows" in said
-    ), "over both calls"
+    for beside, speed in (("normal", "1.68"), ("transformers' generate", "0.56")):
+        assert f"its speed, as a multiple of that of {beside}, at 8 rows {speed} " in said, "over both calls"
 
 
 def answered(run: Run) -> dict[str, Any]:
@@ -183,7 +179,6 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     out = land_rows(tmp_path / "out", config, answered)
     code, said = chosen(out, "--risk", "answers", "--at-most", "0.04", "--order", "passed-on")
     assert code == 0
-    assert "normal answers 75% of them correctly. No more than that can be lost." in said
     choosing = [n for n, prompt in enumerate(PROMPTS) if prompt in CHOOSING]
     right, changed = (fmean(n % of > 0 for n in choosing) for of in (4, 3))
     (tested,) = last_choice(out)["tested"]
@@ -198,11 +193,12 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     p_value = float(exact_binomial(np.arange(n_right) < n_lost, 0.04, FIRST))
     assert tested["p_of_right"] == pytest.approx(p_value)
     loss = short_percent(n_lost / n_right)
-    assert f"That is of all prompts. Of the {n_right} that normal gets right, it loses {loss}: at most 4% of" in said
-    assert p_value > FIRST
-    assert "so that it isn't certified of these." in said
-    assert f"It gets {kept} of the answers right, and normal {normals}. " in said
-    assert f" {short_percent(1 - changed)} of its texts are not those of normal. " in said
+    assert (
+        f"That is of all prompts: of the {n_right} that normal gets right, it loses {loss}, for which nothing is "
+        f"certified (p = {p_value:.2g})."
+    ) in said
+    assert f"right answers of normal {normals} right answers of the certified setting {kept} " in said
+    assert f"its texts that are not those of normal {short_percent(1 - changed)} " in said
     lost = round(last_choice(out)["mean_loss"] * len(CHOOSING))
     losses = np.arange(len(CHOOSING)) < lost
     assert last_choice(out)["test"] == "exact"
@@ -229,8 +225,7 @@ def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) ->
         code, said = chosen(out, "--risk", "answers", "--order", "passed-on", "--cost", cost)
         assert code == 0
         assert (last_choice(out)["configuration"], last_choice(out)["cost"]) == (key, pytest.approx(share))
-    n = len(CHOOSING)
-    assert f"Per right answer, it takes 0.80 [0.80, 0.80] times the multiply-adds of normal, over {n} prompts." in said
+    assert "its multiply-adds per right answer, as a multiple of normal's 0.80 [0.80, 0.80] " in said
 
 
 def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_path: Path) -> None:
@@ -285,10 +280,9 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     assert row["tested"][0]["mean_loss"] == pytest.approx(
         len([prompt for prompt in marked if prompt in fails]) / len(marked)
     ), "a failed run of a prompt without an answer loses none"
-    assert f"{len(fails)} runs failed: each is a loss of 1, since no prompt may be left out." in said
-    assert "3 of these are of normal: settings are compared with the best that it could have said." in said
-    assert "No more than that can be lost" not in said
-    assert "samples its tokens" not in said
+    assert f"failed runs, each a loss of 1 {len(fails)} " in said
+    assert "failed runs of normal, as if they had said the best 3 " in said
+    assert "whose tokens are sampled" not in said
 
 
 def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
@@ -303,8 +297,8 @@ def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once
         },
     )
     _, said = chosen(out, "--risk", "disagreement", "--at-most", "0.5")
-    assert "1 run failed: each is a loss of 1" in said
-    assert "Of 1 setting, all seeds have the same run, which counts once: nothing is left to chance." in said
+    assert "failed runs, each a loss of 1 1 " in said
+    assert "settings whose run is the same for all seeds 1 " in said
 
 
 def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
@@ -329,7 +323,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
     n = len(CHOOSING) - 1
     assert last_choice(out)["n"] == n
     assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
-    assert "4 texts got no usable judgement, and have the worst score, or the best as texts of normal" in said
+    assert "texts without a usable judgement, which get the worst score, or the best as normal's 4 " in said
 
 
 def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_path: Path) -> None:
@@ -353,7 +347,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
     assert code == 0
     assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)
     assert "the mean drop in the judge's score, as a share of its range of 4, is at most 30%" in said
-    assert "Judged by mild, strict. The losses that they give a text are averaged." in said
+    assert "judges, whose losses are averaged mild, strict " in said
 
 
 @pytest.mark.parametrize(
@@ -411,7 +405,7 @@ def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finishe
     assert row["asked"] == ["skip/confidence/0.99", "skip/confidence/0.9", "skip/fixed/5", "skip/confidence/0.5"]
     assert (row["families"], row["error_of_each"], row["pilot"]) == (["pareto"], pytest.approx(FIRST), None)
     assert row["tested"][0]["n"] == len(CHOOSING) - len(pilot)
-    assert f"The order comes from {len(pilot)} prompts of a pilot, which choose nothing: 4 settings that none" in said
+    assert f"prompts of a pilot, which gave the order and choose nothing {len(pilot)} " in said
 
 
 def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
@@ -420,7 +414,7 @@ def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: P
     code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06", "--pilot", pilot)
     row = last_choice(finished)
     assert (code, row["pilot"], row["tested"][0]["n"]) == (0, str(pilot), len(CHOOSING))
-    assert "The order comes from 9 prompts of a pilot" in said
+    assert "prompts of a pilot, which gave the order and choose nothing 9 " in said
     code, said = chosen(finished, "--risk", "disagreement", "--pilot", finished)
     assert code == 2
     assert f"shares {len(PROMPTS)} prompts with" in said
@@ -446,11 +440,11 @@ def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
 
 def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_error(tmp_path: Path) -> None:
     out = land_rows(tmp_path / "out", CONFIG, number)
-    for bound, which, name, may_err in (
-        ("0.2", 1, "", 0.0475),
-        ("0.25", 2, "second", 0.002375),
-        ("0.2", 1, "", 0.0475),
-        ("0.3", 3, "third", 0.00011875),
+    for bound, which, may_err in (
+        ("0.2", 1, 0.0475),
+        ("0.25", 2, 0.002375),
+        ("0.2", 1, 0.0475),
+        ("0.3", 3, 0.00011875),
     ):
         _, said = chosen(out, "--risk", "disagreement", "--at-most", bound)
         row = last_choice(out)
@@ -458,11 +452,8 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
         assert [its["certified"] for its in row["tested"]] == sequentially(
             its["p_value"] <= may_err for its in row["tested"]
         )
-        assert (f"The {name} ask of these prompts. Settings are tested" in said) == (which > 1)
         err = f"{100 * row['error']:.3g}%"
-        assert (
-            f"It is the {name} ask of these prompts: it may err with {err}, so that all of them err with 5%" in said
-        ) == (which > 1)
+        assert f"Ask {which} of these prompts, of 1 planned: it may err with {err}, all asks with 5%." in said
     rows = pd.read_parquet(out / "choices").sort_values(["started", "status"])
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
@@ -484,10 +475,10 @@ def sequentially(passed: Iterable[bool]) -> list[bool]:
 def test_asks_that_were_planned_share_the_error_equally_and_say_so(finished: Path) -> None:
     asked = (finished, "--risk", "disagreement", "--at-most", "0.2")
     _, said = chosen(*asked, "--asks", "2")
-    assert "It is the first ask of these prompts of 2 that were planned: it may err with 2.38%, so that all of" in said
+    assert "Ask 1 of these prompts, of 2 planned: it may err with 2.38%, all asks with 5%." in said
     assert last_choice(finished)["error_of_each"] == pytest.approx(0.02375)
     _, said = chosen(*asked, "--rules", "confidence")
-    assert "It is the second ask of these prompts of 2 that were planned: it may err with 2.38%" in said
+    assert "Ask 2 of these prompts, of 2 planned: it may err with 2.38%, all asks with 5%." in said
     code, said = chosen(*asked, "--asks", "3")
     assert (code, "--asks 3 comes too late: 2 was planned" in said) == (2, True)
     code, said = chosen(*asked, "--asks", "0")
@@ -510,8 +501,8 @@ def test_no_setting_that_costs_as_much_as_full_depth_is_chosen(tmp_path: Path) -
     code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
     assert (code, last_choice(out)["configuration"]) == (1, None)
     assert last_choice(out)["tested"][0]["certified"]
-    assert "Certified: 1 setting, but none costs less than full depth. normal is what can be defended." in said
-    assert "There is no naive choice either: no setting that costs less than full depth has a mean within" in said
+    assert "Settings certified: 1, none of which costs less than full depth. Use normal." in said
+    assert "naive none 0 " in said
 
 
 def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> None:
@@ -533,7 +524,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
     assert (row["tested"][0]["n"], row["test"]) == (n, "betting")
     assert row["tested"][0]["mean_loss"] == pytest.approx(0.1 * n_groups / n)
     _, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
-    assert "80 prompts belong to 8 groups, each of which counts once." in said
+    assert "prompts that belong to a group 80 groups, each of which counts once 8 " in said
 
 
 def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""What `jobs/choose.py` prints: the settings that were tested, what was counted, how the choice does on prompts that
+had no part in it, and the certificate."""
+
+from collections.abc import Iterator
+
+from eexit.method.rules import ORACLES
+from eexit.output.result_table import ResultTable
+from eexit.output.text import bracketed, is_known, short_percent, written
+from eexit.plan.configuration import NORMAL, short_name
+from eexit.quality.per_right import COST_RUN, TOKENS
+from eexit.quality.risk_tests import BETTING, EXACT, prompts_without_loss
+from eexit.quality.risks import RISKS
+from eexit.studies.choosing.choice import Choice, HeldOut, Tested, TestedSequence
+from eexit.studies.choosing.question import COSTS
+
+TESTED = (
+    "Tested from safe to bold, until one is not certified. Loss of a prompt: {loss}. Mean loss: over n prompts for "
+    "choosing. p: that the risk is above the bound ({test}). Enough: prompts for choosing that would certify it with a "
+    "chance of 80%, if losses stay as they are. Cost: {cost}."
+)
+TESTS = {
+    EXACT: "the exact binomial tail",
+    BETTING: "bets against it, prompt by prompt",
+}
+REPORTING = (
+    "On n prompts for reporting, which had no part in the choice. At most: the risk by these alone, with the same "
+    "confidence. p: that it is above the bound. Naive: the cheapest setting whose mean loss is within the bound, which "
+    "has no guarantee."
+)
+
+
+def tested_table(choice: Choice) -> ResultTable:
+    """A section per family, and a line per setting in the order of testing."""
+    evidence = choice.evidence
+    loss, cost = RISKS[evidence.question.risk].definition, COSTS[evidence.question.cost].definition
+    table = ResultTable(TESTED.format(loss=loss, test=TESTS[evidence.test], cost=cost))
+    of_right = ["of those that\nnormal has right", "p of\nthese"] if evidence.question.risk == "answers" else []
+    table.add("key", "setting", shorten=short_name)
+    table.add("number", "mean loss", "n", "p", *of_right, "enough", "cost")
+    table.add("name", "certified")
+    for sequence in choice.sequences:
+        for each in sequence.tested:
+            right = [short_percent(each.loss_of_right), written(each.p_of_right, ".2g")] if of_right else []
+            numbers = [short_percent(each.mean_loss), f"{each.n:,}", written(each.p_value, ".2g"), *right]
+            numbers += [written(each.prompts_needed, ",.0f"), short_percent(each.cost)]
+            table.add_in(sequence.name, each.configuration, *numbers, _outcome(each, sequence))
+    return table
+
+
+def _outcome(setting: Tested, sequence: TestedSequence) -> str:
+    if setting.certified:
+        return "yes"
+    return "no: stopped here" if setting == sequence.stopped_at else "not tested"
+
+
+def counted_table(choice: Choice) -> ResultTable:
+    """What was counted and how, with a line for each thing that there was."""
+    evidence = choice.evidence
+    (n_grouped, n_groups), normal = evidence.n_groups, evidence.choosing.of(NORMAL)
+    is_sampled = evidence.sweep.manifest.config["temperature"] > 0 and normal.any()
+    n_families = len(choice.sequences)
+    found = {
+        "prompts of a pilot, which gave the order and choose nothing": choice.sequences[0].n_pilot,
+        "families, which share the error; one that is through passes its part on": n_families > 1 and n_families,
+        "seeds, averaged first": evidence.n_seeds,
+        "settings whose run is the same for all seeds": evidence.n_seeds > 1 and evidence.n_same_for_every_seed,
+        "prompts that belong to a group": n_grouped,
+        "groups, each of which counts once": n_groups,
+        "weights, for which alone it is certified": evidence.sweep.manifest.model.get("quantization"),
+        "judges, whose losses are averaged": ", ".join(evidence.judges),
+        "failed runs, each a loss of 1": len(evidence.failed),
+        "failed runs of normal, as if they had said the best": evidence.risk.compares * evidence.failed.count(NORMAL),
+        "texts without a usable judgement, which get the worst score, or the best as normal's": evidence.n_unusable,
+        "mean loss of normal itself, whose tokens are sampled": _share(float(normal.mean())) if is_sampled else None,
+        "right answers of normal": _share(evidence.accuracy(NORMAL)),
+        **(_of_certified(choice, choice.chosen) if choice.chosen else {}),
+    }
+    table = ResultTable()
+    table.add("name", "counted")
+    table.add("number", "")
+    for label, value in found.items():
+        if value:
+            table.add_row(label, str(value))
+    return table
+
+
+def _of_certified(choice: Choice, chosen: Tested) -> dict[str, str | None]:
+    """Its texts, what right answers take, and how fast it is where it was timed."""
+    found = {
+        "right answers of the certified setting": _share(chosen.accuracy),
+        "its texts that are not those of normal": _share(chosen.changed),
+    }
+    of_right = choice.evidence.per_right(chosen.configuration)
+    for name, what in ((COST_RUN, "multiply-adds"), (TOKENS, "tokens")):
+        if name in of_right and is_known((ratio := of_right[name].beside_normal).mean):
+            ends = bracketed(ratio.low, ratio.high, ".2f")
+            found[f"its {what} per right answer, as a multiple of normal's"] = f"{ratio.mean:.2f}{ends}"
+    for beside, speedups in ((NORMAL, choice.realised), ("transformers' generate", choice.beside_generate)):
+        for each in speedups:
+            found[f"its speed, as a multiple of that of {beside}, at {each.batch} rows"] = f"{each.speedup:.2f}"
+    return found if choice.realised else found | {"its speed (python jobs/timings.py RESULTS)": "not measured"}
+
+
+def _share(known: float | None) -> str | None:
+    return None if known is None else short_percent(known)
+
+
+def held_out_table(choice: Choice) -> ResultTable:
+    """The certified setting and the naive one on the prompts for reporting."""
+    table = ResultTable(REPORTING)
+    table.add("name", "choice")
+    table.add("key", "setting", shorten=short_name)
+    table.add("number", "cost", "mean loss\nfor choosing", "for\nreporting", "n", "at most", "p")
+    for name, setting, held_out in (
+        ("certified", choice.chosen, choice.chosen_held_out),
+        ("naive", choice.naive, choice.naive_held_out),
+    ):
+        chosen = (
+            ("none", "", "") if setting is None else (setting.configuration, *_shares(setting.cost, setting.mean_loss))
+        )
+        table.add_row(name, *chosen, *_numbers(held_out))
+    return table
+
+
+def _shares(*shares: float) -> list[str]:
+    return [short_percent(share) for share in shares]
+
+
+def _numbers(held_out: HeldOut | None) -> list[str]:
+    if held_out is None:
+        return ["", "0", "", ""]
+    mean, upper = _shares(held_out.mean_loss, held_out.upper)
+    return [mean, f"{held_out.n:,}", upper, written(held_out.p_value, ".2g")]
+
+
+def certificate(choice: Choice) -> Iterator[str]:
+    """What holds with which confidence, or plainly that nothing can be certified, and which ask it is."""
+    question, ask, chosen = choice.evidence.question, choice.ask, choice.chosen
+    err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
+    yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
+    confidence, holds = short_percent(question.confidence), _bound(question.risk, question.at_most)
+    n_certified = sum(each.certified for sequence in choice.sequences for each in sequence.tested)
+    if chosen:
+        mean, p_value = short_percent(chosen.mean_loss), written(chosen.p_value, ".2g")
+        yield f"Certified: {chosen.configuration}, the cheapest that is, at {short_percent(chosen.cost)} of full depth."
+        yield f"With {confidence} confidence, over prompts like these, {holds}."
+        yield f"n = {chosen.n:,}, mean {mean}, p = {p_value}."
+        if chosen.loss_of_right is not None:
+            loss, p_value = short_percent(chosen.loss_of_right), written(chosen.p_of_right, ".2g")
+            yield (
+                f"That is of all prompts: of the {chosen.n_of_right:,} that normal gets right, it loses {loss}, for "
+                f"which nothing is certified (p = {p_value})."
+            )
+        if chosen.configuration.split("/")[1] in ORACLES:
+            yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
+    elif n_certified:
+        yield f"Settings certified: {n_certified}, none of which costs less than full depth. Use normal."
+    else:
+        least = prompts_without_loss(question.at_most, ask.error / len(choice.sequences))
+        yield none_certified(question.risk, question.at_most, question.confidence)
+        yield f"Use normal. A setting without any loss would be certified with {least:,} prompts for choosing."
+
+
+def _bound(risk: str, at_most: float) -> str:
+    """What is to hold."""
+    return f"{RISKS[risk].bound} is at most {short_percent(at_most)}"
+
+
+def none_certified(risk: str, at_most: float, confidence: float) -> str:
+    """The answer to a question for which no setting is certified."""
+    return f"No setting is certified with {short_percent(confidence)} confidence that {_bound(risk, at_most)}."
