@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from eexit.plan.hashes import checksum
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 
 MANIFEST: Final = "sweep.json"
 ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps

@@ -17,6 +17,7 @@ from synthetic_quality import judge
 from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_runs
 
 from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns
+from eexit.results.layout import FORMAT
 from reports.page.payload import payload
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
@@ -251,7 +252,12 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 7}', "checksum")],
+    [
+        (None, "has no sweep.json"),
+        ("{", "not JSON"),
+        ('{"format": 99}', "format"),
+        (f'{{"format": {FORMAT}}}', "checksum"),
+    ],
 )
 def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

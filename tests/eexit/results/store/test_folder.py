@@ -165,10 +165,10 @@ def test_results_without_a_manifest_are_refused(store: Store) -> None:
     [
         (b"{", r"sweep\.json is damaged, or no sweep's \(it is not JSON"),
         (b"[]", r"sweep\.json is damaged, or no sweep's \(it is not an object"),
-        (b'{"format": 7}', r"sweep\.json is damaged, or no sweep's \(its checksum does not match\)"),
+        (b'{"format": %d}' % FORMAT, r"sweep\.json is damaged, or no sweep's \(its checksum does not match\)"),
         (
             b'{"format": 1, "config": {}, "model": {}, "exitable_layers": []}',
-            r"is no sweep's of this version \(it has format 1, not 7\): choose another --out",
+            rf"is no sweep's of this version \(it has format 1, not {FORMAT}\): choose another --out",
         ),
     ],
 )
