@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster import interruption
 from cluster.actor import InFlight, MakeGenerator
@@ -25,9 +25,7 @@ from cluster.failed_shards import (
     ShardFailure,
     failure_of_actor,
     failure_of_call,
-    hung,
     next_tries,
-    was_preempted,
 )
 from cluster.job import SweepJob
 from cluster.pool import Pool
@@ -152,7 +150,7 @@ class Driver:
                 self._raised(worker, ref, error)
             except RayError as error:
                 liveness.check_raylet()
-                self._lost(worker, failure_of_actor(error), was_preempted(error))
+                self._lost(worker, failure_of_actor(error), isinstance(error, RayActorError) and error.preempted)
             else:
                 self._answered(worker, ref, answer)
 
@@ -197,7 +195,10 @@ class Driver:
             self._failed(shard, failure)
 
     def _lost(self, worker: Worker, failure: ShardFailure, preempted: bool = False) -> None:
-        """An actor's process is gone, unreachable or hanging: replace it, and find out which of its shards landed."""
+        """An actor's process is gone, unreachable or hanging: replace it, and find out which of its shards landed.
+
+        No run is to blame if its machine was preempted.
+        """
         self._lease.fence(worker.token)
         worker.kill()
         self._workers.remove(worker)
@@ -276,7 +277,8 @@ class Driver:
         for worker in list(self._workers):
             worker.look()
             if self._timeout and worker.hangs(self._timeout):
-                self._lost(worker, hung(self._timeout))
+                reason = f"timed out: not done after {self._timeout:g} seconds (--timeout)"
+                self._lost(worker, ShardFailure(Kind.HUNG, reason))
         liveness.check(any(worker.is_up for worker in self._workers))
         self._display.show(self._progress())
 

@@ -10,7 +10,7 @@ prompts are enough.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from cluster.shards import Shard, halve, split
 from eexit.errors import SweepStopped, first_line
@@ -60,15 +60,6 @@ def _cause(error: RayError) -> str:
     """What Ray knows of an actor's end, which it says last, in one line without its advice."""
     said = [line.strip() for line in str(error).splitlines() if line.strip().startswith(CAUSES)]
     return said[-1].partition(" Some common causes")[0] if said else first_line(error)
-
-
-def hung(seconds: float) -> ShardFailure:
-    return ShardFailure(Kind.HUNG, f"timed out: not done after {seconds:g} seconds (--timeout)")
-
-
-def was_preempted(error: RayError) -> bool:
-    """Whether the actor's machine was preempted, for which no run is to blame."""
-    return isinstance(error, RayActorError) and error.preempted
 
 
 def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:

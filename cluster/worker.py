@@ -105,11 +105,6 @@ class Worker:
         self.in_flight = InFlight()
 
 
-def as_actor(pool: Pool) -> Any:
-    """What makes a class an actor with a pool's resources; another thread answers calls of the group `progress`."""
-    return _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})
-
-
 def ask(pool: Pool, function: Callable[..., Any], *arguments: Any) -> Any:
     """The reference to a function's answer in a process with a pool's resources."""
     return _remote(pool)(function).remote(*arguments)
@@ -135,9 +130,13 @@ def _remote(pool: Pool, **options: Any) -> Any:
 
 
 def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
+    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it.
+
+    Another of its threads answers calls of the group `progress`.
+    """
     token = uuid4().hex
-    handle = as_actor(pool)(SweepActor).remote(*arguments, token)
+    actor = _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})(SweepActor)
+    handle = actor.remote(*arguments, token)
     worker = Worker(handle, pool, token, loading=handle.load.remote())
     worker.ask()
     return worker

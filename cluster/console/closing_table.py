@@ -93,7 +93,9 @@ def closing_table(
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
     of_right = per_right(generations, units(prompts)) if prompts else {}
-    taken = _taken(of_right)
+    # What is free to decide stands beside what was run where some of that is not known, as of oracles.
+    lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in of_right.values())
+    taken = [name for name in TAKEN if name != COST_NEEDED or lacks] if of_right else []
     captions = {
         f" Computed in {precision}.": bool(precision),
         UNOBSERVED_CAPTION: is_unobserved,
@@ -137,14 +139,6 @@ def kinds_table(
         shares = (getattr(of[kind], measure).mean if kind in of else None for kind in named)
         table.add_row(configuration.key, *map(percent, shares))
     return table
-
-
-def _taken(of_right: Mapping[str, Mapping[str, PerRight]]) -> list[str]:
-    """What is told of what a right answer takes: what is free to decide, beside what was run where some of that is not
-    known, as of oracles.
-    """
-    lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in of_right.values())
-    return [name for name in TAKEN if name != COST_NEEDED or lacks] if of_right else []
 
 
 def _taken_cells(found: Mapping[str, PerRight] | None, taken: Sequence[str]) -> list[str]:

@@ -4,19 +4,20 @@
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from cluster.console.flags import make_parser, parse_flags
-from cluster.console.parser import near
+from cluster.console.parser import Parser, near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.output.locations import shown
+from eexit.output.text import flag
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
 
@@ -56,8 +57,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
     be used.
     """
-    skip = ("prompts", "controls")
-    parser = make_parser(FIELDS, description, GROUPS, skip, demo=_read_toml(default))
+    parser = _make_parser(description, demo=_read_toml(default))
     parser.group(WHAT).add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near(default)})"
     )
@@ -84,17 +84,18 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     parser.group(OUTPUT).add_argument(
         "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
     )
-    flags = parse_flags(parser, arguments)
+    given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
+    flags = {name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()}
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
     figures = flags.pop("json", None)
     summary = None if figures is None else Path(figures)
     if summary and (summary.is_dir() or not next(path for path in summary.parents if path.exists()).is_dir()):
         raise UsageError(f"--json {summary} can't be written: give the name of a file in a folder")
-    given = flags.pop("config", None)
-    if given and "://" in given:
-        raise UsageError(f"--config {shown(given)} is a URL: give a local file")
-    path = Path(given or default)
-    table = {} if given is None and "prompts" in flags else _read_toml(path)
+    file = flags.pop("config", None)
+    if file and "://" in file:
+        raise UsageError(f"--config {shown(file)} is a URL: give a local file")
+    path = Path(file or default)
+    table = {} if file is None and "prompts" in flags else _read_toml(path)
     controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
     controls_in = flags.pop("controls_in", table.pop("controls_in", ()))
     if controls_in and not controls_from:
@@ -142,3 +143,55 @@ def _with_id(entry: Any, index: int) -> Any:
     name = entry.get("id", index)
     is_number = isinstance(name, int) and not isinstance(name, bool)
     return {**entry, "id": str(name) if is_number else name}
+
+
+def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
+    """A flag for each of `FIELDS` with the field's description as its help, in the group that names it.
+
+    The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
+    """
+    parser = Parser(description)
+    title_of = {name: title for title, names in GROUPS.items() for name in names}
+    for name in sorted(FIELDS, key=list(title_of).index):
+        if name in ("prompts", "controls"):  # which are read from what other flags name
+            continue
+        field, group = FIELDS[name], parser.group(title_of[name])
+        help_text = _help(field, demo.get(name, field.default))
+        if field.annotation is bool:
+            group.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
+            continue
+        many = "+" if _is_tuple(field.annotation) else None
+        metavar = name.removesuffix("s").rpartition("_")[2].upper() if many else name.upper()
+        metavar = "N" if _is_number(field.annotation) else metavar
+        action = "extend" if many else "store"  # so that of `--rules agree --rules fixed=10` none is lost
+        group.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
+    return parser
+
+
+def _split(name: str, values: list[str]) -> list[str]:
+    """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so are an exit set and a mark."""
+    is_whole = name in ("exit_sets", "thinking")
+    parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _help(field: FieldInfo, in_demo: Any) -> str:
+    text, default = field.description or "", None if field.is_required() else field.default
+    if default is not None and default is not False and default != {}:
+        text += f" (default: {_shown(default)}"
+        differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
+        text += f"; the demo's: {_shown(in_demo)})" if differs else ")"
+    return text.replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
+
+
+def _is_number(annotation: Any) -> bool:
+    parts = () if get_origin(annotation) is dict else get_args(annotation)
+    return annotation in (int, float) or any(map(_is_number, parts))
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(_is_tuple(argument) for argument in get_args(annotation))

@@ -36,12 +36,12 @@ class StudyActor:
         os.environ["TQDM_DISABLE"] = "1"  # bars of progress would be lines of a log
         self._work: Any = work
 
-    def load(self, device: str, threads: int, memory_share: float = 1.0) -> Sequence[str]:
+    def load(self, device: str, threads: int) -> Sequence[str]:
         """Load the work's model; returns what users should know of it. Raises `UsageError` if it can't be loaded."""
         import torch  # not above: what it answers needs no torch, so that the driver need not import it
 
         torch.set_num_threads(threads)
-        remarks: Sequence[str] = self._work.load(device_here(device), memory_share)
+        remarks: Sequence[str] = self._work.load(device_here(device))
         return remarks
 
     def call(self, method: str, *arguments: Any) -> Any:

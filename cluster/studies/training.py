@@ -104,7 +104,7 @@ class TrainingWork(Work):
             f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
         )
 
-    def load(self, device: str, memory_share: float) -> Sequence[str]:
+    def load(self, device: str) -> Sequence[str]:
         """Load the model and, if the training began before, what it has learned.
 
         Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.

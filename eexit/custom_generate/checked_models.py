@@ -4,7 +4,6 @@ It is asked once for each setting and model: whoever changes a model afterwards 
 """
 
 import hashlib
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -25,7 +24,6 @@ _ASIDE: Final = (
     "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
     "quantization_config",
 )  # fmt: skip
-_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def check(model: PreTrainedModel, taken: Taken, name: str) -> None:
@@ -108,7 +106,9 @@ def refuse_unusual(model: PreTrainedModel) -> None:
         )
     for name, module in model.named_modules():
         what = f"the model's {name}" if name else "the model"
-        if any(_is_foreign(hook) for kind in _HOOKS for hook in vars(module)[kind].values()):
+        # Hooks of transformers' own look on when hidden states are asked for.
+        hooks = [hook for kind in ("_forward_hooks", "_forward_pre_hooks") for hook in vars(module)[kind].values()]
+        if not all(getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):
             raise UsageError(
                 f"{what} has a forward hook, which would see other rows and tokens here than in plain generate: remove "
                 "it (its handle has remove()), or generate without custom_generate"
@@ -118,8 +118,3 @@ def refuse_unusual(model: PreTrainedModel) -> None:
                 f"{what} has a forward of its own in place of that of its class, and layers are run one at a time "
                 "here: load the model again, or generate without custom_generate"
             )
-
-
-def _is_foreign(hook: Callable[..., object]) -> bool:
-    """Whether a hook is not one of transformers' own, which look on when hidden states are asked for."""
-    return not getattr(hook, "__module__", "").startswith("transformers.")

@@ -5,7 +5,7 @@ Everything that depends on how `generate` prepares a call is in this file. Shape
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.streamers import BaseStreamer
 
 from eexit.decode.rows.requests import RowSoFar
 from eexit.errors import UsageError
@@ -40,13 +41,6 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 _MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "use_cache")
 
 
-class Streamer(Protocol):
-    """A streamer of transformers. A method `put_exits`, if there is one, gets the exit layers of the tokens to come."""
-
-    def put(self, value: Tensor) -> None: ...
-    def end(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class HandedOver:
     """What a call of `generate` asks for. Temperature 0 is greedy."""
@@ -58,7 +52,7 @@ class HandedOver:
     temperature: float
     top_p: float
     criteria: Sequence[StopStringCriteria] = ()
-    streamer: Streamer | None = None
+    streamer: BaseStreamer | None = None
     returns_dict: bool = False
     seeds: Sequence[int] | None = None  # of each row; None: the setting's own for all
 
@@ -66,7 +60,7 @@ class HandedOver:
 class Watcher:
     """Looks at rows while they decode: shows a single row's tokens, and says whether a criterion ends a row."""
 
-    def __init__(self, criteria: Sequence[StopStringCriteria], streamer: Streamer | None, device: torch.device):
+    def __init__(self, criteria: Sequence[StopStringCriteria], streamer: BaseStreamer | None, device: torch.device):
         self._criteria, self._streamer, self._device, self._n_shown = criteria, streamer, device, 0
 
     def __call__(self, row: RowSoFar) -> bool:
@@ -75,8 +69,8 @@ class Watcher:
         token_1T = torch.tensor([[*row.request.prompt_token_ids, *row.token_ids]], device=self._device)
         return any(bool(torch.as_tensor(each(token_1T, None)).all()) for each in self._criteria)
 
-    def _show(self, streamer: Streamer, row: RowSoFar) -> None:
-        put_exits = getattr(streamer, "put_exits", None)
+    def _show(self, streamer: BaseStreamer, row: RowSoFar) -> None:
+        put_exits = getattr(streamer, "put_exits", None)  # which takes the exit layers of the tokens to come
         for token_id, layer in zip(row.token_ids[self._n_shown :], row.exit_layers[self._n_shown :], strict=True):
             if put_exits is not None:
                 put_exits([layer])

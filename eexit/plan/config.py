@@ -164,21 +164,16 @@ def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") ->
     return parameters
 
 
-def _one_of(names: Mapping[str, object]) -> AfterValidator:
-    """A validator that refuses a text that is not one of these names."""
-
-    def known(name: str) -> str:
-        if name == DRAFT:
-            raise ValueError(
-                f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
-                f"and leave {DRAFT} out of --modes"
-            )
-        if name not in names:
-            *others, last = map(repr, names)
-            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-        return name
-
-    return AfterValidator(known)
+def _mode(name: str) -> str:
+    if name == DRAFT:
+        raise ValueError(
+            f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
+            f"and leave {DRAFT} out of --modes"
+        )
+    if name not in MODES:
+        *others, last = map(repr, MODES)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
 
 
 def _rules(given: Any) -> Any:
@@ -272,6 +267,7 @@ GateThresholds = Annotated[
     tuple[Annotated[Float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct),
     AfterValidator(partial(_distinguishable, name="gate_thresholds")),
 ]  # fmt: skip
+Modes = Annotated[tuple[Annotated[Text, AfterValidator(_mode)], ...], Field(min_length=1), AfterValidator(_distinct)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
@@ -323,11 +319,9 @@ class SweepConfig(BaseModel):
     control_tokens: Bool = Field(
         False, description="read <|im_start|> and the like in prompts as control tokens; otherwise they are plain text"
     )
-    modes: Annotated[tuple[Annotated[Text, _one_of(MODES)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
-        Field(
-            (NORMAL, "unfrozen", "frozen_residual"),
-            description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
-        )
+    modes: Modes = Field(
+        (NORMAL, "unfrozen", "frozen_residual"),
+        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
     )
     kl_factors: KLFactors = Field(
         (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"

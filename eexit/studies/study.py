@@ -52,8 +52,8 @@ class Work:
     if_memory_is_short: ClassVar[str] = ""  # what to do then
     opening: str = ""  # what is told before it begins
 
-    def load(self, device: str, memory_share: float) -> Sequence[str]:
-        """Load what is needed, with this share of a GPU's memory; returns what users should know of it.
+    def load(self, device: str) -> Sequence[str]:
+        """Load what is needed; returns what users should know of it.
 
         Raises `UsageError` if that can't be done.
         """

@@ -225,7 +225,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     picked = {"test": "picked == datum.configuration", "value": 0.8}
     bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.12, condition=[picked]))
     return layered(
-        *_as_good(shown, y),
+        *_as_good(shown),
         *_frontier(shown, known, x, y),
         base.mark_line(aria=False, opacity=0.7)
         .encode(order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points))
@@ -236,7 +236,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         *interval_bars(bars.properties(name="bars"), shown.drawn, measure.column, measure.title),
         *where_known(shown.drawn["chosen"], _ring(x, y, known)),
         _marks(base, shown, tooltip),
-        *_full_depth(shown, known, x, y),
+        *_full_depth(known, x, y),
         description=description,
         height=HEIGHT_PIXELS,
     )
@@ -250,7 +250,7 @@ def _fitted(shown: TradeOff) -> alt.Scale:
     return scale_of(shown.is_logarithmic, zero=False, padding=LABEL_ROOM_PIXELS)
 
 
-def _as_good(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
+def _as_good(shown: TradeOff) -> Iterator[alt.Chart]:
     """A dashed line at what is as good as full depth, and a band of what counts as good as it."""
     level, margin = shown.level, shown.quality.margin
     if level is None:
@@ -288,7 +288,7 @@ def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.
     return named
 
 
-def _full_depth(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+def _full_depth(known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     normal = rows_where(f"datum.mode === '{NORMAL}' && {known}").encode(x=x, y=y)
     square = normal.mark_point(style=RING, shape="square", filled=True, size=110, aria=False)
     yield square.properties(name="full_depth")

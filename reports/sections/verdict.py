@@ -205,7 +205,7 @@ def _beside_full_depth(quality: Quality) -> Found | None:
 
 def _all_lost(quality: Quality, known: list[Row]) -> int:
     """How many answers full depth gets right, if each of these settings loses all of them; else 0."""
-    normal = row_of_normal(quality, CORRECT)
+    normal = row_of_normal(quality)
     n_right = normal[CORRECT] * normal["n"] if normal else 0.0
     return round(n_right) if all(row[f"{CORRECT}{LOST}"] >= n_right - 1e-9 for row in known) else 0
 

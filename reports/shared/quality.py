@@ -186,7 +186,7 @@ def not_held(quality: Quality) -> str:
     """Why no setting is held against `normal` by right answers."""
     if quality.rows[CORRECT].isna().all():
         return "No answer was checked, so that nothing says which setting is as good as full depth."
-    if row_of_normal(quality, CORRECT) is None:
+    if row_of_normal(quality) is None:
         return "Answers were checked, but there are no runs of normal to compare with."
     if quality.settings["oracle"].all():
         return "Answers were checked, but no setting that a deployed model can follow was tried."
@@ -201,10 +201,10 @@ def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
     return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
 
 
-def row_of_normal(quality: Quality, column: str) -> Row | None:
-    """The row of `normal`, with the n of this column as its own; None if it is not known there."""
-    rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[column].notna()].to_dict("records")
-    return rows[0] | {"n": rows[0][f"{column}_n"]} if rows else None
+def row_of_normal(quality: Quality) -> Row | None:
+    """The row of `normal`, with the n of its right answers as its own; None if they are not known."""
+    rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[CORRECT].notna()].to_dict("records")
+    return rows[0] | {"n": rows[0][f"{CORRECT}_n"]} if rows else None
 
 
 def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:

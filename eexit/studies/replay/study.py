@@ -90,7 +90,7 @@ class ReplayStudy(Study):
         from_where = ", from what was recorded" if is_recorded else ""
         self.opening = f"replaying {n_settings} on {n_texts} of {text_of}{from_where}"
 
-    def load(self, device: str, memory_share: float) -> Sequence[str]:
+    def load(self, device: str) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or does not fit what is asked of it."""
         from eexit.studies.replay.with_model import Replayer
 

@@ -26,6 +26,7 @@ from eexit.training.texts import Text, text_of
 
 N_EXAMPLES: Final = 3  # prompts that the folder quotes
 EXAMPLE_LENGTH: Final = 200  # characters of each
+N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
 
 
 def chosen_key(sweep: FinishedSweep) -> str:
@@ -98,12 +99,12 @@ def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     return {name: share_saved(sweep.runs, key, cost) for name, cost in costs.items()}
 
 
-def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[Text]:
+def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[Text]:
     """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
     columns = ["prompt_id", "status", "configuration", "seed", "prompt_token_ids"]
     is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
     runs = runs_with_tokens(sweep.store, columns, is_asked, ["token_id"])
-    found = [text_of(run, tokens) for run, tokens in islice(runs, most)]
+    found = [text_of(run, tokens) for run, tokens in islice(runs, N_TEXTS)]
     if not found:
         raise UsageError(f"no run of {key} with seed {seed} is without an error: there is nothing to compare with")
     return found

@@ -52,7 +52,6 @@ from eexit.results.whereabouts import refuse_inside
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.training.texts import Text
 
-N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
 COLUMNS: Final = ("configuration", "seed", "cost_full", "cost_needed", "cost_run")
 
 Say = Callable[[str], None]
@@ -82,7 +81,7 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     config = sweep.config()
     say(f"{key}: looking at the model")
     refuse_changed_model(sweep, asdict(describe_model(config)))
-    texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
+    texts = swept_texts(sweep, key, config.seeds[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(out) as scratch:
         folder = scratch / out.name

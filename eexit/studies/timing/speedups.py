@@ -141,8 +141,8 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
         batch=batch,
         tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row in rows])),
         ratio=replace(ratio, low=math.nan, high=math.nan) if is_base else ratio,
-        theoretical=_saving(rows, "cost_needed", "cost_full"),
-        run=_saving(rows, "cost_run", "cost_full"),
+        theoretical=_saving(rows, "cost_needed"),
+        run=_saving(rows, "cost_run"),
         acceptance=_ratio(rows, "accepted", "drafted"),
         expected=_ratio(rows, "cost_serial_full", "cost_serial"),
         machine=rows[0].get("machine"),
@@ -151,8 +151,8 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
     )
 
 
-def _saving(rows: Sequence[Mapping[str, Any]], cost: str, full: str) -> float | None:
-    sums = _sums(rows, cost, full)
+def _saving(rows: Sequence[Mapping[str, Any]], cost: str) -> float | None:
+    sums = _sums(rows, cost, "cost_full")
     return sums and saved(*sums)
 
 

@@ -121,7 +121,7 @@ class TimingStudy(Study):
             f"{_rows(batches)} at a time, {counted(n_rounds, 'round')}"
         )
 
-    def load(self, device: str, memory_share: float) -> Sequence[str]:
+    def load(self, device: str) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
         from eexit.studies.timing.contenders import Contenders
         from eexit.studies.timing.plain_generate import drafts_itself
@@ -161,7 +161,8 @@ class TimingStudy(Study):
         for batch in self._all_batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
-                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not _is_single(contender)):
+                is_single = isinstance(contender, Generate) and contender.takes_one_row
+                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not is_single):
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
@@ -222,11 +223,6 @@ def _is_step(contender: Contender) -> bool:
 def _drafts(contender: Contender) -> bool:
     """Whether it is a `generate` that drafts at a layer."""
     return isinstance(contender, Generate) and contender.draft_layer is not None
-
-
-def _is_single(contender: Contender) -> bool:
-    """Whether it decodes one row at a time only."""
-    return isinstance(contender, Generate) and contender.takes_one_row
 
 
 def _rows(batches: Sequence[int]) -> str:

@@ -81,7 +81,7 @@ def trained_here(texts: Path, out: Path, what: str, **options: Any) -> Card:
     assert not is_finished(plan)
     out.mkdir()
     work = TrainingWork(plan)
-    work.load("cpu", 1.0)
+    work.load("cpu")
     work.training.advance(60)
     return work.training.finish()
 
