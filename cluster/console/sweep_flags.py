@@ -85,7 +85,9 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
     )
     given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
-    flags = {name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()}
+    flags: dict[str, Any] = {
+        name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
+    }
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
     figures = flags.pop("json", None)
     summary = None if figures is None else Path(figures)

@@ -4,11 +4,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from eexit.output.text import counted, percent, precision
+from eexit.output.text import counted, percent, precision, with_versions
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
 from eexit.results.means import screen_misses
 from reports.read.sweep import Sweep
-from reports.sections.learned_exits import trained, written_versions
+from reports.sections.learned_exits import trained
 
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 
@@ -45,7 +45,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Versions", written_versions(about.get("versions", {}))),
+        ("Versions", with_versions(about.get("versions", {}))),
         ("Source", about.get("source", "")),
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]

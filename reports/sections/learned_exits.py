@@ -12,7 +12,7 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from eexit.output.text import counted
+from eexit.output.text import counted, with_versions
 from reports.read.sweep import Sweep
 from reports.shared.charts import PERCENT, ROOM_PIXELS, ROWS, Columns, layered, told
 from reports.shared.figures import Figure, Variant
@@ -97,11 +97,6 @@ def trained(about: Mapping[str, Any], role: str) -> str:
     return str(about.get("config", {}).get(role) or "")
 
 
-def written_versions(versions: Mapping[str, str | None]) -> str:
-    """Packages and their versions; those without one, such as code that was run from a clone, are left out."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-
-
 def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     """A line along the layers for each readout, rule or mode."""
     name, labels = rows["artefact"].iloc[0], list(dict.fromkeys(rows["label"]))
@@ -141,7 +136,7 @@ def _facts(artefact: Artefact) -> list[tuple[str, str]]:
         ("Read through", str(card.get("readout") or "")[:DIGEST_LETTERS]),
         ("Rules", " ".join(rules)),
         ("Made", str(card.get("made") or "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Versions", written_versions(card.get("versions") or {})),
+        ("Versions", with_versions(card.get("versions") or {})),
     ]
     return [(label, text) for label, text in found if text]
 

@@ -161,8 +161,11 @@ class TimingStudy(Study):
         for batch in self._all_batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
+                # What says how long a step takes: all rows leave at one layer, or at none.
+                at_one_layer = isinstance(contender, Exit) and exits_at_one_layer(contender.rule)
+                is_step = at_one_layer or isinstance(contender, Normal)
                 is_single = isinstance(contender, Generate) and contender.takes_one_row
-                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not is_single):
+                if not (is_step if batch not in self.batches else batch == 1 or not is_single):
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
@@ -213,11 +216,6 @@ def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Seque
     """Those of a round, from 1, if each takes so many and all have their turn; None: each round takes all."""
     n_turns = max(1, len(prompts) // (per_round or len(prompts)))
     return prompts[(number - 1) % n_turns :: n_turns][:per_round]
-
-
-def _is_step(contender: Contender) -> bool:
-    """Whether it says how long a step takes: all rows leave at one layer, or at none."""
-    return isinstance(contender, Normal) or (isinstance(contender, Exit) and exits_at_one_layer(contender.rule))
 
 
 def _drafts(contender: Contender) -> bool:
