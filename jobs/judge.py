@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         from eexit.studies import judging
     except ImportError as error:
         raise UsageError("judging needs the package openai: pip install 'eexit[judge]'") from error
-    from eexit.results.store.finished_sweep import manifest_of
+    from eexit.results.finished_sweep import manifest_of
     from eexit.results.store.folder import open_store
     from eexit.results.store.lease import JUDGING, hold
 

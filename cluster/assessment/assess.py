@@ -194,10 +194,10 @@ STEPS: Final = (
 def _judged(shop: Workshop) -> Verdict:
     steps = AssessmentTables(
         look=shop.first_look,
-        ceilings=shop.figures(CEILING, CEILING_LEARNED),
-        tried=shop.figures(TRIED, TRIED_FREE),
-        run=next(iter(shop.figures(RUN)), None),
-        drafts=next(iter(shop.figures(INSTEAD)), None),
+        ceilings=shop.sweeps(CEILING, CEILING_LEARNED),
+        tried=shop.sweeps(TRIED, TRIED_FREE),
+        run=next(iter(shop.sweeps(RUN)), None),
+        drafts=next(iter(shop.sweeps(INSTEAD)), None),
     )
     figures = figures_of(steps, shop.bound, shop.asked.batches)
     verdict = judge(replace(figures, missing=shop.record.missing))

@@ -13,8 +13,8 @@ from cluster.assessment.sizes import RunSizes, promise
 from cluster.assessment.workshop import RUN, TRIED, Workshop
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.choosing.evidence import EmptyRiskError
+from eexit.results.finished_sweep import read_finished
+from eexit.studies.choosing.losses_and_costs import EmptyRiskError
 from eexit.studies.controls import controls_of
 from eexit.studies.timing.study import WhatToTime
 

@@ -9,7 +9,7 @@ from cluster.assessment import sizes
 from cluster.assessment.asked import READS_KEY
 from cluster.assessment.learned import LEARNED, ORACLE, Learned, Way
 from cluster.assessment.outcome.figures import of_oracle
-from cluster.assessment.outcome.tables import SweepFigures
+from cluster.assessment.outcome.tables import read_step
 from cluster.assessment.parts import ANSWERS, PILOT, TRAINING
 from cluster.assessment.sizes import CURVE, SearchSizes
 from cluster.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
@@ -20,7 +20,7 @@ from eexit.plan.artefacts import READOUT, STATE_MAPS, Card
 from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.finished_sweep import read_finished
 from eexit.studies.timing.study import WhatToTime
 from eexit.training.plan import WhatToTrain
 
@@ -132,7 +132,7 @@ def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float, how: str) ->
     """What the oracle would save on the pilot, read in this way, which is said."""
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
     shop.sweep(shop.asked.ceiling(pilot, way, shop.layers), name, part)
-    top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look)
+    top = of_oracle(read_step(shop.at(name)), shop.first_look)
     allowed = {batch: top.allowed[batch].independent for batch in shop.batches if batch in top.allowed}
     in_time = ", ".join(f"{percent(share, 0)} with {counted(batch, 'row')}" for batch, share in allowed.items())
     shop.steps.say(

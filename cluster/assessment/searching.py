@@ -31,11 +31,11 @@ from eexit.method.rules import ONLINE
 from eexit.plan.artefacts import GATE, PROBE
 from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
+from eexit.results.finished_sweep import read_finished
 from eexit.results.landed import read_columns
-from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.choosing.evidence import Evidence
+from eexit.studies.choosing.losses_and_costs import LossesAndCosts
 from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
 
 Row = Mapping[str, Any]
@@ -190,7 +190,7 @@ def _best_threshold(shop: Workshop, planned: Front, cost: float) -> str | None:
 
 def _found(shop: Workshop, rows: Sequence[Row]) -> list[Found]:
     look = shop.first_look
-    return [found_of(row, look.figures.n_layers, look.head) for row in rows]
+    return [found_of(row, look.sweep.n_layers, look.head) for row in rows]
 
 
 def _replays(shop: Workshop, name: str) -> Sequence[Row]:
@@ -210,12 +210,12 @@ def _worth_a_test(shop: Workshop) -> tuple[Sequence[str], str]:
     far less than the margin there, which is named too.
     """
     question = shop.question(None)
-    evidence = Evidence(read_finished(shop.at(TRIED), question.columns), question)
-    found, costs = evidence.losses("all"), evidence.costs_of("all")
-    risks = np.array([loss.mean() if len(loss := found.of(key)) else math.nan for key in evidence.keys])
-    order = pareto_sequence(risks, np.array([costs[key] for key in evidence.keys]))
-    saves = [at for at in order if costs[evidence.keys[at]] < FULL_DEPTH]
+    measured = LossesAndCosts(read_finished(shop.at(TRIED), question.columns), question)
+    found, costs = measured.losses("all"), measured.costs_of("all")
+    risks = np.array([loss.mean() if len(loss := found.of(key)) else math.nan for key in measured.keys])
+    order = pareto_sequence(risks, np.array([costs[key] for key in measured.keys]))
+    saves = [at for at in order if costs[measured.keys[at]] < FULL_DEPTH]
     within = [at for at in saves if risks[at] <= shop.asked.margin] or saves[:1]
     easily = [at for at in within if risks[at] <= shop.asked.margin / FAR_LESS] or within[:1]
-    keys = [evidence.keys[at] for at in within]
-    return keys, evidence.keys[easily[-1]] if easily else ""
+    keys = [measured.keys[at] for at in within]
+    return keys, measured.keys[easily[-1]] if easily else ""

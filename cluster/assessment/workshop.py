@@ -17,7 +17,7 @@ from cluster.assessment import sizes
 from cluster.assessment.asked import READS_KEY, Asked
 from cluster.assessment.learned import LEARNED, Way
 from cluster.assessment.outcome.figures import latest_choice
-from cluster.assessment.outcome.tables import FirstLook, SweepFigures
+from cluster.assessment.outcome.tables import FirstLook, read_step
 from cluster.assessment.outcome.verdict import Bound
 from cluster.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
 from cluster.assessment.record import Front, Record
@@ -28,8 +28,8 @@ from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.splits import units
+from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.layout import MANIFEST, Manifest
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.store.writing_shards import survey
@@ -165,7 +165,7 @@ class Workshop:
 
     @property
     def first_look(self) -> FirstLook:
-        return FirstLook(SweepFigures.read(self.at(LOOK)))
+        return FirstLook(read_step(self.at(LOOK)))
 
     @property
     def batches(self) -> list[int]:
@@ -201,9 +201,9 @@ class Workshop:
         front = self.record.plans.front
         return front if front and front.settings is not None and self.is_whole(TRIED) else None
 
-    def figures(self, *names: str) -> list[SweepFigures]:
+    def sweeps(self, *names: str) -> list[FinishedSweep]:
         """Of those of these sweeps all of whose runs are there."""
-        return [SweepFigures.read(self.at(name)) for name in names if self.is_whole(name)]
+        return [read_step(self.at(name)) for name in names if self.is_whole(name)]
 
     def question(self, pilot: str | None) -> ChoiceQuestion:
         return ChoiceQuestion(self.risk, self.asked.margin, self.asked.confidence, pilot=pilot)

@@ -22,7 +22,7 @@ from eexit.output.locations import reading, shown
 from eexit.output.progress import Display, Progress
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
+from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import ASSESSING, TIMING, hold, refuse_if_held
 from eexit.studies.study import Done, Part, Row, Study, Unit

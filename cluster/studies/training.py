@@ -24,7 +24,7 @@ from eexit.output.text import counted
 from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, parse_card
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.whereabouts import FOR_LEARNED, refuse_inside
 from eexit.studies.study import Work

@@ -6,8 +6,7 @@ If a configuration's texts are no better than those of its control, what its rul
 from collections.abc import Sequence
 
 from eexit.plan.config import ControlOf
-from eexit.results.means import exit_counts
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.finished_sweep import read_finished
 
 
 def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlOf, ...]:
@@ -19,7 +18,7 @@ def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlOf, ...
     Raises `UsageError` if `results` is not a finished sweep.
     """
     sweep = read_finished(results, ["configuration", "exit_layer_counts"], "--controls-of")
-    counts = exit_counts(sweep.runs)
+    counts = sweep.exit_counts
     exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
     return tuple(
         ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]), in_mode=mode)

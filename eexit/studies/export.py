@@ -25,8 +25,8 @@ from eexit.output.locations import shown
 from eexit.output.progress import Display, Progress
 from eexit.output.text import counted
 from eexit.plan.runs import OK
+from eexit.results.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.landed import runs_with_tokens
-from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import GENERATIONS, TOKENS, described, nested
 from eexit.results.whereabouts import refuse_inside

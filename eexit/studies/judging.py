@@ -33,8 +33,8 @@ from eexit.plan.splits import groups, representative
 from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, means_of_groups
 from eexit.quality.intervals import LEVEL
 from eexit.quality.rubric import ASPECTS, RUBRIC, TextScores, question, scores_in
+from eexit.results.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.landed import read_columns
-from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import Lease
 from eexit.results.study_table import Row

@@ -18,7 +18,7 @@ from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
 from eexit.plan.model_facts import ModelFacts
-from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
+from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.saving import read_saved
 from eexit.training.setup import WAYS, TrainingOptions, rule_and_parameter

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         plan = partial(ChainsStudy, follow_ups=flags.necessity)
         run_study(flags.results, plan, display=Silence(), columns=COLUMNS).show(flags.results, columns=110)
         return 0
-    from eexit.results.store.finished_sweep import read_finished
+    from eexit.results.finished_sweep import read_finished
     from eexit.studies.chains.follow_ups import NEEDED, Changes, follow_ups
 
     changes = Changes(flags.keep, flags.budget, flags.filler, flags.shuffle)

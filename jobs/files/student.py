@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
     """The model in fp32, and the tokens of each text with their labels."""
     from eexit.model.loading import load_model_and_tokenizer
-    from eexit.results.store.finished_sweep import read_finished
+    from eexit.results.finished_sweep import read_finished
     from eexit.training.texts import read_texts
 
     if (path := Path(flags.texts)).is_file():

@@ -16,7 +16,7 @@ from eexit.plan.artefacts import CARD, Card, damage, parse_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import plan_runs
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_config, written
 from eexit.results.store.writing_shards import land, take_stock

@@ -22,8 +22,8 @@ from eexit.output.progress import Display
 from eexit.output.result_table import ResultTable
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.hashes import content_hash
+from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import MANIFEST, Manifest, encode
-from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import Table
 from eexit.results.tables import int32, moment, string

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cluster.assessment.learned import DEPLOYED, ORACLE, UNALTERED
 from cluster.assessment.outcome.ledger import LedgerOptions
-from cluster.assessment.outcome.tables import FirstLook, PromptFigures, SweepFigures
+from cluster.assessment.outcome.tables import FirstLook, PromptFigures, contender_of, saved_at_prices, times
 from cluster.assessment.outcome.verdict import (
     BEST,
     CEILING,
@@ -24,7 +24,7 @@ from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
 from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import GENERATE, VARIANTS, Exit, Generate
-from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
 
 AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")
@@ -40,20 +40,20 @@ class AssessmentTables:
     """
 
     look: FirstLook
-    ceilings: Sequence[SweepFigures]
-    tried: Sequence[SweepFigures]
-    run: SweepFigures | None
-    drafts: SweepFigures | None = None
+    ceilings: Sequence[FinishedSweep]
+    tried: Sequence[FinishedSweep]
+    run: FinishedSweep | None
+    drafts: FinishedSweep | None = None
 
 
 def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> Figures:
     """All that is judged."""
     look, run = steps.look, steps.run
-    in_exact_state = [each for each in steps.ceilings if CEILING_KEY in each.by_key]
+    in_exact_state = [each for each in steps.ceilings if CEILING_KEY in each.done]
     ceiling = max(in_exact_state, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
-    choice = latest_choice(run.sweep) if run else None
+    choice = latest_choice(run) if run else None
     best, others = _tested(run, choice, look) if run and choice else (_nearest_tried(steps, bound), [])
-    timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others
+    timed_in = run if run and best and best.times else look.sweep  # times of one call, where they are beside others
     n_tried = len(choice["tested"]) if choice else sum(len(_deployed(each)) for each in steps.tried)
     return Figures(
         bound=bound,
@@ -62,10 +62,10 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
         possible=look.possible,
         options=_options(steps, ceiling, best, bound),
         ceiling=of_oracle(ceiling, look),
-        agrees_early=1 - ceiling.share_G(CEILING_KEY)[-1],
+        agrees_early=1 - ceiling.exit_share_G(CEILING_KEY)[-1],
         best=best,
         others=others,
-        were_timed=bool(steps.drafts and steps.drafts.times(GENERATE)),
+        were_timed=bool(steps.drafts and times(steps.drafts, GENERATE)),
         alternatives=_lossless(steps, timed_in),
         n_tried=n_tried,
         elsewhere=_elsewhere([*([run] if run else []), *steps.tried], best),
@@ -73,73 +73,73 @@ def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) ->
     )
 
 
-def saved_by_exits(figures: SweepFigures, key: str, look: FirstLook) -> float:
+def saved_by_exits(sweep: FinishedSweep, key: str, look: FirstLook) -> float:
     """What a configuration's exits save by themselves, if deciding them and writing keys and values were free."""
     return sum(
-        share * look.saved_at[layer] for layer, share in zip(figures.layers_G, figures.share_G(key), strict=True)
+        share * look.saved_at[layer] for layer, share in zip(sweep.exit_layers_G, sweep.exit_share_G(key), strict=True)
     )
 
 
-def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | None, bound: Bound) -> LedgerOptions:
+def _options(steps: AssessmentTables, ceiling: FinishedSweep, best: Contender | None, bound: Bound) -> LedgerOptions:
     """What could be taken: the oracles on the pilot, the settings on the pilot and in the run, and the proven one."""
 
-    def prompts(figures: SweepFigures) -> PromptFigures:
-        return PromptFigures(figures, [steps.look.saved_at[layer] for layer in figures.layers_G], bound.risk)
+    def prompts(sweep: FinishedSweep) -> PromptFigures:
+        return PromptFigures(sweep, [steps.look.saved_at[layer] for layer in sweep.exit_layers_G], bound.risk)
 
     top = prompts(ceiling).option(CEILING_KEY)
-    in_state = [each for figures in steps.ceilings for each in prompts(figures).options(_oracles(figures))]
+    in_state = [each for sweep in steps.ceilings for each in prompts(sweep).options(_oracles(sweep))]
     runs = [*steps.tried, *([steps.run] if steps.run else [])]
-    online = [each for figures in runs for each in prompts(figures).options(_deployed(figures))]
+    online = [each for sweep in runs for each in prompts(sweep).options(_deployed(sweep))]
     proven = prompts(steps.run).proven(best, steps.look.steps) if steps.run and best and best.is_proven(bound) else None
     return LedgerOptions(top, in_state, online, proven)
 
 
-def _oracles(figures: SweepFigures) -> list[str]:
+def _oracles(sweep: FinishedSweep) -> list[str]:
     """The oracle's configurations in the states that are deployed."""
-    entries = figures.sweep.manifest.configurations
+    entries = sweep.manifest.configurations
     return [entry["key"] for entry in entries if entry["mode"] in DEPLOYED and entry["rule"] == ORACLE]
 
 
-def _deployed(figures: SweepFigures) -> list[str]:
+def _deployed(sweep: FinishedSweep) -> list[str]:
     """The settings of a sweep that a deployed model could follow; controls are none."""
-    entries = figures.sweep.manifest.configurations
+    entries = sweep.manifest.configurations
     return [entry["key"] for entry in entries if entry["rule"] in ONLINE]
 
 
-def of_oracle(ceiling: SweepFigures, look: FirstLook) -> Contender:
+def of_oracle(ceiling: FinishedSweep, look: FirstLook) -> Contender:
     """What the oracle would save in exact state, by its exits alone."""
-    found = ceiling.contender(CEILING_KEY, CEILING, look.steps)
+    found = contender_of(ceiling, CEILING_KEY, CEILING, look.steps)
     return replace(found, theory=saved_by_exits(ceiling, CEILING_KEY, look), run=math.nan)
 
 
-def _tested(run: SweepFigures, choice: Row, look: FirstLook) -> tuple[Contender, list[Contender]]:
+def _tested(run: FinishedSweep, choice: Row, look: FirstLook) -> tuple[Contender, list[Contender]]:
     """The best setting of a choice; its control, and others that were tested."""
     tested, key = {setting["configuration"]: setting for setting in choice["tested"]}, _best(choice)
-    controls = controls_by_setting(run.sweep)
-    beside = [run.contender(controls[key], CONTROL, look.steps)] if key in controls else []
+    controls = controls_by_setting(run)
+    beside = [contender_of(run, controls[key], CONTROL, look.steps)] if key in controls else []
     others = [
-        _settled(run.contender(other, TRIED, look.steps), setting, choice)
+        _settled(contender_of(run, other, TRIED, look.steps), setting, choice)
         for other, setting in tested.items()
         if other != key
     ]
-    return _settled(run.contender(key, BEST, look.steps), tested[key], choice), [*beside, *others[:2]]
+    return _settled(contender_of(run, key, BEST, look.steps), tested[key], choice), [*beside, *others[:2]]
 
 
 def _nearest_tried(steps: AssessmentTables, bound: Bound) -> Contender | None:
     """Of what was tried on the pilot, where nothing was worth a test, what loses least, and then what saves most."""
     tried = []
-    for figures in steps.tried:
-        prompts = PromptFigures(figures, [0.0] * len(figures.layers_G), bound.risk)
-        for key in _deployed(figures):
-            found = figures.contender(key, BEST, steps.look.steps)
+    for sweep in steps.tried:
+        prompts = PromptFigures(sweep, [0.0] * len(sweep.exit_layers_G), bound.risk)
+        for key in _deployed(sweep):
+            found = contender_of(sweep, key, BEST, steps.look.steps)
             tried.append((prompts.loss(key).mean, replace(found, of_right=prompts.loss_of_right(key))))
     return min(tried, key=lambda each: (each[0], -each[1].run), default=(0.0, None))[1]
 
 
-def _elsewhere(sweeps: Sequence[SweepFigures], best: Contender | None) -> dict[str, float]:
+def _elsewhere(sweeps: Sequence[FinishedSweep], best: Contender | None) -> dict[str, float]:
     """Saved by what was run, at the prices of other models, by their names; by the first sweep that has the setting."""
-    there = next((each for each in sweeps if best and best.key in each.by_key), None)
-    saved = {name: there.at_prices(best.key, name) if there and best else math.nan for name in AT_PRICES_OF}
+    there = next((each for each in sweeps if best and best.key in each.done), None)
+    saved = {name: saved_at_prices(there, best.key, name) if there and best else math.nan for name in AT_PRICES_OF}
     return {KNOWN[name].name: share for name, share in saved.items() if math.isfinite(share)}
 
 
@@ -190,17 +190,17 @@ def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
     )
 
 
-def _lossless(steps: AssessmentTables, timed_in: SweepFigures) -> list[Contender]:
+def _lossless(steps: AssessmentTables, timed_in: FinishedSweep) -> list[Contender]:
     """Drafts that were timed, whose texts are those of full depth, and transformers' own `generate`, each with its
     latest times.
     """
-    drafts = steps.drafts or steps.look.figures
-    own = _generate(drafts) or _generate(timed_in) or _generate(steps.look.figures)
-    keys = [entry["key"] for entry in drafts.sweep.manifest.configurations if entry["draft_length"] is not None]
-    return [*(drafts.contender(key, DRAFT, steps.look.steps) for key in keys if drafts.times(key)), *own]
+    drafts = steps.drafts or steps.look.sweep
+    own = _generate(drafts) or _generate(timed_in) or _generate(steps.look.sweep)
+    keys = [entry["key"] for entry in drafts.manifest.configurations if entry["draft_length"] is not None]
+    return [*(contender_of(drafts, key, DRAFT, steps.look.steps) for key in keys if times(drafts, key)), *own]
 
 
-def _generate(timed_in: SweepFigures) -> list[Contender]:
+def _generate(timed_in: FinishedSweep) -> list[Contender]:
     """Transformers' own, and its variants."""
     keys = [GENERATE, *(Generate(variant=variant).key for variant in VARIANTS)]
-    return [Contender(key, GENERATE_ROLE, times=times) for key in keys if (times := timed_in.times(key))]
+    return [Contender(key, GENERATE_ROLE, times=found) for key in keys if (found := times(timed_in, key))]

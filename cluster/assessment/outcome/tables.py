@@ -7,14 +7,12 @@ Shapes: G exitable layers and then the final one, P prompts or groups of them, D
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from cluster.assessment.asked import READS_KEY
 from cluster.assessment.front import head_in_layers, price_of_head
@@ -25,16 +23,13 @@ from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE, NORMAL
-from eexit.plan.runs import OK
-from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
-from eexit.quality.per_right import COST_RUN, PerRight, per_right
+from eexit.quality.per_right import COST_RUN
 from eexit.quality.risks import RISKS, Losses, losses, numbers
-from eexit.results.means import exit_counts, saved, share_saved
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
-from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.speedups import Speedup, speedups_of
+from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.means import saved
+from eexit.studies.timing.speedups import speedups_of
 from eexit.studies.timing.steps import StepTimes, step_times
 
 PRICED: Final = ("layers_run", "keys_written", *LOOKS)
@@ -47,116 +42,84 @@ COLUMNS: Final = tuple(dict.fromkeys((*OF_RUNS, *OF_COSTS, *PRICED, *OF_RISKS, *
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class SweepFigures:
-    """The costs and exits of a finished sweep's configurations, and its timings."""
+def read_step(results: str) -> FinishedSweep:
+    """The sweep of a step, with the columns that are judged."""
+    return read_finished(results, COLUMNS)
 
-    sweep: FinishedSweep
 
-    @classmethod
-    def read(cls, results: str) -> "SweepFigures":
-        return cls(read_finished(results, COLUMNS))
+def latest_timing(sweep: FinishedSweep, key: str) -> Sequence[Row]:
+    """The rows of the latest timing in which this configuration was timed, beside all others in it."""
+    latest = next((row["timing_id"] for row in reversed(sweep.timings) if row["configuration"] == key), None)
+    return [row for row in sweep.timings if row["timing_id"] == latest]
 
-    @property
-    def layers_G(self) -> list[int]:
-        return [*self.sweep.manifest.exitable_layers, self.n_layers - 1]
 
-    @property
-    def n_layers(self) -> int:
-        return int(self.sweep.manifest.model["n_layers"])
+def saved_share(sweep: FinishedSweep, key: str, cost: str) -> float:
+    """The share of full depth's multiply-adds, over all runs; NaN where it is not known."""
+    share = sweep.saved(key, cost)
+    return math.nan if share is None else share
 
-    @cached_property
-    def by_key(self) -> Mapping[str, Sequence[Row]]:
-        found: dict[str, list[Row]] = {}
-        for row in self.sweep.runs.to_pylist():
-            if row["status"] == OK:
-                found.setdefault(row["configuration"], []).append(row)
-        return found
 
-    @cached_property
-    def _exits(self) -> Mapping[str, Counter[int]]:
-        return exit_counts(self.sweep.runs)
+def times(sweep: FinishedSweep, key: str, beside: str = NORMAL) -> dict[int, Estimate]:
+    """A configuration's time as a multiple of that of `beside`, by batch size, with its interval."""
+    return {
+        each.batch: Estimate(1 / each.ratio.mean, 1 / each.ratio.high, 1 / each.ratio.low, each.ratio.n)
+        for each in speedups_of(sweep.timings, key, beside)
+    }
 
-    @cached_property
-    def _per_right(self) -> Mapping[str, Mapping[str, PerRight]]:
-        return per_right(self.sweep.runs.select(OF_RIGHT), units(self.sweep.manifest.config["prompts"]))
 
-    @cached_property
-    def _timings(self) -> Sequence[Row]:
-        return TIMINGS.rows(self.sweep.store)
+def saved_at_prices(sweep: FinishedSweep, key: str, model: str) -> float:
+    """Saved by what was run, at the prices of another model."""
+    known = [row for row in sweep.done.get(key, ()) if all(row[name] is not None for name in PRICED)]
+    if not known:
+        return math.nan
+    counts = {name: np.array([row[name] for row in known], dtype=float) for name in PRICED}
+    n_decided = np.array([row["n_tokens"] - 1 for row in known], dtype=float)
+    screen, shapes = screen_size(sweep.manifest.config["decide_on"]), KNOWN[model]
+    full = float(full_cost_at(shapes, n_decided).sum())
+    return saved(float(cost_at(shapes, counts, sweep.n_layers, screen).sum()), full) if full else math.nan
 
-    def timing(self, key: str) -> Sequence[Row]:
-        """The rows of the latest timing in which this configuration was timed, beside all others in it."""
-        latest = next((row["timing_id"] for row in reversed(self._timings) if row["configuration"] == key), None)
-        return [row for row in self._timings if row["timing_id"] == latest]
 
-    def saved(self, key: str, cost: str) -> float:
-        """The share of full depth's multiply-adds, over all runs; NaN where it is not known."""
-        share = share_saved(self.sweep.runs, key, cost)
-        return math.nan if share is None else share
-
-    def share_G(self, key: str) -> Sequence[float]:
-        """Where its decided tokens exit."""
-        counts = self._exits.get(key, Counter())
-        total = counts.total()
-        return [counts[layer] / total if total else math.nan for layer in self.layers_G]
-
-    def times(self, key: str, beside: str = NORMAL) -> dict[int, Estimate]:
-        """A configuration's time as a multiple of that of `beside`, by batch size, with its interval."""
-        return {each.batch: _time(each) for each in speedups_of(self._timings, key, beside)}
-
-    def at_prices(self, key: str, model: str) -> float:
-        """Saved by what was run, at the prices of another model."""
-        known = [row for row in self.by_key.get(key, ()) if all(row[name] is not None for name in PRICED)]
-        if not known:
-            return math.nan
-        counts = {name: np.array([row[name] for row in known], dtype=float) for name in PRICED}
-        n_decided = np.array([row["n_tokens"] - 1 for row in known], dtype=float)
-        screen, shapes = screen_size(self.sweep.manifest.config["decide_on"]), KNOWN[model]
-        full = float(full_cost_at(shapes, n_decided).sum())
-        return saved(float(cost_at(shapes, counts, self.n_layers, screen).sum()), full) if full else math.nan
-
-    def contender(self, key: str, role: str, steps: StepTimes | None) -> Contender:
-        """What is known of a configuration but its losses and accuracy."""
-        return Contender(
-            key,
-            role,
-            self.saved(key, "cost_needed"),
-            self.saved(key, "cost_run"),
-            allowed(steps, self.share_G(key)),
-            self.times(key),
-            of_generate=self.times(key, GENERATE),
-            per_right=self._per_right[key][COST_RUN].beside_normal if key in self._per_right else NOTHING,
-        )
+def contender_of(sweep: FinishedSweep, key: str, role: str, steps: StepTimes | None) -> Contender:
+    """What is known of a configuration but its losses and accuracy."""
+    return Contender(
+        key,
+        role,
+        saved_share(sweep, key, "cost_needed"),
+        saved_share(sweep, key, "cost_run"),
+        allowed(steps, sweep.exit_share_G(key)),
+        times(sweep, key),
+        of_generate=times(sweep, key, GENERATE),
+        per_right=sweep.per_right[key][COST_RUN].beside_normal if key in sweep.per_right else NOTHING,
+    )
 
 
 @dataclass(frozen=True)
 class FirstLook:
     """What the first step measured: the sweep of exits of all tokens at each layer, and T(rows, layers)."""
 
-    figures: SweepFigures
+    sweep: FinishedSweep
 
     @cached_property
     def steps(self) -> StepTimes | None:
-        return step_times(self.figures.timing(READS_KEY), self.figures.n_layers)
+        return step_times(latest_timing(self.sweep, READS_KEY), self.sweep.n_layers)
 
     @cached_property
     def saved_at(self) -> Mapping[int, float]:
         """What a token saves of the multiply-adds that exits at a layer, if deciding is free and nothing is written."""
-        keys = {int(float(key.rpartition("/")[2])): key for key in self.figures.by_key if "/fixed/" in key}
-        saved = {layer: self.figures.saved(key, "cost_needed") for layer, key in keys.items()}
-        return {**saved, self.figures.n_layers - 1: 0.0}
+        keys = {int(float(key.rpartition("/")[2])): key for key in self.sweep.done if "/fixed/" in key}
+        saved = {layer: saved_share(self.sweep, key, "cost_needed") for layer, key in keys.items()}
+        return {**saved, self.sweep.n_layers - 1: 0.0}
 
     @cached_property
     def head(self) -> float:
         """A read of the head as a share of full depth's multiply-adds."""
-        n_layers = self.figures.n_layers
+        n_layers = self.sweep.n_layers
         costs = [((layer + 1) / n_layers, 1 - saved) for layer, saved in self.saved_at.items() if layer < n_layers - 1]
         return price_of_head([pair for pair in costs if math.isfinite(pair[1])])
 
     @property
     def head_in_layers(self) -> float:
-        return head_in_layers(self.head, self.figures.n_layers)
+        return head_in_layers(self.head, self.sweep.n_layers)
 
     @property
     def possible(self) -> float:
@@ -165,7 +128,7 @@ class FirstLook:
 
     def seconds(self, key: str, batch: int) -> float:
         """Of a step, the median over rounds; NaN if it was not timed."""
-        rows = [row for row in self.figures.timing(key) if row["configuration"] == key and row["batch"] == batch]
+        rows = [row for row in latest_timing(self.sweep, key) if row["configuration"] == key and row["batch"] == batch]
         return float(np.median([row["seconds"] * batch / row["tokens"] for row in rows])) if rows else math.nan
 
 
@@ -173,25 +136,13 @@ class FirstLook:
 class PromptFigures:
     """Losses and savings of a sweep, prompt by prompt; `saved_G` is what a token saves by an exit at each layer."""
 
-    figures: SweepFigures
+    sweep: FinishedSweep
     saved_G: Sequence[float]
     risk: str
 
     @cached_property
-    def _unit_of(self) -> Mapping[str, str]:
-        return units(self.figures.sweep.manifest.config["prompts"])
-
-    @cached_property
-    def _runs(self) -> pa.Table:
-        """The runs as `losses` takes them."""
-        runs = self.figures.sweep.runs
-        unit = [self._unit_of[each] for each in runs["prompt_id"].to_pylist()]
-        runs = runs.append_column("unit", pa.array(unit, pa.string()))
-        return runs.append_column("draw", runs["seed"].cast(pa.string()))
-
-    @cached_property
     def _losses(self) -> Losses:
-        return losses(RISKS[self.risk], self._runs)
+        return losses(RISKS[self.risk], self.sweep.runs_of_units)
 
     def loss(self, key: str) -> Loss:
         """The mean loss of a configuration."""
@@ -200,7 +151,7 @@ class PromptFigures:
 
     def loss_of_right(self, key: str) -> Loss | None:
         """The mean loss among the prompts that full depth gets right; None where answers are not the risk."""
-        correct = numbers(RISKS[ANSWERS].column, self._runs)
+        correct = numbers(RISKS[ANSWERS].column, self.sweep.runs_of_units)
         if self.risk != ANSWERS or NORMAL not in correct.configurations:
             return None
         right_P = np.nan_to_num(correct.loss_PC[:, correct.configurations.index(NORMAL)]) > 0
@@ -227,7 +178,7 @@ class PromptFigures:
 
     def options(self, keys: Sequence[str]) -> list[Option]:
         """Of those of these configurations that have runs."""
-        return [self.option(key) for key in keys if key in self.figures.by_key]
+        return [self.option(key) for key in keys if key in self.sweep.done]
 
     def proven(self, setting: Contender, steps: StepTimes | None) -> Proven:
         """A certified setting, with what steps allow its exits by batch size."""
@@ -243,11 +194,11 @@ class PromptFigures:
 
     def _sums(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The multiply-adds of each prompt's runs at full depth and as run, (P,), and their exits by layer, (P, G)."""
-        at, layers_G = {unit: at for at, unit in enumerate(self._losses.units)}, self.figures.layers_G
+        at, layers_G = {unit: at for at, unit in enumerate(self._losses.units)}, self.sweep.exit_layers_G
         full_P, run_P = np.zeros(len(at)), np.zeros(len(at))
         exits_PG = np.zeros((len(at), len(layers_G)))
-        for row in self.figures.by_key[key]:
-            unit = at[self._unit_of[row["prompt_id"]]]
+        for row in self.sweep.done[key]:
+            unit = at[self.sweep.unit_of[row["prompt_id"]]]
             full_P[unit] += row["cost_full"]
             run_P[unit] += math.nan if row["cost_run"] is None else row["cost_run"]
             for layer, n in row["exit_layer_counts"]:
@@ -269,8 +220,3 @@ def allowed(steps: StepTimes | None, share_G: Sequence[float]) -> dict[int, Allo
     return {
         batch: Allowed(steps.independent(batch, share_G), steps.together(batch, share_G)) for batch in steps.seconds
     }
-
-
-def _time(speedup: Speedup) -> Estimate:
-    ratio = speedup.ratio
-    return Estimate(1 / ratio.mean, 1 / ratio.high, 1 / ratio.low, ratio.n)

@@ -23,8 +23,8 @@ from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, shuffled
 from eexit.quality.answers import first_match
 from eexit.quality.parts import THINKING, Marks, Until
+from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.landed import runs_with_tokens
-from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 
 NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
 FILLER: Final = " ..."

@@ -21,7 +21,7 @@ from eexit.plan.configuration import mode_of
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import CHAINS
 from eexit.results.tables import CONFIGURATION

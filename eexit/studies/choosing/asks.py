@@ -13,8 +13,8 @@ from eexit.errors import UsageError
 from eexit.plan.hashes import content_hash
 from eexit.plan.splits import digest
 from eexit.quality.learn_then_test import error_of_ask
+from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import ASSESSMENT
-from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store, open_store
 from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.question import Ask

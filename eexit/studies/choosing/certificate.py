@@ -31,10 +31,10 @@ REPORTING = (
 
 def tested_table(choice: Choice) -> ResultTable:
     """A section per family, and a line per setting in the order of testing."""
-    evidence = choice.evidence
-    loss, cost = RISKS[evidence.question.risk].definition, COSTS[evidence.question.cost].definition
-    table = ResultTable(TESTED.format(loss=loss, test=TESTS[evidence.test], cost=cost))
-    of_right = ["of those that\nnormal has right", "p of\nthese"] if evidence.question.risk == "answers" else []
+    measured = choice.measured
+    loss, cost = RISKS[measured.question.risk].definition, COSTS[measured.question.cost].definition
+    table = ResultTable(TESTED.format(loss=loss, test=TESTS[measured.test], cost=cost))
+    of_right = ["of those that\nnormal has right", "p of\nthese"] if measured.question.risk == "answers" else []
     table.add("key", "setting", shorten=short_name)
     table.add("number", "mean loss", "n", "p", *of_right, "enough", "cost")
     table.add("name", "certified")
@@ -55,24 +55,24 @@ def _outcome(setting: Tested, sequence: TestedSequence) -> str:
 
 def counted_table(choice: Choice) -> ResultTable:
     """What was counted and how, with a line for each thing that there was."""
-    evidence = choice.evidence
-    (n_grouped, n_groups), normal = evidence.n_groups, evidence.choosing.of(NORMAL)
-    is_sampled = evidence.sweep.manifest.config["temperature"] > 0 and normal.any()
+    measured = choice.measured
+    (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.of(NORMAL)
+    is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
     n_families = len(choice.sequences)
     found = {
         "prompts of a pilot, which gave the order and choose nothing": choice.sequences[0].n_pilot,
         "families, which share the error; one that is through passes its part on": n_families > 1 and n_families,
-        "seeds, averaged first": evidence.n_seeds,
-        "settings whose run is the same for all seeds": evidence.n_seeds > 1 and evidence.n_same_for_every_seed,
+        "seeds, averaged first": measured.n_seeds,
+        "settings whose run is the same for all seeds": measured.n_seeds > 1 and measured.n_same_for_every_seed,
         "prompts that belong to a group": n_grouped,
         "groups, each of which counts once": n_groups,
-        "weights, for which alone it is certified": evidence.sweep.manifest.model.get("quantization"),
-        "judges, whose losses are averaged": ", ".join(evidence.judges),
-        "failed runs, each a loss of 1": len(evidence.failed),
-        "failed runs of normal, as if they had said the best": evidence.risk.compares * evidence.failed.count(NORMAL),
-        "texts without a usable judgement, which get the worst score, or the best as normal's": evidence.n_unusable,
+        "weights, for which alone it is certified": measured.sweep.manifest.model.get("quantization"),
+        "judges, whose losses are averaged": ", ".join(measured.judges),
+        "failed runs, each a loss of 1": len(measured.failed),
+        "failed runs of normal, as if they had said the best": measured.risk.compares * measured.failed.count(NORMAL),
+        "texts without a usable judgement, which get the worst score, or the best as normal's": measured.n_unusable,
         "mean loss of normal itself, whose tokens are sampled": _share(float(normal.mean())) if is_sampled else None,
-        "right answers of normal": _share(evidence.accuracy(NORMAL)),
+        "right answers of normal": _share(measured.accuracy(NORMAL)),
         **(_of_certified(choice, choice.chosen) if choice.chosen else {}),
     }
     table = ResultTable()
@@ -90,7 +90,7 @@ def _of_certified(choice: Choice, chosen: Tested) -> dict[str, str | None]:
         "right answers of the certified setting": _share(chosen.accuracy),
         "its texts that are not those of normal": _share(chosen.changed),
     }
-    of_right = choice.evidence.per_right(chosen.configuration)
+    of_right = choice.measured.per_right(chosen.configuration)
     for name, what in ((COST_RUN, "multiply-adds"), (TOKENS, "tokens")):
         if name in of_right and is_known((ratio := of_right[name].beside_normal).mean):
             ends = bracketed(ratio.low, ratio.high, ".2f")
@@ -135,7 +135,7 @@ def _numbers(held_out: HeldOut | None) -> list[str]:
 
 def certificate(choice: Choice) -> Iterator[str]:
     """What holds with which confidence, or plainly that nothing can be certified, and which ask it is."""
-    question, ask, chosen = choice.evidence.question, choice.ask, choice.chosen
+    question, ask, chosen = choice.measured.question, choice.ask, choice.chosen
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
     yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
     confidence, holds = short_percent(question.confidence), _bound(question.risk, question.at_most)

@@ -16,9 +16,8 @@ from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
-from eexit.results.study_tables import TIMINGS
 from eexit.studies.choosing.asks import columns_of
-from eexit.studies.choosing.evidence import Evidence, SettingSequence
+from eexit.studies.choosing.losses_and_costs import LossesAndCosts, SettingSequence
 from eexit.studies.choosing.question import Ask
 from eexit.studies.timing.speedups import Speedup, speedups_of
 
@@ -74,7 +73,7 @@ class Choice:
     for choosing is at most the bound, which has no guarantee; None if it does not cost less than full depth.
     """
 
-    evidence: Evidence
+    measured: LossesAndCosts
     sequences: Sequence[TestedSequence]
     ask: Ask
     chosen: Tested | None
@@ -85,30 +84,30 @@ class Choice:
     beside_generate: Sequence[Speedup]  # the same, beside transformers' own
 
 
-def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
+def choose_setting(measured: LossesAndCosts, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
     """The cheapest setting whose risk is bounded, and what it was chosen from."""
-    tested = _test(evidence, sequences, ask)
+    tested = _test(measured, sequences, ask)
     settings = [setting for sequence in tested for setting in sequence.tested]
     chosen = _cheapest([setting for setting in settings if setting.certified])
-    everything = [_tested(evidence, key, ask) for key in evidence.keys]
-    naive = _cheapest([setting for setting in everything if setting.mean_loss <= evidence.question.at_most])
+    everything = [_tested(measured, key, ask) for key in measured.keys]
+    naive = _cheapest([setting for setting in everything if setting.mean_loss <= measured.question.at_most])
     return Choice(
-        evidence,
+        measured,
         tested,
         ask,
         chosen,
         naive,
-        _held_out(evidence, chosen),
-        _held_out(evidence, naive),
+        _held_out(measured, chosen),
+        _held_out(measured, naive),
         *(
-            speedups_of(TIMINGS.rows(evidence.sweep.store), chosen.configuration, beside) if chosen else []
+            speedups_of(measured.sweep.timings, chosen.configuration, beside) if chosen else []
             for beside in (NORMAL, GENERATE)
         ),
     )
 
 
-def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> list[TestedSequence]:
-    looked_at = [[_tested(evidence, key, ask) for key in sequence.settings] for sequence in sequences]
+def _test(measured: LossesAndCosts, sequences: Sequence[SettingSequence], ask: Ask) -> list[TestedSequence]:
+    looked_at = [[_tested(measured, key, ask) for key in sequence.settings] for sequence in sequences]
     p_values = [np.array([setting.p_value for setting in settings]) for settings in looked_at]
     certified = certify(p_values, 1 - ask.error)
     error = ask.error / len(sequences)
@@ -116,7 +115,7 @@ def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) ->
         TestedSequence(
             **vars(sequence),
             tested=[
-                replace(setting, certified=bool(passed), prompts_needed=_needed(evidence, setting, error))
+                replace(setting, certified=bool(passed), prompts_needed=_needed(measured, setting, error))
                 for setting, passed in zip(settings, passes, strict=True)
             ],
         )
@@ -124,27 +123,27 @@ def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) ->
     ]
 
 
-def _tested(evidence: Evidence, key: str, ask: Ask) -> Tested:
+def _tested(measured: LossesAndCosts, key: str, ask: Ask) -> Tested:
     """A setting by itself, not yet in a sequence."""
-    question, loss_P = evidence.question, evidence.choosing.of(key)
-    texts = (evidence.accuracy(key), evidence.accuracy(NORMAL), evidence.changed(key))
+    question, loss_P = measured.question, measured.choosing.of(key)
+    texts = (measured.accuracy(key), measured.accuracy(NORMAL), measured.changed(key))
     if not len(loss_P):
-        return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None, *texts)
-    p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, ask.error)
-    found = Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None, *texts)
-    of_right_P = evidence.losses_of_right(key)
+        return Tested(key, math.nan, 0, 1.0, False, measured.costs[key], None, *texts)
+    p_value = RISK_TESTS[measured.test](loss_P, question.at_most, ask.error)
+    found = Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, measured.costs[key], None, *texts)
+    of_right_P = measured.losses_of_right(key)
     if not len(of_right_P):
         return found
-    p_value = RISK_TESTS[evidence.test](of_right_P, question.at_most, ask.error)
+    p_value = RISK_TESTS[measured.test](of_right_P, question.at_most, ask.error)
     return replace(found, loss_of_right=float(of_right_P.mean()), n_of_right=len(of_right_P), p_of_right=float(p_value))
 
 
-def _needed(evidence: Evidence, setting: Tested, error: float) -> int | None:
+def _needed(measured: LossesAndCosts, setting: Tested, error: float) -> int | None:
     """How many prompts would certify a setting that these don't."""
     if setting.p_value <= error or not setting.n:
         return None
-    losses = evidence.choosing.of(setting.configuration)
-    return prompts_needed(RISK_TESTS[evidence.test], losses, evidence.question.at_most, error)
+    losses = measured.choosing.of(setting.configuration)
+    return prompts_needed(RISK_TESTS[measured.test], losses, measured.question.at_most, error)
 
 
 def _cheapest(settings: Sequence[Tested]) -> Tested | None:
@@ -154,32 +153,32 @@ def _cheapest(settings: Sequence[Tested]) -> Tested | None:
     )
 
 
-def _held_out(evidence: Evidence, tested: Tested | None) -> HeldOut | None:
+def _held_out(measured: LossesAndCosts, tested: Tested | None) -> HeldOut | None:
     """None if there is no setting, or no prompt for reporting that has a loss."""
-    loss_P = evidence.reporting.of(tested.configuration) if tested else np.array([])
+    loss_P = measured.reporting.of(tested.configuration) if tested else np.array([])
     if not len(loss_P):
         return None
-    question, test = evidence.question, RISK_TESTS[evidence.test]
+    question, test = measured.question, RISK_TESTS[measured.test]
     p_value = float(test(loss_P, question.at_most, 1 - question.confidence))
     return HeldOut(float(loss_P.mean()), len(loss_P), upper_bound(test, loss_P, question.confidence), p_value)
 
 
-def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence]) -> dict[str, Any]:
+def question_columns(measured: LossesAndCosts, sequences: Sequence[SettingSequence]) -> dict[str, Any]:
     """The columns of `CHOICES` that say what is asked, and of which prompts."""
-    question = evidence.question
+    question = measured.question
     return {
         "risk": question.risk,
         "at_most": question.at_most,
         "confidence": question.confidence,
         "cost_by": question.cost,
         "loss": RISKS[question.risk].definition,
-        "test": evidence.test,
+        "test": measured.test,
         "order": question.order,
         "pilot": question.pilot,
         "families": [sequence.name for sequence in sequences],
-        "seeds": evidence.n_seeds,
+        "seeds": measured.n_seeds,
         "asked": [key for sequence in sequences for key in sequence.settings],
-        **columns_of(evidence.sweep, evidence.units_of("choosing")),
+        **columns_of(measured.sweep, measured.units_of("choosing")),
     }
 
 
@@ -196,7 +195,7 @@ def ask_columns(ask: Ask, n_sequences: int) -> dict[str, Any]:
 def choice_columns(choice: Choice) -> dict[str, Any]:
     """The columns of `CHOICES` that the choice fills."""
     return {
-        **question_columns(choice.evidence, choice.sequences),
+        **question_columns(choice.measured, choice.sequences),
         **ask_columns(choice.ask, len(choice.sequences)),
         **dict(_columns_of("", choice.chosen, choice.chosen_held_out)),
         **dict(_columns_of("naive_", choice.naive, choice.naive_held_out)),

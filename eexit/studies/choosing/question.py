@@ -163,7 +163,7 @@ def candidates(manifest: Manifest, question: ChoiceQuestion, name: str) -> tuple
     Raises `UsageError` for names that the sweep lacks, for what is asked for by name and can't be tested, and if
     nothing is left.
     """
-    from eexit.results.store.finished_sweep import refuse_unknown  # here, since flags are made of the names above
+    from eexit.results.finished_sweep import refuse_unknown  # here, since flags are made of the names above
 
     there = [each for each in manifest.configurations if each["mode"] != NORMAL]
     rules = [each["rule"] for each in there if each["rule"]]

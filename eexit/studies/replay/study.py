@@ -24,9 +24,9 @@ from eexit.plan.splits import groups
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
+from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.layout import MANIFEST
 from eexit.results.means import saved
-from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.recorded import (
     Transcript,
@@ -175,7 +175,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     if thresholds := tuple(float(text) for text in asked.gate_thresholds if text != PERFECT):
         grid[GATE_THRESHOLDS] = thresholds
     config = _config(stored, grid, sweep.manifest.exitable_layers, asked.replaced)
-    n_layers = sweep.manifest.model["n_layers"]
+    n_layers = sweep.n_layers
     resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     exits = [each for each in configurations(config) if isinstance(each, Exit)]

@@ -15,9 +15,8 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds
+from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.landed import runs_with_tokens
-from eexit.results.means import share_saved
-from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.choosing.study import choices_made
@@ -96,7 +95,7 @@ def timed(store: Store, key: str) -> list[TimedAt]:
 def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     """The share of full depth's multiply-adds that its runs saved."""
     costs = {"theoretical": "cost_needed", "run": "cost_run"}
-    return {name: share_saved(sweep.runs, key, cost) for name, cost in costs.items()}
+    return {name: sweep.saved(key, cost) for name, cost in costs.items()}
 
 
 def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[Text]:

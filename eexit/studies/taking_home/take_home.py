@@ -45,7 +45,7 @@ from eexit.output.whole_files import publish, scratch_folder
 from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
+from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.whereabouts import refuse_inside

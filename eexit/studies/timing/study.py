@@ -30,8 +30,8 @@ from eexit.plan.configuration import (
 )
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
+from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.means import exit_counts
-from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
@@ -293,7 +293,7 @@ def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
     shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
     }
-    return SweepExits(shares, sweep.manifest.model["n_layers"])
+    return SweepExits(shares, sweep.n_layers)
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:

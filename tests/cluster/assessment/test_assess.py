@@ -20,7 +20,7 @@ from place_here import Here
 from cluster.assessment import learned, sizes
 from cluster.assessment.asked import Asked
 from cluster.assessment.assess import assess
-from cluster.assessment.outcome.tables import SweepFigures
+from cluster.assessment.outcome.tables import read_step, times
 from cluster.assessment.outcome.verdict import DRAFT, Verdict
 from cluster.assessment.outcome.words import sentences
 from cluster.assessment.record import RECORD, Record
@@ -111,11 +111,11 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
     assert any("Too few prompts bring an answer" in line for line in told.lines)
 
     # Nothing is shown that no table holds.
-    figures, choice = SweepFigures.read(str(out / RUN)), CHOICES.read(open_store(out / RUN)).to_pylist()[-1]
+    swept, choice = read_step(str(out / RUN)), CHOICES.read(open_store(out / RUN)).to_pylist()[-1]
     assert (choice["configuration"], choice["at_most"], choice["pilot"]) == (best.key, MARGIN, str(out / "tried"))
     assert best.loss == (choice["mean_loss"], choice["n"])
-    assert best.theory == figures.saved(best.key, "cost_needed")
-    assert verdict.ledger.lines[3].left == pytest.approx(figures.saved(best.key, "cost_run")), "deciding"
+    assert best.theory == swept.saved(best.key, "cost_needed")
+    assert verdict.ledger.lines[3].left == pytest.approx(swept.saved(best.key, "cost_run")), "deciding"
     taken = [line["taken"] for line in content["ledger"]["lines"]]
     left = content["ledger"]["ceiling"]["saved"] - sum(taken)
     assert left == pytest.approx(1 - best.times[verdict.batch or 0].mean, abs=1e-9)
@@ -123,9 +123,9 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
 
     # Measured again, the saving in time is what the verdict says.
     what = WhatToTime([best.key], [verdict.batch or 0], verdict.batch or 0, 12, 6)
-    Here().study(str(out / RUN), partial(make_plan, asked=what), ("prompt_id", "status"))
+    Here().study(str(out / RUN), partial(make_plan, asked=what), what.columns)
     assert len({row["timing_id"] for row in TIMINGS.read(open_store(out / RUN)).to_pylist()}) == 3
-    again = SweepFigures.read(str(out / RUN)).times(best.key)[verdict.batch or 0]
+    again = times(read_step(str(out / RUN)), best.key)[verdict.batch or 0]
     interval = best.times[verdict.batch or 0]
     assert again.low <= interval.high
     assert interval.low <= again.high

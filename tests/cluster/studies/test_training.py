@@ -30,8 +30,8 @@ from eexit.plan import model_facts
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
+from eexit.results.finished_sweep import read_finished
 from eexit.results.layout import MANIFEST
-from eexit.results.store.finished_sweep import read_finished
 from eexit.training import loop
 from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
 from eexit.training.tables import how_to_use

@@ -208,7 +208,7 @@ REFUSED: list[tuple[Spoil, list[str], str]] = [
     (
         lambda store: changed(store, format=2),
         [],
-        "{out} is no sweep's folder (it has format 2, not 7)",
+        "{out} is no sweep's folder (it has format 2, not 8)",
     ),
     (
         lambda store: None,

@@ -19,7 +19,7 @@ from cluster.studies.run import run_study
 from eexit.errors import UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study

@@ -22,7 +22,7 @@ from eexit.errors import UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS

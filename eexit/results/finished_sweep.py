@@ -1,7 +1,10 @@
 """A finished sweep, for what builds on one, such as controls of it, timing it and replaying it."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -12,15 +15,26 @@ from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
 from eexit.plan.config import SweepConfig
+from eexit.plan.runs import OK
+from eexit.plan.splits import units
+from eexit.quality.per_right import COLUMNS as OF_RIGHT
+from eexit.quality.per_right import PerRight, per_right
 from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, decode
+from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
+from eexit.results.study_tables import TIMINGS
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class FinishedSweep:
-    """A sweep all of whose runs have landed, and the columns of them that were asked for."""
+    """A sweep all of whose runs have landed, and the columns of them that were asked for.
+
+    What is derived from columns of runs needs these to be among them. Shapes: G exitable layers and then the final one.
+    """
 
     store: Store
     manifest: Manifest
@@ -44,6 +58,61 @@ class FinishedSweep:
                 "if you trust it"
             )
         return config
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.manifest.model["n_layers"])
+
+    @property
+    def exit_layers_G(self) -> list[int]:
+        """Where tokens can exit."""
+        return [*self.manifest.exitable_layers, self.n_layers - 1]
+
+    @cached_property
+    def unit_of(self) -> Mapping[str, str]:
+        """What the prompt with this id counts as (`eexit.plan.splits.units`)."""
+        return units(self.manifest.config["prompts"])
+
+    @cached_property
+    def runs_of_units(self) -> pa.Table:
+        """All runs with what is counted as one (`unit`), and what a prompt's losses are averaged over (`draw`)."""
+        ids, prompts = (self.runs[name].to_pylist() for name in ("prompt_id", "prompt"))
+        unit = [self.unit_of.get(prompt_id, prompt) for prompt_id, prompt in zip(ids, prompts, strict=True)]
+        with_draws = self.runs.append_column("draw", self.runs["seed"].cast(pa.string()))
+        return with_draws.append_column("unit", pa.array(unit, pa.string()))
+
+    @cached_property
+    def done(self) -> Mapping[str, Sequence[Row]]:
+        """The runs without an error, by configuration."""
+        found: dict[str, list[Row]] = {}
+        for row in self.runs.to_pylist():
+            if row["status"] == OK:
+                found.setdefault(row["configuration"], []).append(row)
+        return found
+
+    @cached_property
+    def exit_counts(self) -> Mapping[str, Counter[int]]:
+        """How many decided tokens of each configuration exited at each layer."""
+        return exit_counts(self.runs)
+
+    def exit_share_G(self, key: str) -> list[float]:
+        """Where a configuration's decided tokens exit; NaN where it decided none."""
+        counts = self.exit_counts.get(key, Counter())
+        total = counts.total()
+        return [counts[layer] / total if total else math.nan for layer in self.exit_layers_G]
+
+    def saved(self, key: str, cost: str) -> float | None:
+        """The share of full depth's multiply-adds, over all runs of a configuration; None where it is not known."""
+        return share_saved(self.runs, key, cost)
+
+    @cached_property
+    def per_right(self) -> Mapping[str, Mapping[str, PerRight]]:
+        """What a right answer takes, by configuration."""
+        return per_right(self.runs.select(OF_RIGHT), self.unit_of)
+
+    @cached_property
+    def timings(self) -> Sequence[Row]:
+        return TIMINGS.rows(self.store)
 
 
 def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_code: bool = False) -> FinishedSweep:

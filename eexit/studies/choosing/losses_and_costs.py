@@ -14,7 +14,6 @@ from eexit.errors import UsageError
 from eexit.output.text import short_percent
 from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import units
 from eexit.quality.learn_then_test import PARETO, error_of_ask, pareto_sequence
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import PerRight, per_right
@@ -33,8 +32,8 @@ from eexit.quality.risks import (
 )
 from eexit.quality.rubric import ASPECTS
 from eexit.results.files import once_each
+from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.means import RUN_OF_ALL_SEEDS
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
 
@@ -48,8 +47,8 @@ class SettingSequence:
     n_pilot: int = 0  # prompts that gave the order
 
 
-class Evidence:
-    """What a sweep says of the settings that are asked for, part by part: nothing is looked at before it is asked.
+class LossesAndCosts:
+    """The losses and costs of the settings that a question is about, by part: none is looked at before it is asked.
 
     Raises `UsageError` for what nothing can be chosen from.
     """
@@ -69,7 +68,6 @@ class Evidence:
                 f"{self.sweep.name} was swept with --observe none, and risk {question.risk} needs what full depth says "
                 "of its texts: sweep with --observe final, or choose another --risk"
             )
-        self._unit_of = units(sweep.manifest.config["prompts"])
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()
         self._told: dict[str, Losses] = {}
@@ -136,7 +134,7 @@ class Evidence:
         """How many prompts name a group, and how many groups these are."""
         ids = pc.unique(self._runs["prompt_id"]).to_pylist()
         grouped = {prompt["id"] for prompt in self.sweep.manifest.config["prompts"] if prompt.get("group")}
-        named = [self._unit_of[prompt_id] for prompt_id in ids if prompt_id in grouped]
+        named = [self.sweep.unit_of[prompt_id] for prompt_id in ids if prompt_id in grouped]
         return len(named), len(set(named))
 
     @cached_property
@@ -210,7 +208,7 @@ class Evidence:
         """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not
         known."""
         cost = COSTS[self.question.cost]
-        known = self._of_part(part, self._with_units)
+        known = self._of_part(part, self.sweep.runs_of_units)
         for column in cost.columns:
             known = known.filter(pc.is_valid(known[column]))
         sums = known.group_by("configuration").aggregate(
@@ -237,7 +235,7 @@ class Evidence:
 
     def _of_asked_prompts(self) -> pa.Table:
         """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""
-        runs = self._with_units
+        runs = self.sweep.runs_of_units
         if self.risk is not RISKS["answers"]:
             return runs
         with_answer = {
@@ -247,15 +245,6 @@ class Evidence:
         }
         marked = pc.unique(runs.filter(pc.is_valid(runs[self.risk.column]))["prompt_id"]).to_pylist()
         return runs.filter(pc.is_in(runs["prompt_id"], pa.array(sorted({*with_answer, *marked}), pa.string())))
-
-    @cached_property
-    def _with_units(self) -> pa.Table:
-        """All runs with what is counted as one (`unit`), and what a prompt's losses are averaged over (`draw`)."""
-        runs = self.sweep.runs
-        ids, prompts = (runs[name].to_pylist() for name in ("prompt_id", "prompt"))
-        unit = [self._unit_of.get(prompt_id, prompt) for prompt_id, prompt in zip(ids, prompts, strict=True)]
-        with_draws = runs.append_column("draw", runs["seed"].cast(pa.string()))
-        return with_draws.append_column("unit", pa.array(unit, pa.string()))
 
     def _of_part(self, part: str, runs: pa.Table | None = None) -> pa.Table:
         runs = self._runs if runs is None else runs
@@ -277,54 +266,54 @@ class EmptyRiskError(UsageError):
     """A bound that a setting would keep which loses half of all right answers."""
 
 
-def refuse_empty(evidence: Evidence) -> None:
+def refuse_empty(measured: LossesAndCosts) -> None:
     """Raises `EmptyRiskError` if `normal` gets too few answers right for lost ones to tell anything."""
-    question, right = evidence.question, evidence.accuracy(NORMAL)
-    if evidence.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
+    question, right = measured.question, measured.accuracy(NORMAL)
+    if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
         return
     lower = f", or an --at-most below {short_percent(right / 2)}" if right else ""
     raise EmptyRiskError(
-        f"normal gets {short_percent(right)} of the answers of {evidence.sweep.name} right, so that a setting that "
+        f"normal gets {short_percent(right)} of the answers of {measured.sweep.name} right, so that a setting that "
         f"loses half of these, or all, could be certified to lose at most {short_percent(question.at_most)}: bound "
         f"another --risk, such as disagreement{lower}"
     )
 
 
-def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
+def sequences_of(measured: LossesAndCosts) -> Sequence[SettingSequence]:
     """What is tested in which order, from the question and, for `pareto`, from the pilot's losses and costs alone.
 
     Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the choice.
     """
-    question = evidence.question
-    n_sequences = 1 if question.order == PARETO else len(evidence.families)
+    question = measured.question
+    n_sequences = 1 if question.order == PARETO else len(measured.families)
     first = Ask(1, 1, error_of_ask(question.confidence))  # a further one takes more
-    refuse_few(len(evidence.units_of("choosing")), n_sequences, question, evidence.sweep.name, first)
+    refuse_few(len(measured.units_of("choosing")), n_sequences, question, measured.sweep.name, first)
     if question.order != PARETO:
-        return [SettingSequence(family.name, family.settings) for family in evidence.families]
-    pilot, part = evidence, "pilot"
-    if not question.pilot and not evidence.units_of("pilot"):
+        return [SettingSequence(family.name, family.settings) for family in measured.families]
+    pilot, part = measured, "pilot"
+    if not question.pilot and not measured.units_of("pilot"):
         raise UsageError(
-            f"{evidence.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
+            f"{measured.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
             "sweep of other prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use "
             "--order passed-on, which needs none"
         )
     if question.pilot:
         sweep = read_finished(question.pilot, question.columns, "--pilot")
-        pilot, part = Evidence(sweep, question), "all"
-        if shared := set(pilot.all_units) & set(evidence.all_units):
+        pilot, part = LossesAndCosts(sweep, question), "all"
+        if shared := set(pilot.all_units) & set(measured.all_units):
             raise UsageError(
-                f"--pilot {sweep.name} shares {len(shared)} prompts with {evidence.sweep.name}, such as "
+                f"--pilot {sweep.name} shares {len(shared)} prompts with {measured.sweep.name}, such as "
                 f"{min(shared)[:40]!r}: whatever orders the settings must not choose among them"
             )
     found, costs = pilot.losses(part), pilot.costs_of(part)
-    risks = np.array([np.mean(loss) if len(loss := found.of(key)) else np.nan for key in evidence.keys])
-    order = pareto_sequence(risks, np.array([costs.get(key, math.inf) for key in evidence.keys]))
+    risks = np.array([np.mean(loss) if len(loss := found.of(key)) else np.nan for key in measured.keys])
+    order = pareto_sequence(risks, np.array([costs.get(key, math.inf) for key in measured.keys]))
     if not order:
         raise UsageError(
             f"the pilot of {pilot.sweep.name} has no loss of any setting: give more prompts, another "
             "--pilot, or --order passed-on, which needs none"
         )
-    return [SettingSequence(PARETO, [evidence.keys[at] for at in order], len(found.units))]
+    return [SettingSequence(PARETO, [measured.keys[at] for at in order], len(found.units))]
 
 
 def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
