@@ -60,7 +60,7 @@ class ScriptedStudy(Study):
         self._is_lasting, self.times = "lasting" in how, "timing" in how
         self.config = SweepConfig(model="m", prompts=(Prompt(id="0", prompt="?"),))
 
-    def load(self, device: str, memory_share: float) -> Sequence[str]:
+    def load(self, device: str) -> Sequence[str]:
         return ["one thing to know"]
 
     def units(self) -> Sequence[Unit]:
