@@ -73,7 +73,7 @@ class Here:
         sweep = read_finished(results, columns)
         study = plan(sweep)
         if study.needs_model:
-            study.load("cpu", 1.0)
+            study.load("cpu")
         call = Call(study, sweep.store)
         for unit in study.units():
             parts: list[Done] = [study.do(part) for part in unit.parts]
@@ -91,7 +91,7 @@ class Here:
             plan = make_training_plan(sweep, asked, read_texts(sweep.store), look_here)
             folder.mkdir(parents=True, exist_ok=True)
             work = TrainingWork(plan)
-            work.load("cpu", 1.0)
+            work.load("cpu")
             work.training.advance(60)
             work.training.finish()
             self.landed(folder.name)
