@@ -213,21 +213,15 @@ def copied_sentence(rng: Random) -> Prompt:
 
 
 def question(rng: Random) -> Prompt:
-    name, adjective, thing = (one(rng, WORDS[table]) for table in ("people", "adjectives", "nouns"))
-    asks = f"Write a question that {name} asks about a {adjective} {thing}."
-    return asked_to_write(asks, rf"(?i:{thing})s?\b[^\n.!?]*\?")
+    return question_about(one(rng, WORDS["people"]), one(rng, WORDS["adjectives"]), one(rng, WORDS["nouns"]))
 
 
 def python_list(rng: Random) -> Prompt:
-    a, b, c = some(rng, range(1, 100), 3)
-    asks = f"Write a Python list with the numbers {a}, {b} and {c}."
-    return asked_to_write(asks, rf"\[\s*{a},\s*{b},\s*{c},?\s*\]")
+    return list_of(*some(rng, range(1, 100), 3))
 
 
 def json_object(rng: Random) -> Prompt:
-    name, age, city = one(rng, WORDS["people"]), whole(rng, 18, 90), one(rng, CITIES)
-    asks = f'Write a JSON object with the keys "name", "age" and "city" for {name}, who is {age} and lives in {city}.'
-    return Prompt("", asks, answer_pattern=rf'\{{\s*"name":\s*"{name}",\s*"age":\s*"?{age}"?,\s*"city":\s*"{city}"')
+    return object_of(one(rng, WORDS["people"]), whole(rng, 18, 90), one(rng, CITIES))
 
 
 def copied(text: str) -> Prompt:
@@ -235,6 +229,21 @@ def copied(text: str) -> Prompt:
     copy = escape(text.removesuffix("."))
     pattern = rf"(?m)^(?:\W*|[^\n]{{1,40}}:\W*){copy}\W*$"
     return Prompt("", f"Repeat the following text exactly:\n{text}", answer_pattern=pattern)
+
+
+def question_about(name: str, adjective: str, thing: str) -> Prompt:
+    asks = f"Write a question that {name} asks about a {adjective} {thing}."
+    return asked_to_write(asks, rf"(?i:{thing})s?\b[^\n.!?]*\?")
+
+
+def list_of(a: int, b: int, c: int) -> Prompt:
+    asks = f"Write a Python list with the numbers {a}, {b} and {c}."
+    return asked_to_write(asks, rf"\[\s*{a},\s*{b},\s*{c},?\s*\]")
+
+
+def object_of(name: str, age: int, city: str) -> Prompt:
+    asks = f'Write a JSON object with the keys "name", "age" and "city" for {name}, who is {age} and lives in {city}.'
+    return Prompt("", asks, answer_pattern=rf'\{{\s*"name":\s*"{name}",\s*"age":\s*"?{age}"?,\s*"city":\s*"{city}"')
 
 
 def _clause(rng: Random) -> str:
