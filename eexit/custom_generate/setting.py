@@ -33,7 +33,7 @@ from eexit.custom_generate.handed_over import (
 )
 from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
-from eexit.decode.costs.counting import Prices, cost_columns
+from eexit.decode.costs.counting import COSTS, Prices, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.rows.decoders import Decoders, take_apart
@@ -48,7 +48,6 @@ from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
 
 PADDING: Final = -1  # in place of an exit layer
-_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 _counting: Final = Lock()  # of all stats, since an object that has a lock can't be copied or pickled
 
 
@@ -97,7 +96,7 @@ class Stats:
             self._totals["layers_run"] += int(costs["layers_run"] or 0)
             self._totals["layers_of_full_depth"] += self._n_layers * len(decided)
             self._totals["drafted_tokens"] += int(trace.drafted_T.sum())
-            self._totals.update({name: int(costs[name] or 0) for name in _COSTS})
+            self._totals.update({name: int(costs[name] or 0) for name in COSTS})
 
     def read(self) -> dict[str, float]:
         """Each total by its name, and exits by layer; layers and multiply-adds are those of decided tokens.
@@ -106,7 +105,7 @@ class Stats:
         """
         with _counting:
             totals, exits = Counter(self._totals), Counter(self._exits)
-        names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *_COSTS)
+        names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *COSTS)
         full = totals["cost_full"]
         return {
             **{f"eexit_{name}_total": float(totals[name]) for name in names},

@@ -75,15 +75,6 @@ TIMINGS: Final = Table(
         ),
         "drafted": int64("tokens", "of the timed passes, as in generations; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),
-        "cost_serial": float64(
-            "multiply-adds",
-            "what the timed passes cost if a call of a layer or of the head costs as much as for one token, attention "
-            "apart; null but for mode draft",
-        ),
-        "cost_serial_full": float64(
-            "multiply-adds",
-            "the same of full depth; over cost_serial, it is the expected speed-up; null but for mode draft",
-        ),
         "device": string("name", "cpu, cuda or mps", nullable=False),
         "machine": string("text", "the processor or GPU", nullable=False),
         "threads": int32("threads", "of PyTorch on the CPU", nullable=False),

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.decode.costs.counting import COSTS
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import counted, is_known
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit, short_name
@@ -29,7 +30,6 @@ from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
 from reports.shared.per_configuration import layer_labels, naming
 
-COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
 

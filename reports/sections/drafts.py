@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from eexit.output.text import counted_between
@@ -41,7 +40,7 @@ class Drafts:
     Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
     `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up; and for each `Measured`, `speedup`
     over `normal` and `over_generate`, that over transformers' own, both with their interval and the number of rounds,
-    `expected_timed`, the expected speed-up of what was timed, `tokens_per_s`, and whether it is the `fastest` draft.
+    `tokens_per_s`, and whether it is the `fastest` draft.
     `rows` is sorted by layer and then by N.
     """
 
@@ -157,8 +156,6 @@ def _columns(drafts: Drafts, measured: Sequence[Measured] = ()) -> Iterator[tupl
         yield each.column("speedup"), f"× normal, measured, {each.label}", "times"
         yield each.column("over_generate"), f"× generate, measured, {each.label}", "times"
         yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
-    for each in measured:
-        yield each.column("expected_timed"), f"× normal, expected, {each.label}", "times"
     yield "n", "n prompts", "count"
     if drafts.rows["n_failed"].fillna(0).any():
         yield "n_failed", "Failed runs", "count"
@@ -251,6 +248,5 @@ def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -
     return {
         **speedup.ratio.columns(where.column("speedup")),
         **(over_generate.ratio if over_generate else NOTHING).columns(where.column("over_generate")),
-        where.column("expected_timed"): np.nan if speedup.expected is None else speedup.expected,
         where.column("tokens_per_s"): speedup.tokens_per_second,
     }

@@ -19,7 +19,7 @@ from cluster.assessment.front import head_in_layers, price_of_head
 from cluster.assessment.outcome.ledger import Option, Proven
 from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
 from cluster.assessment.parts import ANSWERS, DISAGREEMENT
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs.counting import COSTS, LOOKS
 from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE, NORMAL
@@ -33,11 +33,10 @@ from eexit.studies.timing.speedups import speedups_of
 from eexit.studies.timing.steps import StepTimes, step_times
 
 PRICED: Final = ("layers_run", "keys_written", *LOOKS)
-OF_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 OF_RISKS: Final = tuple(RISKS[risk].column for risk in (ANSWERS, DISAGREEMENT))
 OF_RUNS: Final = ("prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts")
 N_DRAWS: Final = 400  # of prompts, for intervals
-COLUMNS: Final = tuple(dict.fromkeys((*OF_RUNS, *OF_COSTS, *PRICED, *OF_RISKS, *OF_RIGHT)))
+COLUMNS: Final = tuple(dict.fromkeys((*OF_RUNS, *COSTS, *PRICED, *OF_RISKS, *OF_RIGHT)))
 
 Row = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from eexit.method.states import STATES, State, alters
 # probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
 # screen had missed the token that is likeliest to the whole head.
 MISSES: Final = "screen_misses"
+COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
 LOOKS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
 
 

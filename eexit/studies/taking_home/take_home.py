@@ -30,6 +30,7 @@ from eexit.custom_generate.taken import (
     single,
 )
 from eexit.custom_generate.words import described
+from eexit.decode.costs.counting import COSTS
 from eexit.decode.rows.decoders import take_apart
 from eexit.decode.screening import keep_moment, moment_of
 from eexit.errors import UsageError
@@ -52,7 +53,7 @@ from eexit.results.whereabouts import refuse_inside
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.training.texts import Text
 
-COLUMNS: Final = ("configuration", "seed", "cost_full", "cost_needed", "cost_run")
+COLUMNS: Final = ("configuration", "seed", *COSTS)
 
 Say = Callable[[str], None]
 

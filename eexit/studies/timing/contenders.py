@@ -18,20 +18,18 @@ from typing import Any
 
 import torch
 
-from eexit.decode.costs.counting import Counts, cost_columns
-from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
+from eexit.decode.costs.counting import COSTS, Counts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Failure, Outcome, Request
 from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import Configuration, Generate, Normal
 from eexit.plan.runs import Run
 from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
 
 UNTIMED_TOKENS = 2  # of each row
-COSTS = ("cost_full", "cost_needed", "cost_run")
 
 Contender = Configuration | Generate
 
@@ -50,8 +48,6 @@ class Timing:
     cost_run: float | None = None
     drafted: int | None = None
     accepted: int | None = None
-    cost_serial: float | None = None
-    cost_serial_full: float | None = None
 
 
 class Stopwatch:
@@ -146,19 +142,9 @@ class Contenders:
             for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
         )
         costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}
-        return Timing(0, 0, **costs, **self._serial_costs(configuration, rounds, len(exit_layer_T) - n_untimed))
-
-    def _serial_costs(self, configuration: Configuration, rounds: Rounds | None, n_timed: int) -> dict[str, Any]:
-        """What drafting a row of so many timed tokens took: its rounds and their costs. Other rows have none."""
-        if not rounds or not isinstance(configuration, Draft):
-            return {}
-        costs, drafted_R = SerialCosts.of(self.prices, self.decoding.exitable_layers), rounds.drafted_R[1:]
-        return {
-            "drafted": int(drafted_R.sum()),
-            "accepted": int(rounds.accepted_R[1:].sum()),
-            "cost_serial": float(costs.of_round(configuration.layer, drafted_R).sum()),
-            "cost_serial_full": costs.normal * n_timed,
-        }
+        if rounds:
+            costs |= {name: int(getattr(rounds, f"{name}_R")[1:].sum()) for name in ("drafted", "accepted")}
+        return Timing(0, 0, **costs)
 
 
 def _summed(parts: Sequence[Timing]) -> Timing:

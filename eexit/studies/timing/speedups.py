@@ -41,11 +41,7 @@ CAPTION = (
     "time; below 0, time saved more, as where many tokens' deferred layers are run together."
 )
 
-DRAFTS_CAPTION = (
-    "Accepted: drafted tokens that full depth agreed with, of all that were drafted. Expected: if a call of a layer or "
-    "of the head takes the same time for several tokens of a row as for one, as where fetching weights takes the time; "
-    "by the multiply-adds of each call for one token, attention apart."
-)
+DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all that were drafted."
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ class Speedup:
     theoretical: float | None  # 1 - cost_needed / cost_full
     run: float | None  # 1 - cost_run / cost_full
     acceptance: float | None = None  # of drafts: accepted / drafted
-    expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
     machine: str | None = None
     calls: int = 1  # of `jobs/timings.py`, that count
     calls_left_out: int = 0  # with fewer than `MIN_ROUNDS` rounds, where another call has as many
@@ -144,7 +139,6 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
         theoretical=_saving(rows, "cost_needed"),
         run=_saving(rows, "cost_run"),
         acceptance=_ratio(rows, "accepted", "drafted"),
-        expected=_ratio(rows, "cost_serial_full", "cost_serial"),
         machine=rows[0].get("machine"),
         calls=len(whole),
         calls_left_out=len(calls) - len(whole),
@@ -182,15 +176,14 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
 
 
 def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
-    """What drafts gained, expected and measured; None if there are none."""
-    found = [speedup for speedup in speedups(measurements) if speedup.expected is not None]
+    """What drafts gained; None if there are none."""
+    found = [speedup for speedup in speedups(measurements) if speedup.acceptance is not None]
     table = ResultTable(DRAFTS_CAPTION)
     table.add("number", "rows")
     table.add("key", "draft")
-    table.add("number", "accepted", f"× {NORMAL},\nexpected", "measured", "95 %\ninterval")
+    table.add("number", "accepted", f"× {NORMAL}", "95 %\ninterval")
     for speedup in found:
-        numbers = [percent(speedup.acceptance), f"{speedup.expected:.2f}"]
-        table.add_row(str(speedup.batch), speedup.configuration, *numbers, *times_of(speedup))
+        table.add_row(str(speedup.batch), speedup.configuration, percent(speedup.acceptance), *times_of(speedup))
     return table if found else None
 
 

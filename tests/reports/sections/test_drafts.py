@@ -69,7 +69,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> N
             "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
             "versions": "", "model": "tiny", "dtype": "float32",
         }
-        | ({"drafted": 10, "accepted": 5, "cost_serial": 80.0, "cost_serial_full": 100.0} if "draft" in key else {})
+        | ({"drafted": 10, "accepted": 5} if "draft" in key else {})
         for key, values in seconds.items()
         for number, value in enumerate(values)
     ]  # fmt: skip

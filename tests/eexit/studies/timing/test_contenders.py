@@ -85,9 +85,6 @@ def test_drafts_are_timed_with_what_their_rounds_cost(contenders: Contenders) ->
     assert timed.drafted > 0
     assert timed.cost_full == timed.cost_needed
     assert timed.cost_full < timed.cost_run
-    assert timed.cost_serial is not None
-    assert timed.cost_serial_full is not None
-    assert timed.cost_serial_full < timed.cost_full, "attention is left out"
 
 
 def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
