@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -36,10 +37,12 @@ from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
 
 FORMAT: Final = 2  # of what is kept, and of how it is found
-# What is found depends on these fields of a sweep, on these packages, and on the devices that a process may use.
+# What is found depends on these fields of a sweep, on these packages, on the devices that a process may use, and on its
+# CPU: what `--dtype auto` becomes does.
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")
 PACKAGES: Final = ("torch", "transformers")
 DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+CPU_INFO = Path("/proc/cpuinfo")
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
 
@@ -88,7 +91,8 @@ class KeptFacts:
         fields = [str(getattr(config, name)) for name in FIELDS]
         files = files_of(config.model)
         adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
-        about = [FORMAT, *fields, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
+        machine = platform.node(), os.environ.get(DEVICES), _cpu()
+        about = [FORMAT, *fields, *map(version, PACKAGES), *machine]
         self.state = [about, [_state(path) for path in [*files, *adapter]]]
         self.first = str(files[0].resolve()) if files else ""
         name = hashlib.sha256(json.dumps([fields, self.first]).encode()).hexdigest()
@@ -110,6 +114,14 @@ class KeptFacts:
             for path in self.path.parent.glob("*.json"):
                 if not Path(json.loads(path.read_bytes())["of"]).exists():
                     path.unlink()
+
+
+def _cpu() -> str:
+    """The instructions of this machine's CPU, where the system lists them: machines may share a name and a cache."""
+    with suppress(OSError):
+        listed = re.search(r"^(?:flags|Features)\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
+        return listed[1] if listed else ""
+    return platform.processor()
 
 
 def _state(path: Path) -> list[int | str]:

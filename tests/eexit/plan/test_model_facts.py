@@ -104,6 +104,20 @@ def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks
     assert len(looks) == 3
 
 
+def test_what_another_cpu_found_is_looked_at_again(
+    model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `--dtype auto` becomes depends on it, and machines may have one name and share a user's cache."""
+    seen(model)
+    monkeypatch.setattr(model_facts, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(
+        "model name\t: one\nflags\t\t: fpu avx2\n\nmodel name\t: one\nflags\t\t: fpu avx2\n"
+    )
+    seen(model)
+    seen(model)
+    assert len(looks) == 2
+
+
 def test_what_is_damaged_or_can_not_be_kept_is_done_without(model: Path, looks: list[str], tmp_path: Path) -> None:
     first = seen(model)
     kept = KeptFacts(sweep(model)).path
