@@ -201,6 +201,6 @@ def _lossless(steps: AssessmentTables, timed_in: FinishedSweep) -> list[Contende
 
 
 def _generate(timed_in: FinishedSweep) -> list[Contender]:
-    """Transformers' own, and its variants."""
+    """Transformers' own, plain and with its lookup."""
     keys = [GENERATE, *(Generate(variant=variant).key for variant in VARIANTS)]
     return [Contender(key, GENERATE_ROLE, times=found) for key in keys if (found := times(timed_in, key))]

@@ -13,11 +13,11 @@ import numpy as np
 
 from eexit.method.states import STATES, State, alters
 
+COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
 # What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a screen, a
 # probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
 # screen had missed the token that is likeliest to the whole head.
 MISSES: Final = "screen_misses"
-COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
 LOOKS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
 
 

@@ -20,7 +20,7 @@ BESIDE_CAPTION = (
 
 
 def variants_beside(keys: Sequence[str]) -> list[Generate]:
-    """Transformers' own, by these keys: plain `generate` always, then the variants. Raises `UsageError`."""
+    """Transformers' own by these keys: plain `generate` always, then with its lookup. Raises `UsageError`."""
     known = {f"{GENERATE}/{variant}": Generate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):
