@@ -12,13 +12,12 @@ import torch
 
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.decoders import Decoders, take_apart
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned_exits import load_gate, load_probe, load_readout, load_state_maps
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders, take_apart
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.decode.screening import moment_of, read_moment
-from eexit.decode.trace import Trace
 from eexit.errors import first_line
 from eexit.method.screen import Screen
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input, thinking_marks
@@ -95,7 +94,7 @@ class ModelGenerator:
     def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
-        both = take_apart(self.model, config.adapter, packed=True, as_loaded=True)
+        both = take_apart(self.model, config.adapter, packed=True)
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )

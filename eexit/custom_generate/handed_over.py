@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.streamers import BaseStreamer
 
-from eexit.decode.rows.requests import RowSoFar
+from eexit.decode.requests import RowSoFar
 from eexit.errors import UsageError
 
 # What `generate` (5.24) takes and does not pass on to a callable.

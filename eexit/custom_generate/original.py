@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.rows.requests import Decoding, Failure, Request
+from eexit.decode.requests import Decoding, Failure, Request
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.chat import Tokenizer
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.text import did_you_mean

@@ -34,16 +34,15 @@ from eexit.custom_generate.handed_over import (
 from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import COSTS, Prices, cost_columns
+from eexit.decode.decoders import Decoders, take_apart
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders, take_apart
-from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.errors import UsageError
 from eexit.generator import decoding_of
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.support.refusals import refuse_autocast
+from eexit.model.refusals import refuse_autocast
 from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
 

@@ -6,23 +6,18 @@ batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teach
 A student with weights of its own runs the rows of all modes with exits; what it is compared with is the base model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.memory import budget_of
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
-from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.observing import observe
-from eexit.decode.steps.step import first_tokens, step
-from eexit.decode.teacher import Prefilled, prefill
+from eexit.decode.batch import Batch, Tell
+from eexit.decode.decoders import Decoders
+from eexit.decode.drafting import DraftingBatch
+from eexit.decode.memory import budget_of, row_bytes
+from eexit.decode.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.step import OnlineBatch, OracleBatch
 from eexit.errors import UsageError
 from eexit.method.states import STATES
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft, Normal
-
-Tell = Callable[[int], None]
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -80,35 +75,40 @@ class Engine:
         observed: Tell,
     ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
-        beside: list[int] = []
-        alone: list[int] = []
-        drafting: list[int] = []
-        for index in waiting:
-            match requests[index].configuration:
+
+        def kind(index: int) -> tuple[type[Batch], object]:
+            """What batch a request is decoded in, and what all rows of a batch have in common."""
+            request = requests[index]
+            beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
+            match request.configuration:
                 case Draft():
-                    drafting.append(index)
+                    return DraftingBatch, (request.configuration, beyond_switch)
                 case Normal() if has_oracles:
-                    beside.append(index)
+                    return OracleBatch, beyond_switch
                 case _:
-                    (beside if requests[index].is_oracle else alone).append(index)
-        for group in (beside, alone, drafting):
-            if group:
-                yield from self._decode(decoders, requests, group, progress, observed)
+                    return OracleBatch if request.is_oracle else OnlineBatch, beyond_switch
+
+        kinds = {index: kind(index) for index in waiting}
+        for each in sorted(set(kinds.values()), key=lambda each: (each[0] is not OracleBatch, str(each))):
+            group = [index for index in waiting if kinds[index] == each]
+            yield from self._decode(each[0], decoders, requests, group, progress, observed)
 
     def _decode(
-        self, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell, observed: Tell
-    ) -> Iterator[tuple[int, Outcome]]:
-        batch = self._new_batch(decoders, [requests[index] for index in waiting])
+        self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell,
+        observed: Tell,
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
+        batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
         waiting.reverse()
-        prefilled: Prefilled | None = None
-        while waiting or batch.n_rows:
-            while waiting and batch.n_rows < batch.n_slots:
-                prefilled = self._admit(batch, waiting, requests, prefilled)
+        while waiting or batch.rows.n_rows:
+            while waiting and batch.rows.n_rows < batch.n_slots:
+                indices = [waiting.pop() for _ in range(min(len(waiting), batch.n_slots - batch.rows.n_rows))]
+                limits = {index: self._limit(requests[index]) for index in indices}
+                batch.admit({index: requests[index] for index in indices}, limits)
                 yield from self._retire(batch, observed)
-            if batch.n_rows:
-                before = batch.n_tokens
-                step(batch)
-                progress(batch.n_tokens - before)
+            if batch.rows.n_rows:
+                before = int(batch.rows.n_tokens[: batch.rows.n_rows].sum())
+                batch.step()
+                progress(int(batch.rows.n_tokens[: batch.rows.n_rows].sum()) - before)
                 yield from self._retire(batch, observed)
 
     def _refusal(self, request: Request) -> Failure | None:
@@ -130,38 +130,17 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
-    def _new_batch(self, decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def _new_batch(self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
-        fit = budget // Batch.row_bytes(decoders, self.decoding, length, requests)
+        fit = budget // row_bytes(kind is OracleBatch, decoders, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return Batch(self.n_slots, length, decoders, self.decoding, requests)
-
-    def _admit(
-        self, batch: Batch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None
-    ) -> Prefilled:
-        """Fill free slots with waiting requests of one prompt, and give each its first token."""
-        prompt = requests[waiting[-1]].prompt_token_ids
-        if prefilled is None or prefilled.token_ids != prompt:
-            prefilled = prefill(batch.decoders, self.decoding, batch.layers, prompt)
-        admitted: dict[int, Request] = {}
-        while (
-            waiting
-            and batch.n_rows + len(admitted) < batch.n_slots
-            and requests[waiting[-1]].prompt_token_ids == prompt
-        ):
-            index = waiting.pop()
-            admitted[index] = requests[index]
-        batch.admit(admitted, self._limit(requests[index]), prefilled)
-        slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
-        first_tokens(batch, slots, prefilled)
-        return prefilled
+        return kind(self.n_slots, length, decoders, self.decoding, requests)
 
     def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
-        ended = batch.ended()
-        if batch.teacher is None and self.decoding.n_observed:
-            observe(batch, ended, observed)
-        outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
+        ended = batch.rows.ended()
+        batch.observe(ended, observed)
+        outcomes = [(int(batch.rows.request[slot]), batch.outcome(slot)) for slot in ended.tolist()]
         batch.remove(ended)
         yield from outcomes

@@ -1,39 +1,36 @@
 """The pass in which each token leaves where its rule says: layer by layer, as far as exits are not known before.
 
 Everything at a layer depends only on decisions at the layers below it. So one pass serves generation, with one new
-token per row, and scoring, with all tokens of a text at once (`eexit.decode.scoring`). How tokens go through the layers
-is in `eexit.decode.token_pass`.
+token per row, and scoring, with all tokens of a text at once (`eexit.decode.scoring`).
 
-Shapes: B of the tokens, D tokens that are to exit, E exitable layers, X = E + 1 with the final layer last, W width of
-the residual stream.
+Shapes: B rows, T tokens of a row that are to exit, D = B · T of them, E exitable layers, X = E + 1 with the final layer
+last, W width of the residual stream, H width of what the head takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.costs.counting import LOOKS, MISSES
-from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
-from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.slots import RuleOfRows, Slots
-from eexit.decode.rows.transfer import index_among, to_device
-from eexit.decode.token_pass import StudentRows, Through, TokenPass, Tokens
+from eexit.decode.chosen import Chosen
+from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
+from eexit.decode.requests import Decoding
+from eexit.decode.rows import MISSED, GateAt, RuleOfRows
+from eexit.decode.student import Leaving, Left, Passing, Student
 from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
 from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
+from eexit.model.layers import Inputs, Layer
 
 
 @dataclass(frozen=True)
 class Deciding:
-    """The tokens that are being decided, as far as their exits depend on anything but the pass itself."""
+    """What decides the exits of tokens besides the pass itself: rule, parameter and uniform draws."""
 
     rules: Sequence[RuleOfRows]
-    rule_D: np.ndarray  # an index into `rules`; NONE for `normal`
-    sent_rule_D: Tensor  # the same on the device
+    rule_D: Tensor  # an index into `rules`; NONE for `normal`
     parameter_DE: Tensor  # of the rule; NaN outside the exit set
     u_exit_D: Tensor
     u_token_D: Tensor
@@ -51,14 +48,21 @@ class Decision:
 
 @dataclass(frozen=True)
 class ExitsTaken:
-    """Where the decided tokens exited and what came of it."""
+    """Where tokens exited and what came of it."""
 
-    exit_D: np.ndarray  # indices into X
+    exit_D: Tensor  # index into X
     prob_DX: Tensor  # the distribution they were drawn from; NaN for layers that were not looked at and had a chance
     evidence_DE: Tensor
-    hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
-    through: Sequence[Through] = ()
+    ready_DH: Tensor  # what goes into the head at the exits, of those tokens that were read there
+    missed_D: Tensor  # whether a screen let a token exit, and had missed the likeliest token
+
+    def columns(self, layer_X: Tensor) -> dict[str, Tensor]:
+        """What is recorded of a token that was generated."""
+        return {
+            "token_id_T": self.picked.token_B, "exit_layer_T": layer_X[self.exit_D], "exit_prob_TX": self.prob_DX,
+            "evidence_TE": self.evidence_DE, MISSED: self.missed_D, **self.picked.columns(),
+        }  # fmt: skip
 
 
 def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
@@ -72,7 +76,7 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     for index, (name, *_) in enumerate(deciding.rules):
         if name in ONLINE:
             continue
-        of_rule_D1 = (deciding.sent_rule_D == index)[:, None]
+        of_rule_D1 = (deciding.rule_D == index)[:, None]
         if name in BLIND:
             chances = chances_in_set(BLIND[name], None, deciding.parameter_DE)
         else:
@@ -87,198 +91,220 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     return Decision(evidence_DE, exit_probabilities(chances), choose_exits(chances, deciding.u_exit_D))
 
 
-def last_tokens(batch: Slots) -> Tokens:
-    """Each row's last token, which is decided next."""
-    slots = np.arange(batch.n_rows)
-    return Tokens(slots, batch.n_generated[slots] - 1, batch.last_token().astype(np.int64))
-
-
-def deciding_of(batch: Slots, device: torch.device) -> Deciding:
-    """How each row's last token is decided."""
-    slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
-    uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
-    sent = to_device([batch.rule[slots], batch.parameter[slots], *uniform], device)
-    return Deciding(batch.rules, batch.rule[slots], *sent)
-
-
 def exit_pass(
-    student: StudentRows, decoding: Decoding, tokens: Tokens, deciding: Deciding, reading: Reading | None = None
-) -> ExitsTaken:
+    student: Student, leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding,
+    reading: Reading | None = None,
+) -> ExitsTaken:  # fmt: skip
     """Run tokens up to their exits, and read their next tokens there; oracles look at the teacher's `reading`."""
-    return ExitPass(student, decoding, tokens, deciding, decide(deciding, reading)).run()
+    visit = ExitPass(student, leaving, decoding, deciding, decide(deciding, reading), inputs.token_BT.shape)
+    return visit.finish(student.run(visit, inputs))
 
 
-class ExitPass:
-    """One pass, and what its rules have seen so far."""
+class KnownExits(Passing):
+    """The visit of a pass in which tokens leave; here, where they are known to: `known_BT` are indices into X."""
 
-    def __init__(self, student: StudentRows, decoding: Decoding, tokens: Tokens, deciding: Deciding, known: Decision):
-        self.token_pass, self.decoder = TokenPass(student, tokens), student.decoder
-        self.decoding, self.deciding = decoding, deciding
-        self.layers = np.array([end - 1 for _, end in student.segments])
-        n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
-        self.gates = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
-        self.online = {index: ONLINE[name] for index, (name, *_) in enumerate(deciding.rules) if name in ONLINE}
-        self.looks_DX = np.zeros((n_tokens, n_exits), bool)  # which layers the tokens' rules look at
+    owes = True  # layers that all tokens leave out may be owed
+
+    def __init__(self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor):
+        self.decoder, self.decoding, self.known_D = student.decoder, decoding, known_BT.flatten()
+        self.reader = Reader(student.decoder, decoding.readout)
+        self.rank_of: Mapping[int, int] = {layer: rank for rank, layer in enumerate(decoding.exitable_layers)}
+        self.exit_D = torch.full_like(self.known_D, len(decoding.exitable_layers))  # index into X
+        self.left_D = torch.zeros_like(self.known_D, dtype=torch.bool)
+        self.exit_layer_D = torch.full_like(self.known_D, student.decoder.n_layers)
+        self.ready_DH: Tensor | None = None  # what goes into the head, of tokens that are to be read after they left
+        self.any_left, self.n_own = False, known_BT.shape[1]
+        super().__init__(student, leaving, Left(self.left_D.view_as(known_BT), self.exit_layer_D.view_as(known_BT)))
+
+    @record_function("layers")
+    def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        if self.all_left:
+            return self._past(layer, hidden_BTW)
+        if self.any_left or self.before or layer.index in self.student.cache.hidden:
+            after_BTW = self.leaving.run(layer, hidden_BTW, self.left)
+        else:
+            after_BTW = layer.run(hidden_BTW)
+        if (rank := self.rank_of.get(layer.index)) is not None:
+            with record_function("deciding"):
+                before_DW, after_DW = (
+                    part[:, -self.n_own :].flatten(0, 1).to(self.decoder.device) for part in (hidden_BTW, after_BTW)
+                )
+                self.leave(rank, self.leaves(rank, before_DW, after_DW), after_DW)
+        return after_BTW
+
+    def _past(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        """What all tokens leave in a layer past their exits."""
+        if self.leaving.all_alter:
+            self.leaving.write(layer, hidden_BTW, self.left)
+        else:
+            self.held_BTW, self.depth = hidden_BTW, layer.index
+        return hidden_BTW
+
+    def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
+        """Which tokens leave after an exitable layer, given the residual streams before and after it."""
+        return ~self.left_D & (self.known_D == rank)
+
+    def leave(self, rank: int, leaves_D: Tensor, hidden_DW: Tensor) -> None:
+        """Have these tokens leave after an exitable layer, with these residual streams there."""
+        layer, later_D = self.decoding.exitable_layers[rank], self.read_later(leaves_D)
+        if later_D is not None and not (later := Chosen.of(later_D)).are_none:
+            ready_NH = self.reader.ready(hidden_DW[later.rows], layer)
+            if self.ready_DH is None:
+                self.ready_DH = ready_NH.new_zeros(len(hidden_DW), ready_NH.shape[1])
+            later.put(self.ready_DH, ready_NH)
+        self.left_D |= leaves_D
+        self.exit_D.masked_fill_(leaves_D, rank)
+        self.exit_layer_D.masked_fill_(leaves_D, layer)
+        self.any_left = self.any_left or leaves_D.device.type != "cpu" or bool(leaves_D.any())
+        if self.any_left and (self.owes or self.leaving.all_alter):
+            self.all_left = bool(self.left_D.all())
+
+    def read_later(self, leaves_D: Tensor) -> Tensor | None:
+        """Which of the tokens that leave are to be read when the pass has ended; None if that is none."""
+        return leaves_D
+
+    def ready(self, ready_BTH: Tensor) -> Tensor:
+        """What goes into the head where each token is read, (D, H), given that at the end of the pass."""
+        own_DH = ready_BTH[:, -self.n_own :].flatten(0, 1)
+        return own_DH if self.ready_DH is None else torch.where(self.left_D[:, None], self.ready_DH, own_DH)
+
+
+class ExitPass(KnownExits):
+    """The visit of a pass in which rules decide, and what they have seen so far.
+
+    What is read to decide is read for the next tokens, too. With `keeps_ready`, what goes into the head is kept of all.
+    """
+
+    def __init__(
+        self, student: Student, leaving: Leaving, decoding: Decoding, deciding: Deciding, known: Decision,
+        shape: Sequence[int], keeps_ready: bool = False,
+    ):  # fmt: skip
+        super().__init__(student, leaving, decoding, known.exit_D.view(*shape))
+        self.deciding = deciding
+        self.online: Mapping[int, Online] = {
+            index: ONLINE[name] for index, (name, *_) in enumerate(deciding.rules) if name in ONLINE
+        }
+        self.gates: Mapping[int, GateAt] = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
+        self.looks_D, self.unread_D = torch.zeros_like(self.left_D), torch.ones_like(self.left_D)
         for index in self.online:
-            self.looks_DX[np.ix_(deciding.rule_D == index, deciding.rules[index].ranks)] = True
-        rules = [ONLINE.get(name) for name, *_ in deciding.rules]
-        self.looks_D = self._of_tokens([rule is not None for rule in rules])
-        self.reads_D = self._of_tokens([rule is not None and rule.reads for rule in rules])
-        self.probes_D = self._of_tokens([rule is not None and rule.probes for rule in rules])
-        self.exit_D = np.where(self.looks_D, n_exits - 1, known.exit_D.cpu().numpy())
+            self.looks_D |= deciding.rule_D == index
+        by_head = all(rule.reads for rule in self.online.values()) and len(self.online) == len(deciding.rules)
+        self.keeps_ready, self.reads_at_once = keeps_ready, by_head and not decoding.screen and not keeps_ready
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
         self.likeliest_DE = torch.zeros_like(deciding.parameter_DE, dtype=torch.long)
-        self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
-        self.unread_D = np.ones(n_tokens, bool)
-        self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)  # how often each looked after each layer
+        self.picked = Picked.room_for(len(self.left_D), decoding.record_top_k, self.left_D.device)
 
-    def run(self) -> ExitsTaken:
-        with self.decoder.attending():
-            for rank in range(len(self.layers)):
-                going = self.token_pass.going
-                if not len(going):
-                    break
-                self.token_pass.run_segment(rank)
-                if rank < len(self.decoding.exitable_layers):
-                    self._decide(rank, going)
-            self._take_unread()
-        tokens, counts = self.token_pass.tokens, self.token_pass.student.counts
-        if counts:
-            counts["looks_TXK"][tokens.slot_D, tokens.input_index_D] += self.looks_DXK
-        return ExitsTaken(
-            self.exit_D, self._finish_probabilities(), self.evidence_DE, self.token_pass.hidden_DW, self.picked,
-            self.token_pass.through,
-        )  # fmt: skip
+    def read_later(self, leaves_D: Tensor) -> Tensor | None:
+        if self.reads_at_once:
+            return None
+        return leaves_D if self.keeps_ready else leaves_D & self.unread_D
 
-    def _of_tokens(self, of_rules: Sequence[bool]) -> np.ndarray:
-        """By token, what holds of its rule; it holds of no token without one, whose rule is `NONE`."""
-        of_tokens: np.ndarray = np.array([*of_rules, False])[self.deciding.rule_D]
-        return of_tokens
+    def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
+        """Those that are known to leave, and those whose rules say so."""
+        leaves_D = super().leaves(rank, before_DW, after_DW) & ~self.looks_D
+        going_D = ~self.left_D & ~self.deciding.parameter_DE[:, rank].isnan()
+        looking = {
+            index: self._let_through(rank, index, going_D & (self.deciding.rule_D == index), after_DW)
+            for index, rule in enumerate(self.deciding.rules)
+            if index in self.online and rank in rule.ranks
+        }
+        reads = [flag_D for index, flag_D in looking.items() if self.online[index].reads]
+        reading = Chosen.of(torch.stack(reads).any(0)) if reads else None
+        read = self._read(rank, reading, after_DW) if reading and not reading.are_none else None
+        for index, flag_D in looking.items():
+            if not (tokens := Chosen.of(flag_D)).are_none:
+                tokens.put(leaves_D, self._draw(rank, index, tokens, (before_DW, after_DW), reading, read))
+        if reading and isinstance(read, LayerReading):  # by the whole head, from which tokens are taken
+            taken = Chosen.of(leaves_D & reading.flag_D)
+            if not taken.are_none:
+                rows, u_N = reading.within(taken.flag_D).rows, self.deciding.u_token_D[taken.rows]
+                self.picked.put(taken, read.taken(rows, self.decoding, u_N))
+                self.unread_D &= ~taken.flag_D
+        return leaves_D
 
-    def _row(self, tokens: np.ndarray) -> Tensor | slice:
-        """These of the tokens, as an index into what the device has of all of them."""
-        return index_among(tokens, len(self.unread_D), self.decoder.device)
+    def _let_through(self, rank: int, index: int, looking_D: Tensor, after_DW: Tensor) -> Tensor:
+        """Of the tokens that a rule would look at after this layer, those that no gate keeps from it."""
+        if (gate_at := self.gates.get(index)) is None:
+            return looking_D
+        assert self.decoding.gate
+        looking, passes_D = Chosen.of(looking_D), torch.zeros_like(looking_D)
+        layer = self.decoding.exitable_layers[rank]
+        chance_N = self.decoding.gate.chance(after_DW[looking.rows], layer, gate_at.rule)
+        looking.put(passes_D, chance_N >= gate_at.threshold)
+        return passes_D
 
-    def _decide(self, rank: int, going: np.ndarray) -> None:
-        """Let the rules of the tokens that have come this far say which of them exit here."""
-        looking = going[self.looks_DX[going, rank]]
-        if len(looking):
-            with record_function("deciding"):
-                looking = self._let_through(rank, looking)
-                if len(looking):
-                    self.exit_D[looking[self._look(rank, looking)]] = rank
-        self.token_pass.leave(rank, going[self.exit_D[going] == rank])
-
-    def _let_through(self, rank: int, looking: np.ndarray) -> np.ndarray:
-        """Of the tokens that rules would look at after this layer, those that no gate keeps from it."""
-        layer, passes_B = self.decoding.exitable_layers[rank], np.ones(len(looking), bool)
-        for index, gate_at in self.gates.items():
-            of_rule_B = self.deciding.rule_D[looking] == index
-            if not of_rule_B.any():
-                continue
-            assert self.decoding.gate
-            hidden_BW = self.token_pass.hidden_DW[self._row(looking[of_rule_B])]
-            chance_B = self.decoding.gate.chance(hidden_BW, layer, gate_at.rule)
-            passes_B[of_rule_B] = (chance_B >= gate_at.threshold).cpu().numpy()
-            self._count("gate_reads", looking[of_rule_B], rank)
-        return looking[passes_B]
-
-    def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
-        """Which of these tokens exit, by rules that look."""
-        rule_B, reads_B, device = self.deciding.rule_D[looking], self.reads_D[looking], self.decoder.device
-        self._count("probe_reads", looking[self.probes_D[looking]], rank)
-        read = self._read(rank, looking[reads_B]) if reads_B.any() else None
-        index_read_B = np.cumsum(reads_B) - 1  # among the rows that are read
-        exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
-        for index in np.unique(rule_B).tolist():
-            rule, ranks = self.online[index], self.deciding.rules[index].ranks
-            of_rule = np.flatnonzero(rule_B == index)
-            row = self._row(looking[of_rule])
-            seen = None
-            if read and rule.reads:
-                seen = read.distribution(index_among(index_read_B[of_rule], reads_B.sum(), device))
-            look = Look(
-                self.decoding.exitable_layers[rank],
-                self.token_pass.before_DW[row],
-                self.token_pass.hidden_DW[row],
-                seen,
-                self._likeliest(row, [at for at in ranks if at <= rank]) if rule.compares else None,
-                self.deciding.parameter_DE[row, rank],
-                self.decoding.probe,
-            )
-            exits_B[index_among(of_rule, len(looking), device)] = self._draw(rank, row, rule, look)
-        exits = exits_B.cpu().numpy()
-        taken = np.flatnonzero(exits & reads_B)
-        if len(taken) and isinstance(read, LayerReading):  # by the whole head, from which tokens are taken
-            [row_B, index_read_T] = to_device([looking[taken], index_read_B[taken]], device)
-            self.picked.put(row_B, read.taken(index_read_T, self.decoding, self.deciding.u_token_D[row_B]))
-            self.unread_D[looking[taken]] = False
-        return exits
-
-    def _likeliest(self, row: Tensor | slice, ranks: Sequence[int]) -> Tensor:
-        """The likeliest tokens at these exitable layers; indices in a list would be sent to the device once more."""
-        likeliest_BE = self.likeliest_DE[row]
-        return torch.stack([likeliest_BE[:, rank] for rank in ranks], 1)
-
-    def _read(self, rank: int, reading: np.ndarray) -> LayerReading | ScreenReading:
+    def _read(self, rank: int, tokens: Chosen, after_DW: Tensor) -> LayerReading | ScreenReading:
         """Read these tokens to decide, with the whole head or through a screen."""
-        row, given, screen = self._row(reading), self.deciding.given_D, self.decoding.screen
-        hidden_BW = self.token_pass.hidden_DW[row]
-        self._count("screen_reads" if screen else "head_reads", reading, rank)
-        read: LayerReading | ScreenReading
-        if screen:
-            layer = self.decoding.exitable_layers[rank]
-            read = screen.read(Reader(self.decoder, self.decoding.readout).ready(hidden_BW, layer))
+        ready_NH = self.reader.ready(after_DW[tokens.rows], self.decoding.exitable_layers[rank])
+        given_D, read = self.deciding.given_D, None
+        if self.decoding.screen:
+            read = self.decoding.screen.read(ready_NH)
         else:
-            read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
-        self.likeliest_DE[row, rank] = read.likeliest_B
+            given_N = None if given_D is None else given_D[tokens.rows]
+            read = read_ready(self.decoder, ready_NH, self.decoding, given_N)
+        tokens.put(self.likeliest_DE[:, rank], read.likeliest_B)
         return read
 
-    def _count(self, name: str, looked_at: np.ndarray, rank: int | np.ndarray) -> None:
-        self.looks_DXK[looked_at, rank, LOOKS.index(name)] += 1
-
-    def _draw(self, rank: int, row: Tensor | slice, rule: Online, look: Look) -> Tensor:
+    def _draw(
+        self, rank: int, index: int, tokens: Chosen, streams: tuple[Tensor, Tensor], reading: Chosen | None,
+        read: LayerReading | ScreenReading | None,
+    ) -> Tensor:  # fmt: skip
         """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""
-        evidence_B = rule.evidence(look)
-        chances = rule.chances(evidence_B[:, None], look.parameter_B[:, None])
-        self.evidence_DE[row, rank] = evidence_B
-        self.prob_DX[row, rank] = self.passed_D[row] * chances.stop_BE[:, 0]
-        self.passed_D[row] *= chances.go_on_BE[:, 0]
-        return 1 - self.passed_D[row] > self.deciding.u_exit_D[row]
+        rule, rows, seen = self.online[index], tokens.rows, None
+        if read and reading and rule.reads:
+            seen = read.distribution(reading.within(tokens.flag_D).rows)
+        ranks = [at for at in self.deciding.rules[index].ranks if at <= rank]
+        look = Look(
+            self.decoding.exitable_layers[rank],
+            streams[0][rows],
+            streams[1][rows],
+            seen,
+            torch.stack([self.likeliest_DE[rows, at] for at in ranks], 1) if rule.compares else None,
+            self.deciding.parameter_DE[rows, rank],
+            self.decoding.probe,
+        )
+        evidence_N = rule.evidence(look)
+        chances = rule.chances(evidence_N[:, None], look.parameter_B[:, None])
+        passed_N = self.passed_D[rows]
+        tokens.put(self.evidence_DE[:, rank], evidence_N)
+        tokens.put(self.prob_DX[:, rank], passed_N * chances.stop_BE[:, 0])
+        passed_N = passed_N * chances.go_on_BE[:, 0]
+        tokens.put(self.passed_D, passed_N)
+        return 1 - passed_N > self.deciding.u_exit_D[rows]
+
+    def finish(self, ready_BTH: Tensor) -> ExitsTaken:
+        """Read the tokens that were not read when their exits were decided, given what goes into the head at the end."""
+        ready_DH, unread = self.ready(ready_BTH), Chosen.of(self.unread_D)
+        given_D, u_D = self.deciding.given_D, self.deciding.u_token_D
+        if not unread.are_none:
+            given_N = None if given_D is None else given_D[unread.rows]
+            read = read_tokens(self.decoder, self.decoding, ready_DH[unread.rows], u_D[unread.rows], given_N)
+            self.picked.put(unread, read)
+        return ExitsTaken(
+            self.exit_D, self._finish_probabilities(), self.evidence_DE, self.picked, ready_DH, self._missed()
+        )
 
     def _finish_probabilities(self) -> Tensor:
         """For rules that looked: the rest is the final layer's, or belongs to layers that nobody looked at."""
-        looks_DX = self.looks_DX.copy()
-        looks_DX[:, -1] = self.looks_D
-        exit_D1, looked_DX = to_device([self.exit_D[:, None], looks_DX], self.prob_DX.device)
-        rank_X = torch.arange(self.prob_DX.shape[1], device=self.prob_DX.device)
-        beyond_DX = (rank_X > exit_D1) & looked_DX[:, -1:]
-        unknown_DX = beyond_DX & looked_DX & (self.passed_D > 0)[:, None]
+        if not self.online:
+            return self.prob_DX
+        rank_X, final = torch.arange(self.prob_DX.shape[1], device=self.prob_DX.device), self.prob_DX.shape[1] - 1
+        in_set_DX = torch.nn.functional.pad(~self.deciding.parameter_DE.isnan(), (0, 1), value=True)
+        beyond_DX = (rank_X > self.exit_D[:, None]) & self.looks_D[:, None]
+        unknown_DX = beyond_DX & in_set_DX & (self.passed_D > 0)[:, None]
         prob_DX = self.prob_DX.masked_fill(beyond_DX, 0).masked_fill(unknown_DX, torch.nan)
-        through_D = looked_DX[:, -1] & (exit_D1[:, 0] == rank_X[-1])
+        through_D = self.looks_D & (self.exit_D == final)
         prob_DX[:, -1] = torch.where(through_D, self.passed_D, prob_DX[:, -1])
         return prob_DX
 
-    def _take_unread(self) -> None:
-        """The next tokens of those that were not read when their exits were decided."""
-        unread = np.flatnonzero(self.unread_D)
-        if len(unread):
-            row, exits, given = self._row(unread), self.exit_D[unread], self.deciding.given_D
-            rows = rows_after(self.layers[exits], self.decoder.device)
-            hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
-            given = None if given is None else given[row]
-            self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, rows, u_B, given))
-            self._count("head_reads", unread, exits)
-            self._count_misses(unread)
-
-    def _count_misses(self, unread: np.ndarray) -> None:
-        """Count the tokens that left by what a screen had taken for the likeliest token, and was not."""
+    def _missed(self) -> Tensor:
+        """The tokens that left by what a screen had taken for the likeliest token, and was not."""
         if not self.decoding.screen:
-            return
-        left = unread[(self.exit_D[unread] < len(self.decoding.exitable_layers)) & self.reads_D[unread]]
-        if len(left):
-            row, exits = to_device([left, self.exit_D[left]], self.decoder.device)
-            missed_B = self.likeliest_DE[row, exits] != self.picked.likeliest_B[row]
-            missed = left[missed_B.cpu().numpy()]
-            self._count(MISSES, missed, self.exit_D[missed])
+            return torch.zeros_like(self.left_D)
+        reads_D = torch.zeros_like(self.left_D)
+        for index, rule in self.online.items():
+            reads_D |= (self.deciding.rule_D == index) & rule.reads
+        at_D = self.exit_D.clamp(max=self.likeliest_DE.shape[1] - 1)
+        likeliest_D = self.likeliest_DE.gather(1, at_D[:, None])[:, 0]
+        return self.left_D & reads_D & (likeliest_D != self.picked.likeliest_B)

@@ -11,19 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.transfer import to_device
+from eexit.decode.chosen import Chosen
+from eexit.decode.requests import Decoding
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.config import Observe
 from eexit.results.token_columns import recorded
 
@@ -34,9 +32,6 @@ LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
 LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
-
-
-RowsAfter = Sequence[tuple[int, Tensor]]  # a layer, and the rows whose streams are after it
 
 
 @dataclass(frozen=True)
@@ -55,20 +50,6 @@ class Reader:
         if layer == self.final:
             return self.decoder.normed(hidden_BW)
         return self.readout.before_head(self.decoder, hidden_BW, layer)
-
-    def ready_each(self, hidden_BW: Tensor, rows_after: RowsAfter) -> Tensor:
-        """What goes into the head, (B, H), of streams of which each is after a layer of its own."""
-        parts = [(rows, self.ready(hidden_BW[rows], layer)) for layer, rows in rows_after if len(rows)]
-        ready_BH = parts[0][1].new_empty(len(hidden_BW), parts[0][1].shape[-1])
-        for rows, part in parts:
-            ready_BH[rows] = part
-        return ready_BH
-
-
-def rows_after(layer_B: np.ndarray, device: torch.device) -> RowsAfter:
-    """Which rows are after which layer."""
-    layers = np.unique(layer_B).tolist()
-    return list(zip(layers, to_device([np.flatnonzero(layer_B == layer) for layer in layers], device), strict=True))
 
 
 @dataclass(frozen=True)
@@ -130,10 +111,15 @@ class Picked:
             "exit_top_prob_TK": self.top_prob_BK,
         }
 
-    def put(self, row_B: Tensor | slice, picked: "Picked") -> None:
+    def put(self, rows: Chosen, picked: "Picked") -> None:
         """Replace what was picked for these rows by what `picked` has for them."""
         for field in fields(Picked):
-            getattr(self, field.name)[row_B] = getattr(picked, field.name)
+            rows.put(getattr(self, field.name), getattr(picked, field.name))
+
+    def put_first(self, picked: "Picked") -> None:
+        """Replace what was picked for the first rows."""
+        for field in fields(Picked):
+            getattr(self, field.name)[: len(picked.token_B)] = getattr(picked, field.name)
 
 
 def _fields(divergence: Divergence) -> list[Tensor]:
@@ -182,36 +168,30 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 
 def read_tokens(
-    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, rows: RowsAfter, u_B: Tensor,
-    given_B: Tensor | None = None, drafted: Drafted | None = None,
+    decoder: Decoder, decoding: Decoding, ready_BH: Tensor, u_B: Tensor, given_B: Tensor | None = None,
+    drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
-    """The next tokens of rows, from their residual streams, after the layers that `rows` says.
+    """The next tokens of rows, from what goes into the head of each.
 
     With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    ready_BH = Reader(decoder, decoding.readout).ready_each(hidden_BW, rows)
     row_B = torch.arange(len(ready_BH), device=ready_BH.device)
     parts = []
     for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
-        read = _read(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
+        read = read_ready(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
         parts.append(read.taken(row - row[0], decoding, u_B[row], drafted.of(row) if drafted else None))
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
-def read_exits(
-    decoders: Decoders, decoding: Decoding, hidden_BW: Tensor, layer_B: np.ndarray, final_BW: Tensor
-) -> Divergence:
+def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Tensor) -> Divergence:
     """How far what the student says at rows' exits is from what the teacher says after its final layer.
 
-    `hidden_BW` are the student's residual streams after a layer each, and `final_BW` the teacher's. X is 2 in what is
-    returned: the exit, and then the final layer.
+    `exit_BH` is what goes into the student's head there, and `final_BW` the teacher's residual streams. X is 2 in what
+    is returned: the exit, and then the final layer.
     """
-    rows = rows_after(layer_B, hidden_BW.device)
-    exit_BH = Reader(decoders.student, decoding.readout).ready_each(hidden_BW, rows)
-    final_BH = decoders.teacher.normed(final_BW)
-    compared: list[Divergence] = []
-    for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):
-        logits = decoders.student.head(exit_BH[row]), decoders.teacher.head(final_BH[row])
+    final_BH, compared = teacher.normed(final_BW), list[Divergence]()
+    for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(teacher) // 2):
+        logits = student.head(exit_BH[row]), teacher.head(final_BH[row])
         compared += _compare(torch.stack(logits, 1), 0)
     return _joined(compared)
 
@@ -236,8 +216,10 @@ class LayerReading:
         """What rules look at, of these rows."""
         return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
 
-    def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
+    def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
         """The next tokens of these rows."""
+        if isinstance(row_B, slice):
+            row_B = torch.arange(len(self.token_B), device=self.token_B.device)[row_B]
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
         if self.logits_BV is not None:
             sampled = []
@@ -257,11 +239,11 @@ def read_layer(
     """Read rows after exitable layer number `rank`."""
     layer = decoding.exitable_layers[rank]
     ready_BH = Reader(decoder, decoding.readout).ready(hidden_BW, layer)
-    return _read(decoder, ready_BH, decoding, given_B)
+    return read_ready(decoder, ready_BH, decoding, given_B)
 
 
-def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None) -> LayerReading:
-    """What is recorded comes from the comparison of layers, with one layer alone."""
+def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None = None) -> LayerReading:
+    """Read rows from what goes into the head. What is recorded comes from the comparison of layers, with one layer alone."""
     size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
     seen: list[Divergence] = []
     log_p: list[Tensor] = []

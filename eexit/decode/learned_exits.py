@@ -10,7 +10,7 @@ from eexit.method.gate import Gate
 from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS, Affine, Linear, Readout
 from eexit.method.state_maps import KEYS, StateMaps
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.artefact_fit import cards_of
 from eexit.plan.artefacts import FLAGS, GATE, READOUT, STATE_MAPS, WEIGHTS
 from eexit.plan.config import SweepConfig

@@ -5,15 +5,14 @@ Norms, activations and softmax are not products, and are left out, as the counte
 where they are run, even if their outputs are multiplied by zero: Llama 4 runs all of them for every token. Quantised
 weights cost the multiply-adds of those that they stand for; that they take fewer bytes, `weight_bytes_L` says.
 
-Our attention is priced by the shapes that layers pass to it, since its implementation may compute more than the
-positions there are. What layers compute themselves for each position is found by running them with one and with two
-positions: attention by code of their own, or keys and values that are expanded from what DeepSeek's layers keep.
+What layers compute for each position that a token attends to is found by running them with one and with two positions.
 
 Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K kinds of looks.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import prod
 from typing import Any, Final
 
@@ -26,79 +25,85 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.decode.costs.counting import LOOKS, Prices
 from eexit.decode.layer_reading import Reader
-from eexit.decode.rows.requests import Decoding
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
-from eexit.model.layerwise import LayerPass
+from eexit.decode.requests import Decoding
+from eexit.method.state_maps import KEYS
+from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.model.quantization import weight_bytes
-from eexit.model.views import CacheView
 
 
 @torch.inference_mode()
 def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
     """Run a single token through the parts of a model, three times in all, and count what they cost."""
-    with decoder.attending(), sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
-        (hidden_11W, layer_pass, view), begun = _counted(_begin, decoder, 1)
-        keys = [_counted(layer_pass.write_keys, layer, hidden_11W)[1] for layer in range(decoder.n_layers)]
-        at_one_L = _price_layers(hidden_11W, layer_pass)
-        further_hidden_11W, further_pass, _ = _begin(decoder, 2)
-        in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
-        _, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
-        look_XK = _price_looks(decoder, decoding, hidden_11W[:, 0])
-        mapped_LL = _price_maps(decoding, hidden_11W, layer_pass, keys) if decoding.state_maps else None
+    with sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
+        hidden_1W, at_one_L, before = _price_layers(decoder, 1)
+        _, at_two_L, _ = _price_layers(decoder, 2)
+        keys_L, mapped_LL = _price_keys(decoder, decoding)
+        look_XK = _price_looks(decoder, decoding, hidden_1W)
     head = decoder.head_alone.get_output_embeddings()
-    in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
-        before=begun - after_layers,
-        layer_L=at_one_L - in_layer_L,
-        keys_L=np.array(keys),
-        position_L=in_attention_L + in_layer_L,
+        before=before,
+        layer_L=2 * at_one_L - at_two_L,
+        keys_L=keys_L,
+        position_L=at_two_L - at_one_L,
         look_XK=look_XK,
         window_L=tuple(decoder.windows),
-        mapped_LL=mapped_LL,
+        mapped_LL=mapped_LL if decoding.state_maps else None,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
 
 
-class _Priced(CacheView):
-    """Notes what our attention to one position costs in each layer, and returns zeros instead of attending."""
-
-    def __init__(self, decoder: Decoder, n_positions: int):
-        position_11 = torch.tensor([[n_positions - 1]], device=decoder.device)
-        super().__init__(KVCache(1, n_positions), position_11, n_positions, left_padded=decoder.attends_itself)
-        self.multiply_adds: dict[int, int] = {}  # by layer
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        n_rows, n_heads, n_tokens, key_width = query.shape
-        self.multiply_adds[self.layer] = n_heads * (key_width + value.shape[-1])
-        return query.new_zeros(n_rows, n_tokens, n_heads, value.shape[-1])
+def _token(decoder: Decoder, n_positions: int) -> Inputs:
+    """A token that has so many positions to attend to, its own included."""
+    one_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
+    return Inputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
-def _begin(decoder: Decoder, n_positions: int) -> tuple[Tensor, LayerPass, _Priced]:
-    """Begin the pass of a token that has so many positions to attend to, its own included."""
-    view = _Priced(decoder, n_positions)
-    hidden_11W, layer_pass = decoder.begin(torch.ones_like(view.position_BT), view)
-    return hidden_11W, layer_pass, view
+def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
+    """The residual stream of a token after the last layer, (1, W), the multiply-adds of each layer, (L,), and those of
+    what runs before layer 0."""
+    of_layer: list[int] = []
+    streams: list[Tensor] = []
+
+    def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
+        after_11W, multiply_adds = _counted(layer.run, hidden_11W)
+        of_layer.append(multiply_adds)
+        streams[:] = [after_11W[0].to(decoder.device)]
+        return after_11W
+
+    cache = decoder.cache(1, n_positions)
+    _, whole = _counted(decoder.run, visit, _token(decoder, n_positions), cache)
+    _, after_layers = _counted(decoder.normed, streams[0])  # which runs in the model's own pass, too
+    return streams[0], np.array(of_layer), whole - sum(of_layer) - after_layers
 
 
-def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
-    """The multiply-adds of each layer in this pass, (L,), our attention apart."""
-    multiply_adds = []
-    for layer in range(layer_pass.decoder.n_layers):
-        hidden_11W, of_layer = _counted(layer_pass.block, layer, hidden_11W)
-        multiply_adds.append(of_layer)
-    return np.array(multiply_adds)
+def _price_keys(decoder: Decoder, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
+    """The multiply-adds of keys and values alone: a layer's own, (L,), and those that state maps make, by exit layer
+    and then layer, (L, L)."""
+    own = np.zeros(decoder.n_layers, np.int64)
+    mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
+    maps = decoding.state_maps
+
+    def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
+        own[layer.index] = mapped_LL[:, layer.index] = _counted(layer.write_keys, hidden_11W)[1]
+        for (exit_layer, index), of_layer in maps.of_layers.items() if maps else ():
+            if index == layer.index:
+                mapped_LL[exit_layer, index] = _counted(write, layer, hidden_11W, of_layer)[1]
+        return hidden_11W
+
+    def write(layer: Layer, hidden_11W: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        if maps and maps.form == KEYS:
+            layer.write_keys(hidden_11W, [partial(_instead, each) for each in of_layer])
+        else:
+            layer.write_keys(hidden_11W + of_layer[0](hidden_11W))
+
+    decoder.run(visit, _token(decoder, 1), decoder.cache(1, 1))
+    return own, mapped_LL
 
 
-def _price_maps(decoding: Decoding, hidden_11W: Tensor, layer_pass: LayerPass, keys: Sequence[int]) -> np.ndarray:
-    """The multiply-adds of keys and values that state maps make, by exit layer and then layer, (L, L)."""
-    assert decoding.state_maps
-    mapped_LL = np.tile(keys, (len(keys), 1))  # in the layer next to an exit, nothing is mapped
-    for exit_layer, layer in decoding.state_maps.of_layers:
-        exits = [(exit_layer, slice(None))]
-        mapped_LL[exit_layer, layer] = _counted(decoding.state_maps.write_keys, layer_pass, layer, hidden_11W, exits)[1]
-    return mapped_LL
+def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) -> Tensor:
+    """A map in place of a layer's own projection."""
+    return project(given)
 
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:

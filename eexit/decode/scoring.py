@@ -17,18 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exit_pass import Deciding, exit_pass
-from eexit.decode.layer_reading import Reading
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.rows.slots import NONE, RuleOfRows, find_layers
-from eexit.decode.rows.transfer import to_device
-from eexit.decode.rows.waiting import Waiting
-from eexit.decode.teacher import prefill, read_texts
-from eexit.decode.token_pass import StudentRows, Tokens
+from eexit.decode.decoders import Decoders
+from eexit.decode.exit_pass import Deciding, ExitPass, decide
+from eexit.decode.layer_reading import Reading, read_layers
+from eexit.decode.requests import Decoding, Request
+from eexit.decode.rows import NONE, RuleOfRows, to_device
+from eexit.decode.student import Leaving, Student
+from eexit.decode.teacher import prefill, teacher_pass
 from eexit.method.draws import exit_draws
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder, Inputs
 from eexit.plan.configuration import Exit
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
@@ -46,20 +43,20 @@ class Scored:
     exit_logprob_T: np.ndarray  # of the given tokens, nats
     exit_prob_TX: np.ndarray
     evidence_TE: np.ndarray
-    exit_hidden_TW: Tensor  # the residual streams that the tokens were read from
+    exit_ready_TH: Tensor  # what went into the head where the tokens were read
 
     @classmethod
     def joined(cls, parts: Sequence["Scored"]) -> "Scored":
         columns: dict[str, Any] = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        hidden_TW = torch.cat(columns.pop("exit_hidden_TW"))
-        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_hidden_TW=hidden_TW)
+        ready_TH = torch.cat(columns.pop("exit_ready_TH"))
+        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_ready_TH=ready_TH)
 
     def of(self, tokens: np.ndarray) -> "Scored":
         """Some of the tokens alone."""
-        [at] = to_device([tokens], self.exit_hidden_TW.device)
+        [at] = to_device([tokens], self.exit_ready_TH.device)
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        hidden_TW = columns.pop("exit_hidden_TW")[at]
-        return Scored(**{name: column[tokens] for name, column in columns.items()}, exit_hidden_TW=hidden_TW)
+        ready_TH = columns.pop("exit_ready_TH")[at]
+        return Scored(**{name: column[tokens] for name, column in columns.items()}, exit_ready_TH=ready_TH)
 
 
 def score(
@@ -92,84 +89,86 @@ def score_texts(
     parts = [[scoring.first(text[0])] for text in texts]
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
-        indices = [np.arange(start, min(start + size, len(text))) for text in texts]
-        slot_N = np.repeat(np.arange(len(texts)), [len(text_indices) for text_indices in indices])
-        scored = scoring.score(slot_N, np.concatenate(indices))
-        for slot, of_text in enumerate(parts):
-            of_text.append(scored.of(np.flatnonzero(slot_N == slot)))
+        for text, of_text, scored in zip(texts, parts, scoring.score(start, min(start + size, longest)), strict=True):
+            of_text.append(scored.of(np.arange(max(0, min(size, len(text) - start)))))
     return [Scored.joined(of_text) for of_text in parts]
 
 
 class _Texts:
-    """Texts that are being scored, with the keys and values of their student, and of their teacher for an oracle."""
+    """Texts that are being scored, behind one prompt, with the keys and values of their student, and of their teacher
+    for an oracle. Shorter ones are padded on the right, where no token looks at them."""
 
     def __init__(
-        self,
-        decoders: Decoders,
-        decoding: Decoding,
-        request: Request,
-        texts: Sequence[Sequence[int]],
+        self, decoders: Decoders, decoding: Decoding, request: Request, texts: Sequence[Sequence[int]],
         u_exit_T: np.ndarray,
-    ):
+    ):  # fmt: skip
         self.decoders, self.decoding, self.u_exit_T = decoders, decoding, u_exit_T
-        self.layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers)
         # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
-        self.prompt = prefill(decoders, decoding, self.layers, request.prompt_token_ids or (texts[0][0],))
-        self.n_prompt, n_tokens = len(request.prompt_token_ids), max(map(len, texts))
-        self.token_ids_ST = np.zeros((len(texts), n_tokens), np.int64)
-        for slot, text in enumerate(texts):
-            self.token_ids_ST[slot, : len(text)] = text
-        configuration = request.configuration
+        prompt, self.n_prompt = request.prompt_token_ids or (texts[0][0],), len(request.prompt_token_ids)
+        self.prompt = prefill(decoders, decoding, [prompt], len(prompt))
+        self.n_texts, n_tokens = len(texts), max(map(len, texts))
+        self.token_BT = torch.tensor([[*text, *[0] * (n_tokens - len(text))] for text in texts], device=self.device)
+        configuration, n_exits = request.configuration, len(decoding.exitable_layers)
         self.rules: list[RuleOfRows] = []
         self.states: list[str] = []
-        self.parameter_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), request.is_oracle
+        self.parameter_E, self.is_oracle = np.zeros(n_exits, np.float32), request.is_oracle
         if isinstance(configuration, Exit):
             self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
             self.states = [configuration.state]
             self.parameter_E[:] = configuration.per_layer(decoding.exitable_layers)
-        n_texts, length = len(texts), self.n_prompt + n_tokens
-        self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
-        for held, keys in ((cache, self.prompt.student), (self.teacher, self.prompt.teacher))[: 1 + self.is_oracle]:
-            held.load(slice(0, n_texts), keys, range(self.layers.n_layers), self.n_prompt)
-        start_S, state_S = np.full(n_texts, self.n_prompt), np.full(n_texts, 0 if self.states else NONE)
-        waiting = Waiting(decoders.student, self.layers, start_S, state_S, n_tokens, n_kept=0)
-        self.student = StudentRows(
-            decoders.student, self.layers.segments, cache, self.states, waiting, maps=decoding.state_maps
-        )
+        length = self.n_prompt + n_tokens
+        self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length))
+        self.teacher = decoders.teacher.cache(self.n_texts, length)
+        for held, keys in ((self.student.cache, self.prompt.student), (self.teacher, self.prompt.teacher)):
+            slots = torch.arange(self.n_texts, device=self.device)
+            held.copy_rows(keys, torch.zeros_like(slots), slots)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoders.teacher.device
 
     def first(self, token: int) -> Scored:
         """Score this token as the first one of a text, which comes from the prompt's pass, or from nowhere."""
-        reading, hidden_1W, n_exits = self.prompt.reading, self.prompt.states_1XW[:, -1], len(self.layers.exits)
-        logprob = float(reading.logprob(torch.tensor([token], device=hidden_1W.device)))
+        reading, n_exits = self.prompt.reading, len(self.decoding.exitable_layers)
+        ready_1H = self.decoders.teacher.normed(self.prompt.final_UW)
+        logprob = float(reading.logprob(torch.tensor([token], device=self.device)))
         likeliest = reading.likeliest_BX[:, -1].cpu().numpy()
         if not self.n_prompt:
-            logprob, likeliest, hidden_1W = np.nan, np.full_like(likeliest, NONE), torch.full_like(hidden_1W, torch.nan)
-        prob_1X, evidence_1E = np.eye(n_exits)[-1:], np.full((1, n_exits - 1), np.nan)
-        return Scored(self.layers.exits[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, hidden_1W)
+            logprob, likeliest, ready_1H = np.nan, np.full_like(likeliest, NONE), torch.full_like(ready_1H, torch.nan)
+        prob_1X, evidence_1E = np.eye(n_exits + 1)[-1:], np.full((1, n_exits), np.nan)
+        final = np.array([self.decoders.teacher.n_layers - 1])
+        return Scored(final, likeliest, np.array([logprob]), prob_1X, evidence_1E, ready_1H)
 
-    def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:
-        """Score the tokens at these indices of these texts, behind those that were scored before."""
-        tokens = Tokens(slot, index - 1, self.token_ids_ST[slot, index - 1])
-        rule = np.full(len(index), 0 if self.rules else NONE)
-        rule_N, parameter_NE, u_N, given_N = to_device(
-            [
-                rule,
-                np.tile(self.parameter_E.astype(np.float32), (len(index), 1)),
-                self.u_exit_T[index],
-                self.token_ids_ST[slot, index],
-            ],
-            self.decoders.student.device,
-        )
-        deciding = Deciding(self.rules, rule, rule_N, parameter_NE, u_N, u_N, given_N)
-        taken = exit_pass(self.student, self.decoding, tokens, deciding, self._taught(tokens))
-        seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
-        token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
-        exit_layer_D = self.layers.exits[taken.exit_D]
-        return Scored(exit_layer_D, token_D, logprob_D, prob_DX, evidence_DE, taken.hidden_DW)
+    def score(self, start: int, end: int) -> list[Scored]:
+        """Score the tokens at these indices of each text, behind those that were scored before."""
+        n_tokens, n_texts = end - start, self.n_texts
+        u_T, parameter_E = to_device([self.u_exit_T[start:end].copy(), self.parameter_E], self.device)
+        rule_D = torch.full((n_texts * n_tokens,), 0 if self.rules else NONE, device=self.device)
+        u_D, given_D = u_T.repeat(n_texts), self.token_BT[:, start:end].flatten()
+        deciding = Deciding(self.rules, rule_D, parameter_E.expand(len(rule_D), -1), u_D, u_D, given_D)
+        first = self.n_prompt + start - 1
+        position_T = torch.arange(first, first + n_tokens, device=self.device)
+        seen_BC = torch.ones(n_texts, first + n_tokens, dtype=torch.bool, device=self.device)
+        inputs = Inputs(self.token_BT[:, start - 1 : end - 1], position_T.expand(n_texts, -1), seen_BC)
+        known = decide(deciding, self._taught(inputs))
+        state_B = torch.zeros(n_texts, dtype=torch.long, device=self.device)
+        leaving = Leaving(
+            self.student.cache, self.states, state_B, bool(self.states), self.decoding.exitable_layers,
+            self.decoding.state_maps,
+        )  # fmt: skip
+        visit = ExitPass(self.student, leaving, self.decoding, deciding, known, (n_texts, n_tokens), keeps_ready=True)
+        visit.owes = False
+        taken = visit.finish(self.student.run(visit, inputs))
+        layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
+        seen = taken.exit_D, taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
+        exit_D, *columns = (part.cpu().numpy() for part in seen)
+        whole = Scored(layer_X[exit_D], *columns, taken.ready_DH)
+        return [whole.of(np.arange(text * n_tokens, (text + 1) * n_tokens)) for text in range(n_texts)]
 
-    def _taught(self, tokens: Tokens) -> Reading | None:
+    def _taught(self, inputs: Inputs) -> Reading | None:
         """What the teacher says of these tokens, if the rule is an oracle."""
         if not self.is_oracle:
             return None
-        start_S, exits = self.student.waiting.start_S, self.layers.exits
-        return read_texts(self.decoders.teacher, self.decoding, exits, self.teacher, tokens, start_S)
+        exits = [*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1]
+        streams_BTXW = teacher_pass(self.decoders.teacher, exits, inputs, self.teacher, slice(None))
+        return read_layers(self.decoders.teacher, streams_BTXW.flatten(0, 1), self.decoding)

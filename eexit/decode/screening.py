@@ -21,9 +21,7 @@ from torch import Tensor
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.teacher import teacher_pass
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder, Inputs, run_whole
 from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep
 
@@ -93,16 +91,17 @@ def second_moment(decoder: Decoder) -> Tensor:
     """The mean of h·hᵀ over what goes into the head at every token of texts that the model samples, (H, H), fp32."""
     device, generator = decoder.device, torch.Generator().manual_seed(0)
     tokens = min(TOKENS, decoder.context_of(1) or TOKENS)
-    cache, token_B = KVCache(ROWS, tokens), torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device)
+    cache, token_B = (
+        decoder.cache(ROWS, tokens),
+        torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device),
+    )
     moment_HH: Tensor | float = 0.0
-    with decoder.attending():
-        for position in range(tokens):
-            position_B1 = torch.full((ROWS, 1), position, device=device)
-            view = decoder.view(cache, position_B1, position + 1)
-            streams_B1W, _ = teacher_pass(decoder, [decoder.n_layers - 1], token_B[:, None], view)
-            ready_BH = decoder.normed(streams_B1W[:, 0])
-            moment_HH = moment_HH + ready_BH.float().T @ ready_BH.float() / (ROWS * tokens)
-            u_B = torch.rand(ROWS, generator=generator).to(device)
-            token_B = pick_tokens(decoder.head(ready_BH), 1.0, TOP_P, u_B)
+    for position in range(tokens):
+        position_B1 = torch.full((ROWS, 1), position, device=device)
+        seen_BC = torch.ones(ROWS, position + 1, dtype=torch.bool, device=device)
+        ready_BH = decoder.run(run_whole, Inputs(token_B[:, None], position_B1, seen_BC), cache)[:, -1]
+        moment_HH = moment_HH + ready_BH.float().T @ ready_BH.float() / (ROWS * tokens)
+        u_B = torch.rand(ROWS, generator=generator).to(device)
+        token_B = pick_tokens(decoder.head(ready_BH), 1.0, TOP_P, u_B)
     assert isinstance(moment_HH, Tensor)
     return moment_HH

@@ -1,101 +1,150 @@
 """The full-depth pass: over prompts, over the last tokens of rows, and over texts that are there already.
 
-Shapes: U rows of a pass, N tokens that each stand by themselves, X exitable layers and the final one last, T tokens, W
-width of the residual stream.
+The pass of a row's last token depends on nothing of the row but its tokens so far. Rows of oracles that have the same
+share one slot of the teacher's cache, until they generate different tokens.
+
+Shapes: B rows, U unique prefixes (padded: see `padded`), P prefixes to be copied, T tokens of a row, X exitable layers
+and the final one last, W width of the residual stream, H width of what the head takes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
+from eexit.decode.decoders import Decoders
 from eexit.decode.layer_reading import Reading, read_layers
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.slots import Layers
-from eexit.decode.rows.transfer import to_device
-from eexit.decode.token_pass import Tokens
+from eexit.decode.requests import Decoding
+from eexit.decode.rows import Rows, to_device
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
-from eexit.model.layerwise import LayerPass
-from eexit.model.views import CacheView, TokensView
+from eexit.model.layers import Decoder, Inputs, Layer
 
-PROMPT_STEP_TOKENS: Final = (
-    32  # prompts are padded to multiples of it, for the reason given at `prefixes.MAX_BATCH_SIZES`
-)
+PREFILLED_TOKENS: Final = 2048  # of prompts that go through the layers together
+# Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
+MAX_BATCH_SIZES: Final = 16
+
+Prompt = tuple[int, ...]  # its token ids
+
+
+def teacher_pass(
+    decoder: Decoder, kept: Sequence[int], inputs: Inputs, cache: KVCache, at: slice = slice(-1, None)
+) -> Tensor:
+    """Run all layers; returns the residual streams after the `kept` ones at these tokens of each row, (B, T, X, W)."""
+    streams: dict[int, Tensor] = {}
+
+    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        after_BTW = layer.run(hidden_BTW)
+        if layer.index in kept:
+            streams[layer.index] = after_BTW[:, at].to(decoder.device)
+        return after_BTW
+
+    decoder.run(visit, inputs, cache)
+    return torch.stack([streams[layer] for layer in kept], -2)
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt after its full-depth pass: its keys and values, and its last token's residual streams and reading.
+    """Prompts after their full-depth pass: keys and values, and the reading and final streams of their last tokens.
 
     A student with weights of its own has keys and values of its own; streams and reading are the teacher's.
     """
 
-    token_ids: tuple[int, ...]
+    index_of: dict[Prompt, int]
     teacher: KVCache
     student: KVCache
-    states_1XW: Tensor
+    final_UW: Tensor
     reading: Reading
 
 
 @torch.inference_mode()
-def prefill(decoders: Decoders, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
-    """Run a prompt at full depth, once for each decoder; its last token is read where the teacher is observed, and at
-    the final layer."""
-    exits = layers.exits[-max(1, decoding.n_observed) :]
-    ran = {decoder: prompt_pass(decoder, exits, prompt) for decoder in {decoders.teacher, decoders.student}}
-    cache, states_1XW = ran[decoders.teacher]
-    with decoders.teacher.attending():
-        reading = read_layers(decoders.teacher, states_1XW, decoding)
-    return Prefilled(prompt, cache, ran[decoders.student][0], states_1XW, reading)
+def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], end: int) -> Prefilled:
+    """Run prompts at full depth, once for each decoder, up to column `end`. Their last tokens are read where the
+    teacher is observed, and at the final layer."""
+    unique = list(dict.fromkeys(prompts))
+    exits = [*decoding.exitable_layers, decoders.teacher.n_layers - 1][-max(1, decoding.n_observed) :]
+    caches: dict[Decoder, KVCache] = {}
+    states: list[Tensor] = []
+    for decoder in {decoders.student: None, decoders.teacher: None}:
+        cache = caches[decoder] = decoder.cache(len(unique), end)
+        states = []
+        size = max(1, PREFILLED_TOKENS // max(map(len, unique)))
+        for start in range(0, len(unique), size):
+            part = aligned(unique[start : start + size], end, decoder.device)
+            states.append(teacher_pass(decoder, exits, replace(part, slot=start), cache)[:, 0])
+    states_UXW = torch.cat(states)
+    reading = read_layers(decoders.teacher, states_UXW, decoding)
+    index_of = {prompt: index for index, prompt in enumerate(unique)}
+    return Prefilled(index_of, caches[decoders.teacher], caches[decoders.student], states_UXW[:, -1], reading)
 
 
-def prompt_pass(decoder: Decoder, kept: np.ndarray, prompt: tuple[int, ...]) -> tuple[KVCache, Tensor]:
-    """A prompt's keys and values, and the residual streams of its last token after the `kept` layers, (1, X, W).
-
-    It is padded with its last token, to a multiple of PROMPT_STEP_TOKENS: causal attention hides the padding from it.
-    """
-    length = -(-len(prompt) // PROMPT_STEP_TOKENS) * PROMPT_STEP_TOKENS
-    context = decoder.context_of(len(prompt))
-    length = length if context is None else min(length, context)
-    ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
-    [token_BT] = to_device([ids], decoder.device)
-    cache = KVCache(1, length)
-    view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
-    with decoder.attending():
-        return cache, teacher_pass(decoder, kept, token_BT, view, len(prompt) - 1)[0]
+def aligned(texts: Sequence[Sequence[int]], end: int, device: torch.device) -> Inputs:
+    """Whole texts that end before column `end`."""
+    inputs = Inputs.of(texts, device)
+    seen_BC = torch.nn.functional.pad(inputs.seen_BC, (end - inputs.seen_BC.shape[1], 0))
+    return replace(inputs, seen_BC=seen_BC)
 
 
-def teacher_pass(
-    decoder: Decoder, kept: Sequence[int] | np.ndarray, token_UT: Tensor, view: CacheView, at: int | slice = -1
-) -> tuple[Tensor, LayerPass]:
-    """Run all layers; returns the residual streams after the `kept` ones at token `at` of each row, (U, X, W).
-
-    If `at` is a slice, of all of its tokens: (U, T, X, W). The second result is the pass, for a student's of its rows.
-    """
-    hidden_UTW, layer_pass = decoder.begin(token_UT, view)
-    streams = {}
-    for layer in range(decoder.n_layers):
-        hidden_UTW = layer_pass.block(layer, hidden_UTW)
-        if layer in kept:
-            streams[layer] = hidden_UTW[:, at].to(decoder.device)
-    return torch.stack([streams[int(layer)] for layer in kept], -2), layer_pass
+def padded(rows: np.ndarray, most: int) -> np.ndarray:
+    """Repeat the last of these rows, so that their number is one of at most MAX_BATCH_SIZES up to `most`."""
+    step = -(-most // MAX_BATCH_SIZES)
+    n_rows = min(-(-len(rows) // step) * step, most)
+    return np.pad(rows, (0, n_rows - len(rows)), mode="edge")
 
 
-def read_texts(
-    decoder: Decoder, decoding: Decoding, exits: np.ndarray, cache: KVCache, tokens: Tokens, start_S: np.ndarray
-) -> Reading:
-    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it.
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher says of the rows' last tokens."""
 
-    `start_S` are the positions of the slots' first generated tokens.
-    """
-    position_D = start_S[tokens.slot_D] + tokens.input_index_D
-    sent = to_device([tokens.slot_D, position_D[:, None], tokens.token_D[:, None]], decoder.device)
-    slot_D, position_D1, token_D1 = sent
-    view = TokensView(cache, slot_D, position_D1, int(position_D.max()) + 1, decoder.attends_itself)
-    with decoder.attending():
-        return read_layers(decoder, teacher_pass(decoder, exits, token_D1, view)[0], decoding)
+    reading: Reading  # of each row
+    states_BXW: Tensor  # the residual streams after the exitable layers and the final one
+    fork_BW: Tensor | None  # and after the last layer that no exit can alter
+
+
+class Prefixes:
+    """The keys and values of a teacher, with a slot per unique prefix; `slot_S` says which of them is a row's."""
+
+    def __init__(self, decoder: Decoder, decoding: Decoding, n_slots: int, length: int, fork: int):
+        self.decoder, self.decoding, self.fork = decoder, decoding, fork
+        self.cache, self.slot_S = decoder.cache(n_slots, length), np.zeros(n_slots, np.int64)
+
+    def begin(self, taken: np.ndarray, source: KVCache, prompt: int) -> int:
+        """Load a prompt's keys and values into a slot that is not taken, and return the slot."""
+        slot = int(np.setdiff1d(np.arange(self.cache.n_slots), taken)[0])
+        self.cache.copy_rows(source, *to_device([np.array([prompt]), np.array([slot])], self.decoder.device))
+        return slot
+
+    def teach(self, rows: Rows) -> Taught:
+        """Run and read the last token of every prefix at full depth."""
+        row_U, source_P, target_P = self._split(rows.last_token)
+        sent = to_device([self.slot_S[: rows.n_rows].copy(), row_U, source_P, target_P], self.decoder.device)
+        prefix_B, row, source, target = sent
+        if len(source_P):
+            self.cache.copy_rows(self.cache, source, target)
+        asked, exits = rows.asked, [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
+        inputs = Inputs(asked.token_B1[row], asked.position_B1[row], rows.seen(rows.end + 1)[row])
+        with record_function("teacher"):
+            kept = [*exits, self.fork] if self.fork >= 0 else exits
+            streams_UXW = teacher_pass(self.decoder, kept, inputs, self.cache)[:, 0]
+        with record_function("readout"):
+            reading = read_layers(self.decoder, streams_UXW[:, : len(exits)], self.decoding).of(prefix_B)
+        streams_BXW = streams_UXW[prefix_B]
+        return Taught(reading, streams_BXW[:, : len(exits)], streams_BXW[:, -1] if self.fork >= 0 else None)
+
+    def _split(self, last_token_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give rows that shared a prefix, and then generated different tokens, different slots.
+
+        The U unique prefixes fill the first slots. Returns one row of each prefix (U,), padded, and the slots that have
+        to be copied: from (P,) and to (P,).
+        """
+        slot_B = self.slot_S[: len(last_token_B)]
+        _, row_U, group_B = np.unique((slot_B << 32) + last_token_B, return_index=True, return_inverse=True)
+        source_U = slot_B[row_U]
+        stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
+        target_U = source_U.copy()
+        target_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
+        slot_B[:] = target_U[group_B]
+        return padded(row_U[np.argsort(target_U)], self.cache.n_slots), source_U[~stays_U], target_U[~stays_U]

@@ -18,7 +18,7 @@ from eexit.method.affine import affine
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eexit.model.decoder import Decoder
+    from eexit.model.layers import Decoder
 
 
 class Readout(Protocol):

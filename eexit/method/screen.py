@@ -19,9 +19,9 @@ from eexit.cpu.search import likeliest
 from eexit.errors import UsageError
 from eexit.method.rules import Distribution
 from eexit.method.screen_size import ScreenSize
-from eexit.model.decoder import Decoder
 from eexit.model.devices import in_float64
-from eexit.model.layerwise import graft
+from eexit.model.keys_alone import graft
+from eexit.model.layers import Decoder
 
 ROWS: Final = 32  # at a time: each needs the weights of its own tokens
 BLOCK: Final = 8  # tokens, of which only the best is sorted at first

@@ -11,22 +11,19 @@ The stream that enters layer e + 1 is that at the exit, and needs no map.
 Shapes: B tokens, W width of the residual stream, n and m widths of what a map takes and gives.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from eexit.method.affine import affine
-from eexit.model.layerwise import LayerPass, Layerwise
+from eexit.model.layers import Decoder
 
 STREAMS: Final = "streams"
 KEYS: Final = "keys"
 FORMS: Final = {STREAMS: ("",), KEYS: (".key", ".value")}  # and how the names of its maps end
-
-TokensAfter = Sequence[tuple[int, Tensor | slice]]  # an exit layer, and which of the tokens exited after it
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,32 +47,7 @@ class StateMaps:
     form: str  # one of FORMS
     of_layers: Mapping[tuple[int, int], tuple[LinearMap, ...]]
 
-    def write_keys(self, layer_pass: LayerPass, layer: int, hidden_B1W: Tensor, exits: TokensAfter) -> None:
-        """Write a layer's keys and values for tokens that exited after these layers, with these streams there."""
-        if all(layer == exit_layer + 1 for exit_layer, _ in exits):
-            layer_pass.write_keys(layer, hidden_B1W)
-        elif self.form == STREAMS:
-            layer_pass.write_keys(layer, _by_exit(exits, partial(self._entering, layer), hidden_B1W))
-        else:
-            own, exits = layer_pass.decoder.for_keys[layer].own_projections, layer_pass.decoder.where(layer, exits)
-            mapped = [partial(self._projected, layer, part, project) for part, project in enumerate(own)]
-            layer_pass.write_keys(layer, hidden_B1W, [partial(_by_exit, exits, each) for each in mapped])
-
-    def _entering(self, layer: int, exit_layer: int, hidden_B1W: Tensor) -> Tensor:
-        """The stream that enters the layer, of that at the exit."""
-        if layer == exit_layer + 1:
-            return hidden_B1W
-        [change] = self.of_layers[exit_layer, layer]
-        return hidden_B1W + change(hidden_B1W)
-
-    def _projected(
-        self, layer: int, part: int, own: Callable[[Tensor], Tensor], exit_layer: int, normed: Tensor
-    ) -> Tensor:
-        """The keys (part 0) or values (part 1) of the layer, of what its `own` projection to these takes."""
-        project = own if layer == exit_layer + 1 else self.of_layers[exit_layer, layer][part]
-        return project(normed)
-
-    def placed(self, decoder: Layerwise) -> "StateMaps":
+    def placed(self, decoder: Decoder) -> "StateMaps":
         """The maps on the devices where the decoder uses them: those to keys and values where their layer is."""
         moved = {}
         for (exit_layer, layer), maps in self.of_layers.items():
@@ -109,14 +81,3 @@ class StateMaps:
 def names(form: str, exit_layer: int, layer: int) -> list[str]:
     """The names of the maps from an exit layer to a deeper one, such as `state.5.7`."""
     return [f"state.{exit_layer}.{layer}{ending}" for ending in FORMS[form]]
-
-
-def _by_exit(exits: TokensAfter, change: Callable[[int, Tensor], Tensor], given: Tensor) -> Tensor:
-    """What `change` makes of all tokens, each by the layer that it exited after."""
-    if len(exits) == 1:
-        return change(exits[0][0], given)
-    parts = [(tokens, change(exit_layer, given[tokens])) for exit_layer, tokens in exits]
-    changed = parts[0][1].new_empty(len(given), *parts[0][1].shape[1:])
-    for tokens, part in parts:
-        changed[tokens] = part
-    return changed

@@ -28,8 +28,8 @@ class Model(Protocol):
     """What a state may require of a model."""
 
     @property
-    def attends_itself(self) -> bool:
-        """Whether its layers compute attention themselves, so that positions can't be hidden in a single layer."""
+    def takes_masks(self) -> bool:
+        """Whether its layers are given masks, so that positions can be hidden in a single layer."""
 
     @property
     def cache_shapes(self) -> Sequence[object]:
@@ -131,8 +131,8 @@ class Skip:
         return exit_layer + 1
 
     def check(self, model: Model) -> None:
-        if model.attends_itself:
-            raise ValueError("its layers attend by code of their own, from which no position can be hidden")
+        if not model.takes_masks:
+            raise ValueError("its layers are given no masks, so that no position can be hidden from one alone")
 
     def fill(self, layer: int, exited: Exited) -> None:
         exited.hide(layer)

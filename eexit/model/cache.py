@@ -1,155 +1,169 @@
-"""Keys and values of many rows, written in place at each row's own position.
+"""Keys and values of many rows, in transformers' own interface of a cache, with room for them beforehand.
 
-Shapes: N slots, B rows, L layers, H key heads, T tokens, S positions that there is room for, D head width.
+Rows are aligned on the right: the latest token of each is in the same column, as in a batch that is padded on the left,
+so that masks, windows and positions are transformers' own.
+
+Shapes: S slots, B rows of a pass, H key heads, T tokens of a row, C columns, D head width.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-BLOCK_POSITIONS: Final = 256  # the cache grows by this much: growing more often would fragment the heap
-# Layers are stacked in so many tensors. Fewer tensors mean fewer copies, but more memory, since a stack is there twice
-# while it grows.
-N_STACKS: Final = 8
+BLOCK_COLUMNS: Final = 256  # a cache on a CPU grows by this much: growing more often would fragment the heap
+SLACK_COLUMNS: Final = 128  # empty ones before all rows, after which the cache is moved to the left
 
-
-class Stack:
-    """Keys and values of layers that have the same shapes, (L, N, H, S, D) each."""
-
-    def __init__(self, layers: Sequence[int], keys: Tensor, values: Tensor):
-        self.layers, self.keys, self.values = layers, keys, values
-
-    def grow(self, room: int) -> None:
-        """Make room for so many positions."""
-        self.keys = _grown(self.keys, room)
-        self.values = _grown(self.values, room)
+Rewrite = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]  # of a layer's keys and values before they are written
 
 
-def _grown(buffer: Tensor, room: int) -> Tensor:
-    n_layers, n_slots, n_heads, held, width = buffer.shape
-    grown = buffer.new_zeros(n_layers, n_slots, n_heads, room, width)
-    grown[:, :, :, :held] = buffer
-    return grown
+class KeysWritten(Exception):
+    """Raised to leave a layer as soon as it has written its keys and values."""
 
 
-class KVCache:
-    """Keys and values, (N, H, S, D) per layer, allocated when a layer is first written or loaded, up to `length` long.
+class LayerColumns(CacheLayerMixin):
+    """One layer's keys and values, (S, H, C, D) each, allocated when the layer first writes some."""
 
-    On a CPU, S grows by whole blocks, and operators attend to all of it under a mask: on a part of it, a batched
-    product would first make a copy. On other devices all `length` positions are allocated at once, since growing would
-    need the old and the new tensors together, and operators get a view of the positions in use.
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, cache: "KVCache", layer: int):
+        super().__init__()
+        self.cache, self.layer = cache, layer
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = self._room_like(key_states), self._room_like(value_states)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write a pass's keys and values, (B, H, T, D), and return those of all columns up to its last one."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        cache = self.cache
+        if cache.rewrite is not None:
+            key_states, value_states = cache.rewrite(self.layer, key_states, value_states)
+        end = cache.start + key_states.shape[2]
+        keys, values = self.keys[cache.rows], self.values[cache.rows]
+        keys[:, :, cache.start : end] = key_states
+        values[:, :, cache.start : end] = value_states
+        if cache.only_keys:
+            raise KeysWritten
+        return keys[:, :, :end], values[:, :, :end]
+
+    def grow(self) -> None:
+        """Make room for as many columns as the cache has."""
+        for name in ("keys", "values"):
+            before = getattr(self, name)
+            after = self._room_like(before)
+            after[:, :, : before.shape[2]] = before
+            setattr(self, name, after)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.start + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.start
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def _room_like(self, part: Tensor) -> Tensor:
+        return part.new_zeros(self.cache.n_slots, part.shape[1], self.cache.capacity, part.shape[3])
+
+
+class KVCache(Cache):
+    """Keys and values of `n_slots` rows of up to `length` tokens.
+
+    A pass is over the `rows`, a slice of the slots, and its first token is in column `start`. On a CPU, room grows by
+    whole blocks; elsewhere it is allocated at once, since growing needs the old and the new tensors together.
     """
 
-    def __init__(self, n_slots: int, length: int):
-        self.n_slots, self.length, self.capacity = n_slots, length, 0
-        self.hidden_LNS: Tensor | None = None  # positions that are not attended to; None while there are none
-        self._stacks: list[Stack] = []
-        self._stack_of: dict[int, tuple[Stack, int]] = {}  # layer → its stack and its index there
-        self._parts: dict[torch.device, KVCache] = {}  # of a model over several devices; then nothing is held here
+    def __init__(self, n_layers: int, n_slots: int, length: int, grows: bool = True):
+        columns = [LayerColumns(self, layer) for layer in range(n_layers)]
+        super().__init__(layers=columns)
+        self.columns: Sequence[LayerColumns] = columns
+        self.n_slots, self.length = n_slots, length + SLACK_COLUMNS
+        self.capacity = 0 if grows else self.length
+        self.rows, self.start, self.only_keys = slice(0, n_slots), 0, False
+        self.rewrite: Rewrite | None = None
+        self.hidden: dict[int, Tensor] = {}  # by layer, the columns (S, C) that later tokens don't attend to there
 
     @property
     def n_bytes(self) -> int:
-        parts = sum(part.n_bytes for part in self._parts.values())
-        return parts + sum(stack.keys.nbytes + stack.values.nbytes for stack in self._stacks)
+        return sum(each.keys.nbytes + each.values.nbytes for each in self._written)
 
-    def on(self, device: torch.device) -> "KVCache":
-        """The part for layers on one of several devices."""
-        if device not in self._parts:
-            self._parts[device] = KVCache(self.n_slots, self.length)
-        return self._parts[device]
+    @property
+    def _written(self) -> list[LayerColumns]:
+        return [each for each in self.columns if each.is_initialized]
 
-    def part_of(self, layer: int) -> "KVCache":
-        """The part that holds a layer."""
-        return next((part for part in self._parts.values() if layer in part._stack_of), self)
-
-    def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, (N, H, S, D) each; allocated to fit these (…, H, T, D) if it has none yet."""
-        if layer not in self._stack_of:
-            self._add([layer], key, value)
-        return self.held(layer)
-
-    def held(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The keys and values, (N, H, S, D) each, of a layer that has some."""
-        stack, index = self._stack_of[layer]
-        return stack.keys[index, :, :, : self.capacity], stack.values[index, :, :, : self.capacity]
-
-    def _add(self, layers: Sequence[int], key: Tensor, value: Tensor) -> None:
-        shape = (len(layers), self.n_slots, key.shape[-3], self._room(key))
-        stack = Stack(layers, key.new_zeros(*shape, key.shape[-1]), value.new_zeros(*shape, value.shape[-1]))
-        self._stacks.append(stack)
-        self._stack_of |= {layer: (stack, index) for index, layer in enumerate(layers)}
-
-    def _room(self, buffer: Tensor) -> int:
-        return self.capacity if buffer.device.type == "cpu" else self.length
+    def begin(self, rows: slice, start: int, n_tokens: int) -> None:
+        """Begin a pass of some rows over so many tokens each, of which the first is in column `start`."""
+        self.rows, self.start = rows, start
+        if start + n_tokens > self.capacity:
+            self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS
+            for each in self._written:
+                each.grow()
 
     @torch.inference_mode()
-    def reserve(self, reach: int) -> None:
-        """Make room for positions below `reach`."""
-        if reach <= self.capacity:
-            return
-        self.capacity = min(self.length, -(-reach // BLOCK_POSITIONS) * BLOCK_POSITIONS)
-        for stack in self._stacks:
-            if self._room(stack.keys) > stack.keys.shape[3]:
-                stack.grow(self._room(stack.keys))
+    def copy_rows(self, source: "KVCache", sources: Tensor, targets: Tensor, first: int = 0) -> None:
+        """Copy the rows of these slots of `source`, which may be this cache, to these slots; none is both.
 
-    @torch.inference_mode()
-    def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy slots `sources` to slots `targets`, none of which is a source."""
-        buffers = [buffer for stack in self._stacks for buffer in (stack.keys, stack.values)]
-        for buffer in (*buffers, *([] if self.hidden_LNS is None else [self.hidden_LNS])):
-            buffer.index_copy_(1, targets, buffer.index_select(1, sources))
-        for device, part in self._parts.items():
-            part.copy_slots(sources.to(device), targets.to(device))
-
-    @torch.inference_mode()
-    def load(self, slots: slice, source: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
-        """Start rows with the keys and values of the one row of `source`.
-
-        Everything that earlier rows left in these slots is overwritten, since it may be NaN.
+        Only layers from the `first` on are copied. Nothing is left of what was in the slots before, which may be NaN.
         """
-        for device, part in source._parts.items():
-            self.on(device).load(slots, part, layers, n_tokens)
-        if not self._stacks:
-            self._add_like(source, layers)
-        self.reserve(n_tokens)
-        if self.hidden_LNS is not None:
-            self.hidden_LNS[:, slots] = False
-        for stack in self._stacks:
-            source_stacks = [source._stack_of[layer][0] for layer in stack.layers]
-            for buffer, start in (
-                (stack.keys, torch.cat([source_stack.keys for source_stack in source_stacks])),
-                (stack.values, torch.cat([source_stack.values for source_stack in source_stacks])),
-            ):
-                buffer[:, slots, :, :n_tokens] = start[:, :, :, :n_tokens]
-                buffer[:, slots, :, n_tokens:] = 0
+        n_columns = min(source.capacity, self.length)
+        self.begin(self.rows, 0, n_columns)
+        for own, other in list(zip(self.columns, source.columns, strict=True))[first:]:
+            if not other.is_initialized:
+                continue
+            if not own.is_initialized:
+                own.lazy_initialization(other.keys, other.values)
+            at = targets.to(other.keys.device), sources.to(other.keys.device)
+            for mine, part in ((own.keys, other.keys), (own.values, other.values)):
+                mine[at[0], :, :n_columns] = part[at[1], :, :n_columns]
+                if n_columns < self.capacity:
+                    mine[at[0], :, n_columns:] = 0
+        for hidden in self.hidden.values():
+            hidden[targets] = False
+        if source is self:
+            for hidden in self.hidden.values():
+                hidden[targets] = hidden[sources]
 
     @torch.inference_mode()
-    def hide(self, layer: int, slot_B: Tensor, position_B: Tensor) -> None:
-        """Hide these positions in a layer: later tokens do not attend to them there."""
-        if self.hidden_LNS is None:
-            n_layers = max(self._stack_of) + 1
-            self.hidden_LNS = slot_B.new_zeros(n_layers, self.n_slots, self.length, dtype=torch.bool)
-        self.hidden_LNS[layer, slot_B, position_B] = True
+    def move_left(self, n_columns: int) -> None:
+        """Move all columns to the left by so many, which no row in flight uses any more."""
+        for each in self._written:
+            for part in (each.keys, each.values):
+                part[:, :, :-n_columns] = part[:, :, n_columns:].clone()
+        for hidden in self.hidden.values():
+            hidden[:, :-n_columns], hidden[:, -n_columns:] = hidden[:, n_columns:].clone(), False
 
     @torch.inference_mode()
-    def unhide(self, slot_B: Tensor) -> None:
-        """Hide nothing in these slots any more."""
-        if self.hidden_LNS is not None:
-            self.hidden_LNS[:, slot_B] = False
-        for device, part in self._parts.items():
-            part.unhide(slot_B.to(device))
+    def move_right(self, n_columns_B: Tensor, end: int) -> None:
+        """Move each of the first B rows to the right by so many columns, up to column `end`."""
+        source_BC = (torch.arange(end, device=n_columns_B.device) - n_columns_B[:, None]).clamp(min=0)
+        for each in self._written:
+            at = source_BC.to(each.keys.device)[:, None, :, None]
+            for part in (each.keys, each.values):
+                own = part[: len(source_BC), :, :end]
+                own[:] = own.gather(2, at.expand(-1, own.shape[1], -1, own.shape[3]))
 
-    def _add_like(self, source: "KVCache", layers: Sequence[int]) -> None:
-        """Allocate stacks of layers of the same shapes, for those of the layers that `source` has."""
-        layers = [layer for layer in layers if layer in source._stack_of]
-        by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
-        for layer in layers:
-            stack, _ = source._stack_of[layer]
-            by_shape.setdefault((stack.keys.shape, stack.values.shape), []).append(layer)
-        size = -(-len(layers) // N_STACKS)
-        for alike in by_shape.values():
-            stack, _ = source._stack_of[alike[0]]
-            for start in range(0, len(alike), size):
-                self._add(alike[start : start + size], stack.keys[0], stack.values[0])
+    def hide(self, layer: int, left_BT: Tensor) -> None:
+        """Hide the tokens of this pass that have left, (B, T), in a layer from later tokens."""
+        if layer not in self.hidden:
+            self.hidden[layer] = left_BT.new_zeros(self.n_slots, self.length)
+        self.hidden[layer][self.rows, self.start : self.start + left_BT.shape[1]] = left_BT
+
+    def latest(self, layer: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of this pass's tokens in a layer, (B, H, T, D) each."""
+        at = slice(self.start, self.start + n_tokens)
+        return self.columns[layer].keys[self.rows, :, at], self.columns[layer].values[self.rows, :, at]
+
+    def copy_layer(self, source: int, target: int, n_tokens: int) -> None:
+        """Copy the keys and values of this pass's tokens from one layer to another."""
+        keys, values = self.latest(source, n_tokens)
+        if not self.columns[target].is_initialized:
+            self.columns[target].lazy_initialization(keys, values)
+        own_keys, own_values = self.latest(target, n_tokens)
+        own_keys.copy_(keys), own_values.copy_(values)

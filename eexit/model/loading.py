@@ -22,7 +22,7 @@ from eexit.model.checkpoint import (
     refuse_misfit_unloaded,
     refuse_not_finite,
 )
-from eexit.model.decoder import context_of
+from eexit.model.layers import context_of
 from eexit.model.quantization import (
     INT4,
     dtype_name,
@@ -32,8 +32,8 @@ from eexit.model.quantization import (
     refuse_left_whole,
     refuse_quantize,
 )
+from eexit.model.refusals import find_stack, refuse_offloaded, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, file_digest, gguf_bits, hub_is_reachable, locate, no_tokenizer
-from eexit.model.support.refusals import find_stack, refuse_offloaded, refuse_unsupported
 from eexit.output.text import did_you_mean
 
 

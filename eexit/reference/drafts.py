@@ -14,11 +14,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.costs.draft_rounds import Rounds
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.reference.generation import kl_divergence, read_after, read_exits, said
 from eexit.results.token_columns import EOS, LENGTH

@@ -19,15 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
-from eexit.decode.trace import Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Exit
 from eexit.reference.rules import STOPS, Seen
 from eexit.results.token_columns import EOS, LENGTH

@@ -27,8 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.memory import budget_of
-from eexit.decode.rows.requests import Failure, Request, RowSoFar
+from eexit.decode.memory import budget_of
+from eexit.decode.requests import Failure, Request, RowSoFar
 from eexit.decode.scoring import score_texts
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator

@@ -13,7 +13,7 @@ from eexit.plan.artefacts import GATE, PROBE, READOUT, STATE_MAPS
 
 if TYPE_CHECKING:
     from eexit.method.readouts import Readout
-    from eexit.model.decoder import Decoder
+    from eexit.model.layers import Decoder
     from eexit.training.texts import Text
 
 KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # that probes are calibrated for and measured at

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from eexit.decode.layer_reading import read_layers
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.decode.teacher import teacher_pass
 from eexit.method.divergence import Divergence
 from eexit.method.readouts import READOUTS, Readout
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder, Inputs
 from eexit.training.texts import Text, blocks
 
 BLOCK_TOKENS: Final = 2048  # of the streams that are there at a time
@@ -36,19 +35,17 @@ def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], deci
     """
     kept = [*layers, decoder.n_layers - 1]
     with torch.inference_mode():
-        states = torch.cat([text_pass(decoder, text, kept)[1][int(decided_only) :] for text in block])
+        states = torch.cat([text_pass(decoder, text, kept)[int(decided_only) :] for text in block])
     return states.clone()  # outside of inference mode, as an ordinary tensor
 
 
 @torch.inference_mode()
-def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> tuple[KVCache, Tensor]:
-    """A text's keys and values at full depth, and the streams after `kept` where its answer's tokens are read,
-    (T, X, W): up to the token before the last, whose position is the last that something is read from."""
+def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
+    """A text's streams at full depth after `kept` where its answer's tokens are read, (T, X, W): up to the token before
+    the last, whose position is the last that something is read from."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
-    token_BT, cache = torch.tensor([ids], device=decoder.device), KVCache(1, len(ids))
-    view = decoder.view(cache, torch.arange(len(ids), device=decoder.device)[None], len(ids))
-    with decoder.attending():
-        return cache, teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0][0]
+    inputs = Inputs.of([ids], decoder.device)
+    return teacher_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 
 def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:

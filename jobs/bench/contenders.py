@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.console.sweep_flags import load_job
 from eexit.decode.engine import Engine, Tell
-from eexit.decode.rows.requests import Outcome, Request
+from eexit.decode.requests import Outcome, Request
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.method.rules import ORACLES
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.config import Observe, SweepConfig
 from eexit.plan.configuration import NORMAL, Normal
 from eexit.plan.prompts import read_prompts

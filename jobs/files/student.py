@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"{error.msg}: pip install 'eexit[student]'") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    from eexit.model.decoder import Decoder
+    from eexit.model.layers import Decoder
     from eexit.plan.exit_layers import every_nth_layer
 
     model, texts = model_and_texts(flags)

@@ -34,8 +34,7 @@ from untrained import LINEAR
 
 from eexit import KLExitGenerator
 from eexit.decode import token_pass
-from eexit.decode.rows.requests import Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Request, Trace
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import ONLINE, RULES
 from eexit.method.states import STATES

@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 from eexit.reference.generation import LEAVE, Student, draw, leaving, read_after, read_exits, run
 from eexit.reference.rules import STOPS, Seen

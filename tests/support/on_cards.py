@@ -15,7 +15,7 @@ from untrained import N_LAYERS
 
 from eexit.cpu import packed_linear
 from eexit.model import devices, loading, quantization
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.training import ridge
 
 N_ON_OTHER: Final = 3  # layers

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eexit.decode.steps.batch import Batch
+from eexit.decode.steps.step import step
+from eexit.model.views import CacheView
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,13 +24,9 @@ from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import Counts, Prices, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.steps.batch import Batch
-from eexit.decode.steps.step import step
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.model import cache as kv_cache
-from eexit.model.decoder import Decoder
-from eexit.model.views import CacheView
+from eexit.model.layers import Decoder
 
 
 class Ran:

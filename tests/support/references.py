@@ -16,9 +16,8 @@ from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.trace import Trace
-from eexit.model.decoder import Decoder
+from eexit.decode.requests import Decoding, Request, Trace
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.reference.drafts import draft_one
 from eexit.reference.generation import generate_one

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.method.states import STATES

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2
 from transformers import PreTrainedModel
 
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.decode.sampling import distribution
 
 Text = tuple[int, ...]

@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from eexit.decode.rows.requests import Outcome, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Outcome, Request, Trace
 from eexit.plan.configuration import NORMAL, Exit, Normal
 from eexit.results.token_columns import LENGTH
 

@@ -10,7 +10,7 @@ from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.method.readouts import READOUTS
 from eexit.plan.configuration import Normal
 from eexit.training.loop import Trainer

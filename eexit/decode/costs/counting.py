@@ -6,12 +6,14 @@ Shapes: T decided tokens of a run, X exitable layers and then the final one, L l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from eexit.method.rules import ONLINE
 from eexit.method.states import STATES, State, alters
+from eexit.plan.configuration import PERFECT, Configuration, Exit, Normal
 
 COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
 # What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a screen, a
@@ -123,6 +125,63 @@ def needed(
     keys_T = written_before[reached_T] - written_before[depth_T]
     hides_L1, layer_L1 = np.array([[in_layer.hides] for in_layer in left]), np.arange(n_layers)[:, None]
     return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hides_L1 & (layer_L1 >= depth_T)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What decides what was run for a run's decided tokens, each decoded alone: the layers that they exited after, what
+    their rule saw, and which a screen let exit by mistake. Without evidence, the rule looked at nothing."""
+
+    exit_layer_T: np.ndarray
+    evidence_TE: np.ndarray | None = None  # NaN where the rule did not look
+    missed_T: np.ndarray | None = None
+    by_screen: bool = False
+
+    def counts(self, configuration: Configuration, exitable_layers: Sequence[int], n_layers: int) -> Counts | None:
+        """None for an oracle, which runs beside a full-depth pass that rows share, and for drafts, which are counted
+        by their rounds."""
+        match configuration:
+            case Normal():
+                return full_depth(len(self.exit_layer_T), n_layers, len(exitable_layers))
+            case Exit() if not configuration.is_oracle:
+                counts = _layers_and_keys(self.exit_layer_T, exitable_layers, n_layers, STATES[configuration.state])
+                return replace(counts, looks_TXK=self._looks(configuration, exitable_layers, n_layers))
+        return None
+
+    def _looks(self, setting: Exit, exitable_layers: Sequence[int], n_layers: int) -> np.ndarray:
+        """`Counts.looks_TXK`: looks up to the exits, and one whole read of each token that no look was."""
+        rank_X = np.arange(len(exitable_layers) + 1)
+        exit_T = np.searchsorted([*exitable_layers, n_layers - 1], self.exit_layer_T)
+        is_at_exit_TX = rank_X == exit_T[:, None]
+        if setting.rule not in ONLINE:
+            return looks_of(is_at_exit_TX)
+        assert self.evidence_TE is not None
+        reached_TX = np.isin(rank_X, setting.ranks(exitable_layers)) & (rank_X <= exit_T[:, None])
+        looked_TX = reached_TX & np.pad(~np.isnan(self.evidence_TE), ((0, 0), (0, 1)))
+        if setting.gate == PERFECT:
+            looked_TX &= is_at_exit_TX
+        rule, looks_TXK = ONLINE[setting.rule], np.zeros((*reached_TX.shape, len(LOOKS)), np.int64)
+        if setting.gate is not None:
+            looks_TXK[..., LOOKS.index("gate_reads")] = reached_TX
+        if rule.probes:
+            looks_TXK[..., LOOKS.index("probe_reads")] = looked_TX
+        if rule.reads:
+            looks_TXK[..., LOOKS.index("screen_reads" if self.by_screen else "head_reads")] = looked_TX
+        looks_TXK[..., LOOKS.index("head_reads")] |= is_at_exit_TX
+        if self.missed_T is not None:
+            looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & self.missed_T[:, None]
+        return looks_TXK
+
+
+def _layers_and_keys(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State) -> Counts:
+    """The layers that are run for tokens with these exits, and those in which keys and values alone are written: in
+    all that are deeper, at once, if exits alter the state; else the layers themselves, once a later token needs them.
+    """
+    counts, _ = needed(exit_layer_T, exitable_layers, n_layers, state)
+    if not alters(state):
+        return counts
+    written_before = np.cumsum([0, 0, *(_left_by(state, layer).writes for layer in range(1, n_layers))])
+    return replace(counts, keys_T=written_before[n_layers] - written_before[exit_layer_T + 1])
 
 
 def cost_columns(

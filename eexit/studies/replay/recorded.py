@@ -9,7 +9,7 @@ tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.decode.costs.counting import LOOKS, Prices, cost_columns, looks_of, needed
+from eexit.decode.costs.counting import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
-from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
+from eexit.method.rules import ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import PERFECT, Draft, Exit, gives_its_exits
+from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.files import Location
@@ -62,11 +62,11 @@ UNPRICED: Final = Costs(np.nan, np.nan, np.nan)
 
 @dataclass(frozen=True)
 class Pricing:
-    """The exitable layers, what parts of the model cost, and by which of `LOOKS` rules that read do so."""
+    """The exitable layers, what parts of the model cost, and whether rules that read do so through a screen."""
 
     layers: Sequence[int]
     prices: Prices
-    reads: str
+    by_screen: bool
 
 
 OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
@@ -182,32 +182,10 @@ def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_pr
     """
     layers, prices, n_layers = pricing.layers, pricing.prices, len(pricing.prices.layer_L)
     exit_layer_N = np.array([*layers, n_layers - 1])[exit_N]
-    counts, _ = needed(exit_layer_N, layers, n_layers, STATES[setting.state])
-    ran = None if setting.is_oracle else replace(counts, looks_TXK=_looks(setting, exit_N, evidence_NE, pricing))
+    seen_NE = None if evidence_NE is None else evidence_NE.numpy()
+    ran = Ran(exit_layer_N, seen_NE, by_screen=pricing.by_screen).counts(setting, layers, n_layers)
     costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return Costs(*(np.nan if costs[name] is None else costs[name] for name in Costs._fields))
-
-
-def _looks(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, pricing: Pricing) -> np.ndarray:
-    """`Counts.looks_TXK` of a setting: looks up to the exits, and one whole read of each token that no look was."""
-    rank_X = np.arange(len(pricing.layers) + 1)
-    is_at_exit_NX = rank_X == exit_N[:, None]
-    if setting.rule not in ONLINE:
-        return looks_of(is_at_exit_NX)
-    assert evidence_NE is not None
-    reached_NX = np.isin(rank_X, setting.ranks(pricing.layers)) & (rank_X <= exit_N[:, None])
-    looked_NX = reached_NX & np.pad(~evidence_NE.isnan().numpy(), ((0, 0), (0, 1)))
-    if setting.gate == PERFECT:
-        looked_NX &= is_at_exit_NX
-    rule, looks_NXK = ONLINE[setting.rule], np.zeros((*reached_NX.shape, len(LOOKS)), np.int64)
-    if setting.gate is not None:
-        looks_NXK[..., LOOKS.index("gate_reads")] = reached_NX
-    if rule.probes:
-        looks_NXK[..., LOOKS.index("probe_reads")] = looked_NX
-    if rule.reads:
-        looks_NXK[..., LOOKS.index(pricing.reads)] = looked_NX
-    looks_NXK[..., LOOKS.index("head_reads")] |= is_at_exit_NX
-    return looks_NXK
 
 
 def replay_row(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from eexit.decode.costs.counting import Prices
+from eexit.decode.decoders import Decoders
 from eexit.decode.layer_reading import read_exits
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.scoring import Scored, score
 from eexit.generator import ModelGenerator
 from eexit.method.divergence import Divergence
@@ -40,7 +40,7 @@ class Replayer:
     def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
         self.decoders, self.decoding = decoders, decoding
         self.layers = decoding.exitable_layers
-        self.pricing = Pricing(self.layers, prices, "screen_reads" if decoding.screen else "head_reads")
+        self.pricing = Pricing(self.layers, prices, by_screen=decoding.screen is not None)
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
@@ -111,10 +111,7 @@ class Replayer:
         n_exits = len(self.layers) + 1
         exit_N = np.searchsorted([*self.layers, self.decoders.teacher.n_layers - 1], scored.exit_layer_T[1:])
         final_NW = self.final_of(transcript).to(self.decoders.teacher.device)
-        with self.decoders.teacher.attending():
-            read = read_exits(
-                self.decoders, self.decoding, scored.exit_hidden_TW[1:], scored.exit_layer_T[1:], final_NW
-            )
+        read = read_exits(self.decoders.student, self.decoders.teacher, scored.exit_ready_TH[1:], final_NW)
         unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.evidence_TE[1:])

@@ -20,8 +20,7 @@ import torch
 
 from eexit.decode.costs.counting import COSTS, Counts, cost_columns
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Failure, Outcome, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Failure, Outcome, Request, Trace
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig

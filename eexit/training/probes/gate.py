@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eexit.decode.layer_reading import read_layer
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.rules import ONLINE, Look
 from eexit.plan.artefacts import CardRow

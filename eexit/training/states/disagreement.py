@@ -1,11 +1,10 @@
 """How much of a text is no longer full depth's once exits have left a state behind, by exit set.
 
 Exits are known: those of the oracle `agree`, so that what a student says amiss is the state's. Tokens leave at the
-first layer of an exit set that says what full depth says. With the exact state, each of them would be full depth's. The
-pass is scoring's (`eexit.decode.token_pass`), of many texts at once; at full depth, each text goes through the layers
-once, however often its student does.
+first layer of an exit set that says what full depth says. With the exact state, each of them would be full depth's.
+Many texts go through the layers at once, prompts at full depth.
 
-Shapes: D decided tokens of all texts, E exitable layers, X = E + 1 with the final layer last, W width of the residual
+Shapes: B texts, T tokens of the longest with its prompt, D decided tokens of all texts, E exitable layers, X = E + 1 with the final layer last, W width of the residual
 stream.
 """
 
@@ -17,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.rows.slots import Layers, find_layers
-from eexit.decode.rows.waiting import Waiting
-from eexit.decode.token_pass import StudentRows, Tokens, run_to
+from eexit.decode.exit_pass import KnownExits
+from eexit.decode.requests import Decoding
+from eexit.decode.student import Leaving, Student
+from eexit.decode.teacher import teacher_pass
 from eexit.method.readouts import Readout
 from eexit.method.state_maps import StateMaps
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder, Inputs
 from eexit.plan.artefacts import CardRow
-from eexit.training.streams import LENS, likeliest, text_pass
+from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
 from eexit.training.texts import Text, blocks
 
 BLOCK_TOKENS: Final = 1024  # of the texts that are there at a time
@@ -51,67 +50,56 @@ def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
 
 @dataclass(frozen=True)
 class FullDepth:
-    """Some texts at full depth: their prompts' keys and values, and what is said of their decided tokens."""
+    """Some texts at full depth: what is said of their decided tokens."""
 
     decoder: Decoder
-    layers: Layers  # where tokens may exit
-    readout: Readout  # through which they do
-    texts: Sequence[Text]
-    caches: Sequence[KVCache]  # of a text each
-    tokens: Tokens  # those that are decided next, in the order of the texts
+    exits: Exits
+    inputs: Inputs  # whole texts, up to the token before the last
+    decided_BT: Tensor  # the tokens that may exit: those behind which a decided one is read
     said_D: Tensor  # the likeliest tokens after the final layer
     agrees_DE: np.ndarray  # whether an exitable layer's likeliest token is that one
 
     @classmethod
-    def of(cls, decoder: Decoder, read: Exits, texts: Sequence[Text]) -> "FullDepth":
-        layers = find_layers(read.layers, decoder.n_layers, ())
-        passes = [text_pass(decoder, text, layers.exits.tolist()) for text in texts]
-        *at_exits_XDW, final_DW = torch.cat([states_TXW[1:] for _, states_TXW in passes]).unbind(1)
+    def of(cls, decoder: Decoder, exits: Exits, texts: Sequence[Text]) -> "FullDepth":
+        whole = [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts]
+        inputs = Inputs.of(whole, decoder.device)
+        decided_BT = inputs.position_BT >= torch.tensor(
+            [[len(text.prompt_token_ids)] for text in texts], device=decoder.device
+        )
+        kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(len(texts), inputs.token_BT.shape[1])
+        streams_BTXW = teacher_pass(decoder, kept, inputs, cache, slice(None))
+        *at_exits_XDW, final_DW = streams_BTXW[decided_BT].unbind(1)
         said_D = likeliest(decoder, final_DW)
         said_XD = [
-            likeliest(decoder, hidden_DW, layer, read.readout)
-            for layer, hidden_DW in zip(read.layers, at_exits_XDW, strict=True)
+            likeliest(decoder, hidden_DW, layer, exits.readout)
+            for layer, hidden_DW in zip(exits.layers, at_exits_XDW, strict=True)
         ]
         agrees_DE = (torch.stack(said_XD, 1) == said_D[:, None]).cpu().numpy()
-        lengths = [len(text.token_ids) - 1 for text in texts]
-        tokens = Tokens(
-            np.repeat(np.arange(len(texts)), lengths),
-            np.concatenate([np.arange(length) for length in lengths]),
-            np.concatenate([text.token_ids[:-1] for text in texts]),
-        )
-        caches = [cache for cache, _ in passes]
-        return cls(decoder, layers, read.readout, texts, caches, tokens, said_D, agrees_DE)
+        return cls(decoder, exits, inputs, decided_BT, said_D, agrees_DE)
 
-    def exits(self, exit_set: ExitSet) -> np.ndarray:
+    def leaves(self, exit_set: ExitSet) -> np.ndarray:
         """Where each token leaves, an index into X: at the first layer of the set that agrees."""
-        in_set_E = np.isin(self.layers.exits[:-1], exit_set)
+        in_set_E = np.isin(self.exits.layers, exit_set)
         leaves_DX = np.append(self.agrees_DE & in_set_E, np.ones((len(self.agrees_DE), 1), bool), 1)
         exit_D: np.ndarray = leaves_DX.argmax(1)
         return exit_D
-
-    def student(self, state: str, maps: StateMaps | None) -> StudentRows:
-        """Rows for a pass of all decided tokens, behind prompts that went through all layers."""
-        start_S, n_texts = np.array([len(text.prompt_token_ids) for text in self.texts]), len(self.texts)
-        n_inputs = max(len(text.token_ids) for text in self.texts)
-        cache = KVCache(n_texts, int(start_S.max()) + n_inputs)
-        for slot, held in enumerate(self.caches):
-            cache.load(slice(slot, slot + 1), held, range(self.decoder.n_layers), int(start_S[slot]))
-        waiting = Waiting(self.decoder, self.layers, start_S, np.zeros(n_texts, np.int64), n_inputs, n_kept=0)
-        return StudentRows(self.decoder, self.layers.segments, cache, [state], waiting, maps=maps)
 
 
 @torch.inference_mode()
 def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateMaps | None = None) -> np.ndarray:
     """Which tokens are not full depth's, where they leave as `exit_D` says and exits leave this state behind."""
-    with full.decoder.attending():
-        hidden_DW = run_to(full.student(state, maps), full.tokens, exit_D)
-    wrong_D = np.zeros(len(exit_D), bool)
-    for rank, layer in enumerate(full.layers.exits.tolist()):
-        here = torch.from_numpy(np.flatnonzero(exit_D == rank)).to(full.said_D.device)
-        read_at = None if layer == full.decoder.n_layers - 1 else layer
-        said = likeliest(full.decoder, hidden_DW[here], read_at, full.readout)
-        wrong_D[exit_D == rank] = (said != full.said_D[here]).cpu().numpy()
-    return wrong_D
+    (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
+    exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
+    exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
+    student = Student(full.decoder, full.decoder.cache(n_rows, n_tokens))
+    state_B = torch.zeros(n_rows, dtype=torch.long, device=device)
+    leaving = Leaving(student.cache, [state], state_B, True, layers, maps)
+    decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
+    visit = KnownExits(student, leaving, decoding, exit_BT)
+    visit.owes = False
+    ready_DH = visit.ready(student.run(visit, full.inputs))[full.decided_BT.flatten()]
+    said_D = torch.cat([full.decoder.head(some_NH).argmax(-1) for some_NH in ready_DH.split(ARGMAX_TOKENS)])
+    return (said_D != full.said_D).cpu().numpy()
 
 
 def exit_rows(
@@ -122,7 +110,7 @@ def exit_rows(
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
         full = FullDepth.of(decoder, exits, block)
         for exit_set in exit_sets(exits.layers):
-            exit_D = full.exits(exit_set)
+            exit_D = full.leaves(exit_set)
             for state, maps in leaves.items():
                 wrong_D = says_otherwise(full, exit_D, state, maps)
                 counts = np.array([len(exit_D), (exit_D < len(exits.layers)).sum(), (~wrong_D).sum()])

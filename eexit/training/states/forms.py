@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eexit.method.state_maps import KEYS, STREAMS, LinearMap
-from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder, Inputs, Layer
 
 PROBES: Final = 64  # streams that norms are compared with
 LEAST_GAIN: Final = 1e-4  # of the largest one: a norm that all but drops an input does not stand for another one
@@ -188,20 +187,17 @@ def _probes(decoder: Decoder) -> Tensor:
 def _entering_each(decoder: Decoder, layer: int, hidden_NW: Tensor) -> list[Tensor]:
     caught: list[Tensor] = []
 
-    def catching(own: nn.Module) -> Callable[[Tensor], Tensor]:
-        def catch(given_N1D: Tensor) -> Tensor:
-            caught.append(given_N1D[:, 0])
-            made: Tensor = own(given_N1D)
-            return made
+    def catch(own: Callable[[Tensor], Tensor], given_N1D: Tensor) -> Tensor:
+        caught.append(given_N1D[:, 0])
+        return own(given_N1D)
 
-        return catch
+    def visit(at: Layer, hidden_N1W: Tensor) -> Tensor:
+        if at.index == layer:
+            at.write_keys(hidden_NW[:, None], [catch, catch])
+        return hidden_N1W
 
-    alone, n_tokens = decoder.for_keys[layer], len(hidden_NW)
-    position_N1 = torch.zeros(n_tokens, 1, dtype=torch.long, device=decoder.device)
-    view = decoder.view(KVCache(n_tokens, 1), position_N1, 1)
-    with decoder.attending():
-        _, layer_pass = decoder.begin(torch.ones_like(position_N1), view)
-        layer_pass.write_keys(layer, hidden_NW[:, None], [catching(own) for own in alone.own_projections])
+    zero_N1 = torch.zeros(len(hidden_NW), 1, dtype=torch.long, device=decoder.device)
+    decoder.run(visit, Inputs(zero_N1, zero_N1, zero_N1 == 0), decoder.cache(len(hidden_NW), 1))
     return caught
 
 

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding
-from eexit.model.decoder import Decoder
+from eexit.decode.requests import Decoding
+from eexit.model.layers import Decoder
 
 
 @pytest.mark.parametrize(

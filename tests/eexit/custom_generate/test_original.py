@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from byte_model import save_byte_model
+from eexit.decode.steps.batch import Batch
 
 from eexit import (
     KLExitGenerator,
@@ -17,10 +18,9 @@ from eexit import (
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
+from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Request
-from eexit.decode.steps.batch import Batch
+from eexit.decode.requests import Request
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig

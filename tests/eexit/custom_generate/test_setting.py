@@ -47,7 +47,7 @@ from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import SETTING, read_taken
 from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
 from eexit.studies.taking_home.take_home import Wanted, take_home

@@ -17,6 +17,7 @@ import transformers as tf
 from accelerate import dispatch_model
 from axes import SOME
 from card import DEVICE, OTHER, Card, Counts, Memory, Mixed, There
+from eexit.decode.steps.batch import Batch
 from long_llama import LONG
 from on_cards import N_ON_OTHER, card_of, decoder_there
 from references import decoder_of, shared_model
@@ -27,12 +28,10 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_probe
 
 from eexit.decode.engine import Engine
+from eexit.decode.memory import FREE_SHARE, budget_of, cache_budget
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.memory import FREE_SHARE, budget_of, cache_budget
-from eexit.decode.rows.requests import Decoding, Outcome, Request
+from eexit.decode.requests import Decoding, Outcome, Request, Trace
 from eexit.decode.scoring import score_texts
-from eexit.decode.steps.batch import Batch
-from eexit.decode.trace import Trace
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
@@ -40,8 +39,8 @@ from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES
 from eexit.model.adapters import merged
 from eexit.model.cache import N_STACKS, KVCache
-from eexit.model.decoder import Decoder
 from eexit.model.file_digests import PEFT_FILES
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft, Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 

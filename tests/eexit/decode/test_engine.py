@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from eexit.decode.rows.prefixes import padded
+from eexit.model.views import CacheView
 from long_llama import LONG
 from references import decoder_of
 from torch.profiler import profile
@@ -17,13 +19,10 @@ from traces import assert_same, kl_request, traces_of
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
+from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.decode.rows import prefixes, slots
-from eexit.decode.rows.prefixes import padded
-from eexit.decode.rows.requests import Decoding, Failure, Request
 from eexit.decode.teacher import PROMPT_STEP_TOKENS
-from eexit.decode.trace import Trace
-from eexit.model.decoder import Decoder
-from eexit.model.views import CacheView
+from eexit.model.layers import Decoder
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import MODES, Draft, Exit, Normal
 from eexit.results.token_columns import LENGTH, STOP

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.decode.screening import second_moment
 from eexit.errors import UsageError

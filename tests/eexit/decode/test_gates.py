@@ -13,7 +13,7 @@ from untrained import LINEAR, WIDTH, random_gate
 
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.plan.configuration import Exit
 

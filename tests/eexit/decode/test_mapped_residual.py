@@ -16,10 +16,10 @@ from untrained import N_LAYERS, STATE_MAPS, WIDTH, key_maps, stream_maps
 from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.scoring import score
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 
 MODE = "mapped_residual"

@@ -11,7 +11,7 @@ from traces import CLOSE, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Request
+from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.config import Observe

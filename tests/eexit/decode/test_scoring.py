@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from eexit.decode import scoring
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.scoring import score, score_texts
-from eexit.decode.trace import Trace
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Exit, Normal
 
 

@@ -9,7 +9,7 @@ from tiny_models import tiny_model
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode import screening
 from eexit.decode.screening import moment_of, second_moment
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 
 
 def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own(tmp_path: Path) -> None:

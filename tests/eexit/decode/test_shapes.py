@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, SOME
+from eexit.decode.steps import beside, step, teaching
 from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
 from eexit.decode import layer_reading as reading
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.steps import beside, step, teaching
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.method.states import STATES
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit, Normal
 
 DECODING = Decoding(

@@ -12,13 +12,12 @@ from tiny_models import GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
 from eexit.method import rules
 from eexit.method.rules import BLIND, ONLINE, RULES, Control, Parameter, Rule
 from eexit.method.states import STATES, State
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
 from eexit.plan.exit_layers import resolve_exitable_layers

@@ -11,7 +11,7 @@ from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 
 EXITS = (1, 3, 4)
 LAYER = 5  # of which keys and values are written

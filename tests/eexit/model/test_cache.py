@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from eexit.model.views import CacheView, TokensView
 from torch import Tensor
 
 from eexit.cpu import kernels
 from eexit.cpu.kernels import AttentionOptions
 from eexit.model.cache import KVCache
-from eexit.model.views import CacheView, TokensView
 
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
 

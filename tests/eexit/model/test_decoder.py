@@ -9,9 +9,9 @@ from traces import kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 
 SMALL: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
 LLAMA4: dict[str, Any] = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}

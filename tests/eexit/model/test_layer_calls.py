@@ -4,16 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from eexit.model.layer_calls import CallsFor, LayerCall, row_axes
+from eexit.model.views import CacheView
 from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
-from eexit.decode.trace import Trace
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.model.cache import KVCache
-from eexit.model.layer_calls import CallsFor, LayerCall, row_axes
-from eexit.model.views import CacheView
 from eexit.reference.generation import generate_one
 
 N_HEADS = 4

@@ -10,7 +10,7 @@ from tiny_models import GROUPED
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.model.loading import estimate_memory
 from eexit.plan.config import SweepConfig
 

@@ -24,7 +24,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model import quantization
 from eexit.model.adapters import merged, sharing
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.model.loading import choose_dtype, describe_model, estimate_memory, load_model_and_tokenizer
 from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
 from eexit.plan.config import SweepConfig

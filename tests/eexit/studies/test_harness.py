@@ -22,7 +22,7 @@ from references import decoder_of, remembering
 from traces import traces_of
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request, RowSoFar
+from eexit.decode.requests import Decoding, Request, RowSoFar
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.model.loading import load_model_and_tokenizer

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from eexit.decode.learned_exits import linear_readout
 from eexit.method.readouts import READOUTS
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.training import ridge
 from eexit.training.linear import LinearTrainer
 from eexit.training.ridge import PENALTIES, Ridge, SplitSums, Sums, best_fit

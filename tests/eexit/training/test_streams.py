@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.layer_reading import read_layers
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.plan.configuration import Normal
 from eexit.training.streams import streams
 from eexit.training.texts import Text

@@ -11,6 +11,8 @@ import pytest
 import torch
 from axes import EXITABLE
 from card import Card
+from eexit.model.layer_calls import named
+from eexit.model.support.watching import configs_of
 from on_cards import decoder_there
 from ran import Products
 from references import decoder_of, packed_decoder_of, shared_model
@@ -21,12 +23,10 @@ from transformers.integrations import moe
 
 from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.method.states import STATES
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder
-from eexit.model.layer_calls import named
-from eexit.model.support.watching import configs_of
+from eexit.model.layers import Decoder
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them

@@ -18,10 +18,9 @@ from untrained import LINEAR
 
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.rows import slots
-from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens
-from eexit.decode.trace import Trace
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, SOME, control, some
+from eexit.decode.steps import observing
+from eexit.decode.steps.batch import Batch
 from long_llama import LONG
 from ran import Ran, run_alone
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
@@ -23,17 +25,14 @@ from untrained import LINEAR
 
 from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import cost_columns, needed
+from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.scoring import score
-from eexit.decode.steps import observing
-from eexit.decode.steps.batch import Batch
-from eexit.decode.trace import Trace
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.method.states import STATES
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.plan.config import Observe
 from eexit.plan.configuration import Exit, Normal
 

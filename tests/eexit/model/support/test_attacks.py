@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from eexit.model.layer_calls import ATTENTION
+from eexit.model.views import CacheView
 from tiny_models import shallow_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,9 +19,7 @@ from transformers.models.llama import modeling_llama
 
 from eexit.cpu.kernels import AttentionOptions
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
-from eexit.model.layer_calls import ATTENTION
-from eexit.model.views import CacheView
+from eexit.model.layers import Decoder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYER = 1

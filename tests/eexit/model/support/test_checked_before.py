@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from eexit.model.support import checked_before, soundness
+from eexit.model.support.checked_before import CheckedBefore
+from eexit.model.views import CacheView
 from tiny_models import shallow_model
 from traces import kl_request, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding
+from eexit.decode.requests import Decoding
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
-from eexit.model.support import checked_before, soundness
-from eexit.model.support.checked_before import CheckedBefore
-from eexit.model.views import CacheView
+from eexit.model.layers import Decoder
 
 Load = Callable[[PreTrainedModel], tuple[Decoder, bool]]
 

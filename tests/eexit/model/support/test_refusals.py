@@ -8,7 +8,7 @@ from tiny_models import tiny_model
 from torch import nn
 
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 
 
 def compile_forward(module: nn.Module) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from eexit.model.views import CacheView, TokensView
 from tiny_models import SIZES, shallow_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eexit.errors import UsageError
-from eexit.model.decoder import Decoder
-from eexit.model.views import CacheView, TokensView
+from eexit.model.layers import Decoder
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYER = 2  # the last one

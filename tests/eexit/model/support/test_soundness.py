@@ -9,6 +9,10 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from eexit.model.decoder import PROBE_TOKENS, Decoder
+from eexit.model.layer_calls import RowAxis
+from eexit.model.layerwise import LayerPass
+from eexit.model.views import CacheView, TokensView
 from tiny_models import ARCHITECTURES, shallow_model
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,10 +20,6 @@ from transformers import PreTrainedModel
 from eexit import load_default_model_and_tokenizer
 from eexit.cpu.kernels import AttentionOptions
 from eexit.errors import UsageError
-from eexit.model.decoder import PROBE_TOKENS, Decoder
-from eexit.model.layer_calls import RowAxis
-from eexit.model.layerwise import LayerPass
-from eexit.model.views import CacheView, TokensView
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

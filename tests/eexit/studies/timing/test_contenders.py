@@ -13,7 +13,7 @@ from byte_model import POSITIONS, save_byte_model
 
 from eexit.decode.costs.counting import cost, full_depth
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Request
+from eexit.decode.requests import Request
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Draft, Exit, Generate, Normal

@@ -8,7 +8,7 @@ from references import decoder_of, shared_model
 from torch import Tensor, nn
 
 from eexit.method.state_maps import LinearMap
-from eexit.model.decoder import Decoder
+from eexit.model.layers import Decoder
 from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.states.forms import Form, KeysForm, Pair, StreamsForm, compare_norms, deeper, entering
 

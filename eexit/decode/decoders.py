@@ -6,8 +6,7 @@ from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.model.adapters import merged
-from eexit.model.decoder import Decoder
-from eexit.model.support.checked_before import CheckedBefore
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Configuration, Exit
 
 
@@ -35,14 +34,13 @@ class Decoders:
         return self if isinstance(configuration, Exit) else Decoders.of(self.teacher)
 
 
-def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool, as_loaded: bool = False) -> Decoders:
+def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Decoders:
     """The decoders of a model, whose linear layers are packed in place if they are to be `packed`, and of its student.
 
-    A model `as_loaded`, whose code nobody can have changed since, need not pass a check that it has passed before.
-    Raises `UsageError` for what can't be run layer by layer, and for an adapter that does not fit the model.
+    Raises `UsageError` for what can't be run with exits, and for an adapter that does not fit the model.
     """
     student = model if adapter is None else merged(model, adapter)
     if packed:
         pack_linear_layers(model, student)
-    own = {each: Decoder(each, CheckedBefore(each) if as_loaded else None) for each in {model, student}}
+    own = {each: Decoder(each) for each in {model, student}}
     return Decoders(own[model], own[student])

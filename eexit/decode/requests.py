@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eexit.decode.trace import Trace
+from eexit.decode.costs.counting import Counts
+from eexit.decode.costs.draft_rounds import Rounds
 from eexit.method.readouts import READOUTS, Readout
 from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Exit
+from eexit.results.token_columns import TokenColumns
 
 if TYPE_CHECKING:
     from eexit.method.gate import Gate
@@ -76,6 +78,14 @@ class RowSoFar:
     request: Request
     token_ids: Sequence[int]
     exit_layers: Sequence[int]  # of the same tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(TokenColumns):
+    """What a row generated, and what was run for it."""
+
+    counts: Counts | None  # None beside a teacher, whose passes rows share
+    rounds: Rounds | None  # of mode draft
 
 
 @dataclass(frozen=True)

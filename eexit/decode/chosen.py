@@ -1,0 +1,43 @@
+"""Some of a pass's tokens: what is computed for them alone, and what for all.
+
+On a CPU, a computation takes as long as it has tokens, and nothing is lost by asking which they are. On other devices
+the host would have to wait for that, and a few tokens take as long as many: there, all are computed under a mask.
+
+Shapes: D tokens, N of them chosen.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The tokens that a flag chooses; `rows` are what is computed for them."""
+
+    flag_D: Tensor
+    rows: Tensor | slice
+
+    @classmethod
+    def of(cls, flag_D: Tensor) -> "Chosen":
+        return cls(flag_D, flag_D.nonzero()[:, 0] if flag_D.device.type == "cpu" else slice(None))
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing has to be computed, as far as that is known here."""
+        return isinstance(self.rows, Tensor) and not len(self.rows)
+
+    def put(self, target_D: Tensor, values_N: Tensor) -> None:
+        """Write what was computed for `rows` to those of the target that are chosen."""
+        if isinstance(self.rows, Tensor):
+            target_D[self.rows] = values_N.to(target_D.dtype)
+        else:
+            flag_D = self.flag_D.view(-1, *[1] * (target_D.ndim - 1))
+            target_D.copy_(torch.where(flag_D, values_N.to(target_D.dtype), target_D))
+
+    def within(self, flag_D: Tensor) -> "Chosen":
+        """Those of the chosen tokens with this flag, as an index into what was computed for `rows`."""
+        if isinstance(self.rows, Tensor):
+            return Chosen.of(flag_D[self.rows])
+        return Chosen(flag_D & self.flag_D, self.rows)

@@ -1,0 +1,137 @@
+"""One step of all rows in flight: each gets its next token, read at the layer that it leaves after.
+
+Shapes: B rows, F of them with a student of their own, X exitable layers and then the final one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from eexit.decode.batch import Batch, Tell
+from eexit.decode.chosen import Chosen
+from eexit.decode.decoders import Decoders
+from eexit.decode.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
+from eexit.decode.layer_reading import Picked, Reader, read_tokens
+from eexit.decode.observing import observe
+from eexit.decode.requests import Decoding, Request
+from eexit.decode.teacher import Prefilled, Prefixes, Taught
+from eexit.method.states import STATES, alters
+from eexit.model.cache import KVCache
+from eexit.model.layers import Inputs
+
+
+class OnlineBatch(Batch):
+    """Rows whose rules look at what has been run, at nothing, or never exit: what full depth says is found later."""
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        # 1. The rows' latest tokens go through the layers together. At each exitable layer that a rule looks at, tokens
+        #    may leave; past their exits, their modes say what deeper layers hold. Where all have left, layers are left
+        #    out. The next token of each row is read where it left.
+        inputs, deciding, leaving = self.inputs(), self.deciding(), self.leaving(self.rows.n_rows)
+        taken = exit_pass(self.student, leaving, self.decoding, inputs, deciding)
+        # 2. It is recorded, and is the row's latest token from now on.
+        with record_function("records"):
+            self.record(taken.columns(self.layer_X))
+
+    def observe(self, slots: np.ndarray, observed: Tell) -> None:
+        if self.decoding.n_observed and len(slots):
+            observe(self.rows, self.decoders, self.student.cache, slots, observed)
+
+
+class OracleBatch(Batch):
+    """Rows beside a teacher, the full-depth pass that oracles look at: their exits are known before they run.
+
+    Where student and teacher are one decoder, rows whose mode leaves the state as it is have no student, and the
+    students of others share the teacher's pass up to the `fork`, the last layer that no exit can alter.
+    """
+
+    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
+        super().__init__(n_slots, length, decoders, decoding, requests)
+        fork = fork_of(decoding, requests) if decoders.are_one else -1
+        self.first_layer = fork + 1
+        self.teacher = Prefixes(decoders.teacher, decoding, n_slots, length, fork)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        # 1. The teacher takes the rows' latest tokens through all layers, and every exitable layer is read.
+        inputs, deciding = self.inputs(), self.deciding()
+        taught = self.teacher.teach(self.rows)
+        # 2. The rules say where each leaves.
+        decision = decide(deciding, taught.reading)
+        # 3. Students run, with what exits leave behind. Tokens are read from them, or from the teacher.
+        picked = self._picked(deciding, decision, taught)
+        if self.n_students:
+            with record_function("student"):
+                picked.put_first(self._students(self.n_students, inputs, deciding, decision, taught))
+        # 4. Everything is recorded.
+        with record_function("records"):
+            columns = {
+                "token_id_T": picked.token_B, "exit_layer_T": self.layer_X[decision.exit_D],
+                "exit_prob_TX": decision.prob_DX, "evidence_TE": decision.evidence_DE, **picked.columns(),
+            }  # fmt: skip
+            self.record(columns | taught.reading.columns(picked.token_B, self.decoding.observe))
+
+    def _picked(self, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
+        """The next tokens of rows without a student: what the teacher says where they leave."""
+        if self.decoding.temperature == 0:
+            return taught.reading.picked(decision.exit_D)
+        reader, states_BXW = Reader(self.decoders.teacher, self.decoding.readout), taught.states_BXW
+        ready_BH = reader.ready(states_BXW[:, -1], reader.final)
+        for rank, layer in enumerate(self.decoding.exitable_layers):
+            leaves = Chosen.of(decision.exit_D == rank)
+            if not leaves.are_none:
+                leaves.put(ready_BH, reader.ready(states_BXW[leaves.rows, rank], layer))
+        return read_tokens(self.decoders.teacher, self.decoding, ready_BH, deciding.u_token_D)
+
+    def _students(self, n_rows: int, inputs: Inputs, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
+        """Run the students of the first so many rows up to their exits, and read their next tokens there."""
+        deciding = Deciding(
+            deciding.rules, deciding.rule_D[:n_rows], deciding.parameter_DE[:n_rows], deciding.u_exit_D[:n_rows],
+            deciding.u_token_D[:n_rows],
+        )  # fmt: skip
+        known = Decision(decision.evidence_DE[:n_rows], decision.prob_DX[:n_rows], decision.exit_D[:n_rows])
+        inputs = Inputs(inputs.token_BT[:n_rows], inputs.position_BT[:n_rows], inputs.seen_BC[:n_rows])
+        visit = ExitPass(self.student, self.leaving(n_rows), self.decoding, deciding, known, (n_rows, 1))
+        entering_B1W: Tensor | None = None
+        if taught.fork_BW is not None:
+            entering_BW = taught.fork_BW[:n_rows]
+            for rank, layer in enumerate(self.decoding.exitable_layers):
+                if layer < self.first_layer:
+                    here_BW, leaves_B = taught.states_BXW[:n_rows, rank], known.exit_D == rank
+                    visit.leave(rank, leaves_B, here_BW)
+                    entering_BW = torch.where(leaves_B[:, None], here_BW, entering_BW)
+            entering_B1W = entering_BW[:, None]
+        return visit.finish(self.student.run(visit, inputs, self.first_layer, entering_B1W)).picked
+
+    def has_student(self, request: Request) -> bool:
+        mode = request.configuration.mode
+        return not self.decoders.are_one or (mode in STATES and alters(STATES[mode]))
+
+    def _load(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
+        super()._load(prefilled, slots, prompt_N)
+        for prompt in np.unique(prompt_N).tolist():
+            new = slots[prompt_N == prompt]
+            taken = np.setdiff1d(np.arange(self.rows.n_rows), slots[prompt_N >= prompt])
+            self.teacher.slot_S[new] = self.teacher.begin(self.teacher.slot_S[taken], prefilled.teacher, prompt)
+
+    def _move(self, source: int, target: int) -> None:
+        super()._move(source, target)
+        self.teacher.slot_S[target] = self.teacher.slot_S[source]
+
+    @property
+    def caches(self) -> Sequence[KVCache]:
+        return [self.student.cache, self.teacher.cache]
+
+
+def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:
+    """The last layer that students take from their teacher, so that they run one that no exit can alter; at least −1.
+
+    State `frozen_cache` copies from it.
+    """
+    states = [STATES[request.configuration.mode] for request in requests if request.configuration.mode in STATES]
+    altered = [state.first_altered(decoding.exitable_layers[0]) for state in states]
+    return max(-1, min((layer for layer in altered if layer is not None), default=1) - 2)

@@ -1,0 +1,286 @@
+"""The student: the decoder that exits leave out layers of, its keys and values, and what it still owes.
+
+All rows go through a layer together. Past a token's exit, the mode says what the next layer gets, and what is left for
+later tokens. Where all tokens have left, layers are left out: modes that alter the state have keys and values written
+alone, and for `unfrozen`, which keeps the full-depth state, the rest of the layers is owed for all rows of the step. It
+is run together with the next step that goes as deep (deferred computation, as in EE-LLM, Chen et al. 2023).
+
+Shapes: B rows, T tokens of a pass, N owed tokens, D tokens of all rows, W width of the residual stream.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from eexit.decode.chosen import Chosen
+from eexit.method.state_maps import KEYS, StateMaps
+from eexit.method.states import STATES, alters
+from eexit.model.cache import KVCache
+from eexit.model.layers import Decoder, Inputs, Layer, Projection
+
+
+@dataclass(frozen=True)
+class Left:
+    """Which of a pass's tokens have left, and after which layer; what is said of others means nothing."""
+
+    flag_BT: Tensor
+    exit_layer_BT: Tensor
+
+
+@dataclass
+class Does:
+    """What a state does in a layer, as `states.Exited` asks for it: it writes keys, by state maps or not, copies those
+    of the layer before, or hides tokens."""
+
+    what: str = ""
+
+    def write_keys(self, layer: int) -> None:
+        self.what = "writes"
+
+    def write_mapped_keys(self, layer: int) -> None:
+        self.what = "maps"
+
+    def copy_keys(self, layer: int) -> None:
+        self.what = "copies"
+
+    def hide(self, layer: int) -> None:
+        self.what = "hides"
+
+
+class Leaving:
+    """What the tokens of rows leave in layers past their exits: `state_B` are indices into `states`.
+
+    `is_everywhere` says that no row is without a state, which the host knows.
+    """
+
+    def __init__(
+        self, cache: KVCache, states: Sequence[str], state_B: Tensor, is_everywhere: bool,
+        exits: Sequence[int], maps: StateMaps | None = None,
+    ):  # fmt: skip
+        self.cache, self.exits, self.maps = cache, exits, maps
+        self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
+        self.altering = [name for name in states if alters(STATES[name])]
+
+    @property
+    def all_alter(self) -> bool:
+        """Whether the exits of every row alter what later tokens see."""
+        return self.is_everywhere and len(self.altering) == len(self.states)
+
+    def run(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> Tensor:
+        """Run a layer for all tokens; what the next one gets of those that have left is as it was at their exits."""
+        if not self.altering:
+            return layer.run(hidden_BTW)
+        layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
+        after_BTW = layer.run(entering_BTW, projections)
+        self.cache.rewrite = None
+        frozen_BT1 = self._of(self.altering, left.flag_BT)[..., None].to(after_BTW.device)
+        return torch.where(frozen_BT1, hidden_BTW.to(after_BTW.device), after_BTW)
+
+    def write(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> None:
+        """Have a layer hold what all tokens, which have left, leave there, without running it."""
+        layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
+        does = {self._does(name, layer.index) for name in self.states}
+        if does & {"writes", "maps"}:
+            layer.write_keys(entering_BTW, projections)
+        elif "copies" in does:
+            self.cache.copy_layer(layer.index - 1, layer.index, hidden_BTW.shape[1])
+        self.cache.rewrite = None
+
+    def _prepare(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> tuple[Layer, Tensor, Sequence[Projection]]:
+        """The layer as it is to be called, what enters it, and what makes its keys and values in place of its own."""
+        index, projections = layer.index, list[Projection]()
+        by_what: dict[str, list[str]] = {}
+        for name in self.states:
+            by_what.setdefault(self._does(name, index), []).append(name)
+        if hiding := by_what.get("hides"):
+            self.cache.hide(index, self._of(hiding, left.flag_BT))
+        layer = layer.without(self.cache.hidden.get(index))
+        if copying := by_what.get("copies"):
+            self.cache.rewrite = partial(self._copied, self._of(copying, left.flag_BT))
+        if mapping := by_what.get("maps"):
+            assert self.maps, "a state that maps needs state maps"
+            mapped_BT = self._of(mapping, left.flag_BT) & (left.exit_layer_BT + 1 < index)
+            exited = Left(mapped_BT, left.exit_layer_BT)
+            if self.maps.form == KEYS:
+                projections = [partial(self._projected, exited, index, part) for part in range(2)]
+            else:
+                hidden_BTW = self._entering(exited, index, hidden_BTW)
+        return layer, hidden_BTW, projections
+
+    def _of(self, states: Sequence[str], flag_BT: Tensor) -> Tensor:
+        """Which of the tokens that have left are in rows of these states, (B, T)."""
+        if self.is_everywhere and len(states) == len(self.states):
+            return flag_BT
+        of_B = torch.stack([self.state_B == self.states.index(name) for name in states]).any(0)
+        return flag_BT & of_B[:, None]
+
+    @staticmethod
+    def _does(state: str, layer: int) -> str:
+        does = Does()
+        if alters(STATES[state]):
+            STATES[state].fill(layer, does)
+        return does.what
+
+    def _copied(self, copied_BT: Tensor, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, (B, H, T, D), with those of the layer before for tokens that are copied."""
+        before = self.cache.latest(layer - 1, keys.shape[2])
+        flag = copied_BT[:, None, :, None].to(keys.device)
+        key, value = (
+            torch.where(flag, old.to(new.device), new) for old, new in zip(before, (keys, values), strict=True)
+        )
+        return key, value
+
+    def _by_exit(self, exited: Left, layer: int) -> list[tuple[int, Chosen]]:
+        """The tokens that state maps are for in a layer, by the layer that they exited after."""
+        flag_D, exit_D = exited.flag_BT.flatten(), exited.exit_layer_BT.flatten()
+        chosen = [
+            (exit_layer, Chosen.of(flag_D & (exit_D == exit_layer)))
+            for exit_layer in self.exits
+            if exit_layer + 1 < layer
+        ]
+        return [(exit_layer, tokens) for exit_layer, tokens in chosen if not tokens.are_none]
+
+    def _entering(self, exited: Left, layer: int, hidden_BTW: Tensor) -> Tensor:
+        """The stream that enters a layer, with what maps make of it for tokens that have left."""
+        assert self.maps
+        entering_DW = hidden_BTW.flatten(0, 1).clone()
+        for exit_layer, tokens in self._by_exit(exited, layer):
+            [change] = self.maps.of_layers[exit_layer, layer]
+            own_NW = entering_DW[tokens.rows]
+            tokens.put(entering_DW, own_NW + change(own_NW))
+        return entering_DW.unflatten(0, hidden_BTW.shape[:2])
+
+    def _projected(
+        self, exited: Left, layer: int, part: int, own: Callable[[Tensor], Tensor], given_BTD: Tensor
+    ) -> Tensor:
+        """The layer's keys (part 0) or values (part 1) before norms and angles, by maps for tokens that have left."""
+        assert self.maps
+        maps = {
+            exit_layer: self.maps.of_layers[exit_layer, layer][part]
+            for exit_layer in self.exits
+            if exit_layer + 1 < layer
+        }
+        given_DD, width = given_BTD.flatten(0, 1), next(iter(maps.values())).weight.shape[1]
+        if Chosen.of(~exited.flag_BT.flatten()).are_none:  # of none, the layer's own are needed
+            made_DH = given_DD.new_empty(len(given_DD), width)
+        else:
+            made_DH = own(given_BTD).flatten(0, 1)
+        for exit_layer, tokens in self._by_exit(exited, layer):
+            tokens.put(made_DH, maps[exit_layer](given_DD[tokens.rows]))
+        return made_DH.unflatten(0, given_BTD.shape[:2])
+
+
+@dataclass(frozen=True)
+class Owed:
+    """Tokens of successive steps that are through `depth` layers, and what enters the next."""
+
+    depth: int
+    hidden_BNW: Tensor
+    position_BN: Tensor
+    left: Left
+
+    def of(self, rows: Tensor) -> "Owed":
+        left = Left(self.left.flag_BT[rows], self.left.exit_layer_BT[rows])
+        return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], left)
+
+
+class Passing:
+    """The visit of a pass that waits, where tokens are owed, until they have joined; meanwhile layers are passed by.
+
+    `own` are its tokens, and `before` those that have joined. Where all have left, `held_BTW` is the stream that enters
+    layer `depth`.
+    """
+
+    all_left = False
+
+    def __init__(self, student: "Student", leaving: Leaving, own: Left):
+        self.student, self.leaving, self.own = student, leaving, own
+        self.before: Left | None = None
+        self.waits_at: int | None = None
+        self.held_BTW: Tensor | None = None
+        self.depth = 0
+
+    @property
+    def left(self) -> Left:
+        """Of all tokens of the pass."""
+        return beside(self.before, self.own) if self.before else self.own
+
+    def __call__(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        if self.held_BTW is not None:
+            return hidden_BTW
+        if not self.all_left and self.student.owes(layer.index):
+            self.waits_at, self.held_BTW = layer.index, hidden_BTW
+            return hidden_BTW
+        return self.visit(layer, hidden_BTW)
+
+    def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        """Run a layer for tokens that have left."""
+        return self.leaving.run(layer, hidden_BTW, self.left)
+
+    def join(self, owed: Owed) -> None:
+        """Go on with these tokens before the pass's own."""
+        self.before = beside(owed.left, self.before) if self.before else owed.left
+        self.waits_at, self.held_BTW = None, None
+
+
+class Student:
+    """A decoder, the keys and values of rows, and the tokens that they owe, those that are through most layers first."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache):
+        self.decoder, self.cache, self.owed = decoder, cache, list[Owed]()
+
+    def owes(self, layer: int) -> bool:
+        """Whether tokens wait for this layer."""
+        return bool(self.owed) and self.owed[-1].depth == layer
+
+    def run(self, visit: Passing, inputs: Inputs, first: int = 0, entering_BTW: Tensor | None = None) -> Tensor:
+        """A pass of all rows; returns what goes into the head behind the final layer, (B, T, H).
+
+        Tokens that were owed are the first of the T where the pass goes as deep.
+        """
+        while True:
+            ready_BTH = self.decoder.run(visit, inputs, self.cache, first, entering_BTW)
+            if visit.held_BTW is None:
+                return ready_BTH
+            if visit.waits_at is None:  # all have left
+                self._owe(Owed(visit.depth, visit.held_BTW, inputs.position_BT, visit.left))
+                return ready_BTH
+            owed, first = self.owed.pop(), visit.waits_at
+            entering_BTW = torch.cat([owed.hidden_BNW, visit.held_BTW], 1)
+            inputs = longer(inputs, owed.position_BN)
+            visit.join(owed)
+
+    def _owe(self, owed: Owed) -> None:
+        """Have these tokens wait, those of a step before that wait for the same layer together with them."""
+        if self.owes(owed.depth):
+            before = self.owed.pop()
+            hidden_BNW = torch.cat([before.hidden_BNW, owed.hidden_BNW], 1)
+            position_BN = torch.cat([before.position_BN, owed.position_BN], 1)
+            owed = Owed(owed.depth, hidden_BNW, position_BN, beside(before.left, owed.left))
+        self.owed.append(owed)
+
+    def keep(self, rows: Tensor) -> None:
+        """Let all rows go but these, and put these in this order."""
+        self.owed = [owed.of(rows) for owed in self.owed]
+
+    def settle(self, leaving: Leaving, latest: Inputs) -> None:
+        """Run what is owed, before rows come that owe nothing; `latest` is each row's latest token in the cache."""
+        if self.owed:
+            owed = self.owed.pop()
+            inputs = longer(latest, owed.position_BN[:, :-1])
+            self.run(Passing(self, leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
+
+
+def beside(before: Left, own: Left) -> Left:
+    """These tokens of each row, and then those."""
+    flag_BT = torch.cat([before.flag_BT, own.flag_BT], 1)
+    return Left(flag_BT, torch.cat([before.exit_layer_BT, own.exit_layer_BT], 1))
+
+
+def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:
+    """The same pass with tokens at these positions before its own, whose embeddings are not asked for."""
+    token_BT = torch.nn.functional.pad(inputs.token_BT, (position_BN.shape[1], 0))
+    return replace(inputs, token_BT=token_BT, position_BT=torch.cat([position_BN, inputs.position_BT], 1))

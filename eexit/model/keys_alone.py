@@ -1,0 +1,164 @@
+"""Layers that make no more than keys and values: without the queries, where these come from matrices of their own.
+
+What a layer runs until its keys and values are in the cache is found by observing it, and no architecture is known by
+name. A module whose output may be NaN without a change of the keys and values is left out. A matrix that makes queries,
+keys and values together is run as it is. A linear module whose NaN shows in the keys alone is what makes them, and so
+with values.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from eexit.errors import UsageError
+from eexit.model.cache import KeysWritten, KVCache
+
+Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
+
+
+class StandIn:
+    """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]):
+        self.module, self.call = module, call
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return self.call(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.module, name)
+
+
+def graft(root: nn.Module, path: str, replacement: object) -> Any:
+    """A copy of `root` that shares all its weights, with the module at `path` replaced."""
+    shell = copied(root)
+    head, _, rest = path.partition(".")
+    child = graft(getattr(root, head), rest, replacement) if rest else replacement
+    object.__setattr__(shell, head, child)
+    return shell
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module with its class's own forward: visitors and accelerate's hooks put others in its place."""
+    shell = copy.copy(module)
+    for name in ("forward", "_old_forward", "_hf_hook"):
+        vars(shell).pop(name, None)
+    return shell
+
+
+@dataclass(frozen=True)
+class KeysAlone:
+    """A layer that makes no more than its keys and values.
+
+    `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
+    norms and rotary angles; None where there are no two such modules.
+    """
+
+    layer: nn.Module
+    device: torch.device
+    projections: tuple[str, str] | None = None
+
+    @property
+    def own_projections(self) -> tuple[nn.Module, nn.Module]:
+        """Of layers that have two such modules."""
+        assert self.projections
+        key, value = (self.layer.get_submodule(path) for path in self.projections)
+        return key, value
+
+    def write(
+        self, cache: KVCache, hidden_BTW: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any],
+        projections: Sequence[Projection] = (),
+    ) -> None:  # fmt: skip
+        """Write the keys and values of this residual stream, (B, T, W), with the layer's other arguments.
+
+        `projections` take the place of the two modules.
+        """
+        if hidden_BTW.device != self.device:
+            hidden_BTW, args, kwargs = send_to_device((hidden_BTW, args, kwargs), self.device, skip_keys="cache")
+        layer = self.layer
+        for path, project in zip(self.projections or () if projections else (), projections, strict=True):
+            layer = graft(layer, path, partial(project, self.layer.get_submodule(path)))
+        cache.only_keys = True
+        try:
+            with suppress(KeysWritten):
+                layer(hidden_BTW, *args, **kwargs)
+        finally:
+            cache.only_keys = False
+
+
+@torch.inference_mode()
+def without_queries(
+    layer: nn.Module, expected: Sequence[Tensor], write: Callable[[KeysAlone], Sequence[Tensor]]
+) -> KeysAlone:
+    """A copy of a layer, which shares its weights, for writing keys and values alone.
+
+    `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
+    `UsageError` if the copy's are not the layer's own.
+    """
+    device = next(layer.parameters()).device
+
+    def written(alone: nn.Module) -> Sequence[Tensor]:
+        return write(KeysAlone(alone, device))
+
+    alone = copied(layer)
+    left_out: list[str] = []
+    linear: list[tuple[str, list[bool]]] = []  # each module's path, and whether it makes keys, and values
+    for name, output in _run_before_keys(alone, written).items():
+        if name.startswith(tuple(f"{parent}." for parent in left_out)):
+            continue
+        module, constant = layer.get_submodule(name), partial(_constant, output.shape[-1], output.dtype)
+        without = graft(alone, name, StandIn(module, partial(constant, torch.nan)))
+        parts = written(without)
+        if all(torch.equal(ours, own) for ours, own in zip(parts, expected, strict=True)):
+            left_out.append(name)
+            alone = graft(alone, name, StandIn(module, partial(constant, 0.0)))
+        elif hasattr(module, "out_features"):
+            linear.append((name, [bool(part.isnan().any()) for part in parts]))
+    if not all(torch.equal(ours, own) for ours, own in zip(written(alone), expected, strict=True)):
+        raise UsageError("keys and values are others without queries")
+    return KeysAlone(alone, device, _projections(linear))
+
+
+def _constant(width: int, dtype: torch.dtype, number: float, vectors: Tensor, *_: object, **__: object) -> Tensor:
+    """In place of a module that maps vectors to vectors of this width: the same number everywhere."""
+    return vectors.new_full((*vectors.shape[:-1], width), number, dtype=dtype)
+
+
+def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | None:
+    """The paths of what makes keys alone and values alone, if these are the only linear modules that make either."""
+    match linear:
+        case [(key, [True, False]), (value, [False, True])] | [(value, [False, True]), (key, [True, False])]:
+            return key, value
+    return None
+
+
+def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """The modules that a layer runs before its keys and values are written, outer ones first, by their paths.
+
+    They are those that map vectors to vectors; of each, what it gave.
+    """
+    ended: dict[str, Tensor] = {}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def end(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            entering = args[0] if args else None
+            if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
+                ended[path] = output
+
+        return end
+
+    paths = [path for path, _ in layer.named_modules() if path]
+    handles = [layer.get_submodule(path).register_forward_hook(note(path)) for path in paths]
+    try:
+        write(layer)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: ended[path] for path in paths if path in ended}

@@ -1,0 +1,463 @@
+"""A transformers decoder on its own forward, with a function of ours called in place of each of its layers.
+
+What is between the layers is transformers' own: embeddings, positions, rotary angles, masks, windows, attention, norms
+and head. The function gets the residual stream that enters a layer and returns what the next layer gets. It may run the
+layer, have it write keys and values alone (`eexit.model.keys_alone`), or pass the stream on. No model family is known
+by name: layers, and what follows them, are found by the model's structure and by observing one forward. Layers take
+their own functions back after each forward, so that a model is as it was.
+
+Shapes: B rows, T tokens, C columns of the cache, W width of the residual stream, H width of what the head takes, V
+vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import AttentionInterface
+
+from eexit.errors import UsageError, first_line
+from eexit.model.cache import KVCache
+from eexit.model.devices import devices_of
+from eexit.model.keys_alone import KeysAlone, Projection, StandIn, graft, without_queries
+from eexit.model.refusals import find_stack, refuse_autocast, refuse_compiled, refuse_unsupported, takes
+
+CHECKED_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed with
+# How far a row may be, relative to its size, from what it is alone: it comes from products of other sizes.
+TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+
+
+class Sdpa(str):
+    """The name of torch's attention to whoever compares it; whoever looks it up finds `_mask` with it."""
+
+    __slots__ = ()
+    __eq__ = str.__eq__
+
+    def __hash__(self) -> int:
+        return hash((Sdpa, str(self)))
+
+
+ATTENTION: Final = Sdpa("sdpa")
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The mask of transformers, made without asking the device whether it could do without."""
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+AttentionMaskInterface.register(ATTENTION, _mask)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer within a forward, and the arguments that the model calls it with besides the residual stream."""
+
+    decoder: "Decoder"
+    index: int
+    forward: Callable[..., Any]  # the layer's own
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> Tensor:
+        """The residual stream after the layer, (B, T, W), whose keys and values are in the cache then.
+
+        `projections` may take the place of the layer's own to keys and to values, if these are modules of their own.
+        """
+        with self._projecting(projections):
+            output = self.forward(hidden_BTW, *self.args, **self.kwargs)
+        after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return after_BTW
+
+    def write_keys(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> None:
+        """Write the layer's keys and values for this residual stream, without running the rest of the layer."""
+        self.decoder.for_keys[self.index].write(self.cache, hidden_BTW, self.args, self.kwargs, projections)
+
+    def without(self, hidden_SC: Tensor | None) -> "Layer":
+        """The layer without these columns of the cache's slots in its mask."""
+        mask = None if hidden_SC is None else self.mask
+        if hidden_SC is None or mask is None:
+            return self
+        hidden = hidden_SC[self.cache.rows, None, None, : mask.shape[-1]].to(mask.device)
+        seen = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+        call = self._call
+        call.arguments["attention_mask"] = seen
+        return Layer(self.decoder, self.index, self.forward, call.args[1:], call.kwargs)
+
+    @contextmanager
+    def _projecting(self, projections: Sequence[Projection]) -> Iterator[None]:
+        own = self.decoder.for_keys[self.index].own_projections if projections else ()
+        before = [vars(module).get("forward") for module in own]
+        for module, project in zip(own, projections, strict=True):
+            module.forward = partial(project, module.forward)
+        try:
+            yield
+        finally:
+            for module, forward in zip(own, before, strict=True):
+                restore(module, forward)
+
+    @property
+    def cache(self) -> KVCache:
+        return self.decoder.running.get().cache
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which columns each token attends to, (B, 1, T, C), boolean or added to scores; None if it is given none."""
+        given = self._call.arguments.get("attention_mask")
+        return given if isinstance(given, Tensor) and given.ndim == 4 else None
+
+    @property
+    def _call(self) -> inspect.BoundArguments:
+        return self.decoder.signatures[self.index].bind(None, *self.args, **self.kwargs)
+
+
+Visit = Callable[[Layer, Tensor], Tensor]  # what the next layer gets, (B, T, W), of a layer and what enters it
+
+
+def run_whole(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    """The visit that changes nothing."""
+    return layer.run(hidden_BTW)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tokens of a pass: those of each row are to the right, behind padding.
+
+    `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last. The
+    rows are in the slots of the cache from `slot` on.
+    """
+
+    token_BT: Tensor
+    position_BT: Tensor
+    seen_BC: Tensor
+    slot: int = 0
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "Inputs":
+        """Whole texts, with nothing before them."""
+        longest = max(map(len, texts))
+        length_B1 = torch.tensor([[len(text)] for text in texts])
+        token_BT = torch.tensor([[*[0] * (longest - len(text)), *text] for text in texts])
+        position_BT = torch.arange(longest) - (longest - length_B1)
+        parts = token_BT, position_BT.clamp(min=0), position_BT >= 0
+        return cls(*(part.to(device) for part in parts))
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A forward that is under way."""
+
+    visit: Visit
+    cache: KVCache
+    first: int
+    entering: Tensor | None
+
+
+class Decoder:
+    """A causal language model whose layers can be visited.
+
+    `device` is that of the head, where tokens, decisions and readings are; a layer may be on another one. Raises
+    `UsageError`, saying what is missing, for a model that can't be run this way.
+    """
+
+    running: Final[ContextVar[_Running]] = ContextVar("running")  # a model may be called by other threads meanwhile
+
+    def __init__(self, model: PreTrainedModel):
+        config, what = model.config.get_text_config(decoder=True), type(model).__name__
+        try:
+            refuse_unsupported(model.config, config)
+            refuse_compiled(model)
+            refuse_autocast(model.device)
+            self.model, self.dtype = model, model.dtype
+            self.n_layers: int = config.num_hidden_layers
+            self.vocabulary: int = config.vocab_size
+            self.context, self.switch = context_of(config), switch_length(config)
+            self.path, name = find_stack(model, self.n_layers)
+            self.stack = model.get_submodule(self.path)
+            self.layers: list[nn.Module] = list(getattr(self.stack, name))
+            self.configs = list({id(m.config): m.config for m in self.stack.modules() if hasattr(m, "config")}.values())
+            self.signatures = [inspect.signature(layer.forward) for layer in self.layers]
+            self.takes_positions = takes(self.stack, "position_ids")
+            self.device, self.first_device, self.devices = devices_of(model, self.layers)
+            self._observe(config)
+        except UsageError as error:
+            raise UsageError(f"{what} is not supported: {error}") from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a model's code that is not made to be run this way may raise anything
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UsageError(f"{what} is not supported: its own code raises {reason}") from error
+
+    # ---- a pass
+
+    @torch.inference_mode()
+    def run(
+        self, visit: Visit, inputs: Inputs, cache: KVCache, first: int = 0, entering_BTW: Tensor | None = None
+    ) -> Tensor:
+        """Run the model's stack of layers, and return what goes into its head, (B, T, H).
+
+        Layers before `first` are passed by, and this residual stream enters that one.
+        """
+        (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
+        cache.begin(slice(inputs.slot, inputs.slot + n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
+        where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
+        token = self.running.set(_Running(visit, cache, first, entering_BTW))
+        try:
+            with self._visited(), _attending(self.configs):
+                output: Any = self.stack(
+                    input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
+                    cache=cache, use_cache=True, **where,
+                )  # fmt: skip
+        finally:
+            self.running.reset(token)
+        ready_BTH: Tensor = output[0]
+        return ready_BTH.to(self.device)
+
+    @contextmanager
+    def _visited(self) -> Iterator[None]:
+        """A context in which layers are visited."""
+        own = [vars(layer).get("forward") for layer in self.layers]  # accelerate sets it, for instance
+        for index, layer in enumerate(self.layers):
+            layer.forward = partial(self._at, index, layer.forward)
+        try:
+            yield
+        finally:
+            for layer, forward in zip(self.layers, own, strict=True):
+                restore(layer, forward)
+
+    def _at(self, index: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        running = self.running.get(None)
+        if running is None:  # somebody else's forward, in another thread
+            return forward(hidden_states, *args, **kwargs)
+        if index < running.first:
+            after = hidden_states
+        else:
+            if index == running.first and running.entering is not None:
+                hidden_states = running.entering
+            after = running.visit(Layer(self, index, forward, args, kwargs), hidden_states)
+        return (after, *[None] * (self.n_outputs - 1)) if self.n_outputs else after
+
+    # ---- reading
+
+    def normed(self, hidden_BW: Tensor) -> Tensor:
+        """The input of the head for a residual stream, (B, H): after final norm and, if there is one, projection."""
+        return _through(self.after_layers, hidden_BW, self.device)
+
+    def unnormed(self, hidden_BW: Tensor) -> Tensor:
+        """The input of the head for a stream that has been normed: after the projection, if there is one."""
+        projections = [each for each in self.after_layers if "norm" not in type(each).__name__.lower()]
+        return _through(projections, hidden_BW, self.device)
+
+    def head(self, ready_BH: Tensor) -> Tensor:
+        """The logits (B, V) of an input of the head, with the model's scaling and soft-cap."""
+        logits_BTV: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+        return logits_BTV[:, 0]
+
+    def read(self, hidden_BW: Tensor) -> Tensor:
+        """The logits (B, V) of a residual stream, as the model itself reads it after its last layer."""
+        return self.head(self.normed(hidden_BW))
+
+    # ---- what is known of the model
+
+    def context_of(self, n_prompt: int) -> int | None:
+        """How many tokens a row may have, given those of its prompt; None without a limit.
+
+        If rotary angles switch at a length, a row that begins before the switch ends there.
+        """
+        return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer runs."""
+        return self.devices[layer]
+
+    def cache(self, n_slots: int, length: int) -> KVCache:
+        """Room for the keys and values of so many rows of up to `length` tokens."""
+        return KVCache(self.n_layers, n_slots, length, grows=self.device.type == "cpu")
+
+    @torch.inference_mode()
+    def _observe(self, config: Any) -> None:
+        """Find what follows the layers, and check that visiting them changes nothing."""
+        lengths = [min(n, (self.context or n + 1) - 1) for n in CHECKED_TOKENS]
+        texts = [[(start + n) % self.vocabulary for n in range(length)] for start, length in enumerate(lengths, 1)]
+        inputs, ran = [Inputs.of([text], self.device) for text in texts], list[nn.Module]()
+        self.n_outputs, self.takes_masks = 0, False
+        self.head_alone = graft(self.model, self.path, StandIn(self.stack, _echo))
+        own = self._own_logits(inputs[0], ran)
+        self.after_layers: Sequence[nn.Module] = ran
+        seen: list[int] = []
+        streams: list[Tensor] = []
+
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            seen.append(layer.index)
+            streams.append(hidden_BTW)
+            streams[layer.index + 1 :] = [after_BTW := layer.run(hidden_BTW)]
+            return after_BTW
+
+        visited = self.head(self.run(visit, inputs[0], self.cache(1, lengths[0]))[0])
+        self.width: int = streams[-1].shape[-1]
+        if seen != list(range(self.n_layers)):
+            raise UsageError(f"its {self.n_layers} layers run in the order {seen}, not once each")
+        if not torch.equal(visited, own):
+            raise UsageError("its logits are others when its layers are visited")
+        if not torch.equal(self.read(streams[-1].to(self.device)[0]), own):
+            raise UsageError("its logits don't follow from the residual stream after its last layer")
+        self.windows = self._windows(config)
+        self.for_keys = self._find_keys_alone(inputs[0])
+        self._check_padding(texts)
+
+    def _own_logits(self, inputs: Inputs, ran: list[nn.Module]) -> Tensor:
+        """The model's own logits, (T, V); notes what its layers return, and the modules that run after them."""
+        handles = [each.register_forward_hook(lambda *_: ran.clear()) for each in self.layers]
+
+        def note(output: Any) -> None:
+            self.n_outputs = len(output) if isinstance(output, tuple | list) else 0
+
+        handles += [self.layers[-1].register_forward_hook(lambda _, __, output: note(output))]
+        of_stack = [child for child in self.stack.children() if not isinstance(child, nn.ModuleList)]
+        handles += [child.register_forward_hook(lambda module, *_: ran.append(module)) for child in of_stack]
+        try:
+            with _attending(self.configs):
+                output: Any = self.model(
+                    input_ids=inputs.token_BT, attention_mask=inputs.seen_BC.long(), use_cache=False
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        logits_1TV: Tensor = output.logits
+        return logits_1TV[0].to(self.device)
+
+    def _windows(self, config: Any) -> list[int | None]:
+        """How many tokens each layer attends to, the own one included, by its mask far into a text; None for all."""
+        named = [kwargs.get("sliding_window") for kwargs in get_layer_types_and_kwargs(config)[1]]
+        farthest = max((window for window in named if window), default=0) + 2
+        found: list[int | None] = []
+
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            if (mask := layer.mask) is not None:
+                n_seen = int((mask if mask.dtype == torch.bool else mask == 0).sum())
+                found.append(n_seen if n_seen < farthest else None)
+            else:
+                found.append(None)
+            return hidden_BTW
+
+        if farthest > 2:
+            claimed, one = self.cache(1, farthest), torch.ones(1, 1, dtype=torch.long, device=self.device)
+            self.run(visit, Inputs(one, one * (farthest - 1), one.expand(1, farthest).bool()), claimed)
+        found = found or [None] * self.n_layers
+        for layer, (window, expected) in enumerate(zip(found, named, strict=True)):
+            if expected is not None and window != expected and (self.context is None or expected < self.context):
+                raise UsageError(f"layer {layer} has a window of {expected} tokens that its masks don't have")
+        return found
+
+    def _find_keys_alone(self, inputs: Inputs) -> list[KeysAlone]:
+        """Each layer as one that makes no more than keys and values."""
+        n_tokens, found = inputs.token_BT.shape[1], list[KeysAlone]()
+        cache = self.cache(1, n_tokens)
+
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            self.takes_masks = layer.mask is not None
+            after_BTW, held = layer.run(hidden_BTW), cache.columns[layer.index]
+            parts = held.keys, held.values
+
+            def written(alone: KeysAlone) -> list[Tensor]:
+                for part in parts:
+                    part.zero_()
+                alone.write(cache, hidden_BTW, layer.args, layer.kwargs)
+                return [part.clone() for part in parts]
+
+            found.append(without_queries(self.layers[layer.index], [part.clone() for part in parts], written))
+            return after_BTW
+
+        self.run(visit, inputs, cache)
+        return found
+
+    def _check_padding(self, texts: Sequence[Sequence[int]]) -> None:
+        """Rows side by side, padded on the left, say what they say alone: their prompts, and one token behind them."""
+        cache = self.cache(len(texts), max(map(len, texts)) + 1)
+        beside_B = self._last_two(texts, cache)
+        self.cache_shapes = [(part.keys.shape[1::2], part.values.shape[1::2]) for part in cache.columns]
+        numbers = sum(shape[0] * shape[1] for shapes in self.cache_shapes for shape in shapes)
+        self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
+        for text, beside in zip(texts, beside_B, strict=True):
+            [alone] = self._last_two([text], self.cache(1, len(text) + 1))
+            off = (beside - alone).norm(dim=-1) / alone.norm(dim=-1)
+            if not bool((off <= TOLERANCE[self.dtype]).all()):
+                why = "" if self.takes_positions else "; it takes no position_ids"
+                raise UsageError(f"a row beside a longer one is {float(off.max()):.1%} off what it says alone{why}")
+
+    def _last_two(self, texts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """The logits behind all but the last token of texts and, in a second pass, behind that one, (B, 2, V)."""
+        whole = Inputs.of(texts, self.device)
+        end, logits = whole.token_BT.shape[1] - 1, []
+        for start, stop in ((0, end), (end, end + 1)):
+            at = slice(start, stop)
+            part = Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, :stop])
+            logits.append(self.head(self.run(run_whole, part, cache)[:, -1]).float())
+        return torch.stack(logits, 1)
+
+
+def restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a module its forward back: one of its own or, if that is None, its class's."""
+    if forward is None:
+        del module.forward
+    else:
+        module.forward = forward
+
+
+class _StackOutput(BaseModelOutputWithPast):
+    """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+    """In place of the stack of layers: its input embeddings as the last hidden state."""
+    return _StackOutput(last_hidden_state=inputs_embeds)
+
+
+def _through(modules: Sequence[nn.Module], hidden_BW: Tensor, device: torch.device) -> Tensor:
+    hidden_BTW = hidden_BW[:, None]
+    for module in modules:
+        hidden_BTW = module(hidden_BTW)
+    return hidden_BTW[:, 0].to(device)
+
+
+@contextmanager
+def _attending(configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which models that use torch's attention use it by ATTENTION."""
+    before = [config._attn_implementation_internal for config in configs]
+    for config, own in zip(configs, before, strict=True):
+        config._attn_implementation_internal = ATTENTION if own == "sdpa" else own
+    try:
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation_internal = own
+
+
+def context_of(config: Any) -> int | None:
+    """The number of positions that a model has; None without a limit."""
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
+    return next((length for length in named if length), None)
+
+
+def switch_length(config: Any) -> int | None:
+    """The number of tokens beyond which a model uses its long rotary factors; None for a model without LongRoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    lengths = [
+        each["original_max_position_embeddings"] for each in by_layer_type if each.get("rope_type") == "longrope"
+    ]
+    return min(lengths, default=None)
