@@ -110,7 +110,7 @@ class TrainingWork(Work):
         Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
         """
         from eexit.decode.decoders import take_apart
-        from eexit.decode.learned_exits import load_readout
+        from eexit.decode.learned.loading import load_readout
         from eexit.model.loading import load_model_and_tokenizer
         from eexit.training.loop import Training
         from eexit.training.setup import Setup

@@ -1,7 +1,7 @@
 """A batch: rows in flight with their student, whose caches follow them as they come and go.
 
 What a step does is in the classes that stand on this one: `eexit.decode.step` has rows of online rules and those beside
-a teacher, `eexit.decode.drafting` rows that draft.
+a teacher, `eexit.decode.draft` rows that draft.
 
 Shapes: B rows in flight, S slots, X exitable layers and then the final one.
 """
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from eexit.decode.decoders import Decoders
-from eexit.decode.exit_pass import Deciding
-from eexit.decode.layer_reading import read_tokens
+from eexit.decode.exits.exit_pass import Deciding
+from eexit.decode.exits.student import Leaving, Student
+from eexit.decode.reading.layer_reading import read_tokens
 from eexit.decode.requests import Decoding, Outcome, Request
 from eexit.decode.rows import NONE, Rows, to_device
-from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs

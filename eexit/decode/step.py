@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.batch import Batch, Tell
-from eexit.decode.chosen import Chosen
 from eexit.decode.decoders import Decoders
-from eexit.decode.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
-from eexit.decode.layer_reading import Picked, Reader, read_tokens
-from eexit.decode.observing import observe
+from eexit.decode.exits.chosen import Chosen
+from eexit.decode.exits.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
+from eexit.decode.observe import observe
+from eexit.decode.reading.layer_reading import Picked, Reader, read_tokens
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.teacher import Prefilled, Prefixes, Taught
 from eexit.method.states import STATES, alters

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.costs.draft_rounds import Rounds
+from eexit.decode.reading.sampling import pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.sampling import pick_tokens
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft

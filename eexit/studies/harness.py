@@ -26,10 +26,9 @@ from pydantic import ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
-from eexit.decode.engine import Engine
-from eexit.decode.memory import budget_of
+from eexit.decode.engine import Engine, budget_of
 from eexit.decode.requests import Failure, Request, RowSoFar
-from eexit.decode.scoring import score_texts
+from eexit.decode.score import score_texts
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
 from eexit.model.chat import Tokenizer

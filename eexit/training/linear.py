@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eexit.decode.learned_exits import linear_readout
+from eexit.decode.learned.loading import linear_readout
 from eexit.method.readouts import READOUTS, Affine
 from eexit.plan.artefacts import CardRow
 from eexit.training.ridge import SplitSums, best_fit

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eexit.decode.memory import cache_budget
+from eexit.decode.engine import cache_budget
 from eexit.model.devices import has_float64, in_float64
 
 CPU: Final = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""A text scored token by token with the pieces of the naive reference: what `eexit.decode.scoring` has to agree
+"""A text scored token by token with the pieces of the naive reference: what `eexit.decode.score` has to agree
 with."""
 
 import copy

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from eexit.decode.costs.counting import Prices
 from eexit.decode.decoders import Decoders
-from eexit.decode.layer_reading import read_exits
+from eexit.decode.reading.layer_reading import read_exits
 from eexit.decode.requests import Decoding, Request
-from eexit.decode.scoring import Scored, score
+from eexit.decode.score import Scored, score
 from eexit.generator import ModelGenerator
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES

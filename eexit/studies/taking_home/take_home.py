@@ -32,7 +32,7 @@ from eexit.custom_generate.taken import (
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import COSTS
 from eexit.decode.decoders import take_apart
-from eexit.decode.screening import keep_moment, moment_of
+from eexit.decode.learned.screening import keep_moment, moment_of
 from eexit.errors import UsageError
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing

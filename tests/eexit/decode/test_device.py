@@ -27,11 +27,10 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_probe
 
-from eexit.decode.engine import Engine
-from eexit.decode.memory import FREE_SHARE, budget_of, cache_budget
-from eexit.decode.prices import find_prices
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget
 from eexit.decode.requests import Decoding, Outcome, Request, Trace
-from eexit.decode.scoring import score_texts
+from eexit.decode.score import score_texts
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES

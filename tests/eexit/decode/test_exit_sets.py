@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
 from eexit.decode.engine import Engine
+from eexit.decode.learned.screening import second_moment
 from eexit.decode.requests import Decoding, Request
-from eexit.decode.scoring import score
-from eexit.decode.screening import second_moment
+from eexit.decode.score import score
 from eexit.errors import UsageError
 from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen

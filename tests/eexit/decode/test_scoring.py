@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from eexit.decode import scoring
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.scoring import score, score_texts
+from eexit.decode.score import score, score_texts
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
 from eexit.model.layers import Decoder

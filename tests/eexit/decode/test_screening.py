@@ -8,7 +8,7 @@ from tiny_models import tiny_model
 
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode import screening
-from eexit.decode.screening import moment_of, second_moment
+from eexit.decode.learned.screening import moment_of, second_moment
 from eexit.model.layers import Decoder
 
 

@@ -11,7 +11,7 @@ from references import decoder_of, save_adapter, shared_model
 from safetensors.torch import save_file
 from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
-from eexit.decode.learned_exits import load_probe, load_readout, load_state_maps
+from eexit.decode.learned.loading import load_probe, load_readout, load_state_maps
 from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.file_digests import sha256

@@ -9,7 +9,7 @@ from references import decoder_of
 from trained import LAYERS, held_out, learned, setup_of, summed
 from transformers import PreTrainedModel
 
-from eexit.decode.learned_exits import linear_readout
+from eexit.decode.learned.loading import linear_readout
 from eexit.method.readouts import READOUTS
 from eexit.model.layers import Decoder
 from eexit.training import ridge

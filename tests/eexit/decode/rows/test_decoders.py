@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.scoring import score
+from eexit.decode.score import score
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal

@@ -18,9 +18,9 @@ from untrained import LINEAR
 
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
+from eexit.decode.reading.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.rows import slots
-from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
@@ -65,7 +65,9 @@ def test_sampled_drafts_have_the_distribution_of_plain_sampling(
 ) -> None:
     """And the same test finds drafts that are all accepted."""
     if always:
-        monkeypatch.setattr("eexit.decode.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B)
+        monkeypatch.setattr(
+            "eexit.decode.reading.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B
+        )
     decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe="none")
     drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 500 if always else 3000
     probabilities = sequences(llama, PROMPTS[1], decoding)

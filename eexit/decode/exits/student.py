@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eexit.decode.chosen import Chosen
+from eexit.decode.exits.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache

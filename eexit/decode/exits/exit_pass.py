@@ -1,7 +1,7 @@
 """The pass in which each token leaves where its rule says: layer by layer, as far as exits are not known before.
 
 Everything at a layer depends only on decisions at the layers below it. So one pass serves generation, with one new
-token per row, and scoring, with all tokens of a text at once (`eexit.decode.scoring`).
+token per row, and scoring, with all tokens of a text at once (`eexit.decode.score`).
 
 Shapes: B rows, T tokens of a row that are to exit, D = B · T of them, E exitable layers, X = E + 1 with the final layer
 last, W width of the residual stream, H width of what the head takes.
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.chosen import Chosen
-from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
+from eexit.decode.exits.chosen import Chosen
+from eexit.decode.exits.student import Leaving, Left, Passing, Student
+from eexit.decode.reading.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
 from eexit.decode.rows import MISSED, GateAt, RuleOfRows
-from eexit.decode.student import Leaving, Left, Passing, Student
 from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
 from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.decode.chosen import Chosen
+from eexit.decode.exits.chosen import Chosen
+from eexit.decode.reading.sampling import Drafted, pick_tokens
 from eexit.decode.requests import Decoding
-from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution

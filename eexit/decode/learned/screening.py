@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
-from eexit.decode.sampling import pick_tokens
+from eexit.decode.reading.sampling import pick_tokens
 from eexit.model.layers import Decoder, Inputs, run_whole
 from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep

@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.decode.costs.counting import LOOKS, Prices
-from eexit.decode.layer_reading import Reader
+from eexit.decode.reading.layer_reading import Reader
 from eexit.decode.requests import Decoding
 from eexit.method.state_maps import KEYS
 from eexit.model.layers import Decoder, Inputs, Layer

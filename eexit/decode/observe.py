@@ -12,7 +12,7 @@ import torch
 from torch.profiler import record_function
 
 from eexit.decode.decoders import Decoders
-from eexit.decode.layer_reading import read_layers
+from eexit.decode.reading.layer_reading import read_layers
 from eexit.decode.rows import Rows, to_device
 from eexit.decode.teacher import teacher_pass
 from eexit.model.cache import KVCache

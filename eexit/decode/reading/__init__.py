@@ -1,0 +1,1 @@
+"""From residual streams to distributions, and from these to tokens."""
