@@ -8,10 +8,8 @@ from typing import Any, Final
 
 import pytest
 import torch
-from attention_checks import check_attention_of_every
 from card import DEVICE, OTHER, Card
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from untrained import N_LAYERS
 
 from eexit.cpu import packed_linear
 from eexit.model import devices, loading, quantization
@@ -34,9 +32,8 @@ def card_of(model: PreTrainedModel, path: str) -> torch.device:
 
 @cache
 def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
-    """Of a model on one card or two, where it takes seconds to check the attention of more layers than one."""
-    with pytest.MonkeyPatch.context() as patch, Card() as card:
-        check_attention_of_every(N_LAYERS, patch)
+    """Of a model on one card or two."""
+    with Card() as card:
         return Decoder(card.take(model, partial(card_of, model) if spread else None))
 
 

@@ -1,6 +1,5 @@
 """The fixtures of this folder's tests, which `tests/support` has."""
 
-from attention_checks import first_layers_attention_is_checked
 from ray_fixtures import local_ray, ray_environment
 from ray_here import ray_here
 from sweep_fixtures import at_work, command, environment, finished, max_new_tokens, n_prompts, started, tiny
