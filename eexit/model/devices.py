@@ -24,12 +24,13 @@ def devices_of(
             raise UsageError(
                 f"layer {index} is on {' and '.join(devices)}: give a device_map that has each layer on one device"
             )
-    of_layers, head = [_device_of(layer) for layer in layers], model.get_output_embeddings()
-    return of_layers[-1] if head is None else _device_of(head), _device_of(model.get_input_embeddings()), of_layers
+    of_layers, head = [device_of(layer) for layer in layers], model.get_output_embeddings()
+    return of_layers[-1] if head is None else device_of(head), device_of(model.get_input_embeddings()), of_layers
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module is: if it has no parameters, all of its weights are packed, for the CPU."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def has_float64(device: torch.device) -> bool:

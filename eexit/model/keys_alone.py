@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
+from eexit.model.devices import device_of
 
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
 
@@ -102,7 +103,7 @@ def without_queries(
     `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
     `UsageError` if the copy's are not the layer's own.
     """
-    device = next(layer.parameters()).device
+    device = device_of(layer)
 
     def written(alone: nn.Module) -> Sequence[Tensor]:
         return write(KeysAlone(alone, device))
