@@ -29,7 +29,7 @@ class Model(Protocol):
 
     @property
     def takes_masks(self) -> bool:
-        """Whether its layers are given masks, so that positions can be hidden in a single layer."""
+        """Whether its layers are given masks of what is seen, so that positions can be hidden in a single layer."""
 
     @property
     def cache_shapes(self) -> Sequence[object]:
@@ -132,7 +132,9 @@ class Skip:
 
     def check(self, model: Model) -> None:
         if not model.takes_masks:
-            raise ValueError("its layers are given no masks, so that no position can be hidden from one alone")
+            raise ValueError(
+                "its layers are given no masks of what is seen, so that no position can be hidden in one alone"
+            )
 
     def fill(self, layer: int, exited: Exited) -> None:
         exited.hide(layer)

@@ -291,7 +291,7 @@ class Decoder:
         lengths = [min(n, (self.context or n + 1) - 1) for n in CHECKED_TOKENS]
         texts = [[(start + n) % self.vocabulary for n in range(length)] for start, length in enumerate(lengths, 1)]
         inputs, ran = [Inputs.of([text], self.device) for text in texts], list[nn.Module]()
-        self.n_outputs, self.takes_masks = 0, False
+        self.n_outputs, self.takes_masks = 0, True
         self.head_alone = graft(self.model, self.path, StandIn(self.stack, _echo))
         own = self._own_logits(inputs[0], ran)
         self.after_layers: Sequence[nn.Module] = ran
@@ -366,7 +366,8 @@ class Decoder:
         cache = self.cache(1, n_tokens)
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-            self.takes_masks = layer.mask is not None
+            if (mask := layer.mask) is None or mask[0, 0, -1, -1] != (mask.dtype == torch.bool):
+                self.takes_masks = False  # the last token doesn't see itself by it: `True` hides, as in MPT
             after_BTW, held = layer.run(hidden_BTW), cache.columns[layer.index]
             parts = held.keys, held.values
 
