@@ -64,11 +64,10 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     generator = ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
-    decoder, prices = generator.engine.decoder, generator.prices
+    prices = generator.prices
     log(
         "loaded",
         seconds=round(time.monotonic() - began, 3),
-        check_seconds=round(decoder.check_seconds, 3),
         layer_weight_bytes=int(prices.weight_bytes_L.max()),
         head_weight_bytes=prices.head_weight_bytes,
     )

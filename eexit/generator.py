@@ -12,11 +12,11 @@ import torch
 
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.decoders import Decoders, take_apart
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned.loading import load_gate, load_probe, load_readout, load_state_maps
 from eexit.decode.learned.screening import moment_of, read_moment
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.errors import first_line
 from eexit.method.screen import Screen

@@ -34,9 +34,9 @@ from eexit.custom_generate.handed_over import (
 from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import COSTS, Prices, cost_columns
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.decoders import Decoders, take_apart
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.errors import UsageError
 from eexit.generator import decoding_of

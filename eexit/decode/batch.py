@@ -47,6 +47,7 @@ class Batch(ABC):
     def step(self) -> None:
         """Give every row in flight its next tokens."""
 
+    @abstractmethod
     def observe(self, slots: np.ndarray, observed: Tell) -> None:
         """Record what full depth says of rows that have ended, as far as that is not known."""
 
@@ -86,8 +87,8 @@ class Batch(ABC):
         """Start new rows with the keys and values of their prompts."""
         with_student = slots < self.n_students
         if with_student.any():
-            sent = to_device([prompt_N[with_student], slots[with_student]], self.student.decoder.device)
-            self.student.cache.copy_rows(prefilled.student, *sent, self.first_layer)
+            source, target = to_device([prompt_N[with_student], slots[with_student]], self.student.decoder.device)
+            self.student.cache.copy_rows(prefilled.student, source, target, self.first_layer)
 
     def _first_tokens(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
         """Give new rows their first token, from the final layer of their prompts' pass: no exit is drawn for it."""

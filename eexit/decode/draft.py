@@ -84,7 +84,7 @@ class DraftingBatch(OnlineBatch):
         return u_BP.gather(1, at_B1)[:, 0]
 
     def _said(
-        self, ready_BNH: Tensor, token_BN: Tensor, ahead_B: np.ndarray, logits: Sequence[Tensor]
+        self, ready_BNH: Tensor, token_BN: Tensor, ahead_B: np.ndarray, logits: list[Tensor]
     ) -> dict[str, Tensor]:
         """What full depth says after each token of the round, as columns (B, N, …)."""
         shape, asked, decoder = token_BN.shape, self.rows.asked, self.student.decoder

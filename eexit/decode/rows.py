@@ -54,7 +54,7 @@ class RuleOfRows(NamedTuple):
 
 
 @dataclass
-class Asked:
+class AskedOfRows:
     """What is asked of the rows in flight, on the device, and how far they are."""
 
     rule_B: Tensor  # an index into `Rows.rules`; NONE for `normal`
@@ -90,14 +90,12 @@ class Rows:
         self.token, self.exit_layer = np.zeros((2, n_slots, n_tokens), np.int64)
         self.is_finite = np.ones(n_slots, bool)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": decoding.record_top_k}
-        shapes = {field: (axes, column.kind) for field, _, axes, column in recorded(decoding.observe)}
-        self.records = {
-            field: torch.from_numpy(np.zeros((n_slots, n_tokens, *(sizes[axis] for axis in axes)), kind.to_pandas_dtype()))
-            .to(device)
-            for field, (axes, kind) in shapes.items()
-        }  # fmt: skip
+        self.records: dict[str, Tensor] = {}
+        for field, _, axes, column in recorded(decoding.observe):
+            room = np.zeros((n_slots, n_tokens, *(sizes[axis] for axis in axes)), column.kind.to_pandas_dtype())
+            self.records[field] = torch.from_numpy(room).to(device)
         self.records[MISSED] = torch.zeros(n_slots, n_tokens, device=device)
-        self._asked: Asked | None = None
+        self._asked: AskedOfRows | None = None
 
     # ---- rows come and go
 
@@ -180,7 +178,7 @@ class Rows:
         return last_B
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> AskedOfRows:
         """What is asked of the rows in flight, on the device: sent where rows have come or gone, else as it was."""
         if self._asked is None:
             part, n_tokens_B1 = slice(self.n_rows), self.n_tokens[: self.n_rows, None]
@@ -188,7 +186,7 @@ class Rows:
                 self.rule[part], self.state[part], self.parameter[part], self.u_exit[part], self.u_token[part],
                 self.first[:, None], self.last_token[:, None], n_tokens_B1, self.n_prompt[part, None] + n_tokens_B1 - 1,
             )  # fmt: skip
-            self._asked = Asked(*to_device([array.copy() for array in arrays], self.device))
+            self._asked = AskedOfRows(*to_device([array.copy() for array in arrays], self.device))
         return self._asked
 
     def seen(self, n_columns: int) -> Tensor:
@@ -265,7 +263,7 @@ def finite(columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """The arrays as tensors on the device, copied together and asynchronously; on a CPU they share the arrays' memory."""
+    """The arrays as tensors on the device, copied together and asynchronously; on a CPU, tensors share their memory."""
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
     ends = np.cumsum([-(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for array in arrays])

@@ -161,8 +161,8 @@ class _Texts:
         taken = visit.finish(self.student.run(visit, inputs))
         layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
         seen = taken.exit_D, taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
-        exit_D, *columns = (part.cpu().numpy() for part in seen)
-        whole = Scored(layer_X[exit_D], *columns, taken.ready_DH)
+        exit_D, token_D, log_p_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
+        whole = Scored(layer_X[exit_D], token_D, log_p_D, prob_DX, evidence_DE, taken.ready_DH)
         return [whole.of(np.arange(text * n_tokens, (text + 1) * n_tokens)) for text in range(n_texts)]
 
     def _taught(self, inputs: Inputs) -> Reading | None:

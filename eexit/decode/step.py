@@ -12,12 +12,11 @@ from torch.profiler import record_function
 
 from eexit.decode.batch import Batch, Tell
 from eexit.decode.decoders import Decoders
-from eexit.decode.exits.chosen import Chosen
 from eexit.decode.exits.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
-from eexit.decode.observe import observe
+from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.layer_reading import Picked, Reader, read_tokens
 from eexit.decode.requests import Decoding, Request
-from eexit.decode.teacher import Prefilled, Prefixes, Taught
+from eexit.decode.teacher import Prefilled, Prefixes, Taught, observe
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs
@@ -74,6 +73,9 @@ class OracleBatch(Batch):
                 "exit_prob_TX": decision.prob_DX, "evidence_TE": decision.evidence_DE, **picked.columns(),
             }  # fmt: skip
             self.record(columns | taught.reading.columns(picked.token_B, self.decoding.observe))
+
+    def observe(self, slots: np.ndarray, observed: Tell) -> None:
+        """Record nothing: the teacher was read at each step."""
 
     def _picked(self, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
         """The next tokens of rows without a student: what the teacher says where they leave."""

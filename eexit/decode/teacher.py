@@ -3,11 +3,11 @@
 The pass of a row's last token depends on nothing of the row but its tokens so far. Rows of oracles that have the same
 share one slot of the teacher's cache, until they generate different tokens.
 
-Shapes: B rows, U unique prefixes (padded: see `padded`), P prefixes to be copied, T tokens of a row, X exitable layers
-and the final one last, W width of the residual stream, H width of what the head takes.
+Shapes: B rows, T tokens of a row, N tokens of all rows, U unique prefixes (padded: see `padded`), P prefixes to be
+copied, X exitable layers and the final one last, W width of the residual stream, H width of what the head takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder, Inputs, Layer
 
 PREFILLED_TOKENS: Final = 2048  # of prompts that go through the layers together
+OBSERVED_TOKENS: Final = 2048  # of finished texts, but those of one row at least
 # Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
 MAX_BATCH_SIZES: Final = 16
 
@@ -114,7 +115,8 @@ class Prefixes:
     def begin(self, taken: np.ndarray, source: KVCache, prompt: int) -> int:
         """Load a prompt's keys and values into a slot that is not taken, and return the slot."""
         slot = int(np.setdiff1d(np.arange(self.cache.n_slots), taken)[0])
-        self.cache.copy_rows(source, *to_device([np.array([prompt]), np.array([slot])], self.decoder.device))
+        prompt_1, slot_1 = to_device([np.array([prompt]), np.array([slot])], self.decoder.device)
+        self.cache.copy_rows(source, prompt_1, slot_1)
         return slot
 
     def teach(self, rows: Rows) -> Taught:
@@ -148,3 +150,47 @@ class Prefixes:
         target_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
         slot_B[:] = target_U[group_B]
         return padded(row_U[np.argsort(target_U)], self.cache.n_slots), source_U[~stays_U], target_U[~stays_U]
+
+
+@record_function("observation")
+@torch.inference_mode()
+def observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, observed: Callable[[int], None]) -> None:
+    """Record what the teacher says of rows that have ended: the columns that rows of oracles have at once.
+
+    Their prompts are in the cache already, if the teacher made it. `observed` is called with numbers of tokens.
+    """
+    first = np.zeros(len(slots), np.int64) if not decoders.are_one else rows.n_prompt[slots]
+    start = int((rows.first[slots] + first).min())  # the first column that is run
+    size = max(1, OBSERVED_TOKENS // max(1, rows.end - start))
+    for begin in range(0, len(slots), size):
+        some = slots[begin : begin + size]
+        observed(_observe(rows, decoders, cache, some, start))
+
+
+def _observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, start: int) -> int:
+    decoder, decoding, column_T = decoders.teacher, rows.decoding, np.arange(start, rows.end)
+    index_BT = column_T - rows.first[slots][:, None]  # in the text, the prompt included
+    ids = np.zeros(index_BT.shape, np.int64)
+    for row, slot in enumerate(slots.tolist()):
+        text = np.array([*rows.prompt(slot), *rows.token[slot, : rows.n_tokens[slot]].tolist()])
+        ids[row] = np.where(index_BT[row] >= 0, text[np.maximum(index_BT[row], 0)], 0)
+    is_decided_BT = index_BT >= rows.n_prompt[slots][:, None]
+    row_N, at_N = np.nonzero(is_decided_BT)
+    output_N = index_BT[row_N, at_N] - rows.n_prompt[slots][row_N] + 1  # among the row's generated tokens
+    if not len(row_N):
+        return 0
+    next_N = rows.token[slots[row_N], output_N]
+    texts = ids, np.maximum(index_BT, 0), slots.copy(), np.arange(len(slots))
+    tokens = row_N, at_N, slots[row_N], output_N, next_N
+    sent = to_device([*texts, *tokens], decoder.device)
+    token_BT, position_BT, slot_B, row_B, own_N, column_N, slot_N, index_N, next_token_N = sent
+    seen_BC = rows.seen(rows.end)[slot_B]
+    own = decoder.cache(len(slots), rows.end)
+    if decoders.are_one and start > 0:
+        own.copy_rows(cache, slot_B, row_B)
+    exits = [*decoding.exitable_layers, decoder.n_layers - 1][-decoding.n_observed :]
+    streams_BTXW = teacher_pass(decoder, exits, Inputs(token_BT, position_BT, seen_BC), own, slice(None))
+    reading = read_layers(decoder, streams_BTXW[own_N, column_N], decoding)
+    for name, values in reading.columns(next_token_N, decoding.observe).items():
+        rows.records[name][slot_N, index_N] = values.to(rows.records[name].dtype)
+    return len(row_N)

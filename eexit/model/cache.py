@@ -28,9 +28,11 @@ class LayerColumns(CacheLayerMixin):
 
     is_compileable = False
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, cache: "KVCache", layer: int):
-        super().__init__()
+        CacheLayerMixin.__init__(self)
         self.cache, self.layer = cache, layer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -82,7 +84,7 @@ class KVCache(Cache):
 
     def __init__(self, n_layers: int, n_slots: int, length: int, grows: bool = True):
         columns = [LayerColumns(self, layer) for layer in range(n_layers)]
-        super().__init__(layers=columns)
+        super().__init__(layers=[*columns])
         self.columns: Sequence[LayerColumns] = columns
         self.n_slots, self.length = n_slots, length + SLACK_COLUMNS
         self.capacity = 0 if grows else self.length

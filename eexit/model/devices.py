@@ -1,7 +1,7 @@
 """Where the parts of a model are, for one that is too large for a single device: each layer runs where its weights are.
 
-Everything else is on the head's device: tokens, decisions and readings. accelerate's hooks, which transformers sets when
-it loads a model with a `device_map`, move the residual stream from layer to layer.
+Everything else is on the head's device: tokens, decisions and readings. accelerate's hooks, which transformers sets
+when it loads a model with a `device_map`, move the residual stream from layer to layer.
 """
 
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -134,8 +134,8 @@ def run_whole(layer: Layer, hidden_BTW: Tensor) -> Tensor:
 class Inputs:
     """Tokens of a pass: those of each row are to the right, behind padding.
 
-    `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last. The
-    rows are in the slots of the cache from `slot` on.
+    `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last.
+    The rows are in the slots of the cache from `slot` on.
     """
 
     token_BT: Tensor
@@ -150,8 +150,7 @@ class Inputs:
         length_B1 = torch.tensor([[len(text)] for text in texts])
         token_BT = torch.tensor([[*[0] * (longest - len(text)), *text] for text in texts])
         position_BT = torch.arange(longest) - (longest - length_B1)
-        parts = token_BT, position_BT.clamp(min=0), position_BT >= 0
-        return cls(*(part.to(device) for part in parts))
+        return cls(token_BT.to(device), position_BT.clamp(min=0).to(device), (position_BT >= 0).to(device))
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class Decoder:
             self.path, name = find_stack(model, self.n_layers)
             self.stack = model.get_submodule(self.path)
             self.layers: list[nn.Module] = list(getattr(self.stack, name))
-            self.configs = list({id(m.config): m.config for m in self.stack.modules() if hasattr(m, "config")}.values())
+            self.configs = configs_of(self.stack)
             self.signatures = [inspect.signature(layer.forward) for layer in self.layers]
             self.takes_positions = takes(self.stack, "position_ids")
             self.device, self.first_device, self.devices = devices_of(model, self.layers)
@@ -408,6 +407,12 @@ class Decoder:
         return torch.stack(logits, 1)
 
 
+def configs_of(stack: nn.Module) -> list[PreTrainedConfig]:
+    """The configurations that the modules of a stack read, each once."""
+    named = (getattr(module, "config", None) for module in stack.modules())
+    return list({id(config): config for config in named if isinstance(config, PreTrainedConfig)}.values())
+
+
 def restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
     """Give a module its forward back: one of its own or, if that is None, its class's."""
     if forward is None:
@@ -436,7 +441,7 @@ def _through(modules: Sequence[nn.Module], hidden_BW: Tensor, device: torch.devi
 
 
 @contextmanager
-def _attending(configs: Sequence[Any]) -> Iterator[None]:
+def _attending(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
     """A context in which models that use torch's attention use it by ATTENTION."""
     before = [config._attn_implementation_internal for config in configs]
     for config, own in zip(configs, before, strict=True):

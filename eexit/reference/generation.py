@@ -60,9 +60,9 @@ def generate_one(
         exit_logits = read_exits(decoder, decoding, teacher)
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
         if position == 0:
-            student = Student(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
+            student = DeployedRow(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
             if own_model is not model:
-                student = Student(DynamicCache(config=own_model.config))
+                student = DeployedRow(DynamicCache(config=own_model.config))
                 run(own_model, own_decoder, inputs, student)
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
         if position > 0 and isinstance(configuration, Exit):
@@ -184,31 +184,31 @@ def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
 
 
 @dataclass
-class Student:
+class DeployedRow:
     """What a deployed model has of a row: keys and values, and the positions that it does not attend to, by layer."""
 
     cache: Any
     hidden: dict[int, set[int]] = field(default_factory=dict)
 
 
-def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: Student) -> Any:
+def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: DeployedRow) -> Any:
     """The model's own forward, with the student's keys and values and without its hidden positions."""
     with hiding(decoder.layers, student):
         return model(inputs, cache=student.cache, use_cache=True, output_hidden_states=True)
 
 
-def leave_residual_frozen(student: Student, exit_layer: int) -> None:
+def leave_residual_frozen(student: DeployedRow, exit_layer: int) -> None:
     """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
 
 
-def leave_cache_frozen(student: Student, exit_layer: int) -> None:
+def leave_cache_frozen(student: DeployedRow, exit_layer: int) -> None:
     """Copy the exit layer's keys and values at the last position to every layer past the exit."""
     held = student.cache.layers[exit_layer]
     for layer in student.cache.layers[exit_layer + 1 :]:
         layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
 
 
-def leave_nothing(student: Student, exit_layer: int) -> None:
+def leave_nothing(student: DeployedRow, exit_layer: int) -> None:
     """Hide the last position in layers past the exit."""
     for layer in range(exit_layer + 1, len(student.cache.layers)):
         student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
@@ -225,7 +225,7 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
     Linear: read_linear,
 }
-LEAVE: dict[str, Callable[[Student, int], None]] = {
+LEAVE: dict[str, Callable[[DeployedRow, int], None]] = {
     "frozen_residual": leave_residual_frozen,
     "mapped_residual": leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
     "frozen_cache": leave_cache_frozen,
@@ -315,7 +315,7 @@ def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
 
 
 @contextmanager
-def hiding(layers: list[nn.Module], student: Student) -> Iterator[None]:
+def hiding(layers: list[nn.Module], student: DeployedRow) -> Iterator[None]:
     """A context in which layers, given one token, do not attend to the student's hidden positions.
 
     The mask that a layer is given, if any, keeps its window; in addition, scores of hidden positions become -inf.

@@ -13,7 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.console.sweep_flags import load_job
-from eexit.decode.engine import Engine, Tell
+from eexit.decode.batch import Tell
+from eexit.decode.engine import Engine
 from eexit.decode.requests import Outcome, Request
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from eexit.cpu.kernels import AttentionOptions
 from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import Counts, Prices, cost_columns
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.model import cache as kv_cache
 from eexit.model.layers import Decoder

@@ -1,1 +1,1 @@
-"""The pass in which tokens leave: which tokens are computed, who decides, and what exits leave behind for later tokens."""
+"""The pass in which tokens leave: what decides that, and what their exits leave behind for later tokens."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.exits.chosen import Chosen
 from eexit.decode.exits.student import Leaving, Left, Passing, Student
+from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
 from eexit.decode.rows import MISSED, GateAt, RuleOfRows
@@ -237,7 +237,8 @@ class ExitPass(KnownExits):
     def _read(self, rank: int, tokens: Chosen, after_DW: Tensor) -> LayerReading | ScreenReading:
         """Read these tokens to decide, with the whole head or through a screen."""
         ready_NH = self.reader.ready(after_DW[tokens.rows], self.decoding.exitable_layers[rank])
-        given_D, read = self.deciding.given_D, None
+        given_D = self.deciding.given_D
+        read: LayerReading | ScreenReading
         if self.decoding.screen:
             read = self.decoding.screen.read(ready_NH)
         else:
@@ -274,7 +275,7 @@ class ExitPass(KnownExits):
         return 1 - passed_N > self.deciding.u_exit_D[rows]
 
     def finish(self, ready_BTH: Tensor) -> ExitsTaken:
-        """Read the tokens that were not read when their exits were decided, given what goes into the head at the end."""
+        """Read the tokens that were not read to decide, given what goes into the head at the end."""
         ready_DH, unread = self.ready(ready_BTH), Chosen.of(self.unread_D)
         given_D, u_D = self.deciding.given_D, self.deciding.u_token_D
         if not unread.are_none:

@@ -15,11 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eexit.decode.exits.chosen import Chosen
+from eexit.decode.reading.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
-from eexit.model.layers import Decoder, Inputs, Layer, Projection
+from eexit.model.keys_alone import Projection
+from eexit.model.layers import Decoder, Inputs, Layer
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Leaving:
             [change] = self.maps.of_layers[exit_layer, layer]
             own_NW = entering_DW[tokens.rows]
             tokens.put(entering_DW, own_NW + change(own_NW))
-        return entering_DW.unflatten(0, hidden_BTW.shape[:2])
+        return entering_DW.reshape(hidden_BTW.shape)
 
     def _projected(
         self, exited: Left, layer: int, part: int, own: Callable[[Tensor], Tensor], given_BTD: Tensor
@@ -170,7 +171,7 @@ class Leaving:
             made_DH = own(given_BTD).flatten(0, 1)
         for exit_layer, tokens in self._by_exit(exited, layer):
             tokens.put(made_DH, maps[exit_layer](given_DD[tokens.rows]))
-        return made_DH.unflatten(0, given_BTD.shape[:2])
+        return made_DH.reshape(*given_BTD.shape[:2], width)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Passing:
 
 
 class Student:
-    """A decoder, the keys and values of rows, and the tokens that they owe, those that are through most layers first."""
+    """A decoder, the keys and values of rows, and the tokens that these owe, through most layers first."""
 
     def __init__(self, decoder: Decoder, cache: KVCache):
         self.decoder, self.cache, self.owed = decoder, cache, list[Owed]()

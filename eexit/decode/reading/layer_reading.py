@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.decode.exits.chosen import Chosen
+from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.sampling import Drafted, pick_tokens
 from eexit.decode.requests import Decoding
 from eexit.method.divergence import Divergence, divergence_from_final
@@ -243,7 +243,7 @@ def read_layer(
 
 
 def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None = None) -> LayerReading:
-    """Read rows from what goes into the head. What is recorded comes from the comparison of layers, with one layer alone."""
+    """Read rows from what goes into the head, (B, H): what is recorded comes from comparing one layer alone."""
     size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
     seen: list[Divergence] = []
     log_p: list[Tensor] = []

@@ -4,8 +4,8 @@ Exits are known: those of the oracle `agree`, so that what a student says amiss 
 first layer of an exit set that says what full depth says. With the exact state, each of them would be full depth's.
 Many texts go through the layers at once, prompts at full depth.
 
-Shapes: B texts, T tokens of the longest with its prompt, D decided tokens of all texts, E exitable layers, X = E + 1 with the final layer last, W width of the residual
-stream.
+Shapes: B texts, T tokens of the longest with its prompt, D decided tokens of all texts, E exitable layers, X = E + 1
+with the final layer last, W width of the residual stream.
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,9 +28,8 @@ def test_without_a_compiler_that_can_rows_decode_all_the_same(
     with caplog.at_level(logging.INFO):
         theirs = dict(engine.generate(requests))
     assert kernels.divergence(torch.zeros(1, 2, 3), 0) is None
-    assert [(message.split()[0], reason in message) for message in caplog.messages] == [
-        ("divergence", True), ("attention", True)
-    ]  # fmt: skip
+    [message] = caplog.messages
+    assert reason in message
     for index in range(len(requests)):
         assert_same(ours[index], theirs[index])
 

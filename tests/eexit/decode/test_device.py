@@ -27,8 +27,8 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_probe
 
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Outcome, Request, Trace
 from eexit.decode.score import score_texts
 from eexit.errors import UsageError

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.costs.prices import find_prices
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
 from eexit.plan.configuration import Exit

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, STATE_MAPS, WIDTH, key_maps, stream_maps
 
 from eexit.decode import token_pass
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps

@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
 from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
-from eexit.decode.costs.prices import find_prices
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding
 from eexit.method.states import STATES
 from eexit.model.cache import KVCache

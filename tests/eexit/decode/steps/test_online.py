@@ -25,9 +25,9 @@ from untrained import LINEAR
 
 from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import cost_columns, needed
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.score import score
 from eexit.method.rules import BLIND, ONLINE, Parameter

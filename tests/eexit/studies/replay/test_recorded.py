@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from untrained import random_gate
 
 from eexit.decode.costs.counting import cost_columns
-from eexit.decode.costs.prices import find_prices
 from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine
 from eexit.decode.learned.screening import second_moment
+from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.method.divergence import divergence_from_final
 from eexit.method.draws import exit_draws

@@ -66,6 +66,7 @@ def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarra
     streams: list[Tensor] = []
 
     def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
+        after_11W: Tensor
         after_11W, multiply_adds = _counted(layer.run, hidden_11W)
         of_layer.append(multiply_adds)
         streams[:] = [after_11W[0].to(decoder.device)]
