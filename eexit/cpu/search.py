@@ -32,14 +32,15 @@ def likeliest(log_p_BXV: Tensor, top_k: int, block: int = BLOCK) -> tuple[Tensor
     return token.gather(-1, top.indices), top.values
 
 
-def first_highest(log_p_BXV: Tensor) -> Tensor:
-    """The likeliest token, the first of equal ones, as `argmax` gives it: (B, X)."""
+def first_highest(log_p_BXV: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token, the first of equal ones, as `argmax` gives it, and its log-probability: (B, X) each."""
     n_blocks = log_p_BXV.shape[-1] // BLOCK
     if n_blocks == 0 or log_p_BXV.device.type != "cpu":
-        return log_p_BXV.argmax(-1)
+        highest = log_p_BXV.max(-1)
+        return highest.indices, highest.values
     blocks, rest = log_p_BXV.tensor_split([n_blocks * BLOCK], -1)
-    highest = blocks.unflatten(-1, (n_blocks, BLOCK)).amax(-1)
-    first = highest.argmax(-1, keepdim=True)
-    token = first * BLOCK + torch.arange(BLOCK)
+    of_blocks = blocks.unflatten(-1, (n_blocks, BLOCK)).amax(-1)
+    token = of_blocks.argmax(-1, keepdim=True) * BLOCK + torch.arange(BLOCK)
     token = torch.cat([token, torch.arange(n_blocks * BLOCK, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
-    return token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))[..., 0]
+    token = token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))
+    return token[..., 0], log_p_BXV.gather(-1, token)[..., 0]

@@ -92,25 +92,24 @@ class Batch(ABC):
 
     def _first_tokens(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
         """Give new rows their first token, from the final layer of their prompts' pass: no exit is drawn for it."""
-        decoder, n_rows, final = self.decoders.teacher, len(slots), len(self.decoding.exitable_layers)
+        decoder = self.decoders.teacher
         [prompt, u_token_N] = to_device([prompt_N, self.rows.u_token[slots, 0]], self.device)
         reading = prefilled.reading.of(prompt)
         if self.decoding.temperature > 0:
             picked = read_tokens(decoder, self.decoding, decoder.normed(prefilled.final_UW[prompt]), u_token_N)
         else:
             picked = reading.picked(torch.full_like(prompt, -1))
-        prob_NX = torch.zeros(n_rows, final + 1, device=self.device)
-        prob_NX[:, -1] = 1
         columns = {
             "token_id_T": picked.token_B, "exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1),
-            "exit_prob_TX": prob_NX, "evidence_TE": torch.full_like(prob_NX[:, :-1], torch.nan), **picked.columns(),
-            **reading.columns(picked.token_B, self.decoding.observe),
+            **picked.columns(), **reading.columns(picked.token_B, self.decoding.observe),
         }  # fmt: skip
         self.rows.record(columns, slots)
 
     @torch.inference_mode()
     def remove(self, slots: np.ndarray) -> None:
         """Free these slots, which are in descending order, and fill the gaps with rows from higher slots."""
+        if not len(slots):
+            return
         origin = np.arange(self.n_students)
         for slot in slots.tolist():
             if slot < self.n_students:
@@ -158,15 +157,20 @@ class Batch(ABC):
         """What decides the exits of the rows' latest tokens."""
         asked = self.rows.asked
         u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
-        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B)
+        is_everywhere = bool((self.rows.rule[: self.rows.n_rows] != NONE).all())
+        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, is_everywhere)
 
     def leaving(self, n_rows: int) -> Leaving:
         """What the first so many rows leave behind."""
-        rows = self.rows
+        there = set(self.rows.state[:n_rows].tolist())
         return Leaving(
-            self.student.cache, rows.states, rows.asked.state_B[:n_rows], bool((rows.state[:n_rows] != NONE).all()),
-            self.decoding.exitable_layers, self.decoding.state_maps,
-        )  # fmt: skip
+            self.student.cache,
+            {name: index for index, name in enumerate(self.rows.states) if index in there},
+            self.rows.asked.state_B[:n_rows],
+            NONE not in there,
+            self.decoding.exitable_layers,
+            self.decoding.state_maps,
+        )
 
     def record(self, columns: Mapping[str, Tensor]) -> None:
         """Add a token to every row, whose pass has filled one more column of the caches."""

@@ -70,7 +70,8 @@ class DraftingBatch(OnlineBatch):
     def _visit(self, rank: int) -> KnownExits:
         """A pass in which all tokens exit at this index into X."""
         known_B1 = torch.full((self.rows.n_rows, 1), rank, device=self.device)
-        return KnownExits(self.student, self.leaving(self.rows.n_rows), self.decoding, known_B1)
+        leaving = self.leaving(self.rows.n_rows)
+        return KnownExits(self.student, leaving, self.decoding, known_B1, ranks=[rank], together=True)
 
     def _inputs(self, token_B1: Tensor, index: int) -> Inputs:
         """The tokens of this index in the round. Rows that have no room for so many make some that are not kept."""
@@ -106,7 +107,7 @@ class DraftingBatch(OnlineBatch):
 
     def _keep(self, token_BN: np.ndarray, ahead_B: np.ndarray, said: dict[str, Tensor]) -> None:
         """Give each row the drafts that full depth agrees with and its own next token, up to one that ends the row."""
-        rows, said_BN, final = self.rows, said["token_id_T"].cpu().numpy(), len(self.decoding.exitable_layers)
+        rows, said_BN = self.rows, said["token_id_T"].cpu().numpy()
         index_A = np.arange(token_BN.shape[1] - 1)
         agrees_BA = (said_BN[:, :-1] == token_BN[:, 1:]) & (index_A < ahead_B[:, None])
         agreed_B = np.logical_and.accumulate(agrees_BA, 1).sum(1)
@@ -123,12 +124,8 @@ class DraftingBatch(OnlineBatch):
         for index in range(int(given_B.max())):
             slots = np.flatnonzero(given_B > index)
             [slot, drafted] = to_device([slots, index < agreed_B[slots]], self.device)
-            prob_NX = torch.zeros(len(slots), final + 1, device=self.device)
-            prob_NX[:, final] = 1
-            of_all = {
-                "exit_layer_T": torch.full_like(slot, self.decoders.teacher.n_layers - 1), "exit_prob_TX": prob_NX,
-                "evidence_TE": torch.full_like(prob_NX[:, :-1], torch.nan), "drafted_T": drafted,
-            }  # fmt: skip
+            final_N = torch.full_like(slot, self.decoders.teacher.n_layers - 1)
+            of_all = {"exit_layer_T": final_N, "drafted_T": drafted}
             rows.record(of_all | {name: column[slot, index] for name, column in said.items()}, slots)
         self._take_back(given_B)
 

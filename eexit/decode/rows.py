@@ -62,6 +62,7 @@ class AskedOfRows:
     parameter_BE: Tensor  # of the rule; NaN outside the exit set
     u_exit_BP: Tensor
     u_token_BP: Tensor
+    slot_B: Tensor
     first_B1: Tensor  # the column of the row's first token
     token_B1: Tensor  # the latest one
     n_tokens_B1: Tensor  # generated so far
@@ -89,12 +90,7 @@ class Rows:
         self.u_exit, self.u_token = np.zeros((2, n_slots, n_tokens), np.float32)
         self.token, self.exit_layer = np.zeros((2, n_slots, n_tokens), np.int64)
         self.is_finite = np.ones(n_slots, bool)
-        sizes = {"E": n_exits, "X": n_exits + 1, "K": decoding.record_top_k}
-        self.records: dict[str, Tensor] = {}
-        for field, _, axes, column in recorded(decoding.observe):
-            room = np.zeros((n_slots, n_tokens, *(sizes[axis] for axis in axes)), column.kind.to_pandas_dtype())
-            self.records[field] = torch.from_numpy(room).to(device)
-        self.records[MISSED] = torch.zeros(n_slots, n_tokens, device=device)
+        self.records = self._records(n_tokens)
         self._asked: AskedOfRows | None = None
 
     # ---- rows come and go
@@ -108,8 +104,6 @@ class Rows:
         if isinstance(configuration, Exit):
             self.rule[slot] = self.rules.index(RuleOfRows.of(configuration, self.decoding.exitable_layers))
             self.parameter[slot] = configuration.per_layer(self.decoding.exitable_layers)
-        for record in self.records.values():
-            record[slot] = 0
         self.requests[index] = request
         self.n_rows += 1
         self._draw(slot)
@@ -145,11 +139,22 @@ class Rows:
             more = min(room, self.decoding.max_new_tokens - room)
             for name in ("u_exit", "u_token", "token", "exit_layer"):
                 setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, more))))
-            for name, record in self.records.items():
-                self.records[name] = torch.cat([record, record.new_zeros(len(record), more, *record.shape[2:])], 1)
+            for name, record in self._records(more).items():
+                self.records[name] = torch.cat([self.records[name], record], 1)
             for slot in range(self.n_rows):
                 self._draw(slot)
             self._asked = None
+
+    def _records(self, n_tokens: int) -> dict[str, Tensor]:
+        """Room for what is recorded of so many tokens of each row, which says what holds if nothing is: of `normal`."""
+        n_exits = len(self.decoding.exitable_layers)
+        sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
+        found = {MISSED: np.zeros((self.n_slots, n_tokens), np.float32)}
+        for field, _, axes, column in recorded(self.decoding.observe):
+            shape = self.n_slots, n_tokens, *(sizes[axis] for axis in axes)
+            found[field] = np.zeros(shape, column.kind.to_pandas_dtype())
+        found["exit_prob_TX"][..., -1], found["evidence_TE"][:] = 1, np.nan
+        return {field: torch.from_numpy(record).to(self.device) for field, record in found.items()}
 
     def _draw(self, slot: int) -> None:
         """Fill in a row's uniform draws, for as many tokens as there is room for."""
@@ -184,7 +189,8 @@ class Rows:
             part, n_tokens_B1 = slice(self.n_rows), self.n_tokens[: self.n_rows, None]
             arrays = (
                 self.rule[part], self.state[part], self.parameter[part], self.u_exit[part], self.u_token[part],
-                self.first[:, None], self.last_token[:, None], n_tokens_B1, self.n_prompt[part, None] + n_tokens_B1 - 1,
+                self.slots, self.first[:, None], self.last_token[:, None], n_tokens_B1,
+                self.n_prompt[part, None] + n_tokens_B1 - 1,
             )  # fmt: skip
             self._asked = AskedOfRows(*to_device([array.copy() for array in arrays], self.device))
         return self._asked
@@ -208,13 +214,13 @@ class Rows:
         self.token[at], self.exit_layer[at], self.is_finite[at[0]] = said[0], said[1], said[2] > 0
         if slots is None:
             asked = self.asked
-            sent = [torch.arange(self.n_rows, device=self.device), asked.n_tokens_B1[:, 0]]
+            sent = [asked.slot_B, asked.n_tokens_B1[:, 0]]
             asked.token_B1 = columns["token_id_T"][:, None]
             asked.n_tokens_B1, asked.position_B1 = asked.n_tokens_B1 + 1, asked.position_B1 + 1
         else:
             sent, self._asked = to_device([part.copy() for part in at], self.device), None
         for name, record in self.records.items():
-            if name in columns:
+            if name in columns and record.numel():
                 record[sent[0], sent[1]] = columns[name].to(record.dtype)
         self.n_tokens[at[0]] += 1
         self.make_room_for(int(self.n_tokens[: self.n_rows].max()) + 1)

@@ -110,11 +110,11 @@ class _Texts:
         self.token_BT = torch.tensor([[*text, *[0] * (n_tokens - len(text))] for text in texts], device=self.device)
         configuration, n_exits = request.configuration, len(decoding.exitable_layers)
         self.rules: list[RuleOfRows] = []
-        self.states: list[str] = []
+        self.states: dict[str, int] = {}
         self.parameter_E, self.is_oracle = np.zeros(n_exits, np.float32), request.is_oracle
         if isinstance(configuration, Exit):
             self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
-            self.states = [configuration.state]
+            self.states = {configuration.state: 0}
             self.parameter_E[:] = configuration.per_layer(decoding.exitable_layers)
         length = self.n_prompt + n_tokens
         self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length))
@@ -145,7 +145,9 @@ class _Texts:
         u_T, parameter_E = to_device([self.u_exit_T[start:end].copy(), self.parameter_E], self.device)
         rule_D = torch.full((n_texts * n_tokens,), 0 if self.rules else NONE, device=self.device)
         u_D, given_D = u_T.repeat(n_texts), self.token_BT[:, start:end].flatten()
-        deciding = Deciding(self.rules, rule_D, parameter_E.expand(len(rule_D), -1), u_D, u_D, given_D)
+        deciding = Deciding(
+            self.rules, rule_D, parameter_E.expand(len(rule_D), -1), u_D, u_D, bool(self.rules), given_D
+        )
         first = self.n_prompt + start - 1
         position_T = torch.arange(first, first + n_tokens, device=self.device)
         seen_BC = torch.ones(n_texts, first + n_tokens, dtype=torch.bool, device=self.device)

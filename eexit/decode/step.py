@@ -93,7 +93,7 @@ class OracleBatch(Batch):
         """Run the students of the first so many rows up to their exits, and read their next tokens there."""
         deciding = Deciding(
             deciding.rules, deciding.rule_D[:n_rows], deciding.parameter_DE[:n_rows], deciding.u_exit_D[:n_rows],
-            deciding.u_token_D[:n_rows],
+            deciding.u_token_D[:n_rows], True,
         )  # fmt: skip
         known = Decision(decision.evidence_DE[:n_rows], decision.prob_DX[:n_rows], decision.exit_D[:n_rows])
         inputs = Inputs(inputs.token_BT[:n_rows], inputs.position_BT[:n_rows], inputs.seen_BC[:n_rows])

@@ -34,13 +34,16 @@ def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
     p_final_BV = log_p_BXV[:, -1].exp()
     expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
     top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, top_k)
-    likeliest_BX = first_highest(log_p_BXV)
+    likeliest_BX, likeliest_log_p_BX = first_highest(log_p_BXV)
+    kl_BE = expected_BX[:, :-1]
+    if kl_BE.shape[1]:  # an operator costs as much for nothing
+        kl_BE = (expected_BX[:, -1:] - kl_BE).clamp_min(0)
     return Divergence(
-        kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
+        kl_BE=kl_BE,
         entropy_B=-expected_BX[:, -1],
         final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
         likeliest_BX=likeliest_BX,
-        likeliest_log_p_BX=log_p_BXV.gather(-1, likeliest_BX[..., None])[..., 0],
+        likeliest_log_p_BX=likeliest_log_p_BX,
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),
     )

@@ -48,11 +48,11 @@ class StateMaps:
     of_layers: Mapping[tuple[int, int], tuple[LinearMap, ...]]
 
     def placed(self, decoder: Decoder) -> "StateMaps":
-        """The maps on the devices where the decoder uses them: those to keys and values where their layer is."""
-        moved = {}
-        for (exit_layer, layer), maps in self.of_layers.items():
-            device = decoder.device_of(layer) if self.form == KEYS else decoder.device
-            moved[exit_layer, layer] = tuple(each.to(device) for each in maps)
+        """The maps on the devices where the decoder uses them: where their layer is."""
+        moved = {
+            (exit_layer, layer): tuple(each.to(decoder.device_of(layer)) for each in maps)
+            for (exit_layer, layer), maps in self.of_layers.items()
+        }
         return StateMaps(self.form, moved)
 
     @classmethod

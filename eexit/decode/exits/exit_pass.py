@@ -7,8 +7,9 @@ Shapes: B rows, T tokens of a row that are to exit, D = B · T of them, E exitab
 last, W width of the residual stream, H width of what the head takes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,14 +28,22 @@ from eexit.model.layers import Inputs, Layer
 
 @dataclass(frozen=True)
 class Deciding:
-    """What decides the exits of tokens besides the pass itself: rule, parameter and uniform draws."""
+    """What decides the exits of tokens besides the pass itself: rule, parameter and uniform draws.
+
+    `is_everywhere` says that no token is without a rule, which the host knows.
+    """
 
     rules: Sequence[RuleOfRows]
     rule_D: Tensor  # an index into `rules`; NONE for `normal`
     parameter_DE: Tensor  # of the rule; NaN outside the exit set
     u_exit_D: Tensor
     u_token_D: Tensor
+    is_everywhere: bool
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
+
+    def of_rule(self, index: int, flag_D: Tensor) -> Tensor:
+        """Those of these tokens that have this rule."""
+        return flag_D if self.is_everywhere and len(self.rules) == 1 else flag_D & (self.rule_D == index)
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,17 @@ class ExitsTaken:
     exit_D: Tensor  # index into X
     prob_DX: Tensor  # the distribution they were drawn from; NaN for layers that were not looked at and had a chance
     evidence_DE: Tensor
+    are_decided: bool  # else these are those of `normal`
     picked: Picked
     ready_DH: Tensor  # what goes into the head at the exits, of those tokens that were read there
-    missed_D: Tensor  # whether a screen let a token exit, and had missed the likeliest token
+    missed_D: Tensor | None  # with a screen: whether it let a token exit, and had missed the likeliest token
 
     def columns(self, layer_X: Tensor) -> dict[str, Tensor]:
         """What is recorded of a token that was generated."""
-        return {
-            "token_id_T": self.picked.token_B, "exit_layer_T": layer_X[self.exit_D], "exit_prob_TX": self.prob_DX,
-            "evidence_TE": self.evidence_DE, MISSED: self.missed_D, **self.picked.columns(),
-        }  # fmt: skip
+        columns = {"token_id_T": self.picked.token_B, "exit_layer_T": layer_X[self.exit_D], **self.picked.columns()}
+        if self.are_decided:
+            columns |= {"exit_prob_TX": self.prob_DX, "evidence_TE": self.evidence_DE}
+        return columns if self.missed_D is None else columns | {MISSED: self.missed_D}
 
 
 def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
@@ -71,11 +81,15 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     Those of `normal`, which never exits, of rules that look at nothing, and of oracles, which look at the teacher's
     `reading`. What is said of tokens of other rules means nothing.
     """
-    stop_DE = torch.zeros_like(deciding.parameter_DE)
-    go_on_DE, evidence_DE = stop_DE + 1, torch.full_like(stop_DE, torch.nan)
-    for index, (name, *_) in enumerate(deciding.rules):
-        if name in ONLINE:
-            continue
+    evidence_DE = torch.full_like(deciding.parameter_DE, torch.nan)
+    known = {index: rule.name for index, rule in enumerate(deciding.rules) if rule.name not in ONLINE}
+    if not known:
+        exit_D = torch.full_like(deciding.rule_D, evidence_DE.shape[1])
+        prob_DX = torch.nn.functional.pad(torch.zeros_like(evidence_DE), (0, 1), value=1)
+        return Decision(evidence_DE, prob_DX, exit_D)
+    stop_DE = torch.zeros_like(evidence_DE)
+    go_on_DE = stop_DE + 1
+    for index, name in known.items():
         of_rule_D1 = (deciding.rule_D == index)[:, None]
         if name in BLIND:
             chances = chances_in_set(BLIND[name], None, deciding.parameter_DE)
@@ -105,16 +119,26 @@ class KnownExits(Passing):
 
     owes = True  # layers that all tokens leave out may be owed
 
-    def __init__(self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor):
+    def __init__(
+        self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor,
+        ranks: Collection[int] | None = None, together: bool = False,
+    ):  # fmt: skip
+        """`ranks` are the only indices of exitable layers that tokens leave after, where the host knows that, and
+        `together` says that all leave after the first of them."""
         self.decoder, self.decoding, self.known_D = student.decoder, decoding, known_BT.flatten()
         self.reader = Reader(student.decoder, decoding.readout)
-        self.rank_of: Mapping[int, int] = {layer: rank for rank, layer in enumerate(decoding.exitable_layers)}
+        exits = {rank: layer for rank, layer in enumerate(decoding.exitable_layers) if ranks is None or rank in ranks}
+        self.rank_of: Mapping[int, int] = {layer: rank for rank, layer in exits.items()}
+        self.together = together
         self.exit_D = torch.full_like(self.known_D, len(decoding.exitable_layers))  # index into X
         self.left_D = torch.zeros_like(self.known_D, dtype=torch.bool)
-        self.exit_layer_D = torch.full_like(self.known_D, student.decoder.n_layers)
         self.ready_DH: Tensor | None = None  # what goes into the head, of tokens that are to be read after they left
         self.any_left, self.n_own = False, known_BT.shape[1]
-        super().__init__(student, leaving, Left(self.left_D.view_as(known_BT), self.exit_layer_D.view_as(known_BT)))
+        super().__init__(student, leaving, self._left())
+
+    def _left(self) -> Left:
+        shape = -1, self.n_own
+        return Left(self.left_D.view(shape), self.exit_D.view(shape))
 
     @record_function("layers")
     def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -142,7 +166,7 @@ class KnownExits(Passing):
 
     def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
         """Which tokens leave after an exitable layer, given the residual streams before and after it."""
-        return ~self.left_D & (self.known_D == rank)
+        return self.known_D == rank
 
     def leave(self, rank: int, leaves_D: Tensor, hidden_DW: Tensor) -> None:
         """Have these tokens leave after an exitable layer, with these residual streams there."""
@@ -152,12 +176,11 @@ class KnownExits(Passing):
             if self.ready_DH is None:
                 self.ready_DH = ready_NH.new_zeros(len(hidden_DW), ready_NH.shape[1])
             later.put(self.ready_DH, ready_NH)
-        self.left_D |= leaves_D
-        self.exit_D.masked_fill_(leaves_D, rank)
-        self.exit_layer_D.masked_fill_(leaves_D, layer)
+        self.left_D, self.exit_D = self.left_D | leaves_D, self.exit_D.masked_fill(leaves_D, rank)
+        self.leave_as(self._left())
         self.any_left = self.any_left or leaves_D.device.type != "cpu" or bool(leaves_D.any())
         if self.any_left and (self.owes or self.leaving.all_alter):
-            self.all_left = bool(self.left_D.all())
+            self.all_left = self.together or (self.leaving.is_everywhere and bool(self.left_D.all()))
 
     def read_later(self, leaves_D: Tensor) -> Tensor | None:
         """Which of the tokens that leave are to be read when the pass has ended; None if that is none."""
@@ -179,21 +202,31 @@ class ExitPass(KnownExits):
         self, student: Student, leaving: Leaving, decoding: Decoding, deciding: Deciding, known: Decision,
         shape: Sequence[int], keeps_ready: bool = False,
     ):  # fmt: skip
-        super().__init__(student, leaving, decoding, known.exit_D.view(*shape))
+        ranks = {rank for rule in deciding.rules for rank in rule.ranks}
+        super().__init__(student, leaving, decoding, known.exit_D.view(*shape), ranks)
         self.deciding = deciding
         self.online: Mapping[int, Online] = {
-            index: ONLINE[name] for index, (name, *_) in enumerate(deciding.rules) if name in ONLINE
+            index: ONLINE[rule.name] for index, rule in enumerate(deciding.rules) if rule.name in ONLINE
         }
         self.gates: Mapping[int, GateAt] = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
-        self.looks_D, self.unread_D = torch.zeros_like(self.left_D), torch.ones_like(self.left_D)
-        for index in self.online:
-            self.looks_D |= deciding.rule_D == index
-        by_head = all(rule.reads for rule in self.online.values()) and len(self.online) == len(deciding.rules)
+        all_online = len(self.online) == len(deciding.rules)
+        by_head = all_online and all(rule.reads for rule in self.online.values())
         self.keeps_ready, self.reads_at_once = keeps_ready, by_head and not decoding.screen and not keeps_ready
+        self.unread_D = torch.ones_like(self.left_D)
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
-        self.likeliest_DE = torch.zeros_like(deciding.parameter_DE, dtype=torch.long)
-        self.picked = Picked.room_for(len(self.left_D), decoding.record_top_k, self.left_D.device)
+        self.likeliest_DE: Tensor | None = None  # only where what layers said is compared later
+        if decoding.screen or any(rule.compares for rule in self.online.values()):
+            self.likeliest_DE = torch.zeros_like(deciding.parameter_DE, dtype=torch.long)
+        self.picked: Picked | None = None
+
+    @cached_property
+    def looks_D(self) -> Tensor:
+        """Whether a token's rule looks at what has been run."""
+        looks_D = torch.zeros_like(self.left_D)
+        for index in self.online:
+            looks_D = looks_D | (self.deciding.rule_D == index)
+        return looks_D
 
     def read_later(self, leaves_D: Tensor) -> Tensor | None:
         if self.reads_at_once:
@@ -202,26 +235,36 @@ class ExitPass(KnownExits):
 
     def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
         """Those that are known to leave, and those whose rules say so."""
-        leaves_D = super().leaves(rank, before_DW, after_DW) & ~self.looks_D
-        going_D = ~self.left_D & ~self.deciding.parameter_DE[:, rank].isnan()
+        leaves_D = super().leaves(rank, before_DW, after_DW)
+        going_D = ~self.left_D
         looking = {
-            index: self._let_through(rank, index, going_D & (self.deciding.rule_D == index), after_DW)
+            index: self._let_through(rank, index, self.deciding.of_rule(index, going_D), after_DW)
             for index, rule in enumerate(self.deciding.rules)
             if index in self.online and rank in rule.ranks
         }
         reads = [flag_D for index, flag_D in looking.items() if self.online[index].reads]
-        reading = Chosen.of(torch.stack(reads).any(0)) if reads else None
+        reading = Chosen.of(reads[0] if len(reads) == 1 else torch.stack(reads).any(0)) if reads else None
         read = self._read(rank, reading, after_DW) if reading and not reading.are_none else None
         for index, flag_D in looking.items():
             if not (tokens := Chosen.of(flag_D)).are_none:
                 tokens.put(leaves_D, self._draw(rank, index, tokens, (before_DW, after_DW), reading, read))
         if reading and isinstance(read, LayerReading):  # by the whole head, from which tokens are taken
-            taken = Chosen.of(leaves_D & reading.flag_D)
+            taken = Chosen.of(leaves_D if self.reads_at_once else leaves_D & reading.flag_D)
             if not taken.are_none:
                 rows, u_N = reading.within(taken.flag_D).rows, self.deciding.u_token_D[taken.rows]
-                self.picked.put(taken, read.taken(rows, self.decoding, u_N))
+                self._pick(taken, read.taken(rows, self.decoding, u_N))
+            if not self.reads_at_once:
                 self.unread_D &= ~taken.flag_D
         return leaves_D
+
+    def _pick(self, tokens: Chosen, picked: Picked) -> None:
+        """Take what was picked for some tokens; others get theirs later."""
+        if self.picked is None and tokens.has_all:
+            self.picked = picked
+            return
+        if self.picked is None:
+            self.picked = Picked.room_for(len(self.left_D), self.decoding.record_top_k, self.left_D.device)
+        self.picked.put(tokens, picked)
 
     def _let_through(self, rank: int, index: int, looking_D: Tensor, after_DW: Tensor) -> Tensor:
         """Of the tokens that a rule would look at after this layer, those that no gate keeps from it."""
@@ -244,7 +287,8 @@ class ExitPass(KnownExits):
         else:
             given_N = None if given_D is None else given_D[tokens.rows]
             read = read_ready(self.decoder, ready_NH, self.decoding, given_N)
-        tokens.put(self.likeliest_DE[:, rank], read.likeliest_B)
+        if self.likeliest_DE is not None:
+            tokens.put(self.likeliest_DE[:, rank], read.likeliest_B)
         return read
 
     def _draw(
@@ -255,13 +299,17 @@ class ExitPass(KnownExits):
         rule, rows, seen = self.online[index], tokens.rows, None
         if read and reading and rule.reads:
             seen = read.distribution(reading.within(tokens.flag_D).rows)
-        ranks = [at for at in self.deciding.rules[index].ranks if at <= rank]
+        likeliest_NR: Tensor | None = None
+        if rule.compares:
+            assert self.likeliest_DE is not None
+            ranks = [at for at in self.deciding.rules[index].ranks if at <= rank]
+            likeliest_NR = torch.stack([self.likeliest_DE[rows, at] for at in ranks], 1)
         look = Look(
             self.decoding.exitable_layers[rank],
             streams[0][rows],
             streams[1][rows],
             seen,
-            torch.stack([self.likeliest_DE[rows, at] for at in ranks], 1) if rule.compares else None,
+            likeliest_NR,
             self.deciding.parameter_DE[rows, rank],
             self.decoding.probe,
         )
@@ -276,15 +324,18 @@ class ExitPass(KnownExits):
 
     def finish(self, ready_BTH: Tensor) -> ExitsTaken:
         """Read the tokens that were not read to decide, given what goes into the head at the end."""
-        ready_DH, unread = self.ready(ready_BTH), Chosen.of(self.unread_D)
+        ready_DH = self.ready(ready_BTH)
+        unread = Chosen.of(~self.left_D if self.reads_at_once else self.unread_D)
         given_D, u_D = self.deciding.given_D, self.deciding.u_token_D
         if not unread.are_none:
             given_N = None if given_D is None else given_D[unread.rows]
             read = read_tokens(self.decoder, self.decoding, ready_DH[unread.rows], u_D[unread.rows], given_N)
-            self.picked.put(unread, read)
+            self._pick(unread, read)
+        assert self.picked, "every token was read where it left, or here"
         return ExitsTaken(
-            self.exit_D, self._finish_probabilities(), self.evidence_DE, self.picked, ready_DH, self._missed()
-        )
+            self.exit_D, self._finish_probabilities(), self.evidence_DE, bool(self.deciding.rules), self.picked,
+            ready_DH, self._missed(),
+        )  # fmt: skip
 
     def _finish_probabilities(self) -> Tensor:
         """For rules that looked: the rest is the final layer's, or belongs to layers that nobody looked at."""
@@ -299,10 +350,10 @@ class ExitPass(KnownExits):
         prob_DX[:, -1] = torch.where(through_D, self.passed_D, prob_DX[:, -1])
         return prob_DX
 
-    def _missed(self) -> Tensor:
+    def _missed(self) -> Tensor | None:
         """The tokens that left by what a screen had taken for the likeliest token, and was not."""
-        if not self.decoding.screen:
-            return torch.zeros_like(self.left_D)
+        if not self.decoding.screen or self.likeliest_DE is None:
+            return None
         reads_D = torch.zeros_like(self.left_D)
         for index, rule in self.online.items():
             reads_D |= (self.deciding.rule_D == index) & rule.reads

@@ -5,11 +5,12 @@ later tokens. Where all tokens have left, layers are left out: modes that alter 
 alone, and for `unfrozen`, which keeps the full-depth state, the rest of the layers is owed for all rows of the step. It
 is run together with the next step that goes as deep (deferred computation, as in EE-LLM, Chen et al. 2023).
 
-Shapes: B rows, T tokens of a pass, N owed tokens, D tokens of all rows, W width of the residual stream.
+Shapes: B rows, T tokens of a pass, N owed tokens, D tokens of all rows, W width of the residual stream, X exitable
+layers and then the final one.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -25,10 +26,17 @@ from eexit.model.layers import Decoder, Inputs, Layer
 
 @dataclass(frozen=True)
 class Left:
-    """Which of a pass's tokens have left, and after which layer; what is said of others means nothing."""
+    """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for all others."""
 
     flag_BT: Tensor
-    exit_layer_BT: Tensor
+    exit_BT: Tensor
+    found: dict[Hashable, Tensor] = field(default_factory=dict)  # what layers have asked of these tokens so far
+
+    def find(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
+        """What follows from these flags and exits, found once for all layers."""
+        if what not in self.found:
+            self.found[what] = find()
+        return self.found[what]
 
 
 @dataclass
@@ -52,18 +60,18 @@ class Does:
 
 
 class Leaving:
-    """What the tokens of rows leave in layers past their exits: `state_B` are indices into `states`.
+    """What the tokens of rows leave in layers past their exits: `state_B` are the numbers that `states` has for theirs.
 
     `is_everywhere` says that no row is without a state, which the host knows.
     """
 
     def __init__(
-        self, cache: KVCache, states: Sequence[str], state_B: Tensor, is_everywhere: bool,
+        self, cache: KVCache, states: Mapping[str, int], state_B: Tensor, is_everywhere: bool,
         exits: Sequence[int], maps: StateMaps | None = None,
     ):  # fmt: skip
         self.cache, self.exits, self.maps = cache, exits, maps
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
-        self.altering = [name for name in states if alters(STATES[name])]
+        self.altering = tuple(name for name in states if alters(STATES[name]))
 
     @property
     def all_alter(self) -> bool:
@@ -77,8 +85,8 @@ class Leaving:
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
         after_BTW = layer.run(entering_BTW, projections)
         self.cache.rewrite = None
-        frozen_BT1 = self._of(self.altering, left.flag_BT)[..., None].to(after_BTW.device)
-        return torch.where(frozen_BT1, hidden_BTW.to(after_BTW.device), after_BTW)
+        frozen_BT = self._of(self.altering, left, after_BTW.device)
+        return torch.where(frozen_BT[..., None], hidden_BTW.to(after_BTW.device), after_BTW)
 
     def write(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> None:
         """Have a layer hold what all tokens, which have left, leave there, without running it."""
@@ -93,30 +101,39 @@ class Leaving:
     def _prepare(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> tuple[Layer, Tensor, Sequence[Projection]]:
         """The layer as it is to be called, what enters it, and what makes its keys and values in place of its own."""
         index, projections = layer.index, list[Projection]()
-        by_what: dict[str, list[str]] = {}
+        by_what: dict[str, tuple[str, ...]] = {}
         for name in self.states:
-            by_what.setdefault(self._does(name, index), []).append(name)
+            what = self._does(name, index)
+            by_what[what] = (*by_what.get(what, ()), name)
         if hiding := by_what.get("hides"):
-            self.cache.hide(index, self._of(hiding, left.flag_BT))
+            self.cache.hide(index, self._of(hiding, left))
         layer = layer.without(self.cache.hidden.get(index))
+        device = layer.decoder.device_of(index)
         if copying := by_what.get("copies"):
-            self.cache.rewrite = partial(self._copied, self._of(copying, left.flag_BT))
+            self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
         if mapping := by_what.get("maps"):
             assert self.maps, "a state that maps needs state maps"
-            mapped_BT = self._of(mapping, left.flag_BT) & (left.exit_layer_BT + 1 < index)
-            exited = Left(mapped_BT, left.exit_layer_BT)
-            if self.maps.form == KEYS:
-                projections = [partial(self._projected, exited, index, part) for part in range(2)]
-            else:
-                hidden_BTW = self._entering(exited, index, hidden_BTW)
+            mapped = self._mapped(mapping, index, left, device)
+            if mapped and self.maps.form == KEYS:
+                projections = [partial(self._projected, mapped, index, part) for part in range(2)]
+            elif mapped:
+                hidden_BTW = self._entering(mapped, index, hidden_BTW.to(device))
         return layer, hidden_BTW, projections
 
-    def _of(self, states: Sequence[str], flag_BT: Tensor) -> Tensor:
-        """Which of the tokens that have left are in rows of these states, (B, T)."""
-        if self.is_everywhere and len(states) == len(self.states):
-            return flag_BT
-        of_B = torch.stack([self.state_B == self.states.index(name) for name in states]).any(0)
-        return flag_BT & of_B[:, None]
+    def _of(self, states: tuple[str, ...], left: Left, device: torch.device | None = None) -> Tensor:
+        """Which of the tokens that have left are in rows of these states, (B, T), on a device."""
+
+        def find() -> Tensor:
+            if self.is_everywhere and len(states) == len(self.states):
+                return left.flag_BT
+            of_B = torch.stack([self.state_B == self.states[name] for name in states]).any(0)
+            return left.flag_BT & of_B[:, None]
+
+        def there() -> Tensor:
+            assert device
+            return left.find(states, find).to(device)
+
+        return left.find(states, find) if device is None else left.find((states, device), there)
 
     @staticmethod
     def _does(state: str, layer: int) -> str:
@@ -127,51 +144,49 @@ class Leaving:
 
     def _copied(self, copied_BT: Tensor, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, (B, H, T, D), with those of the layer before for tokens that are copied."""
-        before = self.cache.latest(layer - 1, keys.shape[2])
-        flag = copied_BT[:, None, :, None].to(keys.device)
+        before, flag = self.cache.latest(layer - 1, keys.shape[2]), copied_BT[:, None, :, None]
         key, value = (
             torch.where(flag, old.to(new.device), new) for old, new in zip(before, (keys, values), strict=True)
         )
         return key, value
 
-    def _by_exit(self, exited: Left, layer: int) -> list[tuple[int, Chosen]]:
-        """The tokens that state maps are for in a layer, by the layer that they exited after."""
-        flag_D, exit_D = exited.flag_BT.flatten(), exited.exit_layer_BT.flatten()
-        chosen = [
-            (exit_layer, Chosen.of(flag_D & (exit_D == exit_layer)))
-            for exit_layer in self.exits
-            if exit_layer + 1 < layer
-        ]
-        return [(exit_layer, tokens) for exit_layer, tokens in chosen if not tokens.are_none]
+    def _mapped(
+        self, states: tuple[str, ...], layer: int, left: Left, device: torch.device
+    ) -> list[tuple[int, Tensor]]:
+        """The tokens that state maps are for in a layer, as flags (D,), by the layer that they exited after."""
 
-    def _entering(self, exited: Left, layer: int, hidden_BTW: Tensor) -> Tensor:
+        def leave_at(rank: int) -> Tensor:
+            return (self._of(states, left) & (left.exit_BT == rank)).flatten().to(device)
+
+        ranks = [rank for rank, exit_layer in enumerate(self.exits) if exit_layer + 1 < layer]
+        return [(self.exits[rank], left.find((states, device, rank), partial(leave_at, rank))) for rank in ranks]
+
+    def _entering(self, mapped: Sequence[tuple[int, Tensor]], layer: int, hidden_BTW: Tensor) -> Tensor:
         """The stream that enters a layer, with what maps make of it for tokens that have left."""
         assert self.maps
         entering_DW = hidden_BTW.flatten(0, 1).clone()
-        for exit_layer, tokens in self._by_exit(exited, layer):
-            [change] = self.maps.of_layers[exit_layer, layer]
-            own_NW = entering_DW[tokens.rows]
-            tokens.put(entering_DW, own_NW + change(own_NW))
+        for exit_layer, flag_D in mapped:
+            if not (tokens := Chosen.of(flag_D)).are_none:
+                [change] = self.maps.of_layers[exit_layer, layer]
+                own_NW = entering_DW[tokens.rows]
+                tokens.put(entering_DW, own_NW + change(own_NW))
         return entering_DW.reshape(hidden_BTW.shape)
 
     def _projected(
-        self, exited: Left, layer: int, part: int, own: Callable[[Tensor], Tensor], given_BTD: Tensor
-    ) -> Tensor:
+        self, mapped: Sequence[tuple[int, Tensor]], layer: int, part: int, own: Callable[[Tensor], Tensor],
+        given_BTD: Tensor,
+    ) -> Tensor:  # fmt: skip
         """The layer's keys (part 0) or values (part 1) before norms and angles, by maps for tokens that have left."""
         assert self.maps
-        maps = {
-            exit_layer: self.maps.of_layers[exit_layer, layer][part]
-            for exit_layer in self.exits
-            if exit_layer + 1 < layer
-        }
-        given_DD, width = given_BTD.flatten(0, 1), next(iter(maps.values())).weight.shape[1]
-        if Chosen.of(~exited.flag_BT.flatten()).are_none:  # of none, the layer's own are needed
-            made_DH = given_DD.new_empty(len(given_DD), width)
+        given_DD, maps = given_BTD.flatten(0, 1), self.maps.of_layers
+        if Chosen.of(~torch.stack([flag_D for _, flag_D in mapped]).any(0)).are_none:  # of none, the own are needed
+            made_DH = given_DD.new_empty(len(given_DD), maps[mapped[0][0], layer][part].weight.shape[1])
         else:
             made_DH = own(given_BTD).flatten(0, 1)
-        for exit_layer, tokens in self._by_exit(exited, layer):
-            tokens.put(made_DH, maps[exit_layer](given_DD[tokens.rows]))
-        return made_DH.reshape(*given_BTD.shape[:2], width)
+        for exit_layer, flag_D in mapped:
+            if not (tokens := Chosen.of(flag_D)).are_none:
+                tokens.put(made_DH, maps[exit_layer, layer][part](given_DD[tokens.rows]))
+        return made_DH.reshape(*given_BTD.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,7 @@ class Owed:
     left: Left
 
     def of(self, rows: Tensor) -> "Owed":
-        left = Left(self.left.flag_BT[rows], self.left.exit_layer_BT[rows])
+        left = Left(self.left.flag_BT[rows], self.left.exit_BT[rows])
         return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], left)
 
 
@@ -200,14 +215,15 @@ class Passing:
     def __init__(self, student: "Student", leaving: Leaving, own: Left):
         self.student, self.leaving, self.own = student, leaving, own
         self.before: Left | None = None
+        self.left = own  # of all tokens of the pass
         self.waits_at: int | None = None
         self.held_BTW: Tensor | None = None
         self.depth = 0
 
-    @property
-    def left(self) -> Left:
-        """Of all tokens of the pass."""
-        return beside(self.before, self.own) if self.before else self.own
+    def leave_as(self, own: Left) -> None:
+        """Take this for what has become of the pass's own tokens."""
+        self.own = own
+        self.left = beside(self.before, own) if self.before else own
 
     def __call__(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         if self.held_BTW is not None:
@@ -224,6 +240,7 @@ class Passing:
     def join(self, owed: Owed) -> None:
         """Go on with these tokens before the pass's own."""
         self.before = beside(owed.left, self.before) if self.before else owed.left
+        self.left = beside(self.before, self.own)
         self.waits_at, self.held_BTW = None, None
 
 
@@ -278,7 +295,7 @@ class Student:
 def beside(before: Left, own: Left) -> Left:
     """These tokens of each row, and then those."""
     flag_BT = torch.cat([before.flag_BT, own.flag_BT], 1)
-    return Left(flag_BT, torch.cat([before.exit_layer_BT, own.exit_layer_BT], 1))
+    return Left(flag_BT, torch.cat([before.exit_BT, own.exit_BT], 1))
 
 
 def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:

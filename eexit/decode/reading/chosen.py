@@ -28,13 +28,18 @@ class Chosen:
         """Whether nothing has to be computed, as far as that is known here."""
         return isinstance(self.rows, Tensor) and not len(self.rows)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether `rows` are all tokens."""
+        return isinstance(self.rows, slice) or len(self.rows) == len(self.flag_D)
+
     def put(self, target_D: Tensor, values_N: Tensor) -> None:
         """Write what was computed for `rows` to those of the target that are chosen."""
         if isinstance(self.rows, Tensor):
             target_D[self.rows] = values_N.to(target_D.dtype)
         else:
             flag_D = self.flag_D.view(-1, *[1] * (target_D.ndim - 1))
-            target_D.copy_(torch.where(flag_D, values_N.to(target_D.dtype), target_D))
+            torch.where(flag_D, values_N.to(target_D.dtype), target_D, out=target_D)
 
     def within(self, flag_D: Tensor) -> "Chosen":
         """Those of the chosen tokens with this flag, as an index into what was computed for `rows`."""

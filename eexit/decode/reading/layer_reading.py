@@ -7,7 +7,7 @@ Shapes: B rows, U unique prefixes, E exitable layers, X = E + 1 with the final l
 residual stream, H width of what the head takes, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -83,7 +83,7 @@ class Reading(Divergence):
         """The likeliest token of each row at its exit: `exit_B` are indices into X, which may count from its end."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
         token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
-        return Picked(token_B, log_p_B, token_B.clone(), self.top_token_BXK[at], self.top_prob_BXK[at])
+        return Picked(token_B, log_p_B, token_B, self.top_token_BXK[at], self.top_prob_BXK[at])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Picked:
 
     token_B: Tensor
     log_p_B: Tensor  # of the token, nats
-    likeliest_B: Tensor  # the likeliest token, which is another one if that is sampled or given
+    likeliest_B: Tensor  # the likeliest token, which may be another one if that is sampled or given
     top_token_BK: Tensor
     top_prob_BK: Tensor
 
@@ -113,13 +113,26 @@ class Picked:
 
     def put(self, rows: Chosen, picked: "Picked") -> None:
         """Replace what was picked for these rows by what `picked` has for them."""
-        for field in fields(Picked):
-            rows.put(getattr(self, field.name), getattr(picked, field.name))
+        for own, other in self._beside(picked):
+            rows.put(own, other)
 
     def put_first(self, picked: "Picked") -> None:
         """Replace what was picked for the first rows."""
+        for own, other in self._beside(picked):
+            own[: len(other)] = other
+
+    def _beside(self, picked: "Picked") -> Iterator[tuple[Tensor, Tensor]]:
+        """The tensors of both that hold anything, each once."""
         for field in fields(Picked):
-            getattr(self, field.name)[: len(picked.token_B)] = getattr(picked, field.name)
+            own: Tensor = getattr(self, field.name)
+            is_again = field.name == "likeliest_B" and own is self.token_B
+            if own.numel() and not is_again:
+                yield own, getattr(picked, field.name)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _fields(divergence: Divergence) -> list[Tensor]:
@@ -127,7 +140,7 @@ def _fields(divergence: Divergence) -> list[Tensor]:
 
 
 def _joined(divergences: Sequence[Divergence]) -> Divergence:
-    return Divergence(*[torch.cat(parts) for parts in zip(*map(_fields, divergences), strict=True)])
+    return Divergence(*map(joined, zip(*map(_fields, divergences), strict=True)))
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
@@ -175,12 +188,15 @@ def read_tokens(
 
     With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    row_B = torch.arange(len(ready_BH), device=ready_BH.device)
-    parts = []
-    for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
-        read = read_ready(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
-        parts.append(read.taken(row - row[0], decoding, u_B[row], drafted.of(row) if drafted else None))
-    return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+    size, parts = _rows_at_a_time(decoder), []
+    for start in range(0, len(ready_BH), size):  # where tokens are sampled, logits are kept until they are taken
+        rows = slice(start, start + size)
+        read = read_ready(decoder, ready_BH[rows], decoding, None if given_B is None else given_B[rows])
+        of_rows = drafted.of(rows) if drafted and len(ready_BH) > size else drafted
+        parts.append(read.taken(slice(None), decoding, u_B[rows], of_rows))
+    if len(parts) == 1:
+        return parts[0]
+    return Picked(*[joined([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
 def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Tensor) -> Divergence:
@@ -204,13 +220,10 @@ class LayerReading:
     """
 
     seen: Divergence  # of one layer: X is 1, and K at least 2
+    likeliest_B: Tensor
     token_B: Tensor
     log_p_B: Tensor
     logits_BV: Tensor | None
-
-    @property
-    def likeliest_B(self) -> Tensor:
-        return self.seen.likeliest_BX[:, 0]
 
     def distribution(self, row_B: Tensor | slice) -> Distribution:
         """What rules look at, of these rows."""
@@ -218,19 +231,20 @@ class LayerReading:
 
     def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
         """The next tokens of these rows."""
-        if isinstance(row_B, slice):
-            row_B = torch.arange(len(self.token_B), device=self.token_B.device)[row_B]
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
+        likeliest_B = token_B if self.token_B is self.likeliest_B else self.likeliest_B[row_B]
         if self.logits_BV is not None:
+            row_B = torch.arange(len(self.token_B), device=token_B.device)[row_B]
             sampled = []
-            for at in torch.arange(len(row_B), device=row_B.device).split(LOGITS_ROWS):
+            for start in range(0, len(row_B), LOGITS_ROWS):
+                at = slice(start, start + LOGITS_ROWS)
                 logits_BV = self.logits_BV[row_B[at]]
                 picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
                 sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
-            token_B = torch.cat(sampled)
+            token_B = joined(sampled)
             log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
         top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]
-        return Picked(token_B, log_p_B, self.likeliest_B[row_B], top_token_BK, top_prob_BK)
+        return Picked(token_B, log_p_B, likeliest_B, top_token_BK, top_prob_BK)
 
 
 def read_layer(
@@ -257,6 +271,7 @@ def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: 
             of_given_B = logits_BV.gather(1, given_B[start : start + size, None])[:, 0]
             log_p.append(of_given_B.float() - seen[-1].final_lse_B)
     whole = _joined(seen)
-    token_B = whole.likeliest_BX[:, 0] if given_B is None else given_B
-    log_p_B = torch.cat(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
-    return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if kept else None)
+    likeliest_B = whole.likeliest_BX[:, 0]
+    token_B = likeliest_B if given_B is None else given_B
+    log_p_B = joined(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
+    return LayerReading(whole, likeliest_B, token_B, log_p_B, joined(kept) if kept else None)

@@ -69,10 +69,10 @@ class Drafted:
     temperature: float
     top_p: float
 
-    def of(self, row_B: Tensor) -> "Drafted":
-        """The drafts of these rows, which follow each other and become rows 0 to B − 1."""
-        within_D = (self.row_D >= row_B[0]) & (self.row_D <= row_B[-1])
-        row_D, token_D, u_D = self.row_D[within_D] - row_B[0], self.token_D[within_D], self.u_D[within_D]
+    def of(self, rows: slice) -> "Drafted":
+        """The drafts of these rows, which become rows 0 to B − 1."""
+        within_D = (self.row_D >= rows.start) & (self.row_D < rows.stop)
+        row_D, token_D, u_D = self.row_D[within_D] - rows.start, self.token_D[within_D], self.u_D[within_D]
         return Drafted(row_D, token_D, self.logits_DV[within_D], u_D, self.temperature, self.top_p)
 
     def verified(self, logits_BV: Tensor, picked_B: Tensor) -> Tensor:

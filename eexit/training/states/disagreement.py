@@ -93,7 +93,7 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
     student = Student(full.decoder, full.decoder.cache(n_rows, n_tokens))
     state_B = torch.zeros(n_rows, dtype=torch.long, device=device)
-    leaving = Leaving(student.cache, [state], state_B, True, layers, maps)
+    leaving = Leaving(student.cache, {state: 0}, state_B, True, layers, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
     visit = KnownExits(student, leaving, decoding, exit_BT)
     visit.owes = False

@@ -8,7 +8,7 @@ from eexit.cpu.search import first_highest, likeliest
 def test_of_equally_likely_tokens_the_first_is_the_likeliest(vocabulary: int) -> None:
     torch.manual_seed(0)
     log_p = torch.randint(-3, 1, (40, 3, vocabulary)).float()
-    assert first_highest(log_p).tolist() == log_p.argmax(-1).tolist()
+    assert first_highest(log_p)[0].tolist() == log_p.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 1024, 5000])
