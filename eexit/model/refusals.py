@@ -1,4 +1,4 @@
-"""Checks that a model can be run layer by layer, from its configuration and its modules, before anything is run.
+"""Checks that layers of a model can be visited, by its configuration and its modules, before anything is run.
 
 The functions raise `UsageError`, saying what is missing.
 """
@@ -39,7 +39,7 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
 def refuse_compiled(model: nn.Module) -> None:
     """Raises `UsageError` for a model of which torch.compile has compiled a module, or the forward of one."""
     if any(_is_compiled(module) for module in model.modules()):
-        raise UsageError("the model is compiled, and layers are run one at a time here: load it without torch.compile")
+        raise UsageError("the model is compiled, and its layers can't be visited then: load it without torch.compile")
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -69,11 +69,6 @@ def refuse_offloaded(model: PreTrainedModel) -> None:
         f"{left_out} is {where}, and other weights are on {', '.join(others)}: load it onto as many devices as hold "
         "all of it, with a device_map (of a sweep's actors, --gpus-per-actor), or give --quantize"
     )
-
-
-def cached_windows(config: Any) -> list[int | None]:
-    """How many tokens transformers' cache keeps in each layer; None for all."""
-    return [kwargs.get("sliding_window") for kwargs in get_layer_types_and_kwargs(config)[1]]
 
 
 def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
