@@ -13,7 +13,7 @@ from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
-from eexit.model.cache import KVCache
+from eexit.model.layers import Inputs, Layer
 from eexit.training.states.disagreement import exit_sets
 from eexit.training.states.forms import KeysForm
 from eexit.training.states.state import StateTrainer
@@ -34,36 +34,41 @@ def naive_disagreement(
     ids, n_prompt = torch.tensor([[*text.prompt_token_ids, *text.token_ids[:-1]]]), len(text.prompt_token_ids)
     hidden_states = model(ids, output_hidden_states=True).hidden_states
     said_T = model(ids).logits[0].argmax(-1)
-    cache = KVCache(1, ids.shape[1])
+    cache, seen_1C = decoder.cache(1, ids.shape[1]), torch.ones(1, ids.shape[1], dtype=torch.bool)
     wrong, exits = [], []
     for positions in (range(n_prompt), *([at] for at in range(n_prompt, ids.shape[1]))):
-        view = decoder.view(cache, torch.tensor([list(positions)]), positions[-1] + 1)
-        with decoder.attending():
-            hidden_1TW, layer_pass = decoder.begin(ids[:, list(positions)], view)
-            exit_layer = 6
-            if len(positions) == 1:
-                at = positions[0]
-                ready = {
-                    layer: readout.before_head(decoder, hidden_states[layer + 1][0, [at]], layer) for layer in exit_set
-                }
-                reads = {layer: model.lm_head(ready_1H[0]) for layer, ready_1H in ready.items()}
-                exit_layer = next((layer for layer, logits in reads.items() if logits.argmax() == said_T[at]), 6)
-            for layer in range(exit_layer + 1):
-                hidden_1TW = layer_pass.block(layer, hidden_1TW)
-            for layer in range(exit_layer + 1, 7):
-                name = f"state.{exit_layer}.{layer}"
-                maps = {part: naive_map(held, f"{name}{part}") for part in ("", ".key", ".value")}
-                if layer == exit_layer + 1 or not held:
-                    layer_pass.write_keys(layer, hidden_1TW)
-                elif f"{name}.bias" in held:
-                    layer_pass.write_keys(layer, hidden_1TW + hidden_1TW @ maps[""][0] + maps[""][1])
-                else:
-                    (key, key_bias), (value, value_bias) = maps[".key"], maps[".value"]
-                    made = (lambda x, w=key, b=key_bias: x @ w + b), (lambda x, w=value, b=value_bias: x @ w + b)
-                    layer_pass.write_keys(layer, hidden_1TW, made)
-        if len(positions) == 1:
+        at, exit_layer = positions[-1], 6
+        if at >= n_prompt:
+            ready = {
+                layer: readout.before_head(decoder, hidden_states[layer + 1][0, [at]], layer) for layer in exit_set
+            }
+            reads = {layer: model.lm_head(ready_1H[0]) for layer, ready_1H in ready.items()}
+            exit_layer = next((layer for layer, logits in reads.items() if logits.argmax() == said_T[at]), 6)
+
+        after: list[Tensor] = []
+
+        def visit(
+            layer: Layer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
+        ) -> Tensor:
+            name = f"state.{exit_layer}.{layer.index}"
+            maps = {part: naive_map(held, f"{name}{part}") for part in ("", ".key", ".value")}
+            if layer.index <= exit_layer:
+                after.append(layer.run(hidden_1TW))
+                return after[-1]
+            if layer.index == exit_layer + 1 or not held:
+                layer.write_keys(hidden_1TW)
+            elif f"{name}.bias" in held:
+                layer.write_keys(hidden_1TW + hidden_1TW @ maps[""][0] + maps[""][1])
+            else:
+                (key, key_bias), (value, value_bias) = maps[".key"], maps[".value"]
+                layer.write_keys(hidden_1TW, [lambda _, x: x @ key + key_bias, lambda _, x: x @ value + value_bias])
+            return hidden_1TW
+
+        part = Inputs(ids[:, list(positions)], torch.tensor([list(positions)]), seen_1C[:, : at + 1])
+        decoder.run(visit, part, cache)
+        if at >= n_prompt:
             exits.append(exit_layer)
-            stream_1W = hidden_1TW[0]
+            stream_1W = after[-1][0]
             ready_1H = (
                 model.model.norm(stream_1W) if exit_layer == 6 else readout.before_head(decoder, stream_1W, exit_layer)
             )
