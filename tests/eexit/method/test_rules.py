@@ -124,7 +124,7 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, mo
 
 
 def test_a_mode_that_a_model_is_not_made_for_is_refused() -> None:
-    with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers attend by code of their"):
+    with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers are given no masks of"):
         refuse_mode("skip", Decoder(tiny_model("mpt")))
     wide: dict[str, Any] = {
         "head_dim": 8,
