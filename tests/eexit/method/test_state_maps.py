@@ -15,7 +15,7 @@ from eexit.model.layers import Decoder, Inputs, Layer
 
 EXITS = (1, 3, 4)
 LAYER = 5  # of which keys and values are written
-AFTER = torch.tensor([4, 1, 3, 1])  # the layers that four tokens exited after: the first needs no map
+AFTER = (4, 1, 3, 1)  # the layers that four tokens exited after: the first needs no map
 
 
 def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], StateMaps]:
@@ -26,11 +26,12 @@ def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], StateMap
 def written(decoder: Decoder, maps: StateMaps, hidden_BW: Tensor) -> tuple[Tensor, Tensor]:
     """The keys and values of the layer of these tokens, which have left, each at position 3 of its row."""
     cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1, dtype=torch.bool)
-    leaving = Leaving(cache, ["mapped_residual"], torch.zeros(len(hidden_BW)), True, EXITS, maps)
+    exit_B1 = torch.tensor([[EXITS.index(layer)] for layer in AFTER])
+    leaving = Leaving(cache, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, EXITS, maps)
 
     def visit(layer: Layer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:
-            leaving.write(layer, hidden_BW[:, None], Left(flag_B1, AFTER[:, None]))
+            leaving.write(layer, hidden_BW[:, None], Left(flag_B1, exit_B1))
         return entering_B1W
 
     seen_BC = flag_B1.expand(-1, 4)
@@ -51,7 +52,7 @@ def test_what_is_written_is_what_the_layer_makes_of_each_tokens_mapped_stream(
     own = {"key": layer.self_attn.k_proj, "value": layer.self_attn.v_proj}
     tensors, maps = maps_of(form, decoder)
     keys_BHD, values_BHD = written(decoder, maps, hidden_BW)
-    for token, (exit_layer, hidden_W) in enumerate(zip(AFTER.tolist(), hidden_BW, strict=True)):
+    for token, (exit_layer, hidden_W) in enumerate(zip(AFTER, hidden_BW, strict=True)):
         name, normed_W = f"state.{exit_layer}.{LAYER}", layer.input_layernorm(hidden_W)
         if exit_layer == LAYER - 1:  # which needs no map
             made = {part: project(normed_W) for part, project in own.items()}
