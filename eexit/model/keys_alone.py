@@ -21,6 +21,7 @@ from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
 from eexit.model.devices import device_of
 
+Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
 
 
@@ -47,7 +48,7 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module with its class's own forward: visitors and accelerate's hooks put others in its place."""
+    """A copy of a module with its class's own forward, in whose place accelerate puts another."""
     shell = copy.copy(module)
     for name in ("forward", "_old_forward", "_hf_hook"):
         vars(shell).pop(name, None)
@@ -73,6 +74,16 @@ class KeysAlone:
         key, value = (self.layer.get_submodule(path) for path in self.projections)
         return key, value
 
+    def projecting(self, layer: nn.Module, given: Given, projections: Sequence[Projection]) -> tuple[nn.Module, Given]:
+        """A copy of the layer in which `projections`, if there are any, take the place of the two modules.
+
+        What it is given is moved to its device, since a copy is without the hooks of accelerate that do so.
+        """
+        for path, project in zip(self.projections or () if projections else (), projections, strict=True):
+            layer = graft(layer, path, partial(project, layer.get_submodule(path)))
+        moved = given if given[0].device == self.device else send_to_device(given, self.device, skip_keys="cache")
+        return layer, moved
+
     def write(
         self, cache: KVCache, hidden_BTW: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any],
         projections: Sequence[Projection] = (),
@@ -81,11 +92,7 @@ class KeysAlone:
 
         `projections` take the place of the two modules.
         """
-        if hidden_BTW.device != self.device:
-            hidden_BTW, args, kwargs = send_to_device((hidden_BTW, args, kwargs), self.device, skip_keys="cache")
-        layer = self.layer
-        for path, project in zip(self.projections or () if projections else (), projections, strict=True):
-            layer = graft(layer, path, partial(project, self.layer.get_submodule(path)))
+        layer, (hidden_BTW, args, kwargs) = self.projecting(self.layer, (hidden_BTW, args, kwargs), projections)
         cache.only_keys = True
         try:
             with suppress(KeysWritten):
@@ -147,19 +154,15 @@ def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> 
     """
     ended: dict[str, Tensor] = {}
 
-    def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def end(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            entering = args[0] if args else None
-            if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
-                ended[path] = output
-
-        return end
+    def note(path: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output, entering = module(*args, **kwargs), args[0] if args else None
+        if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
+            ended[path] = output
+        return output
 
     paths = [path for path, _ in layer.named_modules() if path]
-    handles = [layer.get_submodule(path).register_forward_hook(note(path)) for path in paths]
-    try:
-        write(layer)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for path in reversed(paths):  # inner ones first
+        module = layer.get_submodule(path)
+        layer = graft(layer, path, StandIn(module, partial(note, path, module)))
+    write(layer)
     return {path: ended[path] for path in paths if path in ended}

@@ -3,8 +3,9 @@
 What is between the layers is transformers' own: embeddings, positions, rotary angles, masks, windows, attention, norms
 and head. The function gets the residual stream that enters a layer and returns what the next layer gets. It may run the
 layer, have it write keys and values alone (`eexit.model.keys_alone`), or pass the stream on. No model family is known
-by name: layers, and what follows them, are found by the model's structure and by observing one forward. Layers take
-their own functions back after each forward, so that a model is as it was.
+by name: layers, and what follows them, are found by the model's structure and by observing one forward. What is run is
+a copy of the module that holds the layers, with stand-ins for these, so that the model itself is never changed, and
+others may use it meanwhile.
 
 Shapes: B rows, T tokens, C columns of the cache, W width of the residual stream, H width of what the head takes, V
 vocabulary.
@@ -22,10 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.modeling_utils import AttentionInterface
 
 from eexit.errors import UsageError, first_line
 from eexit.model.cache import KVCache
@@ -37,27 +36,15 @@ CHECKED_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observ
 # How far a row may be, relative to its size, from what it is alone: it comes from products of other sizes.
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
-
-class Sdpa(str):
-    """The name of torch's attention to whoever compares it; whoever looks it up finds `_mask` with it."""
-
-    __slots__ = ()
-    __eq__ = str.__eq__
-
-    def __hash__(self) -> int:
-        return hash((Sdpa, str(self)))
-
-
-ATTENTION: Final = Sdpa("sdpa")
+_whole_masks: Final = ContextVar("whole_masks", default=False)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The mask of transformers, made without asking the device whether it could do without."""
-    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    """transformers' mask for torch's attention; in our passes, the device isn't asked whether it could do without."""
+    return sdpa_mask(*args, **(kwargs | {"allow_is_causal_skip": False} if _whole_masks.get() else kwargs))
 
 
-AttentionInterface.register(ATTENTION, sdpa_attention_forward)
-AttentionMaskInterface.register(ATTENTION, _mask)
+AttentionMaskInterface.register("sdpa", _mask)
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,6 @@ class Layer:
 
     decoder: "Decoder"
     index: int
-    forward: Callable[..., Any]  # the layer's own
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -75,8 +61,11 @@ class Layer:
 
         `projections` may take the place of the layer's own to keys and to values, if these are modules of their own.
         """
-        with self._projecting(projections):
-            output = self.forward(hidden_BTW, *self.args, **self.kwargs)
+        module, given = self.decoder.layers[self.index], (hidden_BTW, self.args, self.kwargs)
+        if projections:
+            module, given = self.decoder.for_keys[self.index].projecting(module, given, projections)
+        hidden_BTW, args, kwargs = given
+        output = module(hidden_BTW, *args, **kwargs)
         after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
         return after_BTW
 
@@ -93,19 +82,7 @@ class Layer:
         seen = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         call = self._call
         call.arguments["attention_mask"] = seen
-        return Layer(self.decoder, self.index, self.forward, call.args[1:], call.kwargs)
-
-    @contextmanager
-    def _projecting(self, projections: Sequence[Projection]) -> Iterator[None]:
-        own = self.decoder.for_keys[self.index].own_projections if projections else ()
-        before = [vars(module).get("forward") for module in own]
-        for module, project in zip(own, projections, strict=True):
-            module.forward = partial(project, module.forward)
-        try:
-            yield
-        finally:
-            for module, forward in zip(own, before, strict=True):
-                restore(module, forward)
+        return Layer(self.decoder, self.index, call.args[2:], call.kwargs)
 
     @property
     def cache(self) -> KVCache:
@@ -119,7 +96,7 @@ class Layer:
 
     @property
     def _call(self) -> inspect.BoundArguments:
-        return self.decoder.signatures[self.index].bind(None, *self.args, **self.kwargs)
+        return self.decoder.signatures[self.index].bind(None, None, *self.args, **self.kwargs)
 
 
 Visit = Callable[[Layer, Tensor], Tensor]  # what the next layer gets, (B, T, W), of a layer and what enters it
@@ -182,11 +159,13 @@ class Decoder:
             self.n_layers: int = config.num_hidden_layers
             self.vocabulary: int = config.vocab_size
             self.context, self.switch = context_of(config), switch_length(config)
-            self.path, name = find_stack(model, self.n_layers)
+            self.path, self.name = find_stack(model, self.n_layers)
             self.stack = model.get_submodule(self.path)
-            self.layers: list[nn.Module] = list(getattr(self.stack, name))
+            self.layers: list[nn.Module] = list(getattr(self.stack, self.name))
+            stand_ins = [StandIn(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
+            self.visited = graft(self.stack, self.name, stand_ins)
             self.configs = configs_of(self.stack)
-            self.signatures = [inspect.signature(layer.forward) for layer in self.layers]
+            self.signatures = [inspect.signature(type(layer).forward) for layer in self.layers]
             self.takes_positions = takes(self.stack, "position_ids")
             self.device, self.first_device, self.devices = devices_of(model, self.layers)
             self._observe(config)
@@ -211,40 +190,22 @@ class Decoder:
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
         cache.begin(slice(inputs.slot, inputs.slot + n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
-        token = self.running.set(_Running(visit, cache, first, entering_BTW))
-        try:
-            with self._visited(), _attending(self.configs):
-                output: Any = self.stack(
-                    input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
-                    cache=cache, use_cache=True, **where,
-                )  # fmt: skip
-        finally:
-            self.running.reset(token)
+        with _set(self.running, _Running(visit, cache, first, entering_BTW)), _set(_whole_masks, True):
+            output: Any = self.visited(
+                input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
+                cache=cache, use_cache=True, **where,
+            )  # fmt: skip
         ready_BTH: Tensor = output[0]
         return ready_BTH.to(self.device)
 
-    @contextmanager
-    def _visited(self) -> Iterator[None]:
-        """A context in which layers are visited."""
-        own = [vars(layer).get("forward") for layer in self.layers]  # accelerate sets it, for instance
-        for index, layer in enumerate(self.layers):
-            layer.forward = partial(self._at, index, layer.forward)
-        try:
-            yield
-        finally:
-            for layer, forward in zip(self.layers, own, strict=True):
-                restore(layer, forward)
-
-    def _at(self, index: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        running = self.running.get(None)
-        if running is None:  # somebody else's forward, in another thread
-            return forward(hidden_states, *args, **kwargs)
+    def _at(self, index: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        running = self.running.get()
         if index < running.first:
             after = hidden_states
         else:
             if index == running.first and running.entering is not None:
                 hidden_states = running.entering
-            after = running.visit(Layer(self, index, forward, args, kwargs), hidden_states)
+            after = running.visit(Layer(self, index, args, kwargs), hidden_states)
         return (after, *[None] * (self.n_outputs - 1)) if self.n_outputs else after
 
     # ---- reading
@@ -289,11 +250,12 @@ class Decoder:
         """Find what follows the layers, and check that visiting them changes nothing."""
         lengths = [min(n, (self.context or n + 1) - 1) for n in CHECKED_TOKENS]
         texts = [[(start + n) % self.vocabulary for n in range(length)] for start, length in enumerate(lengths, 1)]
-        inputs, ran = [Inputs.of([text], self.device) for text in texts], list[nn.Module]()
+        inputs = [Inputs.of([text], self.device) for text in texts]
         self.n_outputs, self.takes_masks = 0, True
         self.head_alone = graft(self.model, self.path, StandIn(self.stack, _echo))
-        own = self._own_logits(inputs[0], ran)
-        self.after_layers: Sequence[nn.Module] = ran
+        with _set(_whole_masks, True):
+            own = self._own_logits(inputs[0])
+            self.after_layers = self._find_ends(inputs[0])
         seen: list[int] = []
         streams: list[Tensor] = []
 
@@ -315,26 +277,33 @@ class Decoder:
         self.for_keys = self._find_keys_alone(inputs[0])
         self._check_padding(texts)
 
-    def _own_logits(self, inputs: Inputs, ran: list[nn.Module]) -> Tensor:
-        """The model's own logits, (T, V); notes what its layers return, and the modules that run after them."""
-        handles = [each.register_forward_hook(lambda *_: ran.clear()) for each in self.layers]
-
-        def note(output: Any) -> None:
-            self.n_outputs = len(output) if isinstance(output, tuple | list) else 0
-
-        handles += [self.layers[-1].register_forward_hook(lambda _, __, output: note(output))]
-        of_stack = [child for child in self.stack.children() if not isinstance(child, nn.ModuleList)]
-        handles += [child.register_forward_hook(lambda module, *_: ran.append(module)) for child in of_stack]
-        try:
-            with _attending(self.configs):
-                output: Any = self.model(
-                    input_ids=inputs.token_BT, attention_mask=inputs.seen_BC.long(), use_cache=False
-                )
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _own_logits(self, inputs: Inputs) -> Tensor:
+        """What the model itself says, (T, V)."""
+        output: Any = self.model(input_ids=inputs.token_BT, attention_mask=inputs.seen_BC.long(), use_cache=False)
         logits_1TV: Tensor = output.logits
         return logits_1TV[0].to(self.device)
+
+    def _find_ends(self, inputs: Inputs) -> Sequence[nn.Module]:
+        """The modules that run after the layers; notes what layers return."""
+        ran: list[nn.Module] = []
+
+        def at_layer(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            ran.clear()
+            output = layer(*args, **kwargs)
+            self.n_outputs = len(output) if isinstance(output, tuple | list) else 0
+            return output
+
+        def at_child(child: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            ran.append(child)
+            return child(*args, **kwargs)
+
+        stack = graft(self.stack, self.name, [StandIn(layer, partial(at_layer, layer)) for layer in self.layers])
+        for name, child in self.stack.named_children():
+            if not isinstance(child, nn.ModuleList):
+                stack = graft(stack, name, StandIn(child, partial(at_child, child)))
+        at = self.first_device
+        stack(input_ids=inputs.token_BT.to(at), attention_mask=inputs.seen_BC.long().to(at), use_cache=False)
+        return ran
 
     def _windows(self, config: Any) -> list[int | None]:
         """How many tokens each layer attends to, the own one included, by its mask far into a text; None for all."""
@@ -413,14 +382,6 @@ def configs_of(stack: nn.Module) -> list[PreTrainedConfig]:
     return list({id(config): config for config in named if isinstance(config, PreTrainedConfig)}.values())
 
 
-def restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """Give a module its forward back: one of its own or, if that is None, its class's."""
-    if forward is None:
-        del module.forward
-    else:
-        module.forward = forward
-
-
 class _StackOutput(BaseModelOutputWithPast):
     """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
 
@@ -441,16 +402,13 @@ def _through(modules: Sequence[nn.Module], hidden_BW: Tensor, device: torch.devi
 
 
 @contextmanager
-def _attending(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
-    """A context in which models that use torch's attention use it by ATTENTION."""
-    before = [config._attn_implementation_internal for config in configs]
-    for config, own in zip(configs, before, strict=True):
-        config._attn_implementation_internal = ATTENTION if own == "sdpa" else own
+def _set(variable: ContextVar[Any], value: object) -> Iterator[None]:
+    """A context in which this thread sees a variable with this value."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation_internal = own
+        variable.reset(token)
 
 
 def context_of(config: Any) -> int | None:
