@@ -52,7 +52,7 @@ class Batch(ABC):
         """Record what full depth says of rows that have ended, as far as that is not known."""
 
     def outcome(self, slot: int) -> Outcome:
-        """The trace of the row in a slot, or why it failed."""
+        """Return the trace of the row in a slot, or why it failed."""
         return self.rows.outcome(slot, self.decoders.teacher.n_layers)
 
     # ---- rows come and go
@@ -72,7 +72,7 @@ class Batch(ABC):
         self._first_tokens(prefilled, slots, prompt_N)
 
     def _new_slot(self, request: Request) -> int:
-        """A free slot for a row: one with a student takes the first slot behind the others'."""
+        """Return a free slot for a row; one with a student takes the first slot behind other students'."""
         slot = self.rows.n_rows
         if self.has_student(request):
             self._move(self.n_students, slot)
@@ -142,11 +142,11 @@ class Batch(ABC):
 
     @property
     def caches(self) -> Sequence[KVCache]:
-        """Those whose columns the rows share."""
+        """The caches in which the rows have the same columns."""
         return [self.student.cache]
 
     def inputs(self) -> Inputs:
-        """The rows' latest tokens, which no layer has run yet."""
+        """Return the rows' latest tokens, which no layer has run yet."""
         if n_columns := self.rows.shift():
             for cache in self.caches:
                 cache.move_left(n_columns)
@@ -154,14 +154,14 @@ class Batch(ABC):
         return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(self.rows.end + 1))
 
     def deciding(self) -> Deciding:
-        """What decides the exits of the rows' latest tokens."""
+        """Return what decides the exits of the rows' latest tokens."""
         asked = self.rows.asked
         u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
         is_everywhere = bool((self.rows.rule[: self.rows.n_rows] != NONE).all())
         return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, is_everywhere)
 
     def leaving(self, n_rows: int) -> Leaving:
-        """What the first so many rows leave behind."""
+        """Return what the first `n_rows` rows leave behind."""
         there = set(self.rows.state[:n_rows].tolist())
         return Leaving(
             self.student.cache,

@@ -22,7 +22,7 @@ class Decoders:
 
     @classmethod
     def of(cls, decoder: Decoder, student: Decoder | None = None) -> "Decoders":
-        """Without a student of its own, the decoder is both."""
+        """Pair a decoder with a student; without one, the decoder is both."""
         return cls(decoder, student or decoder)
 
     @property
@@ -30,12 +30,12 @@ class Decoders:
         return self.student is self.teacher
 
     def under(self, configuration: Configuration) -> "Decoders":
-        """The decoders of a row under this configuration: without exits, the base model is both teacher and student."""
+        """Return the decoders of a row: without exits, the base model is both teacher and student."""
         return self if isinstance(configuration, Exit) else Decoders.of(self.teacher)
 
 
 def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Decoders:
-    """The decoders of a model, whose linear layers are packed in place if they are to be `packed`, and of its student.
+    """Return the decoders of a model and of its student; if `packed`, their linear layers are packed in place.
 
     Raises `UsageError` for what can't be run with exits, and for an adapter that does not fit the model.
     """

@@ -68,26 +68,26 @@ class DraftingBatch(OnlineBatch):
             self._keep(token_BN.cpu().numpy(), np.minimum(n_drafts, room_B), said)
 
     def _visit(self, rank: int) -> KnownExits:
-        """A pass in which all tokens exit at this index into X."""
+        """Return the visit of a pass in which all tokens exit at this index into X."""
         known_B1 = torch.full((self.rows.n_rows, 1), rank, device=self.device)
         leaving = self.leaving(self.rows.n_rows)
         return KnownExits(self.student, leaving, self.decoding, known_B1, ranks=[rank], together=True)
 
     def _inputs(self, token_B1: Tensor, index: int) -> Inputs:
-        """The tokens of this index in the round. Rows that have no room for so many make some that are not kept."""
+        """Return the tokens at an index of the round as inputs; those that a row has no room for are not kept."""
         [last_B1] = to_device([(self.rows.n_prompt + self.rows.limit - 1)[: self.rows.n_rows, None]], self.device)
         position_B1 = torch.minimum(self.rows.asked.position_B1 + index, last_B1)
         return Inputs(token_B1, position_B1, self.rows.seen(self.rows.end + 1 + index))
 
     def _draws(self, u_BP: Tensor, index: int) -> Tensor:
-        """The uniform draws for the tokens that follow these in the round."""
+        """Return the uniform draws for the tokens that follow those at an index of the round, (B,)."""
         at_B1 = (self.rows.asked.n_tokens_B1 + index).clamp(max=u_BP.shape[1] - 1)
         return u_BP.gather(1, at_B1)[:, 0]
 
     def _said(
         self, ready_BNH: Tensor, token_BN: Tensor, ahead_B: np.ndarray, logits: list[Tensor]
     ) -> dict[str, Tensor]:
-        """What full depth says after each token of the round, as columns (B, N, …)."""
+        """Return what full depth says after each token of the round, as columns (B, N, …)."""
         shape, asked, decoder = token_BN.shape, self.rows.asked, self.student.decoder
         u_BN = torch.stack([self._draws(asked.u_token_BP, index) for index in range(shape[1])], 1)
         drafted = None
@@ -138,7 +138,7 @@ class DraftingBatch(OnlineBatch):
             self.student.cache.move_right(n_columns, self.rows.end)
 
     def _until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
-        """How many of these tokens, which full depth said, a row gets if it ends where `Decoding.stops` says so."""
+        """Return how many of these tokens, said by full depth, a row gets if `Decoding.stops` may end it."""
         assert self.decoding.stops
         before, final = self.rows.so_far(slot), self.decoders.teacher.n_layers - 1
         for n_given in range(1, len(token_id_N)):

@@ -131,7 +131,7 @@ class Engine:
         return None
 
     def _limit(self, request: Request) -> int:
-        """How many tokens a row may generate: as asked, within the model's context."""
+        """Return how many tokens a row may generate: as asked, within the model's context."""
         room = self.decoding.max_new_tokens
         n_prompt = len(request.prompt_token_ids)
         context = self.decoder.context_of(n_prompt)
@@ -154,13 +154,13 @@ class Engine:
 
 
 def budget_of(decoder: Decoder, memory_share: float) -> int:
-    """The budget in bytes for a decoder; over several devices, what the one that is full first has room for."""
+    """Return the bytes that a decoder's rows may take; over several devices, by the one that is full first."""
     n_layers = Counter(decoder.devices)
     return min(cache_budget(each, memory_share) * decoder.n_layers // n for each, n in n_layers.items())
 
 
 def cache_budget(device: torch.device, memory_share: float) -> int:
-    """The budget in bytes: on a GPU, most of what is free within this process's share; elsewhere CPU_CACHE_BYTES.
+    """Return the bytes that rows may take: on a GPU, most of this process's free share; elsewhere CPU_CACHE_BYTES.
 
     Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory, and
     get the CPU's budget.
@@ -175,7 +175,7 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
 
 
 def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-    """Bytes of a row in flight: keys and values, logits, and its tokens, all of which may be owed.
+    """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be owed.
 
     Beside a teacher that is the same decoder, nothing is owed, and the student's keys and values begin above the fork.
     Where drafts are sampled, the logits of a round's are kept. Two decoders take twice as much.

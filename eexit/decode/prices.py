@@ -54,14 +54,17 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
 
 
 def _token(decoder: Decoder, n_positions: int) -> Inputs:
-    """A token that has so many positions to attend to, its own included."""
+    """Return a token that has `n_positions` positions to attend to, its own included."""
     one_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
     return Inputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
 def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
-    """The residual stream of a token after the last layer, (1, W), the multiply-adds of each layer, (L,), and those of
-    what runs before layer 0."""
+    """Run a token through the layers and count multiply-adds.
+
+    Returns its residual stream after the last layer, (1, W), and the multiply-adds of each layer, (L,), and of what
+    runs before layer 0.
+    """
     of_layer: list[int] = []
     streams: list[Tensor] = []
 
@@ -79,8 +82,10 @@ def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarra
 
 
 def _price_keys(decoder: Decoder, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
-    """The multiply-adds of keys and values alone: a layer's own, (L,), and those that state maps make, by exit layer
-    and then layer, (L, L)."""
+    """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of state maps', (L, L).
+
+    The latter are by exit layer and then layer.
+    """
     own = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
     maps = decoding.state_maps
@@ -108,7 +113,7 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
 
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
-    """The multiply-adds of each of LOOKS, (X, K), of which probe and gate look at no final layer."""
+    """Count the multiply-adds of each of LOOKS, (X, K); probe and gate look at no final layer."""
     reader, screen = Reader(decoder, decoding.readout), decoding.screen
     prices: list[dict[str, int]] = []
     for layer in (*decoding.exitable_layers, reader.final):
@@ -126,7 +131,7 @@ def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.
 
 
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-    """What a function returns, and how many multiply-adds it took.
+    """Return what a function returns, and how many multiply-adds it took.
 
     Linear modules of which the counter sees nothing are counted by their shapes: it knows few of the operators by which
     packed and quantised weights are multiplied.

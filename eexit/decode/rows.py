@@ -124,7 +124,7 @@ class Rows:
         self._asked = None
 
     def shift(self) -> int:
-        """By how many columns the caches are to be moved to the left, which no row needs any more."""
+        """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
         first = int(self.first.min()) if self.n_rows else self.end
         unused = min(first, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS and self.n_rows:
@@ -134,7 +134,7 @@ class Rows:
         return unused
 
     def make_room_for(self, n_tokens: int) -> None:
-        """Have records and draws for so many tokens of each row, as far as rows may get."""
+        """Make room for the records and draws of `n_tokens` tokens of each row, or as many as rows may get."""
         while (room := self.u_exit.shape[1]) < min(n_tokens, self.decoding.max_new_tokens):
             more = min(room, self.decoding.max_new_tokens - room)
             for name in ("u_exit", "u_token", "token", "exit_layer"):
@@ -146,7 +146,7 @@ class Rows:
             self._asked = None
 
     def _records(self, n_tokens: int) -> dict[str, Tensor]:
-        """Room for what is recorded of so many tokens of each row, which says what holds if nothing is: of `normal`."""
+        """Make room for the records of `n_tokens` tokens of each row, filled with what holds in mode `normal`."""
         n_exits = len(self.decoding.exitable_layers)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
         found = {MISSED: np.zeros((self.n_slots, n_tokens), np.float32)}
@@ -167,18 +167,18 @@ class Rows:
 
     @property
     def slots(self) -> np.ndarray:
-        """Those in use."""
+        """The slots in use, (B,)."""
         return np.arange(self.n_rows)
 
     @property
     def first(self) -> np.ndarray:
-        """The column of each row's first token: (B,). The latest token is not in a cache yet."""
+        """The column of each row's first token, (B,); the latest token is not in a cache yet."""
         first_B: np.ndarray = self.end + 1 - (self.n_prompt + self.n_tokens)[: self.n_rows]
         return first_B
 
     @property
     def last_token(self) -> np.ndarray:
-        """Each row's latest token id: (B,)."""
+        """Each row's latest token id, (B,)."""
         last_B: np.ndarray = self.token[self.slots, self.n_tokens[: self.n_rows] - 1]
         return last_B
 
@@ -196,11 +196,11 @@ class Rows:
         return self._asked
 
     def seen(self, n_columns: int) -> Tensor:
-        """Which of the first so many columns hold tokens of each row, (B, C)."""
+        """Flag the columns among the first `n_columns` that hold tokens of each row: (B, C) bool."""
         return torch.arange(n_columns, device=self.device) >= self.asked.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
-        """The token ids of a row's prompt."""
+        """Return the token ids of the prompt of the row in a slot."""
         return self.requests[int(self.request[slot])].prompt_token_ids
 
     def record(self, columns: Mapping[str, Tensor], slots: np.ndarray | None = None) -> None:
@@ -228,7 +228,7 @@ class Rows:
     # ---- how they end
 
     def ended(self) -> np.ndarray:
-        """Slots whose row has ended or is no longer finite, in descending order."""
+        """Return the slots whose row has ended or is no longer finite, in descending order."""
         at_eos = np.isin(self.last_token, list(self.decoding.eos_token_ids))
         ends = at_eos | (self.n_tokens >= self.limit)[: self.n_rows] | ~self.is_finite[: self.n_rows]
         if stops := self.decoding.stops:
@@ -236,12 +236,12 @@ class Rows:
         return np.flatnonzero(ends)[::-1]
 
     def so_far(self, slot: int) -> RowSoFar:
-        """What the row in a slot has generated."""
+        """Return what the row in a slot has generated."""
         n_tokens, request = self.n_tokens[slot], self.requests[int(self.request[slot])]
         return RowSoFar(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
 
     def outcome(self, slot: int, n_layers: int) -> Outcome:
-        """The trace of the row in a slot, or why it failed."""
+        """Return the trace of the row in a slot, or why it failed."""
         n_tokens = int(self.n_tokens[slot])
         of_row = {name: record[slot, :n_tokens].cpu() for name, record in self.records.items()}
         infinite = np.flatnonzero(~finite(of_row).numpy())
@@ -259,7 +259,7 @@ class Rows:
 
 
 def finite(columns: Mapping[str, Tensor]) -> Tensor:
-    """Whether KLs, entropy and log-probability of tokens, as far as they are recorded, are all finite."""
+    """Flag tokens whose KLs, entropy and log-probability, as far as recorded, are finite: (N,) bool."""
     is_finite = columns["exit_logprob_T"].isfinite()
     if "entropy_T" in columns:
         is_finite = is_finite & columns["entropy_T"].isfinite()
@@ -269,7 +269,7 @@ def finite(columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """The arrays as tensors on the device, copied together and asynchronously; on a CPU, tensors share their memory."""
+    """Return arrays as tensors on a device, copied together and asynchronously; on a CPU, they share memory."""
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
     ends = np.cumsum([-(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for array in arrays])

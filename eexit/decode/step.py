@@ -78,7 +78,7 @@ class OracleBatch(Batch):
         """Record nothing: the teacher was read at each step."""
 
     def _picked(self, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
-        """The next tokens of rows without a student: what the teacher says where they leave."""
+        """Return the next tokens of rows without a student: what the teacher says where they leave."""
         if self.decoding.temperature == 0:
             return taught.reading.picked(decision.exit_D)
         reader, states_BXW = Reader(self.decoders.teacher, self.decoding.readout), taught.states_BXW
@@ -130,9 +130,9 @@ class OracleBatch(Batch):
 
 
 def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:
-    """The last layer that students take from their teacher, so that they run one that no exit can alter; at least −1.
+    """Return the last layer that students take from their teacher: the next one is still one that no exit can alter.
 
-    State `frozen_cache` copies from it.
+    State `frozen_cache` copies from that one. Students run all layers where it is −1.
     """
     states = [STATES[request.configuration.mode] for request in requests if request.configuration.mode in STATES]
     altered = [state.first_altered(decoding.exitable_layers[0]) for state in states]

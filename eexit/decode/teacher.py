@@ -34,7 +34,7 @@ Prompt = tuple[int, ...]  # its token ids
 def teacher_pass(
     decoder: Decoder, kept: Sequence[int], inputs: Inputs, cache: KVCache, at: slice = slice(-1, None)
 ) -> Tensor:
-    """Run all layers; returns the residual streams after the `kept` ones at these tokens of each row, (B, T, X, W)."""
+    """Run all layers; return the residual streams after the `kept` ones at some tokens of each row, (B, T, X, W)."""
     streams: dict[int, Tensor] = {}
 
     def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -63,8 +63,10 @@ class Prefilled:
 
 @torch.inference_mode()
 def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], end: int) -> Prefilled:
-    """Run prompts at full depth, once for each decoder, up to column `end`. Their last tokens are read where the
-    teacher is observed, and at the final layer."""
+    """Run prompts together at full depth, once for each decoder, so that they end before column `end`.
+
+    Last tokens are read at the layers at which the teacher is observed, and at the final one.
+    """
     unique = list(dict.fromkeys(prompts))
     exits = [*decoding.exitable_layers, decoders.teacher.n_layers - 1][-max(1, decoding.n_observed) :]
     caches: dict[Decoder, KVCache] = {}
@@ -83,7 +85,7 @@ def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], e
 
 
 def aligned(texts: Sequence[Sequence[int]], end: int, device: torch.device) -> Inputs:
-    """Whole texts that end before column `end`."""
+    """Return whole texts as inputs that end before column `end`."""
     inputs = Inputs.of(texts, device)
     seen_BC = torch.nn.functional.pad(inputs.seen_BC, (end - inputs.seen_BC.shape[1], 0))
     return replace(inputs, seen_BC=seen_BC)

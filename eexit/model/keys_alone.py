@@ -39,7 +39,7 @@ class StandIn:
 
 
 def graft(root: nn.Module, path: str, replacement: object) -> Any:
-    """A copy of `root` that shares all its weights, with the module at `path` replaced."""
+    """Return a copy of `root` that shares all its weights, with the module at `path` replaced."""
     shell = copied(root)
     head, _, rest = path.partition(".")
     child = graft(getattr(root, head), rest, replacement) if rest else replacement
@@ -69,7 +69,7 @@ class KeysAlone:
 
     @property
     def own_projections(self) -> tuple[nn.Module, nn.Module]:
-        """Of layers that have two such modules."""
+        """The modules at `projections`, for layers that have them."""
         assert self.projections
         key, value = (self.layer.get_submodule(path) for path in self.projections)
         return key, value
@@ -90,7 +90,7 @@ class KeysAlone:
     ) -> None:  # fmt: skip
         """Write the keys and values of this residual stream, (B, T, W), with the layer's other arguments.
 
-        `projections` take the place of the two modules.
+        The functions `projections` take the place of the modules that make keys and values.
         """
         layer, (hidden_BTW, args, kwargs) = self.projecting(self.layer, (hidden_BTW, args, kwargs), projections)
         cache.only_keys = True
@@ -105,7 +105,7 @@ class KeysAlone:
 def without_queries(
     layer: nn.Module, expected: Sequence[Tensor], write: Callable[[KeysAlone], Sequence[Tensor]]
 ) -> KeysAlone:
-    """A copy of a layer, which shares its weights, for writing keys and values alone.
+    """Return a copy of a layer that shares its weights and writes keys and values alone.
 
     `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
     `UsageError` if the copy's are not the layer's own.

@@ -57,9 +57,9 @@ class Layer:
     kwargs: dict[str, Any]
 
     def run(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> Tensor:
-        """The residual stream after the layer, (B, T, W), whose keys and values are in the cache then.
+        """Run the layer, which writes its keys and values; return the residual stream after it, (B, T, W).
 
-        `projections` may take the place of the layer's own to keys and to values, if these are modules of their own.
+        `projections` take the place of the layer's own to keys and to values, which have to be two modules.
         """
         module, given = self.decoder.layers[self.index], (hidden_BTW, self.args, self.kwargs)
         if projections:
@@ -74,7 +74,7 @@ class Layer:
         self.decoder.for_keys[self.index].write(self.cache, hidden_BTW, self.args, self.kwargs, projections)
 
     def without(self, hidden_SC: Tensor | None) -> "Layer":
-        """The layer without these columns of the cache's slots in its mask."""
+        """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
         mask = None if hidden_SC is None else self.mask
         if hidden_SC is None or mask is None:
             return self
@@ -90,7 +90,7 @@ class Layer:
 
     @property
     def mask(self) -> Tensor | None:
-        """Which columns each token attends to, (B, 1, T, C), boolean or added to scores; None if it is given none."""
+        """The layer's mask, (B, 1, T, C), boolean or added to scores; None if it is given none."""
         given = self._call.arguments.get("attention_mask")
         return given if isinstance(given, Tensor) and given.ndim == 4 else None
 
@@ -99,11 +99,11 @@ class Layer:
         return self.decoder.signatures[self.index].bind(None, None, *self.args, **self.kwargs)
 
 
-Visit = Callable[[Layer, Tensor], Tensor]  # what the next layer gets, (B, T, W), of a layer and what enters it
+Visit = Callable[[Layer, Tensor], Tensor]  # of a layer and the stream that enters it: what the next gets, (B, T, W)
 
 
 def run_whole(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-    """The visit that changes nothing."""
+    """Run a layer for all tokens: the visit that changes nothing."""
     return layer.run(hidden_BTW)
 
 
@@ -122,7 +122,7 @@ class Inputs:
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "Inputs":
-        """Whole texts, with nothing before them."""
+        """Return whole texts as inputs, padded on the left, with no columns of the cache before them."""
         longest = max(map(len, texts))
         length_B1 = torch.tensor([[len(text)] for text in texts])
         token_BT = torch.tensor([[*[0] * (longest - len(text)), *text] for text in texts])
@@ -185,7 +185,7 @@ class Decoder:
     ) -> Tensor:
         """Run the model's stack of layers, and return what goes into its head, (B, T, H).
 
-        Layers before `first` are passed by, and this residual stream enters that one.
+        Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
         cache.begin(slice(inputs.slot, inputs.slot + n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
@@ -211,38 +211,38 @@ class Decoder:
     # ---- reading
 
     def normed(self, hidden_BW: Tensor) -> Tensor:
-        """The input of the head for a residual stream, (B, H): after final norm and, if there is one, projection."""
+        """Return the head's input for a residual stream, (B, H): after final norm and, if there is one, projection."""
         return _through(self.after_layers, hidden_BW, self.device)
 
     def unnormed(self, hidden_BW: Tensor) -> Tensor:
-        """The input of the head for a stream that has been normed: after the projection, if there is one."""
+        """Return the head's input for a stream that has been normed, (B, H): after the projection, if there is one."""
         projections = [each for each in self.after_layers if "norm" not in type(each).__name__.lower()]
         return _through(projections, hidden_BW, self.device)
 
     def head(self, ready_BH: Tensor) -> Tensor:
-        """The logits (B, V) of an input of the head, with the model's scaling and soft-cap."""
+        """Return the logits, (B, V), of an input of the head, with the model's scaling and soft-cap."""
         logits_BTV: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
         return logits_BTV[:, 0]
 
     def read(self, hidden_BW: Tensor) -> Tensor:
-        """The logits (B, V) of a residual stream, as the model itself reads it after its last layer."""
+        """Return the logits, (B, V), of a residual stream, as the model itself reads it after its last layer."""
         return self.head(self.normed(hidden_BW))
 
     # ---- what is known of the model
 
     def context_of(self, n_prompt: int) -> int | None:
-        """How many tokens a row may have, given those of its prompt; None without a limit.
+        """Return how many tokens a row may have whose prompt has `n_prompt`; None without a limit.
 
         If rotary angles switch at a length, a row that begins before the switch ends there.
         """
         return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
 
     def device_of(self, layer: int) -> torch.device:
-        """Where a layer runs."""
+        """Return the device that a layer runs on."""
         return self.devices[layer]
 
     def cache(self, n_slots: int, length: int) -> KVCache:
-        """Room for the keys and values of so many rows of up to `length` tokens."""
+        """Make room for the keys and values of `n_slots` rows of up to `length` tokens."""
         return KVCache(self.n_layers, n_slots, length, grows=self.device.type == "cpu")
 
     @torch.inference_mode()
@@ -377,7 +377,7 @@ class Decoder:
 
 
 def configs_of(stack: nn.Module) -> list[PreTrainedConfig]:
-    """The configurations that the modules of a stack read, each once."""
+    """Return the configurations that the modules of a stack read, each once."""
     named = (getattr(module, "config", None) for module in stack.modules())
     return list({id(config): config for config in named if isinstance(config, PreTrainedConfig)}.values())
 
@@ -412,13 +412,13 @@ def _set(variable: ContextVar[Any], value: object) -> Iterator[None]:
 
 
 def context_of(config: Any) -> int | None:
-    """The number of positions that a model has; None without a limit."""
+    """Return the number of positions that a model has; None without a limit."""
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
     return next((length for length in named if length), None)
 
 
 def switch_length(config: Any) -> int | None:
-    """The number of tokens beyond which a model uses its long rotary factors; None for a model without LongRoPE."""
+    """Return the number of tokens beyond which a model has its long rotary factors; None without LongRoPE."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
     lengths = [

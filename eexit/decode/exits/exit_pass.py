@@ -30,7 +30,7 @@ from eexit.model.layers import Inputs, Layer
 class Deciding:
     """What decides the exits of tokens besides the pass itself: rule, parameter and uniform draws.
 
-    `is_everywhere` says that no token is without a rule, which the host knows.
+    `is_everywhere` says that every token has a rule, which the host knows.
     """
 
     rules: Sequence[RuleOfRows]
@@ -42,7 +42,7 @@ class Deciding:
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
 
     def of_rule(self, index: int, flag_D: Tensor) -> Tensor:
-        """Those of these tokens that have this rule."""
+        """Narrow flags down to the tokens of a rule: (D,) bool."""
         return flag_D if self.is_everywhere and len(self.rules) == 1 else flag_D & (self.rule_D == index)
 
 
@@ -62,13 +62,13 @@ class ExitsTaken:
     exit_D: Tensor  # index into X
     prob_DX: Tensor  # the distribution they were drawn from; NaN for layers that were not looked at and had a chance
     evidence_DE: Tensor
-    are_decided: bool  # else these are those of `normal`
+    are_decided: bool  # False: all tokens are those of `normal`
     picked: Picked
     ready_DH: Tensor  # what goes into the head at the exits, of those tokens that were read there
     missed_D: Tensor | None  # with a screen: whether it let a token exit, and had missed the likeliest token
 
     def columns(self, layer_X: Tensor) -> dict[str, Tensor]:
-        """What is recorded of a token that was generated."""
+        """Return what is recorded of each row's new token, by column; `layer_X` are the layers of X."""
         columns = {"token_id_T": self.picked.token_B, "exit_layer_T": layer_X[self.exit_D], **self.picked.columns()}
         if self.are_decided:
             columns |= {"exit_prob_TX": self.prob_DX, "evidence_TE": self.evidence_DE}
@@ -76,10 +76,10 @@ class ExitsTaken:
 
 
 def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
-    """The exits that are known before a pass: stick-breaking, with one uniform draw of each token.
+    """Draw the exits that are known before a pass, by stick-breaking with one uniform of each token.
 
-    Those of `normal`, which never exits, of rules that look at nothing, and of oracles, which look at the teacher's
-    `reading`. What is said of tokens of other rules means nothing.
+    They are those of `normal`, which never exits, of rules that look at nothing, and of oracles, which look at the
+    teacher's `reading`. For tokens of online rules, the decision holds nothing.
     """
     evidence_DE = torch.full_like(deciding.parameter_DE, torch.nan)
     known = {index: rule.name for index, rule in enumerate(deciding.rules) if rule.name not in ONLINE}
@@ -109,13 +109,13 @@ def exit_pass(
     student: Student, leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding,
     reading: Reading | None = None,
 ) -> ExitsTaken:  # fmt: skip
-    """Run tokens up to their exits, and read their next tokens there; oracles look at the teacher's `reading`."""
+    """Run tokens up to their exits, and read the next tokens there; oracles look at the teacher's `reading`."""
     visit = ExitPass(student, leaving, decoding, deciding, decide(deciding, reading), inputs.token_BT.shape)
     return visit.finish(student.run(visit, inputs))
 
 
 class KnownExits(Passing):
-    """The visit of a pass in which tokens leave; here, where they are known to: `known_BT` are indices into X."""
+    """The visit of a pass in which tokens leave at known exits: `known_BT` are indices into X."""
 
     owes = True  # layers that all tokens leave out may be owed
 
@@ -123,8 +123,11 @@ class KnownExits(Passing):
         self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor,
         ranks: Collection[int] | None = None, together: bool = False,
     ):  # fmt: skip
-        """`ranks` are the only indices of exitable layers that tokens leave after, where the host knows that, and
-        `together` says that all leave after the first of them."""
+        """Begin with all tokens in the pass.
+
+        `ranks` are the indices of the exitable layers that tokens may leave after; None: all. `together` says that all
+        tokens leave after the first of `ranks`, which the host knows.
+        """
         self.decoder, self.decoding, self.known_D = student.decoder, decoding, known_BT.flatten()
         self.reader = Reader(student.decoder, decoding.readout)
         exits = {rank: layer for rank, layer in enumerate(decoding.exitable_layers) if ranks is None or rank in ranks}
@@ -157,7 +160,7 @@ class KnownExits(Passing):
         return after_BTW
 
     def _past(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
-        """What all tokens leave in a layer past their exits."""
+        """Write what all tokens, which have left, leave in a layer, or stop where their layers are owed."""
         if self.leaving.all_alter:
             self.leaving.write(layer, hidden_BTW, self.left)
         else:
@@ -165,11 +168,11 @@ class KnownExits(Passing):
         return hidden_BTW
 
     def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
-        """Which tokens leave after an exitable layer, given the residual streams before and after it."""
+        """Flag the tokens that leave after an exitable layer, (D,) bool, given the streams before and after it."""
         return self.known_D == rank
 
     def leave(self, rank: int, leaves_D: Tensor, hidden_DW: Tensor) -> None:
-        """Have these tokens leave after an exitable layer, with these residual streams there."""
+        """Let tokens leave after an exitable layer; `hidden_DW` are the streams of all tokens there."""
         layer, later_D = self.decoding.exitable_layers[rank], self.read_later(leaves_D)
         if later_D is not None and not (later := Chosen.of(later_D)).are_none:
             ready_NH = self.reader.ready(hidden_DW[later.rows], layer)
@@ -183,19 +186,20 @@ class KnownExits(Passing):
             self.all_left = self.together or (self.leaving.is_everywhere and bool(self.left_D.all()))
 
     def read_later(self, leaves_D: Tensor) -> Tensor | None:
-        """Which of the tokens that leave are to be read when the pass has ended; None if that is none."""
+        """Flag the leaving tokens that are read when the pass has ended, (D,) bool; None: none is."""
         return leaves_D
 
     def ready(self, ready_BTH: Tensor) -> Tensor:
-        """What goes into the head where each token is read, (D, H), given that at the end of the pass."""
+        """Return what goes into the head where each token is read, (D, H), given that after the final layer."""
         own_DH = ready_BTH[:, -self.n_own :].flatten(0, 1)
         return own_DH if self.ready_DH is None else torch.where(self.left_D[:, None], self.ready_DH, own_DH)
 
 
 class ExitPass(KnownExits):
-    """The visit of a pass in which rules decide, and what they have seen so far.
+    """The visit of a pass in which rules decide which tokens leave, and what they have seen so far.
 
-    What is read to decide is read for the next tokens, too. With `keeps_ready`, what goes into the head is kept of all.
+    A layer that the whole head reads to decide also gives the next tokens. With `keeps_ready`, what goes into the head
+    is kept for all tokens.
     """
 
     def __init__(
@@ -222,7 +226,7 @@ class ExitPass(KnownExits):
 
     @cached_property
     def looks_D(self) -> Tensor:
-        """Whether a token's rule looks at what has been run."""
+        """Whether each token's rule looks at what has been run: (D,) bool."""
         looks_D = torch.zeros_like(self.left_D)
         for index in self.online:
             looks_D = looks_D | (self.deciding.rule_D == index)
@@ -234,7 +238,7 @@ class ExitPass(KnownExits):
         return leaves_D if self.keeps_ready else leaves_D & self.unread_D
 
     def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
-        """Those that are known to leave, and those whose rules say so."""
+        """Flag the tokens that are known to leave, and those whose rules say so: (D,) bool."""
         leaves_D = super().leaves(rank, before_DW, after_DW)
         going_D = ~self.left_D
         looking = {
@@ -258,7 +262,7 @@ class ExitPass(KnownExits):
         return leaves_D
 
     def _pick(self, tokens: Chosen, picked: Picked) -> None:
-        """Take what was picked for some tokens; others get theirs later."""
+        """Note the next tokens of some of the pass's tokens."""
         if self.picked is None and tokens.has_all:
             self.picked = picked
             return
@@ -267,7 +271,7 @@ class ExitPass(KnownExits):
         self.picked.put(tokens, picked)
 
     def _let_through(self, rank: int, index: int, looking_D: Tensor, after_DW: Tensor) -> Tensor:
-        """Of the tokens that a rule would look at after this layer, those that no gate keeps from it."""
+        """Flag the tokens among `looking_D` that the rule's gate lets through: (D,) bool."""
         if (gate_at := self.gates.get(index)) is None:
             return looking_D
         assert self.decoding.gate
@@ -278,7 +282,7 @@ class ExitPass(KnownExits):
         return passes_D
 
     def _read(self, rank: int, tokens: Chosen, after_DW: Tensor) -> LayerReading | ScreenReading:
-        """Read these tokens to decide, with the whole head or through a screen."""
+        """Read tokens to decide, with the whole head or through a screen."""
         ready_NH = self.reader.ready(after_DW[tokens.rows], self.decoding.exitable_layers[rank])
         given_D = self.deciding.given_D
         read: LayerReading | ScreenReading
@@ -295,7 +299,7 @@ class ExitPass(KnownExits):
         self, rank: int, index: int, tokens: Chosen, streams: tuple[Tensor, Tensor], reading: Chosen | None,
         read: LayerReading | ScreenReading | None,
     ) -> Tensor:  # fmt: skip
-        """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""
+        """Decide by stick-breaking whether the cumulative probability of exits exceeds the draw here: (N,) bool."""
         rule, rows, seen = self.online[index], tokens.rows, None
         if read and reading and rule.reads:
             seen = read.distribution(reading.within(tokens.flag_D).rows)
@@ -338,7 +342,7 @@ class ExitPass(KnownExits):
         )  # fmt: skip
 
     def _finish_probabilities(self) -> Tensor:
-        """For rules that looked: the rest is the final layer's, or belongs to layers that nobody looked at."""
+        """Return the distribution over exits, (D, X): the rest is the final layer's, or NaN where nobody looked."""
         if not self.online:
             return self.prob_DX
         rank_X, final = torch.arange(self.prob_DX.shape[1], device=self.prob_DX.device), self.prob_DX.shape[1] - 1
@@ -351,7 +355,7 @@ class ExitPass(KnownExits):
         return prob_DX
 
     def _missed(self) -> Tensor | None:
-        """The tokens that left by what a screen had taken for the likeliest token, and was not."""
+        """Flag the tokens that left by what a screen took for the likeliest token, and was not: (D,) bool."""
         if not self.decoding.screen or self.likeliest_DE is None:
             return None
         reads_D = torch.zeros_like(self.left_D)

@@ -26,14 +26,14 @@ from eexit.model.layers import Decoder, Inputs, Layer
 
 @dataclass(frozen=True)
 class Left:
-    """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for all others."""
+    """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for others."""
 
     flag_BT: Tensor
     exit_BT: Tensor
     found: dict[Hashable, Tensor] = field(default_factory=dict)  # what layers have asked of these tokens so far
 
     def find(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
-        """What follows from these flags and exits, found once for all layers."""
+        """Return what `find` makes of these flags and exits, found once for all layers and kept by the name `what`."""
         if what not in self.found:
             self.found[what] = find()
         return self.found[what]
@@ -60,9 +60,9 @@ class Does:
 
 
 class Leaving:
-    """What the tokens of rows leave in layers past their exits: `state_B` are the numbers that `states` has for theirs.
+    """What the tokens of rows leave in layers past their exits, by the states of the rows, numbered in `states`.
 
-    `is_everywhere` says that no row is without a state, which the host knows.
+    `state_B` are the numbers of the rows' states. `is_everywhere` says that every row has one, which the host knows.
     """
 
     def __init__(
@@ -75,11 +75,14 @@ class Leaving:
 
     @property
     def all_alter(self) -> bool:
-        """Whether the exits of every row alter what later tokens see."""
+        """Whether every row's exits alter what later tokens see."""
         return self.is_everywhere and len(self.altering) == len(self.states)
 
     def run(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> Tensor:
-        """Run a layer for all tokens; what the next one gets of those that have left is as it was at their exits."""
+        """Run a layer for all tokens; return what the next layer gets, (B, T, W).
+
+        For tokens that have left in a state that alters what later tokens see, that is the stream at their exits.
+        """
         if not self.altering:
             return layer.run(hidden_BTW)
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
@@ -89,7 +92,7 @@ class Leaving:
         return torch.where(frozen_BT[..., None], hidden_BTW.to(after_BTW.device), after_BTW)
 
     def write(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> None:
-        """Have a layer hold what all tokens, which have left, leave there, without running it."""
+        """Write what tokens leave in a layer that all of them have left before, without running it."""
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
         does = {self._does(name, layer.index) for name in self.states}
         if does & {"writes", "maps"}:
@@ -99,7 +102,7 @@ class Leaving:
         self.cache.rewrite = None
 
     def _prepare(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> tuple[Layer, Tensor, Sequence[Projection]]:
-        """The layer as it is to be called, what enters it, and what makes its keys and values in place of its own."""
+        """Return the layer as it is to be called, the stream that enters it, and projections in place of its own."""
         index, projections = layer.index, list[Projection]()
         by_what: dict[str, tuple[str, ...]] = {}
         for name in self.states:
@@ -121,7 +124,7 @@ class Leaving:
         return layer, hidden_BTW, projections
 
     def _of(self, states: tuple[str, ...], left: Left, device: torch.device | None = None) -> Tensor:
-        """Which of the tokens that have left are in rows of these states, (B, T), on a device."""
+        """Flag the tokens that have left in one of these states: (B, T) bool, on a device."""
 
         def find() -> Tensor:
             if self.is_everywhere and len(states) == len(self.states):
@@ -143,7 +146,7 @@ class Leaving:
         return does.what
 
     def _copied(self, copied_BT: Tensor, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, (B, H, T, D), with those of the layer before for tokens that are copied."""
+        """Return a layer's keys and values, (B, H, T, D), with those of the layer before where `copied_BT` is True."""
         before, flag = self.cache.latest(layer - 1, keys.shape[2]), copied_BT[:, None, :, None]
         key, value = (
             torch.where(flag, old.to(new.device), new) for old, new in zip(before, (keys, values), strict=True)
@@ -153,7 +156,7 @@ class Leaving:
     def _mapped(
         self, states: tuple[str, ...], layer: int, left: Left, device: torch.device
     ) -> list[tuple[int, Tensor]]:
-        """The tokens that state maps are for in a layer, as flags (D,), by the layer that they exited after."""
+        """Flag the tokens that state maps are for in a layer: pairs of their exit layer and (D,) bool."""
 
         def leave_at(rank: int) -> Tensor:
             return (self._of(states, left) & (left.exit_BT == rank)).flatten().to(device)
@@ -162,7 +165,7 @@ class Leaving:
         return [(self.exits[rank], left.find((states, device, rank), partial(leave_at, rank))) for rank in ranks]
 
     def _entering(self, mapped: Sequence[tuple[int, Tensor]], layer: int, hidden_BTW: Tensor) -> Tensor:
-        """The stream that enters a layer, with what maps make of it for tokens that have left."""
+        """Return the stream that enters a layer, (B, T, W), mapped for tokens that have left."""
         assert self.maps
         entering_DW = hidden_BTW.flatten(0, 1).clone()
         for exit_layer, flag_D in mapped:
@@ -176,7 +179,7 @@ class Leaving:
         self, mapped: Sequence[tuple[int, Tensor]], layer: int, part: int, own: Callable[[Tensor], Tensor],
         given_BTD: Tensor,
     ) -> Tensor:  # fmt: skip
-        """The layer's keys (part 0) or values (part 1) before norms and angles, by maps for tokens that have left."""
+        """Return keys (part 0) or values (part 1) before norms and angles, by maps for tokens that have left."""
         assert self.maps
         given_DD, maps = given_BTD.flatten(0, 1), self.maps.of_layers
         if Chosen.of(~torch.stack([flag_D for _, flag_D in mapped]).any(0)).are_none:  # of none, the own are needed
@@ -191,7 +194,7 @@ class Leaving:
 
 @dataclass(frozen=True)
 class Owed:
-    """Tokens of successive steps that are through `depth` layers, and what enters the next."""
+    """Tokens of successive steps that went through `depth` layers: the stream that enters the next, and positions."""
 
     depth: int
     hidden_BNW: Tensor
@@ -199,15 +202,17 @@ class Owed:
     left: Left
 
     def of(self, rows: Tensor) -> "Owed":
+        """Take these rows alone, in this order."""
         left = Left(self.left.flag_BT[rows], self.left.exit_BT[rows])
         return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], left)
 
 
 class Passing:
-    """The visit of a pass that waits, where tokens are owed, until they have joined; meanwhile layers are passed by.
+    """A visit that stops at a layer that tokens are owed for, until they have joined; a stopped visit runs no layer.
 
-    `own` are its tokens, and `before` those that have joined. Where all have left, `held_BTW` is the stream that enters
-    layer `depth`.
+    `own` are the pass's tokens, `before` those that have joined them, and `left` is of both. A visit has stopped where
+    `held_BTW` is the stream that enters the next layer: layer `waits_at` if tokens are owed for it, else layer `depth`,
+    before which all tokens have left.
     """
 
     all_left = False
@@ -215,13 +220,13 @@ class Passing:
     def __init__(self, student: "Student", leaving: Leaving, own: Left):
         self.student, self.leaving, self.own = student, leaving, own
         self.before: Left | None = None
-        self.left = own  # of all tokens of the pass
+        self.left = own
         self.waits_at: int | None = None
         self.held_BTW: Tensor | None = None
         self.depth = 0
 
     def leave_as(self, own: Left) -> None:
-        """Take this for what has become of the pass's own tokens."""
+        """Note which of the pass's own tokens have left."""
         self.own = own
         self.left = beside(self.before, own) if self.before else own
 
@@ -234,30 +239,30 @@ class Passing:
         return self.visit(layer, hidden_BTW)
 
     def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
-        """Run a layer for tokens that have left."""
+        """Run a layer, which no token leaves after; return what the next one gets, (B, T, W)."""
         return self.leaving.run(layer, hidden_BTW, self.left)
 
     def join(self, owed: Owed) -> None:
-        """Go on with these tokens before the pass's own."""
+        """Put owed tokens before the others, and go on."""
         self.before = beside(owed.left, self.before) if self.before else owed.left
         self.left = beside(self.before, self.own)
         self.waits_at, self.held_BTW = None, None
 
 
 class Student:
-    """A decoder, the keys and values of rows, and the tokens that these owe, through most layers first."""
+    """A decoder, the keys and values of rows, and the tokens that are owed, those of most depth first."""
 
     def __init__(self, decoder: Decoder, cache: KVCache):
         self.decoder, self.cache, self.owed = decoder, cache, list[Owed]()
 
     def owes(self, layer: int) -> bool:
-        """Whether tokens wait for this layer."""
+        """Whether tokens are owed from this layer on."""
         return bool(self.owed) and self.owed[-1].depth == layer
 
     def run(self, visit: Passing, inputs: Inputs, first: int = 0, entering_BTW: Tensor | None = None) -> Tensor:
-        """A pass of all rows; returns what goes into the head behind the final layer, (B, T, H).
+        """Take all rows' tokens through the layers; return what goes into the head after the final one, (B, T, H).
 
-        Tokens that were owed are the first of the T where the pass goes as deep.
+        Where the pass goes as deep as tokens are owed, these come before its own, and are the first of T.
         """
         while True:
             ready_BTH = self.decoder.run(visit, inputs, self.cache, first, entering_BTW)
@@ -272,7 +277,7 @@ class Student:
             visit.join(owed)
 
     def _owe(self, owed: Owed) -> None:
-        """Have these tokens wait, those of a step before that wait for the same layer together with them."""
+        """Add to what is owed, as one with the tokens of earlier steps that are owed from the same layer on."""
         if self.owes(owed.depth):
             before = self.owed.pop()
             hidden_BNW = torch.cat([before.hidden_BNW, owed.hidden_BNW], 1)
@@ -281,11 +286,11 @@ class Student:
         self.owed.append(owed)
 
     def keep(self, rows: Tensor) -> None:
-        """Let all rows go but these, and put these in this order."""
+        """Keep what these rows owe, in this order, and drop the rest."""
         self.owed = [owed.of(rows) for owed in self.owed]
 
     def settle(self, leaving: Leaving, latest: Inputs) -> None:
-        """Run what is owed, before rows come that owe nothing; `latest` is each row's latest token in the cache."""
+        """Run what is owed, before rows come that owe nothing; `latest` are the rows' latest tokens in the cache."""
         if self.owed:
             owed = self.owed.pop()
             inputs = longer(latest, owed.position_BN[:, :-1])
@@ -293,12 +298,12 @@ class Student:
 
 
 def beside(before: Left, own: Left) -> Left:
-    """These tokens of each row, and then those."""
+    """Join tokens along T: those before, and then a pass's own."""
     flag_BT = torch.cat([before.flag_BT, own.flag_BT], 1)
     return Left(flag_BT, torch.cat([before.exit_BT, own.exit_BT], 1))
 
 
 def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:
-    """The same pass with tokens at these positions before its own, whose embeddings are not asked for."""
+    """Return inputs with tokens at these positions before the others; their ids are 0, since no embedding is used."""
     token_BT = torch.nn.functional.pad(inputs.token_BT, (position_BN.shape[1], 0))
     return replace(inputs, token_BT=token_BT, position_BT=torch.cat([position_BN, inputs.position_BT], 1))

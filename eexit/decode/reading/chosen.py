@@ -14,27 +14,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chosen:
-    """The tokens that a flag chooses; `rows` are what is computed for them."""
+    """The tokens that `flag_D` chooses; `rows` indexes those that are computed for them."""
 
     flag_D: Tensor
     rows: Tensor | slice
 
     @classmethod
     def of(cls, flag_D: Tensor) -> "Chosen":
+        """Choose the tokens with this flag."""
         return cls(flag_D, flag_D.nonzero()[:, 0] if flag_D.device.type == "cpu" else slice(None))
 
     @property
     def are_none(self) -> bool:
-        """Whether nothing has to be computed, as far as that is known here."""
+        """Whether no token is chosen; False where the host does not know."""
         return isinstance(self.rows, Tensor) and not len(self.rows)
 
     @property
     def has_all(self) -> bool:
-        """Whether `rows` are all tokens."""
+        """Whether `rows` indexes all tokens."""
         return isinstance(self.rows, slice) or len(self.rows) == len(self.flag_D)
 
     def put(self, target_D: Tensor, values_N: Tensor) -> None:
-        """Write what was computed for `rows` to those of the target that are chosen."""
+        """Write values, computed for `rows`, to the chosen tokens of the target."""
         if isinstance(self.rows, Tensor):
             target_D[self.rows] = values_N.to(target_D.dtype)
         else:
@@ -42,7 +43,7 @@ class Chosen:
             torch.where(flag_D, values_N.to(target_D.dtype), target_D, out=target_D)
 
     def within(self, flag_D: Tensor) -> "Chosen":
-        """Those of the chosen tokens with this flag, as an index into what was computed for `rows`."""
+        """Choose the chosen tokens that have this flag, among what was computed for `rows`."""
         if isinstance(self.rows, Tensor):
             return Chosen.of(flag_D[self.rows])
         return Chosen(flag_D & self.flag_D, self.rows)

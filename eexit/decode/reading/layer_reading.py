@@ -46,7 +46,7 @@ class Reader:
         return self.decoder.n_layers - 1
 
     def ready(self, hidden_BW: Tensor, layer: int) -> Tensor:
-        """What goes into the head, (B, H), of streams after a layer."""
+        """Return what goes into the head, (B, H), for streams after a layer."""
         if layer == self.final:
             return self.decoder.normed(hidden_BW)
         return self.readout.before_head(self.decoder, hidden_BW, layer)
@@ -60,15 +60,15 @@ class Reading(Divergence):
     prefix_B: Tensor  # which of the U prefixes is a row's
 
     def of(self, row_B: Tensor) -> "Reading":
-        """The reading of these rows, in this order; repeats are allowed."""
+        """Return the reading of these rows, in this order; repeats are allowed."""
         return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.prefix_B[row_B]])
 
     def logprob(self, token_B: Tensor) -> Tensor:
-        """Log-probability of tokens under the final distribution, nats, (B,)."""
+        """Return the log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
 
     def columns(self, token_B: Tensor, observe: Observe) -> dict[str, Tensor]:
-        """What is recorded of the full-depth pass, for rows whose next tokens these are."""
+        """Return what is recorded of the full-depth pass, by column, for rows whose next tokens are `token_B`."""
         seen = {
             "kl_TE": self.kl_BE,
             "logprob_T": self.logprob(token_B),
@@ -80,7 +80,7 @@ class Reading(Divergence):
         return {name: seen[name] for name, *_ in recorded(observe) if name in seen}
 
     def picked(self, exit_B: Tensor) -> "Picked":
-        """The likeliest token of each row at its exit: `exit_B` are indices into X, which may count from its end."""
+        """Return the likeliest token of each row at its exit; `exit_B` are indices into X, from its end if negative."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
         token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
         return Picked(token_B, log_p_B, token_B, self.top_token_BXK[at], self.top_prob_BXK[at])
@@ -98,13 +98,13 @@ class Picked:
 
     @classmethod
     def room_for(cls, n_rows: int, top_k: int, device: torch.device) -> "Picked":
-        """For tokens that are still to be `put`."""
+        """Make room for tokens that are still to be `put`."""
         token_B = torch.zeros(n_rows, dtype=torch.long, device=device)
         top_token_BK = token_B.new_zeros(n_rows, top_k)
         return cls(token_B, token_B.float(), token_B.clone(), top_token_BK, top_token_BK.float())
 
     def columns(self) -> dict[str, Tensor]:
-        """What is recorded of them, but for the tokens themselves."""
+        """Return what is recorded of the tokens, by column, but for their ids."""
         return {
             "exit_logprob_T": self.log_p_B,
             "exit_top_token_ids_TK": self.top_token_BK,
@@ -112,7 +112,7 @@ class Picked:
         }
 
     def put(self, rows: Chosen, picked: "Picked") -> None:
-        """Replace what was picked for these rows by what `picked` has for them."""
+        """Replace what was picked for the chosen rows."""
         for own, other in self._beside(picked):
             rows.put(own, other)
 
@@ -122,7 +122,7 @@ class Picked:
             own[: len(other)] = other
 
     def _beside(self, picked: "Picked") -> Iterator[tuple[Tensor, Tensor]]:
-        """The tensors of both that hold anything, each once."""
+        """Yield the tensors of both that hold anything, each pair once."""
         for field in fields(Picked):
             own: Tensor = getattr(self, field.name)
             is_again = field.name == "likeliest_B" and own is self.token_B
@@ -131,7 +131,7 @@ class Picked:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The parts one after the other; a single one as it is."""
+    """Join parts along their first axis; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
@@ -166,7 +166,7 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Rea
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
-    """How many residual streams one product with the head reads."""
+    """Return how many residual streams one product with the head reads."""
     budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
@@ -184,9 +184,9 @@ def read_tokens(
     decoder: Decoder, decoding: Decoding, ready_BH: Tensor, u_B: Tensor, given_B: Tensor | None = None,
     drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
-    """The next tokens of rows, from what goes into the head of each.
+    """Read the next tokens of rows, from what goes into the head of each, (B, H).
 
-    With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
+    Given tokens are taken as they are; drafted ones may be accepted where tokens are sampled.
     """
     size, parts = _rows_at_a_time(decoder), []
     for start in range(0, len(ready_BH), size):  # where tokens are sampled, logits are kept until they are taken
@@ -200,7 +200,7 @@ def read_tokens(
 
 
 def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Tensor) -> Divergence:
-    """How far what the student says at rows' exits is from what the teacher says after its final layer.
+    """Compare what the student says at rows' exits with what the teacher says after its final layer.
 
     `exit_BH` is what goes into the student's head there, and `final_BW` the teacher's residual streams. X is 2 in what
     is returned: the exit, and then the final layer.
@@ -226,11 +226,11 @@ class LayerReading:
     logits_BV: Tensor | None
 
     def distribution(self, row_B: Tensor | slice) -> Distribution:
-        """What rules look at, of these rows."""
+        """Return what rules look at, of these rows."""
         return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
 
     def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
-        """The next tokens of these rows."""
+        """Return the next tokens of these rows, if they leave."""
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
         likeliest_B = token_B if self.token_B is self.likeliest_B else self.likeliest_B[row_B]
         if self.logits_BV is not None:

@@ -13,8 +13,9 @@ N_LIKELIEST: Final = 256  # tokens that a pick is looked for among first
 
 
 def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:
-    """The likeliest token; with a temperature, inverse-CDF sampling with the uniforms `u_B`, likeliest token first, and
-    of equally likely ones the first.
+    """Pick the likeliest token of each row, (B,), of equal ones the first; with a temperature, sample it.
+
+    Sampling inverts the cumulative distribution, likeliest token first, with the uniforms `u_B`.
 
     `top_p` keeps the smallest set of likeliest tokens with at least that much probability (nucleus sampling,
     Holtzman et al. 2020).
@@ -41,7 +42,7 @@ def _pick_of_all(p_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
 
 
 def _pick_of_likeliest(p_BV: Tensor, top_p: float, u_B: Tensor) -> tuple[Tensor, Tensor]:
-    """What `_pick_of_all` picks, and whether it is that: where the pick is among the likeliest tokens of a row.
+    """Pick among the likeliest tokens, and flag the rows whose pick is certainly that of `_pick_of_all`: (B,) each.
 
     A CPU takes longer to sort a vocabulary than the model takes for a step.
     """
@@ -76,14 +77,14 @@ class Drafted:
         return Drafted(row_D, token_D, self.logits_DV[within_D], u_D, self.temperature, self.top_p)
 
     def verified(self, logits_BV: Tensor, picked_B: Tensor) -> Tensor:
-        """The tokens of the full-depth distributions: `picked_B` where there is no draft."""
+        """Return tokens of the full-depth distributions, (B,): `picked_B` where there is no draft."""
         p_DV = distribution(logits_BV[self.row_D], self.temperature, self.top_p)
         q_DV = distribution(self.logits_DV, self.temperature, self.top_p)
         return picked_B.index_copy(0, self.row_D, accept_or_draw(p_DV, q_DV, self.token_D, self.u_D))
 
 
 def accept_or_draw(p_BV: Tensor, q_BV: Tensor, drafted_B: Tensor, u_B: Tensor) -> Tensor:
-    """Tokens that are distributed as p, from tokens drafted from q, (B,).
+    """Make tokens that are distributed as p, (B,), from tokens drafted from q.
 
     A draft d is accepted with chance min(1, p(d) / q(d)); otherwise a token is drawn from the normalised (p − q)₊,
     which is never d (Leviathan et al. 2023). One uniform serves both: among those that reject a draft, it is uniform
@@ -98,7 +99,7 @@ def accept_or_draw(p_BV: Tensor, q_BV: Tensor, drafted_B: Tensor, u_B: Tensor) -
 
 
 def distribution(logits_BV: Tensor, temperature: float, top_p: float) -> Tensor:
-    """The probabilities, fp32, with which `pick_tokens` picks tokens; the temperature is above 0."""
+    """Return the probabilities, (B, V) fp32, with which `pick_tokens` picks tokens; the temperature is above 0."""
     p_BV = torch.softmax(logits_BV.float() / temperature, -1)
     sorted_BV, token_BV = p_BV.sort(stable=True, dim=-1, descending=True)
     cumulative_BV = sorted_BV.cumsum(-1)
