@@ -133,10 +133,11 @@ def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float, how: str) ->
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
     shop.sweep(shop.asked.ceiling(pilot, way, shop.layers), name, part)
     top = of_oracle(read_step(shop.at(name)), shop.first_look)
-    allowed = {batch: top.allowed[batch].independent for batch in shop.batches if batch in top.allowed}
+    allowed = {batch: top.allowed[batch] for batch in shop.batches if batch in top.allowed}
     in_time = ", ".join(f"{percent(share, 0)} with {counted(batch, 'row')}" for batch, share in allowed.items())
     shop.steps.say(
-        f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time {in_time}"
+        f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time at most "
+        f"{in_time}"
     )
 
 

@@ -14,7 +14,7 @@ MEANINGS: Final = {
     KNOWING: "online rules do not know which tokens may leave",
     PROOF: "it is not proven, with so many prompts",
     DECIDING: "deciding costs too much",
-    BATCHES: "batches keep the layers busy",
+    BATCHES: "a step of so many rows hardly takes less time with fewer layers",
     OVERHEAD: "the clock gives less than the steps allow",
     MODEL: "the model's tokens agree with full depth too late",
 }

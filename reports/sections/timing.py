@@ -16,13 +16,12 @@ from reports.shared.figures import table
 from reports.shared.measures import LAYERS_SKIPPED, SKIPPED
 from reports.shared.savings import UNTIMED, Savings
 
-INDEPENDENT, TOGETHER = ALLOWED = ("allowed_independent", "allowed_together")
+ALLOWED: Final = "allowed"
 TIMED: Final[Columns] = (
     ("configuration", "Setting", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     ("run", "Multiply-adds saved, run", "share"),
-    (INDEPENDENT, "Allowed, independent rows", "share"),
-    (TOGETHER, "Allowed, rows together", "share"),
+    (ALLOWED, "Allowed by T(rows, layers)", "share"),
     ("realised", "Time saved, realised", "share"),
 )
 
@@ -35,9 +34,9 @@ def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
         return {"about": UNTIMED, "steps": steps}
     about = (
         f"Realised: time beside full depth on the same path ({timed_over(saves.measured)}); allowed: what steps of "
-        "fewer rows and layers would save if deciding were free."
+        "fewer layers would save if deciding were free and all rows left at the same steps."
     )
-    if rows[INDEPENDENT].isna().all():
+    if rows[ALLOWED].isna().all():
         about += " What a step allows was not measured: python jobs/timings.py RESULTS --steps does that."
     places = list(dict.fromkeys(where.label for where in saves.measured if where.label in set(rows["at"])))
     return {"about": about, "table": table(rows, TIMED), "places": places, "steps": steps}
@@ -71,9 +70,9 @@ def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
 
 def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
     """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
-    `layers_skipped`, `run`, what was run less of what was timed, what T(rows, layers) allows independent rows and rows
-    together if deciding were free (`ALLOWED`; NaN where step times or exits are not known), and the estimate
-    `realised`. Those that saved most come first.
+    `layers_skipped`, `run`, what was run less of what was timed, `allowed`, what T(rows, layers) allows if deciding
+    were free (NaN where step times or exits are not known), and the estimate `realised`. Those that saved most come
+    first.
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)
@@ -84,8 +83,7 @@ def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
         rows = saves.exiting.loc[saves.exiting[column].notna(), ["configuration", "shown_as", SKIPPED, *names]]
         of_step = times.get(where.machine)
         allowed = [_allowed(of_step, where.batch, shares.get(key, {})) for key in rows["configuration"]]
-        both = pd.DataFrame(allowed, columns=list(ALLOWED), index=rows.index, dtype=float)
-        frames.append(rows.rename(columns=names).assign(at=where.label, **both))
+        frames.append(rows.rename(columns=names).assign(at=where.label, allowed=allowed))
     if not frames:
         return pd.DataFrame()
     return pd.concat(frames).sort_values(["at", "realised"], ascending=[True, False], kind="stable")
@@ -102,11 +100,9 @@ def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
     return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
 
 
-def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> tuple[float, float]:
-    """Of independent rows, and of rows together."""
+def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:
     if times is None or not shares or batch not in times.seconds:
-        return math.nan, math.nan
+        return math.nan
     if any(share and layer not in times.layers for layer, share in shares.items()):
-        return math.nan, math.nan
-    share_G = [shares.get(layer, 0.0) for layer in times.layers]
-    return times.independent(batch, share_G), times.together(batch, share_G)
+        return math.nan
+    return times.allowed(batch, [shares.get(layer, 0.0) for layer in times.layers])

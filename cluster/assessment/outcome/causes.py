@@ -5,7 +5,7 @@ from cluster.assessment.outcome.ledger import Ledger, Line
 from cluster.assessment.outcome.verdict import Verdict
 from eexit.output.text import counted, is_known, percent, short_percent, written
 from eexit.quality.estimates import Estimate
-from eexit.studies.verdict_file import BATCHES, DECIDING, KNOWING, OVERHEAD, PROOF, STATE
+from eexit.studies.verdict_file import DECIDING, KNOWING, OVERHEAD, PROOF, STATE
 
 
 def why(verdict: Verdict) -> str:
@@ -40,8 +40,8 @@ def why(verdict: Verdict) -> str:
             )
         case "batches":
             return (
-                f"Batches take most: {_rows(ledger)} at a time, each leaving for itself, allow {key} {left} of the "
-                f"time, {taken} less than what was run."
+                f"Batches take most: steps of {_rows(ledger)}, even if all rows leave at the same ones, allow {key} "
+                f"{left} of the time, {taken} less than what was run."
             )
     return (
         f"Overhead takes most: steps of {_rows(ledger)} would allow {key} {before} of the time, and the clock says "
@@ -77,10 +77,11 @@ def otherwise(verdict: Verdict) -> str:
     if cause == DECIDING and best and figures.elsewhere:
         name, saved = next(iter(figures.elsewhere.items()))
         return f"At the prices of {name}, the exits of {best.key} would save {percent(saved)} by what was run."
-    if cause in (BATCHES, OVERHEAD) and best and (allowed := best.allowed.get(verdict.batch or 0)):
+    batch = verdict.batch or 1
+    if cause == OVERHEAD and batch > 1 and best and batch in best.allowed:
         return (
-            f"If the rows left at the same steps instead of each for itself, {percent(allowed.together)} of the time "
-            f"would be allowed, not {percent(allowed.independent)}, before deciding."
+            f"If all {counted(batch, 'row')} left at the same steps, and deciding took no time, "
+            f"{percent(best.allowed[batch])} of the time would be saved."
         )
     if cause == STATE:
         return f"For exits to pay, their state would have to mislead less: {early}."

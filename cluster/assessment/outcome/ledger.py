@@ -10,8 +10,9 @@ Every line is a saving, as a share of full depth: of its multiply-adds down to *
   taken if they were, since they run more than it, or than full depth where nothing is certified.
 - *deciding*: the certified setting by what was run, which has reads, screens, gates, keys and values; without one, full
   depth.
-- *batches*: what steps of so many independent rows allow its exits, less what deciding takes.
-- *overhead*: what the clock says.
+- *batches*: what steps of so many rows allow its exits at most, if all rows leave at the same ones, less what deciding
+  takes.
+- *overhead*: what the clock says. Rows that leave at different steps, and so wait for the deepest of them, are in it.
 
 What a restriction takes is the difference of two lines, so that they add up to that of the ceiling and the last line.
 What can be had under more restrictions can be had under fewer: down to *proof*, no line is below the next one.
@@ -49,8 +50,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Proven:
-    """A setting that was certified: `allowed_D` is, by batch size, what independent rows allow its exits to save of the
-    time. Times are multiples of full depth's.
+    """A setting that was certified: `allowed_D` is what steps allow its exits to save of the time, by batch size, and
+    times are multiples of full depth's.
     """
 
     option: Option

@@ -17,7 +17,7 @@ import numpy as np
 from cluster.assessment.asked import READS_KEY
 from cluster.assessment.front import head_in_layers, price_of_head
 from cluster.assessment.outcome.ledger import Option, Proven
-from cluster.assessment.outcome.verdict import Allowed, Contender, Loss
+from cluster.assessment.outcome.verdict import Contender, Loss
 from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import COSTS, LOOKS
 from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
@@ -185,7 +185,7 @@ class PromptFigures:
         share_DG = self._weight_DP @ exits_PG
         share_DG /= share_DG.sum(1, keepdims=True)
         allowed = {
-            batch: np.array([steps.independent(batch, share_G) for share_G in share_DG])
+            batch: np.array([steps.allowed(batch, share_G) for share_G in share_DG])
             for batch in setting.times
             if steps and batch in steps.seconds
         }
@@ -212,10 +212,8 @@ class PromptFigures:
         return ratio_D
 
 
-def allowed(steps: StepTimes | None, share_G: Sequence[float]) -> dict[int, Allowed]:
+def allowed(steps: StepTimes | None, share_G: Sequence[float]) -> dict[int, float]:
     """What T(rows, layers) allows such exits to save of the time, at the batch sizes that it has."""
     if steps is None or not all(map(math.isfinite, share_G)):
         return {}
-    return {
-        batch: Allowed(steps.independent(batch, share_G), steps.together(batch, share_G)) for batch in steps.seconds
-    }
+    return {batch: steps.allowed(batch, share_G) for batch in steps.seconds}

@@ -19,7 +19,7 @@ from cluster.assessment.outcome.ledger import Ledger, LedgerOptions, ledger_of
 from eexit.quality.estimates import ENDS, NOTHING, Estimate
 from eexit.studies.verdict_file import MOST_ROWS
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE = "best", "tried", "control", "ceiling", "draft", "generate"
 
 
@@ -28,13 +28,6 @@ class Loss(NamedTuple):
 
     mean: float
     n: int
-
-
-class Allowed(NamedTuple):
-    """What T(rows, layers) allows exits to save of the time, if deciding were free."""
-
-    independent: float  # rows leave each for itself
-    together: float  # rows leave at the same steps
 
 
 class Texts(NamedTuple):
@@ -52,14 +45,15 @@ UNKNOWN: Final = Texts()
 class Contender:
     """What the tables say of a configuration; savings are shares of full depth, NaN where they are not known.
 
-    `allowed` and `times` are by batch size; a time is a multiple of that of `normal`, with its interval.
+    `allowed` and `times` are by batch size: what T(rows, layers) allows exits to save of the time, if deciding were
+    free and all rows left at the same steps, and the time as a multiple of that of `normal`, with its interval.
     """
 
     key: str
     role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT or GENERATE
     theory: float = math.nan
     run: float = math.nan
-    allowed: Mapping[int, Allowed] = field(default_factory=dict)
+    allowed: Mapping[int, float] = field(default_factory=dict)
     times: Mapping[int, Estimate] = field(default_factory=dict)
     loss: Loss | None = None  # on the prompts for choosing
     of_right: Loss | None = None  # on those of them that full depth gets right, where answers are the risk
@@ -94,9 +88,7 @@ class Contender:
             for what, each in (("", time), ("_of_generate", of_generate)):
                 for name, number in (("", each.mean), ("_low", each.low), ("_high", each.high)):
                     of_batches[f"time_at_{batch}{what}{name}"] = known(number)
-            allowed = self.allowed.get(batch, Allowed(math.nan, math.nan))
-            of_batches[f"allowed_at_{batch}"] = known(allowed.independent)
-            of_batches[f"allowed_together_at_{batch}"] = known(allowed.together)
+            of_batches[f"allowed_at_{batch}"] = known(self.allowed.get(batch))
         return {
             "setting": self.key,
             "role": self.role,

@@ -1,6 +1,6 @@
 """What a verdict says: three sentences, what to take instead, a table of ten rows at most, and `verdict.json`.
 
-format      2
+format      3
 sentences   three: the verdict; at what risk, or the largest cause with its number; what is possible, or would have
             to be different
 pays        whether it does; null where a step of the assessment is missing or was cut
@@ -10,12 +10,11 @@ cause       null if it pays or that is not known, else `state`, `knowing`, `proo
 rows        up to ten records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
             saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
             (time_at_B_low, time_at_B_high), the same beside transformers' generate (time_at_B_of_generate), and what
-            T(rows, layers) allows to save of the time: allowed_at_B of independent rows, allowed_together_at_B of
-            rows that leave at the same steps; loss, n and certified, and loss_of_right and n_of_right, the same among
-            the prompts that full depth gets right; the accuracy of its texts and normal_accuracy, that of normal's,
-            and changed, the share of texts that are not those of normal; where texts have chains of thought,
-            per_right, what of normal's multiply-adds a right answer takes, with its interval and n; what is not known
-            is null
+            T(rows, layers) allows to save of the time if all rows leave at the same steps (allowed_at_B); loss, n and
+            certified, and loss_of_right and n_of_right, the same among the prompts that full depth gets right; the
+            accuracy of its texts and normal_accuracy, that of normal's, and changed, the share of texts that are not
+            those of normal; where texts have chains of thought, per_right, what of normal's multiply-adds a right
+            answer takes, with its interval and n; what is not known is null
 ledger      null where a step is missing, else ceiling (saved, low, high, setting), batch (of the times, or null) and
             lines: each with restriction, taken, low, high, left and setting, as shares of full depth
             (`cluster.assessment.outcome.ledger`)
@@ -58,7 +57,7 @@ from eexit.quality.risks import RISKS
 CAPTION: Final = (
     "Saved, of full depth's multiply-adds: in theory, if deciding were free (cost_needed); by what was run (cost_run). "
     "Time: as a multiple of full depth's on the same path, medians over rounds; of the oracle agree, what T(rows, "
-    "layers) would allow independent rows. generate: transformers' own. Lost: {loss}, mean over {n}."
+    "layers) would allow rows that leave together. generate: transformers' own. Lost: {loss}, mean over {n}."
 )
 LOST: Final = {"answers": "answers that normal has right", "disagreement": "tokens unlike full depth's"}
 ROLES: Final = {
@@ -193,9 +192,7 @@ def verdict_table(verdict: Verdict) -> ResultTable:
 def _cell(each: Contender, batch: int) -> str:
     if batch in each.times:
         return written(each.times[batch].mean, ".2f")
-    return (
-        written(1 - each.allowed[batch].independent, ".2f") if each.role == CEILING and batch in each.allowed else "–"
-    )
+    return written(1 - each.allowed[batch], ".2f") if each.role == CEILING and batch in each.allowed else "–"
 
 
 def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks: Sequence[str]) -> str:

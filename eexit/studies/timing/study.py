@@ -37,7 +37,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.studies.timing.beside import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
-from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
+from eexit.studies.timing.steps import allowed_table, step_table, step_times
 
 WARM_UP_TOKENS: Final = 8
 COLUMNS: Final = ("prompt_id", "status", "configuration", "n_tokens")
@@ -89,7 +89,7 @@ class TimeLeft:
 class SweepExits:
     """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens.
 
-    With it, steps are timed: `normal` and exits of all rows at one layer, also with one row and with one row less.
+    With it, steps are timed: `normal` and exits of all rows at one layer.
     """
 
     shares: Mapping[str, Mapping[int, float]]
@@ -158,24 +158,15 @@ class TimingStudy(Study):
     def _parts(self, number: int) -> Sequence[Part]:
         """The parts of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
         parts = []
-        for batch in self._all_batches:
+        for batch in self.batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
-                # What says how long a step takes: all rows leave at one layer, or at none.
-                at_one_layer = isinstance(contender, Exit) and exits_at_one_layer(contender.rule)
-                is_step = at_one_layer or isinstance(contender, Normal)
-                is_single = isinstance(contender, Generate) and contender.takes_one_row
-                if not (is_step if batch not in self.batches else batch == 1 or not is_single):
+                if batch > 1 and isinstance(contender, Generate) and contender.takes_one_row:
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
                 parts.append(Part(text, (contender, batch, number), size))
         return parts
-
-    @property
-    def _all_batches(self) -> Sequence[int]:
-        """The batch sizes that are asked about, and those at which only steps are timed."""
-        return tuple(dict.fromkeys([*self.batches, *(step_batches(self.batches) if self._exits else ())]))
 
     @property
     def _n_warming_up(self) -> int:
@@ -202,11 +193,10 @@ class TimingStudy(Study):
         """By batch size, then in the order of the contenders."""
         names = [contender.key for contender in self.contenders]
         rows = with_identity(super().rows(unit, results))
-        return sorted(rows, key=lambda row: (self._all_batches.index(row["batch"]), names.index(row["configuration"])))
+        return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         times = step_times(rows, self._exits.n_layers) if self._exits else None
-        rows = [row for row in rows if row["batch"] in self.batches]
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
         beside = beside_table(rows)
         return [table for table in (timings_table(rows), drafts_table(rows), beside, *of_steps) if table]

@@ -152,7 +152,7 @@ const HOW = {
     "Saving, realised":
       "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with the exact interval of a median if there are at least six. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
     "Allowed by T(rows, layers)":
-      "What tokens that exit as often at each layer would save of the time if deciding were free and nothing were deferred: rows leave a batch one by one, and layers are run for those that go on. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it. T(rows, layers) bounds what any exits can save.",
+      "What tokens that exit as often at each layer would save of the time if deciding were free, nothing were deferred and all rows of a batch left at the same steps: no exits save more, since a step goes as deep as the deepest of its rows. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it.",
     Oracle:
       "A rule that looks at the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it shows what a rule could reach that knew the final layer without running it.",
     Control:
