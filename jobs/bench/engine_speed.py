@@ -1,156 +1,207 @@
-"""The engine's speed, compared with the naive reference, transformers' `generate`, and its matrix products alone.
+"""The engine's speed beside that of transformers' `generate`: milliseconds of a step of so many rows.
 
-    python jobs/bench                                1, 27 and 108 rows, about five minutes on two CPU cores
-    python jobs/bench --quick                        1 and 27 rows, within a minute
-    python jobs/bench --rows 1 27 108 --tokens 100
+    python jobs/bench                                1, 8, 27 and 108 rows, about ten minutes on two CPU cores
+    python jobs/bench --quick                        1 and 8 rows, within a minute
+    python jobs/bench --rows 1 32 --tokens 100 --dtype float32
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
-It uses the demo's prompts and grid, with as many seeds as the rows need; online rules, whose greedy rows are the same
-for each seed, get as many of the questions. EOS does not end rows. One row is of the last configuration. Contenders
-take turns, and a figure is the median over the rounds.
+EOS does not end rows, and all decode greedily. The first two tokens of a row are not timed. Contenders take turns, and
+a figure is the median over the steps of all rounds. × generate: how many times as fast as `generate` of the same run.
 
-reference   eexit.reference.generation: one row, two passes; modes are weighted as in the grid
-generate    transformers, batched and greedy: full depth, nothing read, nothing recorded
-oracle      the demo's grid, everything: full-depth pass, student, reading every exitable layer with its KL and top
-            tokens, and the tables
-online      the same modes with four online rules, and the tables: only those layers that exits and states need. The
-            observation of finished texts by the full-depth model is left out, and has a table of its own
-texts       mode normal alone, without the tables, with each `--observe`: full depth is asked nothing of the texts, at
-            its final layer alone, or at all exitable layers
-floor       the matrix products with weights of some steps of either, from halfway on, timed alone
+generate                            transformers, batched: full depth, nothing read, nothing recorded
+normal                              full depth on the engine; nothing is asked about finished texts, as in the next two
+frozen_residual/confidence/0.9      exits that alter the state
+unfrozen/confidence/0.9             exits that leave layers for later
+oracles                             the demo's grid beside its teacher, with every exitable layer read and recorded
+observation                         what full depth says of the frozen rows' finished texts, as a share of each step
 
-Rows of oracles with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are
-halfway.
+Rows have the questions of jobs/sweeps/prompts, and oracles the demo's prompts and grid, with as many seeds as they
+need. Fewer rows than that has are drawn from it evenly, from the last one on.
 """
 
 import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import count, cycle, islice, pairwise, product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 import torch
-from contenders import FLOOR_STEPS, OBSERVE, REFERENCE_TOKENS, Bench, Timed
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from transformers import PreTrainedModel
 
 from cluster.console.flags import whole
 from cluster.console.parser import Parser
+from cluster.console.sweep_flags import load_job
 from eexit.cpu import kernels
+from eexit.decode.engine import Engine
+from eexit.decode.requests import Failure, Request
 from eexit.errors import UsageError
+from eexit.generator import ModelGenerator
+from eexit.method.rules import ORACLES
 from eexit.model.quantization import precision_of
 from eexit.output.whole_files import write_whole
-from eexit.plan.config import SweepConfig
-from eexit.studies.timing.contenders import describe_machine
+from eexit.plan.config import Observe
+from eexit.plan.configuration import GENERATE, Exit, Normal
+from eexit.plan.prompts import read_prompts
+from eexit.plan.runs import configurations
+from eexit.studies.timing.contenders import UNTIMED_TOKENS, describe_machine, now, usable_prompts
+from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 
-MIN_TOKENS = 10
+SWEEPS: Final = Path(__file__).parents[1] / "sweeps"
+LEAST_TOKENS: Final = UNTIMED_TOKENS + 1
+FROZEN, DEFERRED = (Exit(mode, "confidence", 0.9) for mode in ("frozen_residual", "unfrozen"))
+OBSERVATION: Final = "observation"
 
 
-def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
+@dataclass
+class Timed:
+    """Seconds of single steps of so many rows, of all rounds."""
+
+    rows: int
+    what: str
+    steps: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> float:
+        """Milliseconds."""
+        return 1e3 * median(self.steps)
+
+
+class Bench:
+    """The demo's model, as the engine runs it and as transformers loads it, and rows to time both with."""
+
+    def __init__(self, arguments: Sequence[str], n_tokens: int):
+        job, _ = load_job(arguments, SWEEPS / "demo.toml")
+        self.config, self.n_tokens = job.config, n_tokens
+        others = [name for name in self.config.rules if name not in ORACLES]
+        if others:
+            raise UsageError(
+                f"rule {others[0]} is no oracle: --rules takes kl and agree here, and an online rule is timed anyway"
+            )
+        generator = ModelGenerator(self.config, job.device)
+        self.plain, self.engine = plain_model(generator, job.device), generator.engine
+        self.grid = [*product(usable_prompts(generator, n_tokens).values(), configurations(self.config))]
+        generator.config = self.config.model_copy(
+            update={"prompts": read_prompts(SWEEPS / "prompts" / "questions.jsonl")}
+        )
+        self.questions = list(usable_prompts(generator, n_tokens).values())
+
+    def round(self, n_rows: int) -> dict[str, list[float]]:
+        """The seconds of each step of all contenders, in their order."""
+        prompts = [*islice(cycle(self.questions), n_rows)]
+        times = {GENERATE: self._generate(prompts)}
+        for configuration in (Normal(), FROZEN, DEFERRED):
+            rows = [Request(prompt, configuration, 0) for prompt in prompts]
+            times[configuration.key], _ = self._decode(rows, "none")
+        times["oracles"], _ = self._decode(self._oracles(n_rows), "all")
+        _, observed = self._decode([Request(prompt, FROZEN, 0) for prompt in prompts], "all")
+        return {**times, OBSERVATION: [observed / (self.n_tokens - 1)]}
+
+    def _oracles(self, n_rows: int) -> list[Request]:
+        """The first rows of the grid and its repeats with other seeds; fewer than it has are from all parts of it."""
+        if n_rows < len(self.grid):
+            taken = [self.grid[-1 - at * len(self.grid) // n_rows] for at in range(n_rows)]
+            return [Request(prompt, configuration, 0) for prompt, configuration in taken]
+        rows = (Request(*row, seed) for seed in count() for row in self.grid)
+        return [*islice(rows, n_rows)]
+
+    def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[float]:
+        steps, tell = self._watch()
+        made = generate_greedily(self.plain, prompts, self.n_tokens, tell)
+        assert made.shape[1] == self.n_tokens, "a row ended early"
+        return seconds_between(steps)
+
+    def _decode(self, requests: Sequence[Request], observe: Observe) -> tuple[list[float], float]:
+        """The seconds of each step, and those from the last step to the last outcome."""
+        decoding = replace(
+            self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), observe=observe,
+            rows=len(requests),
+        )  # fmt: skip
+        engine, (steps, tell) = Engine(self.engine.decoder, decoding, self.engine.student), self._watch()
+        for index, outcome in engine.generate(requests, tell):
+            if isinstance(outcome, Failure):
+                raise UsageError(f"{requests[index].configuration.key} can't be timed: {outcome.error}")
+        if len(steps) != self.n_tokens - 1:
+            raise UsageError(f"{len(requests)} rows are not decoded at once, for want of memory: lower --rows")
+        return seconds_between(steps), now(self.engine.decoder.device) - steps[-1]
+
+    def _watch(self) -> tuple[list[float], Callable[[int], None]]:
+        """The moments at which steps end, and what is to be called then."""
+        moments: list[float] = []
+        return moments, lambda n_tokens: moments.append(now(self.plain.device))
+
+    def about(self) -> dict[str, str]:
+        """The hardware, the model, its dtype and kernels, and the versions of packages."""
+        no_logits = torch.empty(0, 1, 0, dtype=self.plain.dtype, device=self.plain.device)
+        return {
+            "machine": describe_machine(self.plain.device),
+            "model": self.config.model,
+            "dtype": precision_of(self.plain),
+            "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers")},
+        }
+
+
+def seconds_between(moments: Sequence[float]) -> list[float]:
+    return [after - before for before, after in pairwise(moments)]
+
+
+def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[Timed]:
     """Time all contenders, taking turns."""
-    contenders: list[tuple[Timed, Callable[[Timed], None]]] = [
-        (Timed(1, "reference", REFERENCE_TOKENS), bench.reference)
-    ]
-
-    for n in rows:
-        n_made, observation = n * n_tokens, Timed(n, "observation", n * (n_tokens - 1))
-        contenders += [
-            (Timed(n, "generate", n_made), partial(bench.generate, n, n_tokens)),
-            (Timed(n, "oracle", n_made), partial(bench.sweep, n, n_tokens)),
-            (Timed(n, "online", n_made), partial(bench.online, n, n_tokens, observation)),
-            (observation, lambda timed: None),  # online rows have it timed
-            *((Timed(n, f"texts, {each}", n_made), partial(bench.texts, n, n_tokens, each)) for each in OBSERVE),
-        ]
-        for what, config in (("oracle", bench.config), ("online", bench.online_config)):
-            products = bench.products(config, n, n_tokens)
-            contenders.append((Timed(n, f"floor, {what}", n * FLOOR_STEPS), partial(bench.floor, products)))
+    timings: dict[tuple[int, str], Timed] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
-        for timed, run in contenders:
-            run(timed)
-    return [timed for timed, _ in contenders]
+        for n in rows:
+            for what, steps in bench.round(n).items():
+                timings.setdefault((n, what), Timed(n, what)).steps += steps
+    return list(timings.values())
 
 
-def comparison_table(timings: Sequence[Timed]) -> Table:
-    table = _table("rows", "what", "prefixes", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
-    reference = timings[0].rate
-    for timed in timings:
-        by_what = {each.what: each for each in timings if each.rows == timed.rows}
-        floor = by_what.get(f"floor, {timed.what}")
-        if timed.what != "observation":
-            table.add_row(
-                str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
-                "" if timed.what.startswith("floor") else f"{timed.rate / reference:.1f}",
-                f"{timed.rate / by_what['generate'].rate:.2f}" if floor or timed.what.startswith("texts") else "",
-                f"{timed.step / floor.step:.2f}" if floor else "",
-            )  # fmt: skip
-    return table
+def figures_of(timings: Sequence[Timed]) -> list[dict[str, Any]]:
+    """A record of each contender and number of rows."""
+    own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
+    return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
 
 
-def observation_table(timings: Sequence[Timed]) -> Table:
-    table = _table("rows", "ms/token observed", "share of the time")
-    seconds = {(timed.rows, timed.what): median(timed.rounds) for timed in timings}
-    for timed in timings:
-        if timed.what == "observation":
-            observed, online = seconds[timed.rows, "observation"], seconds[timed.rows, "online"]
-            table.add_row(str(timed.rows), f"{1e3 / timed.rate:.2f}", f"{observed / (observed + online):.0%}")
-    return table
-
-
-def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
-    """The hardware, the model, its dtype and kernels, and the versions of packages."""
-    no_logits = torch.empty(0, 1, 0, dtype=model.dtype, device=model.device)
-    return {
-        "machine": describe_machine(model.device),
-        "model": config.model,
-        "dtype": precision_of(model),
-        "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers")},
-    }
-
-
-def _table(*columns: str) -> Table:
+def speed_table(figures: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=box.MARKDOWN)
-    for column in columns:
+    for column in ("rows", "what", "ms/step", "× generate"):
         table.add_column(column, justify="left" if column == "what" else "right")
+    for each in figures:
+        table.add_row(str(each["rows"]), each["what"], f"{each['ms']:.1f}", f"{each['of_generate']:.2f}")
     return table
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 27 108")
+    parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 8 27 108")
     parser.add_argument("--tokens", type=whole, help="per row (default: 40)")
     parser.add_argument("--rounds", type=whole, help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="1 and 27 rows, 12 tokens, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="1 and 8 rows, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
-    rows = flags.rows or ([1, 27] if flags.quick else [1, 27, 108])
+    rows = flags.rows or ([1, 8] if flags.quick else [1, 8, 27, 108])
     n_tokens, n_rounds = flags.tokens or (12 if flags.quick else 40), flags.rounds or (2 if flags.quick else 5)
-    if n_tokens < MIN_TOKENS:
-        raise UsageError(f"--tokens must be at least {MIN_TOKENS}, got {n_tokens}: steps are looked at halfway")
+    if n_tokens < LEAST_TOKENS:
+        raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     if flags.json and not Path(flags.json).parent.is_dir():
         raise UsageError(f"--json {flags.json} can't be written: there is no such folder")
     console = Console(width=None if sys.stdout.isatty() else 120)
-    bench = Bench(of_sweep)
-    about = machine(bench.plain, bench.config)
+    bench = Bench(of_sweep, n_tokens)
+    about = bench.about()
     console.print(" · ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
-    timings = compare(bench, rows, n_tokens, n_rounds)
-    console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", comparison_table(timings))
-    console.print("\nObservation of the online rows' finished texts", observation_table(timings))
-    figures: dict[str, Any] = {
-        "machine": about,
-        "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],
-    }
+    figures = figures_of(compare(bench, rows, n_rounds))
+    console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", speed_table(figures))
     if flags.json:
-        write_whole(Path(flags.json), json.dumps(figures, indent=1))
+        write_whole(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
     return 0
 
 
