@@ -9,10 +9,10 @@ It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N
 import warnings
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock, RLock
+from threading import Lock
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -42,6 +42,7 @@ from eexit.errors import UsageError
 from eexit.generator import decoding_of
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
+from eexit.model.keys_alone import copied
 from eexit.model.refusals import refuse_autocast
 from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
@@ -64,12 +65,11 @@ class ExitOutput(GenerateDecoderOnlyOutput):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A setting with a model: all that doesn't change from call to call, and a lock for who runs it."""
+    """A setting with a model: all that doesn't change from call to call, so that several threads may use it."""
 
     decoders: Decoders
     decoding: Decoding
     prices: Prices
-    lock: RLock = field(default_factory=RLock)
 
 
 # Beside settings, which can be copied and pickled, and models, which are freed when nobody else holds them.
@@ -125,8 +125,8 @@ def load(folder: str | Path, packed: bool = False) -> "Setting":
 
 
 class Setting:
-    """A callable that generates with exits. The models that it is used with stay as they are: each is taken apart once,
-    through a copy of its modules that shares all of its weights.
+    """A callable that generates with exits, by a model's own layers. The model stays as it is, and several threads may
+    use it meanwhile.
     """
 
     def __init__(self, taken: Taken, folder: Path, packed: bool = False):
@@ -174,8 +174,7 @@ class Setting:
         if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         ready = self._ready_for(model)
-        with ready.lock:
-            traces = self._decode(ready, call, input_ids.device)
+        traces = self._decode(ready, call, input_ids.device)
         costs = [self._count(ready, prompt, trace) for prompt, trace in zip(call.prompts, traces, strict=True)]
         return self._returned(input_ids, call, traces, costs)
 
@@ -187,7 +186,8 @@ class Setting:
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:
             check(model, self.taken, str(self.folder))
-            decoders = take_apart(sharing(model), self._config.adapter, self._packed)
+            # The outermost module alone is copied, so that the model can be freed. Packing changes the others too.
+            decoders = take_apart(sharing(model) if self._packed else copied(model), self._config.adapter, self._packed)
             moment = self.folder / MOMENT.format(dtype=precision(model))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
             decoding = replace(decoding, observe="none", record_top_k=0)

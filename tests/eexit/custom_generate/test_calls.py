@@ -2,13 +2,15 @@
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from taken_settings import DRAFT, N_TOKENS, Folders, loaded, make, texts_of
+from taken_settings import DRAFT, N_TOKENS, Folders, loaded, make, run, texts_of
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import eexit
@@ -70,8 +72,11 @@ def patch_forward(module: Any, wrap: Callable[[Any], Any]) -> None:
 # What was done to a model before a setting looks at it.
 REFUSED: dict[str, tuple[Callable[[PreTrainedModel], Any], str]] = {
     "weights": (lambda model: layer(model).mlp.up_proj.weight.data.view(-1)[1].add_(1), "has other weights"),
-    "hook": (lambda model: layer(model).register_forward_hook(lambda *given: None), "has a forward hook"),
-    "forward": (lambda model: patch_forward(model, lambda own: lambda *args: own(*args)), "a forward of its own"),
+    "hook": (lambda model: model.lm_head.register_forward_hook(lambda *given: None), "lm_head has a forward hook"),
+    "forward": (
+        lambda model: patch_forward(layer(model), lambda own: lambda *args: own(*args)),
+        "a forward of its own",
+    ),
     "compiled": (lambda model: model.compile(backend="eager"), "the model is compiled.*torch.compile"),
     "configuration": (lambda model: setattr(model.config, "rms_norm_eps", 0.5), "this model has 0.5"),
     "training": (lambda model: model.train(), r"call model.eval\(\)"),
@@ -95,6 +100,46 @@ def test_hooks_of_transformers_and_a_buffer_of_ones_own_are_followed(folders: Fo
     model(torch.tensor([[3]]), output_hidden_states=True)
     model.model.rotary_emb.inv_freq.mul_(2)
     assert drafted(model, eexit.load(folders["drafts"]), prompt) == plain(model, prompt)
+
+
+def test_what_hooks_on_layers_and_patched_norms_change_is_changed_as_in_plain_generate(
+    folders: Folders, prompt: list[int]
+) -> None:
+    model = loaded(folders["model"])
+    before = plain(model, prompt)
+    layer(model).register_forward_hook(lambda _, __, output: output.roll(3, -1))
+    layer(model).self_attn.register_forward_pre_hook(lambda *given: None)
+    patch_forward(model.model.layers[2].input_layernorm, lambda own: lambda hidden: 2 * own(hidden))
+    changed = plain(model, prompt)
+    assert changed != before
+    assert drafted(model, eexit.load(folders["drafts"]), prompt) == changed
+
+
+def test_hooks_run_where_their_layers_do(folders: Folders, prompt: list[int]) -> None:
+    model, setting, calls = loaded(folders["model"]), eexit.load(folders["exits"]), Counter[int]()
+    run(model, setting, [prompt])  # which looks at the model
+    for index, each in enumerate(model.model.layers):
+        each.register_forward_hook(lambda _, __, output, index=index: calls.update([index]))
+    [(_, exit_layers)] = run(model, setting, [prompt])
+    assert len(set(exit_layers)) > 1
+    assert calls == {index: sum(exit >= index for exit in exit_layers) for index in range(len(model.model.layers))}
+
+
+def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, prompt: list[int]) -> None:
+    """Settings look at the model when they are first used, here all at once."""
+    others = [prompt for prompt, _, _ in texts_of(folders["sweep"], DRAFT)]
+
+    def tasks(model: PreTrainedModel) -> list[Callable[[], Any]]:
+        exits, drafts = eexit.load(folders["exits"]), eexit.load(folders["drafts"])
+        return [
+            lambda: [plain(model, prompt) for _ in range(4)],
+            *[lambda setting=setting: run(model, setting, others) for setting in (exits, exits, drafts)],
+        ]
+
+    alone = [task() for task in tasks(loaded(folders["model"]))]
+    with ThreadPoolExecutor(4) as threads:
+        together = [threads.submit(task) for task in tasks(loaded(folders["model"]))]
+    assert [each.result() for each in together] == alone
 
 
 def test_a_changed_model_is_looked_at_when_the_setting_is_loaded_again(folders: Folders, prompt: list[int]) -> None:

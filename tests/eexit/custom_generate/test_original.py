@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from byte_model import save_byte_model
-from eexit.decode.steps.batch import Batch
 
 from eexit import (
     KLExitGenerator,
@@ -18,8 +17,9 @@ from eexit import (
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
+from eexit.decode.batch import Batch
 from eexit.decode.decoders import Decoders
-from eexit.decode.engine import Engine
+from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
@@ -201,24 +201,23 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
-        batch = new_batch(engine, decoders, requests)
+        batch = new_batch(engine, kind, decoders, requests)
         held.append(weakref.ref(batch))
         return batch
 
     def refuse(_: torch.nn.Module, __: object) -> None:
         batch = held[-1]() if held else None
-        if batch is not None and batch.n_rows > 1:
-            failures.append(batch.n_rows)
+        if batch is not None and batch.rows.n_rows > 1:
+            failures.append(batch.rows.n_rows)
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Engine, "_new_batch", watched)
     requests = list(generator.requests(runs).values())
     n_prompt = len(requests[0].prompt_token_ids)
-    row = Batch.row_bytes(
-        generator.engine.decoders, generator.engine.decoding, n_prompt + generator.config.max_new_tokens, requests
-    )
+    length = n_prompt + generator.config.max_new_tokens
+    row = row_bytes(True, generator.engine.decoders, generator.engine.decoding, length, requests)
     monkeypatch.setattr("eexit.decode.engine.budget_of", lambda decoder, memory_share: 3 * row)
     decoding = replace(generator.engine.decoding, rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))

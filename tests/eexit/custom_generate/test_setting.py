@@ -400,13 +400,16 @@ def looks(model: PreTrainedModel) -> dict[str, Any]:
     return {
         "weights": [(each.data_ptr(), each._version, each.requires_grad) for each in model.parameters()],
         "numbers": hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest(),
-        "modules": [(name, type(module), id(module), sorted(vars(module))) for name, module in model.named_modules()],
+        "modules": {
+            name: (type(module), id(module), [(own, id(value)) for own, value in vars(module).items()])
+            for name, module in model.named_modules()
+        },
+        "children": [[(name, id(child)) for name, child in module.named_children()] for module in model.modules()],
         "hooks": [
-            len(getattr(module, kind))
+            [*getattr(module, kind)]
             for module in model.modules()
             for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
         ],
-        "training": [module.training for module in model.modules()],
         "config": model.config.to_json_string(use_diff=False),
         "attention": model.config._attn_implementation,
         "generation": model.generation_config.to_json_string(use_diff=False),
@@ -414,21 +417,34 @@ def looks(model: PreTrainedModel) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_users_model_stays_as_it_was_also_while_it_generates(
+def test_the_users_model_stays_as_it_was_also_while_a_layer_runs_and_after_an_exception(
     folders: Folders, prompts: list[list[int]], packed: bool
 ) -> None:
-    model = loaded(folders["model"])
-    before, during = looks(model), []
-
-    class Looking(Recorded):
-        def put(self, value: Tensor) -> None:
-            during.append(looks(model))
-
+    model, during = loaded(folders["model"]), list[dict[str, Any]]()
     plain = model.generate(torch.tensor(prompts[:1]), max_new_tokens=4)  # type: ignore[operator]
-    run(model, eexit.load(folders["exits"], packed), prompts[:1], streamer=Looking())
+    layer = model.get_submodule("model.layers.2")
+    layer.register_forward_hook(lambda *_: during.append(looks(model)))
+
+    class Failing(Recorded):
+        def put(self, value: Tensor) -> None:
+            super().put(value)
+            if len(self.put_tokens) > 2:
+                raise KeyboardInterrupt
+
+    before, setting = looks(model), eexit.load(folders["exits"], packed)
+    run(model, setting, prompts[:1])
+    with pytest.raises(KeyboardInterrupt):
+        run(model, setting, prompts[:1], streamer=Failing())
     assert all(each == before for each in [*during, looks(model)])
-    assert len(during) == 1 + N_TOKENS
+    assert len(during) > N_TOKENS
     assert model.generate(torch.tensor(prompts[:1]), max_new_tokens=4).tolist() == plain.tolist()  # type: ignore[operator]
+
+
+def test_no_weight_is_copied(model: PreTrainedModel, setting: Setting, prompts: list[list[int]]) -> None:
+    run(model, setting, prompts[:1])
+    held = [each for each in gc.get_objects() if isinstance(each, Decoder) and each.layers[0] is model.model.layers[0]]
+    own = {id(parameter) for parameter in model.parameters()}
+    assert {id(each) for decoder in held for each in decoder.model.parameters()} == own
 
 
 def test_a_model_that_is_forgotten_is_freed(folders: Folders, prompts: list[list[int]]) -> None:
