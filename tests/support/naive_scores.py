@@ -14,7 +14,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
-from eexit.reference.generation import LEAVE, Student, draw, leaving, read_after, read_exits, run
+from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
 from eexit.reference.rules import STOPS, Seen
 
 
@@ -26,7 +26,7 @@ def score_naively(
     configuration, mode = request.configuration, request.configuration.mode
     assert not isinstance(configuration, Exit) or configuration.rule in ONLINE
     u_exit = exit_draws(request.seed, list(request.prompt_token_ids), len(text))
-    student, final = Student(DynamicCache(config=model.config)), decoder.n_layers - 1
+    student, final = DeployedRow(DynamicCache(config=model.config)), decoder.n_layers - 1
     if request.prompt_token_ids:
         run(model, decoder, torch.tensor([request.prompt_token_ids]), student)
     scored = []

@@ -338,7 +338,7 @@ class ExitPass(KnownExits):
         assert self.picked, "every token was read where it left, or here"
         return ExitsTaken(
             self.exit_D, self._finish_probabilities(), self.evidence_DE, bool(self.deciding.rules), self.picked,
-            ready_DH, self._missed(),
+            ready_DH, self._missed(self.picked),
         )  # fmt: skip
 
     def _finish_probabilities(self) -> Tensor:
@@ -354,7 +354,7 @@ class ExitPass(KnownExits):
         prob_DX[:, -1] = torch.where(through_D, self.passed_D, prob_DX[:, -1])
         return prob_DX
 
-    def _missed(self) -> Tensor | None:
+    def _missed(self, picked: Picked) -> Tensor | None:
         """Flag the tokens that left by what a screen took for the likeliest token, and was not: (D,) bool."""
         if not self.decoding.screen or self.likeliest_DE is None:
             return None
@@ -363,4 +363,4 @@ class ExitPass(KnownExits):
             reads_D |= (self.deciding.rule_D == index) & rule.reads
         at_D = self.exit_D.clamp(max=self.likeliest_DE.shape[1] - 1)
         likeliest_D = self.likeliest_DE.gather(1, at_D[:, None])[:, 0]
-        return self.left_D & reads_D & (likeliest_D != self.picked.likeliest_B)
+        return self.left_D & reads_D & (likeliest_D != picked.likeliest_B)

@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_model
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.decode import screening
+from eexit.decode.learned import screening
 from eexit.decode.learned.screening import moment_of, second_moment
 from eexit.model.layers import Decoder
 
