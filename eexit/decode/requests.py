@@ -1,23 +1,41 @@
 """The engine's input and output: requests, how they are decoded, and their outcomes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from eexit.decode.costs.counting import Counts
 from eexit.decode.costs.draft_rounds import Rounds
+from eexit.method.gate import Gate
+from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS, Readout
+from eexit.method.screen import Screen
+from eexit.method.state_maps import StateMaps
 from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Exit
 from eexit.results.token_columns import TokenColumns
 
-if TYPE_CHECKING:
-    from eexit.method.gate import Gate
-    from eexit.method.probes import Probe
-    from eexit.method.screen import Screen
-    from eexit.method.state_maps import StateMaps
+
+@dataclass(frozen=True)
+class Request:
+    """One row to generate."""
+
+    prompt_token_ids: tuple[int, ...]
+    configuration: Configuration
+    seed: int = 0
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether its rule looks at the full-depth pass, which then runs beside it."""
+        return isinstance(self.configuration, Exit) and self.configuration.is_oracle
+
+
+@dataclass(frozen=True)
+class RowSoFar:
+    """What a row has generated, for what looks at it while it decodes."""
+
+    request: Request
+    token_ids: Sequence[int]
+    exit_layers: Sequence[int]  # of the same tokens
 
 
 @dataclass(frozen=True)
@@ -55,29 +73,6 @@ class Decoding:
         """At how many layers the full-depth model is read, of the exitable ones and then the final one: the last of
         them."""
         return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.observe]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One row to generate."""
-
-    prompt_token_ids: tuple[int, ...]
-    configuration: Configuration
-    seed: int = 0
-
-    @property
-    def is_oracle(self) -> bool:
-        """Whether its rule looks at the full-depth pass, which then runs beside it."""
-        return isinstance(self.configuration, Exit) and self.configuration.is_oracle
-
-
-@dataclass(frozen=True)
-class RowSoFar:
-    """What a row has generated, for what looks at it while it decodes."""
-
-    request: Request
-    token_ids: Sequence[int]
-    exit_layers: Sequence[int]  # of the same tokens
 
 
 @dataclass(frozen=True, kw_only=True)

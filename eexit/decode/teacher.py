@@ -24,7 +24,8 @@ from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder, Inputs, Layer
 
 PREFILLED_TOKENS: Final = 2048  # of prompts that go through the layers together
-OBSERVED_TOKENS: Final = 2048  # of finished texts, but those of one row at least
+OBSERVED_TOKENS: Final = 2048  # of finished texts, likewise, but those of one row at least
+READ_TOKENS: Final = 256  # of finished texts whose logits are kept at a time
 # Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
 MAX_BATCH_SIZES: Final = 16
 
@@ -161,38 +162,36 @@ def observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, o
 
     Their prompts are in the cache already, if the teacher made it. `observed` is called with numbers of tokens.
     """
-    first = np.zeros(len(slots), np.int64) if not decoders.are_one else rows.n_prompt[slots]
-    start = int((rows.first[slots] + first).min())  # the first column that is run
-    size = max(1, OBSERVED_TOKENS // max(1, rows.end - start))
-    for begin in range(0, len(slots), size):
-        some = slots[begin : begin + size]
-        observed(_observe(rows, decoders, cache, some, start))
+    slots = slots[rows.n_tokens[slots] > 1]  # the prompt's pass has said it of first tokens
+    if not len(slots):
+        return
+    n_run = int((rows.n_tokens + (0 if decoders.are_one else rows.n_prompt))[slots].max()) - 1
+    size = max(1, OBSERVED_TOKENS // n_run)
+    for start in range(0, len(slots), size):
+        observed(_observe(rows, decoders, cache, slots[start : start + size], n_run))
 
 
-def _observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, start: int) -> int:
-    decoder, decoding, column_T = decoders.teacher, rows.decoding, np.arange(start, rows.end)
-    index_BT = column_T - rows.first[slots][:, None]  # in the text, the prompt included
-    ids = np.zeros(index_BT.shape, np.int64)
-    for row, slot in enumerate(slots.tolist()):
-        text = np.array([*rows.prompt(slot), *rows.token[slot, : rows.n_tokens[slot]].tolist()])
-        ids[row] = np.where(index_BT[row] >= 0, text[np.maximum(index_BT[row], 0)], 0)
-    is_decided_BT = index_BT >= rows.n_prompt[slots][:, None]
-    row_N, at_N = np.nonzero(is_decided_BT)
-    output_N = index_BT[row_N, at_N] - rows.n_prompt[slots][row_N] + 1  # among the row's generated tokens
-    if not len(row_N):
-        return 0
-    next_N = rows.token[slots[row_N], output_N]
-    texts = ids, np.maximum(index_BT, 0), slots.copy(), np.arange(len(slots))
-    tokens = row_N, at_N, slots[row_N], output_N, next_N
-    sent = to_device([*texts, *tokens], decoder.device)
-    token_BT, position_BT, slot_B, row_B, own_N, column_N, slot_N, index_N, next_token_N = sent
-    seen_BC = rows.seen(rows.end)[slot_B]
+def _observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, n_run: int) -> int:
+    """Run the last `n_run` tokens of these rows but the very last, and record what is said after them."""
+    decoder, n_tokens_B = decoders.teacher, rows.n_tokens[slots]
+    texts = [
+        [*rows.prompt(slot), *rows.token[slot, : n - 1]]
+        for slot, n in zip(slots.tolist(), n_tokens_B.tolist(), strict=True)
+    ]
+    whole = aligned(texts, rows.end, decoder.device)
+    inputs = replace(whole, token_BT=whole.token_BT[:, -n_run:], position_BT=whole.position_BT[:, -n_run:])
+    row_N = np.repeat(np.arange(len(slots)), n_tokens_B - 1)
+    index_N = np.concatenate([np.arange(1, n) for n in n_tokens_B])  # of what was said, among generated tokens
+    column_N, slot_N = index_N - n_tokens_B[row_N], slots[row_N]  # columns count from the end
+    parts = [slots.copy(), row_N, column_N, slot_N, index_N, rows.token[slot_N, index_N]]
+    slot, row, column, at_slot, at_index, said = to_device(parts, decoder.device)
     own = decoder.cache(len(slots), rows.end)
-    if decoders.are_one and start > 0:
-        own.copy_rows(cache, slot_B, row_B)
-    exits = [*decoding.exitable_layers, decoder.n_layers - 1][-decoding.n_observed :]
-    streams_BTXW = teacher_pass(decoder, exits, Inputs(token_BT, position_BT, seen_BC), own, slice(None))
-    reading = read_layers(decoder, streams_BTXW[own_N, column_N], decoding)
-    for name, values in reading.columns(next_token_N, decoding.observe).items():
-        rows.records[name][slot_N, index_N] = values.to(rows.records[name].dtype)
+    if decoders.are_one:
+        own.copy_rows(cache, slot, torch.arange(len(slot), device=slot.device))
+    exits = [*rows.decoding.exitable_layers, decoder.n_layers - 1][-rows.decoding.n_observed :]
+    streams_NXW = teacher_pass(decoder, exits, inputs, own, slice(None))[row, column]
+    for some in torch.arange(len(row), device=row.device).split(READ_TOKENS):
+        reading = read_layers(decoder, streams_NXW[some], rows.decoding)
+        for name, values in reading.columns(said[some], rows.decoding.observe).items():
+            rows.records[name][at_slot[some], at_index[some]] = values.to(rows.records[name].dtype)
     return len(row_N)

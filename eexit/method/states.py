@@ -5,7 +5,10 @@ and reports know no state by name. This module does not import torch.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, Protocol
+
+WRITES, MAPS, COPIES, HIDES = "writes", "maps", "copies", "hides"  # what a state may do in a layer, see `left_behind`
 
 
 class Exited(Protocol):
@@ -143,6 +146,33 @@ class Skip:
 def alters(state: State) -> bool:
     """Whether exits alter what later tokens see; else keys and values are those of full depth, in the end."""
     return state.first_altered(0) is not None
+
+
+class _Noted:
+    """Notes which of `Exited`'s methods a state calls."""
+
+    called = ""
+
+    def write_keys(self, layer: int) -> None:
+        self.called = WRITES
+
+    def write_mapped_keys(self, layer: int) -> None:
+        self.called = MAPS
+
+    def copy_keys(self, layer: int) -> None:
+        self.called = COPIES
+
+    def hide(self, layer: int) -> None:
+        self.called = HIDES
+
+
+@cache
+def left_behind(state: State, layer: int) -> str:
+    """What a state does in a layer past an exit: WRITES, MAPS, COPIES, HIDES or, if it alters nothing, ""."""
+    noted = _Noted()
+    if alters(state):
+        state.fill(layer, noted)
+    return noted.called
 
 
 STATES: Final[dict[str, State]] = {

@@ -30,9 +30,9 @@ PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70,
 
 
 ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
-# One of each way in which a decoder runs layers, for what the engine does with them beyond invariants 1 and 3.
+# One of each way in which layers are called, for what the engine does with them beyond invariants 1 and 3.
 KINDS = (
-    *ARCHITECTURES,  # our attention, without windows and with; all of a layer's products from one matrix; experts
+    *ARCHITECTURES,  # without windows and with; queries, keys and values from one matrix; experts
     "gpt2", "opt",  # arguments by position and learned positions; a projection before the head
     "phimoe", "deepseek_v3", "gpt_oss",  # angles that switch at a length; keys that are expanded; sinks
     "gpt_neo", "falcon", "bloom", "mpt", "diffllama",  # attention of their own, each with other arguments

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES, State, alters
+from eexit.method.states import HIDES, MAPS, STATES, WRITES, State, alters, left_behind
 from eexit.plan.configuration import PERFECT, Configuration, Exit, Normal
 
 COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
@@ -120,10 +120,10 @@ def needed(
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
         return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
-    left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers))]  # none in layer 0
-    written_before = np.cumsum([0, *(in_layer.writes for in_layer in left)])  # in how many of the layers before each
+    written_before = _written_before(state, n_layers)
     keys_T = written_before[reached_T] - written_before[depth_T]
-    hides_L1, layer_L1 = np.array([[in_layer.hides] for in_layer in left]), np.arange(n_layers)[:, None]
+    hides_L1 = np.array([[layer > 0 and left_behind(state, layer) == HIDES] for layer in range(n_layers)])
+    layer_L1 = np.arange(n_layers)[:, None]
     return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hides_L1 & (layer_L1 >= depth_T)
 
 
@@ -180,7 +180,7 @@ def _layers_and_keys(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n
     counts, _ = needed(exit_layer_T, exitable_layers, n_layers, state)
     if not alters(state):
         return counts
-    written_before = np.cumsum([0, 0, *(_left_by(state, layer).writes for layer in range(1, n_layers))])
+    written_before = _written_before(state, n_layers)
     return replace(counts, keys_T=written_before[n_layers] - written_before[exit_layer_T + 1])
 
 
@@ -206,6 +206,12 @@ def cost_columns(
     }
 
 
+def _written_before(state: State, n_layers: int) -> np.ndarray:
+    """In how many of the layers before each one, and before the end, a state writes keys; in layer 0 it never does."""
+    writes = [layer > 0 and left_behind(state, layer) in (WRITES, MAPS) for layer in range(n_layers)]
+    return np.cumsum([0, *writes])
+
+
 def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
     """The greatest depth of any later token; 0 for the last token."""
     deepest_T = np.zeros_like(depth_T)
@@ -224,27 +230,3 @@ def looks_of(reads_TX: np.ndarray) -> np.ndarray:
     looks_TXK = np.zeros((*reads_TX.shape, len(LOOKS)), np.int64)
     looks_TXK[..., LOOKS.index("head_reads")] = reads_TX
     return looks_TXK
-
-
-@dataclass
-class _Left:
-    """What a state does in one layer for tokens that have exited, as `states.Exited`. Copies cost nothing."""
-
-    writes: bool = False
-    hides: bool = False
-
-    def write_keys(self, layer: int) -> None:
-        self.writes = True
-
-    write_mapped_keys = write_keys
-
-    def copy_keys(self, layer: int) -> None: ...
-
-    def hide(self, layer: int) -> None:
-        self.hides = True
-
-
-def _left_by(state: State, layer: int) -> _Left:
-    left = _Left()
-    state.fill(layer, left)
-    return left

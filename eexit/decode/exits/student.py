@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eexit.decode.reading.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
-from eexit.method.states import STATES, alters
+from eexit.method.states import COPIES, HIDES, MAPS, STATES, WRITES, alters, left_behind
 from eexit.model.cache import KVCache
 from eexit.model.keys_alone import Projection
 from eexit.model.layers import Decoder, Inputs, Layer
@@ -37,26 +37,6 @@ class Left:
         if what not in self.found:
             self.found[what] = find()
         return self.found[what]
-
-
-@dataclass
-class Does:
-    """What a state does in a layer, as `states.Exited` asks for it: it writes keys, by state maps or not, copies those
-    of the layer before, or hides tokens."""
-
-    what: str = ""
-
-    def write_keys(self, layer: int) -> None:
-        self.what = "writes"
-
-    def write_mapped_keys(self, layer: int) -> None:
-        self.what = "maps"
-
-    def copy_keys(self, layer: int) -> None:
-        self.what = "copies"
-
-    def hide(self, layer: int) -> None:
-        self.what = "hides"
 
 
 class Leaving:
@@ -94,10 +74,10 @@ class Leaving:
     def write(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> None:
         """Write what tokens leave in a layer that all of them have left before, without running it."""
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
-        does = {self._does(name, layer.index) for name in self.states}
-        if does & {"writes", "maps"}:
+        does = {left_behind(STATES[name], layer.index) for name in self.states}
+        if does & {WRITES, MAPS}:
             layer.write_keys(entering_BTW, projections)
-        elif "copies" in does:
+        elif COPIES in does:
             self.cache.copy_layer(layer.index - 1, layer.index, hidden_BTW.shape[1])
         self.cache.rewrite = None
 
@@ -106,15 +86,15 @@ class Leaving:
         index, projections = layer.index, list[Projection]()
         by_what: dict[str, tuple[str, ...]] = {}
         for name in self.states:
-            what = self._does(name, index)
+            what = left_behind(STATES[name], index)
             by_what[what] = (*by_what.get(what, ()), name)
-        if hiding := by_what.get("hides"):
+        if hiding := by_what.get(HIDES):
             self.cache.hide(index, self._of(hiding, left))
         layer = layer.without(self.cache.hidden.get(index))
         device = layer.decoder.device_of(index)
-        if copying := by_what.get("copies"):
+        if copying := by_what.get(COPIES):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
-        if mapping := by_what.get("maps"):
+        if mapping := by_what.get(MAPS):
             assert self.maps, "a state that maps needs state maps"
             mapped = self._mapped(mapping, index, left, device)
             if mapped and self.maps.form == KEYS:
@@ -137,13 +117,6 @@ class Leaving:
             return left.find(states, find).to(device)
 
         return left.find(states, find) if device is None else left.find((states, device), there)
-
-    @staticmethod
-    def _does(state: str, layer: int) -> str:
-        does = Does()
-        if alters(STATES[state]):
-            STATES[state].fill(layer, does)
-        return does.what
 
     def _copied(self, copied_BT: Tensor, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values, (B, H, T, D), with those of the layer before where `copied_BT` is True."""

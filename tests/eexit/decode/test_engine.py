@@ -1,28 +1,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from math import prod
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from eexit.decode.rows.prefixes import padded
-from eexit.model.views import CacheView
-from long_llama import LONG
 from references import decoder_of
-from torch.profiler import profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from traces import assert_same, kl_request, traces_of
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from eexit.decode import rows, teacher
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Request, Trace
-from eexit.decode.rows import prefixes, slots
-from eexit.decode.teacher import PROMPT_STEP_TOKENS
-from eexit.model.layers import Decoder
+from eexit.decode.teacher import padded
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import MODES, Draft, Exit, Normal
 from eexit.results.token_columns import LENGTH, STOP
@@ -48,17 +40,16 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
         handle.remove()
 
 
-def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter[int]) -> None:
+@pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
+def test_students_run_neither_what_their_teacher_ran_nor_blocks_beyond_where_all_have_left(
+    llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
+) -> None:
+    requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
     engine = Engine(decoder_of(llama), DECODING)
-    requests = [kl_request(PROMPT, "frozen_residual", k) for k in (0.0, 0.3, 1.0, 3.0)]
     rows_run.clear()
-    outcomes = traces_of(engine.generate(requests))
-    exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
-    assert len(set(exits)) == 4
-    for layer in range(7):
-        teacher = PROMPT_STEP_TOKENS + n_seen(outcomes.values(), n_slots=4)
-        student = (exits >= layer).sum() if layer > 2 else 0  # up to the fork, layer 2, they are one pass
-        assert rows_run[layer] == teacher + student
+    teacher = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
+    for layer in range(7):  # up to the fork, layer 2, they are one pass
+        assert rows_run[layer] == teacher + (3 * deep_steps if layer > 2 else 0)
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
@@ -77,23 +68,23 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
     ],
     ids=["unfrozen", "alike", "apart"],
 )
-@pytest.mark.parametrize("rows", [64, 3])
+@pytest.mark.parametrize("n_slots", [64, 3])
 def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
-    llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], rows: int
+    llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], n_slots: int
 ) -> None:
-    engine = Engine(decoder_of(llama), replace(DECODING, rows=rows))
+    engine = Engine(decoder_of(llama), replace(DECODING, rows=n_slots))
     rows_run.clear()
     outcomes = traces_of(engine.generate(requests))
-    at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
-    seen = sum(n_seen((outcomes[index] for index in indices), min(rows, len(requests))) for indices in at_once)
-    assert set(rows_run.values()) == {PROMPT_STEP_TOKENS + seen}
-    assert rows == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
+    at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
+    seen = sum(n_seen((outcomes[index] for index in indices), min(n_slots, len(requests))) for indices in at_once)
+    assert set(rows_run.values()) == {len(PROMPT) * len(at_once) + seen}
+    assert n_slots == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
 
 
 def test_passes_take_few_numbers_of_rows() -> None:
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
-        assert len(sizes - {0}) <= prefixes.MAX_BATCH_SIZES
+        assert len(sizes - {0}) <= teacher.MAX_BATCH_SIZES
         assert max(sizes) == most
     assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
 
@@ -103,91 +94,10 @@ def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monke
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
-    monkeypatch.setattr(prefixes, "MAX_BATCH_SIZES", 2)
+    monkeypatch.setattr(teacher, "MAX_BATCH_SIZES", 2)
     twice = dict(engine.generate(requests))
     for index, trace in once.items():
         assert_same(twice[index], trace)
-
-
-@dataclass
-class Written(TorchDispatchMode):
-    """Elements that operators make anew: outside attention all of them, within it those of the largest."""
-
-    outside: int = 0
-    largest_in_attention: int = 0
-    attending: bool = False
-
-    def __post_init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
-                if self.attending:
-                    self.largest_in_attention = max(self.largest_in_attention, leaf.numel())
-                else:
-                    self.outside += leaf.numel()
-        return result
-
-
-def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager[Any]) -> None:
-    """Generate for a row without a student, one that never exits and one that always does, the fourth step watched."""
-    n_steps = 0
-
-    def progress(_: int) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 3:
-            manager.__enter__()
-        if n_steps == 4:
-            manager.__exit__(None, None, None)
-
-    prompt = tuple(token % 97 for token in range(n_prompt))
-    modes = [("normal", None), ("frozen_residual", 1e9), ("frozen_residual", 0.0)]
-    list(engine.generate([kl_request(prompt, mode, k) for mode, k in modes], progress))
-
-
-def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    engine = Engine(Decoder(LlamaForCausalLM(LONG).eval()), DECODING)
-    attend = CacheView.attend
-
-    def step(n_prompt: int) -> Written:
-        written = Written()
-
-        def watched(*args: Any) -> torch.Tensor:
-            written.attending = True
-            result = attend(*args)
-            written.attending = False
-            return result
-
-        monkeypatch.setattr(CacheView, "attend", watched)
-        during_a_step(engine, n_prompt, written)
-        return written
-
-    short, long = step(40), step(640)
-    assert short.outside == long.outside > 0
-    rows, key_heads, width = 3, 2, 16
-    assert 0 < long.largest_in_attention < rows * key_heads * width * 640, "a layer's keys or values were copied"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_product_copies_the_cache(dtype: torch.dtype) -> None:
-    """A batched product silently makes a whole of operands that are a part of something."""
-    torch.manual_seed(0)
-    engine = Engine(Decoder(LlamaForCausalLM(LONG).eval().to(dtype)), DECODING)
-    profiler = profile(record_shapes=True)
-    during_a_step(engine, 600, profiler)
-    copied = [
-        prod(event.input_shapes[0]) for event in profiler.events()
-        if event.name in ("aten::copy_", "aten::clone", "aten::contiguous") and event.input_shapes
-    ]  # fmt: skip
-    rows, key_heads, width = 3, 2, 16
-    assert 0 < max(copied) < rows * key_heads * width * 600
 
 
 def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
@@ -250,16 +160,22 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> 
     assert isinstance(outcomes[1], Trace)
 
 
-def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel) -> None:
-    engine, request = Engine(decoder_of(llama), replace(DECODING, rows=1)), kl_request(PROMPT, "frozen_residual", 0.3)
+@pytest.mark.parametrize(
+    "exit", [Exit("frozen_residual", "kl", 0.3), Exit("unfrozen", "confidence", 0.3), Exit("skip", "confidence", 0.3)]
+)
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel, exit: Exit, n_rows: int) -> None:
+    """Nor do rows that are there meanwhile. The longer prompt's keys and values are NaN in more columns."""
+    engine, request = Engine(decoder_of(llama), replace(DECODING, rows=n_rows)), Request(PROMPT, exit)
     [(_, expected)] = engine.generate([request])
     assert isinstance(expected, Trace)
     unused = min(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
+    broken = replace(request, prompt_token_ids=(unused,) * 9)
     with broken_token(llama, unused):
-        outcomes = dict(engine.generate([replace(request, prompt_token_ids=(unused,) * 9), request]))
-    assert isinstance(outcomes[0], Failure)
-    assert isinstance(outcomes[1], Trace)
-    assert outcomes[1].token_id_T.tolist() == expected.token_id_T.tolist()
+        outcomes = dict(engine.generate([broken, request, broken, request]))
+    for index, outcome in outcomes.items():
+        assert isinstance(outcome, Trace if index % 2 else Failure)
+        assert isinstance(outcome, Failure) or outcome.token_id_T.tolist() == expected.token_id_T.tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -270,7 +186,7 @@ def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
     assert decoder.context is not None
     modes = [mode for mode in MODES if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]
-    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 4)
+    monkeypatch.setattr(rows, "FIRST_ROOM_TOKENS", 4)
     for n_tokens in (12, 10**9):
         decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)
         outcomes = traces_of(Engine(decoder, decoding).generate(requests))

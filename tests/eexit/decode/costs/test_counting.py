@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from itertools import product
@@ -11,13 +12,11 @@ import pytest
 import torch
 from axes import EXITABLE
 from card import Card
-from eexit.model.layer_calls import named
-from eexit.model.support.watching import configs_of
 from on_cards import decoder_there
 from ran import Products
 from references import decoder_of, packed_decoder_of, shared_model
 from tiny_models import VOCABULARY
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
@@ -25,8 +24,7 @@ from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth,
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding
 from eexit.method.states import STATES
-from eexit.model.cache import KVCache
-from eexit.model.layers import Decoder
+from eexit.model.layers import Decoder, Inputs, Layer, Visit
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
@@ -44,13 +42,13 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
     """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
+    model.set_attn_implementation("eager")
     counter, cache = Products(), DynamicCache(config=model.config)  # drops keys that no window holds
     token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
-    with named(["eager"] * len(configs_of(model)), configs_of(model)):
-        model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
-        with counter:
-            for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
-                model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
+    model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
+    with counter:
+        for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
+            model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
     return counter.multiply_adds
 
 
@@ -96,25 +94,29 @@ TOGETHER = {"c_attn", "query_key_value", "Wqkv", "qkv_proj"}  # queries, keys an
 
 @torch.inference_mode()
 def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_model: PreTrainedModel) -> None:
-    decoder, called, whole = decoder_of(any_model), Counter[str](), KVCache(1, 2)
-    alone, position_12 = KVCache(1, 2), torch.arange(2)[None]
+    decoder, called, inputs = decoder_of(any_model), Counter[str](), Inputs.of([[7, 8]], torch.device("cpu"))
+    alone, whole = decoder.cache(1, 2), decoder.cache(1, 2)
     handles = [
         module.register_forward_pre_hook(lambda _, __, path=path: called.update([path]))
         for path, module in any_model.named_modules()
         if path.rpartition(".")[2] in QUERIES | KEYS_AND_VALUES | TOGETHER
     ]
     paths_of = {layer: path for path, layer in any_model.named_modules() if layer in set(decoder.layers)}
-    with decoder.attending():
-        hidden_12W, layer_pass = decoder.begin(position_12 + 7, decoder.view(alone, position_12, 2))
-        for layer in range(N_LAYERS):
-            layer_pass.write_keys(layer, hidden_12W)
-        for handle in handles:
-            handle.remove()
-        _, layer_pass = decoder.begin(position_12 + 7, decoder.view(whole, position_12, 2))
-        for layer in range(N_LAYERS):
-            layer_pass.block(layer, hidden_12W)
-            for ours, its in zip(alone.held(layer), whole.held(layer), strict=True):
-                assert torch.equal(ours, its)
+
+    def visiting(run: Callable[[Layer, Tensor], object]) -> Visit:
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            run(layer, hidden_BTW)
+            return hidden_BTW  # the same enters every layer
+
+        return visit
+
+    decoder.run(visiting(Layer.write_keys), inputs, alone)
+    for handle in handles:
+        handle.remove()
+    decoder.run(visiting(Layer.run), inputs, whole)
+    for ours, its in zip(alone.columns, whole.columns, strict=True):
+        assert torch.equal(ours.keys, its.keys)
+        assert torch.equal(ours.values, its.values)
     prices = prices_of(decoder)
     assert prices.keys_L.tolist() == prices_of(packed_decoder_of(any_model)).keys_L.tolist()
     for module, keys in zip(decoder.layers, prices.keys_L, strict=True):

@@ -11,9 +11,8 @@ from references import decoder_of, packed_decoder_of, shared_model
 from rows import KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
-from untrained import N_LAYERS, STATE_MAPS, WIDTH, key_maps, stream_maps
+from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
@@ -38,14 +37,13 @@ def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_invariant_3_maps_to_keys_and_values_match_the_reference_where_layers_have_projections(
-    monkeypatch: pytest.MonkeyPatch, architecture: str
+    architecture: str,
 ) -> None:
     model = shared_model(architecture)
     if not all(alone.projections for alone in decoder_of(model).for_keys):
         with pytest.raises(AssertionError):
             key_maps(decoder_of(model))
         return
-    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
     decoding, requests = decoding_of(decoder_of(model), KEYS), requests_of(model)[:2]
     together = as_reference(model, requests, decoding)
     assert_same(together[0], generate(model, requests[:1], decoding)[0])
@@ -92,7 +90,7 @@ def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(llama: PreTrainedMod
     decoder = decoder_of(llama)
     decoding = replace(decoding_of(decoder, form), observe="none")
     request = Request(PROMPTS[0], Exit(MODE, "confidence", some(llama, "confidence")[0]), 3)
-    alone = run_alone(llama, decoder, decoding, request)
+    alone = run_alone(decoder, decoding, request, priced=True)
     assert alone.counts.keys_T.max() > 1, "something must be mapped"
     assert alone.columns["cost_needed"] <= alone.columns["cost_run"]
 
@@ -109,10 +107,12 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
     assert find_prices(decoder, replace(SAMPLED, state_maps=None)).mapped_LL is None
 
 
-def test_tokens_that_wait_know_where_they_exited_when_rows_come_and_go(llama: PreTrainedModel) -> None:
-    """Rows of different lengths take each other's slots."""
-    decoding = replace(SAMPLED, state_maps=STATE_MAPS, rows=2, eos_token_ids=frozenset(range(0, 97, 11)))
-    exits = [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
-    requests = [Request(prompt, each, seed) for prompt in PROMPTS for each in exits for seed in (3, 4)]
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_that_left_at_different_layers_are_mapped_in_one_batch(llama: PreTrainedModel, form: str) -> None:
+    """Beside rows of other states, and as rows of different lengths take each other's slots."""
+    decoding = replace(decoding_of(decoder_of(llama), form), rows=3, eos_token_ids=frozenset(range(0, 97, 11)))
+    exits = [Exit(mode, "fixed", layer) for mode in (MODE, "frozen_residual") for layer in (1.0, 3.0, 4.0)]
+    exits += [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
+    requests = [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in exits]
     traces = as_reference(llama, requests, decoding)
     assert len({len(trace.token_id_T) for trace in traces}) > 2

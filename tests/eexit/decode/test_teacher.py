@@ -1,15 +1,16 @@
-"""How much full depth is asked about finished texts: that changes what is known of them, and not the texts."""
+"""What full depth is asked about texts: it changes what is known of them, and not the texts."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from references import decoder_of, save_adapter, shared_model
-from rows import PROMPTS, SAMPLED, each_rule, generate, grid
+from rows import PROMPTS, SAMPLED, assert_as_reference, each_rule, generate, grid, modes_of
 from torch import Tensor
 from traces import CLOSE, traces_of
 from transformers import PreTrainedModel
 
+from eexit.decode import teacher
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
@@ -45,14 +46,18 @@ def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architect
                 np.testing.assert_array_equal(mine, theirs, err_msg=field)
 
 
-def test_it_tells_how_many_tokens_of_finished_texts_were_observed(llama: PreTrainedModel) -> None:
-    """All but each text's first, which the prompt's pass observes, and those of full depth, which are as they come."""
-    observed: list[int] = []
-    engine = Engine(decoder_of(llama), replace(SAMPLED, rows=5))
-    requests = grid([Normal(), Exit("unfrozen", "fixed", 3.0)], PROMPTS[:2])
-    traces = traces_of(engine.generate(requests, observed=observed.append))
-    lengths = {index: len(trace.token_id_T) - 1 for index, trace in traces.items()}
-    assert sum(observed) == sum(n for index, n in lengths.items() if requests[index].configuration != Normal())
+@pytest.mark.parametrize("architecture", ["gemma3", "mpt"])
+def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """And all tokens are told of but each text's first, which the prompt's pass observes."""
+    monkeypatch.setattr(teacher, "OBSERVED_TOKENS", 15)
+    monkeypatch.setattr(teacher, "READ_TOKENS", 3)
+    model, observed = shared_model(architecture), list[int]()
+    requests = grid([Normal(), *(Exit(mode, "fixed", 3.0) for mode in modes_of(model))], PROMPTS[:2])
+    outcomes = Engine(decoder_of(model), SAMPLED).generate(requests, observed=observed.append)
+    traces = traces_of(outcomes)
+    assert_as_reference(model, requests, [traces[index] for index in range(len(requests))], SAMPLED)
+    assert sum(observed) == sum(len(trace.token_id_T) - 1 for trace in traces.values())
+    assert len(observed) > 2
 
 
 @pytest.mark.parametrize("observe", ["final", "none"])

@@ -88,7 +88,7 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     if looks_through == "screen":
         decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
     request = Request(PROMPTS[0], Exit("frozen_residual", "confidence", 0.3, layers), 3)
-    alone = run_alone(llama, decoder, decoding, request)
+    alone = run_alone(decoder, decoding, request)
     counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
     whole_T = looked_T if looks_through == "head" else 0 * looked_T

@@ -11,7 +11,7 @@ from rows import DECODING, KINDS, PROMPTS, SAMPLED, modes_of, together
 from traces import traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import scoring
+from eexit.decode import score as scoring
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.score import score, score_texts

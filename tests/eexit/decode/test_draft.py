@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE
-from ran import Ran, exactly, run_alone
+from ran import run_alone
 from references import decoder_of, shared_model
 from rows import ARCHITECTURES, DECODING, KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
 from sampled_texts import are_distributed_so, sequences
@@ -16,11 +16,11 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR
 
+from eexit.decode import rows
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.reading.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.rows import slots
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
@@ -100,35 +100,25 @@ def test_a_learned_readout_drafts(llama: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])
-def test_a_row_runs_what_it_says(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    exactly(monkeypatch)
-    draft = Draft(4, 3)
-    model = shared_model(architecture)
-    decoder = decoder_of(model)
-    ran = Ran(model, decoder, monkeypatch)
-    requests = [Request(REPEATING, draft)]
-    [trace] = traces_of(Engine(decoder, replace(DECODING, observe="none")).generate(requests)).values()
-    rounds, counts = trace.rounds, trace.counts
+def test_a_row_runs_what_it_says(architecture: str) -> None:
+    draft, decoder = Draft(4, 3), decoder_of(shared_model(architecture))
+    priced = architecture in ("llama", "gemma3", "gpt_neox")
+    alone = run_alone(decoder, replace(DECODING, observe="none"), Request(REPEATING, draft), priced=priced)
+    trace, counts, rounds = alone.trace, alone.counts, alone.trace.rounds
     assert rounds is not None
-    assert counts is not None
-    assert ran.ended_L.tolist() == [counts.layers_T.sum() / decoder.n_layers] * decoder.n_layers
-    assert ran.begun_L.tolist() == ran.ended_L.tolist(), "keys are never written alone"
-    n_layers_to_draft, n_read = draft.layer + 1, rounds.drafted_R.sum()
-    assert ran.reads == counts.looks_TX("head_reads").sum() == n_read + rounds.length_R.sum()
+    assert counts.keys_T.sum() == 0
+    n_layers_to_draft, n_read, n_decided = draft.layer + 1, rounds.drafted_R.sum(), len(trace.token_id_T) - 1
+    assert alone.ran.reads == n_read + rounds.length_R.sum()
     costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
-    columns = rounds.columns(draft, len(trace.token_id_T) - 1, costs)
-    assert columns["layer_calls"] == ran.calls_L.sum()
-    assert ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (decoder.n_layers - n_layers_to_draft)
-    assert rounds.given_R(len(trace.token_id_T) - 1).sum() == len(trace.token_id_T) - 1
+    columns = rounds.columns(draft, n_decided, costs)
+    assert columns["layer_calls"] == alone.ran.calls_L.sum()
+    assert alone.ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (
+        decoder.n_layers - n_layers_to_draft
+    )
+    assert rounds.given_R(n_decided).sum() == n_decided
     assert trace.drafted_T.sum() == columns["accepted"]
-    n_rounds, n_decided = len(rounds.input_index_R), len(trace.token_id_T) - 1
-    assert columns["expected_speedup"] == 8 * n_decided / (n_rounds * 8 + n_read * 6)
-
-
-def test_what_is_run_for_drafts_is_priced_position_by_position(llama: PreTrainedModel) -> None:
-    request = Request(REPEATING, DRAFTS[2])
-    columns = run_alone(llama, decoder_of(llama), replace(DECODING, observe="none"), request).columns
-    assert columns["cost_needed"] == columns["cost_full"] < columns["cost_run"]
+    assert columns["expected_speedup"] == 8 * n_decided / (len(rounds.input_index_R) * 8 + n_read * 6)
+    assert alone.columns["cost_needed"] == alone.columns["cost_full"] < alone.columns["cost_run"]
 
 
 def test_drafts_reach_beyond_the_room_that_records_have(
@@ -136,7 +126,7 @@ def test_drafts_reach_beyond_the_room_that_records_have(
 ) -> None:
     requests = requests_of(DRAFTS)
     expected = generate(llama, requests)
-    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)
+    monkeypatch.setattr(rows, "FIRST_ROOM_TOKENS", 3)
     for trace, its in zip(generate(llama, requests, replace(DECODING, rows=7)), expected, strict=True):
         assert_same(trace, its)
 

@@ -1,0 +1,188 @@
+"""Rows without a teacher: what their steps run, what they owe meanwhile, and rows that come and go."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import cache
+from itertools import cycle, product
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, control, some
+from ran import run_alone
+from references import decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, KINDS, PROMPTS, SAMPLED, as_reference, generate, modes_of, stands_for_others
+from tiny_models import GROUPED
+from traces import assert_same, traces_of
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from untrained import LINEAR
+
+from eexit.decode import engine, rows, teacher
+from eexit.decode.costs.counting import Counts, needed
+from eexit.decode.decoders import Decoders
+from eexit.decode.engine import Engine, row_bytes
+from eexit.decode.exits.student import Student
+from eexit.decode.requests import Decoding, Request
+from eexit.decode.score import score
+from eexit.method.rules import BLIND, ONLINE, Parameter
+from eexit.method.states import STATES
+from eexit.model import cache as kv_cache
+from eexit.model.cache import KVCache
+from eexit.plan.configuration import Exit, Normal
+
+FEW = replace(SAMPLED, observe="none")
+ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
+# States in which something is run past an exit; one that maps does what frozen_residual does, behind a map.
+RUN_ON = ("unfrozen", "frozen_residual")
+
+
+def confident(model: PreTrainedModel, modes: Sequence[str] | None = None) -> list[Exit]:
+    """An online rule in these modes, or in every one."""
+    return [Exit(mode, "confidence", some(model, "confidence")[0]) for mode in modes or modes_of(model)]
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(architecture: str) -> None:
+    model, seen = shared_model(architecture), set()
+    decoder, layer_L = decoder_of(model), np.arange(7)
+    for configuration in confident(model, None if stands_for_others(model) else RUN_ON):
+        request, priced = Request(PROMPTS[0], configuration, 3), architecture in ("llama", "gemma3", "gpt_neox")
+        alone = run_alone(decoder, FEW, request, priced=priced)
+        counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
+        least, _ = needed(exit_T, EXITABLE, decoder.n_layers, STATES[configuration.mode])
+        assert counts.layers_T.tolist() == least.layers_T.tolist()
+        writes = configuration.mode in ("frozen_residual", "mapped_residual")
+        assert counts.keys_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
+        assert counts.looks_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
+        seen |= set(exit_T.tolist())
+    assert len(seen) > 1
+
+
+def test_invariant_7_holds_for_every_rule_and_state(llama: PreTrainedModel) -> None:
+    """Also for those that look at nothing, at the stream alone, or through a probe."""
+    for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), STATES):
+        run_alone(decoder_of(llama), replace(FEW, readout=LINEAR), Request(PROMPTS[0], Exit(mode, rule, parameters[0])))
+
+
+def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
+    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in STATES]
+    assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(STATES)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "mpt"])
+def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cost_alone(architecture: str) -> None:
+    """Every online rule and every state, in few slots, while others owe."""
+    model = shared_model(architecture)
+    rules, modes = (*ONLINE, *BLIND), modes_of(model)
+    pairs = [*zip(rules, cycle(modes), strict=False), *product(rules[:1], modes)]
+    exits = [Exit(mode, rule, some(model, rule)[0]) for rule, mode in dict.fromkeys(pairs)]
+    requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate(exits)]
+    traces = as_reference(model, requests, ENDING, rows=3)
+    assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
+    for request, trace in list(zip(requests, traces, strict=True))[::4]:
+        [alone] = generate(model, [request], ENDING)
+        for field in fields(Counts):
+            np.testing.assert_array_equal(getattr(alone.counts, field.name), getattr(trace.counts, field.name))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    for module in (kv_cache, rows, engine):
+        monkeypatch.setattr(module, "SLACK_COLUMNS", 3)
+    monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
+    moved, move_left = list[int](), KVCache.move_left
+
+    def noted(cache: KVCache, n_columns: int) -> None:
+        moved.append(n_columns)
+        move_left(cache, n_columns)
+
+    monkeypatch.setattr(KVCache, "move_left", noted)
+    model = shared_model(architecture)
+    exits = [*confident(model), Exit("unfrozen", "kl", 0.5), Exit("frozen_residual", "kl", 0.5), Normal()]
+    requests = [Request(PROMPTS[seed % 3], exit, seed) for seed, exit in enumerate(exits)]
+    as_reference(model, requests, ENDING, rows=2)
+    assert moved
+
+
+N_LONG = 96
+LONG_TEXT = Decoding(EXITABLE, N_LONG, frozenset())
+SELDOM = control(95, 0, 0, 5)
+
+
+@cache
+def long_llama() -> PreTrainedModel:
+    """A Llama with room for long texts, in which many tokens are owed."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**GROUPED | {"max_position_embeddings": 256})).eval()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "parameter"),
+    [("unfrozen", "random", SELDOM), ("frozen_residual", "random", SELDOM), ("unfrozen", "confidence", 0.3)],
+)
+def test_the_invariants_hold_for_long_texts_in_which_many_tokens_are_owed(
+    mode: str, rule: str, parameter: Parameter
+) -> None:
+    model, configuration = long_llama(), Exit(mode, rule, parameter)
+    decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
+    trace = traces_of(Engine(decoder, LONG_TEXT).generate(requests))[1]
+    assert_same(trace, reference_of(model, requests[1], LONG_TEXT))
+    alone = run_alone(decoder, LONG_TEXT, requests[1])
+    assert_same(trace, alone.trace)
+    scored = score(decoder, LONG_TEXT, requests[1], trace.token_id_T.tolist())
+    assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+    if mode == "unfrozen":
+        assert alone.ran.calls_L[-1] < alone.ran.ended_L[-1], "tokens that are owed run together"
+    if rule == "random":
+        deep_T = np.flatnonzero(trace.exit_layer_T > EXITABLE[0])
+        assert np.diff(deep_T).max() > 32, "many tokens must be owed"
+
+
+def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher, "PREFILLED_TOKENS", 300)
+    long = tuple(token % 97 for token in range(7, 157))
+    requests = [
+        Request(prompt, Exit(mode, "confidence", 0.3), seed=3)
+        for prompt in ((5,), long, PROMPTS[1], long[:70])
+        for mode in ("unfrozen", "skip")
+    ]
+    as_reference(long_llama(), requests, replace(LONG_TEXT, max_new_tokens=8), rows=6)
+
+
+def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedModel) -> None:
+    for mode in STATES:
+        alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], Exit(mode, "fixed", 1.0)))
+        assert alone.columns["layers_run"] == 2 * (len(alone.trace.token_id_T) - 1)
+        assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
+
+
+def test_room_for_tokens_that_are_owed_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, run = list[int](), Student.run
+
+    def noted(student: Student, *given: object) -> torch.Tensor:
+        ready_BTH = run(student, *given)  # type: ignore[arg-type]
+        held.append(sum(owed.hidden_BNW.nbytes for owed in student.owed))
+        return ready_BTH
+
+    monkeypatch.setattr(Student, "run", noted)
+    decoder, requests = decoder_of(long_llama()), [Request(PROMPTS[1], Exit("unfrozen", "fixed", 1.0))] * 3
+    traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
+    length = N_LONG + len(PROMPTS[1])
+    of_row, of_normal = (
+        row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, each)
+        for each in (requests, [Request((1,), Normal())])
+    )
+    assert max(held) == 3 * (N_LONG - 1) * decoder.width * 4 < 3 * (of_row - of_normal)
+
+
+def test_rows_in_flight_run_what_they_owe_before_others_come(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, requests = decoder_of(llama), [Request(PROMPTS[seed], Exit("unfrozen", "fixed", 1.0)) for seed in range(3)]
+    ends = dict(zip(PROMPTS, (5, 8, 5), strict=True))
+    decoding = replace(FEW, rows=2, stops=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids])
+    passes, n_run = list[int](), decoder.run
+    monkeypatch.setattr(decoder, "run", lambda *given: passes.append(given[1].token_BT.shape[1]) or n_run(*given))
+    traces_of(Engine(decoder, decoding).generate(requests))
+    assert passes[1:] == [1, 1, 1, 1, 4, max(map(len, PROMPTS[2:])), 1, 1, 1, 1], "once, all that was owed together"
