@@ -50,8 +50,7 @@ class Metrics:
 def model_generator(config: SweepConfig, device: str) -> Generator:
     """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory.
 
-    The log says how long that took, how much of it the checks that the model is run as it should be, and how many bytes
-    the weights of a layer and of the head have.
+    The log says how long that took, and how many bytes the weights of a layer and of the head have.
     """
     began = time.monotonic()
     gc.disable()  # these imports make, and keep, 400,000 objects: looking for garbage among them takes a second
