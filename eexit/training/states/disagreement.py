@@ -2,13 +2,14 @@
 
 Exits are known: those of the oracle `agree`, so that what a student says amiss is the state's. Tokens leave at the
 first layer of an exit set that says what full depth says. With the exact state, each of them would be full depth's.
-Many texts go through the layers at once, prompts at full depth.
+Many texts go through the layers at once. At full depth, each does so once, and what it leaves of prompts serves all
+students.
 
-Shapes: B texts, T tokens of the longest with its prompt, D decided tokens of all texts, E exitable layers, X = E + 1
-with the final layer last, W width of the residual stream.
+Shapes: B texts, T tokens of the longest answer but its last, D decided tokens of all texts, E exitable layers,
+X = E + 1 with the final layer last, W width of the residual stream.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,12 +23,13 @@ from eexit.decode.requests import Decoding
 from eexit.decode.teacher import teacher_pass
 from eexit.method.readouts import Readout
 from eexit.method.state_maps import StateMaps
+from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder, Inputs
 from eexit.plan.artefacts import CardRow
 from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
-from eexit.training.texts import Text, blocks
+from eexit.training.texts import Text
 
-BLOCK_TOKENS: Final = 1024  # of the texts that are there at a time
+BLOCK_TOKENS: Final = 2048  # that go through the layers at a time: of texts with their prompts, and of padding
 
 ExitSet = tuple[int, ...]
 
@@ -54,20 +56,21 @@ class FullDepth:
 
     decoder: Decoder
     exits: Exits
-    inputs: Inputs  # whole texts, up to the token before the last
-    decided_BT: Tensor  # the tokens that may exit: those behind which a decided one is read
+    cache: KVCache  # of whole texts, up to the token before the last
+    inputs: Inputs  # the last T of these tokens
+    decided_BT: Tensor  # those that may exit: behind them, a decided one is read
     said_D: Tensor  # the likeliest tokens after the final layer
     agrees_DE: np.ndarray  # whether an exitable layer's likeliest token is that one
 
     @classmethod
     def of(cls, decoder: Decoder, exits: Exits, texts: Sequence[Text]) -> "FullDepth":
-        whole = [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts]
-        inputs = Inputs.of(whole, decoder.device)
-        decided_BT = inputs.position_BT >= torch.tensor(
-            [[len(text.prompt_token_ids)] for text in texts], device=decoder.device
-        )
-        kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(len(texts), inputs.token_BT.shape[1])
-        streams_BTXW = teacher_pass(decoder, kept, inputs, cache, slice(None))
+        whole = Inputs.of([[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device)
+        n_prompt_B1 = torch.tensor([[len(text.prompt_token_ids)] for text in texts], device=decoder.device)
+        last = slice(-max(len(text.token_ids) - 1 for text in texts), None)
+        inputs = Inputs(whole.token_BT[:, last], whole.position_BT[:, last], whole.seen_BC)
+        decided_BT = inputs.position_BT >= n_prompt_B1
+        kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(*whole.token_BT.shape)
+        streams_BTXW = teacher_pass(decoder, kept, whole, cache, last)
         *at_exits_XDW, final_DW = streams_BTXW[decided_BT].unbind(1)
         said_D = likeliest(decoder, final_DW)
         said_XD = [
@@ -75,7 +78,7 @@ class FullDepth:
             for layer, hidden_DW in zip(exits.layers, at_exits_XDW, strict=True)
         ]
         agrees_DE = (torch.stack(said_XD, 1) == said_D[:, None]).cpu().numpy()
-        return cls(decoder, exits, inputs, decided_BT, said_D, agrees_DE)
+        return cls(decoder, exits, cache, inputs, decided_BT, said_D, agrees_DE)
 
     def leaves(self, exit_set: ExitSet) -> np.ndarray:
         """Where each token leaves, an index into X: at the first layer of the set that agrees."""
@@ -91,9 +94,10 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
     exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
-    student = Student(full.decoder, full.decoder.cache(n_rows, n_tokens))
-    state_B = torch.zeros(n_rows, dtype=torch.long, device=device)
-    leaving = Leaving(student.cache, {state: 0}, state_B, True, layers, maps)
+    student = Student(full.decoder, full.decoder.cache(*full.inputs.seen_BC.shape))
+    slot_B = torch.arange(n_rows, device=device)
+    student.cache.copy_rows(full.cache, slot_B, slot_B)
+    leaving = Leaving(student.cache, {state: 0}, torch.zeros_like(slot_B), True, layers, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
     visit = KnownExits(student, leaving, decoding, exit_BT)
     visit.owes = False
@@ -102,12 +106,29 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     return (said_D != full.said_D).cpu().numpy()
 
 
+def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
+    """The texts with decided tokens, some at a time: padded, as many as are within BLOCK_TOKENS, but at least one."""
+    together: list[Text] = []
+    for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_inputs):
+        if together and (len(together) + 1) * n_inputs(text) > BLOCK_TOKENS:
+            yield together
+            together = []
+        together.append(text)
+    if together:
+        yield together
+
+
+def n_inputs(text: Text) -> int:
+    """Tokens that go through the layers: all but the last."""
+    return len(text.prompt_token_ids) + len(text.token_ids) - 1
+
+
 def exit_rows(
     decoder: Decoder, exits: Exits, texts: Sequence[Text], leaves: Mapping[str, StateMaps | None]
 ) -> list[CardRow]:
     """How many tokens are full depth's with each exit set, which the first of its layers names, and each state."""
     sums: dict[tuple[int, str], np.ndarray] = {}
-    for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
+    for block in side_by_side(texts):
         full = FullDepth.of(decoder, exits, block)
         for exit_set in exit_sets(exits.layers):
             exit_D = full.leaves(exit_set)
