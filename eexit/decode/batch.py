@@ -37,7 +37,8 @@ class Batch(ABC):
         self.rows = Rows(n_slots, decoding, requests, decoders.teacher.device)
         self.student = Student(decoders.student, decoders.student.cache(n_slots, length))
         self.n_students = 0
-        self.layer_X = torch.tensor([*decoding.exitable_layers, decoders.teacher.n_layers - 1], device=self.device)
+        exits = np.array([*decoding.exitable_layers, decoders.teacher.n_layers - 1])
+        [self.layer_X] = to_device([exits], self.device)
 
     @property
     def device(self) -> torch.device:

@@ -71,7 +71,9 @@ class DraftingBatch(OnlineBatch):
         """Return the visit of a pass in which all tokens exit at this index into X."""
         known_B1 = torch.full((self.rows.n_rows, 1), rank, device=self.device)
         leaving = self.leaving(self.rows.n_rows)
-        return KnownExits(self.student, leaving, self.decoding, known_B1, ranks=[rank], together=True)
+        visit = KnownExits(self.student, leaving, self.decoding, known_B1, [rank])
+        visit.deepest = rank
+        return visit
 
     def _inputs(self, token_B1: Tensor, index: int) -> Inputs:
         """Return the tokens at an index of the round as inputs; those that a row has no room for are not kept."""

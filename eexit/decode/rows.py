@@ -145,16 +145,17 @@ class Rows:
                 self._draw(slot)
             self._asked = None
 
+    @torch.inference_mode()
     def _records(self, n_tokens: int) -> dict[str, Tensor]:
-        """Make room for the records of `n_tokens` tokens of each row, filled with what holds in mode `normal`."""
-        n_exits = len(self.decoding.exitable_layers)
+        """Room for what is recorded of `n_tokens` tokens of each row, filled with what holds of `normal`."""
+        n_exits, rows = len(self.decoding.exitable_layers), (self.n_slots, n_tokens)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
-        found = {MISSED: np.zeros((self.n_slots, n_tokens), np.float32)}
+        found = {MISSED: torch.zeros(*rows, device=self.device)}
         for field, _, axes, column in recorded(self.decoding.observe):
-            shape = self.n_slots, n_tokens, *(sizes[axis] for axis in axes)
-            found[field] = np.zeros(shape, column.kind.to_pandas_dtype())
-        found["exit_prob_TX"][..., -1], found["evidence_TE"][:] = 1, np.nan
-        return {field: torch.from_numpy(record).to(self.device) for field, record in found.items()}
+            kind = torch.from_numpy(np.zeros(0, column.kind.to_pandas_dtype())).dtype
+            found[field] = torch.zeros(*rows, *(sizes[axis] for axis in axes), dtype=kind, device=self.device)
+        found["exit_prob_TX"][..., -1].fill_(1), found["evidence_TE"].fill_(torch.nan)
+        return found
 
     def _draw(self, slot: int) -> None:
         """Fill in a row's uniform draws, for as many tokens as there is room for."""

@@ -87,9 +87,11 @@ def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], e
 
 def aligned(texts: Sequence[Sequence[int]], end: int, device: torch.device) -> Inputs:
     """Return whole texts as inputs that end before column `end`."""
-    inputs = Inputs.of(texts, device)
-    seen_BC = torch.nn.functional.pad(inputs.seen_BC, (end - inputs.seen_BC.shape[1], 0))
-    return replace(inputs, seen_BC=seen_BC)
+    longest = max(map(len, texts))
+    token_BT = np.array([[*[0] * (longest - len(text)), *text] for text in texts])
+    position_BT = np.arange(longest) - (longest - np.array([[len(text)] for text in texts]))
+    seen_BC = np.pad(position_BT >= 0, ((0, 0), (end - longest, 0)))
+    return Inputs(*to_device([token_BT, np.maximum(position_BT, 0), seen_BC], device))
 
 
 def padded(rows: np.ndarray, most: int) -> np.ndarray:

@@ -60,11 +60,13 @@ class KeysAlone:
     """A layer that makes no more than its keys and values.
 
     `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
-    norms and rotary angles; None where there are no two such modules.
+    norms and rotary angles; None where there are no two such modules. `is_moved` says that the layer has hooks of
+    accelerate, which move to it what it is given.
     """
 
     layer: nn.Module
     device: torch.device
+    is_moved: bool
     projections: tuple[str, str] | None = None
 
     @property
@@ -77,12 +79,11 @@ class KeysAlone:
     def projecting(self, layer: nn.Module, given: Given, projections: Sequence[Projection]) -> tuple[nn.Module, Given]:
         """A copy of the layer in which `projections`, if there are any, take the place of the two modules.
 
-        What it is given is moved to its device, since a copy is without the hooks of accelerate that do so.
+        What it is given is moved to its device where hooks do so, which a copy is without.
         """
         for path, project in zip(self.projections or () if projections else (), projections, strict=True):
             layer = graft(layer, path, partial(project, layer.get_submodule(path)))
-        moved = given if given[0].device == self.device else send_to_device(given, self.device, skip_keys="cache")
-        return layer, moved
+        return layer, send_to_device(given, self.device, skip_keys="cache") if self.is_moved else given
 
     def write(
         self, cache: KVCache, hidden_BTW: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -110,10 +111,10 @@ def without_queries(
     `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
     `UsageError` if the copy's are not the layer's own.
     """
-    device = device_of(layer)
+    device, is_moved = device_of(layer), hasattr(layer, "_hf_hook")
 
     def written(alone: nn.Module) -> Sequence[Tensor]:
-        return write(KeysAlone(alone, device))
+        return write(KeysAlone(alone, device, is_moved))
 
     alone = copied(layer)
     left_out: list[str] = []
@@ -131,7 +132,7 @@ def without_queries(
             linear.append((name, [bool(part.isnan().any()) for part in parts]))
     if not all(torch.equal(ours, own) for ours, own in zip(written(alone), expected, strict=True)):
         raise UsageError("keys and values are others without queries")
-    return KeysAlone(alone, device, _projections(linear))
+    return KeysAlone(alone, device, is_moved, _projections(linear))
 
 
 def _constant(width: int, dtype: torch.dtype, number: float, vectors: Tensor, *_: object, **__: object) -> Tensor:

@@ -121,18 +121,16 @@ class KnownExits(Passing):
 
     def __init__(
         self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor,
-        ranks: Collection[int] | None = None, together: bool = False,
+        ranks: Collection[int] | None = None,
     ):  # fmt: skip
         """Begin with all tokens in the pass.
 
-        `ranks` are the indices of the exitable layers that tokens may leave after; None: all. `together` says that all
-        tokens leave after the first of `ranks`, which the host knows.
+        `ranks` are the indices of the exitable layers that tokens may leave after, as far as the host knows.
         """
         self.decoder, self.decoding, self.known_D = student.decoder, decoding, known_BT.flatten()
         self.reader = Reader(student.decoder, decoding.readout)
         exits = {rank: layer for rank, layer in enumerate(decoding.exitable_layers) if ranks is None or rank in ranks}
         self.rank_of: Mapping[int, int] = {layer: rank for rank, layer in exits.items()}
-        self.together = together
         self.exit_D = torch.full_like(self.known_D, len(decoding.exitable_layers))  # index into X
         self.left_D = torch.zeros_like(self.known_D, dtype=torch.bool)
         self.ready_DH: Tensor | None = None  # what goes into the head, of tokens that are to be read after they left
@@ -183,7 +181,16 @@ class KnownExits(Passing):
         self.leave_as(self._left())
         self.any_left = self.any_left or leaves_D.device.type != "cpu" or bool(leaves_D.any())
         if self.any_left and (self.owes or self.leaving.all_alter):
-            self.all_left = self.together or (self.leaving.is_everywhere and bool(self.left_D.all()))
+            self.all_left = self.have_all_left(rank)
+
+    @cached_property
+    def deepest(self) -> int:
+        """Return the last index into X that a token leaves at, for which the host waits unless it knows that."""
+        return int(self.known_D.max())
+
+    def have_all_left(self, rank: int) -> bool:
+        """Say whether no token goes on after an exitable layer."""
+        return rank >= self.deepest
 
     def read_later(self, leaves_D: Tensor) -> Tensor | None:
         """Flag the leaving tokens that are read when the pass has ended, (D,) bool; None: none is."""
@@ -231,6 +238,11 @@ class ExitPass(KnownExits):
         for index in self.online:
             looks_D = looks_D | (self.deciding.rule_D == index)
         return looks_D
+
+    def have_all_left(self, rank: int) -> bool:
+        if not self.deciding.is_everywhere:
+            return False
+        return bool(self.left_D.all()) if self.online else super().have_all_left(rank)
 
     def read_later(self, leaves_D: Tensor) -> Tensor | None:
         if self.reads_at_once:
