@@ -17,8 +17,8 @@ from eexit.method.readouts import Affine, Linear
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
 from eexit.model.file_digests import sha256
 from eexit.model.layers import Decoder
+from eexit.plan.artefacts import GATE, WEIGHTS, Card, write_card
 from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
-from eexit.plan.artefacts import WEIGHTS, Card, write_card
 
 WIDTH: Final = 32  # W
 N_LAYERS: Final = 7
@@ -49,12 +49,12 @@ def _affine(seed: int) -> dict[int, Affine]:
     }
 
 
-def random_gate(rules: Sequence[str]) -> Gate:
-    """For these rules, at all exitable layers, with chances of about a half."""
+def random_gate(rules: Sequence[str], layers: Sequence[int] = EXITABLE) -> Gate:
+    """For these rules, at these layers, with chances of about a half."""
     generator, n_rules = torch.Generator().manual_seed(0), len(rules)
     parts = {
         layer: LayerGate(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
-        for layer in EXITABLE
+        for layer in layers
     }
     return Gate(tuple(rules), parts)
 
@@ -88,17 +88,22 @@ def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
 
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
     """An artefact of state maps, for this `eexit.model.loading.ModelDescription`."""
+    return _save(folder, STATE_ROLE, tensors, model)
+
+
+def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
+    """An artefact of a gate."""
+    return _save(folder, GATE, gate.tensors(), model, settings={"rules": gate.rules})
+
+
+def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any], **more: Any) -> Path:
     folder.mkdir()
     save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
     fields = {
-        "what": "state",
-        "holds": (STATE_ROLE,),
-        "model": dict(model),
-        "layers": range(N_LAYERS - 1),
-        "readout": "lens",
+        "what": role, "holds": (role,), "model": dict(model), "layers": range(N_LAYERS - 1), "readout": "lens",
         "files": {WEIGHTS: sha256([folder / WEIGHTS])},
-    }
-    write_card(folder, Card.model_validate(fields))
+    }  # fmt: skip
+    write_card(folder, Card.model_validate(fields | more))
     return folder
 
 

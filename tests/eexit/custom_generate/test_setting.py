@@ -40,13 +40,13 @@ from transformers import (
     TorchAoConfig,
 )
 from transformers.generation.streamers import BaseStreamer
-from untrained import key_maps, save_state_maps, stream_maps
+from untrained import key_maps, random_gate, save_gate, save_state_maps, stream_maps
 
 import eexit
 from eexit.custom_generate.setting import Setting
-from eexit.custom_generate.taken import SETTING, read_taken
+from eexit.custom_generate.taken import SETTING
 from eexit.errors import UsageError
-from eexit.method.state_maps import FORMS, STREAMS
+from eexit.method.state_maps import FORMS, KEYS, STREAMS
 from eexit.model.layers import Decoder
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
@@ -99,30 +99,36 @@ def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_invariant_9_holds_for_a_state_that_maps(
+def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
     form: str, folders: Folders, model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    place, rules = folders["model"], {"confidence": [confidence_of("llama")]}
-    tensors = stream_maps() if form == STREAMS else key_maps(Decoder(loaded(place)))
+    place, rule = folders["model"], f"confidence/{confidence_of('llama'):g}"
     alone = SweepConfig.model_validate({"model": str(place), "prompts": [{"id": "0", "prompt": "Why?"}]})
-    maps = save_state_maps(tmp_path / "maps", tensors, look_here(alone, 1)[0])
-    modes = ["normal", "frozen_residual", "mapped_residual"]
-    out = swept(tmp_path / "sweep", place, TEXTS[:4], rules=rules, modes=modes, state=str(maps))
-    key = exit_key().replace("frozen", "mapped")
-    for each, name in ((key, "mapped"), (exit_key(), "frozen")):
-        take_home(Wanted(str(out), str(tmp_path / name), each))
-    shutil.rmtree(maps)
-    swept_texts = texts_of(out, key)
-    expected, prompts = (
-        [(token_ids, layers) for _, token_ids, layers in swept_texts],
-        [each for each, *_ in swept_texts],
+    description = look_here(alone, 1)[0]
+    tensors = stream_maps() if form == STREAMS else key_maps(Decoder(loaded(place)))
+    maps = save_state_maps(tmp_path / "maps", tensors, description)
+    gate = save_gate(tmp_path / "gate", random_gate([rule], range(6)), description)
+    modes = ["mapped_residual"] if form == KEYS else ["frozen_residual", "mapped_residual", "unfrozen", "skip"]
+    artefacts = {"state": str(maps), "gate": str(gate), "gate_thresholds": [0.5], "decide_on": "screen:8:32"}
+    out = swept(
+        tmp_path / "sweep", place, TEXTS[:4], rules={"confidence": [confidence_of("llama")]}, modes=modes, **artefacts
     )
-    assert expected != [(token_ids, layers) for _, token_ids, layers in texts_of(out, exit_key())]
-    setting = eexit.load(tmp_path / "mapped")
-    assert run(model, setting, prompts) == expected
-    assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
-    assert "state artefacts/state" in setting.describe()
-    assert read_taken(tmp_path / "frozen").config["state"] is None
+    for mode in modes:
+        key = f"{mode}/{rule}+gate0.5"
+        take_home(Wanted(str(out), str(tmp_path / mode), key))
+    shutil.rmtree(maps)
+    shutil.rmtree(gate)
+    texts = []
+    for mode in modes:
+        swept_texts, setting = texts_of(out, f"{mode}/{rule}+gate0.5"), eexit.load(tmp_path / mode)
+        prompts, expected = [each for each, *_ in swept_texts], [(ids, layers) for _, ids, layers in swept_texts]
+        texts.append(expected)
+        assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
+        assert run(model, setting, prompts) == expected
+        assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
+        assert (setting.taken.config["state"] is None) == (mode != "mapped_residual")
+        assert "gate artefacts/gate" in setting.describe()
+    assert all(each not in texts[:index] for index, each in enumerate(texts)), "states are told apart"
 
 
 def texts_of_a_gguf(gguf: Path, tmp_path: Path, key: str, **asked: Any) -> tuple[Any, Any]:
