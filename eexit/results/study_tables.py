@@ -60,7 +60,7 @@ TIMINGS: Final = Table(
             for name, means in {
                 "cost_full": "what full depth costs",
                 "cost_needed": "the theoretical cost",
-                "cost_run": "the cost of what was run",
+                "cost_run": "the cost of what each row runs if it is decoded alone",
             }.items()
         },
         "identical": float64(

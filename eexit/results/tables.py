@@ -148,8 +148,8 @@ GENERATIONS: Final = schema(
         ),
         "cost_run": float64(
             "multiply-adds",
-            "what was run: layers, head, and keys and values alone; 1 - cost_run / cost_full is the run saving; "
-            "null for oracles, which save nothing at run time",
+            "what is run for the row if it is decoded alone: layers, head, and keys and values alone; "
+            "1 - cost_run / cost_full is the run saving; null for oracles, which save nothing at run time",
         ),
         "layers_run": int64("layers", "layers run, summed over decided tokens; null for oracles"),
         "head_reads": int64(

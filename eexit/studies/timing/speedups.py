@@ -36,9 +36,10 @@ HEADINGS = (
 CAPTION = (
     f"Medians over rounds. × {NORMAL}: how many times as fast, per token, as full depth on the same path, in the same "
     f"round; exact interval of the median, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding "
-    "were free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − "
-    f"time / time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save "
-    "time; below 0, time saved more, as where many tokens' deferred layers are run together."
+    "were free and deferral unbounded (cost_needed); by what was run (cost_run), as each row alone runs it, both in "
+    f"multiply-adds; in time, 1 − time / time of {NORMAL}: below 0, it took longer. Short of run: what was run less, "
+    "in points, but did not save time, as where rows wait for the deepest of a step; below 0, time saved more, as "
+    "where many tokens' deferred layers are run together."
 )
 
 DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all that were drafted."

@@ -148,7 +148,7 @@ const HOW = {
     "Saving, theoretical":
       "1 − Σ cost_needed / Σ cost_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
     "Saving, run":
-      "1 − Σ cost_run / Σ cost_full over runs: the multiply-adds of what was run, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
+      "1 − Σ cost_run / Σ cost_full over runs: the multiply-adds of what is run for each row if it is decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
     "Saving, realised":
       "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with the exact interval of a median if there are at least six. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
     "Allowed by T(rows, layers)":
