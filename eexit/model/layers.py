@@ -13,7 +13,7 @@ vocabulary.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -32,9 +32,12 @@ from eexit.model.devices import devices_of
 from eexit.model.keys_alone import KeysAlone, Projection, StandIn, graft, without_queries
 from eexit.model.refusals import find_stack, refuse_autocast, refuse_compiled, refuse_unsupported, takes
 
-CHECKED_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed with
+CHECKED_TOKENS: Final = (29, 6)  # lengths of the prompts that a model is observed with
+FAR_POSITION: Final = 1 << 20  # of a model without a limit
 # How far a row may be, relative to its size, from what it is alone: it comes from products of other sizes.
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+BEYOND_ROUNDING: Final = 4.0  # it may be so many times as far as rounding moves it
+N_NUDGED: Final = 4  # rows, by which that is found
 
 _whole_masks: Final = ContextVar("whole_masks", default=False)
 
@@ -245,37 +248,20 @@ class Decoder:
         """Make room for the keys and values of `n_slots` rows of up to `length` tokens."""
         return KVCache(self.n_layers, n_slots, length, grows=self.device.type == "cpu")
 
+    # ---- observing it once
+
     @torch.inference_mode()
     def _observe(self, config: Any) -> None:
         """Find what follows the layers, and check that visiting them changes nothing."""
-        lengths = [min(n, (self.context or n + 1) - 1) for n in CHECKED_TOKENS]
-        texts = [[(start + n) % self.vocabulary for n in range(length)] for start, length in enumerate(lengths, 1)]
-        inputs = [Inputs.of([text], self.device) for text in texts]
         self.n_outputs, self.takes_masks = 0, True
-        self.head_alone = graft(self.model, self.path, StandIn(self.stack, _echo))
+        texts = _texts(self.vocabulary, self.context)
+        alone = Inputs.of(texts[-1:], self.device)
         with _set(_whole_masks, True):
-            own = self._own_logits(inputs[0])
-            self.after_layers = self._find_ends(inputs[0])
-        seen: list[int] = []
-        streams: list[Tensor] = []
-
-        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-            seen.append(layer.index)
-            streams.append(hidden_BTW)
-            streams[layer.index + 1 :] = [after_BTW := layer.run(hidden_BTW)]
-            return after_BTW
-
-        visited = self.head(self.run(visit, inputs[0], self.cache(1, lengths[0]))[0])
-        self.width: int = streams[-1].shape[-1]
-        if seen != list(range(self.n_layers)):
-            raise UsageError(f"its {self.n_layers} layers run in the order {seen}, not once each")
-        if not torch.equal(visited, own):
-            raise UsageError("its logits are others when its layers are visited")
-        if not torch.equal(self.read(streams[-1].to(self.device)[0]), own):
-            raise UsageError("its logits don't follow from the residual stream after its last layer")
+            own_TV = self._own_logits(alone)
+            self.after_layers = self._find_ends(alone)
+        self._visit_each(alone, own_TV)
         self.windows = self._windows(config)
-        self.for_keys = self._find_keys_alone(inputs[0])
-        self._check_padding(texts)
+        self._check_padding(texts, own_TV[-2:].float())
 
     def _own_logits(self, inputs: Inputs) -> Tensor:
         """What the model itself says, (T, V)."""
@@ -305,75 +291,137 @@ class Decoder:
         stack(input_ids=inputs.token_BT.to(at), attention_mask=inputs.seen_BC.long().to(at), use_cache=False)
         return ran
 
+    def _visit_each(self, inputs: Inputs, own_TV: Tensor) -> None:
+        """Find each layer's keys alone. Layers run once each, in order, and the model says the same when visited.
+
+        While a layer runs, the cache claims to be as long as the model's context, since it may hold padding.
+        """
+        n_tokens = inputs.token_BT.shape[1]
+        cache = _ClaimingCache(self.n_layers, 1, n_tokens)
+        self.for_keys: list[KeysAlone] = []
+        after_BTW = own_TV
+
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            nonlocal after_BTW
+            if layer.index != len(self.for_keys):
+                raise UsageError(f"its layers don't run once each, in order: layer {layer.index} comes after others")
+            if (mask := layer.mask) is None or mask[0, 0, -1, -1] != (mask.dtype == torch.bool):
+                self.takes_masks = False  # the last token doesn't see itself by it: `True` hides, as in MPT
+            cache.claimed = (self.context or FAR_POSITION) - 1
+            after_BTW, held = layer.run(hidden_BTW), cache.columns[layer.index]
+            if not held.is_initialized:
+                raise UsageError(f"layer {layer.index} keeps no keys and values per position")
+
+            def written(alone: KeysAlone) -> list[Tensor]:
+                held.keys.zero_(), held.values.zero_()
+                alone.write(cache, hidden_BTW, layer.args, layer.kwargs)
+                return [held.keys.clone(), held.values.clone()]
+
+            expected = [held.keys.clone(), held.values.clone()]
+            self.for_keys.append(without_queries(self.layers[layer.index], expected, written))
+            cache.claimed = None
+            return after_BTW
+
+        ready_TH = self.run(visit, inputs, cache)[0]
+        self.head_alone = self._find_head(ready_TH)
+        visited_TV = self.head(ready_TH)
+        self.width: int = after_BTW.shape[-1]
+        if len(self.for_keys) < self.n_layers:
+            raise UsageError(f"{len(self.for_keys)} of its {self.n_layers} layers run")
+        if not torch.equal(visited_TV, own_TV):
+            why = "it takes positions from the length of the cache" if cache.asked else "they are others each time"
+            raise UsageError(f"its logits are others when its layers are visited: {why}")
+        if not torch.equal(self.read(after_BTW.to(self.device)[0]), own_TV):
+            raise UsageError("its logits don't follow from the residual stream after its last layer")
+
+    def _find_head(self, ready_TH: Tensor) -> Any:
+        """The model without its stack of layers, or without the module around it if that changes the embeddings."""
+        for path in (self.path, self.path.partition(".")[0]):
+            self.head_alone = graft(self.model, path, StandIn(self.model.get_submodule(path), _echo))
+            with suppress(Exception):  # a model's code may raise anything
+                self.head(ready_TH)
+                break
+        return self.head_alone
+
     def _windows(self, config: Any) -> list[int | None]:
         """How many tokens each layer attends to, the own one included, by its mask far into a text; None for all."""
         named = [kwargs.get("sliding_window") for kwargs in get_layer_types_and_kwargs(config)[1]]
-        farthest = max((window for window in named if window), default=0) + 2
-        found: list[int | None] = []
+        farthest, found = max((window for window in named if window), default=0) + 2, list[int | None]()
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            window = named[layer.index]
             if (mask := layer.mask) is not None:
                 n_seen = int((mask if mask.dtype == torch.bool else mask == 0).sum())
-                found.append(n_seen if n_seen < farthest else None)
-            else:
-                found.append(None)
+                if window is not None and n_seen != window and (self.context is None or window < self.context):
+                    raise UsageError(f"layer {layer.index} has a window of {window} tokens that its masks don't have")
+                window = n_seen if n_seen < farthest else None
+            found.append(window)
             return hidden_BTW
 
-        if farthest > 2:
-            claimed, one = self.cache(1, farthest), torch.ones(1, 1, dtype=torch.long, device=self.device)
-            self.run(visit, Inputs(one, one * (farthest - 1), one.expand(1, farthest).bool()), claimed)
-        found = found or [None] * self.n_layers
-        for layer, (window, expected) in enumerate(zip(found, named, strict=True)):
-            if expected is not None and window != expected and (self.context is None or expected < self.context):
-                raise UsageError(f"layer {layer} has a window of {expected} tokens that its masks don't have")
+        if farthest == 2:
+            return named
+        one = torch.ones(1, 1, dtype=torch.long, device=self.device)
+        far = Inputs(one, one * (farthest - 1), one.expand(1, farthest).bool())
+        self.run(visit, far, self.cache(1, farthest))
         return found
 
-    def _find_keys_alone(self, inputs: Inputs) -> list[KeysAlone]:
-        """Each layer as one that makes no more than keys and values."""
-        n_tokens, found = inputs.token_BT.shape[1], list[KeysAlone]()
-        cache = self.cache(1, n_tokens)
-
-        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-            if (mask := layer.mask) is None or mask[0, 0, -1, -1] != (mask.dtype == torch.bool):
-                self.takes_masks = False  # the last token doesn't see itself by it: `True` hides, as in MPT
-            after_BTW, held = layer.run(hidden_BTW), cache.columns[layer.index]
-            parts = held.keys, held.values
-
-            def written(alone: KeysAlone) -> list[Tensor]:
-                for part in parts:
-                    part.zero_()
-                alone.write(cache, hidden_BTW, layer.args, layer.kwargs)
-                return [part.clone() for part in parts]
-
-            found.append(without_queries(self.layers[layer.index], [part.clone() for part in parts], written))
-            return after_BTW
-
-        self.run(visit, inputs, cache)
-        return found
-
-    def _check_padding(self, texts: Sequence[Sequence[int]]) -> None:
-        """Rows side by side, padded on the left, say what they say alone: their prompts, and one token behind them."""
-        cache = self.cache(len(texts), max(map(len, texts)) + 1)
-        beside_B = self._last_two(texts, cache)
+    def _check_padding(self, texts: Sequence[Sequence[int]], own_2V: Tensor) -> None:
+        """The last row, padded beside longer ones, says what the model itself says of its last two tokens."""
+        cache = self.cache(len(texts), len(texts[0]))
+        off = _distance(self._last_two(texts, cache, run_whole)[-1], own_2V)
         self.cache_shapes = [(part.keys.shape[1::2], part.values.shape[1::2]) for part in cache.columns]
         numbers = sum(shape[0] * shape[1] for shapes in self.cache_shapes for shape in shapes)
         self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
-        for text, beside in zip(texts, beside_B, strict=True):
-            [alone] = self._last_two([text], self.cache(1, len(text) + 1))
-            off = (beside - alone).norm(dim=-1) / alone.norm(dim=-1)
-            if not bool((off <= TOLERANCE[self.dtype]).all()):
-                why = "" if self.takes_positions else "; it takes no position_ids"
-                raise UsageError(f"a row beside a longer one is {float(off.max()):.1%} off what it says alone{why}")
+        if not off <= TOLERANCE[self.dtype] and not off <= BEYOND_ROUNDING * self._moved_by_rounding(texts[-1]):
+            why = "" if self.takes_positions else "; it takes no position_ids"
+            raise UsageError(f"a row beside a longer one is {off:.1%} off what it says alone{why}")
 
-    def _last_two(self, texts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+    def _moved_by_rounding(self, text: Sequence[int]) -> float:
+        """How far logits are from one another if rounding nudges the residual stream before every layer.
+
+        Nudges may make a mixture of experts choose other ones.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            noise = torch.rand(hidden_BTW.shape, generator=generator).to(hidden_BTW) * 2 - 1
+            return layer.run(hidden_BTW * (1 + torch.finfo(self.dtype).eps * noise))
+
+        first_2V, *others = self._last_two([text] * N_NUDGED, self.cache(N_NUDGED, len(text)), visit)
+        return max(_distance(other_2V, first_2V) for other_2V in others)
+
+    def _last_two(self, texts: Sequence[Sequence[int]], cache: KVCache, visit: Visit) -> Tensor:
         """The logits behind all but the last token of texts and, in a second pass, behind that one, (B, 2, V)."""
         whole = Inputs.of(texts, self.device)
         end, logits = whole.token_BT.shape[1] - 1, []
-        for start, stop in ((0, end), (end, end + 1)):
-            at = slice(start, stop)
-            part = Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, :stop])
-            logits.append(self.head(self.run(run_whole, part, cache)[:, -1]).float())
+        for at in (slice(0, end), slice(end, end + 1)):
+            part = Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, : at.stop])
+            logits.append(self.head(self.run(visit, part, cache)[:, -1]).float())
         return torch.stack(logits, 1)
+
+
+class _ClaimingCache(KVCache):
+    """A cache that may claim another length than it has, and notes if it is asked for it then."""
+
+    claimed: int | None = None
+    asked = False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        if self.claimed is None:
+            return super().get_seq_length(layer_idx)
+        self.asked = True
+        return self.claimed
+
+
+def _texts(vocabulary: int, context: int | None) -> list[list[int]]:
+    """Texts of CHECKED_TOKENS, from the middle of the vocabulary: tokens that mean something are at its ends."""
+    lengths = [min(length, (context or length + 1) - 1) for length in CHECKED_TOKENS]
+    return [[vocabulary // 4 + 7919 * (at + length) % (vocabulary // 2) for at in range(length)] for length in lengths]
+
+
+def _distance(logits: Tensor, other: Tensor) -> float:
+    """How far logits are from others, (…, V), relative to their size: the farthest."""
+    return float(((logits - other).norm(dim=-1) / other.norm(dim=-1)).max())
 
 
 def configs_of(stack: nn.Module) -> list[PreTrainedConfig]:

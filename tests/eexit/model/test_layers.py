@@ -1,0 +1,180 @@
+"""Visiting the layers of transformers' own forward changes nothing, and leaves the model as it was."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+import torch
+from references import decoder_of, shared_model
+from rows import KINDS
+from tiny_models import ARCHITECTURES, shallow_model
+from torch import Tensor
+from traces import assert_same, kl_request, traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode.engine import Engine
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
+from eexit.model.layers import Decoder, Inputs, Layer, run_whole
+from eexit.reference.generation import generate_one
+
+CPU: Final = torch.device("cpu")
+TEXTS: Final = ((5, 80, 7), tuple(range(30, 47)), (9, 8, 60, 61, 3, 3, 41, 12, 88))  # of several lengths
+LONGEST: Final = len(TEXTS[1])
+# Tokens that layers attend to, in families with windows of 8.
+WINDOWS: Final = {
+    **dict.fromkeys(("mistral", "mixtral", "starcoder2", "phimoe"), [8] * 7),
+    **dict.fromkeys(("gemma2", "cohere2", "gpt_oss", "qwen2_moe"), [8, None] * 3 + [8]),
+    "qwen2": [None] * 3 + [8] * 4,
+    "gemma3": [8, 8, None, 8, 8, None, 8],
+}
+
+
+@torch.inference_mode()
+def own_logits(model: PreTrainedModel, text: tuple[int, ...]) -> Tensor:
+    logits: Tensor = model(input_ids=torch.tensor([text])).logits
+    return logits[0]
+
+
+@torch.inference_mode()
+def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model: PreTrainedModel) -> None:
+    decoder, visited = decoder_of(any_model), []
+
+    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        visited.append(layer.index)
+        return layer.run(hidden_BTW)
+
+    for text in TEXTS:
+        visited.clear()
+        ready_1TH = decoder.run(visit, Inputs.of([text], CPU), decoder.cache(1, len(text)))
+        assert visited == list(range(decoder.n_layers))
+        assert torch.equal(decoder.head(ready_1TH[0]), own_logits(any_model, text))
+
+
+@torch.inference_mode()
+def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedModel) -> None:
+    decoder, cache = decoder_of(any_model), decoder_of(any_model).cache(len(TEXTS), LONGEST)
+    whole = Inputs.of(TEXTS, CPU)
+    for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
+        part = Inputs(whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.seen_BC[:, :stop])
+        ready_BTH = decoder.run(run_whole, part, cache)
+    for text, ready_TH in zip(TEXTS, ready_BTH, strict=True):
+        n = min(len(text), LONGEST - 13)
+        torch.testing.assert_close(decoder.head(ready_TH[-n:]), own_logits(any_model, text)[-n:], rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_windows_are_those_of_the_masks(architecture: str) -> None:
+    assert decoder_of(shared_model(architecture)).windows == WINDOWS.get(architecture, [None] * 7)
+
+
+@pytest.mark.parametrize(("at", "architecture"), [*enumerate(ARCHITECTURES)])
+def test_a_model_is_sound_in_half_precision(at: int, architecture: str) -> None:
+    """Kinds of families in both dtypes, others in one; in float32, the tests above load them all."""
+    dtypes = (torch.bfloat16, torch.float16)
+    for dtype in dtypes if architecture in KINDS else dtypes[at % 2 :][:1]:
+        assert Decoder(shallow_model(architecture, dtype)).n_layers >= 3
+
+
+@torch.inference_mode()
+def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason_to_refuse() -> None:
+    model: Any = shallow_model("mixtral", torch.bfloat16)
+    router, seen = model.model.layers[1].mlp.gate, []
+    router.register_forward_hook(lambda module, args, _: seen.append(args[0].reshape(-1, 32).float()))
+    Decoder(model)
+    [tied_TW, *_] = seen
+    other_W = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    # Two experts are as likely as each other for the tokens that the model is observed with.
+    router.weight[1] = router.weight[0] + (other_W - torch.linalg.pinv(tied_TW) @ tied_TW @ other_W).bfloat16()
+    assert Decoder(model).n_layers == 3
+
+
+# ---- the model is as it was
+
+
+def failing(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    """Run layers, of which the third fails in a projection to keys."""
+
+    def project(own: Callable[[Tensor], Tensor], entering: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    return layer.run(hidden_BTW, (project, project) if layer.index == 3 else ())
+
+
+def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
+    model = shared_model("llama")
+    decoder, prompt = decoder_of(model), torch.tensor([TEXTS[0]])
+    generate: Any = model.generate
+    before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
+    inputs = Inputs.of(TEXTS, CPU)
+    decoder.run(run_whole, inputs, decoder.cache(3, LONGEST))
+    with pytest.raises(ZeroDivisionError):
+        decoder.run(failing, inputs, decoder.cache(3, LONGEST))
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert type(model.config._attn_implementation) is str
+    assert generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist() == before
+
+
+@torch.inference_mode()
+def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
+    model, visited = shared_model("llama"), []
+    decoder, expected = decoder_of(model), own_logits(model, TEXTS[1])
+
+    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        visited.append(layer.index)
+        if layer.index == 2:
+            assert torch.equal(other.submit(own_logits, model, TEXTS[1]).result(), expected)
+        return layer.run(hidden_BTW)
+
+    with ThreadPoolExecutor(1) as other:
+        ready_1TH = decoder.run(visit, Inputs.of(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
+    assert torch.equal(decoder.head(ready_1TH[0]), expected)
+    assert visited == list(range(7))
+
+
+# ---- rows beside others
+
+
+def test_as_many_rows_as_heads_decode_as_one_does() -> None:
+    mpt = shared_model("mpt")
+    decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
+    engine = Engine(decoder_of(mpt), decoding)
+    requests = [kl_request((5, 80, token), "frozen_residual", 0.5) for token in range(mpt.config.n_heads)]
+    together = traces_of(engine.generate(requests))
+    for index, request in enumerate(requests):
+        [alone] = traces_of(engine.generate([request])).values()
+        assert_same(together[index], alone)
+
+
+SWITCH: Final = 40  # tokens, after which the angles of families with LongRoPE are others
+SHORT, LONG = tuple(range(3, 20)), tuple(range(2, 52))
+DECODING: Final = Decoding(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=frozenset(), record_top_k=2)
+
+
+@pytest.fixture(params=["phi3_longrope", "phimoe"])
+def longrope(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return shared_model(request.param)
+
+
+def generated(model: PreTrainedModel, requests: list[Request]) -> list[Outcome]:
+    outcomes = dict(Engine(decoder_of(model), DECODING).generate(requests))
+    return [outcomes[index] for index in range(len(requests))]
+
+
+def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(longrope: PreTrainedModel) -> None:
+    modes = ("normal", None), ("frozen_residual", 0.5)
+    requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG) for mode, k in modes]
+    for request, trace in zip(requests, generated(longrope, requests), strict=True):
+        assert isinstance(trace, Trace)
+        assert_same(trace, generate_one(longrope, decoder_of(longrope), request, DECODING))
+
+
+def test_a_row_ends_where_the_angles_switch(longrope: PreTrainedModel) -> None:
+    requests = [kl_request(LONG[:length], "normal", None) for length in (SWITCH - 3, SWITCH, SWITCH + 1)]
+    before, at, behind = generated(longrope, requests)
+    assert isinstance(before, Trace)
+    assert (len(before.token_id_T), before.finish_reason) == (3, "length")
+    assert isinstance(at, Failure)
+    assert "no room in the model's context of 40, where its rotary angles switch" in at.error
+    assert isinstance(behind, Trace)
+    assert len(behind.token_id_T) == 10
