@@ -329,8 +329,8 @@ class Decoder:
         if len(self.for_keys) < self.n_layers:
             raise UsageError(f"{len(self.for_keys)} of its {self.n_layers} layers run")
         if not torch.equal(visited_TV, own_TV):
-            why = "it takes positions from the length of the cache" if cache.asked else "they are others each time"
-            raise UsageError(f"its logits are others when its layers are visited: {why}")
+            why = ": it takes positions from the length of the cache" if cache.asked else ""
+            raise UsageError(f"its logits are others when its layers are visited{why}")
         if not torch.equal(self.read(after_BTW.to(self.device)[0]), own_TV):
             raise UsageError("its logits don't follow from the residual stream after its last layer")
 

@@ -24,7 +24,8 @@ LONGEST: Final = len(TEXTS[1])
 # Tokens that layers attend to, in families with windows of 8.
 WINDOWS: Final = {
     **dict.fromkeys(("mistral", "mixtral", "starcoder2", "phimoe"), [8] * 7),
-    **dict.fromkeys(("gemma2", "cohere2", "gpt_oss", "qwen2_moe"), [8, None] * 3 + [8]),
+    **dict.fromkeys(("gemma2", "cohere2", "gpt_oss"), [8, None] * 3 + [8]),
+    "qwen2_moe": [8, None, 8, None, None, None, None],
     "qwen2": [None] * 3 + [8] * 4,
     "gemma3": [8, 8, None, 8, 8, None, 8],
 }

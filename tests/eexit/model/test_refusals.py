@@ -94,15 +94,14 @@ def drop_out(model: Any) -> None:
 
 
 def add_at_the_end(model: Any) -> None:
-    forward = model.model.forward
+    class Adding(type(model.model)):  # type: ignore[misc]
+        @wraps(type(model.model).forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.last_hidden_state = output.last_hidden_state + 1
+            return output
 
-    @wraps(forward)
-    def adding(*args: Any, **kwargs: Any) -> Any:
-        output = forward(*args, **kwargs)
-        output.last_hidden_state = output.last_hidden_state + 1
-        return output
-
-    model.model.forward = adding
+    model.model.__class__ = Adding
 
 
 def compile_forward(path: str) -> Callable[[nn.Module], None]:
@@ -131,7 +130,7 @@ DONE: dict[str, tuple[Callable[[Any], object], str]] = {
         hooked("model.layers.1.self_attn.k_proj", lambda out: out + torch.rand_like(out)),
         "keys and values are others without queries",
     ),
-    "dropout": (drop_out, "its logits are others when its layers are visited: they are others each time"),
+    "dropout": (drop_out, "its logits are others when its layers are visited$"),
     "the stack adds to what it gives": (
         add_at_the_end, "its logits don't follow from the residual stream after its last layer"
     ),
