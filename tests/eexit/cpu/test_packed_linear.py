@@ -78,16 +78,15 @@ def test_plain_weights_are_kept_for_as_many_rows_as_they_are_clearly_faster_with
 
 @pytest.mark.parametrize(
     ("available", "dtype", "kept"),
-    [(0, torch.bfloat16, False), (10**9, torch.bfloat16, True), (10**9, torch.float32, False)],
+    [(0, torch.bfloat16, False), (10**9, torch.bfloat16, True), (10**9, torch.float32, True)],
 )
-def test_plain_weights_are_kept_if_memory_has_room_for_both_and_the_cpu_multiplies_in_another_dtype(
+def test_plain_weights_are_kept_if_memory_has_room_for_both(
     monkeypatch: pytest.MonkeyPatch, available: int, dtype: torch.dtype, kept: bool
 ) -> None:
     model = tiny_model("llama")
     for linear in model.modules():
         if isinstance(linear, nn.Linear):
             linear.to(dtype)
-    monkeypatch.setattr(packed_linear, "_multiplied_in", lambda dtype: torch.float32)
     monkeypatch.setattr(packed_linear, "TIMED_BYTES", 1)
     monkeypatch.setattr(packed_linear, "_available_bytes", lambda: available)
     monkeypatch.setattr(packed_linear, "faster_plain", lambda seconds: 1)
