@@ -5,7 +5,6 @@ and reports know no state by name. This module does not import torch.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Final, Protocol
 
 WRITES, MAPS, COPIES, HIDES = "writes", "maps", "copies", "hides"  # what a state may do in a layer, see `left_behind`
@@ -166,7 +165,6 @@ class _Noted:
         self.called = HIDES
 
 
-@cache
 def left_behind(state: State, layer: int) -> str:
     """What a state does in a layer past an exit: WRITES, MAPS, COPIES, HIDES or, if it alters nothing, ""."""
     noted = _Noted()

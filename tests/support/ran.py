@@ -95,12 +95,12 @@ class Ran:
 class Products(TorchDispatchMode):
     """Counts multiply-adds as torch's `FlopCounterMode` does, which takes several times as long for it.
 
-    What torch's own attention multiplies is left out.
+    What torch's own attention multiplies is left out, or counted by its math backend.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_attention: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
-        self.multiply_adds = 0
+        self.with_attention, self.multiply_adds = with_attention, 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,7 +110,7 @@ class Products(TorchDispatchMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, flops = kwargs or {}, flop_registry.get(function.overloadpacket)
-        if function is torch.ops.aten.scaled_dot_product_attention.default:
+        if function is torch.ops.aten.scaled_dot_product_attention.default and not self.with_attention:
             return function(*args, **kwargs)
         if flops is None and is_made_of_others(function):
             with self:

@@ -48,8 +48,8 @@ def test_students_run_neither_what_their_teacher_ran_nor_blocks_beyond_where_all
     engine = Engine(decoder_of(llama), DECODING)
     rows_run.clear()
     teacher = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
-    for layer in range(7):  # up to the fork, layer 2, they are one pass
-        assert rows_run[layer] == teacher + (3 * deep_steps if layer > 2 else 0)
+    for layer in range(7):  # up to the fork, layer 1, they are one pass
+        assert rows_run[layer] == teacher + (3 * deep_steps if layer > 1 else 0)
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
@@ -169,7 +169,7 @@ def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedM
     engine, request = Engine(decoder_of(llama), replace(DECODING, rows=n_rows)), Request(PROMPT, exit)
     [(_, expected)] = engine.generate([request])
     assert isinstance(expected, Trace)
-    unused = min(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
+    unused = max(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
     broken = replace(request, prompt_token_ids=(unused,) * 9)
     with broken_token(llama, unused):
         outcomes = dict(engine.generate([broken, request, broken, request]))

@@ -62,7 +62,7 @@ def checked(function: Callable[..., Any], seen: dict[str, int]) -> Callable[...,
 
 PARTS = {
     step: ["exit_pass", "decide", "read_tokens"],
-    exit_pass: ["decide", "read_ready", "read_tokens"],
+    exit_pass: ["decide", "read_tokens"],
     teacher: ["teacher_pass", "read_layers"],
     layer_reading: ["pick_tokens"],
 }

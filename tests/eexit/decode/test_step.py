@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache
 from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
-from eexit.plan.configuration import Exit, Normal
+from eexit.model.layers import Inputs, Visit
+from eexit.plan.configuration import Configuration, Draft, Exit, Normal
 
 FEW = replace(SAMPLED, observe="none")
 ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
@@ -98,8 +100,9 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(KVCache, "move_left", noted)
     model = shared_model(architecture)
-    exits = [*confident(model), Exit("unfrozen", "kl", 0.5), Exit("frozen_residual", "kl", 0.5), Normal()]
-    requests = [Request(PROMPTS[seed % 3], exit, seed) for seed, exit in enumerate(exits)]
+    oracles = [Exit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
+    rows_of: list[Configuration] = [*confident(model), *oracles, Normal(), *[Draft(3, 2)] * 3]
+    requests = [Request(PROMPTS[seed % 3], each, seed) for seed, each in enumerate(rows_of)]
     as_reference(model, requests, ENDING, rows=2)
     assert moved
 
@@ -182,7 +185,12 @@ def test_rows_in_flight_run_what_they_owe_before_others_come(
     decoder, requests = decoder_of(llama), [Request(PROMPTS[seed], Exit("unfrozen", "fixed", 1.0)) for seed in range(3)]
     ends = dict(zip(PROMPTS, (5, 8, 5), strict=True))
     decoding = replace(FEW, rows=2, stops=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids])
-    passes, n_run = list[int](), decoder.run
-    monkeypatch.setattr(decoder, "run", lambda *given: passes.append(given[1].token_BT.shape[1]) or n_run(*given))
+    passes, run = list[int](), decoder.run
+
+    def noted(visit: Visit, inputs: Inputs, *given: Any) -> torch.Tensor:
+        passes.append(inputs.token_BT.shape[1])
+        return run(visit, inputs, *given)
+
+    monkeypatch.setattr(decoder, "run", noted)
     traces_of(Engine(decoder, decoding).generate(requests))
     assert passes[1:] == [1, 1, 1, 1, 4, max(map(len, PROMPTS[2:])), 1, 1, 1, 1], "once, all that was owed together"
