@@ -91,7 +91,8 @@ def aligned(texts: Sequence[Sequence[int]], end: int, device: torch.device) -> I
     token_BT = np.array([[*[0] * (longest - len(text)), *text] for text in texts])
     position_BT = np.arange(longest) - (longest - np.array([[len(text)] for text in texts]))
     seen_BC = np.pad(position_BT >= 0, ((0, 0), (end - longest, 0)))
-    return Inputs(*to_device([token_BT, np.maximum(position_BT, 0), seen_BC], device))
+    token, position, seen = to_device([token_BT, np.maximum(position_BT, 0), seen_BC], device)
+    return Inputs(token, position, seen)
 
 
 def padded(rows: np.ndarray, most: int) -> np.ndarray:
