@@ -6,7 +6,6 @@ keys and values together is run as it is. A linear module whose NaN shows in the
 with values.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,9 +48,11 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
 
 def copied(module: nn.Module) -> nn.Module:
     """A copy of a module with its class's own forward, in whose place accelerate puts another."""
-    shell = copy.copy(module)
+    shell: nn.Module = object.__new__(type(module))
+    own = {**vars(module)}
     for name in ("forward", "_old_forward", "_hf_hook"):
-        vars(shell).pop(name, None)
+        own.pop(name, None)
+    object.__setattr__(shell, "__dict__", own)
     return shell
 
 
