@@ -185,7 +185,7 @@ def test_gates_and_screens_decide_as_on_a_cpu(
     expected = dict(Engine(decoder_of(llama), here).generate(requests))
     with Card():
         parts = {name: There(part) for name, part in gate.tensors().items()}
-        there = replace(decoding_there(decoder, DECODING), gate=Gate.of(gate.rules, parts, gate.of_layer))
+        there = replace(decoding_there(decoder, DECODING), gate=Gate.of(gate.rules, parts, list(gate.of_layer)))
         there = replace(there, screen=Screen(decoder, size, There(moment)))
         rows = traces_of(Engine(decoder, there).generate(requests))
     assert_same_rows(rows, expected)

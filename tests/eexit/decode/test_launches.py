@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
+from typing import Any, cast
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def decoder_there(n_layers: int) -> Decoder:
 
 @cache
 def of_generate(n_layers: int) -> Launches:
-    steps, model = list[Counts](), decoder_there(n_layers).model
+    steps, model = list[Counts](), cast(Any, decoder_there(n_layers).model)
     with Card() as card, torch.inference_mode():
 
         def note(_: torch.LongTensor, logits_BV: torch.FloatTensor) -> torch.FloatTensor:
