@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
@@ -20,6 +20,7 @@ from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
 from eexit.model.devices import device_of
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
 
@@ -46,9 +47,9 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
     return shell
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copied(module: AnyModule) -> AnyModule:
     """A copy of a module with its class's own forward, in whose place accelerate puts another."""
-    shell: nn.Module = object.__new__(type(module))
+    shell = object.__new__(type(module))
     own = {**vars(module)}
     for name in ("forward", "_old_forward", "_hf_hook"):
         own.pop(name, None)
