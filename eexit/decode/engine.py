@@ -58,8 +58,8 @@ class Engine:
 
         `observed` is called with the number of tokens of finished texts that full depth was asked about, often.
 
-        How many rows are in flight follows from the memory that their caches may take. Requests of one prompt share
-        its prefill if they are next to each other.
+        How many rows are in flight follows from the memory that their caches may take. Rows of one prompt that begin
+        at the same time share its prefill.
         """
         waiting = []
         for index, request in enumerate(requests):

@@ -159,7 +159,7 @@ class _Texts:
             self.decoding.state_maps,
         )  # fmt: skip
         visit = ExitPass(self.student, leaving, self.decoding, deciding, known, (n_texts, n_tokens), keeps_ready=True)
-        visit.owes = False
+        visit.may_owe = False
         taken = visit.finish(self.student.run(visit, inputs))
         layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
         seen = taken.exit_D, taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE

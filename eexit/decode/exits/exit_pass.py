@@ -105,19 +105,16 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     return Decision(evidence_DE, exit_probabilities(chances), choose_exits(chances, deciding.u_exit_D))
 
 
-def exit_pass(
-    student: Student, leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding,
-    reading: Reading | None = None,
-) -> ExitsTaken:  # fmt: skip
-    """Run tokens up to their exits, and read the next tokens there; oracles look at the teacher's `reading`."""
-    visit = ExitPass(student, leaving, decoding, deciding, decide(deciding, reading), inputs.token_BT.shape)
+def exit_pass(student: Student, leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding) -> ExitsTaken:
+    """Run tokens, none of which has an oracle, up to their exits, and read the next tokens there."""
+    visit = ExitPass(student, leaving, decoding, deciding, decide(deciding), inputs.token_BT.shape)
     return visit.finish(student.run(visit, inputs))
 
 
 class KnownExits(Passing):
     """The visit of a pass in which tokens leave at known exits: `known_BT` are indices into X."""
 
-    owes = True  # layers that all tokens leave out may be owed
+    may_owe = True  # layers that all tokens leave out may be owed
 
     def __init__(
         self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor,
@@ -180,7 +177,7 @@ class KnownExits(Passing):
         self.left_D, self.exit_D = self.left_D | leaves_D, self.exit_D.masked_fill(leaves_D, rank)
         self.leave_as(self._left())
         self.any_left = self.any_left or leaves_D.device.type != "cpu" or bool(leaves_D.any())
-        if self.any_left and (self.owes or self.leaving.all_alter):
+        if self.any_left and (self.may_owe or self.leaving.all_alter):
             self.all_left = self.have_all_left(rank)
 
     @cached_property

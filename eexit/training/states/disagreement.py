@@ -100,7 +100,7 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     leaving = Leaving(student.cache, {state: 0}, torch.zeros_like(slot_B), True, layers, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
     visit = KnownExits(student, leaving, decoding, exit_BT)
-    visit.owes = False
+    visit.may_owe = False
     ready_DH = visit.ready(student.run(visit, full.inputs))[full.decided_BT.flatten()]
     said_D = torch.cat([full.decoder.head(some_NH).argmax(-1) for some_NH in ready_DH.split(ARGMAX_TOKENS)])
     return (said_D != full.said_D).cpu().numpy()
