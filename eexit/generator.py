@@ -20,14 +20,14 @@ from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.errors import first_line
 from eexit.method.screen import Screen
-from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input, thinking_marks
+from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import NO_MARKS, SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
-from eexit.quality.parts import Chains, Marks, Until
+from eexit.quality.parts import THINKING_MARKS, Chains, Marks, Until
 from eexit.results.shard_tables import (
     OnProgress,
     Results,
@@ -50,6 +50,15 @@ def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
         return Until(config.thinking_until)
     marks = thinking_marks(tokenizer) if config.thinking is None else config.thinking
     return Marks(*marks) if marks and marks != (NO_MARKS,) else None
+
+
+def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
+    """What opens and closes a chain of thought, where the chat template or the vocabulary has both."""
+    names, template = tokenizer.get_vocab(), tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    for opening, closing in THINKING_MARKS:
+        if {opening, closing} <= names.keys() or (opening in template and closing in template):
+            return opening, closing
+    return None
 
 
 def decoding_of(

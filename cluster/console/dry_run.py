@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from cluster.console.sweep_flags import Options
 from cluster.job import SweepJob
-from eexit.model.sources import bytes_to_fetch
+from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import shown
 from eexit.output.text import counted, precision, with_weights
 from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
@@ -89,6 +90,28 @@ def _to_fetch(config: SweepConfig) -> str:
     if n_bytes is None:
         return "unknown: the hub does not say how large the weights are"
     return f"{size(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
+
+
+def bytes_to_fetch(model: str, revision: str | None) -> int | None:
+    """The bytes of the weights that a name on the hub has yet to bring to this machine; None if that can't be told.
+
+    Whatever else a model may be is on this machine, or is fetched when it is looked at.
+    """
+    if model == DEFAULT_MODEL or files_of(model):
+        return 0
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not hub_is_reachable():
+        return 0  # what is not in the cache is refused
+    try:
+        files = HfApi().model_info(model, revision=revision, files_metadata=True).siblings or []
+    except Exception:  # of the hub's client, whose errors change with what it is made of
+        return None
+    sizes = {each.rfilename: each.size or 0 for each in files}
+    weights = [name for name in sizes if fnmatch(name, "model*.safetensors")]
+    weights = weights or [name for name in sizes if fnmatch(name, "pytorch_model*.bin")]
+    lacking = [name for name in weights if not isinstance(try_to_load_from_cache(model, name, revision=revision), str)]
+    return sum(map(sizes.__getitem__, lacking))
 
 
 def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -17,3 +18,13 @@ def affine(given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Computed and returned in their dtype. What goes on into the model is handed over with `.to(given.dtype)`.
     """
     return given.to(bias.dtype) @ weight + bias
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors there can be float64, as they can't on Apple's GPUs."""
+    return device.type != "mps"
+
+
+def in_float64(part: Tensor) -> Tensor:
+    """Where it is or, if that device has no float64, on the CPU."""
+    return (part if has_float64(part.device) else part.cpu()).double()

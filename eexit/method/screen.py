@@ -17,9 +17,9 @@ from torch import Tensor
 from eexit.cpu.packed_linear import plain_bias, plain_weight
 from eexit.cpu.search import likeliest
 from eexit.errors import UsageError
+from eexit.method.affine import in_float64
 from eexit.method.rules import Distribution
 from eexit.method.screen_size import ScreenSize
-from eexit.model.devices import in_float64
 from eexit.model.keys_alone import graft
 from eexit.model.layers import Decoder
 

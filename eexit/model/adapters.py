@@ -5,13 +5,11 @@ other weights are the model's own, in the same memory. A fine-tuned model of the
 """
 
 import copy
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,8 +22,6 @@ from eexit.model.quantization import quantization_of
 WEIGHTS: Final = PEFT_FILES[1]
 PREFIX: Final = "base_model.model."  # of names in WEIGHTS; names of modules of the model follow
 
-_CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
-
 
 def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
@@ -37,7 +33,7 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     path = Path(folder).expanduser()
     if not is_peft(path):
         return _fine_tuned(model, path)
-    _refuse_without_peft(folder)
+    refuse_without_peft(folder)
     if len(devices := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
         raise UsageError(
             f"--adapter {folder} is merged into weights, and those of this model are on {', '.join(devices)}: load the "
@@ -57,24 +53,6 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     raise UsageError(f"--adapter {folder} is of another model: {misfits[0]} fits none of its weights")
 
 
-def own_weights(model: nn.Module, folder: str) -> int:
-    """How many weights a student with this adapter would not share with the model, whose device may be `meta`.
-
-    Raises `UsageError` as `merged` does.
-    """
-    path = Path(folder).expanduser()
-    if not is_peft(path):
-        return sum(parameter.numel() for parameter in model.parameters())
-    _refuse_without_peft(folder)
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as held:
-            names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
-        changed = [model.get_submodule(name) for name in names]
-    except Exception as error:  # safetensors' own, and torch's for a module that is not there
-        raise UsageError(f"--adapter {folder} can't be used with this model: {first_line(error)}") from error
-    return sum(parameter.numel() for module in changed for parameter in module.parameters(recurse=False))
-
-
 def refuse_merging(folder: str, quantization: str) -> None:
     """Raises `UsageError` for an adapter of quantised weights."""
     raise UsageError(
@@ -83,7 +61,7 @@ def refuse_merging(folder: str, quantization: str) -> None:
     )
 
 
-def _refuse_without_peft(folder: str) -> None:
+def refuse_without_peft(folder: str) -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:

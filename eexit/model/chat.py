@@ -12,11 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 Tokenizer = PreTrainedTokenizerBase
-# What opens and closes a chain of thought, in the chat templates and vocabularies of models that think.
-THINKING_MARKS: Final = (
-    ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<seed:think>", "</seed:think>"), ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)  # fmt: skip
 _PROMPT: Final = "0"  # of a chat of which only what follows the prompt is looked at
 
 
@@ -47,15 +42,6 @@ def format_and_tokenize_input(
     ids = _encode_marked(whole, tokenizer) if as_text else _encode(whole, tokenizer)
     input_ids = torch.tensor([ids], dtype=torch.long, device=device)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-
-
-def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """What opens and closes a chain of thought, where the chat template or the vocabulary has both."""
-    names, template = tokenizer.get_vocab(), tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    for opening, closing in THINKING_MARKS:
-        if {opening, closing} <= names.keys() or (opening in template and closing in template):
-            return opening, closing
-    return None
 
 
 def before_answer(tokenizer: Tokenizer, system_prompt: str) -> str:

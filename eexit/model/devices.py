@@ -7,7 +7,7 @@ when it loads a model with a `device_map`, move the residual stream from layer t
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from eexit.errors import UsageError
@@ -31,13 +31,3 @@ def devices_of(
 def device_of(module: nn.Module) -> torch.device:
     """Where a module is: if it has no parameters, all of its weights are packed, for the CPU."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether tensors there can be float64, as they can't on Apple's GPUs."""
-    return device.type != "mps"
-
-
-def in_float64(part: Tensor) -> Tensor:
-    """Where it is or, if that device has no float64, on the CPU."""
-    return (part if has_float64(part.device) else part.cpu()).double()

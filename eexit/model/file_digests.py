@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -33,18 +32,3 @@ def is_peft(folder: Path) -> bool:
                 "fine-tuned model"
             )
     return True
-
-
-def adapter_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file that an adapter is. Raises `UsageError` if the folder has none."""
-    weights = sorted(file.name for file in folder.glob("*.safetensors"))
-    files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
-    if len(files) < 2:
-        raise UsageError(f"--adapter {folder} has no safetensors: save the fine-tuned model with save_pretrained")
-    return {name: _digest(folder / name, (folder / name).stat().st_mtime_ns) for name in files}
-
-
-@lru_cache(64)
-def _digest(path: Path, changed: int) -> str:
-    """The SHA-256 of a file, which may be large, that was last changed then."""
-    return sha256([path])

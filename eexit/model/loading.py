@@ -2,17 +2,14 @@
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from eexit.errors import UsageError, first_line
-from eexit.model.adapters import own_weights, refuse_merging
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import (
     digests,
@@ -22,17 +19,15 @@ from eexit.model.checkpoint import (
     refuse_misfit_unloaded,
     refuse_not_finite,
 )
-from eexit.model.layers import context_of
 from eexit.model.quantization import (
     INT4,
     dtype_name,
     method_of,
-    quantized_bytes,
     quantizing,
     refuse_left_whole,
     refuse_quantize,
 )
-from eexit.model.refusals import find_stack, refuse_offloaded, refuse_unsupported
+from eexit.model.refusals import refuse_offloaded
 from eexit.model.sources import DEFAULT_MODEL, file_digest, gguf_bits, hub_is_reachable, locate, no_tokenizer
 from eexit.output.text import did_you_mean
 
@@ -81,7 +76,7 @@ def describe_model(config: ModelOptions) -> ModelDescription:
     Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
     """
     location = locate(config.model)
-    found = _read_config(config, location)
+    found = read_config(config, location)
     n_layers = found.get_text_config(decoder=True).num_hidden_layers
     digest, parts = file_digest(config.model, location), None
     if digest is None and Path(location).is_dir():
@@ -90,7 +85,7 @@ def describe_model(config: ModelOptions) -> ModelDescription:
         except UsageError:
             raise
         except Exception as error:  # a configuration may make transformers raise anything
-            raise _not_loadable(config, error) from error
+            raise not_loadable(config, error) from error
         parts = digests(location, _load_tokenizer(config, location))
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return ModelDescription(
@@ -106,63 +101,6 @@ def describe_model(config: ModelOptions) -> ModelDescription:
     )
 
 
-def estimate_memory(config: ModelOptions) -> tuple[int, int, int | None, tuple[int, int]]:
-    """Bytes of the weights, and of a token's keys and values (teacher's and student's); nothing is loaded.
-
-    Then how many tokens a row may have, None without a limit, and the bytes of a layer's weights and of the head's. The
-    weights include those that a student does not share with the model; those that a checkpoint has quantised count as
-    whole ones. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
-    `describe_model` does, and for an adapter that does not fit.
-    """
-    found = _read_config(config, locate(config.model))
-    text = found.get_text_config(decoder=True)
-    try:
-        refuse_unsupported(found, text)
-    except UsageError as error:
-        raise UsageError(f"model {config.model} is not supported: {error}") from error
-    model = _without_weights(config, found)
-    if config.quantize is not None:
-        refuse_left_whole(config.quantize, model)
-        if config.adapter is not None:
-            refuse_merging(config.adapter, config.quantize)
-    dtype, head = choose_dtype(config.dtype, choose_device("auto"), config.quantize), model.get_output_embeddings()
-    size = dtype.itemsize
-    held = partial(quantized_bytes, quantize=config.quantize, head=head, itemsize=size)
-    weights = held(model) + (0 if config.adapter is None else own_weights(model, config.adapter) * size)
-    parts = (0, 0)
-    with suppress(UsageError):  # what is told when the model is loaded
-        path, name = find_stack(model, text.num_hidden_layers)
-        parts = held(getattr(model.get_submodule(path), name)[0]), 0 if head is None else held(head)
-    return weights, 2 * _numbers_per_position(model, text) * size, context_of(text), parts
-
-
-def _without_weights(config: ModelOptions, found: Any) -> PreTrainedModel:
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # a model's code may raise anything for such a configuration
-        raise _not_loadable(config, error) from error
-    return model
-
-
-@torch.inference_mode()
-def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
-    """How many numbers the keys and values of a position have: by a run on the meta device, or by the config."""
-    cache = DynamicCache()
-    with suppress(Exception):  # code that depends on values, such as routing to experts, fails on the meta device
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
-    n_layers: int = text.num_hidden_layers
-    written: list[Any] = list(cache.layers)
-    seen = [layer.keys.numel() + layer.values.numel() for layer in written if layer.is_initialized]
-    return sum(seen) * n_layers // len(seen) if seen else sum(map(_numbers_named, text.per_layer_config))
-
-
-def _numbers_named(layer: Any) -> int:
-    heads: int = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
-    width: int = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-    return 2 * heads * width
-
-
 def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load.
 
@@ -170,7 +108,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
     """
     location, chosen_device = locate(config.model), choose_device(device)
     dtype = choose_dtype(config.dtype, chosen_device, config.quantize)
-    is_quantized = method_of(_read_config(config, location))
+    is_quantized = method_of(read_config(config, location))
     tokenizer = _load_tokenizer(config, location)
     refuse_cut_off(config.model, location)
     try:
@@ -188,7 +126,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
     except UsageError:
         raise
     except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
-        raise _not_loadable(config, error) from error
+        raise not_loadable(config, error) from error
     model, found = loaded
     refuse_misfit(config.model, found)
     if config.quantize is not None:
@@ -266,12 +204,12 @@ def _load_tokenizer(config: ModelOptions, location: str) -> Tokenizer:
     return tokenizer
 
 
-def _read_config(config: ModelOptions, location: str) -> Any:
+def read_config(config: ModelOptions, location: str) -> Any:
     """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
     try:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
     except Exception as error:  # as above
-        raise _not_loadable(config, error) from error
+        raise not_loadable(config, error) from error
     if not isinstance(found.architectures or [], list):
         raise UsageError(
             f"model {config.model}: architectures in config.json must be a list, got {found.architectures}"
@@ -290,7 +228,7 @@ def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:
     return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
 
 
-def _not_loadable(config: ModelOptions, error: Exception) -> UsageError:
+def not_loadable(config: ModelOptions, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
     reason = first_line(error)
     if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type

@@ -97,19 +97,6 @@ def _takes(quantize: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
 
 
-def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | None, itemsize: int) -> int:
-    """The bytes that the weights of a module without any, on the meta device, take once they are quantised."""
-    total = sum(parameter.numel() for parameter in module.parameters()) * itemsize
-    for each in module.modules() if quantize else ():
-        if isinstance(each, nn.Linear) and each is not head:
-            n_weights = each.weight.numel()
-            packed = n_weights + 5 * each.out_features  # a scale in float32 for each output, and its zero point
-            if quantize == INT4:
-                packed = n_weights // 2 + 2 * itemsize * n_weights // GROUP
-            total += packed - n_weights * itemsize
-    return total
-
-
 def weight_bytes(module: nn.Module) -> int:
     """The bytes of the weights that a loaded module holds, quantised and packed ones as they are."""
     held = [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]

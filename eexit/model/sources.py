@@ -14,7 +14,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -104,28 +103,6 @@ def hub_is_reachable() -> bool:
     except OSError:
         return False
     return True
-
-
-def bytes_to_fetch(model: str, revision: str | None) -> int | None:
-    """The bytes of the weights that a name on the hub has yet to bring to this machine; None if that can't be told.
-
-    Whatever else a model may be is on this machine, or is fetched when it is looked at.
-    """
-    if model == DEFAULT_MODEL or files_of(model):
-        return 0
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if not hub_is_reachable():
-        return 0  # what is not in the cache is refused
-    try:
-        files = HfApi().model_info(model, revision=revision, files_metadata=True).siblings or []
-    except Exception:  # of the hub's client, whose errors change with what it is made of
-        return None
-    sizes = {each.rfilename: each.size or 0 for each in files}
-    weights = [name for name in sizes if fnmatch(name, "model*.safetensors")]
-    weights = weights or [name for name in sizes if fnmatch(name, "pytorch_model*.bin")]
-    lacking = [name for name in weights if not isinstance(try_to_load_from_cache(model, name, revision=revision), str)]
-    return sum(map(sizes.__getitem__, lacking))
 
 
 def file_digest(model: str, location: str) -> str | None:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
-from eexit.model.file_digests import adapter_digests, sha256
+from eexit.model.file_digests import MODEL_CONFIG, PEFT_FILES, is_peft, sha256
 from eexit.output.whole_files import write_whole
 
 STATE: Final = "state.safetensors"  # of a training that has not ended
@@ -202,3 +203,18 @@ def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[
             f"{name} predicts {predicts} of readout {trained_on}, not of {readout}: "
             "give --readout as it was trained with"
         )
+
+
+def adapter_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that an adapter is. Raises `UsageError` if the folder has none."""
+    weights = sorted(file.name for file in folder.glob("*.safetensors"))
+    files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
+    if len(files) < 2:
+        raise UsageError(f"--adapter {folder} has no safetensors: save the fine-tuned model with save_pretrained")
+    return {name: _digest(folder / name, (folder / name).stat().st_mtime_ns) for name in files}
+
+
+@lru_cache(64)
+def _digest(path: Path, changed: int) -> str:
+    """The SHA-256 of a file, which may be large, that was last changed then."""
+    return sha256([path])

@@ -16,6 +16,11 @@ from eexit.quality.answers import first_match
 THINKING: Final = "thinking"
 ANSWER: Final = "answer"
 PARTS: Final = (THINKING, ANSWER)
+# What opens and closes a chain of thought, in the chat templates and vocabularies of models that think.
+THINKING_MARKS: Final = (
+    ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"), ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eexit.decode.engine import cache_budget
-from eexit.model.devices import has_float64, in_float64
+from eexit.method.affine import has_float64, in_float64
 
 CPU: Final = torch.device("cpu")
 MOST_TIMES: Final = 2.0  # as long as in float32: below, products are made in float64

@@ -12,7 +12,8 @@ from card import DEVICE, OTHER, Card
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.cpu import packed_linear
-from eexit.model import devices, loading, quantization
+from eexit.method import affine
+from eexit.model import loading, quantization
 from eexit.model.layers import Decoder
 from eexit.training import ridge
 
@@ -50,7 +51,7 @@ def models_there() -> Iterator[None]:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
         for module in (packed_linear, quantization):
             patch.setattr(module, "is_whole", lambda weight: is_whole(getattr(weight, "here", weight)))
-        for module in (ridge, devices):
+        for module in (ridge, affine):
             patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
         patch.setattr(loading, "choose_device", lambda device: DEVICE)
         yield

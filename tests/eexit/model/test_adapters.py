@@ -20,10 +20,10 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
 from eexit.generator import ModelGenerator
-from eexit.model.adapters import WEIGHTS, merged, own_weights
-from eexit.model.loading import estimate_memory
+from eexit.model.adapters import WEIGHTS, merged
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Normal
+from eexit.plan.memory import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
 from eexit.studies.timing.contenders import Contenders
 

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from eexit import format_and_tokenize_input
-from eexit.generator import ModelGenerator
-from eexit.model.chat import before_answer, thinking_marks
+from eexit.generator import ModelGenerator, thinking_marks
+from eexit.model.chat import before_answer
 from eexit.model.sources import locate
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs

@@ -9,11 +9,12 @@ import pytest
 from huggingface_hub import constants
 from tiny_gguf import save_tiny_gguf
 
+from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
 from eexit.model.file_digests import sha256
 from eexit.model.loading import describe_model
-from eexit.model.sources import GGUF_IN_WHEEL, bytes_to_fetch, locate
+from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.config import SweepConfig
 
 
