@@ -38,18 +38,17 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_invariant_3_holds_however_rows_decode[readout1",
         "test_invariant_4_a_row_is_the_same_alone_and_beside_others[llama]",
     ),
-    "eexit/decode/steps/test_drafting.py": (
+    "eexit/decode/test_draft.py": (
         "test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers[llama]",
         "test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows[llama-0.7",
         "test_a_draft_is_accepted",
         "test_the_distribution",
         "test_a_learned_readout_drafts",
         "test_a_row_runs_what_it_says[llama]",
-        "test_what_is_run_for_drafts",
         "test_what_is_no_draft",
         "test_a_text_stands_for_a_grid",
     ),
-    "eexit/decode/steps/test_online.py": ("test_invariant_7_holds_for_a_probe",),
+    "eexit/decode/test_step.py": ("test_a_text_that_never_goes_deeper",),
     "eexit/decode/costs/test_counting.py": (
         "test_full_depth_costs_what_the_models_own_forward_does[llama]",
         "test_the_parts_of_a_llama",
@@ -57,7 +56,7 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_exits_need",
         "test_any_exits_need",
     ),
-    "eexit/decode/test_scoring.py": ("test_a_text_may_be_anything",),
+    "eexit/decode/test_score.py": ("test_a_text_may_be_anything",),
     # What is planned, and bad input, without a process.
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # What lands, and what of it is damaged.
