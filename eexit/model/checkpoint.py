@@ -4,25 +4,21 @@ Where a checkpoint lacks weights, transformers initialises them at random; weigh
 Either means that the checkpoint belongs to another model, so both are refused.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eexit.errors import UsageError
-from eexit.model.file_digests import sha256
 from eexit.model.quantization import parts_of
 
-CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # Attention masks that old versions of transformers saved as if they were weights; it ignores other such keys itself.
 _COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
 
@@ -106,25 +102,6 @@ def refuse_cut_off(model: str, folder: str) -> None:
                 pass
         except SafetensorError as error:
             raise UsageError(f"model {model}: {path.name} is cut off or damaged ({error}): get it again") from error
-
-
-def digests(folder: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """SHA-256 of each part of a model folder that results depend on, by the part's name."""
-    own = Path(folder)
-    weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
-    template = json.dumps(tokenizer.chat_template, sort_keys=True)
-    names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
-    return {
-        "weights": sha256(weights),
-        "configuration": sha256(_there(own, CONFIGURATION_FILES)),
-        "chat template": hashlib.sha256(template.encode()).hexdigest(),
-        "tokenizer": sha256(_there(own, names)),
-        "code": sha256(sorted(own.glob("*.py"))),
-    }
-
-
-def _there(folder: Path, names: Collection[str]) -> list[Path]:
-    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _counted(keys: list[str]) -> str:

@@ -1,8 +1,5 @@
-"""Loading a model and its tokenizer, and describing a model without loading its weights."""
+"""Loading a model and its tokenizer."""
 
-import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,24 +8,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from eexit.errors import UsageError, first_line
 from eexit.model.chat import Tokenizer
-from eexit.model.checkpoint import (
-    digests,
-    quietly,
-    refuse_cut_off,
-    refuse_misfit,
-    refuse_misfit_unloaded,
-    refuse_not_finite,
-)
-from eexit.model.quantization import (
-    INT4,
-    dtype_name,
-    method_of,
-    quantizing,
-    refuse_left_whole,
-    refuse_quantize,
-)
+from eexit.model.checkpoint import quietly, refuse_cut_off, refuse_misfit, refuse_not_finite
+from eexit.model.quantization import INT4, method_of, quantizing, refuse_left_whole, refuse_quantize
 from eexit.model.refusals import refuse_offloaded
-from eexit.model.sources import DEFAULT_MODEL, file_digest, gguf_bits, hub_is_reachable, locate, no_tokenizer
+from eexit.model.sources import DEFAULT_MODEL, hub_is_reachable, locate, no_tokenizer
 from eexit.output.text import did_you_mean
 
 
@@ -45,60 +28,6 @@ class ModelOptions(Protocol):
     def dtype(self) -> str: ...
     @property
     def quantize(self) -> str | None: ...
-    @property
-    def adapter(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """A sweep's model: the name as it was given, and what was found under it.
-
-    `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
-    of the GGUF file. A model from the hub has neither: it is identified by its revision. `dtype` is what it is loaded
-    in, on this machine where that depends on it. `quantization` is how its weights are quantised, if they are: at
-    loading, or in the checkpoint. `gguf_bits` are those that most weights had in the GGUF file, if it comes from one.
-    """
-
-    name: str
-    revision: str | None
-    parts: dict[str, str] | None
-    digest: str | None
-    architecture: str
-    n_layers: int
-    dtype: str
-    quantization: str | None
-    gguf_bits: int | None
-
-
-def describe_model(config: ModelOptions) -> ModelDescription:
-    """Look a model up without loading its weights.
-
-    Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
-    """
-    location = locate(config.model)
-    found = read_config(config, location)
-    n_layers = found.get_text_config(decoder=True).num_hidden_layers
-    digest, parts = file_digest(config.model, location), None
-    if digest is None and Path(location).is_dir():
-        try:
-            refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
-        except UsageError:
-            raise
-        except Exception as error:  # a configuration may make transformers raise anything
-            raise not_loadable(config, error) from error
-        parts = digests(location, _load_tokenizer(config, location))
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return ModelDescription(
-        name=config.model,
-        revision=getattr(found, "_commit_hash", None) or config.revision,
-        parts=parts,
-        digest=digest,
-        architecture=(found.architectures or [found.model_type])[0],
-        n_layers=n_layers,
-        dtype=dtype_name(choose_dtype(config.dtype, choose_device("auto"), config.quantize)),
-        quantization=config.quantize or method_of(found),
-        gguf_bits=gguf_bits(config.model),
-    )
 
 
 def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
@@ -109,7 +38,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
     location, chosen_device = locate(config.model), choose_device(device)
     dtype = choose_dtype(config.dtype, chosen_device, config.quantize)
     is_quantized = method_of(read_config(config, location))
-    tokenizer = _load_tokenizer(config, location)
+    tokenizer = load_tokenizer(config)
     refuse_cut_off(config.model, location)
     try:
         with quietly():
@@ -188,10 +117,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
 
 def load_tokenizer(config: ModelOptions) -> Tokenizer:
     """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
-    return _load_tokenizer(config, locate(config.model))
-
-
-def _load_tokenizer(config: ModelOptions, location: str) -> Tokenizer:
+    location = locate(config.model)
     try:
         with quietly():
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(location, **_fetching(config, location))

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import cache
@@ -103,30 +102,6 @@ def hub_is_reachable() -> bool:
     except OSError:
         return False
     return True
-
-
-def file_digest(model: str, location: str) -> str | None:
-    """SHA-256 of the GGUF file that a model comes from; None if it does not come from one."""
-    if model == DEFAULT_MODEL:
-        return GGUF_SHA256
-    return Path(location).name if model.lower().endswith(".gguf") else None
-
-
-def gguf_bits(model: str) -> int | None:
-    """The bits of most weights of the GGUF file that a model comes from; None if it does not come from one."""
-    if model == DEFAULT_MODEL:
-        kinds = [Path(GGUF_IN_WHEEL).suffixes[-2]]
-    elif model.lower().endswith(".gguf"):
-        from gguf import GGUFReader
-
-        n_weights: Counter[str] = Counter()
-        for tensor in GGUFReader(Path(model).expanduser()).tensors:
-            n_weights[tensor.tensor_type.name] += int(tensor.n_elements)
-        kinds = [kind for kind, _ in n_weights.most_common(1)]
-    else:
-        return None
-    found = re.search(r"\d+", "".join(kinds))  # Q4_1, IQ4_XS, Q8_0, F16
-    return int(found[0]) if found else None
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:

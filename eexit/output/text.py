@@ -102,7 +102,7 @@ def with_weights(quantization: str | None) -> str:
 
 
 def precision(model: Mapping[str, Any], dtype_asked: str) -> str:
-    """What the model of a sweep computes in, of an `eexit.model.loading.ModelDescription`.
+    """What the model of a sweep computes in, of an `eexit.plan.model_description.ModelDescription`.
 
     >>> precision({"dtype": "bfloat16", "gguf_bits": 4}, "auto")
     'bfloat16 (--dtype auto), weights dequantised from 4 bits'

@@ -68,7 +68,7 @@ class Card(BaseModel):
     format: Literal[2] = 2
     what: str  # linear, probe, gate or state
     holds: tuple[str, ...]  # roles
-    model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
+    model: dict[str, Any]  # an `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # of the sweep; the model has what it became
     layers: tuple[int, ...]
     readout: str  # that layers were read through: a name, or the digest of a learned one

@@ -258,8 +258,7 @@ def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
 
 def _find(config: SweepConfig) -> tuple[Any, ...]:
     """The fields of `ModelFound`, without loading weights. Raises `UsageError`."""
-    from eexit.model.loading import describe_model
-    from eexit.plan.memory import estimate_memory
+    from eexit.plan.model_description import describe_model, estimate_memory
 
     model = asdict(describe_model(config))
     try:

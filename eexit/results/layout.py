@@ -50,7 +50,7 @@ class Manifest:
     configurations: Sequence[Mapping[str, Any]] = field(
         default_factory=list
     )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`
-    model: Mapping[str, Any]  # an `eexit.model.loading.ModelDescription`
+    model: Mapping[str, Any]  # an `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # auto, where the model and the configuration have what it became
     exitable_layers: Sequence[int]
     learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role

@@ -48,8 +48,8 @@ def drive(
 
 def look_here(config: SweepConfig, rows: int) -> ModelFacts:
     """Of a model, in this process, which has torch anyway."""
-    from eexit.model.loading import describe_model
     from eexit.plan.exit_layers import resolve_exitable_layers
+    from eexit.plan.model_description import describe_model
 
     model = describe_model(config)
     return asdict(model), resolve_exitable_layers(config, model.n_layers), None

@@ -15,6 +15,7 @@ from eexit.cpu import packed_linear
 from eexit.method import affine
 from eexit.model import loading, quantization
 from eexit.model.layers import Decoder
+from eexit.plan import model_description
 from eexit.training import ridge
 
 N_ON_OTHER: Final = 3  # layers
@@ -53,5 +54,6 @@ def models_there() -> Iterator[None]:
             patch.setattr(module, "is_whole", lambda weight: is_whole(getattr(weight, "here", weight)))
         for module in (ridge, affine):
             patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
-        patch.setattr(loading, "choose_device", lambda device: DEVICE)
+        for module in (loading, model_description):
+            patch.setattr(module, "choose_device", lambda device: DEVICE)
         yield

@@ -87,7 +87,7 @@ def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
 
 
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
-    """An artefact of state maps, for this `eexit.model.loading.ModelDescription`."""
+    """An artefact of state maps, for this `eexit.plan.model_description.ModelDescription`."""
     return _save(folder, STATE_ROLE, tensors, model)
 
 

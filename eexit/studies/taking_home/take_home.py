@@ -37,7 +37,7 @@ from eexit.errors import UsageError
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing
 from eexit.model.file_digests import sha256
-from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
+from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.quantization import quantization_of
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.locations import shown
@@ -46,6 +46,7 @@ from eexit.output.whole_files import publish, scratch_folder
 from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
+from eexit.plan.model_description import describe_model
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions

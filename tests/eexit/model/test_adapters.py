@@ -23,7 +23,7 @@ from eexit.generator import ModelGenerator
 from eexit.model.adapters import WEIGHTS, merged
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Normal
-from eexit.plan.memory import estimate_memory, own_weights
+from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
 from eexit.studies.timing.contenders import Contenders
 

@@ -17,9 +17,9 @@ from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
-from eexit.model.loading import describe_model, load_model_and_tokenizer
+from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
-from eexit.plan.memory import estimate_memory
+from eexit.plan.model_description import describe_model, estimate_memory
 
 Weights = dict[str, torch.Tensor]
 WHOLE = "The weights would be random or left out: get the whole checkpoint of one model"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
 from eexit.plan.config import SweepConfig
-from eexit.plan.memory import estimate_memory
+from eexit.plan.model_description import estimate_memory
 
 
 def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int, int | None, tuple[int, int]]:

@@ -25,10 +25,10 @@ from eexit.method.screen_size import ScreenSize
 from eexit.model import quantization
 from eexit.model.adapters import merged, sharing
 from eexit.model.layers import Decoder
-from eexit.model.loading import choose_dtype, describe_model, load_model_and_tokenizer
+from eexit.model.loading import choose_dtype, load_model_and_tokenizer
 from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.memory import estimate_memory
+from eexit.plan.model_description import describe_model, estimate_memory
 
 SHORT = replace(DECODING, max_new_tokens=8)
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")

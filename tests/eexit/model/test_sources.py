@@ -13,9 +13,9 @@ from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
 from eexit.model.file_digests import sha256
-from eexit.model.loading import describe_model
 from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.config import SweepConfig
+from eexit.plan.model_description import describe_model
 
 
 def sweep(**fields: object) -> SweepConfig:

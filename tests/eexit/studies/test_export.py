@@ -16,8 +16,8 @@ from byte_model import save_byte_model
 from transformers import PreTrainedTokenizerFast
 
 from eexit.generator import ModelGenerator
-from eexit.model.loading import describe_model
 from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
 from eexit.results.layout import MANIFEST, decode, encode
 from eexit.results.shard_tables import Results

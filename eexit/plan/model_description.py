@@ -1,7 +1,12 @@
-"""How much memory a model takes, found without loading its weights."""
+"""What a model is, and how much memory it takes, found without loading its weights."""
 
+import hashlib
+import json
 import re
+from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,15 +18,71 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from eexit.errors import UsageError, first_line
 from eexit.model.adapters import PREFIX, WEIGHTS, refuse_merging, refuse_without_peft
-from eexit.model.file_digests import is_peft
+from eexit.model.chat import Tokenizer
+from eexit.model.checkpoint import refuse_misfit_unloaded
+from eexit.model.file_digests import is_peft, sha256
 from eexit.model.layers import context_of
-from eexit.model.loading import choose_device, choose_dtype, not_loadable, read_config
-from eexit.model.quantization import GROUP, INT4, refuse_left_whole
+from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, not_loadable, read_config
+from eexit.model.quantization import GROUP, INT4, dtype_name, method_of, refuse_left_whole
 from eexit.model.refusals import find_stack, refuse_unsupported
-from eexit.model.sources import locate
+from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, locate
 from eexit.plan.config import SweepConfig
 
+CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A sweep's model: the name as it was given, and what was found under it.
+
+    `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
+    of the GGUF file. A model from the hub has neither: it is identified by its revision. `dtype` is what it is loaded
+    in, on this machine where that depends on it. `quantization` is how its weights are quantised, if they are: at
+    loading, or in the checkpoint. `gguf_bits` are those that most weights had in the GGUF file, if it comes from one.
+    """
+
+    name: str
+    revision: str | None
+    parts: dict[str, str] | None
+    digest: str | None
+    architecture: str
+    n_layers: int
+    dtype: str
+    quantization: str | None
+    gguf_bits: int | None
+
+
+def describe_model(config: SweepConfig) -> ModelDescription:
+    """Look a model up without loading its weights.
+
+    Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
+    """
+    location = locate(config.model)
+    found = read_config(config, location)
+    n_layers = found.get_text_config(decoder=True).num_hidden_layers
+    digest, parts = _file_digest(config.model, location), None
+    if digest is None and Path(location).is_dir():
+        try:
+            refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
+        except UsageError:
+            raise
+        except Exception as error:  # a configuration may make transformers raise anything
+            raise not_loadable(config, error) from error
+        parts = _digests(location, load_tokenizer(config))
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return ModelDescription(
+        name=config.model,
+        revision=getattr(found, "_commit_hash", None) or config.revision,
+        parts=parts,
+        digest=digest,
+        architecture=(found.architectures or [found.model_type])[0],
+        n_layers=n_layers,
+        dtype=dtype_name(choose_dtype(config.dtype, choose_device("auto"), config.quantize)),
+        quantization=config.quantize or method_of(found),
+        gguf_bits=_gguf_bits(config.model),
+    )
 
 
 def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[int, int]]:
@@ -110,3 +171,46 @@ def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | N
                 packed = n_weights // 2 + 2 * itemsize * n_weights // GROUP
             total += packed - n_weights * itemsize
     return total
+
+
+def _digests(folder: str, tokenizer: Tokenizer) -> dict[str, str]:
+    """SHA-256 of each part of a model folder that results depend on, by the part's name."""
+    own = Path(folder)
+    weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
+    template = json.dumps(tokenizer.chat_template, sort_keys=True)
+    names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
+    return {
+        "weights": sha256(weights),
+        "configuration": sha256(_there(own, CONFIGURATION_FILES)),
+        "chat template": hashlib.sha256(template.encode()).hexdigest(),
+        "tokenizer": sha256(_there(own, names)),
+        "code": sha256(sorted(own.glob("*.py"))),
+    }
+
+
+def _there(folder: Path, names: Collection[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _file_digest(model: str, location: str) -> str | None:
+    """SHA-256 of the GGUF file that a model comes from; None if it does not come from one."""
+    if model == DEFAULT_MODEL:
+        return GGUF_SHA256
+    return Path(location).name if model.lower().endswith(".gguf") else None
+
+
+def _gguf_bits(model: str) -> int | None:
+    """The bits of most weights of the GGUF file that a model comes from; None if it does not come from one."""
+    if model == DEFAULT_MODEL:
+        kinds = [Path(GGUF_IN_WHEEL).suffixes[-2]]
+    elif model.lower().endswith(".gguf"):
+        from gguf import GGUFReader
+
+        n_weights: Counter[str] = Counter()
+        for tensor in GGUFReader(Path(model).expanduser()).tensors:
+            n_weights[tensor.tensor_type.name] += int(tensor.n_elements)
+        kinds = [kind for kind, _ in n_weights.most_common(1)]
+    else:
+        return None
+    found = re.search(r"\d+", "".join(kinds))  # Q4_1, IQ4_XS, Q8_0, F16
+    return int(found[0]) if found else None
