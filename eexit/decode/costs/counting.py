@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from eexit.method.rules import ONLINE
-from eexit.method.states import HIDES, MAPS, STATES, WRITES, State, alters, left_behind
+from eexit.method.states import STATES, Leaves, State, alters
 from eexit.plan.configuration import PERFECT, Configuration, Exit, Normal
 
 COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
@@ -116,15 +116,12 @@ def needed(
     """
     depth_T = exit_layer_T + 1
     reached_T = np.maximum(_deepest_later(depth_T), depth_T)
-    keys_T = np.zeros_like(depth_T)
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
-        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
-    written_before = _written_before(state, n_layers)
-    keys_T = written_before[reached_T] - written_before[depth_T]
-    hides_L1 = np.array([[layer > 0 and left_behind(state, layer) == HIDES] for layer in range(n_layers)])
-    layer_L1 = np.arange(n_layers)[:, None]
-    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hides_L1 & (layer_L1 >= depth_T)
+        return _decided_for_free(reached_T, np.zeros_like(depth_T), exit_T, len(exitable_layers)), None
+    keys_T = (reached_T - depth_T) * state.writes_keys
+    hidden_LT = (np.arange(n_layers)[:, None] >= depth_T) & (state.leaves is Leaves.NOTHING)
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hidden_LT
 
 
 @dataclass(frozen=True)
@@ -180,8 +177,7 @@ def _layers_and_keys(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n
     counts, _ = needed(exit_layer_T, exitable_layers, n_layers, state)
     if not alters(state):
         return counts
-    written_before = _written_before(state, n_layers)
-    return replace(counts, keys_T=written_before[n_layers] - written_before[exit_layer_T + 1])
+    return replace(counts, keys_T=(n_layers - 1 - exit_layer_T) * state.writes_keys)
 
 
 def cost_columns(
@@ -204,12 +200,6 @@ def cost_columns(
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
         "keys_written": None if counts is None else int(counts.keys_T.sum()),
     }
-
-
-def _written_before(state: State, n_layers: int) -> np.ndarray:
-    """In how many of the layers before each one, and before the end, a state writes keys; in layer 0 it never does."""
-    writes = [layer > 0 and left_behind(state, layer) in (WRITES, MAPS) for layer in range(n_layers)]
-    return np.cumsum([0, *writes])
 
 
 def _deepest_later(depth_T: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eexit.decode.reading.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
-from eexit.method.states import COPIES, HIDES, MAPS, STATES, WRITES, alters, left_behind
+from eexit.method.states import STATES, Leaves, alters
 from eexit.model.cache import KVCache
 from eexit.model.keys_alone import Projection
 from eexit.model.layers import Decoder, Inputs, Layer
@@ -74,27 +74,22 @@ class Leaving:
     def write(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> None:
         """Write what tokens leave in a layer that all of them have left before, without running it."""
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
-        does = {left_behind(STATES[name], layer.index) for name in self.states}
-        if does & {WRITES, MAPS}:
+        if any(STATES[name].writes_keys for name in self.states):
             layer.write_keys(entering_BTW, projections)
-        elif COPIES in does:
+        elif self._that_leave(Leaves.COPIED_KEYS):
             self.cache.copy_layer(layer.index - 1, layer.index, hidden_BTW.shape[1])
         self.cache.rewrite = None
 
     def _prepare(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> tuple[Layer, Tensor, Sequence[Projection]]:
         """Return the layer as it is to be called, the stream that enters it, and projections in place of its own."""
         index, projections = layer.index, list[Projection]()
-        by_what: dict[str, tuple[str, ...]] = {}
-        for name in self.states:
-            what = left_behind(STATES[name], index)
-            by_what[what] = (*by_what.get(what, ()), name)
-        if hiding := by_what.get(HIDES):
+        if hiding := self._that_leave(Leaves.NOTHING):
             self.cache.hide(index, self._of(hiding, left))
         layer = layer.without(self.cache.hidden.get(index))
         device = layer.decoder.device_of(index)
-        if copying := by_what.get(COPIES):
+        if copying := self._that_leave(Leaves.COPIED_KEYS):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
-        if mapping := by_what.get(MAPS):
+        if mapping := self._that_leave(Leaves.MAPPED_KEYS):
             assert self.maps, "a state that maps needs state maps"
             mapped = self._mapped(mapping, index, left, device)
             if mapped and self.maps.form == KEYS:
@@ -102,6 +97,10 @@ class Leaving:
             elif mapped:
                 hidden_BTW = self._entering(mapped, index, hidden_BTW.to(device))
         return layer, hidden_BTW, projections
+
+    def _that_leave(self, what: Leaves) -> tuple[str, ...]:
+        """The rows' states that leave this in layers past an exit."""
+        return tuple(name for name in self.states if STATES[name].leaves is what)
 
     def _of(self, states: tuple[str, ...], left: Left, device: torch.device | None = None) -> Tensor:
         """Flag the tokens that have left in one of these states: (B, T) bool, on a device."""

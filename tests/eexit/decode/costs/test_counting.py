@@ -24,7 +24,7 @@ from transformers.integrations import moe
 from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding
-from eexit.method.states import STATES
+from eexit.method.states import STATES, Leaves
 from eexit.model.layers import Decoder, Inputs, Layer, Visit
 
 N_LAYERS = 7
@@ -223,36 +223,15 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
     assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
 
 
-class Noted:
-    """What a state does for a token that has exited, layer by layer: an `Exited` that notes every call."""
-
-    def __init__(self) -> None:
-        self.written: list[int] = []
-        self.hidden: list[int] = []
-
-    def write_keys(self, layer: int) -> None:
-        self.written.append(layer)
-
-    write_mapped_keys = write_keys
-
-    def copy_keys(self, layer: int) -> None: ...
-
-    def hide(self, layer: int) -> None:
-        self.hidden.append(layer)
-
-
 @pytest.mark.parametrize("mode", STATES)
 def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
     counts, hidden_LT = needed(exits, EXITABLE, N_LAYERS, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
-        noted = Noted()
-        if state.first_altered(0) is not None:
-            for layer in range(exit_layer + 1, N_LAYERS):
-                state.fill(layer, noted)
-        written = [layer for layer in noted.written if layer in deeper]
-        run = len(deeper) if state.first_altered(0) is None else 0
+        run = len(deeper) if state.leaves is Leaves.FULL_DEPTH else 0
+        written = len(deeper) if state.leaves in (Leaves.OWN_KEYS, Leaves.MAPPED_KEYS) else 0
+        hidden = range(exit_layer + 1, N_LAYERS) if state.leaves is Leaves.NOTHING else ()
         assert counts.layers_T[token] == exit_layer + 1 + run
-        assert counts.keys_T[token] == len(written)
-        assert noted.hidden == ([] if hidden_LT is None else np.flatnonzero(hidden_LT[:, token]).tolist())
+        assert counts.keys_T[token] == written
+        assert [*hidden] == ([] if hidden_LT is None else np.flatnonzero(hidden_LT[:, token]).tolist())
