@@ -37,7 +37,7 @@ FAR_POSITION: Final = 1 << 20  # of a model without a limit
 # How far a row may be, relative to its size, from what it is alone: it comes from products of other sizes.
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 BEYOND_ROUNDING: Final = 4.0  # it may be so many times as far as rounding moves it
-N_NUDGED: Final = 4  # rows, by which that is found
+N_NUDGED: Final = 8  # rows, by which that is found
 
 _whole_masks: Final = ContextVar("whole_masks", default=False)
 

@@ -78,15 +78,23 @@ def test_a_model_is_sound_in_half_precision(at: int, architecture: str) -> None:
 
 
 @torch.inference_mode()
-def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason_to_refuse() -> None:
-    model: Any = shallow_model("mixtral", torch.bfloat16)
-    router, seen = model.model.layers[1].mlp.gate, []
-    router.register_forward_hook(lambda module, args, _: seen.append(args[0].reshape(-1, 32).float()))
+def test_a_row_may_be_as_far_off_beside_others_as_rounding_moves_it() -> None:
+    """A router whose rounding depends on the rows beside: it matters where two experts are as likely as each other."""
+    model: Any = shallow_model("mixtral")
+    router, seen, generator = model.model.layers[1].mlp.gate, list[Tensor](), torch.Generator().manual_seed(0)
+    handle = router.register_forward_hook(lambda _, args, __: seen.append(args[0].reshape(-1, 32).double()))
     Decoder(model)
-    [tied_TW, *_] = seen
-    other_W = torch.randn(32, generator=torch.Generator().manual_seed(0))
-    # Two experts are as likely as each other for the tokens that the model is observed with.
-    router.weight[1] = router.weight[0] + (other_W - torch.linalg.pinv(tied_TW) @ tied_TW @ other_W).bfloat16()
+    handle.remove()
+    alone_TW, other_W = seen[0], torch.randn(32, generator=generator).double()
+    router.weight[1] = router.weight[0] + other_W - torch.linalg.pinv(alone_TW) @ alone_TW @ other_W
+    n_alone, eps = len(alone_TW), torch.finfo(torch.float32).eps
+
+    def round_otherwise(module: Any, args: tuple[Tensor], output: Any) -> Any:
+        hidden_TW = args[0].reshape(-1, 32)
+        noise_TW = eps * torch.randn(hidden_TW.shape, generator=generator)
+        return output if len(hidden_TW) == n_alone else module.forward(hidden_TW * (1 + noise_TW))
+
+    router.register_forward_hook(round_otherwise)
     assert Decoder(model).n_layers == 3
 
 
