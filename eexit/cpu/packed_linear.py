@@ -8,10 +8,10 @@ bfloat16 weights are packed in float32, which holds them exactly: a product is s
 and rounded once. The weights then take as much memory as those of a float32 model.
 
 A CPU may multiply one row, or a few, faster with the plain weights: on one without instructions for bfloat16, the
-products of one row take 18 ms instead of 32 in bfloat16, and 47 instead of 33 in float32; on one with AMX, 24 instead of
-19, and 22 instead of 35. Up to how many rows is measured when a model is packed; if it is one at least, and memory has
-room for both, the plain weights are kept for them. Times are the least of some rounds, since whatever else runs on a
-machine can double those of packed weights.
+products of one row take 18 ms instead of 32 in bfloat16, and 47 instead of 33 in float32; on one with AMX, 24 instead
+of 19, and 22 instead of 35. Up to how many rows is measured when a model is packed; if it is one at least, and memory
+has room for both, the plain weights are kept for them. Times are the least of some rounds, since whatever else runs on
+a machine can double those of packed weights.
 """
 
 import ctypes
