@@ -91,10 +91,8 @@ def second_moment(decoder: Decoder) -> Tensor:
     """The mean of h·hᵀ over what goes into the head at every token of texts that the model samples, (H, H), fp32."""
     device, generator = decoder.device, torch.Generator().manual_seed(0)
     tokens = min(TOKENS, decoder.context_of(1) or TOKENS)
-    cache, token_B = (
-        decoder.cache(ROWS, tokens),
-        torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device),
-    )
+    token_B = torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device)
+    cache = decoder.cache(ROWS, tokens)
     moment_HH: Tensor | float = 0.0
     for position in range(tokens):
         position_B1 = torch.full((ROWS, 1), position, device=device)

@@ -23,13 +23,13 @@ from eexit.decode.requests import Decoding
 from eexit.decode.teacher import teacher_pass
 from eexit.method.readouts import Readout
 from eexit.method.state_maps import StateMaps
-from eexit.model.cache import KVCache
+from eexit.model.cache import BLOCK_COLUMNS, KVCache
 from eexit.model.layers import Decoder, Inputs
 from eexit.plan.artefacts import CardRow
 from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
 from eexit.training.texts import Text
 
-BLOCK_TOKENS: Final = 2048  # that go through the layers at a time: of texts with their prompts, and of padding
+ROOM_COLUMNS: Final = 4096  # of the cache of texts that go through the layers at a time
 
 ExitSet = tuple[int, ...]
 
@@ -56,7 +56,7 @@ class FullDepth:
 
     decoder: Decoder
     exits: Exits
-    cache: KVCache  # of whole texts, up to the token before the last
+    cache: KVCache  # of whole texts, up to the token before the last; students write over the last T tokens of each
     inputs: Inputs  # the last T of these tokens
     decided_BT: Tensor  # those that may exit: behind them, a decided one is read
     said_D: Tensor  # the likeliest tokens after the final layer
@@ -94,10 +94,8 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
     exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
-    student = Student(full.decoder, full.decoder.cache(*full.inputs.seen_BC.shape))
-    slot_B = torch.arange(n_rows, device=device)
-    student.cache.copy_rows(full.cache, slot_B, slot_B)
-    leaving = Leaving(student.cache, {state: 0}, torch.zeros_like(slot_B), True, layers, maps)
+    student, state_B = Student(full.decoder, full.cache), torch.zeros(n_rows, dtype=torch.long, device=device)
+    leaving = Leaving(student.cache, {state: 0}, state_B, True, layers, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
     visit = KnownExits(student, leaving, decoding, exit_BT)
     visit.may_owe = False
@@ -107,10 +105,10 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
 
 
 def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
-    """The texts with decided tokens, some at a time: padded, as many as are within BLOCK_TOKENS, but at least one."""
+    """The texts with decided tokens, some at a time: as many as their cache has room for, but at least one."""
     together: list[Text] = []
-    for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_inputs):
-        if together and (len(together) + 1) * n_inputs(text) > BLOCK_TOKENS:
+    for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_columns):
+        if together and (len(together) + 1) * n_columns(text) > ROOM_COLUMNS:
             yield together
             together = []
         together.append(text)
@@ -118,9 +116,10 @@ def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
         yield together
 
 
-def n_inputs(text: Text) -> int:
-    """Tokens that go through the layers: all but the last."""
-    return len(text.prompt_token_ids) + len(text.token_ids) - 1
+def n_columns(text: Text) -> int:
+    """The columns of a cache that has a text and its prompt, without the last token."""
+    n_tokens = len(text.prompt_token_ids) + len(text.token_ids) - 1
+    return -(-n_tokens // BLOCK_COLUMNS) * BLOCK_COLUMNS
 
 
 def exit_rows(

@@ -13,6 +13,7 @@ from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, STREAMS
+from eexit.model.cache import BLOCK_COLUMNS
 from eexit.model.layers import Inputs, Layer
 from eexit.training.states import disagreement
 from eexit.training.states.disagreement import exit_sets, side_by_side
@@ -84,7 +85,7 @@ def naive_map(held: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("form", [STREAMS, KEYS])
 def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(KeysForm, "fits", lambda *_: form == KEYS)
-    monkeypatch.setattr(disagreement, "BLOCK_TOKENS", 30)  # of which texts take 15 each
+    monkeypatch.setattr(disagreement, "ROOM_COLUMNS", 2 * BLOCK_COLUMNS)  # of which each text takes half
     texts = held_out(frozen_llama())
     texts.append(replace(texts[0], prompt_token_ids=texts[0].prompt_token_ids[1:], token_ids=texts[0].token_ids[:7]))
     trainer = StateTrainer(replace(setup_of(frozen_llama(), "state"), readout=READ[form]))
@@ -105,14 +106,22 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
     assert some_wrong > 0, "else every state would do"
 
 
-def test_texts_go_through_the_layers_together_within_a_bound_that_counts_prompts_and_padding(
+def test_texts_go_through_the_layers_together_within_a_bound_on_their_cache_prompts_included(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(disagreement, "BLOCK_TOKENS", 100)
-    sizes = [(3, 9), (40, 9), (3, 1), (200, 4), (3, 30), (3, 9)]  # of prompts and answers, one of which decides nothing
+    monkeypatch.setattr(disagreement, "ROOM_COLUMNS", 4 * BLOCK_COLUMNS)
+    sizes = [
+        (3, 9),
+        (300, 9),
+        (3, 1),
+        (2000, 4),
+        (3, 30),
+        (3, 9),
+        (300, 9),
+    ]  # of prompts and answers, one of which decides nothing
     texts = [Text(str(n), (n,) * prompt, (1,) * answer) for n, (prompt, answer) in enumerate(sizes)]
     together = [[text.prompt_id for text in block] for block in side_by_side(texts)]
-    assert together == [["0", "5", "4"], ["1"], ["3"]]
+    assert together == [["0", "4", "5"], ["1", "6"], ["3"]]
 
 
 def test_maps_are_to_keys_and_values_where_layers_have_projections_of_their_own_else_to_streams() -> None:
