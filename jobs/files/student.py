@@ -6,10 +6,9 @@
 
 Each step's loss is read after the final layer and after an exitable one that is drawn for the step, through the
 model's own final norm and head, as in LayerSkip (Elhoushi et al. 2024): the cross-entropy of the text's next token or,
-with --loss kl, the KL divergence from the model itself at full depth. Texts are those of a finished sweep's normal
-runs, but for the held-out prompts of jobs/train.py, or the paragraphs of a text file.
-All further flags are those of transformers' TrainingArguments (--learning_rate, --max_steps, --bf16, --save_steps, …).
-Its Trainer trains, logs, saves checkpoints and goes on from them (--resume_from_checkpoint).
+with --loss kl, the KL divergence from the model itself at full depth. The early one counts --early-scale times as much.
+Texts are a sweep's normal ones, without the held-out prompts of jobs/train.py, or the paragraphs of a text file. All
+further flags are those of transformers' TrainingArguments (--learning_rate, --bf16, --resume_from_checkpoint, …).
 """
 
 import sys
@@ -37,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="where texts are of a file")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument("--loss", choices=("cross-entropy", "kl"), default="cross-entropy", help="that is learned from")
+    parser.add_argument("--early-scale", type=float, default=0.2, metavar="W", help="of the early layer's loss")
     parser.add_argument("--exit-every", type=whole, default=5, metavar="N", help="exitable is every N-th layer")
     parser.add_argument("--lora-r", type=whole, default=32, metavar="N", help="rank of the adapter")
     parser.add_argument("--most-tokens", type=whole, default=512, metavar="N", help="of a text that are learned from")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
         of_trainer: Any = HfArgumentParser([TrainingArguments])  # type: ignore[list-item]
         of_trainer.error = parser.error
-        of_trainer.set_defaults(learning_rate=5e-4, per_device_train_batch_size=4, logging_steps=10)
+        of_trainer.set_defaults(learning_rate=2e-4, per_device_train_batch_size=4, logging_steps=10)
         options, unknown = of_trainer.parse_args_into_dataclasses(others, return_remaining_strings=True)
     except ImportError as error:
         raise UsageError(f"{error.msg}: pip install 'eexit[student]'") from error
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
     model, texts = model_and_texts(flags)
     decoder = Decoder(model.to(options.device).requires_grad_(False))
-    early = early_trainer(decoder, every_nth_layer(decoder.n_layers, flags.exit_every), flags.loss)
+    early = early_trainer(decoder, every_nth_layer(decoder.n_layers, flags.exit_every), flags)
     config = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = early(get_peft_model(model, config), options, data_collator=padded, train_dataset=texts)
     trainer.train(resume_from_checkpoint=options.resume_from_checkpoint)
@@ -98,29 +98,29 @@ def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     return {name: pad_sequence(each, batch_first=True, padding_value=value) for name, (each, value) in filled.items()}
 
 
-def early_trainer(decoder: Any, layers: Sequence[int], loss: str) -> Any:
+def early_trainer(decoder: Any, layers: Sequence[int], flags: Namespace) -> Any:
     """A `Trainer` whose loss is read after the final layer and after one that is drawn."""
-    from torch import Tensor, nn, no_grad
+    from torch import nn, no_grad
     from transformers import Trainer
 
     class EarlyTrainer(Trainer):
         def compute_loss(
-            self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+            self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
         ) -> Any:
-            labels_BT = inputs.pop("labels")[:, 1:]
-            is_read_BT = labels_BT != OUTSIDE
+            is_read_BT = (labels_BT := inputs.pop("labels")[:, 1:]) != OUTSIDE
             said = model(**inputs, output_hidden_states=True)
             layer = Random(f"{self.args.seed} {self.state.global_step}").choice(layers)
             stream_NW = said.hidden_states[layer + 1][:, :-1][is_read_BT]
             read = [decoder.head(decoder.normed(stream_NW)), said.logits[:, :-1][is_read_BT]]
-            if loss == "kl":
+            if flags.loss == "kl":
                 with no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
                     teacher_NV = model(**inputs).logits[:, :-1][is_read_BT].log_softmax(-1)
                 kl = nn.KLDivLoss(reduction="sum", log_target=True)
                 losses = [kl(each.log_softmax(-1), teacher_NV) for each in read]
             else:
                 losses = [nn.CrossEntropyLoss(reduction="sum")(each, labels_BT[is_read_BT]) for each in read]
-            mean = sum(losses) / (is_read_BT.sum() if num_items_in_batch is None else num_items_in_batch)
+            n_read = is_read_BT.sum() if num_items_in_batch is None else num_items_in_batch
+            mean = (flags.early_scale * losses[0] + losses[1]) / n_read
             return (mean, said) if return_outputs else mean
 
     return EarlyTrainer

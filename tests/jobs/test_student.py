@@ -40,6 +40,7 @@ def test_twenty_steps_bring_early_layers_closer_to_full_depth(tmp_path: Path, lo
     (tmp_path / "texts.txt").write_text("\n\n".join(texts(0, 320)))
     done = here(
         student.main, str(tmp_path / "texts.txt"), "--model", str(tmp_path / "model"), "--loss", loss,
+        "--early-scale", "1",
         "--exit-every", "2", "--learning_rate", rate, "--max_steps", "20", "--per_device_train_batch_size", "16",
         "--use_cpu", "--output_dir", str(tmp_path / "student"), "--save_strategy", "no", "--disable_tqdm", "true",
     )  # fmt: skip
