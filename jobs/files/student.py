@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
         of_trainer: Any = HfArgumentParser([TrainingArguments])  # type: ignore[list-item]
         of_trainer.error = parser.error
-        of_trainer.set_defaults(learning_rate=2e-4, per_device_train_batch_size=4, logging_steps=10)
+        of_trainer.set_defaults(per_device_train_batch_size=4, logging_steps=10)
         options, unknown = of_trainer.parse_args_into_dataclasses(others, return_remaining_strings=True)
     except ImportError as error:
         raise UsageError(f"{error.msg}: pip install 'eexit[student]'") from error

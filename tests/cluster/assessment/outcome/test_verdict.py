@@ -305,10 +305,9 @@ def test_what_was_timed_in_too_few_rounds_for_an_interval_leaves_open_what_pays_
         "interval) with 1 row at a time."
     )
     perhaps = replace(OWN, times={1: PERHAPS})
-    assert judge(replace(FIGURES, best=None, alternatives=[perhaps, replace(DRAFTED, times={1: few})])).unsure == (
-        replace(DRAFTED, times={1: few}),
-        1,
-    )
+    unsure = judge(replace(FIGURES, best=None, alternatives=[perhaps, replace(DRAFTED, times={1: few})])).unsure
+    assert unsure
+    assert (unsure.contender.key, unsure.batch) == (DRAFTED.key, 1)
     proven = judge(replace(FIGURES, best=None, alternatives=[OWN, replace(DRAFTED, times={1: few})]))
     assert (proven.instead, proven.unsure) == ((OWN, 1), None)
 

@@ -316,7 +316,7 @@ def test_settings_of_one_rule_and_several_exit_sets_are_replayed_as_each_alone(
         for setting, replayed in zip(group, replayer.replay(group, transcript), strict=True):
             [alone] = replayer.replay([setting], transcript)
             assert replayed.share_X.tolist() == alone.share_X.tolist()
-            assert replace(replayed, share_X=alone.share_X) == alone
+            assert vars(replayed) | {"share_X": None} == vars(alone) | {"share_X": None}
         assert len({tuple(each.share_X) for each in replayer.replay(group, transcript)}) > 1
 
 
