@@ -24,6 +24,7 @@ from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Draft, Normal
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
+PREFILLED_COLUMNS: Final = 4096  # of a cache, in which prompts go through the layers together before rows have them
 FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
@@ -108,7 +109,7 @@ class Engine:
         waiting.reverse()
         while waiting or batch.rows.n_rows:
             while waiting and batch.rows.n_rows < batch.n_slots:
-                indices = [waiting.pop() for _ in range(min(len(waiting), batch.n_slots - batch.rows.n_rows))]
+                indices = _next(waiting, requests, batch)
                 limits = {index: self._limit(requests[index]) for index in indices}
                 batch.admit({index: requests[index] for index in indices}, limits)
                 yield from self._retire(batch, observed)
@@ -151,6 +152,18 @@ class Engine:
         outcomes = [(int(batch.rows.request[slot]), batch.outcome(slot)) for slot in ended.tolist()]
         batch.remove(ended)
         yield from outcomes
+
+
+def _next(waiting: list[int], requests: Sequence[Request], batch: Batch) -> list[int]:
+    """Take requests from the end of `waiting` that a batch has free slots for, and whose prompts are few enough."""
+    taken: list[int] = []
+    prompts: set[tuple[int, ...]] = set()
+    while waiting and batch.rows.n_rows + len(taken) < batch.n_slots:
+        prompts.add(requests[waiting[-1]].prompt_token_ids)
+        if taken and len(prompts) * batch.rows.end > PREFILLED_COLUMNS:
+            break
+        taken.append(waiting.pop())
+    return taken
 
 
 def budget_of(decoder: Decoder, memory_share: float) -> int:

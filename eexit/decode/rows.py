@@ -125,9 +125,8 @@ class Rows:
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
-        first = int(self.first.min()) if self.n_rows else self.end
-        unused = min(first, self.end - self.longest_prompt)
-        if unused < SLACK_COLUMNS and self.n_rows:
+        unused = min(int(self.first.min()), self.end - self.longest_prompt)
+        if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
         self._asked = None

@@ -5,8 +5,8 @@ on decisions at the layers below it. In float32, exits are those that generating
 dtypes, a pass over many tokens rounds otherwise, and a few differ. An oracle needs two passes: the full-depth one that
 it looks at, and then the student's. Several texts behind one prompt share its pass, and go through the layers together.
 
-Shapes: S texts, T tokens of a text, N tokens in a pass, E exitable layers, X = E + 1 with the final layer last, W width
-of the residual stream.
+Shapes: B texts, T tokens of a text, D = B · T of them, E exitable layers, X = E + 1 with the final layer last, H width
+of what the head takes.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what
 class Scored:
     """What `Trace` has of the same name; the first token is not decided, and comes from the prompt's pass.
 
-    Behind an empty prompt, it comes from nowhere: its log-probability and stream are NaN, its likeliest token is -1.
+    Behind an empty prompt, it comes from nowhere: its log-probability and the head's input are NaN, and its likeliest
+    token is -1.
     """
 
     exit_layer_T: np.ndarray
@@ -118,10 +119,11 @@ class _Texts:
             self.parameter_E[:] = configuration.per_layer(decoding.exitable_layers)
         length = self.n_prompt + n_tokens
         self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length))
-        self.teacher = decoders.teacher.cache(self.n_texts, length)
-        for held, keys in ((self.student.cache, self.prompt.student), (self.teacher, self.prompt.teacher)):
-            slots = torch.arange(self.n_texts, device=self.device)
-            held.copy_rows(keys, torch.zeros_like(slots), slots)
+        self.teacher = decoders.teacher.cache(self.n_texts, length)  # empty, but for an oracle
+        slots = torch.arange(self.n_texts, device=self.device)
+        self.student.cache.copy_rows(self.prompt.student, torch.zeros_like(slots), slots)
+        if self.is_oracle:
+            self.teacher.copy_rows(self.prompt.teacher, torch.zeros_like(slots), slots)
 
     @property
     def device(self) -> torch.device:

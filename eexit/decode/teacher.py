@@ -23,7 +23,6 @@ from eexit.decode.rows import Rows, to_device
 from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder, Inputs, Layer
 
-PREFILLED_TOKENS: Final = 2048  # of prompts that go through the layers together
 OBSERVED_TOKENS: Final = 2048  # of finished texts, likewise, but those of one row at least
 READ_TOKENS: Final = 256  # of finished texts whose logits are kept at a time
 # Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
@@ -71,15 +70,10 @@ def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], e
     unique = list(dict.fromkeys(prompts))
     exits = [*decoding.exitable_layers, decoders.teacher.n_layers - 1][-max(1, decoding.n_observed) :]
     caches: dict[Decoder, KVCache] = {}
-    states: list[Tensor] = []
-    for decoder in {decoders.student: None, decoders.teacher: None}:
+    inputs = aligned(unique, end, decoders.teacher.device)
+    for decoder in {decoders.student: None, decoders.teacher: None}:  # of the teacher's, the streams are kept
         cache = caches[decoder] = decoder.cache(len(unique), end)
-        states = []
-        size = max(1, PREFILLED_TOKENS // max(map(len, unique)))
-        for start in range(0, len(unique), size):
-            part = aligned(unique[start : start + size], end, decoder.device)
-            states.append(teacher_pass(decoder, exits, replace(part, slot=start), cache)[:, 0])
-    states_UXW = torch.cat(states)
+        states_UXW = teacher_pass(decoder, exits, inputs, cache)[:, 0]
     reading = read_layers(decoders.teacher, states_UXW, decoding)
     index_of = {prompt: index for index, prompt in enumerate(unique)}
     return Prefilled(index_of, caches[decoders.teacher], caches[decoders.student], states_UXW[:, -1], reading)

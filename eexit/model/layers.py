@@ -115,13 +115,11 @@ class Inputs:
     """Tokens of a pass: those of each row are to the right, behind padding.
 
     `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last.
-    The rows are in the slots of the cache from `slot` on.
     """
 
     token_BT: Tensor
     position_BT: Tensor
     seen_BC: Tensor
-    slot: int = 0
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "Inputs":
@@ -191,7 +189,7 @@ class Decoder:
         Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
-        cache.begin(slice(inputs.slot, inputs.slot + n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
+        cache.begin(slice(0, n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
         with _set(self.running, _Running(visit, cache, first, entering_BTW)), _set(_whole_masks, True):
             output: Any = self.visited(

@@ -18,7 +18,7 @@ from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import engine, rows, teacher
+from eexit.decode import engine, rows
 from eexit.decode.costs.counting import Counts, needed
 from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine, row_bytes
@@ -143,7 +143,7 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_are_owed(
 
 
 def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "PREFILLED_TOKENS", 300)
+    monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
     long = tuple(token % 97 for token in range(7, 157))
     requests = [
         Request(prompt, Exit(mode, "confidence", 0.3), seed=3)
