@@ -56,7 +56,7 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     gc.disable()  # these imports make, and keep, 400,000 objects: looking for garbage among them takes a second
     import torch  # neither the driver nor actors with another generator need it
 
-    from eexit.generator import ModelGenerator
+    from eexit.sweeps.generator import ModelGenerator
 
     gc.freeze()
     gc.enable()

@@ -19,18 +19,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cluster import interruption
 from cluster.actor import InFlight, MakeGenerator
 from cluster.console.events import log
-from cluster.failed_shards import (
-    Breaker,
-    Kind,
-    ShardFailure,
-    failure_of_actor,
-    failure_of_call,
-    next_tries,
-)
+from cluster.failures import failure_of_actor, failure_of_call
 from cluster.job import SweepJob
 from cluster.pool import Pool
 from cluster.session import Liveness
-from cluster.shards import Shard, halve
 from cluster.worker import Worker, hire
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display, Progress
@@ -41,6 +33,8 @@ from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import Lease
 from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, land, landed_tally
+from eexit.sweeps.failed_shards import Breaker, Kind, ShardFailure, next_tries
+from eexit.sweeps.shards import Shard, halve
 
 SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early

@@ -12,15 +12,14 @@ from pydantic import ValidationError
 from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
-from cluster.console.display import open_display
 from cluster.driver import Assignment, Driver
-from cluster.failed_shards import failure_of_call
+from cluster.failures import failure_of_call
 from cluster.job import FIELDS, Device, SweepJob, location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Liveness, Session, ray_session
-from cluster.shards import cut, rows_for
 from cluster.worker import ask, waited_for
 from eexit.errors import SweepStopped, UsageError
+from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted, precision
@@ -52,6 +51,7 @@ from eexit.results.store.manifest import (
 )
 from eexit.results.store.writing_shards import Survey, Tally, clear_debris, remove_errors, take_stock
 from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
+from eexit.sweeps.shards import cut, rows_for
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from cluster import interruption
 from cluster.actor import InFlight, SweepActor
 from cluster.pool import ACCELERATOR, Pool
-from cluster.shards import Shard
+from eexit.sweeps.shards import Shard
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end

@@ -23,9 +23,9 @@ from typing import Any
 from pydantic import HttpUrl, ValidationError
 
 from cluster.console.command import command
-from cluster.console.display import console_of, open_display
 from cluster.console.flags import number, study_parser, whole
 from eexit.errors import UsageError
+from eexit.output.display import console_of, open_display
 from eexit.output.locations import reading, shown, without_secrets
 from eexit.output.text import counted
 from eexit.plan.runs import ERROR, OK

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
 from eexit.method.rules import RULES
+from eexit.output.display import open_display
 from eexit.output.text import flag
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.events import log_to_stderr
 from cluster.console.sweep_flags import load_job
+from eexit.output.display import open_display
 from eexit.output.locations import inside, reading, shown, without_secrets
 from eexit.output.text import counted
 from eexit.plan.config import NO_MARKS, SweepConfig
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
-    from cluster.console.closing_table import closing_table, kinds_table
     from eexit.results.store.folder import open_store
+    from eexit.sweeps.closing_table import closing_table, kinds_table
 
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one

@@ -20,9 +20,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
 from eexit.errors import UsageError
+from eexit.output.display import open_display
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser, whole
+from eexit.output.display import open_display
 from eexit.plan.configuration import GENERATE, VARIANTS
 from eexit.quality.estimates import MIN_ROUNDS
 

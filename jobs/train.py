@@ -23,9 +23,9 @@ from typing import Any
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.flags import layer, study_flags, study_parser
 from eexit.method.rules import shown
+from eexit.output.display import open_display
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
 from eexit.training.setup import WAYS

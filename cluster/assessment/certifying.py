@@ -15,8 +15,8 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.finished_sweep import read_finished
 from eexit.studies.choosing.losses_and_costs import EmptyRiskError
-from eexit.studies.controls import controls_of
 from eexit.studies.timing.study import WhatToTime
+from eexit.sweeps.controls import controls_of
 
 
 def run(shop: Workshop) -> None:

@@ -105,7 +105,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     if foreign := [mode for mode in controls_in if mode not in STATES]:
         raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
     if controls_from:
-        from eexit.studies.controls import controls_of  # here and below, since flags are read without pyarrow
+        from eexit.sweeps.controls import controls_of  # here and below, since flags are read without pyarrow
 
         table["controls"] = controls_of(controls_from, controls_in)
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:

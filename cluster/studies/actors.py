@@ -18,13 +18,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import interruption
 from cluster.actor import device_here
-from cluster.failed_shards import Kind, failure_of_actor, failure_of_call
+from cluster.failures import failure_of_actor, failure_of_call
 from cluster.pool import Node
 from cluster.session import Liveness, answers, ray_session
 from cluster.worker import SECONDS_BETWEEN_LOOKS, waited_for
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display
 from eexit.studies.study import Work
+from eexit.sweeps.failed_shards import Kind
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
 

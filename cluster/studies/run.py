@@ -16,8 +16,8 @@ from uuid import uuid4
 from rich.text import Text
 
 from cluster import interruption
-from cluster.console.display import console_of, open_display
 from cluster.job import location_for_all
+from eexit.output.display import console_of, open_display
 from eexit.output.locations import reading, shown
 from eexit.output.progress import Display, Progress
 from eexit.plan.config import SweepConfig

@@ -13,11 +13,11 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.console.display import open_display
 from cluster.job import Device, location_for_all
 from cluster.studies.actors import own_actor
 from cluster.sweep import run_sweep
 from eexit.errors import UsageError
+from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted

@@ -39,13 +39,13 @@ from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.errors import UsageError
-from eexit.generator import decoding_of
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.keys_alone import copied
 from eexit.model.refusals import refuse_autocast
 from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
+from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer
 _counting: Final = Lock()  # of all stats, since an object that has a lock can't be copied or pickled

@@ -30,12 +30,12 @@ from eexit.decode.engine import Engine, budget_of
 from eexit.decode.requests import Failure, Request, RowSoFar
 from eexit.decode.score import score_texts
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.model.chat import Tokenizer
 from eexit.output.locations import without_secrets
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations
+from eexit.sweeps.generator import ModelGenerator
 
 SEEDS_APART: Final = 1_000_003  # of a prompt that is sampled several times
 # What a task may ask of generation beside lengths and stop strings: what is known, what greedy decoding needs not know,

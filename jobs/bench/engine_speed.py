@@ -43,7 +43,6 @@ from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Failure, Request
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.method.rules import ORACLES
 from eexit.model.quantization import precision_of
 from eexit.output.whole_files import write_whole
@@ -53,6 +52,7 @@ from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
 from eexit.studies.timing.contenders import UNTIMED_TOKENS, describe_machine, now, usable_prompts
 from eexit.studies.timing.plain_generate import generate_greedily, plain_model
+from eexit.sweeps.generator import ModelGenerator
 
 SWEEPS: Final = Path(__file__).parents[1] / "sweeps"
 LEAST_TOKENS: Final = UNTIMED_TOKENS + 1

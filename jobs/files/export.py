@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.console.flags import number, study_parser
+from eexit.output.display import open_display
 from eexit.output.locations import inside, shown
 from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL

@@ -17,6 +17,7 @@ import vl_convert
 
 from eexit.decode.costs.other_models import Shapes
 from eexit.errors import UsageError
+from eexit.output.palette import exit_colours, ink_on
 from eexit.output.text import counted, some
 from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
@@ -36,7 +37,6 @@ from reports.progress import Progress, ignore
 from reports.read.prompt_choice import MOST
 from reports.read.sweep import Sweep, read_sweep, refuse_damage
 from reports.shared.charts import DARK, LIGHT
-from reports.shared.palette import exit_colours, ink_on
 
 TEMPLATE: Final = Path(__file__).parents[1] / "template"
 # They become one script in this order, since later ones use the earlier ones.

@@ -8,18 +8,18 @@ import pytest
 from scripted import sweep_of
 
 from cluster.actor import InFlight
-from cluster.console.display import Lines, open_display
 from cluster.driver import sweep_progress
-from cluster.failed_shards import Breaker
 from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
-from cluster.shards import Shard, cut, rows_for, split
 from eexit.errors import SweepStopped, UsageError
+from eexit.output.display import Lines, open_display
 from eexit.output.progress import Progress
 from eexit.plan.config import Prompt
 from eexit.plan.model_facts import CPU_CACHE_BYTES, Memory
 from eexit.plan.runs import plan_runs
 from eexit.results.store.writing_shards import Tally
+from eexit.sweeps.failed_shards import Breaker
+from eexit.sweeps.shards import Shard, cut, rows_for, split
 
 
 def job(**fields: object) -> SweepJob:

@@ -19,7 +19,6 @@ from landed_sweep import land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from cluster.console.closing_table import closing_table
 from cluster.job import SweepJob
 from cluster.sweep import Summary, run_sweep
 from eexit.errors import SweepStopped, UsageError
@@ -32,6 +31,7 @@ from eexit.results.means import figures
 from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
+from eexit.sweeps.closing_table import closing_table
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration

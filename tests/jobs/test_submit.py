@@ -20,10 +20,10 @@ from ray_head import ROOT, Head, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
 from cluster.console.sweep_flags import load_job
-from eexit.generator import ModelGenerator
 from eexit.plan.runs import plan_runs
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import land
+from eexit.sweeps.generator import ModelGenerator
 
 pytestmark = pytest.mark.slow
 STOPPED = "what has landed stays: the same command goes on from there"

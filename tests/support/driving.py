@@ -14,8 +14,8 @@ from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.console.display import Lines
 from cluster.sweep import run_sweep
+from eexit.output.display import Lines
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.plan.runs import plan_runs

@@ -7,7 +7,6 @@ from typing import Any
 from driving import look_here
 from scripted import rows_of
 
-from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST, encode
@@ -15,6 +14,7 @@ from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest
 from eexit.results.store.writing_shards import land
+from eexit.sweeps.generator import ModelGenerator
 
 
 def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:

@@ -11,7 +11,6 @@ from cluster import interruption
 from cluster.assessment.workshop import Plan
 from cluster.studies.run import Call
 from cluster.studies.training import TrainingWork
-from eexit.generator import ModelGenerator
 from eexit.plan.artefacts import CARD, Card, damage, parse_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
@@ -21,6 +20,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_config, written
 from eexit.results.store.writing_shards import land, take_stock
 from eexit.studies.study import Done
+from eexit.sweeps.generator import ModelGenerator
 from eexit.training.plan import WhatToTrain, make_training_plan
 from eexit.training.texts import read_texts
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console.command import command
-from cluster.console.display import open_display
 from cluster.studies.run import Studied, run_study
 from eexit.errors import UsageError
+from eexit.output.display import open_display
 from eexit.output.progress import Display
 from eexit.output.result_table import ResultTable
 from eexit.plan.config import Prompt, SweepConfig

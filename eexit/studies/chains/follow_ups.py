@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import regex
 
 from eexit.errors import UsageError
-from eexit.generator import thinks
 from eexit.model.chat import Tokenizer
 from eexit.model.loading import load_tokenizer
 from eexit.plan.config import Prompt
@@ -25,6 +24,7 @@ from eexit.quality.answers import first_match
 from eexit.quality.parts import THINKING, Marks, Until
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.landed import runs_with_tokens
+from eexit.sweeps.generator import thinks
 
 NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
 FILLER: Final = " ..."

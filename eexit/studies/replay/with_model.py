@@ -18,7 +18,6 @@ from eexit.decode.decoders import Decoders
 from eexit.decode.reading.layer_reading import read_exits
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import Scored, score
-from eexit.generator import ModelGenerator
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.plan.config import SweepConfig
@@ -31,6 +30,7 @@ from eexit.studies.replay.recorded import (
     follows_from_full_depth,
     replay_at_full_depth,
 )
+from eexit.sweeps.generator import ModelGenerator
 from eexit.training.streams import read_all, streams
 
 

@@ -22,11 +22,11 @@ from eexit.decode.costs.counting import COSTS, Counts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Failure, Outcome, Request, Trace
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Generate, Normal
 from eexit.plan.runs import Run
 from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
+from eexit.sweeps.generator import ModelGenerator
 
 UNTIMED_TOKENS = 2  # of each row
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from eexit.cpu.packed_linear import PackedLinear
-from eexit.generator import ModelGenerator
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
+from eexit.sweeps.generator import ModelGenerator
 
 Progress = Callable[[int], None]
 Prompt = tuple[int, ...]  # its token ids

@@ -6,11 +6,11 @@ from typing import Final
 import altair as alt
 import pandas as pd
 
+from eexit.output.palette import exit_colours
 from eexit.plan.runs import OK
 from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, rows_of, told
 from reports.shared.figures import Figure, basis, one
-from reports.shared.palette import exit_colours
 from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds_of, naming
 
 MIX: Final = (

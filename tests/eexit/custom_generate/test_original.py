@@ -22,11 +22,11 @@ from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.shard_tables import token_pieces
 from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.sweeps.generator import ModelGenerator
 
 POSITIONS = 2048
 PROMPTS = [

@@ -19,13 +19,13 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.model.adapters import WEIGHTS, merged
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Normal
 from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
 from eexit.studies.timing.contenders import Contenders
+from eexit.sweeps.generator import ModelGenerator
 
 TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
 

@@ -8,8 +8,6 @@ import pytest
 from byte_model import save_byte_model
 from rich.console import Console
 
-from cluster.console.closing_table import closing_table
-from eexit.generator import ModelGenerator
 from eexit.method.rules import Control
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit
@@ -20,6 +18,8 @@ from eexit.quality.answers import Mark, SlowPatternError, is_same, mark
 from eexit.results.means import figures
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import land
+from eexit.sweeps.closing_table import closing_table
+from eexit.sweeps.generator import ModelGenerator
 
 CHOICES = "Which is the capital of France?\nA) Rome\nB) Paris\nC) Berlin\nD) New York\nAnswer with the letter."
 

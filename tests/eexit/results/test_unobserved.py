@@ -12,11 +12,11 @@ from commands import here, refusal
 from landed_sweep import land_all
 from rich.console import Console
 
-from cluster.console.closing_table import closing_table
 from eexit.plan.config import Observe, Prompt, SweepConfig
 from eexit.plan.runs import configurations
 from eexit.results.store.folder import open_store
 from eexit.results.tables import TOKENS
+from eexit.sweeps.closing_table import closing_table
 from jobs import choose
 from jobs.files import export
 from reports.page.payload import payload

@@ -15,7 +15,6 @@ import pytest
 from byte_model import save_byte_model
 from transformers import PreTrainedTokenizerFast
 
-from eexit.generator import ModelGenerator
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
@@ -27,6 +26,7 @@ from eexit.results.store.writing_shards import land, publish_shard
 from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
+from eexit.sweeps.generator import ModelGenerator
 from jobs.files.export import main
 
 KL_FACTORS = (0.05, 4.0)

@@ -24,13 +24,13 @@ from traces import traces_of
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, RowSoFar
 from eexit.errors import UsageError
-from eexit.generator import ModelGenerator
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.reference.generation import generate_one
 from eexit.studies import harness
 from eexit.studies.harness import EarlyExitLM, StopStrings, sampling
+from eexit.sweeps.generator import ModelGenerator
 
 LAYERS = (2, 4)
 CONFIDENT = Exit("frozen_residual", "confidence", 0.2)

@@ -18,8 +18,8 @@ from report_fixtures import (
 )
 from synthetic_sweeps import HOSTILE, run_rows, write_runs
 
+from eexit.output.palette import contrast
 from reports import build_report, generate_multi_prompt_html_visualization
-from reports.shared.palette import contrast
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

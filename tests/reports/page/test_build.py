@@ -25,13 +25,13 @@ from synthetic_sweeps import (
     write_sweep,
 )
 
+from eexit.output.palette import STOPS, contrast, exit_colours, ink_on
 from eexit.plan.configuration import Exit
 from reports import build_report
 from reports.page.build import split
 from reports.page.packing import Packed, encode_log, pack
 from reports.read.sweep import read_sweep
 from reports.shared.numbers import with_interval
-from reports.shared.palette import STOPS, contrast, exit_colours, ink_on
 from reports.shared.per_configuration import per_configuration
 
 

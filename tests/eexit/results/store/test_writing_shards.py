@@ -15,7 +15,6 @@ from landed_sweep import land_all, land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from cluster.console.closing_table import closing_table
 from cluster.console.sweep_flags import load_job
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import short_name
@@ -37,6 +36,7 @@ from eexit.results.store.writing_shards import (
     survey,
 )
 from eexit.results.tables import GENERATIONS, OF_PARTS, TOKENS
+from eexit.sweeps.closing_table import closing_table
 from jobs.sweep import DEMO, of_chains
 from reports.page.origin import facts
 from reports.read.sweep import read_sweep

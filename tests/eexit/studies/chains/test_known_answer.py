@@ -10,7 +10,7 @@ from landed_sweep import land_all
 
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.prompts import read_prompts
-from eexit.studies.controls import controls_of
+from eexit.sweeps.controls import controls_of
 from jobs.files.chains import main
 
 SURE, AT_RANDOM, ANYWHERE = "unfrozen/confidence/0.8", "unfrozen/random/confidence/0.8", "unfrozen/fixed/0"

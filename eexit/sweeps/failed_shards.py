@@ -10,14 +10,11 @@ prompts are enough.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-
-from cluster.shards import Shard, halve, split
-from eexit.errors import SweepStopped, first_line
+from eexit.errors import SweepStopped
 from eexit.plan.runs import Run
+from eexit.sweeps.shards import Shard, halve, split
 
 SHARD_TRIES = 2
-CAUSES = ("The actor is dead because", "The actor died because")
 RUN_TRIES = 3  # since an actor can die of something else than the run it was doing
 FAILURES_IN_A_ROW = 5
 PROMPTS_IN_A_ROW = 10
@@ -40,26 +37,11 @@ class ShardFailure:
     reason: str
 
 
-def failure_of_call(error: RayTaskError) -> ShardFailure:
-    """The failure of a call that raised; its actor is alive."""
-    cause = error.cause if isinstance(error.cause, Exception) else error
-    reason = f"{type(cause).__name__}: {cause}"
-    # torch's error is recognised by its name, since the driver does not import torch.
-    out_of_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
-    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason)
-
-
-def failure_of_actor(error: RayError) -> ShardFailure:
-    """The failure of an actor whose process is gone or unreachable."""
-    out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
-    kind = Kind.MEMORY if out_of_memory else Kind.DIED
-    return ShardFailure(kind, f"the process that did it died: {_cause(error)}")
-
-
-def _cause(error: RayError) -> str:
-    """What Ray knows of an actor's end, which it says last, in one line without its advice."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip().startswith(CAUSES)]
-    return said[-1].partition(" Some common causes")[0] if said else first_line(error)
+def failure_of(error: BaseException) -> ShardFailure:
+    """The failure of what raised this error, whose process is alive."""
+    # torch's error is recognised by its name, since a driver does not import torch.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, f"{type(error).__name__}: {error}")
 
 
 def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from byte_model import save_byte_model
 
-from eexit.generator import ModelGenerator
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.tables import OF_PARTS
+from eexit.sweeps.generator import ModelGenerator
 
 N_TOKENS = 4
 
