@@ -70,23 +70,13 @@ def prefill(decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], e
     unique = list(dict.fromkeys(prompts))
     exits = [*decoding.exitable_layers, decoders.teacher.n_layers - 1][-max(1, decoding.n_observed) :]
     caches: dict[Decoder, KVCache] = {}
-    inputs = aligned(unique, end, decoders.teacher.device)
+    inputs = Inputs.of(unique, decoders.teacher.device, end)
     for decoder in {decoders.student: None, decoders.teacher: None}:  # of the teacher's, the streams are kept
         cache = caches[decoder] = decoder.cache(len(unique), end)
         states_UXW = teacher_pass(decoder, exits, inputs, cache)[:, 0]
     reading = read_layers(decoders.teacher, states_UXW, decoding)
     index_of = {prompt: index for index, prompt in enumerate(unique)}
     return Prefilled(index_of, caches[decoders.teacher], caches[decoders.student], states_UXW[:, -1], reading)
-
-
-def aligned(texts: Sequence[Sequence[int]], end: int, device: torch.device) -> Inputs:
-    """Return whole texts as inputs that end before column `end`."""
-    longest = max(map(len, texts))
-    token_BT = np.array([[*[0] * (longest - len(text)), *text] for text in texts])
-    position_BT = np.arange(longest) - (longest - np.array([[len(text)] for text in texts]))
-    seen_BC = np.pad(position_BT >= 0, ((0, 0), (end - longest, 0)))
-    token, position, seen = to_device([token_BT, np.maximum(position_BT, 0), seen_BC], device)
-    return Inputs(token, position, seen)
 
 
 def padded(rows: np.ndarray, most: int) -> np.ndarray:
@@ -172,10 +162,10 @@ def _observe(rows: Rows, decoders: Decoders, cache: KVCache, slots: np.ndarray, 
     """Run the last `n_run` tokens of these rows but the very last, and record what is said after them."""
     decoder, n_tokens_B = decoders.teacher, rows.n_tokens[slots]
     texts = [
-        [*rows.prompt(slot), *rows.token[slot, : n - 1]]
+        [*rows.prompt(slot), *rows.token[slot, : n - 1].tolist()]
         for slot, n in zip(slots.tolist(), n_tokens_B.tolist(), strict=True)
     ]
-    whole = aligned(texts, rows.end, decoder.device)
+    whole = Inputs.of(texts, decoder.device, rows.end)
     inputs = replace(whole, token_BT=whole.token_BT[:, -n_run:], position_BT=whole.position_BT[:, -n_run:])
     row_N = np.repeat(np.arange(len(slots)), n_tokens_B - 1)
     index_N = np.concatenate([np.arange(1, n) for n in n_tokens_B])  # of what was said, among generated tokens

@@ -47,7 +47,7 @@ class LayerColumns(CacheLayerMixin):
         if cache.rewrite is not None:
             key_states, value_states = cache.rewrite(self.layer, key_states, value_states)
         end = cache.start + key_states.shape[2]
-        keys, values = self.keys[cache.rows], self.values[cache.rows]
+        keys, values = self.keys[: cache.n_rows], self.values[: cache.n_rows]
         keys[:, :, cache.start : end] = key_states
         values[:, :, cache.start : end] = value_states
         if cache.only_keys:
@@ -78,7 +78,7 @@ class LayerColumns(CacheLayerMixin):
 class KVCache(Cache):
     """Keys and values of `n_slots` rows of up to `length` tokens.
 
-    A pass is over the `rows`, a slice of the slots, and its first token is in column `start`. On a CPU, room grows by
+    A pass is over the first `n_rows` slots, and its first token is in column `start`. On a CPU, room grows by
     whole blocks; elsewhere it is allocated at once, since growing needs the old and the new tensors together.
     """
 
@@ -88,21 +88,17 @@ class KVCache(Cache):
         self.columns: Sequence[LayerColumns] = columns
         self.n_slots, self.length = n_slots, length + SLACK_COLUMNS
         self.capacity = 0 if grows else self.length
-        self.rows, self.start, self.only_keys = slice(0, n_slots), 0, False
+        self.n_rows, self.start, self.only_keys = n_slots, 0, False
         self.rewrite: Rewrite | None = None
         self.hidden: dict[int, Tensor] = {}  # by layer, the columns (S, C) that later tokens don't attend to there
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(each.keys.nbytes + each.values.nbytes for each in self._written)
 
     @property
     def _written(self) -> list[LayerColumns]:
         return [each for each in self.columns if each.is_initialized]
 
-    def begin(self, rows: slice, start: int, n_tokens: int) -> None:
-        """Begin a pass of some rows over so many tokens each, of which the first is in column `start`."""
-        self.rows, self.start = rows, start
+    def begin(self, n_rows: int, start: int, n_tokens: int) -> None:
+        """Begin a pass of the first rows over so many tokens each, of which the first is in column `start`."""
+        self.n_rows, self.start = n_rows, start
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS
             for each in self._written:
@@ -115,7 +111,7 @@ class KVCache(Cache):
         Only layers from the `first` on are copied. Nothing is left of what was in the slots before, which may be NaN.
         """
         n_columns = min(source.capacity, self.length)
-        self.begin(self.rows, 0, n_columns)
+        self.begin(self.n_rows, 0, n_columns)
         for own, other in list(zip(self.columns, source.columns, strict=True))[first:]:
             if not other.is_initialized:
                 continue
@@ -155,12 +151,12 @@ class KVCache(Cache):
         """Hide the tokens of this pass that have left, (B, T), in a layer from later tokens."""
         if layer not in self.hidden:
             self.hidden[layer] = left_BT.new_zeros(self.n_slots, self.length)
-        self.hidden[layer][self.rows, self.start : self.start + left_BT.shape[1]] = left_BT
+        self.hidden[layer][: self.n_rows, self.start : self.start + left_BT.shape[1]] = left_BT
 
     def latest(self, layer: int, n_tokens: int) -> tuple[Tensor, Tensor]:
         """The keys and values of this pass's tokens in a layer, (B, H, T, D) each."""
-        at = slice(self.start, self.start + n_tokens)
-        return self.columns[layer].keys[self.rows, :, at], self.columns[layer].values[self.rows, :, at]
+        columns, end = self.columns[layer], self.start + n_tokens
+        return columns.keys[: self.n_rows, :, self.start : end], columns.values[: self.n_rows, :, self.start : end]
 
     def copy_layer(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the keys and values of this pass's tokens from one layer to another."""

@@ -81,7 +81,7 @@ class Layer:
         mask = None if hidden_SC is None else self.mask
         if hidden_SC is None or mask is None:
             return self
-        hidden = hidden_SC[self.cache.rows, None, None, : mask.shape[-1]].to(mask.device)
+        hidden = hidden_SC[: self.cache.n_rows, None, None, : mask.shape[-1]].to(mask.device)
         seen = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         call = self._call
         call.arguments["attention_mask"] = seen
@@ -122,13 +122,16 @@ class Inputs:
     seen_BC: Tensor
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "Inputs":
-        """Return whole texts as inputs, padded on the left, with no columns of the cache before them."""
+    def of(cls, texts: Sequence[Sequence[int]], device: torch.device, end: int = 0) -> "Inputs":
+        """Return whole texts as inputs, padded on the left; they end before column `end`, or where the longest does."""
         longest = max(map(len, texts))
-        length_B1 = torch.tensor([[len(text)] for text in texts])
-        token_BT = torch.tensor([[*[0] * (longest - len(text)), *text] for text in texts])
-        position_BT = torch.arange(longest) - (longest - length_B1)
-        return cls(token_BT.to(device), position_BT.clamp(min=0).to(device), (position_BT >= 0).to(device))
+        token_BT = torch.tensor([[*[-1] * (longest - len(text)), *text] for text in texts])
+        can_pin = device.type not in ("cpu", "mps")  # then the host doesn't wait for the copy
+        token_BT = (token_BT.pin_memory() if can_pin else token_BT).to(device, non_blocking=can_pin)
+        seen_BT = token_BT >= 0
+        position_BT = seen_BT.cumsum(1) - 1
+        seen_BC = nn.functional.pad(seen_BT, (max(0, end - longest), 0))
+        return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BC)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Decoder:
         Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
-        cache.begin(slice(0, n_rows), inputs.seen_BC.shape[1] - n_tokens, n_tokens)
+        cache.begin(n_rows, inputs.seen_BC.shape[1] - n_tokens, n_tokens)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
         with _set(self.running, _Running(visit, cache, first, entering_BTW)), _set(_whole_masks, True):
             output: Any = self.visited(

@@ -327,7 +327,7 @@ def test_rows_are_not_copied_one_by_one() -> None:
     for n_slots in (1, 7):
         with Card() as card, torch.inference_mode():
             prompt, cache = KVCache(4, 1, 32), KVCache(4, n_slots, 48)
-            prompt.begin(slice(0, 1), 0, 20)
+            prompt.begin(1, 0, 20)
             for columns in prompt.columns:
                 columns.update(There(torch.zeros(1, 2, 20, 8)), There(torch.zeros(1, 2, 20, 4)))
             with card.counted() as counts:
