@@ -9,22 +9,23 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import NamedTuple
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from cluster.console.events import log, log_to_stderr
 from eexit.errors import UsageError
+from eexit.output.events import log, log_to_stderr
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Generator, Results
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import is_fenced
-from eexit.results.store.writing_shards import LandingError, Tally, land, shard_name, tally_of
+from eexit.results.store.writing_shards import LandingError, Tally, shard_name
+from eexit.sweeps.shard_runner import InFlight, ShardRunner
 
 # Makes a generator for a sweep on a device: auto, cpu, cuda, mps or, for all GPUs of the process, balanced.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
@@ -73,14 +74,6 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     return generator
 
 
-class InFlight(NamedTuple):
-    """How far an actor is with its current shard."""
-
-    tokens: int = 0  # generated so far
-    runs: int = 0  # whose text has ended
-    observed: int = 0  # tokens of finished texts that full depth was asked about since a token was generated
-
-
 class SweepActor:
     """Holds one generator. `do` is called with one shard at a time; meanwhile another thread answers `progress`."""
 
@@ -95,7 +88,7 @@ class SweepActor:
         self._token = token
         self._store = open_store(out)
         self._metrics = Metrics()
-        self._in_flight = InFlight()
+        self._runner: ShardRunner | None = None
         self._rows = 0
         log_to_stderr()
 
@@ -106,20 +99,14 @@ class SweepActor:
             raise UsageError(
                 f"node {node} does not see {self._store.root}: give --out a folder that all nodes share, or a URI"
             )
-        self._generator = self._make_generator(self._config, device_here(self._device))
+        generator = self._make_generator(self._config, device_here(self._device))
+        self._runner = ShardRunner(generator, self._store, self._refuse_if_fenced, self._end_if_broken, self._count)
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
-        began, attempt = time.monotonic(), time.time_ns()
-        try:
-            results = self._generate(runs)
-            if results.generations["error"].null_count < len(runs) and _device_is_broken():
-                # The device caused these errors, and would cause more. The driver starts another process.
-                log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
-                os._exit(1)
-            tally = land(self._store, runs, results, attempt, self._refuse_if_fenced)
-        finally:
-            self._in_flight = InFlight()  # from now on, the driver counts what has landed
+        began = time.monotonic()
+        with self._at_work(runs):
+            tally = self._runner.do(runs)
         seconds = time.monotonic() - began
         self._metrics.runs.inc(tally.runs)
         if tally.errors:
@@ -136,30 +123,32 @@ class SweepActor:
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
         """Do runs that have landed before, without landing them, to see whether they still work."""
-        try:
-            return tally_of(self._generate(runs).generations)
-        finally:
-            self._in_flight = InFlight()
+        with self._at_work(runs):
+            return self._runner.rehearse(runs)
 
     def progress(self) -> InFlight:
         self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
-        return self._in_flight
+        return self._runner.in_flight if self._runner else InFlight()
 
-    def _generate(self, runs: Sequence[Run]) -> Results:
-        self._in_flight, self._rows = InFlight(), len(runs)
+    @contextmanager
+    def _at_work(self, runs: Sequence[Run]) -> Iterator[None]:
+        self._rows = len(runs)
         self._metrics.rows_in_flight.set(self._rows)
         try:
-            return self._generator.generate(runs, self._count)
+            yield
         finally:
             self._rows = 0
             self._metrics.rows_in_flight.set(0)
 
-    def _count(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
-        before = self._in_flight
-        observed = 0 if tokens else before.observed + observed
-        self._in_flight = InFlight(before.tokens + tokens, before.runs + runs, observed)
+    def _count(self, tokens: int) -> None:
         if tokens:
             self._metrics.tokens.inc(tokens)
+
+    def _end_if_broken(self, results: Results) -> None:
+        """End this process if its device caused errors, and would cause more: the driver starts another one."""
+        if results.generations["error"].null_count < len(results.generations) and _device_is_broken():
+            log("the device is broken", logging.ERROR, run_ids=results.generations["run_id"].to_pylist())
+            os._exit(1)
 
     def _refuse_if_fenced(self) -> None:
         try:

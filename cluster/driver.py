@@ -6,7 +6,6 @@ actors that are ready get shards, actors that die are replaced, and the loop end
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,29 +16,30 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster import interruption
-from cluster.actor import InFlight, MakeGenerator
-from cluster.console.events import log
+from cluster.actor import MakeGenerator
 from cluster.failures import failure_of_actor, failure_of_call
 from cluster.job import SweepJob
 from cluster.pool import Pool
 from cluster.session import Liveness
 from cluster.worker import Worker, hire
-from eexit.errors import SweepStopped, UsageError
+from eexit.errors import UsageError
+from eexit.output.events import log
 from eexit.output.progress import Display, Progress
 from eexit.output.text import counted
 from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
-from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import Lease
-from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, land, landed_tally
-from eexit.sweeps.failed_shards import Breaker, Kind, ShardFailure, next_tries
-from eexit.sweeps.shards import Shard, halve
+from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, landed_tally
+from eexit.sweeps.failed_shards import Kind, ShardFailure
+from eexit.sweeps.shard_queue import ShardQueue
+from eexit.sweeps.shard_runner import InFlight, sweep_progress
+from eexit.sweeps.shards import Shard
+from eexit.sweeps.steps import put_manifest_back
 
 SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early
 SECONDS_BETWEEN_LOOKS = 1.0
-REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehearsal
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,12 @@ class Driver:
         self._config, self._timeout = job.config, job.timeout
         self._store = open_store(assigned.location)
         self._manifest = self._store.read(MANIFEST)
-        self._shards = shards
         self._planned, self._done_before = count_runs(job.config), n_done
+        self._queue = ShardQueue(self._store, job.config, assigned.lease, shards, self._planned - n_done)
         self._pools = pools
         self._own_ray = own_ray
-        self._again: deque[Shard] = deque()
-        self._most = self._planned  # runs per shard; lowered when a shard runs out of memory
         self._workers: list[Worker] = []
         self._vacant: list[Pool] = []  # pools of actors that could not load; replaced once something lands
-        self._tally = Tally()
-        self._breaker = Breaker()
-        self._rehearsing = 0
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
@@ -90,10 +85,10 @@ class Driver:
         """
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
-            wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
+            wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._queue.n_left]
             self._workers = [hire(pool, self._arguments) for pool in wanted]
             self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
-            while self._left:
+            while self._queue.n_left:
                 self._feed()
                 self._settle(liveness)
                 self._look(liveness)
@@ -103,34 +98,20 @@ class Driver:
                 worker.kill()
             with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what this one can't
                 clear_debris(self._store)
-        return self._tally
-
-    @property
-    def _left(self) -> int:
-        return self._planned - self._done_before - self._tally.runs
+        return self._queue.tally
 
     def _feed(self) -> None:
         """Give every ready actor a shard, and a second one as long as many runs are left."""
         for depth in range(SHARDS_PER_ACTOR):
             given = sum(len(shard.runs) for worker in self._workers for shard in worker.shards.values())
-            if depth and self._left < RUNS_LEFT_PER_RUN_GIVEN * given:
+            if depth and self._queue.n_left < RUNS_LEFT_PER_RUN_GIVEN * given:
                 return
             for worker in self._workers:
                 if worker.loading is None and len(worker.shards) == depth:
-                    shard = self._next_shard()
+                    shard = self._queue.next()
                     if shard is None:
                         return
                     worker.give(shard)
-
-    def _next_shard(self) -> Shard | None:
-        # New shards come before those that failed. But until a run has worked, failed ones show whether any can.
-        if self._again and (self._again[0].rehearsal or self._breaker.known_good is None):
-            return self._again.popleft()
-        shard = next(self._shards, None) or (self._again.popleft() if self._again else None)
-        while shard and len(shard.runs) > self._most:
-            shard, rest = halve(shard)
-            self._again.append(rest)
-        return shard
 
     def _settle(self, liveness: Liveness) -> None:
         """Wait for answers of actors, for SECONDS_BETWEEN_LOOKS at most, and handle them."""
@@ -151,38 +132,26 @@ class Driver:
     def _answered(self, worker: Worker, ref: Any, tally: Tally) -> None:
         if ref == worker.loading:
             worker.loaded()
-            return
-        shard = worker.take(ref)
-        if shard.rehearsal:
-            self._rehearsing = 0
-            self._breaker.reset()
         else:
-            self._landed(shard, tally)
+            self._landed(worker.take(ref), tally)
 
     def _landed(self, shard: Shard, tally: Tally) -> None:
-        self._tally += tally
-        while self._vacant:
+        self._queue.landed(shard, tally)
+        while self._vacant and not shard.rehearsal:
             self._workers.append(hire(self._vacant.pop(), self._arguments))
-        if tally.errors:
-            self._breaker.environment_worked()
-        else:
-            self._breaker.landed(shard.runs[0])
 
     def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
         """A call ended in an exception; its actor is alive."""
         failure = failure_of_call(error)
         if ref == worker.loading:
-            if self._breaker.known_good:  # the model was loaded elsewhere: this node is to blame
+            if self._queue.has_worked:  # the model was loaded elsewhere: this node is to blame
                 self._lost(worker, failure)
                 return
             cause = error.cause
             raise cause if isinstance(cause, UsageError) else UsageError(f"model can't be loaded: {failure.reason}")
         shard = worker.take(ref)
         if isinstance(error.cause, LandingError):
-            log("landing failed", logging.ERROR, reason=str(error.cause), run_ids=_ids(shard))
-            self._lease.check()
-            self._breaker.environment_failed("landing", str(error.cause))
-            self._again.append(shard)
+            self._queue.not_landed(shard, error.cause)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
             self._landed(shard, tally)  # the exception came after landing
         else:
@@ -206,59 +175,27 @@ class Driver:
             if tally:
                 self._landed(shard, tally)
             elif blamed:
-                self._again.append(shard)
+                self._queue.again(shard)
             else:
                 # It did them in order, so that only the first can have caused its death.
                 blamed = True
                 self._failed(shard, failure)
-        if self._left:
+        if self._queue.n_left:
             self._workers.append(hire(worker.pool, self._arguments))
 
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
-        if self._breaker.known_good and any(other.loading is None for other in self._workers):
+        if self._queue.has_worked and any(other.loading is None for other in self._workers):
             # A bad node must not end the sweep of the others, nor be tried again in a tight loop.
             self._display.say(f"{reason}; the others go on")
             self._vacant.append(worker.pool)
         else:
-            self._breaker.environment_failed("loading", reason)
+            self._queue.not_loaded(reason)
             self._workers.append(hire(worker.pool, self._arguments))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
-        """Try a shard again, then parts of it; in the end, land its only run as an error."""
-        log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=_ids(shard))
-        if shard.rehearsal:
-            self._rehearse(shard, failure)
-            return
-        clear_debris(self._store, shard.runs)
-        if failure.kind is Kind.MEMORY:
-            self._most = min(self._most, max(1, len(shard.runs) // 2))
-        tries = next_tries(shard, failure.kind, self._breaker.known_good is not None)
-        if self._breaker.known_good is None:
-            self._again.extendleft(reversed(tries))
-        else:
-            self._again.extend(tries)
-        if len(shard.runs) == 1:
-            hope = any(not given.failures for worker in self._workers for given in worker.shards.values())
-            self._breaker.run_failed(shard.runs[0], failure.reason, hope)
-            if self._breaker.doubtful and not self._rehearsing and self._breaker.known_good:
-                self._again.appendleft(Shard((self._breaker.known_good,), rehearsal=True))
-                self._rehearsing = 1
-        if not tries:
-            self._give_up(shard, failure)
-
-    def _rehearse(self, shard: Shard, failure: ShardFailure) -> None:
-        if self._rehearsing >= REHEARSAL_TRIES:
-            self._breaker.rehearsal_failed(failure.reason)
-        self._rehearsing += 1
-        self._again.appendleft(shard)
-
-    def _give_up(self, shard: Shard, failure: ShardFailure) -> None:
-        self._lease.check()
-        try:
-            self._tally += land(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))
-        except LandingError as error:
-            raise SweepStopped(str(error)) from error
+        hope = any(not given.failures for worker in self._workers for given in worker.shards.values())
+        self._queue.failed(shard, failure, hope)
 
     def _look(self, liveness: Liveness) -> None:
         """About once a second: show progress, replace actors that hang, and stop if the sweep can't go on."""
@@ -267,7 +204,7 @@ class Driver:
         self._looked = time.monotonic()
         interruption.check()
         self._lease.check()
-        self._put_manifest_back()
+        put_manifest_back(self._store, self._manifest, self._display.say)
         for worker in list(self._workers):
             worker.look()
             if self._timeout and worker.hangs(self._timeout):
@@ -275,13 +212,6 @@ class Driver:
                 self._lost(worker, ShardFailure(Kind.HUNG, reason))
         liveness.check(any(worker.is_up for worker in self._workers))
         self._display.show(self._progress())
-
-    def _put_manifest_back(self) -> None:
-        """Write a missing manifest again: without it, results can't be read, and actors refuse to load."""
-        with suppress(OSError, pa.ArrowException):  # if the location can't be written to, landing finds out
-            if self._manifest and not self._store.has(MANIFEST):
-                self._store.publish(MANIFEST, self._manifest)
-                self._display.say(f"{MANIFEST} was gone and is put back")
 
     def _progress(self) -> Progress:
         busy = [worker for worker in self._workers if worker.shards]
@@ -292,32 +222,6 @@ class Driver:
             observed=sum(observed) if all(observed) else 0,  # else tokens are made meanwhile
         )
         ready = sum(worker.loading is None for worker in self._workers)
-        actors, most = (ready, len(self._workers) + len(self._vacant)), self._config.max_new_tokens
-        return sweep_progress(self._planned, self._done_before, self._tally, in_flight, actors, most)
-
-
-def sweep_progress(
-    planned: int, done_before: int, tally: Tally, in_flight: InFlight, actors: tuple[int, int], max_new_tokens: int
-) -> Progress:
-    """Of what this start of the sweep has landed and has in flight, and of actors that are ready and wanted.
-
-    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
-    share that is done, unfinished runs count by their tokens. While full depth is asked about finished texts, which
-    makes no tokens, that is said in place of a rate and of the time left.
-    """
-    to_do = planned - done_before
-    per_run = max(1.0, tally.tokens / tally.runs) if tally.tokens and tally.runs else max_new_tokens
-    share = min(1.0, (tally.runs + in_flight.tokens / per_run) / to_do) if to_do else 1.0
-    doing = f"{done_before + tally.runs + in_flight.runs:,}/{planned:,} runs"
-    ready, wanted = actors
-    ending = f"{counted(tally.errors, 'error')} · {ready}/{wanted} actors"
-    if in_flight.observed:
-        doing += f" · observing finished texts: {counted(in_flight.observed, 'token')}"
-    return Progress(
-        doing, tally.tokens + in_flight.tokens, share, ready > 0,
-        with_rate=not in_flight.observed, ending=ending, open_ended=bool(in_flight.observed),
-    )  # fmt: skip
-
-
-def _ids(shard: Shard) -> list[str]:
-    return [run.run_id for run in shard.runs]
+        actors = (ready, len(self._workers) + len(self._vacant))
+        most, tally = self._config.max_new_tokens, self._queue.tally
+        return sweep_progress(self._planned, self._done_before, tally, in_flight, most, actors)

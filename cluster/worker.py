@@ -11,8 +11,9 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import interruption
-from cluster.actor import InFlight, SweepActor
+from cluster.actor import SweepActor
 from cluster.pool import ACCELERATOR, Pool
+from eexit.sweeps.shard_runner import InFlight
 from eexit.sweeps.shards import Shard
 
 SECONDS_BETWEEN_LOOKS = 1.0

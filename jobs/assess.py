@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cluster.console.command import command
-from cluster.console.events import log_to_stderr
 from cluster.console.flags import study_flags, whole
 from cluster.console.parser import Parser
 from eexit.output.display import console_of, open_display
+from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, shown
 from eexit.output.progress import Display
 from eexit.plan.config import SweepConfig

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.events import log_to_stderr
 from cluster.console.sweep_flags import load_job
 from eexit.output.display import open_display
+from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, reading, shown, without_secrets
 from eexit.output.text import counted
 from eexit.plan.config import NO_MARKS, SweepConfig
@@ -33,8 +33,8 @@ from eexit.plan.runs import ERROR, configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
-    from cluster.sweep import Summary
     from eexit.results.store.folder import Store
+    from eexit.sweeps.steps import Summary
 
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 from scripted import sweep_of
 
-from cluster.actor import InFlight
-from cluster.driver import sweep_progress
 from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
 from eexit.errors import SweepStopped, UsageError
@@ -19,6 +17,7 @@ from eexit.plan.model_facts import CPU_CACHE_BYTES, Memory
 from eexit.plan.runs import plan_runs
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps.failed_shards import Breaker
+from eexit.sweeps.shard_runner import InFlight, sweep_progress
 from eexit.sweeps.shards import Shard, cut, rows_for, split
 
 
@@ -165,7 +164,7 @@ def test_a_log_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", log)
     display = open_display()
     assert isinstance(display, Lines)
-    progress = sweep_progress(30, 0, Tally(10, 1, 1000), InFlight(500), (1, 2), max_new_tokens=100)
+    progress = sweep_progress(30, 0, Tally(10, 1, 1000), InFlight(500), 100, (1, 2))
     assert progress.share == 0.5
     with display:
         display.show(progress)
@@ -185,7 +184,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     display = open_display()
     for second in range(3600):
         now = float(second)
-        display.show(sweep_progress(27, 0, Tally(), InFlight(second), (1, 1), 100))
+        display.show(sweep_progress(27, 0, Tally(), InFlight(second), 100, (1, 1)))
     lines = log.getvalue().splitlines()
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
     assert len(lines) < 120, "720 at one every five seconds"
@@ -211,7 +210,7 @@ def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
     for observed in (0, 128, 256):
-        progress = sweep_progress(30, 0, Tally(), InFlight(500, observed=observed), (1, 1), max_new_tokens=100)
+        progress = sweep_progress(30, 0, Tally(), InFlight(500, observed=observed), 100, (1, 1))
         open_display().show(progress)
     generating, *observing = log.getvalue().splitlines()
     assert re.fullmatch(r"500 tokens · 0/30 runs · [\d,]+ tokens/s · 0:00 left · 0 errors · 1/1 actors", generating)
@@ -221,7 +220,7 @@ def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_
 
 
 def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = sweep_progress(27, 0, Tally(), InFlight(5), (1, 1), 100)
+    progress = sweep_progress(27, 0, Tally(), InFlight(5), 100, (1, 1))
     with open_display(quiet=True) as display:
         display.show(progress, last=True)
         display.say("something")

@@ -20,7 +20,7 @@ from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.job import SweepJob
-from cluster.sweep import Summary, run_sweep
+from cluster.sweep import run_sweep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan import model_facts
@@ -32,6 +32,7 @@ from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
 from eexit.sweeps.closing_table import closing_table
+from eexit.sweeps.steps import Summary
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration

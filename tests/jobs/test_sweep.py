@@ -17,7 +17,6 @@ from rich.console import Console
 from scripted import rows_of, sweep_of
 from sweeping import sweep_here
 
-from cluster.sweep import Summary
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import configurations, plan_runs
 from eexit.results.layout import REPORT
@@ -25,6 +24,7 @@ from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
 from eexit.sweeps.closing_table import kinds_table
+from eexit.sweeps.steps import Summary
 from jobs.sweep import finish, publish_report
 from reports.page.build import side_folder
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
-from cluster.console.events import LOGGER
+from eexit.output.events import LOGGER
 from eexit.plan import model_facts
 
 STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # of a sweep that begins

@@ -14,7 +14,7 @@ from pyarrow import fs
 from ray_fixtures import SHARED_RAY
 from s3_server import BUCKET, KEYS, Wire
 
-from cluster.console.events import log, log_to_stderr
+from eexit.output.events import log, log_to_stderr
 from jobs import report, sweep
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -12,7 +12,7 @@ import ray
 from driving import drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
 
-from cluster.console.events import _OneObjectALine
+from eexit.output.events import _OneObjectALine
 from eexit.plan.runs import plan_runs
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from full_disk import full_disk, left
 
-from cluster.sweep import Summary
 from eexit.output.whole_files import becoming, temporary_name, write_all, write_whole
 from eexit.plan.artefacts import Card, write_card
 from eexit.results import original_format
 from eexit.results.store.writing_shards import Tally
+from eexit.sweeps.steps import Summary
 from eexit.training.saving import Saved, save_state
 from jobs.sweep import write_figures
 

@@ -12,6 +12,7 @@ from typing import Any
 from eexit.output.locations import without_secrets
 
 LOGGER = logging.getLogger("eexit")
+LOGGER.addHandler(logging.NullHandler())  # in a notebook, whoever wants events adds a handler
 
 
 class _OneObjectALine(logging.Formatter):
@@ -31,7 +32,7 @@ def _without_secrets(value: Any) -> Any:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Start logging events of at least this level; has an effect once per process, and not on a terminal."""
-    if LOGGER.handlers or sys.stderr.isatty():
+    if any(isinstance(handler, logging.StreamHandler) for handler in LOGGER.handlers) or sys.stderr.isatty():
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_OneObjectALine())

@@ -1,0 +1,122 @@
+"""The shards of a sweep that are left: which is next, and what becomes of one that failed. Wherever they are done."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from eexit.errors import SweepStopped
+from eexit.output.events import log
+from eexit.plan.config import SweepConfig
+from eexit.results.shard_tables import error_results
+from eexit.results.store.folder import Store
+from eexit.results.store.lease import Lease
+from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, land
+from eexit.sweeps.failed_shards import Breaker, Kind, ShardFailure, next_tries
+from eexit.sweeps.shards import Shard, halve
+
+REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehearsal
+
+
+class ShardQueue:
+    """Gives shards until every run has landed; `tally` counts those that have since it was made."""
+
+    def __init__(self, store: Store, config: SweepConfig, lease: Lease, shards: Iterator[Shard], n_to_do: int) -> None:
+        """`shards` hold the `n_to_do` runs that have not landed yet, and are consumed as needed."""
+        self._store, self._config, self._lease = store, config, lease
+        self._shards = shards
+        self._to_do = n_to_do
+        self._most = n_to_do  # runs per shard; lowered when a shard runs out of memory
+        self._again: deque[Shard] = deque()
+        self._breaker = Breaker()
+        self._rehearsing = 0
+        self.tally = Tally()
+
+    @property
+    def n_left(self) -> int:
+        """How many runs have not landed."""
+        return self._to_do - self.tally.runs
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether a run has landed without an error."""
+        return self._breaker.known_good is not None
+
+    def next(self) -> Shard | None:
+        """The shard to do next; None if all are given."""
+        # New shards come before those that failed. But until a run has worked, failed ones show whether any can.
+        if self._again and (self._again[0].rehearsal or not self.has_worked):
+            return self._again.popleft()
+        shard = next(self._shards, None) or (self._again.popleft() if self._again else None)
+        while shard and len(shard.runs) > self._most:
+            shard, rest = halve(shard)
+            self._again.append(rest)
+        return shard
+
+    def landed(self, shard: Shard, tally: Tally) -> None:
+        """A shard has landed or, if it was a rehearsal, has worked."""
+        if shard.rehearsal:
+            self._rehearsing = 0
+            self._breaker.reset()
+            return
+        self.tally += tally
+        if tally.errors:
+            self._breaker.environment_worked()
+        else:
+            self._breaker.landed(shard.runs[0])
+
+    def again(self, shard: Shard) -> None:
+        """A shard was not done, through no fault of its runs."""
+        self._again.append(shard)
+
+    def not_landed(self, shard: Shard, error: LandingError) -> None:
+        """A shard's results could not be written. Raises `SweepStopped` if that goes on."""
+        log("landing failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
+        self._lease.check()
+        self._breaker.environment_failed("landing", str(error))
+        self.again(shard)
+
+    def not_loaded(self, reason: str) -> None:
+        """A model could not be loaded. Raises `SweepStopped` if that goes on."""
+        self._breaker.environment_failed("loading", reason)
+
+    def failed(self, shard: Shard, failure: ShardFailure, hope: bool = False) -> None:
+        """Try a shard again, then parts of it; in the end, land its only run as an error.
+
+        There is hope while a shard is done elsewhere that has not failed before. Raises `SweepStopped`.
+        """
+        log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=ids_of(shard))
+        if shard.rehearsal:
+            self._rehearse(shard, failure)
+            return
+        clear_debris(self._store, shard.runs)
+        if failure.kind is Kind.MEMORY:
+            self._most = min(self._most, max(1, len(shard.runs) // 2))
+        tries = next_tries(shard, failure.kind, self.has_worked)
+        if self.has_worked:
+            self._again.extend(tries)
+        else:
+            self._again.extendleft(reversed(tries))
+        if len(shard.runs) == 1:
+            self._breaker.run_failed(shard.runs[0], failure.reason, hope)
+            if self._breaker.doubtful and not self._rehearsing and self._breaker.known_good:
+                self._again.appendleft(Shard((self._breaker.known_good,), rehearsal=True))
+                self._rehearsing = 1
+        if not tries:
+            self._give_up(shard, failure)
+
+    def _rehearse(self, shard: Shard, failure: ShardFailure) -> None:
+        if self._rehearsing >= REHEARSAL_TRIES:
+            self._breaker.rehearsal_failed(failure.reason)
+        self._rehearsing += 1
+        self._again.appendleft(shard)
+
+    def _give_up(self, shard: Shard, failure: ShardFailure) -> None:
+        self._lease.check()
+        try:
+            self.tally += land(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))
+        except LandingError as error:
+            raise SweepStopped(str(error)) from error
+
+
+def ids_of(shard: Shard) -> Sequence[str]:
+    return [run.run_id for run in shard.runs]
