@@ -88,3 +88,14 @@ def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rest = table.slice(last)
     if rest is not None:
         yield rest
+
+
+def nested_array(column: pa.Array) -> np.ndarray:
+    """Nested lists of numbers, all of the same lengths and none of them null, as an array with an axis per level."""
+    shape = [len(column)]
+    while pa.types.is_list(column.type):
+        flat = column.flatten()
+        shape.append(len(flat) // len(column))
+        column = flat
+    numbers: np.ndarray = column.to_numpy(zero_copy_only=False).reshape(shape)
+    return numbers

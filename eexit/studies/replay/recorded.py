@@ -30,7 +30,7 @@ from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.files import Location
-from eexit.results.landed import runs_with_tokens
+from eexit.results.landed import nested_array, runs_with_tokens
 from eexit.training.texts import Text, text_of
 
 ESTIMATED: Final = (
@@ -94,26 +94,18 @@ def _teacher(decided: pa.Table) -> Divergence | None:
     """All but the log-sum-exp was recorded, or no top tokens."""
     if decided["top_token_ids"].null_count:
         return None
-    top_token_NXK, top_prob_NXK = (torch.tensor(_numbers(decided[name])) for name in ("top_token_ids", "top_prob"))
+    top_token_NXK, top_prob_NXK = (
+        torch.tensor(nested_array(decided[name].combine_chunks())) for name in ("top_token_ids", "top_prob")
+    )
     return Divergence(
-        kl_BE=torch.tensor(_numbers(decided["kl"])),
-        entropy_B=torch.tensor(_numbers(decided["entropy"])),
+        kl_BE=torch.tensor(nested_array(decided["kl"].combine_chunks())),
+        entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
         final_lse_B=torch.full((len(decided),), torch.nan),
         likeliest_BX=top_token_NXK[..., 0],
         likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
         top_token_BXK=top_token_NXK,
         top_prob_BXK=top_prob_NXK,
     )
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """Nested lists, all of the same lengths, as an array."""
-    flat, shape = column.combine_chunks(), [len(column)]
-    while pa.types.is_list(flat.type):
-        flat, length = flat.flatten(), len(flat)
-        shape.append(len(flat) // length)
-    numbers: np.ndarray = flat.to_numpy(zero_copy_only=False).reshape(shape)
-    return numbers
 
 
 @dataclass(frozen=True)

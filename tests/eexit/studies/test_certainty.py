@@ -1,0 +1,103 @@
+"""At which depth tokens are sure and confirmed, by hand: two kinds of prompts, a group, and two seeds of a prompt."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from eexit.results.tables import TOKENS
+from eexit.studies.certainty import ALL, OF_TOKENS, certainty
+
+LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
+SURE_FROM_THE_FIRST = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
+SURE_AT_THE_END = [(0.2, 7), (0.89, 7), (0.9, 7)]
+NEVER_SURE = [(0.5, 7)] * len(LAYERS)
+KINDS = {"fact-1": "fact", "fact-2": "fact", "fact-3": "fact", "sum-1": "sum"}
+SCHEMA = pa.schema([TOKENS.field(name) for name in OF_TOKENS])
+UNITS = {"fact-1": "1", "fact-2": "a group", "fact-3": "a group", "sum-1": "4", "x": "5"}
+
+
+def token(run_id: str, said: Sequence[tuple[float, int]], decided: bool = True) -> dict[str, Any]:
+    """Of a sweep that records two tokens of each layer: the likeliest as it is said, and another."""
+    return {
+        "run_id": run_id,
+        "decided": decided,
+        "top_prob": [[p, 0.01] for p, _ in said],
+        "top_token_ids": [[likeliest, 8] for _, likeliest in said],
+    }
+
+
+TEXTS = {
+    "fact-1": [SURE_FROM_THE_FIRST, SURE_FROM_THE_FIRST, SURE_AT_THE_END, NEVER_SURE],
+    "fact-1 again": [SURE_FROM_THE_FIRST],
+    "fact-2": [SURE_FROM_THE_FIRST],
+    "fact-3": [NEVER_SURE],
+    "sum-1": [SURE_AT_THE_END],
+    "x": [NEVER_SURE],
+    "not of normal": [SURE_FROM_THE_FIRST],
+}
+RUNS = {run_id: run_id.removesuffix(" again") for run_id in TEXTS if run_id != "not of normal"} | {"failed": "x"}
+
+
+def recorded() -> list[pa.RecordBatch]:
+    """In batches that end within a run; the first token of each would be sure everywhere."""
+    rows = [
+        row
+        for run_id, tokens in TEXTS.items()
+        for row in [token(run_id, [(1.0, 7)] * 3, decided=False), *(token(run_id, said) for said in tokens)]
+    ]
+    return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:3], rows[3:], [])]
+
+
+def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
+    """A column's values for a kind of prompts, by layer."""
+    return [float(value) for value in found.loc[found["kind"] == kind, name]]
+
+
+def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> None:
+    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    assert list(dict.fromkeys(found["kind"])) == [ALL, "fact", "sum"]
+    assert list(found["layer"]) == [*LAYERS] * 3
+    # Prompt 1: of its runs, 2 of 4 and 1 of 1; the group: 1 of 1 and 0 of 1.
+    assert column(found, "sure", "fact") == pytest.approx([(0.75 + 0.5) / 2] * 2 + [(0.875 + 0.5) / 2])
+    assert column(found, "confirmed", "fact") == pytest.approx([0, (0.75 + 0.5) / 2, (0.875 + 0.5) / 2])
+    assert column(found, "sure", "sum") == [0, 0, 1]
+    assert column(found, "sure") == pytest.approx([(0.75 + 0.5) / 4] * 2 + [(0.875 + 0.5 + 1) / 4])
+    assert {kind: column(found, "sure_n", kind)[0] for kind in (ALL, "fact", "sum")} == {ALL: 4, "fact": 2, "sum": 1}
+
+
+def test_the_first_layer_is_a_median_and_infinite_where_half_of_the_tokens_never_are() -> None:
+    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
+    assert column(found, "first_sure", "fact") == [math.inf] * 3, "half of the group's tokens are never sure"
+    alone = certainty(recorded(), {"fact-1": "fact-1", "fact-1 again": "fact-1"}, LAYERS, KINDS, UNITS)
+    # Its runs: 3, 3, 9 and never, then 3; where they are confirmed 6, 6, 9 and never, then 6.
+    assert column(alone, "first_sure")[0] == (6 + 3) / 2
+    assert column(alone, "first_confirmed")[0] == (7.5 + 6) / 2
+
+
+def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
+    runs = {f"{number}": f"{number}" for number in range(6)}
+    texts = [token(run_id, SURE_FROM_THE_FIRST if run_id < "3" else SURE_AT_THE_END) for run_id in runs]
+    found = certainty([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
+    first = {name: float(found[name].iloc[0]) for name in found if name != "kind"}
+    assert (first["sure"], first["sure_n"]) == (0.5, 6)
+    assert 0.1 < first["sure_low"] < 0.2 < 0.8 < first["sure_high"] < 0.9, "Clopper and Pearson's, for 3 of 6"
+    assert (first["first_sure_low"], first["first_sure"], first["first_sure_high"]) == (3, 6, 9)
+    assert column(found, "confirmed") == [0, 0.5, 1]
+
+
+def test_how_sure_is_the_callers_to_choose() -> None:
+    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS, sure=0.5)
+    assert column(found, "confirmed", "sum") == [0, 1, 1]
+    for sure in (0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="sure must be a probability above 0"):
+            certainty([], {}, LAYERS, {}, {}, sure)
+
+
+def test_without_what_layers_say_there_is_no_row() -> None:
+    unobserved = [{"run_id": "x", "decided": True, "top_prob": None, "top_token_ids": None}]
+    assert certainty([pa.RecordBatch.from_pylist(unobserved, SCHEMA)], {"x": "x"}, LAYERS, KINDS, UNITS).empty
