@@ -26,6 +26,7 @@ from eexit.plan.runs import count_runs, plan_runs
 from eexit.plan.validation_errors import explain
 from eexit.results.layout import Manifest
 from eexit.results.store.folder import Store, open_store
+from eexit.results.store.growth import stored_config
 from eexit.results.store.manifest import refuse_other_dtype
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps.shards import cut, rows_for
@@ -112,7 +113,7 @@ def run_sweep(
             on_ray.close()
             return tally
 
-        return do_what_is_left(job.config, prepared.manifest, location, job.out, display, do)
+        return do_what_is_left(prepared.manifest, location, job.out, display, do)
 
 
 def _prepare(
@@ -123,8 +124,9 @@ def _prepare(
     Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
     then holds that session. Raises `UsageError`.
     """
-    held = read_held(store, job.config, job.out)
-    with looking(look, job.config, job.rows_per_shard) as facts:
+    held = read_held(store, job.config, job.out, display.say)
+    config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
+    with looking(look, config, job.rows_per_shard) as facts:
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()

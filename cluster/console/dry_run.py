@@ -23,6 +23,8 @@ from eexit.plan.runs import configurations, count_different_runs, count_runs
 from eexit.plan.splits import kinds
 from eexit.results.files import DamagedError
 from eexit.results.store.folder import open_store
+from eexit.results.store.growth import grown, growth, stored_config
+from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import TIMINGS
 
 OBSERVED: Final = {  # where full depth is asked less than everything
@@ -33,7 +35,7 @@ OBSERVED: Final = {  # where full depth is asked less than everything
 
 def describe_plan(job: SweepJob, options: Options) -> str:
     """The plan as lines of text. The model is looked up, but nothing is written. Raises `UsageError`."""
-    config = job.config
+    config, by = _grown(job)
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
     rows = min(job.rows_per_shard, n_runs)
@@ -73,9 +75,20 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         **({"weights": "a layer {}, the head {}".format(*map(size, memory.parts))} if memory and memory.parts else {}),
         "to fetch": _to_fetch(config),
         **({"step": step} if (step := step_at_full_depth(job.out, model)) else {}),
-        "out": shown(job.out),
+        "out": shown(job.out) + (f", which grows by {by}" if by else ""),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
+
+
+def _grown(job: SweepJob) -> tuple[SweepConfig, str]:
+    """The sweep that `--out` would hold, and by what it would have grown; what a URI holds is not looked at."""
+    if "://" in job.out:
+        return job.config, ""
+    store, held = open_store(job.out), None
+    with suppress(LostManifestError):
+        held = read_manifest(store)
+    config = grown(store, held, job.config) if held else job.config
+    return config, growth(stored_config(store, held), config) if held else ""
 
 
 def _kinds_and_answers(config: SweepConfig) -> str:

@@ -31,9 +31,13 @@ MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # 
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 GATE_THRESHOLDS: Final = (0.1,)
+# The fields of a sweep by which it can grow: prompts, configurations and seeds.
+GRID: Final = frozenset({
+    "prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
+})  # fmt: skip
 # In place of a sweep's grid: full depth alone, with nothing that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
-    "modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "draft": (),
+    "modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "draft": (), "only": (),
     "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
 }  # fmt: skip
 
@@ -336,6 +340,9 @@ class SweepConfig(BaseModel):
         "agrees with; the text is that of normal",
     )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
+    only: tuple[Text, ...] = Field(
+        (), description="keys of the configurations of a sweep that has grown, where they are not the whole product"
+    )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )

@@ -6,7 +6,7 @@ from itertools import chain, product
 from typing import Any, Final
 
 from eexit.method.rules import CONTROL, ONLINE
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
@@ -38,7 +38,8 @@ class Run:
 def configurations(config: SweepConfig) -> list[Configuration]:
     """All configurations of a sweep, in order: mode `normal` alone, every other mode × rule × parameter, and drafts.
 
-    Controls follow the configuration that they are controls of, or come last if that is not part of this sweep.
+    Controls follow the configuration that they are controls of, or come last if that is not part of this sweep. Of a
+    sweep that has grown (`SweepConfig.only`), those that were asked for.
     """
     controls: dict[str, list[Configuration]] = {}
     for control in config.controls:
@@ -46,7 +47,8 @@ def configurations(config: SweepConfig) -> list[Configuration]:
     planned: list[Configuration] = []
     for configuration in _grid(config):
         planned += [configuration, *controls.pop(configuration.key, [])]
-    return [*planned, *chain(*controls.values())]
+    planned += chain(*controls.values())
+    return [each for each in planned if each.key in config.only] if config.only else planned
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:
@@ -83,12 +85,11 @@ def count_different_runs(config: SweepConfig) -> int:
 
 def shared_fields(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
-    grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
     defaults = {  # with which ids are those that they always were
         "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
     }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
-    return config.model_dump(mode="json", exclude={"prompts", "gate", "state", *grid, *same, *config.digests})
+    return config.model_dump(mode="json", exclude={"gate", "state", *GRID, *same, *config.digests})
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:

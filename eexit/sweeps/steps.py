@@ -27,15 +27,15 @@ from eexit.results.layout import (
 )
 from eexit.results.means import figures
 from eexit.results.store.folder import Store, open_store
+from eexit.results.store.growth import grown, growth, stored_config, written
 from eexit.results.store.lease import Lease, hold
 from eexit.results.store.manifest import (
     LostManifestError,
     make_manifest,
     read_manifest,
-    refuse_other_config,
     refuse_other_model,
     refuse_other_runs,
-    written,
+    with_grid,
 )
 from eexit.results.store.writing_shards import Survey, Tally, clear_debris, remove_errors, take_stock
 from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
@@ -83,8 +83,9 @@ class Remaining:
     found: Survey  # what has landed
 
 
-def read_held(store: Store, config: SweepConfig, out: str) -> Manifest | None:
-    """The manifest of what has landed in `store`, which messages call `out`, or None if `config` begins there.
+def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
+    """The manifest that what has landed in `store`, which messages call `out`, grows to by `config`, or None if that
+    begins there. `say` is told by what it grows.
 
     Raises `UsageError` if no sweep can be written there, or not this one.
     """
@@ -99,9 +100,12 @@ def read_held(store: Store, config: SweepConfig, out: str) -> Manifest | None:
     except LostManifestError as lost:
         print(refuse_other_runs(store, lost, config), file=sys.stderr)
         return None
-    if held:
-        refuse_other_config(store, held, config)
-    return held
+    if not held:
+        return None
+    whole = grown(store, held, config)
+    if by := growth(stored_config(store, held), whole):
+        say(f"{shown(out)} grows by {by}")
+    return with_grid(held, whole)
 
 
 def manifest_for(
@@ -112,10 +116,11 @@ def manifest_for(
     exitable_layers: Sequence[int],
     dtype: str,
 ) -> Manifest:
-    """The manifest of a sweep in `dtype`, which `config` has or leaves to the machine. Raises `UsageError` if what has
-    landed is of another model.
+    """The manifest of a sweep in `dtype`, which `config` has or leaves to the machine, with the grid of `held` if any.
+
+    Raises `UsageError` if that is of another model.
     """
-    fixed = config.model_copy(update={"dtype": dtype})
+    fixed = (stored_config(store, held) if held else config).model_copy(update={"dtype": dtype})
     manifest = make_manifest(fixed, {**model, "dtype": dtype}, exitable_layers, config.dtype)
     if held:
         refuse_other_model(store, held, manifest)
@@ -123,16 +128,16 @@ def manifest_for(
 
 
 def do_what_is_left(
-    config: SweepConfig, manifest: Manifest, location: str, out: str, display: Display, do: Callable[[Remaining], Tally]
+    manifest: Manifest, location: str, out: str, display: Display, do: Callable[[Remaining], Tally]
 ) -> Summary:
-    """Have `do` land all runs of `config` that have not landed in `location`, which messages call `out`.
+    """Have `do` land all runs of a sweep that have not landed in `location`, which messages call `out`.
 
     `manifest` is that of the sweep, whose dtype is that of all runs. Raises `UsageError`, and `SweepStopped` when going
     on would only fail.
     """
-    store, n_planned = open_store(location), count_runs(config)
-    config = config.model_copy(update={"dtype": manifest.config["dtype"]})
-    with hold(store) as lease, written(store, manifest):
+    store = open_store(location)
+    with hold(store) as lease, written(store, manifest) as config:
+        n_planned = count_runs(config)
         found, said = _look_through(store, [])
         tally = Tally()
         if len(found.done) == n_planned:

@@ -14,7 +14,7 @@ import pytest
 import scripted
 from byte_model import save_byte_model
 from commands import asked_here
-from driving import assert_undisturbed
+from driving import assert_same, assert_undisturbed, look_here
 from landed_sweep import land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
@@ -27,6 +27,7 @@ from eexit.plan import model_facts
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.results.finished_sweep import read_finished
 from eexit.results.means import figures
 from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
@@ -180,6 +181,58 @@ def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
     assert [(row["runs"], row["errors"]) for row in first.figures()] == [(3, 1)] * 9
     second = scripted_sweep(config, tmp_path / "out")
     assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
+    """By a prompt, by parameters and a rule, by a mode, by a seed and by an exit set; what has landed stays."""
+    save_byte_model(tmp_path / "model")
+    asked: dict[str, Any] = {
+        "modes": ["normal", "unfrozen"], "rules": {"confidence": [0.1]}, "max_new_tokens": 6, "exit_every": 2,
+    }  # fmt: skip
+    prompts, landed = ["one", "two"], dict[Path, bytes]()
+
+    def swept(name: str) -> Summary:
+        config = sweep_of(tmp_path / "model", *prompts, **asked)
+        return run_sweep(config, tmp_path / name, look=look_here, display=Silence(), rows_per_shard=8)
+
+    steps: list[dict[str, Any]] = [
+        {}, {"rules": {"confidence": [0.1, 0.2]}, "kl_factors": [1]},
+        {"modes": ["normal", "unfrozen", "frozen_residual"]}, {"seeds": [0, 1]}, {"exit_sets": ["all", "4"]},
+    ]  # fmt: skip
+    swept("grown")
+    for step in steps:
+        prompts, asked = ["one", "two", "three"], asked | step
+        landed = {path: path.read_bytes() for path in (tmp_path / "grown").glob("*/*.parquet")}
+        grown = swept("grown")
+        assert {path: path.read_bytes() for path in landed} == landed
+    at_once = swept("at_once")
+    assert (grown.config, grown.done) == (at_once.config, at_once.done) == (at_once.config, 3 * 2 * 13)
+    for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
+        grew, whole = (pd.read_parquet(tmp_path / name / table) for name in ("grown", "at_once"))
+        assert_same(grew, whole, key)
+    held, other = (json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("grown", "at_once"))
+    assert {name for name in held if held[name] != other[name]} <= {"started", "checksum"}
+    assert whole.exit_layer.nunique() > 2
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_that_was_interrupted_while_it_grew_goes_on_by_either_command(tmp_path: Path) -> None:
+    small, large = (sweep_of(tmp_path, *prompts) for prompts in ("ab", "abcdef"))
+    scripted_sweep(small, tmp_path / "out")
+
+    class Interrupts(Silence):
+        def show(self, progress: Progress, last: bool = False) -> None:
+            if progress.share > 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scripted_sweep(large, tmp_path / "out", rows_per_shard=9, display=Interrupts())
+    with pytest.raises(UsageError, match="of 54 runs: finish that sweep first"):
+        read_finished(str(tmp_path / "out"), ["status"])
+    summary = scripted_sweep(small, tmp_path / "out")
+    assert (summary.config, summary.done) == (large, 54)
+    assert_undisturbed(large, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("ray_here")

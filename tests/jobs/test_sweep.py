@@ -160,13 +160,21 @@ def test_the_summary_says_what_a_setting_does_to_each_kind_of_prompt(tmp_path: P
     assert kinds_table(store, configurations(config), prompts_of[:6]) is None, "of one kind"
 
 
-def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
+def test_results_of_another_sweep_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
     folder, _ = finished
     before = sorted(folder.rglob("*"))
-    done = sweep_here(environment, "--config", folder / "mine.toml", "--kl-factors", "2")
+    done = sweep_here(environment, "--config", folder / "mine.toml", "--temperature", "0.5")
     assert done.returncode == 2
-    assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
+    assert "holds another sweep (temperature: 0.0 -> 0.5)" in done.stderr
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_plan_says_by_what_the_results_would_grow(finished: tuple[Path, str], environment: dict[str, str]) -> None:
+    folder, _ = finished
+    done = sweep_here(environment, "--dry-run", "--config", folder / "mine.toml", "--seeds", "1", "--kl-factors", "2")
+    said = done.stdout.splitlines()
+    assert "configurations  normal, unfrozen/kl/1, unfrozen/kl/2, frozen_residual/kl/1, frozen_residual/kl/2" in said
+    assert f"out             {folder}/out, which grows by 2 configurations and 1 seed: 35 runs more" in said
 
 
 def test_a_model_folder_that_changed_since_is_refused(

@@ -20,7 +20,8 @@ from scripted import rows_of, sweep_of
 from eexit.errors import UsageError
 from eexit.plan.runs import plan_runs
 from eexit.results.store.folder import open_store
-from eexit.results.store.manifest import make_manifest, read_manifest, written
+from eexit.results.store.growth import written
+from eexit.results.store.manifest import make_manifest, read_manifest
 from eexit.results.store.writing_shards import land, take_stock
 from reports.read.sweep import read_sweep
 

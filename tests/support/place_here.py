@@ -17,7 +17,8 @@ from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import plan_runs
 from eexit.results.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_config, written
+from eexit.results.store.growth import written
+from eexit.results.store.manifest import make_manifest
 from eexit.results.store.writing_shards import land, take_stock
 from eexit.studies.study import Done
 from eexit.sweeps.generator import ModelGenerator
@@ -50,18 +51,13 @@ class Here:
     def sweep(self, config: SweepConfig, out: str) -> None:
         interruption.check()
         store = open_store(out)
-        try:
-            if held := read_manifest(store):
-                refuse_other_config(store, held, config)
-        except LostManifestError:
-            pass
         found, _ = take_stock(store)
-        runs = [run for run in plan_runs(config) if run.run_id not in found.done]
         model, layers, _ = look_here(config, 1)
-        with written(store, make_manifest(config, model, layers)):
+        with written(store, make_manifest(config, model, layers)) as whole:
+            runs = [run for run in plan_runs(whole) if run.run_id not in found.done]
             if not runs:
                 return
-            generator = ModelGenerator(config, "cpu")
+            generator = ModelGenerator(whole, "cpu")
             for start in range(0, len(runs), self._rows):
                 shard = runs[start : start + self._rows]
                 land(store, shard, generator.generate(shard))

@@ -2,20 +2,18 @@
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import pyarrow as pa
-
 from eexit.errors import UsageError
 from eexit.plan.artefact_fit import cards_of
-from eexit.plan.config import AUTO_DTYPE, SweepConfig
+from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.files import DamagedError, list_files, read_shards
-from eexit.results.layout import FOLDERS, MANIFEST, Manifest, OtherFormatError, decode, encode
+from eexit.results.layout import MANIFEST, Manifest, OtherFormatError, decode
 from eexit.results.store.folder import Store
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
@@ -43,6 +41,12 @@ def make_manifest(
         versions=versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
+    """The manifest of a sweep that has grown to `config`; when it began, and with which packages, stays."""
+    grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
+    return replace(grown, started=held.started, versions=held.versions)
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -82,41 +86,6 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
     )
 
 
-@contextmanager
-def written(store: Store, manifest: Manifest) -> Iterator[None]:
-    """A context in which `manifest` is beside the results, as actors require; if there are none, it is removed again.
-
-    The lease must be held. Raises `UsageError` if the results are another sweep's by now, and `OSError`.
-    """
-    try:
-        held = read_manifest(store)
-    except LostManifestError:
-        held = None
-        store.set_aside(MANIFEST)
-    if held:
-        _refuse(store, first_difference(held.config, manifest.config))
-        yield
-        return
-    store.publish(MANIFEST, encode(manifest))
-    try:
-        yield
-    finally:
-        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to remove it must not hide the real error
-            if not list_files(store).shards:
-                store.remove(MANIFEST)
-                for folder in FOLDERS:
-                    store.remove_if_empty(folder)
-
-
-def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:
-    """Raises `UsageError` if the sweep in `store` has another `SweepConfig`; needs no model.
-
-    What `--dtype auto` becomes is compared once that is known (`refuse_other_dtype`).
-    """
-    dtype = held.config["dtype"] if config.dtype == AUTO_DTYPE else config.dtype
-    _refuse(store, first_difference(held.config, {**config.model_dump(mode="json"), "dtype": dtype}))
-
-
 def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
     """Raises `UsageError` if `--dtype auto` has become another dtype than that of the sweep in `store`."""
     if auto != held:
@@ -138,7 +107,15 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
             "put that back as it was, or choose another --out"
         )
     stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
-    _refuse(store, first_difference(stored, planned, "model"))
+    refuse_difference(store, first_difference(stored, planned, "model"))
+
+
+def refuse_difference(store: Store, difference: str | None) -> None:
+    """Raises `UsageError` if the sweep in `store` differs from what is asked for, in what `first_difference` found."""
+    if difference:
+        raise UsageError(
+            f"--out {store.root} holds another sweep ({difference}): choose another --out, or remove that folder"
+        )
 
 
 def first_difference(stored: object, planned: object, key: str = "") -> str | None:
@@ -168,13 +145,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _refuse(store: Store, difference: str | None) -> None:
-    if difference:
-        raise UsageError(
-            f"--out {store.root} holds another sweep ({difference}): choose another --out, or remove that folder"
-        )
 
 
 def _short(value: object) -> str:

@@ -206,7 +206,7 @@ def _config(
     unused = {role: None for role, used in uses.items() if not used}
     # What was not recorded is found with the model.
     reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "observe": "all"}
-    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}
+    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "only", "digests")}
     known = {role: digest for role, digest in stored.digests.items() if role not in unused}
     digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # of other artefacts they are found out
     plain = {GATE_THRESHOLDS: SweepConfig.model_fields[GATE_THRESHOLDS].default}

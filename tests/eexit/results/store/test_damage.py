@@ -15,7 +15,8 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_runs, written
+from eexit.results.store.growth import written
+from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_runs
 from eexit.results.store.writing_shards import (
     clear_debris,
     land,

@@ -15,7 +15,6 @@ from eexit.results.store.manifest import (
     first_difference,
     make_manifest,
     read_manifest,
-    refuse_other_config,
     refuse_other_model,
 )
 
@@ -114,24 +113,12 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     assert held["started"].endswith("+00:00")
     read = read_manifest(store)
     assert read is not None
-    refuse_other_config(store, read, config)
     refuse_other_model(store, read, manifest)
 
 
-def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
+def test_another_model_is_refused_with_the_difference(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
-    store.publish(MANIFEST, encode(make_manifest(config, MODEL, (5,))))
-    store.publish(SHARD, b"")
-    held = read_manifest(store)
-    assert held is not None
-    ending = "choose another --out, or remove that folder"
-    with pytest.raises(UsageError) as raised:
-        refuse_other_config(store, held, sweep_of("tiny", "one", "two", temperature=0.5))
-    assert str(raised.value) == f"--out {store.root} holds another sweep (temperature: 0.0 -> 0.5): {ending}"
-    with pytest.raises(UsageError, match=r'\(prompts\[1\]\.prompt: "two" -> "three"\)'):
-        refuse_other_config(store, held, sweep_of("tiny", "one", "three"))
-    with pytest.raises(UsageError, match=r"\(prompts: 2 entries -> 1 entries\)"):
-        refuse_other_config(store, held, sweep_of("tiny", "one"))
+    held = make_manifest(config, MODEL, (5,))
     other = make_manifest(config, {**MODEL, "digest": "cd34"}, (5,))
     with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
         refuse_other_model(store, held, other)

@@ -18,8 +18,9 @@ from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import Store, open_store
+from eexit.results.store.growth import written
 from eexit.results.store.lease import hold
-from eexit.results.store.manifest import make_manifest, written
+from eexit.results.store.manifest import make_manifest
 from eexit.results.store.writing_shards import LandingError, clear_debris, land, shard_name, survey, take_stock
 from eexit.results.whereabouts import FolderKind, whereabouts
 

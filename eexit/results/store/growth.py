@@ -1,0 +1,147 @@
+"""How a sweep grows: what was asked for before and what is asked for now become one grid.
+
+The grid of a sweep is prompts × configurations × seeds, and each of the three is a union. So a threshold that is added
+runs for all prompts, and prompts that are added run under all configurations. Whatever else two askings differ in would
+make their runs incomparable, and is refused.
+"""
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from eexit.errors import UsageError
+from eexit.output.text import counted
+from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import configurations, count_runs
+from eexit.results.files import list_files
+from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode
+from eexit.results.store.folder import Store
+from eexit.results.store.manifest import (
+    LostManifestError,
+    first_difference,
+    read_manifest,
+    refuse_difference,
+    with_grid,
+)
+
+
+def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
+    """The configuration that the sweep in `store` has once it has grown by what is asked for; needs no model.
+
+    It is that of `held` where this has all that is asked for. What `--dtype auto` becomes is compared once that is
+    known (`refuse_other_dtype`). Raises `UsageError` for runs that can't stand in one sweep.
+    """
+    before = stored_config(store, held)
+    dtype = before.dtype if asked.dtype == AUTO_DTYPE else asked.dtype
+    stored, planned = (each.model_dump(mode="json", exclude={*GRID}) for each in (before, asked))
+    refuse_difference(store, first_difference(stored, {**planned, "dtype": dtype}))
+    _refuse_other_contents(store, before, asked)
+    if NORMAL in asked.modes and NORMAL not in before.modes:
+        raise UsageError(
+            f"--out {store.root} holds runs that were not compared with {NORMAL}, as is recorded with each: leave "
+            f"{NORMAL} out of --modes, or choose another --out"
+        )
+    try:
+        both = SweepConfig.model_validate({**dict(before), **_union(before, asked)})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = problem.get("ctx", {}).get("error", problem["msg"])
+        raise UsageError(f"--out {store.root} can't grow by this ({reason}): choose another --out") from error
+    keys = tuple(dict.fromkeys(each.key for config in (before, asked) for each in configurations(config)))
+    if len(keys) < len(configurations(both)):
+        both = both.model_copy(update={"only": keys})
+    return both if count_runs(both) > count_runs(before) else before
+
+
+def stored_config(store: Store, held: Manifest) -> SweepConfig:
+    """The configuration in a manifest. Raises `UsageError` for one that this version does not know."""
+    try:
+        return SweepConfig.model_validate(held.config)
+    except ValidationError as error:
+        raise UsageError(f"--out {store.root} holds a sweep of another version: choose another --out") from error
+
+
+def growth(before: SweepConfig, after: SweepConfig) -> str:
+    """By what a sweep has grown, such as `2 prompts and 1 seed: 36 runs more`; empty if it has not."""
+    sizes = (
+        (len(after.prompts) - len(before.prompts), "prompt"),
+        (len(configurations(after)) - len(configurations(before)), "configuration"),
+        (len(after.seeds) - len(before.seeds), "seed"),
+    )
+    by = " and ".join(counted(n, what) for n, what in sizes if n)
+    return f"{by}: {counted(count_runs(after) - count_runs(before), 'run')} more" if by else ""
+
+
+@contextmanager
+def written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
+    """A context in which the manifest is beside the results, as actors require; gives the configuration that it has.
+
+    That is `manifest`'s, or what the results that are there grow to by it. If nothing lands, the manifest is what it
+    was before, and there is none without results. The lease must be held. Raises `UsageError` if the results are
+    another sweep's by now, and `OSError`.
+    """
+    config = stored_config(store, manifest)
+    try:
+        held = read_manifest(store)
+    except LostManifestError:
+        held = None
+        store.set_aside(MANIFEST)
+    if held:
+        config = grown(store, held, config)
+        manifest = held if config == stored_config(store, held) else with_grid(held, config)
+    there = {*list_files(store).stems}
+    if manifest != held:
+        store.publish(MANIFEST, encode(manifest))
+    try:
+        yield config
+    finally:
+        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to undo it must not hide the real error
+            _undo(store, manifest, held, there)
+
+
+def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[str]) -> None:
+    """Put back the manifest that was there, or remove what there is of a sweep of which nothing has landed."""
+    found = list_files(store)
+    if held and manifest != held and {*found.stems} <= there:
+        store.publish(MANIFEST, encode(held))
+    if not held and not found.shards:
+        store.remove(MANIFEST)
+        for folder in FOLDERS:
+            store.remove_if_empty(folder)
+
+
+def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig) -> None:
+    """Raises `UsageError` for a prompt that is there with other contents, and for a control with other exits."""
+    prompts = {prompt.id: prompt for prompt in before.prompts}
+    for prompt in asked.prompts:
+        if (stored := prompts.get(prompt.id, prompt)) != prompt:
+            raise UsageError(
+                f"--out {store.root} holds another prompt {prompt.id!r} "
+                f"({first_difference(asdict(stored), asdict(prompt))}): give this one another id, or choose another "
+                "--out"
+            )
+    controls = {(control.of, control.mode): control for control in before.controls}
+    for control in asked.controls:
+        if controls.get((control.of, control.mode), control).counts != control.counts:
+            raise UsageError(
+                f"--out {store.root} holds a control of {control.of} when it exited at other layers: choose another "
+                "--out"
+            )
+
+
+def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
+    """Both in each field of GRID, what was there first."""
+    lists = ("prompts", "modes", "draft", "seeds", "exit_sets", "gate_thresholds")
+    found = {name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists}
+    controls = {(control.of, control.mode): control for config in (asked, before) for control in config.controls}
+    rules: dict[str, tuple[float, ...]] = {}
+    for config in (before, asked):
+        for name, parameters in config.all_rules.items() if {*config.modes} != {NORMAL} else ():
+            rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
+    kl_factors = rules.pop("kl", ())
+    return {**found, "controls": tuple(controls.values()), "kl_factors": kl_factors, "rules": rules, "only": ()}
