@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         load_default_model_and_tokenizer,
     )
     from eexit.custom_generate.setting import load
+    from eexit.method.rules import rule
+    from eexit.method.states import state
     from eexit.model.chat import format_and_tokenize_input
 
 _HOMES = {
@@ -26,6 +28,8 @@ _HOMES = {
     "get_early_exit_indices": "eexit.custom_generate.original",
     "load": "eexit.custom_generate.setting",
     "load_default_model_and_tokenizer": "eexit.custom_generate.original",
+    "rule": "eexit.method.rules",
+    "state": "eexit.method.states",
 }
 
 __all__ = [
@@ -36,6 +40,8 @@ __all__ = [
     "get_early_exit_indices",
     "load",
     "load_default_model_and_tokenizer",
+    "rule",
+    "state",
 ]
 
 

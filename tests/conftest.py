@@ -115,6 +115,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture
+def own_exits() -> Iterator[None]:
+    """Own rules and states that a test makes known are known in it alone."""
+    from eexit.method.rules import BLIND, ONLINE, ORACLES, RULES
+    from eexit.method.states import STATES
+
+    kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, STATES]
+    before = [{**kind} for kind in kinds]
+    yield
+    for kind, held in zip(kinds, before, strict=True):
+        kind.clear()
+        kind.update(held)
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """Signals act as in a terminal, even if & or nohup told pytest to ignore them; afterwards, all is as before."""
     before = {

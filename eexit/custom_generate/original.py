@@ -24,7 +24,7 @@ from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.text import did_you_mean
 from eexit.plan.config import MAPPING, SweepConfig
-from eexit.plan.configuration import MODES, NORMAL, Exit, Normal
+from eexit.plan.configuration import NORMAL, Exit, Normal, exiting_modes
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.results.original_format import evaluation_of
 from eexit.results.shard_tables import exit_statistics, text_pieces
@@ -57,8 +57,8 @@ class EarlyExitGenerator(ABC):
         self, model: PreTrainedModel, tokenizer: Tokenizer, mode: str = "unfrozen",
         exitable_layers: Sequence[int] | None = None, readout: str = "lens",
     ):  # fmt: skip
-        if mode not in MODES:
-            meant = did_you_mean(mode, MODES, f"choose from {', '.join(MODES)}")
+        if mode not in (modes := exiting_modes()):
+            meant = did_you_mean(mode, modes, f"choose from {', '.join(modes)}")
             raise UsageError(f"unknown mode {mode!r}: {meant}")
         if mode in MAPPING:
             raise UsageError(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from eexit.custom_generate.taken import Certificate, Drawn, Taken
 from eexit.output.text import ordinal, percent, short_percent, with_weights, written
-from eexit.plan.configuration import ALL_MODES, Draft, Exit
+from eexit.plan.configuration import Draft, Exit, all_modes
 
 
 def described(taken: Taken) -> str:
@@ -30,7 +30,7 @@ def _what(taken: Taken) -> Iterator[str]:
             after = "layer" if len(taken.exit_layers) == 1 else "layers"
             yield (
                 f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
-                f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
+                f"Mode {exit.mode}: {all_modes()[exit.mode]}."
             )
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (

@@ -132,8 +132,11 @@ class OracleBatch(Batch):
 def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:
     """Return the last layer that students take from their teacher: the next one is still one that no exit can alter.
 
-    State `frozen_cache` copies from that one. Students run all layers where it is −1.
+    State `frozen_cache` copies from that one. Students run all layers where it is −1, as where states look at streams
+    before exits.
     """
     states = [STATES[request.configuration.mode] for request in requests if request.configuration.mode in STATES]
+    if any(state.needs for state in states):
+        return -1
     altered = [state.first_altered(decoding.exitable_layers[0]) for state in states]
     return max(-1, min((layer for layer in altered if layer is not None), default=1) - 2)

@@ -1,27 +1,46 @@
 """Rules: the chance to exit at each exitable layer that a token reaches.
 
-A rule is one entry of `ORACLES`, `ONLINE` or `BLIND`, by what it looks at; engine, records and reports know none of
-them by name. CONTRIBUTING shows how to add one. This module does not import torch, so that the command line can check
-parameters without it: rules use the methods of the tensors that they are given.
+A rule is a function of what a layer shows (`Look`), decorated with `rule`: those at the end of this module, and those
+in users' own files and notebooks, alike. Engine, records and reports know none of them by name. This module does not
+import torch, so that the command line can check parameters without it: rules use the methods of the tensors that they
+are given.
 
-Shapes: B rows, E exitable layers (all of them, or the one that is looked at), W width of the residual stream.
+Shapes: B tokens, E exitable layers, R of them so far, W width of the residual stream, V vocabulary.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
+
+from eexit.errors import UsageError
+from eexit.method.own import Definition, refuse_name, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from eexit.method.divergence import Divergence
-    from eexit.method.probes import Probe
 
 KL_FACTOR: Final = "KL factor"
 CONTROL: Final = "random"  # the rule whose parameter is a Control
+# What rules may need, and what they can look at then: each name stands for an attribute of `Look`.
+NOTHING, STREAM, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
+    "nothing", "stream", "probe", "distribution", "history", "logits", "final",
+)  # fmt: skip
+_STREAMS: Final = ("before", "after")
+_READ: Final = (*_STREAMS, "top_p", "entropy", "likeliest")
+NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    NOTHING: (),
+    STREAM: _STREAMS,
+    PROBE: (*_STREAMS, "predicted_kl"),
+    DISTRIBUTION: _READ,
+    HISTORY: (*_READ, "likeliest_so_far"),
+    LOGITS: (*_READ, "logits"),
+    FINAL: ("kl", "likeliest", "final_likeliest"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,114 +65,169 @@ class Chances:
     go_on_BE: Tensor
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """A layer's distribution over the next token, for each row."""
-
-    top_p_B2: Tensor  # the two highest probabilities, highest first
-    entropy_B: Tensor  # nats
-
-
-@dataclass(frozen=True)
 class Look:
-    """What an online rule can look at: the student's own pass at an exitable layer, for the rows that have reached it.
+    """What a rule can look at: the pass at one exitable layer, for the B tokens that have reached it.
 
-    The distribution is there only for rules that read; for those that compare, `likeliest_BR` has the likeliest token
-    at each of the R exitable layers so far, this one last. The probe is there if the sweep has one.
+    | attribute          | shape, unit          | where the rule needs                                               |
+    | ------------------ | -------------------- | ------------------------------------------------------------------ |
+    | `index`            | a number             | the layer, from 0                                                  |
+    | `before`, `after`  | (B, W)               | anything but "final": the residual stream before and after the layer |
+    | `top_p`            | (B, 2)               | "distribution", the default: the two highest probabilities         |
+    | `entropy`          | (B,), nats           | "distribution"                                                     |
+    | `likeliest`        | (B,), token ids      | "distribution"                                                     |
+    | `likeliest_so_far` | (B, R), token ids    | "history": at the exitable layers so far, this one last            |
+    | `logits`           | (B, V)               | "logits"                                                           |
+    | `predicted_kl`     | (B,), nats           | "probe": what a trained probe says of the stream (`--probe`)       |
+    | `kl`               | (B, E), nats         | "final": of the final layer's distribution from each exitable one's |
+    | `likeliest`        | (B, E), token ids    | "final"; there, `index` is -1, and all layers are looked at at once |
+    | `final_likeliest`  | (B, 1), token ids    | "final"                                                            |
+
+    Each need but "stream", "probe" and "final" stands for a read of the head. Rules that need "final" are oracles.
     """
 
-    layer: int
-    before_BW: Tensor  # the residual stream before the layer, which is the one after the layer before it
-    after_BW: Tensor
-    read: Distribution | None
-    likeliest_BR: Tensor | None
-    parameter_B: Tensor  # of the rule, at this layer
-    probe: Probe | None = None
+    index: int
+    parameter: Tensor  # of the rule, at this layer: (B,)
+    before: Tensor
+    after: Tensor
+    top_p: Tensor
+    entropy: Tensor
+    likeliest: Tensor
+    likeliest_so_far: Tensor
+    logits: Tensor
+    predicted_kl: Tensor
+    kl: Tensor
+    final_likeliest: Tensor
+
+    def __init__(self, index: int, **seen: Tensor):
+        self.__dict__.update(seen, index=index)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        needs = [f'"{need}"' for need, names in NEEDS.items() if name in names]
+        way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
+        raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
+
+    @classmethod
+    def at_final(cls, teacher: Divergence, parameter_BE: Tensor) -> Look:
+        """What oracles look at."""
+        likeliest_BX = teacher.likeliest_BX
+        seen = {"kl": teacher.kl_BE, "likeliest": likeliest_BX[:, :-1], "final_likeliest": likeliest_BX[:, -1:]}
+        return cls(-1, parameter=parameter_BE, **seen)
 
 
-class Rule(Protocol):
-    """Decides where tokens exit."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rule(Definition):
+    """Decides where tokens exit: what it sees at a layer, held against its parameter, or its chance itself.
+
+    `at_most` exits where what is seen is at most the threshold, not at least. With `takes_parameter`, or without a
+    parameter, the function gives the chance to exit.
+    """
+
+    function: Callable[..., Tensor]
+    takes_parameter: bool = False
+    needs: str = DISTRIBUTION  # one of NEEDS
+    parameter: str = ""  # its name; empty for a rule without one
+    unit: str = ""
+    sees: str = ""  # what its evidence is, with the unit; empty for a rule that looks at nothing
+    at_most: bool = False
+    draws: bool = False  # whether exits are left to chance; else it exits at the first layer that meets its condition
+    higher_exits_later: bool | None = None  # None if its parameters have no order
+    least: float = -math.inf  # the range of the parameter; `positive` excludes the lower end
+    most: float = math.inf
+    positive: bool = False
+    example: float | None = None
 
     @property
-    def definition(self) -> str:
-        """The chance to exit at a layer, in words or as a formula, with its source, for schema and report."""
+    def reads(self) -> bool:
+        """Whether it needs the layer's distribution, which costs a product with the head at every layer it looks at."""
+        return self.needs in (DISTRIBUTION, HISTORY, LOGITS)
 
     @property
-    def parameter(self) -> str:
-        """The parameter's name; empty for a rule without one."""
+    def compares(self) -> bool:
+        """Whether it needs the distributions of earlier layers too, so that none may be passed over."""
+        return self.needs == HISTORY
 
     @property
-    def unit(self) -> str:
-        """The parameter's unit; empty if it has none."""
+    def probes(self) -> bool:
+        """Whether it needs a trained probe."""
+        return self.needs == PROBE
 
     @property
-    def higher_exits_later(self) -> bool | None:
-        """Whether a higher parameter is the more conservative one; None if its parameters have no order."""
+    def sees_parameter(self) -> bool:
+        """Whether what it sees is another thing with another parameter."""
+        return self.takes_parameter or self.probes
 
     @property
-    def draws(self) -> bool:
-        """Whether exits are left to chance; else it exits at the first layer that meets its condition."""
-
-    @property
-    def sees(self) -> str:
-        """What the rule's evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
+    def gives_chance(self) -> bool:
+        """Whether its function gives the chance to exit, not what is held against a threshold."""
+        return self.takes_parameter or not self.parameter
 
     def check(self, parameter: Parameter) -> None:
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
+        if not self.parameter:
+            if parameter is not None:
+                raise ValueError(f"rule {self.name} has no parameter, got {shown(parameter)}")
+            return
+        is_within = isinstance(parameter, float) and self.least <= parameter <= self.most
+        if is_within and abs(parameter) < math.inf and not (self.positive and parameter == self.least):
+            return
+        at_ends = [f"≥ {self.least:g}"] * (self.least > -math.inf) + [f"≤ {self.most:g}"] * (self.most < math.inf)
+        ends = f"from {self.least:g} to {self.most:g}" if len(at_ends) == 2 else " ".join(at_ends) or "that is finite"
+        ends = f"above {self.least:g} and up to {self.most:g}" if self.positive else ends
+        example = f", as in {self.name}={self.example:g}" if self.example is not None else ""
+        raise ValueError(f"rule {self.name} takes a {self.parameter} {ends}{example}, got {shown(parameter)}")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The parameter as a number per exitable layer, (E,), which `chances` gets.
 
         Raises `ValueError` for a parameter that does not fit these layers.
         """
-
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        """The chances to exit, from the evidence and the rows' parameters; each layer's from its own alone.
-
-        The evidence is None for rules that look at nothing.
-        """
-
-
-class Oracle(Rule, Protocol):
-    """A rule that looks at the final layer: it needs the full-depth pass, and saves nothing at run time."""
-
-    def evidence(self, teacher: Divergence) -> Tensor:
-        """What the rule looks at in each exitable layer, (B, E), in its own unit."""
-
-
-class Online(Rule, Protocol):
-    """A rule that looks only at layers that have been run."""
-
-    @property
-    def reads(self) -> bool:
-        """Whether it needs the layer's distribution, which costs a product with the head at every layer it looks at."""
-
-    @property
-    def compares(self) -> bool:
-        """Whether it needs the distributions of earlier layers too, so that none may be passed over."""
-
-    @property
-    def probes(self) -> bool:
-        """Whether it needs a trained probe."""
+        return [parameter if isinstance(parameter, float) else 0.0] * len(exitable_layers)
 
     def evidence(self, look: Look) -> Tensor:
-        """What the rule sees at one exitable layer, (B,), in its own unit."""
+        """What the rule sees at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
+
+        Raises `UsageError` for an own rule whose function fails, or gives anything else.
+        """
+        if self.source is None:
+            return self.function(look, look.parameter) if self.takes_parameter else self.function(look)
+        try:
+            seen = self.function(look, look.parameter) if self.takes_parameter else self.function(look)
+            if seen.shape != look.parameter.shape:
+                raise TypeError(f"it gives shape {tuple(seen.shape)}, not {tuple(look.parameter.shape)}")
+            if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":
+                raise TypeError("it gives numbers, not True or False: if they are chances, say draws=True")
+        except Exception as error:  # a user's code may raise anything
+            raise UsageError(f"rule {self.name}, at layer {look.index}: {error}") from error
+        return seen.float()
+
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+        """The chances to exit, from the evidence and the tokens' parameters; each layer's from its own alone.
+
+        The evidence is None for rules that look at nothing: their parameters are the chances.
+        """
+        if evidence_BE is None:
+            return Chances(parameter_BE, 1 - parameter_BE)
+        if self.gives_chance:
+            stop_BE = evidence_BE.nan_to_num(0).clamp(0, 1)  # NaN: a gate was shut
+        else:
+            met_BE = evidence_BE <= parameter_BE if self.at_most else evidence_BE >= parameter_BE
+            stop_BE = met_BE.to(parameter_BE.dtype)
+        return Chances(stop_BE, 1 - stop_BE)
+
+    def chances_in_set(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+        """The chances, and none to exit at layers outside the exit set, whose parameter is NaN."""
+        found, outside_BE = self.chances(evidence_BE, parameter_BE), parameter_BE.isnan()
+        return Chances(found.stop_BE.masked_fill(outside_BE, 0), found.go_on_BE.masked_fill(outside_BE, 1))
 
 
-class ByKL:
+class ByKL(Rule):
     """Exits by a KL from the final layer's distribution, or an estimate of it: the lower, the likelier."""
-
-    name: str
-    parameter, unit = KL_FACTOR, "1/nat"
-    higher_exits_later = draws = True
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
             raise ValueError(f"the KL factor of rule {self.name} must be finite and ≥ 0, got {shown(parameter)}")
-
-    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        assert isinstance(parameter, float)
-        return [parameter] * len(exitable_layers)
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
         """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
@@ -161,127 +235,8 @@ class ByKL:
         return Chances(2 * (-parameter_BE * evidence_BE).sigmoid(), (parameter_BE * evidence_BE / 2).tanh())
 
 
-class TrueKL(ByKL):
-    """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
-
-    name = "kl"
-    definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
-    sees = "KL, nats"
-
-    def evidence(self, teacher: Divergence) -> Tensor:
-        return teacher.kl_BE
-
-
-class PredictedKL(ByKL):
-    """Exits by the KL that a trained probe predicts from the layer's residual stream, so that it can be deployed."""
-
-    name = "predicted_kl"
-    definition = "exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"
-    sees, reads, compares, probes = "predicted KL, nats", False, False, True
-
-    def evidence(self, look: Look) -> Tensor:
-        assert look.probe is not None
-        return look.probe.predicted_kl(look.after_BW, look.layer, look.parameter_B)
-
-
-class Agree:
-    """Exits where the likeliest token is already the final layer's: an upper bound for rules that keep that token."""
-
-    definition = "exits at a layer whose likeliest token is the final layer's"
-    parameter, unit, sees = "", "", "final layer's token, 1 or 0"
-    higher_exits_later, draws = None, False
-
-    def check(self, parameter: Parameter) -> None:
-        if parameter is not None:
-            raise ValueError(f"rule agree has no parameter, got {shown(parameter)}")
-
-    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        return [0.0] * len(exitable_layers)
-
-    def evidence(self, teacher: Divergence) -> Tensor:
-        """1 where the layer's likeliest token is the final layer's, else 0."""
-        return (teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]).to(teacher.kl_BE.dtype)
-
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        assert evidence_BE is not None
-        return Chances(evidence_BE, 1 - evidence_BE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    """Exits at layers where what it sees is at least the threshold; `at_most` turns that round."""
-
-    name: str
-    definition: str
-    unit: str
-    example: float
-    least: float  # the range of the threshold; `positive` excludes the lower end
-    most: float
-    see: Callable[[Look], Tensor]
-    sees: str
-    reads: bool = True
-    compares: bool = False
-    probes: bool = False
-    positive: bool = False
-    at_most: bool = False
-    parameter: str = "threshold"
-    draws: bool = False
-
-    @property
-    def higher_exits_later(self) -> bool:
-        return not self.at_most
-
-    def check(self, parameter: Parameter) -> None:
-        is_within = isinstance(parameter, float) and self.least <= parameter <= self.most and parameter < math.inf
-        if is_within and not (self.positive and parameter == self.least):
-            return
-        ends = f"≥ {self.least:g}" if self.most == math.inf else f"from {self.least:g} to {self.most:g}"
-        ends = f"above {self.least:g} and up to {self.most:g}" if self.positive else ends
-        example = f"{self.name}={self.example:g}"
-        raise ValueError(f"rule {self.name} takes a threshold {ends}, as in {example}, got {shown(parameter)}")
-
-    def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        assert isinstance(parameter, float)
-        return [parameter] * len(exitable_layers)
-
-    def evidence(self, look: Look) -> Tensor:
-        return self.see(look)
-
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        assert evidence_BE is not None
-        return certain(evidence_BE <= parameter_BE if self.at_most else evidence_BE >= parameter_BE, parameter_BE)
-
-
-def certain(stop_BE: Tensor, parameter_BE: Tensor) -> Chances:
-    """The chances of a rule that leaves nothing to chance, from where it stops."""
-    stop_BE = stop_BE.to(parameter_BE.dtype)
-    return Chances(stop_BE, 1 - stop_BE)
-
-
-def chances_in_set(rule: Rule, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-    """The rule's chances, and none to exit at layers outside the exit set, whose parameter is NaN."""
-    found, outside_BE = rule.chances(evidence_BE, parameter_BE), parameter_BE.isnan()
-    return Chances(found.stop_BE.masked_fill(outside_BE, 0), found.go_on_BE.masked_fill(outside_BE, 1))
-
-
-def _read(look: Look) -> Distribution:
-    assert look.read is not None
-    return look.read
-
-
-def _cosine(look: Look) -> Tensor:
-    """Of the residual streams after the layer and before it, in fp32."""
-    before_BW, after_BW = look.before_BW.float(), look.after_BW.float()
-    cosine_B: Tensor = (before_BW * after_BW).sum(-1) / (before_BW.norm(dim=-1) * after_BW.norm(dim=-1))
-    return cosine_B
-
-
-class Fixed:
-    """Exits at one layer, whatever the token: a control of known depth."""
-
-    definition = "exits at one layer, whatever the token"
-    parameter, unit, sees = "exit layer", "", ""
-    higher_exits_later, draws = True, False
+class Fixed(Rule):
+    """Exits at one layer: its parameter per layer is the chance to exit there."""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
@@ -298,16 +253,9 @@ class Fixed:
             )
         return [float(layer == parameter) for layer in exitable_layers]
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        return Chances(parameter_BE, 1 - parameter_BE)
 
-
-class Random:
+class Random(Rule):
     """Exits at random, as often at each layer as another configuration: a control of the same depth."""
-
-    definition = "exits at random, as often at each layer as another configuration, whatever the token"
-    parameter, unit, sees = "", "", ""
-    higher_exits_later, draws = None, True
 
     def check(self, parameter: Parameter) -> None:
         if not isinstance(parameter, Control):
@@ -326,106 +274,156 @@ class Random:
         beyond = [sum(n for other, n in counts.items() if other >= layer) for layer in exitable_layers]
         return [counts.get(layer, 0) / n if n else 0.0 for layer, n in zip(exitable_layers, beyond, strict=True)]
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        return Chances(parameter_BE, 1 - parameter_BE)
 
-
-class Patience:
-    """Exits where a layer's likeliest token has been the same at several exitable layers in a row."""
-
-    definition = (
-        "exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al. "
-        "2020)"
-    )
-    parameter, unit, sees = "exitable layers in a row", "layers", "layers in a row"
-    higher_exits_later, draws = True, False
-    reads, compares, probes = True, True, False
+class InARow(Rule):
+    """Needs a number of exitable layers in a row."""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
-            raise ValueError(f"rule patience takes a whole number ≥ 2, as in patience=2, got {shown(parameter)}")
+            raise ValueError(f"rule {self.name} takes a whole number ≥ 2, as in patience=2, got {shown(parameter)}")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         if parameter > len(exitable_layers):
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(
-                f"patience={shown(parameter)} never exits: the exitable layers are only {layers}; lower it, or give "
+                f"{self.name}={shown(parameter)} never exits: the exitable layers are only {layers}; lower it, or give "
                 "more --exit-layers"
             )
         return [parameter] * len(exitable_layers)
 
-    def evidence(self, look: Look) -> Tensor:
-        """How many exitable layers in a row have had this likeliest token."""
-        assert look.likeliest_BR is not None
-        same_BR = (look.likeliest_BR == look.likeliest_BR[:, -1:]).flip(-1)
-        return same_BR.float().cumprod(-1).sum(-1)
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
-        assert evidence_BE is not None
-        return certain(evidence_BE >= parameter_BE, parameter_BE)
+RULES: Final[dict[str, Rule]] = {}
+ORACLES: Final[dict[str, Rule]] = {}  # they look at the final layer: they need full depth, and save nothing
+ONLINE: Final[dict[str, Rule]] = {}  # they look only at layers that have been run
+BLIND: Final[dict[str, Rule]] = {}  # they look at nothing
 
 
-ORACLES: Final[dict[str, Oracle]] = {"kl": TrueKL(), "agree": Agree()}
-ONLINE: Final[dict[str, Online]] = {
-    "confidence": Threshold(
-        name="confidence",
-        definition="exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. "
-        "2023)",
-        see=lambda look: _read(look).top_p_B2[:, 0],
-        sees="probability",
-        unit="probability",
-        example=0.9,
-        least=0,
-        most=1,
-        positive=True,
-    ),
-    "margin": Threshold(
-        name="margin",
-        definition="exits at a layer whose likeliest token is at least so much more probable than the next (the "
-        "softmax response of CALM, Schuster et al. 2022)",
-        see=lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1],
-        sees="margin",
-        unit="probability",
-        example=0.5,
-        least=0,
-        most=1,
-    ),
-    "entropy": Threshold(
-        name="entropy",
-        definition="exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. "
-        "2016; DeeBERT, Xin et al. 2020)",
-        see=lambda look: _read(look).entropy_B,
-        sees="entropy, nats",
-        unit="nats",
-        example=0.5,
-        least=0,
-        most=math.inf,
-        at_most=True,
-    ),
-    "similarity": Threshold(
-        name="similarity",
-        definition="exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one "
-        "before it (the hidden-state saturation of CALM, Schuster et al. 2022)",
-        see=_cosine,
-        sees="cosine",
-        unit="cosine",
-        example=0.95,
-        least=-1,
-        most=1,
-        reads=False,
-    ),
-    "patience": Patience(),
-    "predicted_kl": PredictedKL(),
-}
-BLIND: Final[dict[str, Rule]] = {"fixed": Fixed(), CONTROL: Random()}  # they look at nothing
-RULES: Final[dict[str, Rule]] = {**ORACLES, **ONLINE, **BLIND}
-SHORT_NAMES: Final = {
-    "confidence": "conf",
-    "similarity": "sim",
-    "patience": "pat",
-    "predicted_kl": "pkl",
-}  # of the long
+def rule(
+    *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
+    draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
+    example: float | None = None, kind: type[Rule] = Rule, **further: Any,
+) -> Callable[[Callable[..., Any]], Rule]:  # fmt: skip
+    """Make a function a rule, whose name is the function's, and whose definition is its docstring.
+
+    `function(layer, parameter)` gives (B,) bool: whether tokens exit at the layer; `parameter` is (B,), and may be left
+    out where the rule has none. With `draws=True`, it gives the chance in [0, 1] instead. `function(layer)` of a rule
+    with a parameter gives numbers (B,): tokens exit where they are at least the parameter, or at most with `at_most`;
+    these numbers are recorded, so that a replay tries any threshold in one pass. `layer` is a `Look`, and `needs` says
+    which of its attributes there are. `least` and `most` are the parameter's range.
+
+    Raises `UsageError` for a function that can't be a rule, and for a name that is taken by one of ours.
+
+        @eexit.rule(parameter="ratio of the two highest probabilities")
+        def ratio(layer, parameter):
+            return layer.top_p[:, 0] / layer.top_p[:, 1] >= parameter
+    """
+
+    def made(function: Callable[..., Any]) -> Rule:
+        name, source = function.__name__, source_of(function)
+        refuse_name(f"rule {name}", name, RULES)
+        n_taken = len(inspect.signature(function).parameters)
+        if needs not in NEEDS or (source and needs == NOTHING):
+            known = ", ".join(each for each in NEEDS if each != NOTHING)
+            raise UsageError(f"rule {name}: needs is one of {known}, got {needs!r}")
+        if n_taken not in ((1, 2) if parameter else (1,)):
+            way_out = "layer, or layer and parameter" if parameter else "layer alone: or say parameter="
+            raise UsageError(f"rule {name} is a function of {way_out}, got one of {n_taken}")
+        order = not at_most if parameter and n_taken == 1 and higher_exits_later is None else higher_exits_later
+        entry = kind(
+            name=name, definition=" ".join((inspect.getdoc(function) or f"own rule {name}").split()), source=source,
+            function=function, takes_parameter=n_taken == 2, needs=needs, parameter=parameter, unit=unit,
+            sees=sees or ("" if needs == NOTHING else "chance to exit" if n_taken == 2 or not parameter else parameter),
+            at_most=at_most, draws=draws, higher_exits_later=order, least=least, most=most, example=example, **further,
+        )  # fmt: skip
+        register(entry)
+        return entry
+
+    return made
+
+
+def register(entry: Rule) -> None:
+    """Make a rule known by its name, in place of an own one of that name."""
+    for kind in (ORACLES, ONLINE, BLIND):
+        kind.pop(entry.name, None)
+    RULES[entry.name] = ({FINAL: ORACLES, NOTHING: BLIND}.get(entry.needs, ONLINE))[entry.name] = entry
+
+
+@rule(parameter=KL_FACTOR, unit="1/nat", needs=FINAL, sees="KL, nats", draws=True, kind=ByKL)
+def kl(layer: Look) -> Tensor:
+    """exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
+    return layer.kl
+
+
+@rule(needs=FINAL, sees="final layer's token, 1 or 0")
+def agree(layer: Look) -> Tensor:
+    """exits at a layer whose likeliest token is the final layer's"""
+    return (layer.likeliest == layer.final_likeliest).to(layer.kl.dtype)
+
+
+@rule(
+    parameter="threshold", unit="probability", sees="probability", least=0, most=1, positive=True, example=0.9,
+    short="conf",
+)  # fmt: skip
+def confidence(layer: Look) -> Tensor:
+    """exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)"""
+    return layer.top_p[:, 0]
+
+
+@rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
+def margin(layer: Look) -> Tensor:
+    """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
+    CALM, Schuster et al. 2022)"""
+    return layer.top_p[:, 0] - layer.top_p[:, 1]
+
+
+@rule(parameter="threshold", unit="nats", sees="entropy, nats", at_most=True, least=0, example=0.5)
+def entropy(layer: Look) -> Tensor:
+    """exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; DeeBERT,
+    Xin et al. 2020)"""
+    return layer.entropy
+
+
+@rule(
+    parameter="threshold", unit="cosine", needs=STREAM, sees="cosine", least=-1, most=1, example=0.95, short="sim"
+)  # fmt: skip
+def similarity(layer: Look) -> Tensor:
+    """exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it (the
+    hidden-state saturation of CALM, Schuster et al. 2022)"""
+    before_BW, after_BW = layer.before.float(), layer.after.float()
+    cosine_B: Tensor = (before_BW * after_BW).sum(-1) / (before_BW.norm(dim=-1) * after_BW.norm(dim=-1))
+    return cosine_B
+
+
+@rule(
+    parameter="exitable layers in a row", unit="layers", needs=HISTORY, sees="layers in a row", kind=InARow,
+    short="pat",
+)  # fmt: skip
+def patience(layer: Look) -> Tensor:
+    """exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al.
+    2020)"""
+    same_BR = (layer.likeliest_so_far == layer.likeliest_so_far[:, -1:]).flip(-1)
+    return same_BR.float().cumprod(-1).sum(-1)
+
+
+@rule(
+    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, sees="predicted KL, nats", draws=True, kind=ByKL, short="pkl"
+)  # fmt: skip
+def predicted_kl(layer: Look) -> Tensor:
+    """exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"""
+    return layer.predicted_kl
+
+
+@rule(parameter="exit layer", needs=NOTHING, kind=Fixed)
+def fixed(layer: Look) -> Tensor:
+    """exits at one layer, whatever the token"""
+    return layer.parameter
+
+
+@rule(needs=NOTHING, draws=True, kind=Random)
+def random(layer: Look) -> Tensor:
+    """exits at random, as often at each layer as another configuration, whatever the token"""
+    return layer.parameter
 
 
 def shown(parameter: Parameter) -> str:

@@ -18,7 +18,7 @@ from eexit.cpu.packed_linear import plain_bias, plain_weight
 from eexit.cpu.search import likeliest
 from eexit.errors import UsageError
 from eexit.method.affine import in_float64
-from eexit.method.rules import Distribution
+from eexit.method.rules import Rule
 from eexit.method.screen_size import ScreenSize
 from eexit.model.keys_alone import graft
 from eexit.model.layers import Decoder
@@ -36,9 +36,10 @@ class ScreenReading:
     top_p_B2: Tensor
     entropy_B: Tensor
 
-    def distribution(self, row_B: Tensor | slice) -> Distribution:
-        """What rules look at, of these rows."""
-        return Distribution(self.top_p_B2[row_B], self.entropy_B[row_B])
+    def seen_by(self, rule: Rule, row_B: Tensor | slice) -> dict[str, Tensor]:
+        """What a rule looks at, of these rows, by the names of `Look`; all but logits."""
+        seen = {"top_p": self.top_p_B2, "entropy": self.entropy_B, "likeliest": self.likeliest_B}
+        return {name: part[row_B] for name, part in seen.items()}
 
 
 class Screen:

@@ -1,23 +1,74 @@
 """States: what an early exit leaves behind for later tokens, in the layers that the exiting token skipped.
 
-A state is one entry of `STATES`, and its name is a mode of a sweep; `normal` is the mode without exits. Engine, records
-and reports know no state by name. This module does not import torch.
+A state is a function of what the exit left and of a deeper layer, decorated with `state`: those at the end of this
+module, and those in users' own files and notebooks, alike. Its name is a mode of a sweep; `normal` is the mode without
+exits. Engine, records and reports know no state by name. This module does not import torch.
+
+Shapes: N tokens that have left, W width of the residual stream, n width of a layer's keys or values.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Final, Protocol
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from eexit.errors import UsageError
+from eexit.method.own import Definition, refuse_name, source_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Leaves(Enum):
     """What later tokens find of a token in each layer past its exit."""
 
-    FULL_DEPTH = auto()  # keys and values that the layer makes of what enters it at full depth
-    OWN_KEYS = auto()  # those that it makes of the residual stream at the exit
-    MAPPED_KEYS = auto()  # those that state maps make of that stream; the layer next to the exit makes them itself
-    COPIED_KEYS = auto()  # the exit layer's
-    NOTHING = auto()  # they do not attend to the token there
+    FULL_DEPTH = "full depth"  # keys and values that the layer makes of what enters it at full depth
+    STREAM = "stream"  # those that it makes of a stream, which the state says
+    KEYS = "keys"  # those that the state says
+    MAPS = "maps"  # those that state maps make of the stream at the exit; the next layer makes them itself
+    COPY = "copy"  # the exit layer's
+    NOTHING = "nothing"  # they do not attend to the token there
+
+
+@dataclass(frozen=True)
+class Exited:
+    """What an exit left, for the N tokens that have left in a state."""
+
+    layer: Tensor  # (N,): the exit layer
+    stream: Tensor  # (N, W): the residual stream after it
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Tensor:
+        """The residual stream before the exit layer, (N, W), for states that need it."""
+        return self._kept("before")
+
+    @property
+    def embedding(self) -> Tensor:
+        """The residual stream before layer 0, (N, W), for states that need it."""
+        return self._kept("embedding")
+
+    def _kept(self, name: str) -> Tensor:
+        if name not in self.kept:
+            raise AttributeError(f'it looks at {name}: say needs=("{name}",)')
+        return self.kept[name]
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """A layer past the exit, from 0.
+
+    For states that leave "keys", `key` and `value` are its projections, (N, W) → (N, n), before its norms of keys and
+    rotary angles, and `given` is what these are given of the stream at the exit, (N, W).
+    """
+
+    index: int
+    key: Callable[[Tensor], Tensor] | None = None
+    value: Callable[[Tensor], Tensor] | None = None
+    given: Tensor | None = None
 
 
 class Model(Protocol):
@@ -31,23 +82,29 @@ class Model(Protocol):
     def cache_shapes(self) -> Sequence[object]:
         """The shapes of a position's keys and values, layer by layer."""
 
+    @property
+    def for_keys(self) -> Sequence[Any]:
+        """What makes keys and values alone, layer by layer: `projections` are None where no two modules make them."""
 
-@dataclass(frozen=True)
-class State:
-    """`definition` says what later tokens see, in words, with its source."""
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(Definition):
+    """`definition` says what later tokens see. `keeps_stream`: what deeper layers make keys of is that at the exit."""
+
+    function: Callable[..., Any]
     leaves: Leaves
-    definition: str
+    needs: Sequence[str] = ()  # of `Exited`: "before", "embedding"
+    keeps_stream: bool = False
 
     @property
     def maps(self) -> bool:
         """Whether it needs trained state maps."""
-        return self.leaves is Leaves.MAPPED_KEYS
+        return self.leaves is Leaves.MAPS
 
     @property
     def writes_keys(self) -> bool:
         """Whether layers past an exit still make keys and values."""
-        return self.leaves in (Leaves.OWN_KEYS, Leaves.MAPPED_KEYS)
+        return self.leaves in (Leaves.STREAM, Leaves.KEYS, Leaves.MAPS)
 
     def first_altered(self, exit_layer: int) -> int | None:
         """The first layer whose keys and values an exit at this layer alters; None if no layer's ever are.
@@ -57,16 +114,36 @@ class State:
         if self.leaves is Leaves.FULL_DEPTH:
             return None
         # At full depth, too, the next layer makes keys and values of the stream at the exit.
-        return exit_layer + 2 if self.writes_keys else exit_layer + 1
+        return exit_layer + 2 if self.keeps_stream else exit_layer + 1
 
     def check(self, model: Model) -> None:
         """Raises `ValueError`, saying why, for a model that this state can't be used with."""
-        if self.leaves is Leaves.COPIED_KEYS and len(set(model.cache_shapes)) > 1:
+        if self.leaves is Leaves.COPY and len(set(model.cache_shapes)) > 1:
             raise ValueError("its layers' keys and values differ in shape, and can't be copied from layer to layer")
+        if self.leaves is Leaves.KEYS and any(not each.projections for each in model.for_keys):
+            raise ValueError("not all its layers make keys and values by modules of their own: leave a stream")
         if self.leaves is Leaves.NOTHING and not model.takes_masks:
             raise ValueError(
                 "its layers are given no masks of what is seen, so that no position can be hidden in one alone"
             )
+
+    def left(self, exited: Exited, deeper: Deeper) -> Any:
+        """What the function says of a deeper layer: a stream (N, W), or keys and values (N, n) each.
+
+        Raises `UsageError` for an own state whose function fails, or gives anything else.
+        """
+        if self.source is None:
+            return self.function(exited, deeper)
+        try:
+            said = self.function(exited, deeper)
+            parts = said if self.leaves is Leaves.KEYS else (said,)
+            if self.leaves is Leaves.KEYS and len(parts) != 2:
+                raise TypeError("it leaves keys and values: give both")
+            if any(len(part) != len(exited.stream) or part.ndim != exited.stream.ndim for part in parts):
+                raise TypeError(f"it gives shapes {[tuple(p.shape) for p in parts]} of {len(exited.stream)} tokens")
+        except Exception as error:  # a user's code may raise anything
+            raise UsageError(f"state {self.name}, at layer {deeper.index}: {error}") from error
+        return said
 
 
 def alters(state: State) -> bool:
@@ -74,34 +151,67 @@ def alters(state: State) -> bool:
     return state.leaves is not Leaves.FULL_DEPTH
 
 
-STATES: Final = {
-    "unfrozen": State(
-        Leaves.FULL_DEPTH, "an early exit changes nothing but the token: later tokens attend to the full-depth state"
-    ),
-    "frozen_residual": State(
-        Leaves.OWN_KEYS,
-        "an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values "
-        "made from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)",
-    ),
-    "mapped_residual": State(
-        Leaves.MAPPED_KEYS,
-        "an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values "
-        "that trained maps make of the stream as it was there (--state)",
-    ),
-    "frozen_cache": State(
-        Leaves.COPIED_KEYS,
-        "an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's "
-        "keys and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)",
-    ),
-    "skip": State(
-        Leaves.NOTHING,
-        "an early exit leaves nothing: past the exit layer, later tokens do not attend to its position",
-    ),
-}
-LETTERS: Final = {
-    "unfrozen": "U",
-    "frozen_residual": "F",
-    "mapped_residual": "M",
-    "frozen_cache": "C",
-    "skip": "S",
-}  # in short names
+STATES: Final[dict[str, State]] = {}
+
+
+def state(
+    function: Callable[..., Any] | None = None, *, leaves: str = "stream", needs: Sequence[str] = (), short: str = "",
+    keeps_stream: bool = False,
+) -> Any:  # fmt: skip
+    """Make a function a state, whose name is the function's, and whose definition is its docstring.
+
+    `function(exit, layer)` says what a deeper layer gets of tokens that have left: a stream (N, W), of which the layer
+    makes keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles.
+    `exit` is an `Exited`, and `layer` a `Deeper`. What leaves "copy" (of the exit layer's keys and values) or "nothing"
+    is not asked. With `needs`, "before" or "embedding", `exit` has these streams too.
+
+    Raises `UsageError` for a function that can't be a state, and for a name that is taken by one of ours.
+    """
+
+    def made(function: Callable[..., Any]) -> State:
+        name = function.__name__
+        refuse_name(f"state {name}", name, STATES)
+        given = {each.value: each for each in Leaves}
+        if leaves not in given or (leaves in ("maps", "full depth") and source_of(function)):
+            raise UsageError(f"state {name}: leaves is stream, keys, copy or nothing, got {leaves!r}")
+        if foreign := [each for each in needs if each not in ("before", "embedding")]:
+            raise UsageError(f"state {name}: needs are before and embedding, got {foreign[0]!r}")
+        if len(inspect.signature(function).parameters) != 2:
+            raise UsageError(f"state {name} is a function of what an exit left, and of a deeper layer")
+        STATES[name] = State(
+            name=name, definition=" ".join((inspect.getdoc(function) or f"own state {name}").split()),
+            source=source_of(function), short=short, function=function, leaves=given[leaves], needs=tuple(needs),
+            keeps_stream=keeps_stream,
+        )  # fmt: skip
+        return STATES[name]
+
+    return made if function is None else made(function)
+
+
+@state(leaves="full depth", short="U")
+def unfrozen(exit: Exited, layer: Deeper) -> None:
+    """an early exit changes nothing but the token: later tokens attend to the full-depth state"""
+
+
+@state(short="F", keeps_stream=True)
+def frozen_residual(exit: Exited, layer: Deeper) -> Tensor:
+    """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values made
+    from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)"""
+    return exit.stream
+
+
+@state(leaves="maps", short="M", keeps_stream=True)
+def mapped_residual(exit: Exited, layer: Deeper) -> None:
+    """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values that
+    trained maps make of the stream as it was there (--state)"""
+
+
+@state(leaves="copy", short="C")
+def frozen_cache(exit: Exited, layer: Deeper) -> None:
+    """an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's keys
+    and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)"""
+
+
+@state(leaves="nothing", short="S")
+def skip(exit: Exited, layer: Deeper) -> None:
+    """an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"""

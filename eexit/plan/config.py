@@ -21,7 +21,7 @@ from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
-from eexit.plan.configuration import DRAFT, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
+from eexit.plan.configuration import DRAFT, EVERY, NORMAL, exiting_modes, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SCREEN = "head", "screen"  # what rules that read decide on
 AUTO_DTYPE: Final = "auto"  # of a sweep that has not begun: what it became is that of one that has
@@ -174,8 +174,8 @@ def _mode(name: str) -> str:
             f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
             f"and leave {DRAFT} out of --modes"
         )
-    if name not in MODES:
-        *others, last = map(repr, MODES)
+    if name not in (modes := exiting_modes()):
+        *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
     return name
 

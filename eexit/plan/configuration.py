@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from eexit.method.rules import KL_FACTOR, ORACLES, RULES, SHORT_NAMES, Control, Parameter, shown
-from eexit.method.states import LETTERS, STATES
+from eexit.method.rules import KL_FACTOR, ORACLES, RULES, Control, Parameter, shown
+from eexit.method.states import STATES
 
 NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode that drafts
@@ -24,16 +24,10 @@ LOOKUP_TOKENS: Final = 5  # that transformers' own lookup is asked to draft at a
 VARIANTS: Final = {  # of transformers' own
     LOOKUP: "drafts that are looked up in the text so far (prompt_lookup_num_tokens)",
 }
-MODES: Final = {  # of exits; `draft` is a mode too
-    NORMAL: "no exits: every token comes from the final layer",
-    **{name: state.definition for name, state in STATES.items()},
-}
-
-ALL_MODES: Final = {
-    **MODES,
-    DRAFT: "no exits: tokens are drafted at an early layer (LayerSkip, Elhoushi et al. 2024), and full depth keeps "
-    "those that it agrees with",
-}
+DRAFTING: Final = (
+    "no exits: tokens are drafted at an early layer (LayerSkip, Elhoushi et al. 2024), and full depth keeps those that "
+    "it agrees with"
+)
 
 Columns = dict[str, str | float | int | None]
 
@@ -200,6 +194,17 @@ class Generate:
         return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
 
 
+def exiting_modes() -> dict[str, str]:
+    """The modes of exits, those of own states among them, and what each does; `draft` is a mode too."""
+    definitions = {name: state.definition for name, state in STATES.items()}
+    return {NORMAL: "no exits: every token comes from the final layer", **definitions}
+
+
+def all_modes() -> dict[str, str]:
+    """All modes, and what each does."""
+    return {**exiting_modes(), DRAFT: DRAFTING}
+
+
 def mode_of(key: str) -> str:
     """The mode of the configuration with this key."""
     return key.partition("/")[0]
@@ -214,10 +219,14 @@ def short_name(key: str) -> str:
     ('F·conf .97@25', 'U·conf@25', 'kl .5')
     """
     mode, _, within = key.partition("/")
-    if within and mode in (letters := {**LETTERS, DRAFT: "D"}):
-        return f"{letters[mode]}·{short_name(within)}"
-    words = [re.sub("^[^@+]+", lambda name: SHORT_NAMES.get(name[0], name[0]), part) for part in key.split("/")]
+    if within and (letter := "D" if mode == DRAFT else STATES[mode].short if mode in STATES else ""):
+        return f"{letter}·{short_name(within)}"
+    words = [re.sub("^[^@+]+", lambda name: _short(name[0]), part) for part in key.split("/")]
     return re.sub(r"(?<![\d.])0(?=\.\d)", "", " ".join(words))  # 0.97 as .97
+
+
+def _short(rule: str) -> str:
+    return (RULES[rule].short if rule in RULES else "") or rule
 
 
 def configuration_of(columns: Mapping[str, Any]) -> Configuration:

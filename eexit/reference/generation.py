@@ -26,9 +26,10 @@ from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
+from eexit.method.states import STATES, Deeper, Exited, Leaves, State
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Exit
-from eexit.reference.rules import STOPS, Seen
+from eexit.reference.rules import Seen, stops_of
 from eexit.results.token_columns import EOS, LENGTH
 
 
@@ -44,7 +45,8 @@ def generate_one(
     configuration = request.configuration
     mode, is_online = configuration.mode, isinstance(configuration, Exit) and configuration.rule in ONLINE
     own_model, own_decoder = (model, decoder) if student_model is None or mode == NORMAL else student_model
-    has_own_cache = own_model is not model or mode in LEAVE
+    leaves = STATES[mode].leaves if mode in STATES else Leaves.FULL_DEPTH
+    has_own_cache = own_model is not model or leaves in LEAVE
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
@@ -78,7 +80,7 @@ def generate_one(
                 own_logits = [through_screen(screen, own_decoder, decoding, own, layer) for layer in layers]
             of_set = [kls[rank] for rank in at], [exit_logits[rank] for rank in at]
             seen = Seen(*of_set, final_logits, streams, own_logits, layers, decoding.probe)
-            for rank, stop, saw in zip(at, *STOPS[configuration.rule](seen, configuration.parameter), strict=True):
+            for rank, stop, saw in zip(at, *stops_of(configuration.rule, seen, configuration.parameter), strict=True):
                 layer = decoding.exitable_layers[rank]
                 if lets_through(decoding, configuration, streams[layer + 1], layer):
                     stops[rank], evidence[rank] = stop, saw
@@ -93,8 +95,8 @@ def generate_one(
         if has_own_cache and position > 0:
             with leaving(own_decoder, decoding, mode, exit_layer):
                 own = run(own_model, own_decoder, inputs, student)
-            if mode in LEAVE:
-                LEAVE[mode](student, exit_layer)
+            if leaves in LEAVE:
+                LEAVE[leaves](student, exit_layer)
             logits = own.logits[0, -1]
             if exit_layer != final:
                 logits = read_after(own_decoder, decoding, own, exit_layer)
@@ -225,13 +227,13 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
     Linear: read_linear,
 }
-LEAVE: dict[str, Callable[[DeployedRow, int], None]] = {
-    "frozen_residual": leave_residual_frozen,
-    "mapped_residual": leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
-    "frozen_cache": leave_cache_frozen,
-    "skip": leave_nothing,
+LEAVE: dict[Leaves, Callable[[DeployedRow, int], None]] = {
+    Leaves.STREAM: leave_residual_frozen,
+    Leaves.KEYS: leave_residual_frozen,  # and `saying_after` had them made as the state says
+    Leaves.MAPS: leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
+    Leaves.COPY: leave_cache_frozen,
+    Leaves.NOTHING: leave_nothing,
 }
-MAPPED = {"mapped_residual"}
 
 
 def stick_breaking(stops: list[float]) -> list[float]:
@@ -256,12 +258,15 @@ def draw(stops: list[float], u: float) -> int:
 @contextmanager
 def leaving(decoder: Decoder, decoding: Decoding, mode: str, exit_layer: int) -> Iterator[None]:
     """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
+    state = STATES.get(mode)
     with ExitStack() as past_the_exit:
-        after = exit_layer if mode in LEAVE else decoder.n_layers - 1
+        after = exit_layer if state and state.leaves in LEAVE else decoder.n_layers - 1
         past_the_exit.enter_context(handing_on_after(decoder.layers, after))
-        if mode in MAPPED:
+        if state and state.maps:
             assert decoding.state_maps
             past_the_exit.enter_context(mapping_after(decoder, decoding.state_maps, exit_layer))
+        elif state and state.leaves in (Leaves.STREAM, Leaves.KEYS):
+            past_the_exit.enter_context(saying_after(decoder, state, exit_layer))
         yield
 
 
@@ -302,6 +307,45 @@ def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterato
             continue
         for path, each in zip(decoder.for_keys[layer].projections or (), of_layer, strict=True):
             handles.append(module.get_submodule(path).register_forward_hook(make(each)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def saying_after(decoder: Decoder, state: State, exit_layer: int) -> Iterator[None]:
+    """A context in which layers past the exit make keys and values of what the state's function says."""
+    seen: dict[str, Tensor] = {}  # the streams that it may look at, (1, W)
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _, args: seen.update({name: args[0][0]})
+
+    def said(index: int, **projections: Any) -> Any:
+        layer = torch.tensor([exit_layer])
+        kept = {name: seen[name] for name in state.needs}
+        return state.function(Exited(layer, seen["stream"], kept), Deeper(index, **projections))
+
+    def enter(index: int) -> Callable[..., Any]:
+        return lambda _, args: (said(index)[None], *args[1:])
+
+    def make(index: int, part: int) -> Callable[..., Any]:
+        key, value = decoder.for_keys[index].own_projections
+        return lambda _, args, __: said(index, key=key.forward, value=value.forward, given=args[0][0])[part][None]
+
+    at = {"embedding": 0, "before": exit_layer, "stream": exit_layer + 1}
+    handles = [
+        decoder.layers[index].register_forward_pre_hook(note(name))
+        for name, index in at.items()
+        if index < decoder.n_layers
+    ]
+    for index in range(exit_layer + 1, decoder.n_layers):
+        if state.leaves is Leaves.STREAM:
+            handles.append(decoder.layers[index].register_forward_pre_hook(enter(index)))
+            continue
+        for part, module in enumerate(decoder.for_keys[index].own_projections):
+            handles.append(module.register_forward_hook(make(index, part)))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eexit.method.probes import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
-from eexit.method.rules import Control
+from eexit.method.rules import RULES, Control, Look
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,31 @@ def stop_at_random(seen: Seen, control: Control) -> Stops:
         stops.append(here / left if left else 0.0)
         left -= here
     return stops, [math.nan] * len(stops)
+
+
+def stops_of(rule: str, seen: Seen, parameter: Any) -> Stops:
+    """By its name; an own rule's function is asked at one layer after the other."""
+    return STOPS[rule](seen, parameter) if rule in STOPS else stop_by_function(rule, seen, parameter)
+
+
+def stop_by_function(rule: str, seen: Seen, parameter: float | None) -> Stops:
+    """What an own rule's function gives: a chance, or what is held against its parameter."""
+    own, stops, evidence = RULES[rule], list[float](), list[float]()
+    asked = torch.tensor([math.nan if parameter is None else parameter])
+    for rank, (layer, logits) in enumerate(zip(seen.exitable_layers, seen.own_logits, strict=True)):
+        p = logits.float().softmax(-1)
+        look = Look(
+            layer, parameter=asked, before=seen.own_streams[layer][None], after=seen.own_streams[layer + 1][None],
+            top_p=p.topk(2).values[None], entropy=torch.special.entr(p).sum()[None], likeliest=p.argmax()[None],
+            likeliest_so_far=torch.stack([each.argmax() for each in seen.own_logits[: rank + 1]])[None],
+            logits=logits[None], kl=torch.tensor(seen.kls[rank : rank + 1]),
+            final_likeliest=seen.final_logits.argmax()[None],
+        )  # fmt: skip
+        saw = float(own.function(look, asked) if own.takes_parameter else own.function(look))
+        evidence.append(saw)
+        met = saw if own.gives_chance else saw <= float(asked) if own.at_most else saw >= float(asked)
+        stops.append(float(met))
+    return stops, evidence
 
 
 STOPS: dict[str, Callable[[Seen, Any], Stops]] = {

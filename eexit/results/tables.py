@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from eexit.method.rules import RULES
 from eexit.plan.config import Observe
-from eexit.plan.configuration import ALL_MODES
+from eexit.plan.configuration import all_modes
 from eexit.quality.parts import ANSWER, PARTS, THINKING
 from eexit.results.token_columns import recorded
 
@@ -51,8 +51,8 @@ SEED: Final = {"seed": int64("id", "seed of the exit and sampling draws", nullab
 # The configuration of a run, in both tables: what `columns` of each kind of `eexit.plan.configuration` gives.
 CONFIGURATION: Final = {
     "configuration": string("name", "mode/rule/parameter, or normal: what to group by", nullable=False),
-    "mode": string("name", "; ".join(f"{mode}: {does}" for mode, does in ALL_MODES.items()), nullable=False),
-    "rule": string("name", "; ".join(f"{name}: {rule.definition}" for name, rule in RULES.items())),
+    "mode": string("name", "; ".join(f"{mode}: {does}" for mode, does in all_modes().items()), nullable=False),
+    "rule": string("name", "; ".join(f"{name}: {rule.definition}" for name, rule in RULES.items() if not rule.source)),
     "parameter": float64("of the rule", "the rule's parameter; null for a rule without a number"),
     "kl_factor": float64("1/nat", "parameter, where it is a KL factor: higher is more conservative"),
     "exit_set": string("layers", "0-based layers that it may exit at, as in 20,25; null: every exitable one"),

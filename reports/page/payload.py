@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from eexit.decode.costs.counting import COSTS
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import counted, is_known
-from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Exit, short_name
+from eexit.plan.configuration import DRAFT, NORMAL, Exit, all_modes, short_name
 from eexit.plan.splits import kinds
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
@@ -112,7 +112,7 @@ def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
         "layers": list(layer_labels(sweep).values()),
         "normal": NORMAL,
         "draft": DRAFT,
-        "modes": {c.mode: ALL_MODES[c.mode] for c in sweep.configurations if c.mode in ALL_MODES},
+        "modes": {c.mode: does for c in sweep.configurations if (does := all_modes().get(c.mode))},
         "rules": _rules(sweep),
         "configurations": [
             {"key": c.key, "mark": marks[c.key], "saw": packed.saw.get(c.key), **c.columns}

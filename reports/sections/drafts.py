@@ -14,7 +14,7 @@ import altair as alt
 import pandas as pd
 
 from eexit.output.text import counted_between
-from eexit.plan.configuration import ALL_MODES, DRAFT, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import DRAFT, DRAFTING, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
 from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import TIMINGS
@@ -25,7 +25,7 @@ from reports.shared.charts import RAMP, Columns, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.per_configuration import ratios
 
-ABOUT: Final = f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
+ABOUT: Final = f"{DRAFTING.removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
 SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # which dark text can be read on, as on these of the ramp
 SHADES: Final = RAMP[:5]
 INK: Final = "#16191d"

@@ -12,10 +12,11 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.decode.requests import Decoding, Request
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
+from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
-from eexit.reference.rules import STOPS, Seen
+from eexit.reference.rules import Seen, stops_of
 
 
 @torch.inference_mode()
@@ -38,12 +39,12 @@ def score_naively(
             seen = Seen(
                 [], [], streams[-1], streams, read_exits(decoder, decoding, full), decoding.exitable_layers, None
             )
-            choice = draw(STOPS[configuration.rule](seen, configuration.parameter)[0], float(u_exit[place]))
+            choice = draw(stops_of(configuration.rule, seen, configuration.parameter)[0], float(u_exit[place]))
         exit_layer = [*decoding.exitable_layers, final][choice]
         with leaving(decoder, decoding, mode, exit_layer):
             own = run(model, decoder, inputs, student)
-        if mode in LEAVE:
-            LEAVE[mode](student, exit_layer)
+        if mode in STATES and (leaves := STATES[mode].leaves) in LEAVE:
+            LEAVE[leaves](student, exit_layer)
         logits = own.logits[0, -1] if exit_layer == final else read_after(decoder, decoding, own, exit_layer)
         log_p = logits.float().log_softmax(-1)
         assert not math.isnan(float(log_p[token]))

@@ -20,7 +20,7 @@ from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
 from eexit.decode.rows import MISSED, GateAt, RuleOfRows
-from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
+from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Chances, Look, Rule
 from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
 from eexit.model.layers import Inputs, Layer
@@ -90,15 +90,13 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     stop_DE = torch.zeros_like(evidence_DE)
     go_on_DE = stop_DE + 1
     for index, name in known.items():
-        of_rule_D1 = (deciding.rule_D == index)[:, None]
-        if name in BLIND:
-            chances = chances_in_set(BLIND[name], None, deciding.parameter_DE)
-        else:
+        of_rule_D1, seen_DE = (deciding.rule_D == index)[:, None], None
+        if name in ORACLES:
             assert reading, f"{name} looks at the teacher"
-            seen_DE = ORACLES[name].evidence(reading)
-            chances = chances_in_set(ORACLES[name], seen_DE, deciding.parameter_DE)
-            seen_DE = seen_DE.masked_fill(deciding.parameter_DE.isnan(), torch.nan)
-            evidence_DE = torch.where(of_rule_D1, seen_DE, evidence_DE)
+            seen_DE = ORACLES[name].evidence(Look.at_final(reading, deciding.parameter_DE))
+            in_set_DE = seen_DE.masked_fill(deciding.parameter_DE.isnan(), torch.nan)
+            evidence_DE = torch.where(of_rule_D1, in_set_DE, evidence_DE)
+        chances = RULES[name].chances_in_set(seen_DE, deciding.parameter_DE)
         stop_DE = torch.where(of_rule_D1, chances.stop_BE, stop_DE)
         go_on_DE = torch.where(of_rule_D1, chances.go_on_BE, go_on_DE)
     chances = Chances(stop_DE, go_on_DE)
@@ -132,16 +130,20 @@ class KnownExits(Passing):
         self.left_D = torch.zeros_like(self.known_D, dtype=torch.bool)
         self.ready_DH: Tensor | None = None  # what goes into the head, of tokens that are to be read after they left
         self.any_left, self.n_own = False, known_BT.shape[1]
+        self.kept: dict[str, Tensor] = {}  # streams that states need, (B, T, W)
         super().__init__(student, leaving, self._left())
 
     def _left(self) -> Left:
         shape = -1, self.n_own
-        return Left(self.left_D.view(shape), self.exit_D.view(shape))
+        return Left(self.left_D.view(shape), self.exit_D.view(shape), {**self.kept})
 
     @record_function("layers")
     def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         if self.all_left:
             return self._past(layer, hidden_BTW)
+        if self.leaving.needs and not self.kept:
+            self.kept = dict.fromkeys(self.leaving.needs, hidden_BTW.to(self.decoder.device))
+            self.leave_as(self._left())
         if self.any_left or self.before or layer.index in self.student.cache.hidden:
             after_BTW = self.leaving.run(layer, hidden_BTW, self.left)
         else:
@@ -151,7 +153,12 @@ class KnownExits(Passing):
                 before_DW, after_DW = (
                     part[:, -self.n_own :].flatten(0, 1).to(self.decoder.device) for part in (hidden_BTW, after_BTW)
                 )
-                self.leave(rank, self.leaves(rank, before_DW, after_DW), after_DW)
+                leaves_D = self.leaves(rank, before_DW, after_DW)
+                if "before" in self.kept:
+                    leaves_BT1 = leaves_D.view(-1, self.n_own, 1)
+                    before_BTW = before_DW.view(*leaves_BT1.shape[:2], -1)
+                    self.kept["before"] = torch.where(leaves_BT1, before_BTW, self.kept["before"])
+                self.leave(rank, leaves_D, after_DW)
         return after_BTW
 
     def _past(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -213,7 +220,7 @@ class ExitPass(KnownExits):
         ranks = {rank for rule in deciding.rules for rank in rule.ranks}
         super().__init__(student, leaving, decoding, known.exit_D.view(*shape), ranks)
         self.deciding = deciding
-        self.online: Mapping[int, Online] = {
+        self.online: Mapping[int, Rule] = {
             index: ONLINE[rule.name] for index, rule in enumerate(deciding.rules) if rule.name in ONLINE
         }
         self.gates: Mapping[int, GateAt] = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
@@ -299,7 +306,8 @@ class ExitPass(KnownExits):
             read = self.decoding.screen.read(ready_NH)
         else:
             given_N = None if given_D is None else given_D[tokens.rows]
-            read = read_ready(self.decoder, ready_NH, self.decoding, given_N)
+            keeps_logits = any(rule.needs == LOGITS for rule in self.online.values())
+            read = read_ready(self.decoder, ready_NH, self.decoding, given_N, keeps_logits)
         if self.likeliest_DE is not None:
             tokens.put(self.likeliest_DE[:, rank], read.likeliest_B)
         return read
@@ -309,25 +317,20 @@ class ExitPass(KnownExits):
         read: LayerReading | ScreenReading | None,
     ) -> Tensor:  # fmt: skip
         """Decide by stick-breaking whether the cumulative probability of exits exceeds the draw here: (N,) bool."""
-        rule, rows, seen = self.online[index], tokens.rows, None
+        rule, rows = self.online[index], tokens.rows
+        layer, parameter_N = self.decoding.exitable_layers[rank], self.deciding.parameter_DE[rows, rank]
+        seen = {"before": streams[0][rows], "after": streams[1][rows]}
         if read and reading and rule.reads:
-            seen = read.distribution(reading.within(tokens.flag_D).rows)
-        likeliest_NR: Tensor | None = None
+            seen |= read.seen_by(rule, reading.within(tokens.flag_D).rows)
         if rule.compares:
             assert self.likeliest_DE is not None
             ranks = [at for at in self.deciding.rules[index].ranks if at <= rank]
-            likeliest_NR = torch.stack([self.likeliest_DE[rows, at] for at in ranks], 1)
-        look = Look(
-            self.decoding.exitable_layers[rank],
-            streams[0][rows],
-            streams[1][rows],
-            seen,
-            likeliest_NR,
-            self.deciding.parameter_DE[rows, rank],
-            self.decoding.probe,
-        )
-        evidence_N = rule.evidence(look)
-        chances = rule.chances(evidence_N[:, None], look.parameter_B[:, None])
+            seen["likeliest_so_far"] = torch.stack([self.likeliest_DE[rows, at] for at in ranks], 1)
+        if rule.probes:
+            assert self.decoding.probe
+            seen["predicted_kl"] = self.decoding.probe.predicted_kl(seen["after"], layer, parameter_N)
+        evidence_N = rule.evidence(Look(layer, parameter=parameter_N, **seen))
+        chances = rule.chances(evidence_N[:, None], parameter_N[:, None])
         passed_N = self.passed_D[rows]
         tokens.put(self.evidence_DE[:, rank], evidence_N)
         tokens.put(self.prob_DX[:, rank], passed_N * chances.stop_BE[:, 0])

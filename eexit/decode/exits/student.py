@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eexit.decode.reading.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
-from eexit.method.states import STATES, Leaves, alters
+from eexit.method.states import STATES, Deeper, Exited, Leaves, alters
 from eexit.model.cache import KVCache
 from eexit.model.keys_alone import Projection
 from eexit.model.layers import Decoder, Inputs, Layer
@@ -26,10 +26,14 @@ from eexit.model.layers import Decoder, Inputs, Layer
 
 @dataclass(frozen=True)
 class Left:
-    """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for others."""
+    """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for others.
+
+    `kept` are streams of all tokens, (B, T, W), that own states look at, by the names of `Exited`.
+    """
 
     flag_BT: Tensor
     exit_BT: Tensor
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
     found: dict[Hashable, Tensor] = field(default_factory=dict)  # what layers have asked of these tokens so far
 
     def find(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
@@ -37,6 +41,15 @@ class Left:
         if what not in self.found:
             self.found[what] = find()
         return self.found[what]
+
+    def of(self, rows: Tensor) -> "Left":
+        """Take these rows alone, in this order."""
+        return Left(self.flag_BT[rows], self.exit_BT[rows], {name: each[rows] for name, each in self.kept.items()})
+
+    def beside(self, own: "Left") -> "Left":
+        """Put these tokens before others along T."""
+        kept = {name: torch.cat([each, own.kept[name]], 1) for name, each in self.kept.items()}
+        return Left(torch.cat([self.flag_BT, own.flag_BT], 1), torch.cat([self.exit_BT, own.exit_BT], 1), kept)
 
 
 class Leaving:
@@ -52,6 +65,7 @@ class Leaving:
         self.cache, self.exits, self.maps = cache, exits, maps
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
         self.altering = tuple(name for name in states if alters(STATES[name]))
+        self.needs = {need for name in states for need in STATES[name].needs}  # streams that `Left.kept` has
 
     @property
     def all_alter(self) -> bool:
@@ -76,7 +90,7 @@ class Leaving:
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
         if any(STATES[name].writes_keys for name in self.states):
             layer.write_keys(entering_BTW, projections)
-        elif self._that_leave(Leaves.COPIED_KEYS):
+        elif self._that_leave(Leaves.COPY):
             self.cache.copy_layer(layer.index - 1, layer.index, hidden_BTW.shape[1])
         self.cache.rewrite = None
 
@@ -87,16 +101,63 @@ class Leaving:
             self.cache.hide(index, self._of(hiding, left))
         layer = layer.without(self.cache.hidden.get(index))
         device = layer.decoder.device_of(index)
-        if copying := self._that_leave(Leaves.COPIED_KEYS):
+        if copying := self._that_leave(Leaves.COPY):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
-        if mapping := self._that_leave(Leaves.MAPPED_KEYS):
+        if mapping := self._that_leave(Leaves.MAPS):
             assert self.maps, "a state that maps needs state maps"
             mapped = self._mapped(mapping, index, left, device)
             if mapped and self.maps.form == KEYS:
                 projections = [partial(self._projected, mapped, index, part) for part in range(2)]
             elif mapped:
                 hidden_BTW = self._entering(mapped, index, hidden_BTW.to(device))
-        return layer, hidden_BTW, projections
+        entering_BTW = hidden_BTW
+        for name in self._that_leave(Leaves.STREAM):
+            if not STATES[name].keeps_stream and not (tokens := self._tokens(name, left, device)).are_none:
+                if entering_BTW is hidden_BTW:
+                    entering_BTW = hidden_BTW.to(device, copy=True)
+                said_NW = STATES[name].left(self._exited(tokens, hidden_BTW, left, device), Deeper(index))
+                tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), said_NW)
+        for name in self._that_leave(Leaves.KEYS):
+            tokens, said = self._tokens(name, left, device), list[Sequence[Tensor]]()
+            exited = self._exited(tokens, hidden_BTW, left, device)
+            making = [partial(self._made, name, tokens, exited, layer, part, said) for part in range(2)]
+            before = projections or [_own, _own]
+            projections = [partial(_after, one, other) for one, other in zip(making, before, strict=True)]
+        return layer, entering_BTW, projections
+
+    def _tokens(self, name: str, left: Left, device: torch.device) -> Chosen:
+        """The tokens that have left in a state, among all of a pass."""
+        return Chosen.of(self._of((name,), left, device).flatten())
+
+    def _exited(self, tokens: Chosen, hidden_BTW: Tensor, left: Left, device: torch.device) -> Exited:
+        """What exits left of some tokens, on a device; `hidden_BTW` are the streams at the exits of those that left."""
+
+        def layers() -> Tensor:
+            exits = torch.tensor([*self.exits, -1], device=left.exit_BT.device)
+            return exits[left.exit_BT].flatten().to(device)
+
+        kept = {name: each.flatten(0, 1).to(device)[tokens.rows] for name, each in left.kept.items()}
+        stream_NW = hidden_BTW.flatten(0, 1).to(device)[tokens.rows]
+        return Exited(left.find(("layers", device), layers)[tokens.rows], stream_NW, kept)
+
+    def _made(
+        self, name: str, tokens: Chosen, exited: Exited, layer: Layer, part: int, said: list[Sequence[Tensor]],
+        own: Callable[[Tensor], Tensor], given_BTD: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Return keys (part 0) or values (part 1) before norms and angles, as a state says of tokens that have left.
+
+        It is asked once for both, and `said` is its answer.
+        """
+        made_BTH = own(given_BTD)
+        if tokens.are_none:
+            return made_BTH
+        if not said:
+            key, value = layer.decoder.for_keys[layer.index].own_projections
+            given_ND = given_BTD.flatten(0, 1)[tokens.rows]
+            said.append(STATES[name].left(exited, Deeper(layer.index, key, value, given_ND)))
+        made_BTH = made_BTH.clone()
+        tokens.put(made_BTH.view(-1, made_BTH.shape[-1]), said[0][part])
+        return made_BTH
 
     def _that_leave(self, what: Leaves) -> tuple[str, ...]:
         """The rows' states that leave this in layers past an exit."""
@@ -175,8 +236,7 @@ class Owed:
 
     def of(self, rows: Tensor) -> "Owed":
         """Take these rows alone, in this order."""
-        left = Left(self.left.flag_BT[rows], self.left.exit_BT[rows])
-        return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], left)
+        return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], self.left.of(rows))
 
 
 class Passing:
@@ -200,7 +260,7 @@ class Passing:
     def leave_as(self, own: Left) -> None:
         """Note which of the pass's own tokens have left."""
         self.own = own
-        self.left = beside(self.before, own) if self.before else own
+        self.left = self.before.beside(own) if self.before else own
 
     def __call__(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         if self.held_BTW is not None:
@@ -216,8 +276,8 @@ class Passing:
 
     def join(self, owed: Owed) -> None:
         """Put owed tokens before the others, and go on."""
-        self.before = beside(owed.left, self.before) if self.before else owed.left
-        self.left = beside(self.before, self.own)
+        self.before = owed.left.beside(self.before) if self.before else owed.left
+        self.left = self.before.beside(self.own)
         self.waits_at, self.held_BTW = None, None
 
 
@@ -254,7 +314,7 @@ class Student:
             before = self.owed.pop()
             hidden_BNW = torch.cat([before.hidden_BNW, owed.hidden_BNW], 1)
             position_BN = torch.cat([before.position_BN, owed.position_BN], 1)
-            owed = Owed(owed.depth, hidden_BNW, position_BN, beside(before.left, owed.left))
+            owed = Owed(owed.depth, hidden_BNW, position_BN, before.left.beside(owed.left))
         self.owed.append(owed)
 
     def keep(self, rows: Tensor) -> None:
@@ -269,10 +329,14 @@ class Student:
             self.run(Passing(self, leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
 
 
-def beside(before: Left, own: Left) -> Left:
-    """Join tokens along T: those before, and then a pass's own."""
-    flag_BT = torch.cat([before.flag_BT, own.flag_BT], 1)
-    return Left(flag_BT, torch.cat([before.exit_BT, own.exit_BT], 1))
+def _own(own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """A projection that is a layer's own."""
+    return own(given)
+
+
+def _after(project: Projection, before: Projection, own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """A projection in whose place, for some tokens, is another."""
+    return project(partial(before, own), given)
 
 
 def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:

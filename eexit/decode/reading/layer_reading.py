@@ -20,7 +20,7 @@ from eexit.decode.reading.sampling import Drafted, pick_tokens
 from eexit.decode.requests import Decoding
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
-from eexit.method.rules import Distribution
+from eexit.method.rules import LOGITS, Rule
 from eexit.model.layers import Decoder
 from eexit.plan.config import Observe
 from eexit.results.token_columns import recorded
@@ -216,7 +216,8 @@ def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Te
 class LayerReading:
     """One distribution for each row, and the token that the row gets if it exits there.
 
-    That is the likeliest one or a given one; where tokens are sampled, logits are kept for the rows that do exit.
+    That is the likeliest one or a given one; where tokens are `sampled`, logits are kept for the rows that do exit, and
+    where a rule looks at them, too.
     """
 
     seen: Divergence  # of one layer: X is 1, and K at least 2
@@ -224,39 +225,39 @@ class LayerReading:
     token_B: Tensor
     log_p_B: Tensor
     logits_BV: Tensor | None
+    sampled: bool
 
-    def distribution(self, row_B: Tensor | slice) -> Distribution:
-        """Return what rules look at, of these rows."""
-        return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
+    def seen_by(self, rule: Rule, row_B: Tensor | slice) -> dict[str, Tensor]:
+        """Return what a rule looks at, of these rows, by the names of `Look`."""
+        top_p_B2, entropy_B = self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B]
+        seen = {"top_p": top_p_B2, "entropy": entropy_B, "likeliest": self.likeliest_B[row_B]}
+        if rule.needs == LOGITS:
+            assert self.logits_BV is not None, "logits were kept for the rule"
+            seen["logits"] = self.logits_BV[row_B]
+        return seen
 
     def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
         """Return the next tokens of these rows, if they leave."""
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
         likeliest_B = token_B if self.token_B is self.likeliest_B else self.likeliest_B[row_B]
-        if self.logits_BV is not None:
+        if self.sampled:
+            assert self.logits_BV is not None
             row_B = torch.arange(len(self.token_B), device=token_B.device)[row_B]
-            sampled = []
+            parts = []
             for start in range(0, len(row_B), LOGITS_ROWS):
                 at = slice(start, start + LOGITS_ROWS)
                 logits_BV = self.logits_BV[row_B[at]]
                 picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
-                sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
-            token_B = joined(sampled)
+                parts.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
+            token_B = joined(parts)
             log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
         top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]
         return Picked(token_B, log_p_B, likeliest_B, top_token_BK, top_prob_BK)
 
 
-def read_layer(
-    decoder: Decoder, hidden_BW: Tensor, rank: int, decoding: Decoding, given_B: Tensor | None = None
+def read_ready(
+    decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None = None, keeps_logits: bool = False
 ) -> LayerReading:
-    """Read rows after exitable layer number `rank`."""
-    layer = decoding.exitable_layers[rank]
-    ready_BH = Reader(decoder, decoding.readout).ready(hidden_BW, layer)
-    return read_ready(decoder, ready_BH, decoding, given_B)
-
-
-def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None = None) -> LayerReading:
     """Read rows from what goes into the head, (B, H): what is recorded comes from comparing one layer alone."""
     size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
     seen: list[Divergence] = []
@@ -265,7 +266,7 @@ def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: 
     for start in range(0, len(ready_BH), size):
         logits_BV = decoder.head(ready_BH[start : start + size])
         seen.append(_joined(_compare(logits_BV[:, None], max(2, decoding.record_top_k))))
-        if sampled:
+        if sampled or keeps_logits:
             kept.append(logits_BV)
         if given_B is not None:
             of_given_B = logits_BV.gather(1, given_B[start : start + size, None])[:, 0]
@@ -274,4 +275,4 @@ def read_ready(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: 
     likeliest_B = whole.likeliest_BX[:, 0]
     token_B = likeliest_B if given_B is None else given_B
     log_p_B = joined(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
-    return LayerReading(whole, likeliest_B, token_B, log_p_B, joined(kept) if kept else None)
+    return LayerReading(whole, likeliest_B, token_B, log_p_B, joined(kept) if kept else None, sampled)

@@ -22,7 +22,7 @@ from torch import Tensor
 from eexit.decode.costs.counting import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
-from eexit.method.rules import ORACLES, RULES, chances_in_set
+from eexit.method.rules import ORACLES, RULES, Look
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
@@ -142,9 +142,18 @@ def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
 
 def replay_recorded(settings: Sequence[Exit], transcript: Transcript, layers: Sequence[int]) -> list[Replayed]:
     """A text under settings of an oracle that follow from the full-depth pass, of which all was recorded."""
-    assert transcript.teacher is not None
-    evidence_NE = ORACLES[settings[0].rule].evidence(transcript.teacher)
-    return [replay_at_full_depth(setting, transcript, evidence_NE, layers, None) for setting in settings]
+    teacher = transcript.teacher
+    assert teacher is not None
+    return [
+        replay_at_full_depth(setting, transcript, seen_at_final(setting, teacher, layers), layers, None)
+        for setting in settings
+    ]
+
+
+def seen_at_final(setting: Exit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
+    """What an oracle sees of a text, (N, E)."""
+    parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
+    return ORACLES[setting.rule].evidence(Look.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
 
 
 def replay_at_full_depth(
@@ -160,7 +169,7 @@ def replay_at_full_depth(
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    chances = chances_in_set(RULES[setting.rule], evidence_NE, parameter_E.expand(len(agrees_NE), -1))
+    chances = RULES[setting.rule].chances_in_set(evidence_NE, parameter_E.expand(len(agrees_NE), -1))
     expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
     costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED

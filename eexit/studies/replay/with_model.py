@@ -29,6 +29,7 @@ from eexit.studies.replay.recorded import (
     costs_of,
     follows_from_full_depth,
     replay_at_full_depth,
+    seen_at_final,
 )
 from eexit.sweeps.generator import ModelGenerator
 from eexit.training.streams import read_all, streams
@@ -71,7 +72,7 @@ class Replayer:
         Few settings see anything of their own: one pass over a text serves all parameters, exit sets and gates.
         """
         if setting.rule in ORACLES:
-            return ORACLES[setting.rule].evidence(teacher)
+            return seen_at_final(setting, teacher, self.layers)
         if setting.rule not in ONLINE:
             return None
         seen_NE = self._seen_by(setting, transcript)
@@ -84,7 +85,7 @@ class Replayer:
         """What an online rule sees without a gate; at every exitable layer, where that is the same for all sets."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.compares else ()
-        key = (setting.rule, setting.parameter if rule.probes else None, layers, transcript)
+        key = (setting.rule, setting.parameter if rule.sees_parameter else None, layers, transcript)
         if key not in self._seen:
             exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
             scored = self._score(replace(setting, layers=layers, gate=None), transcript, exits_nowhere)

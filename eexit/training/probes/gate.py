@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.reading.layer_reading import read_layer
+from eexit.decode.reading.layer_reading import Reader, read_ready
 from eexit.decode.requests import Decoding
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.rules import ONLINE, Look
@@ -47,13 +47,13 @@ class GateTrainer:
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
             stream_NW = states_NXW[:, rank]
-            read = read_layer(self.decoder, stream_NW, rank, self.decoding)
-            distribution = read.distribution(torch.arange(n_tokens, device=device))
+            ready_NH = Reader(self.decoder, self.decoding.readout).ready(stream_NW, layer)
+            read = read_ready(self.decoder, ready_NH, self.decoding, keeps_logits=True)
             stop_ERN.append([])
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = Look(layer, stream_NW, stream_NW, distribution, None, parameter_N)
+                look = Look(layer, parameter=parameter_N, after=stream_NW, **read.seen_by(rule, slice(None)))
                 chances = rule.chances(rule.evidence(look)[:, None], parameter_N[:, None])
                 stop_ERN[-1].append(chances.stop_BE[:, 0])
         return torch.stack([torch.stack(stop_RN, 1) for stop_RN in stop_ERN], 1)

@@ -13,7 +13,7 @@ from cluster.job import FIELDS, SweepJob
 from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import MODES
+from eexit.plan.configuration import exiting_modes
 from eexit.plan.runs import configurations
 from jobs import judge, report, sweep, timings, train
 from jobs.files import chains, make_prompts
@@ -142,7 +142,7 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
 
 
 BAD_FLAGS = {
-    "--modes normal foo": f"unknown mode 'foo': choose from {', '.join(MODES)} (entry 2 of --modes)",
+    "--modes normal foo": f"unknown mode 'foo': choose from {', '.join(exiting_modes())} (entry 2 of --modes)",
     "--modes frozen": "unknown mode 'frozen': did you mean frozen_residual or frozen_cache? (entry 1 of --modes)",
     "--modes normal skipp": "unknown mode 'skipp': did you mean skip? (entry 2 of --modes)",
     "--modes normal draft": "mode draft needs to know where tokens are drafted and how many: give --draft LAYER:N, as "

@@ -16,7 +16,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.decode.teacher import padded
 from eexit.plan.config import MAPPING
-from eexit.plan.configuration import MODES, Draft, Exit, Normal
+from eexit.plan.configuration import Draft, Exit, Normal, exiting_modes
 from eexit.results.token_columns import LENGTH, STOP
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
@@ -184,7 +184,7 @@ def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
 ) -> None:
     decoder = decoder_of(llama)
     assert decoder.context is not None
-    modes = [mode for mode in MODES if mode not in MAPPING]
+    modes = [mode for mode in exiting_modes() if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]
     monkeypatch.setattr(rows, "FIRST_ROOM_TOKENS", 4)
     for n_tokens in (12, 10**9):

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
-from eexit.method import rules
-from eexit.method.rules import BLIND, ONLINE, RULES, Control, Parameter, Rule
+from eexit.method.own import Source, use_text
+from eexit.method.rules import BLIND, RULES, Control, Parameter, Rule
 from eexit.method.states import STATES, State
 from eexit.model.layers import Decoder
 from eexit.plan.config import SweepConfig
@@ -97,14 +97,12 @@ def test_a_control_exits_as_often_at_each_layer_as_what_it_follows() -> None:
     assert RULES["random"].per_layer(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
 
 
-def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0]
-    names = dict(vars(rules))
-    exec(f"from __future__ import annotations\n{example}", names)
-    for kind in (RULES, ONLINE):
-        monkeypatch.setitem(kind, "odds", names["Odds"]())
+def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, own_exits: None) -> None:
+    use_text(
+        Source("odds.py", CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0])
+    )
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=1.5,9"], "modes": ["skip"]})
-    with pytest.raises(ValueError, match=r"rule odds takes a ratio ≥ 1, .* got 0.5"):
+    with pytest.raises(ValueError, match=r"rule odds takes a ratio ≥ 1, as in odds=3, got 0.5"):
         SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=0.5"]})
     decoding = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=2)
     exits: set[Parameter] = set()

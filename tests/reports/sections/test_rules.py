@@ -14,7 +14,7 @@ from report_fixtures import MakeSweep, Page, Visit, Walk, all_drawn, ink_of
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.method.rules import ORACLES, RULES, shown
-from eexit.plan.configuration import MODES, Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal, exiting_modes
 from reports import build_report
 from reports.page.origin import facts
 from reports.page.packing import encode_probabilities
@@ -158,7 +158,7 @@ def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
 
 def test_there_is_a_colour_for_every_mode_and_rule() -> None:
     for colours in (LIGHT["range"]["category"], DARK["category"]):
-        assert len(set(colours)) == len(colours) >= len(MODES) + len(RULES)
+        assert len(set(colours)) == len(colours) >= len(exiting_modes()) + len(RULES)
 
 
 def test_dose_responses_are_per_rule_on_its_own_axis(charts: Charts) -> None:

@@ -1,0 +1,118 @@
+"""Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rows import DECODING, SAMPLED, as_reference, generate, grid
+from tiny_models import tiny_model
+from transformers import PreTrainedModel
+
+from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.score import score
+from eexit.errors import UsageError
+from eexit.method.own import Source, use_files, use_text
+from eexit.method.rules import RULES
+from eexit.method.states import STATES
+from eexit.model.layers import Decoder
+from eexit.plan.configuration import Exit, Normal
+
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
+SETTINGS = {  # with which they exit here and there, on a Llama
+    "sure": 0.6, "ratio": 2.0, "by_chance": 0.3, "still": 0.9, "settled": None, "near": 0.8,
+}  # fmt: skip
+OWN_STATES = ("as_it_was", "keys_as_they_were", "between", "gone")
+
+
+@pytest.fixture(autouse=True)
+def _mine(own_exits: None) -> None:
+    use_files([str(MINE)])
+
+
+@pytest.mark.parametrize("rule", SETTINGS)
+def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str) -> None:
+    settings = [Exit(state, rule, SETTINGS[rule]) for state in (*OWN_STATES, "unfrozen", "frozen_residual")]
+    for decoding in (DECODING, SAMPLED):
+        traces = as_reference(llama, grid([Normal(), *settings]), decoding, rows=3)
+        exits = np.concatenate([trace.exit_layer_T[1:] for trace in traces[1:]])
+        assert len(set(exits.tolist())) > 1
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
+def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
+    model = tiny_model(architecture)
+    states = [state for state in OWN_STATES if architecture != "gpt2" or STATES[state].leaves.value != "keys"]
+    requests = grid([Exit(state, "still", 0.9) for state in states])
+    as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
+
+
+def test_what_computes_the_same_gives_the_same(llama: PreTrainedModel) -> None:
+    pairs = [
+        (Exit("frozen_residual", "sure", 0.6), Exit("frozen_residual", "confidence", 0.6)),
+        (Exit("as_it_was", "confidence", 0.3), Exit("frozen_residual", "confidence", 0.3)),
+        (Exit("keys_as_they_were", "confidence", 0.3), Exit("frozen_residual", "confidence", 0.3)),
+        (Exit("gone", "margin", 0.2), Exit("skip", "margin", 0.2)),
+    ]
+    for own, ours in pairs:
+        mine, theirs = (generate(llama, grid([each])) for each in (own, ours))
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.token_id_T.tolist() == other.token_id_T.tolist()
+            assert one.exit_layer_T.tolist() == other.exit_layer_T.tolist()
+
+
+def test_scoring_gives_the_exits_of_generating(llama: PreTrainedModel) -> None:
+    for request in grid([Exit(state, "sure", 0.6) for state in OWN_STATES]):
+        [trace] = generate(llama, [request])
+        scored = score(Decoder(llama), DECODING, request, trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
+        ("@eexit.state\ndef normal(exit, layer): ...", "state normal: there is one of that name already"),
+        ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of stream, probe, distribution, history"),
+        ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
+        ("@eexit.state\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
+        ("@eexit.state(leaves='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
+        ("@eexit.state(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        use_text(Source("mine.py", f"import eexit\n{text}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("return layer.logits[:, 0] > 0", "rule a, at layer 1: it looks at logits, .*: say needs=\"logits\"$"),
+        ("return layer.top_p > 0", r"rule a, at layer 1: it gives shape \(1, 2\), not \(1,\)$"),
+        ("return layer.top_p[:, 0]", "rule a, at layer 1: it gives numbers, .*: if they are chances, say draws=True$"),
+        ("return 1 / 0", "rule a, at layer 1: division by zero$"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_fails_says_where(llama: PreTrainedModel, text: str, says: str) -> None:
+    use_text(Source("mine.py", f"import eexit\n@eexit.rule()\ndef a(layer):\n    {text}\n"))
+    with pytest.raises(UsageError, match=says):
+        generate(llama, grid([Exit("skip", "a")], [(3, 4)]))
+
+
+def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    for threshold in (0.1, 0.2):
+        path.write_text(f"import eexit\n@eexit.rule()\ndef a(layer):\n    return layer.top_p[:, 0] > {threshold}\n")
+        [source] = use_files([str(path)])
+        assert RULES["a"].source == source
+        assert str(threshold) in source.text
+    with pytest.raises(UsageError, match=r"--use .*/no.py can't be read: .*No such file"):
+        use_files([str(tmp_path / "no.py")])
+    assert RULES["confidence"].source is None
+
+
+def test_keys_need_projections() -> None:
+    with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: leave a"):
+        refuse_mode("keys_as_they_were", Engine(Decoder(tiny_model("gpt2")), DECODING).decoder)
