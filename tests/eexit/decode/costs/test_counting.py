@@ -230,7 +230,7 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
         run = len(deeper) if state.leaves is Leaves.FULL_DEPTH else 0
-        written = len(deeper) if state.leaves in (Leaves.OWN_KEYS, Leaves.MAPPED_KEYS) else 0
+        written = len(deeper) if state.writes_keys else 0
         hidden = range(exit_layer + 1, N_LAYERS) if state.leaves is Leaves.NOTHING else ()
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.keys_T[token] == written
