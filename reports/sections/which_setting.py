@@ -73,7 +73,8 @@ def _certified(quality: Quality) -> pd.DataFrame:
     rows = []
     for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
         at_most, confidence = short_percent(row["at_most"]), short_percent(row["confidence"])
-        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}"}
+        since = ", before the sweep grew" if row["grown"] else ""
+        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}{since}"}
         key = row["configuration"]
         if isinstance(key, str) and row["cost"] < FULL_DEPTH:
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}

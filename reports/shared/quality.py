@@ -15,6 +15,7 @@ from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
 from eexit.results.means import saved
 from eexit.results.study_tables import CHOICES, REPLAYS
+from eexit.studies.choosing.asks import hash_of_runs
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
 from reports.shared.measures import (
@@ -47,7 +48,9 @@ class Quality:
     measures: tuple[Measure, ...]  # those known of any configuration that exits early
     costs: tuple[CostAxis, ...]
     judges: tuple[Judge, ...]
-    choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
+    # The latest answer to each question, as in `eexit.results.study_tables.CHOICES`, and whether the sweep has `grown`
+    # since then.
+    choices: pd.DataFrame
     replayed: pd.DataFrame  # as `replayed_settings` gives them
     margin: float  # `Sweep.margin`
 
@@ -70,6 +73,8 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
     question = ["risk", "at_most", "confidence", "cost_by"]
     choices = sweep.rows_of(CHOICES).drop_duplicates(question, keep="last").reset_index(drop=True)
+    runs = hash_of_runs(sweep.config, sweep.about["model"]) if len(choices) else ""
+    choices = choices.assign(grown=choices["runs"].notna() & (choices["runs"] != runs))
     rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
     errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
     rows = rows.assign(

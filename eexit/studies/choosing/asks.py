@@ -26,13 +26,17 @@ Row = Mapping[str, Any]
 
 def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
     """The columns of `CHOICES` by which asks of the same prompts are found."""
-    manifest = sweep.manifest
-    model = {name: value for name, value in manifest.model.items() if name != "parts"}
+    config = sweep.manifest.config
     return {
-        "model": manifest.config["model"],
-        "runs": content_hash(manifest.config, model),
+        "model": config["model"],
+        "runs": hash_of_runs(config, sweep.manifest.model),
         "units": sorted(digest(unit) for unit in units),
     }
+
+
+def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Of the runs that a sweep has, by its manifest; once it has grown, it is another one."""
+    return content_hash(config, {name: value for name, value in model.items() if name != "parts"})
 
 
 def ask_of(question: Row, planned: int | None, store: Store) -> Ask:

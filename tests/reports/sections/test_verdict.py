@@ -171,9 +171,11 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     shutil.copytree(answered, folder)
     choose(folder)
     choose(folder, 2, None, at_most=0.01)
+    choose(folder, 3, at_most=0.2, runs="of fewer prompts")
     section = settings_section(quality_in(folder))
     assert section
-    none, one = section["table"]["rows"]
+    none, one, before = section["table"]["rows"]
+    assert before["promise"] == "disagreement ≤ 20%, with 95%, before the sweep grew"
     assert (none["promise"], none["configuration"]) == ("disagreement ≤ 1%, with 95%", None)
     assert (one["promise"], one["configuration"]) == ("disagreement ≤ 5%, with 95%", CHOSEN)
     assert one["held_out"] == "3%, at most 8% (n = 50)"
