@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from eexit.custom_generate.taken import Taken
 from eexit.errors import UsageError
 from eexit.model.quantization import beside_parts, dtype_name, method_of, parts_of, quantization_of
-from eexit.model.refusals import find_stack, refuse_compiled
+from eexit.model.refusals import refuse_compiled
+from eexit.model.structure import find_stack
 from eexit.output.text import some, with_weights
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"

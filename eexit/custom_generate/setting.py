@@ -41,8 +41,8 @@ from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.errors import UsageError
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.keys_alone import copied
 from eexit.model.refusals import refuse_autocast
+from eexit.model.structure import copied
 from eexit.results.means import saved
 from eexit.results.token_columns import LENGTH
 from eexit.sweeps.generator import decoding_of

@@ -20,8 +20,8 @@ from eexit.errors import UsageError
 from eexit.method.affine import in_float64
 from eexit.method.rules import Rule
 from eexit.method.screen_size import ScreenSize
-from eexit.model.keys_alone import graft
 from eexit.model.layers import Decoder
+from eexit.model.structure import graft
 
 ROWS: Final = 32  # at a time: each needs the weights of its own tokens
 BLOCK: Final = 8  # tokens, of which only the best is sorted at first

@@ -7,6 +7,7 @@ other weights are the model's own, in the same memory. A fine-tuned model of the
 import copy
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,12 +36,9 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         return _fine_tuned(model, path)
     refuse_without_peft(folder)
     if len(devices := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
-        raise UsageError(
-            f"--adapter {folder} is merged into weights, and those of this model are on {', '.join(devices)}: load the "
-            "model with the adapter merged"
-        )
+        refuse_merging(folder, f"on {', '.join(devices)}")
     if (quantization := quantization_of(model)) is not None:
-        refuse_merging(folder, quantization)
+        refuse_merging(folder, f"quantised ({quantization})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
@@ -53,19 +51,17 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     raise UsageError(f"--adapter {folder} is of another model: {misfits[0]} fits none of its weights")
 
 
-def refuse_merging(folder: str, quantization: str) -> None:
-    """Raises `UsageError` for an adapter of quantised weights."""
+def refuse_merging(folder: str, how: str) -> None:
+    """Raises `UsageError` for an adapter of weights that are quantised, or on several devices."""
     raise UsageError(
-        f"--adapter {folder} is merged into weights, and those of this model are quantised ({quantization}): load "
-        "the model with weights as they were"
+        f"--adapter {folder} is merged into weights, and those of this model are {how}: load the model with weights as "
+        "they were, on one device"
     )
 
 
 def refuse_without_peft(folder: str) -> None:
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"--adapter {folder} is peft's, which is not there: pip install 'eexit[student]'") from error
+    if find_spec("peft") is None:
+        raise UsageError(f"--adapter {folder} is peft's, which is not there: pip install 'eexit[student]'")
 
 
 def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:

@@ -36,7 +36,10 @@ class LayerColumns(CacheLayerMixin):
         self.cache, self.layer = cache, layer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = self._room_like(key_states), self._room_like(value_states)
+        n_slots, capacity = self.cache.n_slots, self.cache.capacity
+        self.keys, self.values = (
+            part.new_zeros(n_slots, part.shape[1], capacity, part.shape[3]) for part in (key_states, value_states)
+        )
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -56,11 +59,11 @@ class LayerColumns(CacheLayerMixin):
 
     def grow(self) -> None:
         """Make room for as many columns as the cache has."""
-        for name in ("keys", "values"):
-            before = getattr(self, name)
-            after = self._room_like(before)
-            after[:, :, : before.shape[2]] = before
-            setattr(self, name, after)
+        if self.is_initialized:
+            before = self.keys, self.values
+            self.lazy_initialization(*before)
+            for part, held in zip((self.keys, self.values), before, strict=True):
+                part[:, :, : held.shape[2]] = held
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.start + query_length, 0
@@ -70,9 +73,6 @@ class LayerColumns(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
-
-    def _room_like(self, part: Tensor) -> Tensor:
-        return part.new_zeros(self.cache.n_slots, part.shape[1], self.cache.capacity, part.shape[3])
 
 
 class KVCache(Cache):
@@ -93,15 +93,16 @@ class KVCache(Cache):
         self.hidden: dict[int, Tensor] = {}  # by layer, the columns (S, C) that later tokens don't attend to there
 
     @property
-    def _written(self) -> list[LayerColumns]:
-        return [each for each in self.columns if each.is_initialized]
+    def _parts(self) -> list[Tensor]:
+        """The keys and the values of each layer that has written some."""
+        return [part for each in self.columns if each.is_initialized for part in (each.keys, each.values)]
 
     def begin(self, n_rows: int, start: int, n_tokens: int) -> None:
         """Begin a pass of the first rows over so many tokens each, of which the first is in column `start`."""
         self.n_rows, self.start = n_rows, start
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS
-            for each in self._written:
+            for each in self.columns:
                 each.grow()
 
     @torch.inference_mode()
@@ -123,17 +124,13 @@ class KVCache(Cache):
                 if n_columns < self.capacity:
                     mine[at[0], :, n_columns:] = 0
         for hidden in self.hidden.values():
-            hidden[targets] = False
-        if source is self:
-            for hidden in self.hidden.values():
-                hidden[targets] = hidden[sources]
+            hidden[targets] = hidden[sources] if source is self else False
 
     @torch.inference_mode()
     def move_left(self, n_columns: int) -> None:
         """Move all columns to the left by so many, which no row in flight uses any more."""
-        for each in self._written:
-            for part in (each.keys, each.values):
-                part[:, :, :-n_columns] = part[:, :, n_columns:].clone()
+        for part in self._parts:
+            part[:, :, :-n_columns] = part[:, :, n_columns:].clone()
         for hidden in self.hidden.values():
             hidden[:, :-n_columns], hidden[:, -n_columns:] = hidden[:, n_columns:].clone(), False
 
@@ -141,11 +138,10 @@ class KVCache(Cache):
     def move_right(self, n_columns_B: Tensor, end: int) -> None:
         """Move each of the first B rows to the right by so many columns, up to column `end`."""
         source_BC = (torch.arange(end, device=n_columns_B.device) - n_columns_B[:, None]).clamp(min=0)
-        for each in self._written:
-            at = source_BC.to(each.keys.device)[:, None, :, None]
-            for part in (each.keys, each.values):
-                own = part[: len(source_BC), :, :end]
-                own[:] = own.gather(2, at.expand(-1, own.shape[1], -1, own.shape[3]))
+        for part in self._parts:
+            own = part[: len(source_BC), :, :end]
+            at = source_BC.to(part.device)[:, None, :, None]
+            own[:] = own.gather(2, at.expand(-1, own.shape[1], -1, own.shape[3]))
 
     def hide(self, layer: int, left_BT: Tensor) -> None:
         """Hide the tokens of this pass that have left, (B, T), in a layer from later tokens."""

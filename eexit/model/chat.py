@@ -1,7 +1,6 @@
 """From a prompt to the model's input: through the tokenizer's chat template, to token ids."""
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, cast
 
@@ -32,14 +31,13 @@ def format_and_tokenize_input(
     Raises `ValueError` for such a name if the tokenizer can encode it as the control token only.
     """
     texts = [system_prompt, prompt, prefiller]
-    names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
-    as_text = not control_tokens and any(map(names.search, texts))
-    marked: list[str] = mark_control_tokens(texts, names) if as_text else texts
+    if not control_tokens:
+        chat_template = tokenizer.chat_template and tokenizer.get_chat_template()
+        texts = mark_control_tokens(texts, _names_of_control_tokens(tokenizer, chat_template))
     if tokenizer.chat_template is None:
-        whole = "\n".join(filter(None, marked))
-    else:
-        whole = _render(tokenizer, [("system", marked[0]), ("user", marked[1])]) + marked[2]
-    ids = _encode_marked(whole, tokenizer) if as_text else _encode(whole, tokenizer)
+        ids = _encode_alone("\n".join(filter(None, texts)), tokenizer)
+    else:  # it writes special tokens itself
+        ids = encode_marked_chat(tokenizer, _render(tokenizer, *texts[:2]) + texts[2])
     input_ids = torch.tensor([ids], dtype=torch.long, device=device)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
@@ -48,7 +46,7 @@ def before_answer(tokenizer: Tokenizer, system_prompt: str) -> str:
     """What the chat template writes between a prompt and its answer: it may have opened the chain of thought."""
     if tokenizer.chat_template is None:
         return ""
-    return _render(tokenizer, [("system", system_prompt), ("user", _PROMPT)]).rpartition(_PROMPT)[2]
+    return _render(tokenizer, system_prompt, _PROMPT).rpartition(_PROMPT)[2]
 
 
 @lru_cache(maxsize=4)
@@ -58,34 +56,23 @@ def _names_of_control_tokens(tokenizer: Tokenizer, chat_template: str | None) ->
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    """A chat template writes special tokens itself; without one, the tokenizer adds those that start a text."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=tokenizer.chat_template is None)
-    return ids
-
-
-def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
-    ids = encode_marked_chat(tokenizer, text)
-    if tokenizer.chat_template is not None:
-        return ids
-    bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a")
+def _encode_alone(marked: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text among the special tokens that the tokenizer adds."""
+    bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    return [*whole[:start], *ids, *whole[start + len(bare) :]]
+    return [*whole[:start], *encode_marked_chat(tokenizer, marked), *whole[start + len(bare) :]]
 
 
-def _render(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> str:
+def _render(tokenizer: Tokenizer, system: str, prompt: str) -> str:
     """The chat up to where the answer starts. If a template refuses system prompts, it goes into the user's turn."""
 
-    def render(turns: Sequence[tuple[str, str]]) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
+    def render(**turns: str) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns.items()]
         return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
-    given = [(role, text) for role, text in turns if text or role != "system"]
+    if not system:
+        return render(user=prompt)
     try:
-        return render(given)
+        return render(system=system, user=prompt)
     except TemplateError:
-        if given[0][0] != "system":
-            raise
-        (_, system), (role, first), *others = given
-        return render([(role, f"{system}\n\n{first}"), *others])
+        return render(user=f"{system}\n\n{prompt}")

@@ -80,15 +80,9 @@ def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> 
     if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
         return  # a quantiser may need a device that this machine lacks
     refuse_cut_off(model, folder)
+    how = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": trust_remote_code}
     try:
-        with quietly():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                device_map="meta",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=trust_remote_code,
-            )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", **how)
     except (RuntimeError, NotImplementedError):
         return
     refuse_misfit(model, loaded[1])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
@@ -19,56 +19,23 @@ from torch import Tensor, nn
 from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
 from eexit.model.devices import device_of
+from eexit.model.structure import StandIn, copied, graft, observed
 
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
-
-
-class StandIn:
-    """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
-
-    def __init__(self, module: nn.Module, call: Callable[..., Any]):
-        self.module, self.call = module, call
-
-    def __call__(self, *args: object, **kwargs: object) -> Any:
-        return self.call(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.module, name)
-
-
-def graft(root: nn.Module, path: str, replacement: object) -> Any:
-    """Return a copy of `root` that shares all its weights, with the module at `path` replaced."""
-    shell = copied(root)
-    head, _, rest = path.partition(".")
-    child = graft(getattr(root, head), rest, replacement) if rest else replacement
-    object.__setattr__(shell, head, child)
-    return shell
-
-
-def copied(module: AnyModule) -> AnyModule:
-    """A copy of a module with its class's own forward, in whose place accelerate puts another."""
-    shell = object.__new__(type(module))
-    own = {**vars(module)}
-    for name in ("forward", "_old_forward", "_hf_hook"):
-        own.pop(name, None)
-    object.__setattr__(shell, "__dict__", own)
-    return shell
 
 
 @dataclass(frozen=True)
 class KeysAlone:
     """A layer that makes no more than its keys and values.
 
-    `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
-    norms and rotary angles; None where there are no two such modules. `is_moved` says that the layer has hooks of
-    accelerate, which move to it what it is given.
+    `moves_to` is the device that accelerate's hooks move to what the layer is given; None without hooks. `projections`
+    are the paths of the two linear modules of which one makes its keys and the other its values, before norms and
+    rotary angles; None where there are no two such modules.
     """
 
     layer: nn.Module
-    device: torch.device
-    is_moved: bool
+    moves_to: torch.device | None
     projections: tuple[str, str] | None = None
 
     @property
@@ -85,17 +52,11 @@ class KeysAlone:
         """
         for path, project in zip(self.projections or () if projections else (), projections, strict=True):
             layer = graft(layer, path, partial(project, layer.get_submodule(path)))
-        return layer, send_to_device(given, self.device, skip_keys="cache") if self.is_moved else given
+        return layer, send_to_device(given, self.moves_to, skip_keys="cache") if self.moves_to else given
 
-    def write(
-        self, cache: KVCache, hidden_BTW: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any],
-        projections: Sequence[Projection] = (),
-    ) -> None:  # fmt: skip
-        """Write the keys and values of this residual stream, (B, T, W), with the layer's other arguments.
-
-        The functions `projections` take the place of the modules that make keys and values.
-        """
-        layer, (hidden_BTW, args, kwargs) = self.projecting(self.layer, (hidden_BTW, args, kwargs), projections)
+    def write(self, cache: KVCache, given: Given, projections: Sequence[Projection] = ()) -> None:
+        """Write the keys and values of a residual stream, (B, T, W), with `projections` in place of the layer's own."""
+        layer, (hidden_BTW, args, kwargs) = self.projecting(self.layer, given, projections)
         cache.only_keys = True
         try:
             with suppress(KeysWritten):
@@ -113,59 +74,42 @@ def without_queries(
     `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
     `UsageError` if the copy's are not the layer's own.
     """
-    device, is_moved = device_of(layer), hasattr(layer, "_hf_hook")
+    moves_to = device_of(layer) if hasattr(layer, "_hf_hook") else None
 
-    def written(alone: nn.Module) -> Sequence[Tensor]:
-        return write(KeysAlone(alone, device, is_moved))
+    def written(alone: nn.Module) -> tuple[bool, Sequence[Tensor]]:
+        """What the copy writes, and whether it is what the layer writes."""
+        parts = write(KeysAlone(alone, moves_to))
+        return all(torch.equal(ours, own) for ours, own in zip(parts, expected, strict=True)), parts
 
     alone = copied(layer)
+    observing, calls = observed(alone, [path for path, _ in reversed([*layer.named_modules()]) if path])
+    written(observing)
+    outputs = {path: output for path, entering, output in calls if _maps_vectors(entering, output)}
     left_out: list[str] = []
     linear: list[tuple[str, list[bool]]] = []  # each module's path, and whether it makes keys, and values
-    for name, output in _run_before_keys(alone, written).items():
-        if name.startswith(tuple(f"{parent}." for parent in left_out)):
+    for name, module in layer.named_modules():  # outer ones first
+        if name not in outputs or name.startswith(tuple(f"{parent}." for parent in left_out)):
             continue
-        module, constant = layer.get_submodule(name), partial(_constant, output.shape[-1], output.dtype)
-        without = graft(alone, name, StandIn(module, partial(constant, torch.nan)))
-        parts = written(without)
-        if all(torch.equal(ours, own) for ours, own in zip(parts, expected, strict=True)):
+        constant = partial(_constant, outputs[name].shape[-1], outputs[name].dtype)
+        is_same, parts = written(graft(alone, name, StandIn(module, partial(constant, torch.nan))))
+        if is_same:
             left_out.append(name)
             alone = graft(alone, name, StandIn(module, partial(constant, 0.0)))
         elif hasattr(module, "out_features"):
             linear.append((name, [bool(part.isnan().any()) for part in parts]))
-    if not all(torch.equal(ours, own) for ours, own in zip(written(alone), expected, strict=True)):
+    if not written(alone)[0]:
         raise UsageError("keys and values are others without queries")
-    return KeysAlone(alone, device, is_moved, _projections(linear))
+    match linear:
+        case [(key, [True, False]), (value, [False, True])] | [(value, [False, True]), (key, [True, False])]:
+            return KeysAlone(alone, moves_to, (key, value))
+    return KeysAlone(alone, moves_to)
+
+
+def _maps_vectors(entering: object, output: object) -> bool:
+    """Whether a module maps vectors to vectors."""
+    return isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]
 
 
 def _constant(width: int, dtype: torch.dtype, number: float, vectors: Tensor, *_: object, **__: object) -> Tensor:
     """In place of a module that maps vectors to vectors of this width: the same number everywhere."""
     return vectors.new_full((*vectors.shape[:-1], width), number, dtype=dtype)
-
-
-def _projections(linear: Sequence[tuple[str, list[bool]]]) -> tuple[str, str] | None:
-    """The paths of what makes keys alone and values alone, if these are the only linear modules that make either."""
-    match linear:
-        case [(key, [True, False]), (value, [False, True])] | [(value, [False, True]), (key, [True, False])]:
-            return key, value
-    return None
-
-
-def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, Tensor]:
-    """The modules that a layer runs before its keys and values are written, outer ones first, by their paths.
-
-    They are those that map vectors to vectors; of each, what it gave.
-    """
-    ended: dict[str, Tensor] = {}
-
-    def note(path: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output, entering = module(*args, **kwargs), args[0] if args else None
-        if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
-            ended[path] = output
-        return output
-
-    paths = [path for path, _ in layer.named_modules() if path]
-    for path in reversed(paths):  # inner ones first
-        module = layer.get_submodule(path)
-        layer = graft(layer, path, StandIn(module, partial(note, path, module)))
-    write(layer)
-    return {path: ended[path] for path in paths if path in ended}

@@ -1,5 +1,7 @@
 """Loading a model and its tokenizer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +12,7 @@ from eexit.errors import UsageError, first_line
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import quietly, refuse_cut_off, refuse_misfit, refuse_not_finite
 from eexit.model.quantization import INT4, method_of, quantizing, refuse_left_whole, refuse_quantize
-from eexit.model.refusals import refuse_offloaded
+from eexit.model.refusals import naming, refuse_offloaded, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, hub_is_reachable, locate, no_tokenizer
 from eexit.output.text import did_you_mean
 
@@ -40,34 +42,47 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
     is_quantized = method_of(read_config(config, location))
     tokenizer = load_tokenizer(config)
     refuse_cut_off(config.model, location)
-    try:
-        with quietly():
-            how = _fetching(config, location)
-            if config.quantize is not None:
-                how["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
-            if device == "balanced":
-                how["device_map"] = device
-            elif (config.quantize or is_quantized) and chosen_device.type != "cpu":
-                how["device_map"] = {"": chosen_device}  # quantised weights don't all move later
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
-            )
-    except UsageError:
-        raise
-    except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
-        raise not_loadable(config, error) from error
+    with loading(config):
+        how = _fetching(config, location)
+        if config.quantize is not None:
+            how["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
+        if device == "balanced":
+            how["device_map"] = device
+        elif (config.quantize or is_quantized) and chosen_device.type != "cpu":
+            how["device_map"] = {"": chosen_device}  # quantised weights don't all move later
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
+        )
     model, found = loaded
     refuse_misfit(config.model, found)
     if config.quantize is not None:
         refuse_left_whole(config.quantize, model)
-    try:
+    with naming(f"model {config.model}"):
         refuse_offloaded(model)
-    except UsageError as error:
-        raise UsageError(f"model {config.model} is not supported: {error}") from error
     if model.device.type != chosen_device.type:
         model.to(chosen_device)
     refuse_not_finite(config.model, model)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def loading(config: ModelOptions) -> Iterator[None]:
+    """A context that keeps transformers quiet, and tells its errors in a line that names the model: `UsageError`."""
+    try:
+        with quietly():
+            yield
+    except UsageError:
+        raise
+    except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
+        revision, reason, way_out = f" at revision {config.revision}" if config.revision else "", first_line(error), ""
+        if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
+            reason = f"{type(error).__name__}: {reason}"
+        if "above report" in reason:  # it refers to a report that `quietly` suppresses
+            reason = "its weights don't have the form that its config.json asks for"
+        if isinstance(error, OSError):
+            names = f"give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file"
+            way_out = f" ({did_you_mean(config.model, [DEFAULT_MODEL], names)})"
+        raise UsageError(f"model {config.model}{revision} can't be loaded: {reason}{way_out}") from error
 
 
 def choose_device(device: str) -> torch.device:
@@ -97,14 +112,10 @@ def choose_dtype(dtype: str, device: torch.device, quantize: str | None = None) 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
-    match device.type:
-        case "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        case "cpu":
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        case _:
-            native = False
-    return bool(native)
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and has_instructions
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
@@ -121,7 +132,7 @@ def load_tokenizer(config: ModelOptions) -> Tokenizer:
     try:
         with quietly():
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(location, **_fetching(config, location))
-    except Exception as error:  # as above
+    except Exception as error:
         # If there is no tokenizer file, transformers lists everything that could have been one.
         raise no_tokenizer(config.model, "" if "from one of:" in str(error) else f" ({first_line(error)})") from error
     # Of some families, transformers makes one that knows control tokens alone, so that all prompts are empty.
@@ -131,17 +142,15 @@ def load_tokenizer(config: ModelOptions) -> Tokenizer:
 
 
 def read_config(config: ModelOptions, location: str) -> Any:
-    """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
-    try:
+    """The model's own configuration. Raises `UsageError` if there is none, or if it is of no supported model."""
+    with loading(config):
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
-    except Exception as error:  # as above
-        raise not_loadable(config, error) from error
     if not isinstance(found.architectures or [], list):
         raise UsageError(
             f"model {config.model}: architectures in config.json must be a list, got {found.architectures}"
         )
-    if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
-        raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    with naming(f"model {config.model}"):
+        refuse_unsupported(found)
     refuse_quantize(config.quantize, found)
     return found
 
@@ -152,15 +161,3 @@ def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:
     if Path(location).is_dir():
         return trust
     return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
-
-
-def not_loadable(config: ModelOptions, error: Exception) -> UsageError:
-    revision = f" at revision {config.revision}" if config.revision else ""
-    reason = first_line(error)
-    if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
-        reason = f"{type(error).__name__}: {reason}"
-    if "above report" in reason:  # it refers to a report that `quietly` suppresses
-        reason = "its weights don't have the form that its config.json asks for"
-    names = f"give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file"
-    way_out = f" ({did_you_mean(config.model, [DEFAULT_MODEL], names)})" if isinstance(error, OSError) else ""
-    return UsageError(f"model {config.model}{revision} can't be loaded: {reason}{way_out}")

@@ -84,17 +84,13 @@ def refuse_left_whole(quantize: str, model: PreTrainedModel) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or module is model.get_output_embeddings():
             continue
+        is_taken = isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
         for own, parameter in module.named_parameters(recurse=False):
-            left = is_whole(parameter) and not (parameter.is_meta and _takes(quantize, module))
-            if parameter.ndim > 1 and left:
+            if parameter.ndim > 1 and is_whole(parameter) and not (parameter.is_meta and is_taken):
                 raise UsageError(
                     f"--quantize {quantize} is for linear layers (in int4, of a multiple of {GROUP} inputs), and the "
                     f"model's {name}.{own} is of none: leave --quantize out"
                 )
-
-
-def _takes(quantize: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -1,23 +1,42 @@
-"""Checks that layers of a model can be visited, by its configuration and its modules, before anything is run.
+"""Refusals of models that can't be run with exits: by configuration and modules, and by what padded rows say.
 
 The functions raise `UsageError`, saying what is missing.
 """
 
-import inspect
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from eexit.errors import UsageError, first_line
 
+CHECKED_TOKENS: Final = (29, 6)  # lengths of the prompts that a model is observed with
+# How far a row may be, relative to its size, from what it is alone.
+TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+BEYOND_ROUNDING: Final = 4.0  # it may be so many times as far as rounding moves it
+N_NUDGED: Final = 8  # rows, by which that is found
 
-def refuse_unsupported(outer: Any, config: Any) -> None:
-    """Raises `UsageError` for unsupported models; `config` is that of the language model within `outer`."""
+Texts = Sequence[Sequence[int]]
+
+
+@contextmanager
+def naming(model: str) -> Iterator[None]:
+    """A context in which refusals name the model."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{model} is not supported: {error}") from error
+
+
+def refuse_unsupported(outer: Any) -> None:
+    """Raises `UsageError` for a model with this configuration that can't be run with exits."""
     if outer.is_encoder_decoder:
         raise UsageError("it is an encoder-decoder; early exit needs a decoder-only language model")
+    config = outer.get_text_config(decoder=True)
     if not getattr(config, "num_hidden_layers", None):
         raise UsageError("its configuration has no num_hidden_layers; early exit needs a stack of decoder layers")
     try:
@@ -36,24 +55,29 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
         )
 
 
+def refuse_unsuited(model: PreTrainedModel) -> None:
+    """Raises `UsageError` for a model that can't be run with exits, as it is loaded and called."""
+    refuse_unsupported(model.config)
+    refuse_compiled(model)
+    refuse_autocast(model.device)
+
+
 def refuse_compiled(model: nn.Module) -> None:
     """Raises `UsageError` for a model of which torch.compile has compiled a module, or the forward of one."""
-    if any(_is_compiled(module) for module in model.modules()):
-        raise UsageError("the model is compiled, and its layers can't be visited then: load it without torch.compile")
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    by_class = type(module).__name__ == "OptimizedModule"
-    return module._compiled_call_impl is not None or by_class or hasattr(module.forward, "_torchdynamo_orig_callable")
+    for module in model.modules():
+        by_forward = hasattr(module.forward, "_torchdynamo_orig_callable")
+        if by_forward or module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
+            raise UsageError(
+                "the model is compiled, and its layers can't be visited then: load it without torch.compile"
+            )
 
 
 def refuse_autocast(device: torch.device) -> None:
     """Raises `UsageError` under torch.autocast, which has operators compute in another dtype than the weights' own."""
     if torch.is_autocast_enabled(device.type):
-        autocast = torch.get_autocast_dtype(device.type)
         raise UsageError(
-            f"torch.autocast is on, so that products are computed in another dtype than the weights': run it outside "
-            f"of torch.autocast, and load the model with dtype={autocast} if that is wanted"
+            "torch.autocast is on, so that products are computed in another dtype than the weights': run it outside of "
+            f"torch.autocast, and load the model with dtype={torch.get_autocast_dtype(device.type)} if that is wanted"
         )
 
 
@@ -71,25 +95,29 @@ def refuse_offloaded(model: PreTrainedModel) -> None:
     )
 
 
-def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
-    """The path of the module whose forward runs the layers, and the name of its list of layers."""
-    for path, module in model.named_modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
-                _refuse_inputs(module)
-                return path, name
-    raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
+def checked_texts(vocabulary: int, context: int | None) -> Texts:
+    """Texts of CHECKED_TOKENS, from the middle of the vocabulary: tokens that mean something are at its ends."""
+    lengths = [min(length, (context or length + 1) - 1) for length in CHECKED_TOKENS]
+    return [[vocabulary // 4 + 7919 * (at + length) % (vocabulary // 2) for at in range(length)] for length in lengths]
 
 
-def takes(module: nn.Module, name: str) -> bool:
-    """Whether a module's forward has an argument of this name."""
-    return name in inspect.signature(module.forward).parameters
+def refuse_mixed(
+    say: Callable[[Texts, float], Tensor], texts: Texts, own_2V: Tensor, dtype: torch.dtype, why: str
+) -> None:
+    """Raises `UsageError`, which ends with `why`, unless the last text says beside longer ones what it says alone.
+
+    Padded beside others, a row comes from products of other sizes. Where rounding alone moves logits far, as in a
+    mixture of experts that may choose other ones, so may this. `own_2V` is what the model itself says of the text's
+    last two tokens, and `say` gives those logits of texts, (B, 2, V), if the residual stream is nudged before
+    every layer by up to so much of its size.
+    """
+    off = _distance(say(texts, 0.0)[-1], own_2V)
+    if not off <= TOLERANCE[dtype]:
+        first_2V, *others = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+        if not off <= BEYOND_ROUNDING * max(_distance(other_2V, first_2V) for other_2V in others):
+            raise UsageError(f"a row beside a longer one is {off:.1%} off what it says alone{why}")
 
 
-def _refuse_inputs(stack: nn.Module) -> None:
-    if not takes(stack, "input_ids"):
-        raise UsageError(
-            f"{type(stack).__name__}, which runs its layers, takes embeddings made elsewhere, not token ids"
-        )
-    if takes(stack, "mems"):
-        raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys and values")
+def _distance(logits: Tensor, other: Tensor) -> float:
+    """How far logits are from others, (…, V), relative to their size: the farthest."""
+    return float(((logits - other).norm(dim=-1) / other.norm(dim=-1)).max())

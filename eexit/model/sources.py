@@ -161,13 +161,16 @@ def fetch_default_gguf(folder: Path) -> Path:
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model and tokenizer as a transformers folder, weights dequantised to fp32."""
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from eexit.model.checkpoint import quietly, refuse_misfit
 
-    with gguf.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UsageError(f"{gguf} is not a GGUF file")
+    try:
+        GGUFReader(gguf)
+    except Exception as error:  # it checks little, and may fail anywhere once the bytes end
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"{gguf} is not a whole GGUF file ({reason}): get it again") from error
     print(f"Unpacking {gguf.name}, once …", file=sys.stderr, flush=True)
     try:
         # One of transformers' progress bars goes to standard error whatever its settings are.
@@ -181,23 +184,10 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # a damaged or unknown file may make its readers raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        if _is_cut_off(gguf):
-            raise UsageError(f"{gguf} is cut off or damaged ({reason}): get it again") from error
-        raise UsageError(f"{gguf} can't be loaded ({reason})") from error
+    except Exception as error:  # a file of an unknown kind may make transformers raise anything
+        raise UsageError(f"{gguf} can't be loaded ({type(error).__name__}: {first_line(error)})") from error
     model, found = loaded
     refuse_misfit(str(gguf), found)
     with quietly(), plain_errors(folder):
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
-
-
-def _is_cut_off(path: Path) -> bool:
-    from gguf import GGUFReader
-
-    try:
-        GGUFReader(path)
-    except Exception:  # the reader checks nothing, and may fail anywhere once the bytes end
-        return True
-    return False

@@ -21,11 +21,10 @@ from eexit.model.adapters import PREFIX, WEIGHTS, refuse_merging, refuse_without
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import refuse_misfit_unloaded
 from eexit.model.file_digests import is_peft, sha256
-from eexit.model.layers import context_of
-from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, not_loadable, read_config
+from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, loading, read_config
 from eexit.model.quantization import GROUP, INT4, dtype_name, method_of, refuse_left_whole
-from eexit.model.refusals import find_stack, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, locate
+from eexit.model.structure import context_of, find_stack
 from eexit.plan.config import SweepConfig
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
@@ -64,12 +63,8 @@ def describe_model(config: SweepConfig) -> ModelDescription:
     n_layers = found.get_text_config(decoder=True).num_hidden_layers
     digest, parts = _file_digest(config.model, location), None
     if digest is None and Path(location).is_dir():
-        try:
+        with loading(config):
             refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
-        except UsageError:
-            raise
-        except Exception as error:  # a configuration may make transformers raise anything
-            raise not_loadable(config, error) from error
         parts = _digests(location, load_tokenizer(config))
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return ModelDescription(
@@ -95,15 +90,11 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
     """
     found = read_config(config, locate(config.model))
     text = found.get_text_config(decoder=True)
-    try:
-        refuse_unsupported(found, text)
-    except UsageError as error:
-        raise UsageError(f"model {config.model} is not supported: {error}") from error
     model = _without_weights(config, found)
     if config.quantize is not None:
         refuse_left_whole(config.quantize, model)
         if config.adapter is not None:
-            refuse_merging(config.adapter, config.quantize)
+            refuse_merging(config.adapter, f"quantised ({config.quantize})")
     dtype, head = choose_dtype(config.dtype, choose_device("auto"), config.quantize), model.get_output_embeddings()
     size = dtype.itemsize
     held = partial(quantized_bytes, quantize=config.quantize, head=head, itemsize=size)
@@ -116,11 +107,8 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
 
 
 def _without_weights(config: SweepConfig, found: Any) -> PreTrainedModel:
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # a model's code may raise anything for such a configuration
-        raise not_loadable(config, error) from error
+    with loading(config), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
     return model
 
 

@@ -246,7 +246,7 @@ def test_a_gguf_that_is_cut_off_is_told(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cut.gguf").write_bytes(whole_gguf[:length])
-    with pytest.raises(UsageError, match=r"cut\.gguf is cut off or damaged \(.*\): get it again"):
+    with pytest.raises(UsageError, match=r"cut\.gguf is not a whole GGUF file \(.*\): get it again"):
         describe_model(config(tmp_path / "cut.gguf"))
 
 

@@ -53,7 +53,7 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
         ("nobody/nothing", "model nobody/nothing can't be loaded: .*a local folder or a .gguf file"),
         ("{tmp}/missing.gguf", "missing.gguf is not there"),
         ("{tmp}/missing", "missing is not there"),
-        ("{tmp}/text.gguf", "text.gguf is not a GGUF file"),
+        ("{tmp}/text.gguf", "text.gguf is not a whole GGUF file"),
         ("{tmp}/notes.txt", "notes.txt is a file, but not a .gguf file"),
         ("{tmp}", "has no config.json"),
         ("{tmp}/broken", "model .*broken can't be loaded"),

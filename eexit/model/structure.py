@@ -1,0 +1,156 @@
+"""What a model consists of, found by its modules and by observing one forward, and copies with some modules replaced.
+
+Copies share all weights, and the modules of the model itself are never changed. No model family is known by name.
+
+Shapes: B rows, T tokens, H width of what the head takes, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from eexit.errors import UsageError
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Call = tuple[str, object, Any]  # of a module: its path, its first argument and its output
+
+
+class StandIn:
+    """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]):
+        self.module, self.call = module, call
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return self.call(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.module, name)
+
+
+def graft(root: nn.Module, path: str, replacement: object) -> Any:
+    """Return a copy of `root` that shares all its weights, with the module at `path` replaced."""
+    shell = copied(root)
+    head, _, rest = path.partition(".")
+    child = graft(getattr(root, head), rest, replacement) if rest else replacement
+    object.__setattr__(shell, head, child)
+    return shell
+
+
+def copied(module: AnyModule) -> AnyModule:
+    """A copy of a module with its class's own forward, in whose place accelerate puts another."""
+    shell = object.__new__(type(module))
+    own = {name: each for name, each in vars(module).items() if name not in ("forward", "_old_forward", "_hf_hook")}
+    object.__setattr__(shell, "__dict__", own)
+    return shell
+
+
+def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[Call]]:
+    """Return a copy of `root`, and a list to which modules of it at these paths, inner ones first, add their calls."""
+    calls: list[Call] = []
+
+    def note(path: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = module(*args, **kwargs)
+        calls.append((path, args[0] if args else None, output))
+        return output
+
+    for path in paths:
+        module = root.get_submodule(path)
+        root = graft(root, path, StandIn(module, partial(note, path, module)))
+    return root, calls
+
+
+def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
+    """The path of the module whose forward runs the layers, and the name of its list of layers. Raises `UsageError`."""
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
+                if not takes(module, "input_ids"):
+                    what = f"{type(module).__name__}, which runs its layers,"
+                    raise UsageError(f"{what} takes embeddings made elsewhere, not token ids")
+                if takes(module, "mems"):
+                    raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys")
+                return path, name
+    raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward has an argument of this name."""
+    return name in inspect.signature(module.forward).parameters
+
+
+def with_layers(stack: nn.Module, name: str, call: Callable[..., Any]) -> Any:
+    """Return a copy of a stack that calls a function of a layer's index and arguments in place of each layer."""
+    layers = enumerate(getattr(stack, name))
+    return graft(stack, name, [StandIn(layer, partial(call, index)) for index, layer in layers])
+
+
+def find_ends(stack: nn.Module, name: str, run: Callable[[Any], object]) -> tuple[Sequence[nn.Module], int]:
+    """Return the modules that run after the layers, and how many outputs a layer has; 0 if it is a tensor alone.
+
+    `name` is that of the list of layers, and `run` runs a copy of the stack.
+    """
+    copy, calls = observed(
+        stack, [path for path, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
+    )
+    output: Any = None
+
+    def at_layer(index: int, *args: Any, **kwargs: Any) -> Any:
+        nonlocal output
+        calls.clear()
+        output = getattr(stack, name)[index](*args, **kwargs)
+        return output
+
+    run(with_layers(copy, name, at_layer))
+    n_outputs = len(output) if isinstance(output, tuple | list) else 0
+    return [stack.get_submodule(path) for path, _, _ in calls], n_outputs
+
+
+class _StackOutput(BaseModelOutputWithPast):
+    """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+    """In place of the stack of layers: its input embeddings as the last hidden state."""
+    return _StackOutput(last_hidden_state=inputs_embeds)
+
+
+def find_head(model: PreTrainedModel, path: str, ready_BH: Tensor) -> Any:
+    """Return the model without its stack of layers, or without the module around it if that changes the embeddings."""
+    for at in (path, path.partition(".")[0]):
+        alone = graft(model, at, StandIn(model.get_submodule(at), _echo))
+        with suppress(Exception):  # a model's code may raise anything
+            logits_of(alone, ready_BH)
+            break
+    return alone
+
+
+def logits_of(head_alone: Any, ready_BH: Tensor) -> Tensor:
+    """Return the logits, (B, V), of inputs of the head, with the model's scaling and soft-cap."""
+    logits_B1V: Tensor = head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+    return logits_B1V[:, 0]
+
+
+def context_of(config: Any) -> int | None:
+    """Return the number of positions that a model has; None without a limit."""
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
+    return next((length for length in named if length), None)
+
+
+def switch_length(config: Any) -> int | None:
+    """Return the number of tokens beyond which a model has its long rotary factors; None without LongRoPE."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    lengths = [
+        each["original_max_position_embeddings"] for each in by_layer_type if each.get("rope_type") == "longrope"
+    ]
+    return min(lengths, default=None)
