@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from eexit.method.rules import KL_FACTOR, ORACLES, RULES, Control, Parameter, shown
+from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, Control, Parameter, shown
 from eexit.method.states import STATES
 
 NORMAL: Final = "normal"  # the mode without exits
@@ -118,6 +118,11 @@ class Exit:
     def is_oracle(self) -> bool:
         """Whether the rule looks at the final layer, and so saves nothing at run time."""
         return self.rule in ORACLES
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the rule looks at layers that were run, and at no other."""
+        return self.rule in ONLINE
 
     def per_layer(self, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The parameter as `Rule.per_layer` has it: a number per exitable layer, (E,), NaN outside the exit set.

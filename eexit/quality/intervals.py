@@ -92,7 +92,8 @@ def of_median(values_R: np.ndarray) -> Ends | None:
 
     None below six values: the range from the least to the greatest of five covers 93.75 %.
     """
-    rank = int(scipy.stats.binom.ppf(TAILS[0], len(values_R), 0.5))
+    n = len(values_R)
+    rank = int((scipy.special.bdtr(np.arange(n), n, 0.5) < TAILS[0]).sum())  # the binomial's quantile
     if rank == 0:
         return None
     ordered = np.sort(values_R)

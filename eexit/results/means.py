@@ -4,13 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.plan.configuration import Configuration
+from eexit.output.text import percent, some
+from eexit.plan.configuration import Configuration, Exit
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import by_kind
@@ -23,6 +24,8 @@ from eexit.results.tables import GENERATIONS, OF_PARTS
 
 RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
 KEYS = ("parameter", "kl_factor", "seed")
+MOST_NAMED: Final = 3
+MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer says another token
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
@@ -119,6 +122,21 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     looked = runs.filter(pc.field("screen_reads") > 0)
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
+
+
+def contradicted_rules(early_disagreement: Mapping[Configuration, float | None]) -> str:
+    """A warning that names the settings of online rules most of whose early exits the final layer contradicts; or "".
+
+    The mean of `early_disagreement` is given for each configuration. The worst come first, at most `MOST_NAMED`.
+    """
+    shares = {
+        of.key: share
+        for of, share in early_disagreement.items()
+        if isinstance(of, Exit) and of.is_online and share is not None and share > MOSTLY  # no NaN is
+    }
+    worst_first = sorted(shares.items(), key=lambda pair: -pair[1])
+    named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
+    return f"Careful: the final layer contradicts most early exits of {named}." if named else ""
 
 
 def _of_configuration(

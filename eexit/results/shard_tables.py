@@ -10,7 +10,7 @@ import pyarrow as pa
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.quality.parts import PARTS
-from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
+from eexit.quality.text_measures import agreement, disagreement, distinct, early_disagreement, longest_loop, perplexity
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
 
@@ -132,12 +132,21 @@ def generation_columns(
         "n_tokens": len(tokens),
         **exit_statistics(trace.exit_layer_T, exitable_layers, n_layers),
         "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
+        "early_disagreement": _early_disagreement(trace, n_layers),
         "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,
         "distinct_2": distinct(tokens.tolist(), 2),
         "distinct_3": distinct(tokens.tolist(), 3),
         "longest_loop": longest_loop(tokens),
     }
+
+
+def _early_disagreement(trace: TokenColumns, n_layers: int) -> float | None:
+    """None where no likeliest tokens were recorded, or none of full depth's."""
+    if not trace.exit_top_token_ids_TK.size or not len(trace.final_token_id_T):
+        return None
+    likeliest_T, is_early_T = trace.exit_top_token_ids_TK[:, 0], trace.exit_layer_T < n_layers - 1
+    return early_disagreement(likeliest_T, trace.final_token_id_T, is_early_T)
 
 
 def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:

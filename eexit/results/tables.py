@@ -130,6 +130,12 @@ GENERATIONS: Final = schema(
             "with temperature 0 it is 0 for normal; with a temperature above 0 a sampled token can differ although "
             "nothing exited; null where no token was decided, and with --observe none",
         ),
+        "early_disagreement": float64(
+            "fraction of early exits",
+            "tokens read before the final layer of which the likeliest token there is not final_token_id: those for "
+            "which the rule's condition was met although the final layer contradicts; null where no token was read "
+            "early, with --record-top-k 0 and with --observe none",
+        ),
         "exit_layer_counts": described(
             "",
             pa.map_(pa.int32(), pa.int32()),

@@ -7,6 +7,7 @@ from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
 from reports.sections.all_numbers import configuration_columns
 from reports.sections.by_kind import found_by_kind, kind_figure
+from reports.sections.certainty import certainty_figure
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
@@ -53,10 +54,12 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     card = verdict(sweep.verdict, quality)
     setting = card.setting if card else None
     by_kind = kind_figure(exits, found_by_kind(exits), setting) if tells else None
+    certain = certainty_figure(exits)
     progress("comparing configurations")
     return {
         "verdict": card and vars(card),
         "by_kind": by_kind.data if by_kind else None,
+        "certainty": certain.data if certain else None,
         "trade": main.data if main else None,
         "settings": settings_section(quality) if quality else None,
         "time": timing_section(exits, saves) if tells else None,

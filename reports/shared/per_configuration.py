@@ -17,13 +17,14 @@ from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
 from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
-from reports.shared.measures import CORRECT, PERPLEXITY, SKIPPED
+from reports.shared.measures import CORRECT, EARLY_DISAGREEMENT, PERPLEXITY, SKIPPED
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
 AVERAGED: Final = (
     "exit_rate",
     "mean_depth",
     "disagreement",
+    EARLY_DISAGREEMENT,
     "tokens_until_difference",
     "equal_share",
     "lcs_share",

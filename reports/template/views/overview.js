@@ -50,6 +50,7 @@ function overviewSections() {
   return [
     { id: "verdict", label: "Verdict" },
     DATA.by_kind && charted("kinds", DATA.by_kind),
+    DATA.certainty && charted("certainty", DATA.certainty),
     DATA.trade && {
       id: "quality",
       label: DATA.trade.title,

@@ -126,6 +126,9 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) ->
         decided = tokens.filter(pc.field("decided"))
         differs = pc.not_equal(decided["token_id"], decided["final_token_id"]).to_numpy()
         assert row["disagreement"] == differs.mean()
+        early = decided.filter(pc.field("exit_layer") < 29)
+        contradicted = pc.not_equal(early["token_id"], early["final_token_id"]).to_numpy()
+        assert row["early_disagreement"] == (contradicted.mean() if len(early) else None)
         disagreements.setdefault(row["mode"], []).append(row["disagreement"])
         if row["mode"] == "normal":
             assert tokens["token_id"].to_pylist() == tokens["final_token_id"].to_pylist()

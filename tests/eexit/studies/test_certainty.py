@@ -91,11 +91,12 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
 
 
 def test_how_sure_is_the_callers_to_choose() -> None:
-    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS, sure=0.5)
-    assert column(found, "confirmed", "sum") == [0, 1, 1]
-    for sure in (0, 1.5, math.nan):
+    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
+    assert column(found[found["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
+    assert column(found[found["threshold"] == 0.9], "confirmed", "sum") == [0, 0, 1]
+    for threshold in (0, 1.5, math.nan):
         with pytest.raises(ValueError, match="sure must be a probability above 0"):
-            certainty([], {}, LAYERS, {}, {}, sure)
+            certainty([], {}, LAYERS, {}, {}, [threshold])
 
 
 def test_without_what_layers_say_there_is_no_row() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of, saved
-from synthetic_quality import CHOSEN, JUDGE, choose, judge, quality_in, replay, with_answers
+from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS
 
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, Exit, Normal
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
@@ -91,6 +91,18 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
         "unfrozen/kl on texts of normal, read through exits/linear, decided on screen:8:16",
         "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on screen:8:16",
     }
+
+
+@pytest.mark.parametrize("share", [0.8, 0.4])
+def test_a_rule_that_the_final_layer_mostly_contradicts_is_named_first(tmp_path: Path, share: float) -> None:
+    setting = Exit("skip", "confidence", 0.7)
+    folder = graded(tmp_path / "s", {Normal(): "✓" * 6, setting: "✓✗" * 3}, early_disagreement=share)
+    trade = payload(read_sweep(str(folder)), "A sweep")[0]["trade"]
+    said = "Careful: the final layer contradicts most early exits of skip/confidence/0.7 (80.0%)."
+    assert trade["caption"].startswith(said) == ("Careful" in trade["caption"]) == (share == 0.8)
+    assert ("early_disagreement", "Early exits contradicted") in [
+        (column["key"], column["label"]) for column in trade["table"]["columns"]
+    ]
 
 
 def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:

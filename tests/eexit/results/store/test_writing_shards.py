@@ -111,6 +111,28 @@ def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_le
     assert {"agree-", "plex-"} <= {*said[60].split()}, "broken where there is none"
 
 
+def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(tmp_path: Path) -> None:
+    """Not an oracle, a rule that looks at nothing, nor a rule that is right at half of its exits."""
+    rules = {"kl": (1,), "confidence": (0.3, 0.5, 0.7, 0.9), "margin": (0.5,), "fixed": (5,)}
+    config = sweep_of("a-model", "one", "two", modes=("normal", "skip"), rules=rules)
+    shares: dict[str, tuple[float | None, ...]] = {
+        "normal": (None, None), "skip/kl/1": (0.9, 0.9), "skip/fixed/5": (0.9, 0.9), "skip/confidence/0.3": (1.0, 0.8),
+        "skip/confidence/0.5": (0.9, 0.6), "skip/confidence/0.7": (0.4, 0.7), "skip/confidence/0.9": (0.5, 0.5),
+        "skip/margin/0.5": (None, 0.56),
+    }  # fmt: skip
+    land_rows(
+        tmp_path / "out",
+        config,
+        lambda run: {"early_disagreement": shares[run.configuration.key][int(run.prompt.id)]},
+    )
+    store, planned = open_store(tmp_path / "out"), configurations(config)
+    named = "skip/confidence/0.3 (90.0%), skip/confidence/0.5 (75.0%), skip/margin/0.5 (56.0%), and 1 more"
+    said = f"Careful: the final layer contradicts most early exits of {named}.\n"
+    assert str(closing_table(store, planned).caption).startswith(said)
+    others = [each for each in planned if each.key in ("normal", "skip/kl/1", "skip/fixed/5", "skip/confidence/0.9")]
+    assert "Careful" not in str(closing_table(store, others).caption)
+
+
 def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
     """Of eight tokens that are let through, one has a probability of at least 1/8: every token exits by the screen."""
     save_byte_model(tmp_path / "model")

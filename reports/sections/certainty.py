@@ -1,0 +1,85 @@
+"""The overview's section "Where tokens become certain": what each layer says of the texts of `normal`."""
+
+import math
+from typing import Any, Final
+
+import altair as alt
+import pandas as pd
+import pyarrow.compute as pc
+
+from eexit.output.text import counted
+from eexit.plan.configuration import NORMAL
+from eexit.plan.splits import kinds, units
+from eexit.quality.intervals import LEVEL
+from eexit.studies.certainty import MEASURES, OF_TOKENS, SURE, certainty
+from reports.read.sweep import Sweep
+from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
+from reports.shared.figures import Figure, Slice, one
+from reports.shared.per_configuration import layer_labels
+
+THRESHOLDS: Final = (0.5, 0.7, SURE, 0.97)
+SHADES: Final = RAMP[:5]  # on which ink can be read
+INK: Final = "#16191d"
+ROW_PIXELS: Final = 22
+MOST_WRITTEN: Final = 12  # layers whose shares are written in their cells
+CERTAINTY: Final[Columns] = (
+    ("kind", "Kind", "text"),
+    ("measure", "Tokens", "text"),
+    ("first", "First at, median", "text"),
+    ("shown_layer", "Layer", "text"),
+    ("share", "Share of tokens", "share"),
+    ("share_n", "n prompts", "count"),
+)
+CAPTION: Final = (
+    "Tokens of normal. Sure: the likeliest token of a layer has this probability at least. Confirmed: and it is the "
+    "final layer's. First at: the first such layer, a median over prompts of medians over tokens. Where sure comes "
+    f"before confirmed, exits on probability alone are wrong. In the table: {LEVEL:.0%} intervals over prompts; n = "
+)
+
+
+def certainty_figure(sweep: Sweep) -> Figure | None:
+    """A row of cells for each kind of prompt and measure; None where `normal` recorded no likeliest tokens."""
+    if sweep.final_layer is None or not {*OF_TOKENS} <= {*sweep.tokens.schema.names}:
+        return None
+    prompts, of_normal = sweep.config.get("prompts", []), sweep.done[sweep.done["configuration"] == NORMAL]
+    found = certainty(
+        sweep.tokens.to_batches(columns=[*OF_TOKENS], filter=pc.field("configuration") == NORMAL),
+        dict(zip(of_normal["run_id"], of_normal["prompt_id"], strict=True)),
+        [*sweep.exitable_layers, sweep.final_layer],
+        kinds(prompts),
+        units(prompts),
+        THRESHOLDS,
+    )
+    if found.empty:
+        return None
+    rows, labels = certainty_rows(found, sweep), list(layer_labels(sweep).values())
+    caption = f"{CAPTION}{counted(int(rows['share_n'].max()), 'prompt')}."
+    chart = certainty_chart(rows, labels, f"Shares of tokens that are sure, and confirmed, by layer. {caption}")
+    menu = Slice("Sure from", "sure_from", [f"{each:g}" for each in THRESHOLDS], THRESHOLDS.index(SURE))
+    title = "Where tokens become certain"
+    return Figure("certainty", title, caption, one(chart), rows, CERTAINTY, slice=menu, wide=True)
+
+
+def certainty_rows(found: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """A row for each threshold, kind, measure and layer; `row` is what the chart calls kind and measure."""
+    labels, rows = layer_labels(sweep), []
+    for each in found.to_dict("records"):
+        for measure, first in MEASURES.items():
+            at = "never" if math.isinf(each[first]) else f"{each[first]:g}"
+            row: dict[str, Any] = {"sure_from": f"{each['threshold']:g}", "kind": each["kind"], "measure": measure}
+            row |= {"first": at, "row": f"{each['kind']}, {measure}: first at {at}".replace("first at never", "never")}
+            row |= {"layer": each["layer"], "shown_layer": labels[each["layer"]]}
+            rows.append(row | {f"share{end}": each[f"{measure}{end}"] for end in ("", "_low", "_high", "_n")})
+    return pd.DataFrame(rows)
+
+
+def certainty_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.LayerChart:
+    """Layers from left to right; the share as colour and, where there is room, as text."""
+    x = alt.X("shown_layer:N", title="Layer", sort=labels, axis={"labelAngle": 0, "labelOverlap": True})
+    base, tooltip = told(alt.Chart(ROWS).encode(x=x, y=rows_of("row")), CERTAINTY, frame)
+    colour = alt.Color("share:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
+    cells = base.mark_rect().encode(color=colour, tooltip=tooltip)
+    text = alt.Text("share:Q", format=".0%")
+    words = base.mark_text(aria=False, fontSize=12, color=INK).encode(text=text, tooltip=tooltip)
+    layers = [cells, *[words] * (len(labels) <= MOST_WRITTEN)]
+    return layered(*layers, description=description, height=alt.Step(ROW_PIXELS))

@@ -1,0 +1,55 @@
+"""Where tokens become certain: what the section draws of the layers of `normal`."""
+
+from pathlib import Path
+from typing import Any
+
+from chart_fields import missing_fields
+from synthetic_sweeps import LAYERS, run_rows, write_runs
+
+from eexit.studies.certainty import ALL
+from reports.read.sweep import read_sweep
+from reports.sections.certainty import certainty_figure
+
+SURE_AND_WRONG = [(0.95, 1)] * len(LAYERS) + [(0.95, 7)]
+SURE_AND_RIGHT = [(0.6, 7)] * 3 + [(0.95, 7)] * 3
+
+
+def sweep_in(folder: Path, of_kind: dict[str, list[tuple[float, int]]]) -> Path:
+    """Six prompts of each kind, at whose tokens each layer has this probability and likeliest token."""
+    runs = []
+    for kind, said in of_kind.items():
+        top: dict[str, Any] = {"top_prob": [[p] for p, _ in said], "top_token_ids": [[token] for _, token in said]}
+        for number in range(6):
+            for k in (None, 0.5):
+                mode = "normal" if k is None else "unfrozen"
+                row, tokens = run_rows(f"{kind}-{number}", f"{kind} {number}?", mode, k, ["a", "b", "c"])
+                runs.append((row, [token | (top if k is None else {}) for token in tokens]))
+    return write_runs(folder, runs)
+
+
+def test_each_kind_has_the_shares_of_each_layer_and_a_menu_of_thresholds(tmp_path: Path) -> None:
+    sweep = read_sweep(str(sweep_in(tmp_path / "s", {"fact": SURE_AND_WRONG, "sum": SURE_AND_RIGHT})))
+    figure = certainty_figure(sweep)
+    assert figure
+    assert figure.slice
+    assert figure.slice.values[figure.slice.first] == "0.9"
+    assert missing_fields(figure.data) == set()
+    shown = figure.rows[figure.rows["sure_from"] == "0.9"]
+    assert list(dict.fromkeys(shown["row"])) == [
+        f"{ALL}, sure: first at 12.5", f"{ALL}, confirmed: first at 24.5",
+        "fact, sure: first at 5", "fact, confirmed: first at 29",
+        "sum, sure: first at 20", "sum, confirmed: first at 20",
+    ]  # fmt: skip
+    at_5 = shown[shown["shown_layer"] == "5"].set_index(["kind", "measure"])["share"].to_dict()
+    assert at_5[ALL, "sure"] == 0.5
+    assert at_5["fact", "sure"] == 1
+    assert at_5["fact", "confirmed"] == at_5["sum", "sure"] == 0
+    assert "never" in set(figure.rows.loc[figure.rows["sure_from"] == "0.97", "first"])
+    assert figure.caption.endswith("n = 12 prompts.")
+
+
+def test_without_likeliest_tokens_there_is_no_such_section(tmp_path: Path) -> None:
+    assert (
+        certainty_figure(read_sweep(str(write_runs(tmp_path / "s", [run_rows("1", "?", "normal", None, ["a", "b"])]))))
+        is None
+    )
