@@ -105,8 +105,8 @@ class SweepActor:
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
         began = time.monotonic()
-        with self._at_work(runs):
-            tally = self._runner.do(runs)
+        with self._at_work(runs) as runner:
+            tally = runner.do(runs)
         seconds = time.monotonic() - began
         self._metrics.runs.inc(tally.runs)
         if tally.errors:
@@ -123,19 +123,20 @@ class SweepActor:
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
         """Do runs that have landed before, without landing them, to see whether they still work."""
-        with self._at_work(runs):
-            return self._runner.rehearse(runs)
+        with self._at_work(runs) as runner:
+            return runner.rehearse(runs)
 
     def progress(self) -> InFlight:
         self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
         return self._runner.in_flight if self._runner else InFlight()
 
     @contextmanager
-    def _at_work(self, runs: Sequence[Run]) -> Iterator[None]:
+    def _at_work(self, runs: Sequence[Run]) -> Iterator[ShardRunner]:
+        assert self._runner, "it is loaded first"
         self._rows = len(runs)
         self._metrics.rows_in_flight.set(self._rows)
         try:
-            yield
+            yield self._runner
         finally:
             self._rows = 0
             self._metrics.rows_in_flight.set(0)

@@ -2,21 +2,15 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from eexit.errors import UsageError
 from eexit.plan.config import Count, Float, SweepConfig
-
-
-def _out(out: str) -> str:
-    if odd := re.match(r"(\w\w+):/[^/]", out):
-        raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
-    return os.path.expanduser(out)
+from eexit.sweeps.arguments import PlacedSweep, placed
 
 
 def _whole_or_fraction(gpus: float) -> float:
@@ -25,19 +19,12 @@ def _whole_or_fraction(gpus: float) -> float:
     return gpus
 
 
-Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
 
 
-class SweepJob(BaseModel):
+class SweepJob(PlacedSweep):
     """A sweep, and how and where it is executed, which does not change its results."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    config: SweepConfig
-    out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
-    device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
     actors: Count | None = Field(
         None,
         ge=1,
@@ -60,11 +47,6 @@ class SweepJob(BaseModel):
         gt=0,
         description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
     )
-    rows_per_shard: Count = Field(
-        128,
-        ge=1,
-        description="about how many runs are batched together and land in one file; lower it if memory is short",
-    )
 
 
 EXECUTION_FIELDS: dict[str, FieldInfo] = {
@@ -80,11 +62,7 @@ FIELDS: dict[str, FieldInfo] = {
 
 def job_of(fields: Mapping[str, Any]) -> SweepJob:
     """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
-    execution = {name: value for name, value in fields.items() if name in EXECUTION_FIELDS}
-    config = {
-        name: value for name, value in fields.items() if name not in EXECUTION_FIELDS
-    }  # SweepConfig refuses unknown ones
-    return SweepJob.model_validate({"config": config, **execution})
+    return placed(SweepJob, fields)
 
 
 def location_for_all(out: str, flag: str = "--out") -> str:

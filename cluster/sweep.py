@@ -1,18 +1,17 @@
-"""The Python API of sweeps, `run_sweep`, which `jobs/sweep.py` uses too."""
+"""Sweeps on Ray: `run_sweep` from Python, and `run_job`, which does what it and `jobs/sweep.py` are asked for."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
 from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
 from cluster.driver import Assignment, Driver
 from cluster.failures import failure_of_call
-from cluster.job import FIELDS, Device, SweepJob, location_for_all
+from cluster.job import SweepJob, location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Liveness, Session, ray_session
 from cluster.worker import ask, waited_for
@@ -23,12 +22,13 @@ from eexit.output.text import counted
 from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
 from eexit.plan.runs import count_runs, plan_runs
-from eexit.plan.validation_errors import explain
 from eexit.results.layout import Manifest
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.growth import stored_config
 from eexit.results.store.manifest import refuse_other_dtype
 from eexit.results.store.writing_shards import Tally
+from eexit.sweeps.api import SweepResults
+from eexit.sweeps.arguments import arguments_named, from_python, signature_of
 from eexit.sweeps.shards import cut, rows_for
 from eexit.sweeps.steps import Remaining, Summary, clear_the_way, do_what_is_left, manifest_for, read_held
 
@@ -43,59 +43,47 @@ class _Prepared:
     session: Session | None
 
 
-def run_sweep(
-    config: SweepConfig,
-    out: str | Path,
-    *,
-    device: Device = "auto",
-    actors: int | None = None,
-    cpus_per_actor: float | None = None,
-    gpus_per_actor: float | None = None,
-    accelerator_type: tuple[str, ...] | None = None,
-    timeout: float | None = None,
-    rows_per_shard: int = 128,
+def run_sweep(prompts: Any, *, quiet: bool = False, **arguments: Any) -> SweepResults:
+    """Run prompts under each configuration and seed on Ray, or go on with that in `out`; returns the results.
+
+        from cluster.sweep import run_sweep
+
+        sweep = run_sweep(["Explain recursion."], kl_factors=[0.5, 1], out="results/one")
+        print(sweep.runs.groupby("configuration", sort=False).mean_depth.mean())
+
+    Prompts and arguments are those of `eexit.sweep`, but for a model that is loaded; all flags of `jobs/sweep.py` are
+    arguments here. `out` is a folder, or a URI that all nodes reach. Calling again goes on where the last call stopped,
+    and tries runs again that ended in errors. Ray is the one that this process has joined, else the cluster that
+    RAY_ADDRESS names, else one that is started for this call. `quiet` shows no progress.
+
+    Raises `ValueError` with a line that names the argument that can't be used, `SweepStopped` when going on would only
+    fail, and `OSError` where a disk is full before anything has landed; what has landed stays.
+    """
+    with arguments_named(SweepJob):
+        job = from_python(SweepJob, prompts, arguments, "run_sweep")
+        return SweepResults(run_job(job, open_display(quiet)).out)
+
+
+run_sweep.__signature__ = signature_of(SweepJob, quiet=False)  # type: ignore[attr-defined]
+
+
+def run_job(
+    job: SweepJob,
     display: Display | None = None,
     make_generator: MakeGenerator = model_generator,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> Summary:
-    """Do every run of `config` that has not landed in `out` yet; returns once all have.
+    """Do every run of a sweep that has not landed yet, on Ray; returns once all have.
 
-        from cluster.sweep import run_sweep
-        from eexit.plan.config import Prompt, SweepConfig
+    `display` shows progress: by default on standard error. With `make_generator`, the actors run another generator than
+    the model's. `look` says what is written of its model in `sweep.json`, at which layers it may exit and what memory
+    an actor needs; it is given the sweep's configuration and `rows_per_shard`. By default it looks at the model that
+    the sweep names.
 
-        prompt = Prompt(id="recursion", prompt="Explain recursion.")
-        summary = run_sweep(SweepConfig(prompts=(prompt,), kl_factors=(0.5, 1)), "results/one")
-        for row in summary.figures():
-            print(row["configuration"], row["means"]["mean_depth"])
-
-    `out` is a folder, or a URI that all nodes reach. Calling again goes on where the last call stopped, and tries runs
-    again that ended in errors. The keywords up to `rows_per_shard` are the flags of `jobs/sweep.py` (`--help` describes
-    them). Ray is the one that this process has joined, else the cluster that RAY_ADDRESS names, else one that is
-    started for this call. `display` shows progress: by default on standard error, `Silence()` shows none.
-
-    With `make_generator`, the actors run another generator than the model's. `look` says what is written of its model
-    in `sweep.json`, at which layers it may exit and what memory an actor needs; it is given `config` and
-    `rows_per_shard`. By default it looks at the model that `config` names.
-
-    Raises `UsageError` for what can't be used: arguments, a model, or an `out` that holds another sweep, is in use or
-    can't be written to. Raises `SweepStopped` when going on would only fail, and `OSError` where a disk is full before
-    anything has landed; what has landed stays.
+    Raises `UsageError` for what can't be used: a model, or an `out` that holds another sweep, is in use or can't be
+    written to. Raises `SweepStopped` and `OSError` as `run_sweep` does.
     """
     display = display or open_display()
-    try:
-        job = SweepJob(
-            config=config,
-            out=str(out),
-            device=device,
-            actors=actors,
-            cpus_per_actor=cpus_per_actor,
-            gpus_per_actor=gpus_per_actor,
-            accelerator_type=accelerator_type,
-            timeout=timeout,
-            rows_per_shard=rows_per_shard,
-        )
-    except ValidationError as error:
-        raise UsageError(explain(error, set(), Path("run_sweep"), FIELDS)) from error
     location = location_for_all(job.out)
     store = open_store(location)
     with ExitStack() as on_ray:

@@ -1,4 +1,4 @@
-"""Early exit in language models: the engine, and the names that users of the original module know."""
+"""Early exit in language models: sweeps, settings that were taken home, and names of the original module."""
 
 import logging
 from importlib import import_module
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from eexit.method.rules import rule
     from eexit.method.states import state
     from eexit.model.chat import format_and_tokenize_input
+    from eexit.sweeps.api import SweepResults, sweep
+    from eexit.sweeps.api import open as open
 
 _HOMES = {
     "EarlyExitGenerator": "eexit.custom_generate.original",
@@ -28,21 +30,26 @@ _HOMES = {
     "get_early_exit_indices": "eexit.custom_generate.original",
     "load": "eexit.custom_generate.setting",
     "load_default_model_and_tokenizer": "eexit.custom_generate.original",
+    "open": "eexit.sweeps.api",
     "rule": "eexit.method.rules",
     "state": "eexit.method.states",
+    "sweep": "eexit.sweeps.api",
+    "SweepResults": "eexit.sweeps.api",
 }
 
 __all__ = [
     "EarlyExitGenerator",
     "KLExitGenerator",
     "PredictionObject",
+    "SweepResults",
     "format_and_tokenize_input",
     "get_early_exit_indices",
     "load",
     "load_default_model_and_tokenizer",
     "rule",
     "state",
-]
+    "sweep",
+]  # without `open`, by which `import *` would replace Python's
 
 
 def __getattr__(name: str) -> object:

@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         n_controls = counted(len(job.config.controls), "configuration")
         display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
     display.say("importing Ray")
-    from cluster.sweep import run_sweep  # not above, since a first line comes before what takes seconds
+    from cluster.sweep import run_job  # not above, since a first line comes before what takes seconds
 
-    summary = run_sweep(**dict(job), display=display)
+    summary = run_job(job, display)
     return finish(summary, job.out, options.json)
 
 

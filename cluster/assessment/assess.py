@@ -68,10 +68,10 @@ from cluster.assessment.workshop import (
 )
 from cluster.console.steps import Steps
 from cluster.interruption import TimeIsUpError
-from cluster.job import Device
+from cluster.job import SweepJob
 from cluster.studies.run import run_study
 from cluster.studies.training import train_exits
-from cluster.sweep import run_sweep
+from cluster.sweep import run_job
 from eexit.errors import UsageError
 from eexit.output.progress import Display
 from eexit.output.whole_files import write_whole
@@ -82,6 +82,7 @@ from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.studies.verdict_file import FILE
+from eexit.sweeps.arguments import Device
 from eexit.training.plan import WhatToTrain
 
 
@@ -102,9 +103,8 @@ class OnRay:
         return model, resolve_exitable_layers(config, model["n_layers"]), memory
 
     def sweep(self, config: SweepConfig, out: str) -> None:
-        run_sweep(
-            config, out, device=self.device, rows_per_shard=self.rows_per_shard, display=self.display, look=self.look
-        )
+        job = SweepJob(config=config, out=out, device=self.device, rows_per_shard=self.rows_per_shard)
+        run_job(job, self.display, look=self.look)
 
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
         run_study(results, plan, self.device, self.display, self.look, columns, self.trusts_code)

@@ -15,11 +15,11 @@ from pydantic.fields import FieldInfo
 from cluster.console.parser import Parser, near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
-from eexit.method.states import STATES
 from eexit.output.locations import shown
 from eexit.output.text import flag
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
+from eexit.sweeps.arguments import CONTROLS_IN, CONTROLS_OF, with_controls
 
 # The flags as `--help` groups them.
 WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
@@ -98,16 +98,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         raise UsageError(f"--config {shown(file)} is a URL: give a local file")
     path = Path(file or default)
     table = {} if file is None and "prompts" in flags else _read_toml(path)
-    controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
-    controls_in = flags.pop("controls_in", table.pop("controls_in", ()))
-    if controls_in and not controls_from:
-        raise UsageError(f"--controls-in {' '.join(controls_in)} has no effect: give --controls-of RESULTS")
-    if foreign := [mode for mode in controls_in if mode not in STATES]:
-        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
-    if controls_from:
-        from eexit.sweeps.controls import controls_of  # here and below, since flags are read without pyarrow
-
-        table["controls"] = controls_of(controls_from, controls_in)
+    table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
+    controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)
@@ -123,7 +115,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     if figures is not None:
-        from eexit.results.whereabouts import refuse_for_file
+        from eexit.results.whereabouts import refuse_for_file  # here, since flags are read without pyarrow
 
         refuse_for_file(figures, "--json", planned=job.out)
     return job, options

@@ -56,7 +56,7 @@ def run_study(
 ) -> Studied[S]:
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
-    `columns` are those of the runs that `plan` needs. `look` is as in `run_sweep`. `trusts_code` lets the Python code
+    `columns` are those of the runs that `plan` needs. `look` is as in `run_job`. `trusts_code` lets the Python code
     that the model brings be run. Raises `UsageError` for what can't be done, such as timing what is in use, and
     `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
     """

@@ -13,9 +13,9 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.job import Device, location_for_all
+from cluster.job import SweepJob, location_for_all
 from cluster.studies.actors import own_actor
-from cluster.sweep import run_sweep
+from cluster.sweep import run_job
 from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import shown
@@ -28,6 +28,7 @@ from eexit.results.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.whereabouts import FOR_LEARNED, refuse_inside
 from eexit.studies.study import Work
+from eexit.sweeps.arguments import Device
 from eexit.training.plan import (
     DamagedArtefactError,
     TrainingPlan,
@@ -52,7 +53,7 @@ def train_exits(
 ) -> Card:
     """Train what is asked for on the `normal` texts of the finished sweep in `results`, and write the artefact.
 
-    `look` is as in `run_sweep`, and `trusts_code` as in `run_study`. Returns the artefact's card. A damaged artefact is
+    `look` is as in `run_job`, and `trusts_code` as in `run_study`. Returns the artefact's card. A damaged artefact is
     set aside and trained again.
 
     Raises `UsageError` for what can't be used, and `SweepStopped` or `OSError` when going on would only fail.
@@ -66,7 +67,8 @@ def train_exits(
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
         config = SweepConfig.model_validate({**dict(sweep.config()), **grid, "observe": "none"})
-        summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
+        job = SweepJob(config=config, out=str(folder / TEXTS_FOLDER), device=device)
+        summary = run_job(job, display, look=look)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])
     plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, look)
     try:

@@ -3,18 +3,17 @@
 It is asked once for each setting and model: whoever changes a model afterwards loads the setting again.
 """
 
-import hashlib
 from typing import Any, Final
 
-import torch
 from transformers import PreTrainedModel
 
 from eexit.custom_generate.taken import Taken
 from eexit.errors import UsageError
-from eexit.model.quantization import beside_parts, dtype_name, method_of, parts_of, quantization_of
+from eexit.model.quantization import dtype_name, quantization_of
 from eexit.model.refusals import refuse_compiled
 from eexit.model.structure import find_stack
 from eexit.output.text import some, with_weights
+from eexit.plan.model_description import weights_digest
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
 
@@ -71,24 +70,6 @@ def _refuse_precision(model: PreTrainedModel, taken: Taken, name: str) -> None:
 
 def _called(taken: Taken) -> str:
     return taken.model.name + (f" at revision {taken.model.revision}" if taken.model.revision else "")
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once.
-
-    Of quantised weights, it is of all that they consist of, and of how they are multiplied.
-    """
-    content, names = hashlib.sha256(), dict[int, str]()
-    for name, whole in model.state_dict().items():
-        content.update(beside_parts(whole).encode())
-        for tensor in parts_of(whole):
-            known = names.setdefault(tensor.data_ptr(), name)
-            content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            if known == name and tensor.numel():
-                content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    if (method := method_of(model.config)) is not None and quantization_of(model) == method:
-        content.update(repr(model.config.quantization_config).encode())  # by which its modules compute
-    return content.hexdigest()
 
 
 def config_facts(model: PreTrainedModel) -> dict[str, Any]:

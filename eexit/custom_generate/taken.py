@@ -43,9 +43,7 @@ class Equivalence(_Record):
     """That a model in one precision writes the sweep's texts: how many of some runs, token for token."""
 
     device: str  # a type, such as cpu
-    weights: (
-        str  # of the model as it is loaded in this precision: `eexit.custom_generate.checked_models.weights_digest`
-    )
+    weights: str  # of the model as it is loaded in this precision: `eexit.plan.model_description.weights_digest`
     runs: int
     identical: int
 

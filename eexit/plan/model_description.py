@@ -1,4 +1,4 @@
-"""What a model is, and how much memory it takes, found without loading its weights."""
+"""What a model is, loaded or not, and how much memory it takes, found without loading its weights."""
 
 import hashlib
 import json
@@ -22,7 +22,16 @@ from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import refuse_misfit_unloaded
 from eexit.model.file_digests import is_peft, sha256
 from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, loading, read_config
-from eexit.model.quantization import GROUP, INT4, dtype_name, method_of, refuse_left_whole
+from eexit.model.quantization import (
+    GROUP,
+    INT4,
+    beside_parts,
+    dtype_name,
+    method_of,
+    parts_of,
+    quantization_of,
+    refuse_left_whole,
+)
 from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, locate
 from eexit.model.structure import context_of, find_stack
 from eexit.plan.config import SweepConfig
@@ -78,6 +87,54 @@ def describe_model(config: SweepConfig) -> ModelDescription:
         quantization=config.quantize or method_of(found),
         gguf_bits=_gguf_bits(config.model),
     )
+
+
+def name_of(model: PreTrainedModel) -> str:
+    """What a loaded model is called: where its configuration says that it came from, or its class."""
+    return model.config.name_or_path or type(model).__name__
+
+
+def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescription:
+    """Describe a model that is loaded, which may be in no file: its parts are those that it has in memory.
+
+    A command may not find it by its name.
+    """
+    settings = model.config.to_dict()
+    parts = {
+        "weights": weights_digest(model),
+        "configuration": _digest({name: settings[name] for name in sorted(settings) if name[0] != "_"}),
+        "chat template": _digest(tokenizer.chat_template),
+        "tokenizer": _digest(tokenizer.get_vocab()),
+    }
+    return ModelDescription(
+        name=name_of(model),
+        revision=getattr(model.config, "_commit_hash", None),
+        parts=parts,
+        digest=_digest(parts),
+        architecture=type(model).__name__,
+        n_layers=model.config.get_text_config(decoder=True).num_hidden_layers,
+        dtype=dtype_name(model.dtype),
+        quantization=quantization_of(model),
+        gguf_bits=None,
+    )
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once.
+
+    Of quantised weights, it is of all that they consist of, and of how they are multiplied.
+    """
+    content, names = hashlib.sha256(), dict[int, str]()
+    for name, whole in model.state_dict().items():
+        content.update(beside_parts(whole).encode())
+        for tensor in parts_of(whole):
+            known = names.setdefault(tensor.data_ptr(), name)
+            content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            if known == name and tensor.numel():
+                content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if (method := method_of(model.config)) is not None and quantization_of(model) == method:
+        content.update(repr(model.config.quantization_config).encode())  # by which its modules compute
+    return content.hexdigest()
 
 
 def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[int, int]]:
@@ -165,15 +222,18 @@ def _digests(folder: str, tokenizer: Tokenizer) -> dict[str, str]:
     """SHA-256 of each part of a model folder that results depend on, by the part's name."""
     own = Path(folder)
     weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
-    template = json.dumps(tokenizer.chat_template, sort_keys=True)
     names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
     return {
         "weights": sha256(weights),
         "configuration": sha256(_there(own, CONFIGURATION_FILES)),
-        "chat template": hashlib.sha256(template.encode()).hexdigest(),
+        "chat template": _digest(tokenizer.chat_template),
         "tokenizer": sha256(_there(own, names)),
         "code": sha256(sorted(own.glob("*.py"))),
     }
+
+
+def _digest(of: Any) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _there(folder: Path, names: Collection[str]) -> list[Path]:

@@ -201,6 +201,16 @@ def look_at_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
         return facts()
 
 
+def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
+    """The same in this process, which imports what it takes: one that has loaded a model has done so anyway."""
+    kept = KeptFacts(config)
+    found = kept.read()
+    if found is None:
+        refuse_without_tokenizer(config.model, files_of(config.model))
+        kept.keep(found := ModelFound(*_find(config.model_copy(update={"prompts": config.prompts[:1]}))))
+    return _facts(config, rows_per_shard, found)
+
+
 @contextmanager
 def looking(
     look: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int

@@ -1,16 +1,18 @@
 """Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (column `prompt`; other `COLUMNS` are optional).
 
-Cells of a .csv have commas, semicolons or tabs between them.
+Cells of a .csv have commas, semicolons or tabs between them. From Python, prompts may also be texts, dicts or a table.
 
 >>> read_prompts("prompts.csv")[0].prompt
 'Explain recursion.'
+>>> prompts_of(["Explain recursion.", {"prompt": "3 + 4?", "answer": "7"}])[1].answer
+'7'
 """
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,37 +40,72 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
     path = Path(path)
-    readers = {".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
-    if path.suffix.lower() not in readers:
-        *most, last = readers
+    if path.suffix.lower() not in READERS:
+        *most, last = READERS
         what = path.suffix or "a name without ending"
         raise UsageError(f"{path}: can't tell what {what} is: use {', '.join(most)} or {last}")
-    prompts: list[Prompt] = []
-    where_of: dict[str, str] = {}
-    unread: dict[str, None] = {}
     try:
-        for where, row in readers[path.suffix.lower()](path):
-            unread |= dict.fromkeys(name for name in row if name not in COLUMNS)
-            prompt = _prompt(row, len(prompts), f"{path}, {where}")
-            if prompt.id in where_of:
-                raise UsageError(
-                    f"{path}: prompt id {prompt.id!r} is there more than once ({where_of[prompt.id]} and {where}): "
-                    "make ids unique, or leave them out"
-                )
-            where_of[prompt.id] = where
-            prompts.append(prompt)
+        return _gathered(READERS[path.suffix.lower()](path), f"{path}")
     except OSError as error:
         raise UsageError(
             f"{path}: can't be read ({error.strerror or error}): check the name and the permissions"
         ) from error
+
+
+def prompts_of(given: Any) -> tuple[Prompt, ...]:
+    """Prompts as Python gives them: a list of texts, dicts or `Prompt`, a DataFrame, or the path of a file of prompts.
+
+    Dicts and DataFrames have `COLUMNS`, as files have them. Raises `UsageError` as `read_prompts` does.
+    """
+    if isinstance(given, str | Path):
+        if not given or Path(given).suffix.lower() not in READERS:
+            *most, last = READERS
+            raise UsageError(
+                f"prompts {str(given)[:40]!r} is no file of prompts ({', '.join(most)} or {last}): give a list of "
+                "texts, or the path of such a file"
+            )
+        return read_prompts(given)
+    if hasattr(given, "to_dict") and hasattr(given, "columns"):
+        _require_column([*map(str, given.columns)], "prompts")
+        given = given.astype(object).where(given.notna(), None).to_dict("records")
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
+        raise UsageError(f"prompts must be a list of texts or dicts, a DataFrame or a path, got {str(given)[:40]!r}")
+    given = [*given]
+    if given and all(isinstance(each, Prompt) for each in given):
+        return tuple(given)
+    return _gathered(map(_row_of, range(len(given)), given), "prompts")
+
+
+def _row_of(index: int, given: object) -> Row:
+    if isinstance(given, str):
+        return f"entry {index + 1}", {"prompt": given}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"prompts, entry {index + 1}: must be a text or a dict with a prompt, got {str(given)[:40]!r}")
+    return f"entry {index + 1}", given
+
+
+def _gathered(rows: Iterable[Row], source: str) -> tuple[Prompt, ...]:
+    prompts: list[Prompt] = []
+    where_of: dict[str, str] = {}
+    unread: dict[str, None] = {}
+    for where, row in rows:
+        unread |= dict.fromkeys(name for name in row if name not in COLUMNS)
+        prompt = _prompt(row, len(prompts), f"{source}, {where}")
+        if prompt.id in where_of:
+            raise UsageError(
+                f"{source}: prompt id {prompt.id!r} is there more than once ({where_of[prompt.id]} and {where}): "
+                "make ids unique, or leave them out"
+            )
+        where_of[prompt.id] = where
+        prompts.append(prompt)
     if not prompts:
-        raise UsageError(f"{path}: holds no prompt: write at least one")
+        raise UsageError(f"{source}: holds no prompt: write at least one")
     if unread:
-        print(_of_unread(path, list(unread)), file=sys.stderr)
+        print(_of_unread(source, list(unread)), file=sys.stderr)
     return tuple(prompts)
 
 
-def _of_unread(path: Path, names: Sequence[str]) -> str:
+def _of_unread(path: str, names: Sequence[str]) -> str:
     meant = ((name[:40], did_you_mean(name, COLUMNS, most=1)) for name in names)
     told = ", ".join(some([f"{name} ({near})" if near else name for name, near in meant]))
     return f"{path}: not read: {told}; prompts have the columns {', '.join(COLUMNS)}"
@@ -197,3 +234,8 @@ def _refuse_repeated(names: Sequence[str], where: str) -> None:
     repeated = [column for column in COLUMNS if names.count(column) > 1]
     if repeated:
         raise UsageError(f"{where}: column {repeated[0]} is there more than once: keep one of them")
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet,
+}  # fmt: skip

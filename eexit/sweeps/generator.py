@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from transformers import PreTrainedModel
 
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
@@ -20,6 +21,7 @@ from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.errors import first_line
 from eexit.method.screen import Screen
+from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import NO_MARKS, SweepConfig
@@ -96,13 +98,24 @@ def decoding_of(
 class ModelGenerator:
     """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
 
+    A `loaded` model, with its tokenizer, stays as it is: its weights are shared.
+
     Raises `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an
     adapter does not fit it.
     """
 
-    def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
+    def __init__(
+        self,
+        config: SweepConfig,
+        device: str = "auto",
+        memory_share: float = 1.0,
+        loaded: tuple[PreTrainedModel, Tokenizer] | None = None,
+    ):
         self.config = config
-        self.model, self.tokenizer = load_model_and_tokenizer(config, device)
+        if loaded is None:
+            self.model, self.tokenizer = load_model_and_tokenizer(config, device)
+        else:
+            self.model, self.tokenizer = sharing(loaded[0]).eval(), loaded[1]
         both = take_apart(self.model, config.adapter, packed=True)
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share

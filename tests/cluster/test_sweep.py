@@ -19,8 +19,10 @@ from landed_sweep import land_rows
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from cluster.job import SweepJob
-from cluster.sweep import run_sweep
+import eexit
+from cluster.console.sweep_flags import GROUPS
+from cluster.job import FIELDS, SweepJob
+from cluster.sweep import run_job, run_sweep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan import model_facts
@@ -32,6 +34,7 @@ from eexit.results.means import figures
 from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
+from eexit.sweeps.arguments import PlacedSweep
 from eexit.sweeps.closing_table import closing_table
 from eexit.sweeps.steps import Summary
 from jobs.sweep import write_figures
@@ -49,9 +52,8 @@ def example() -> str:
 
 
 def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> Summary:
-    return run_sweep(
-        config, out, make_generator=scripted.scripted, look=scripted.look, **{"display": Silence(), **others}
-    )
+    display = others.pop("display", Silence())
+    return run_job(SweepJob(config=config, out=str(out), **others), display, scripted.scripted, scripted.look)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -62,16 +64,15 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(model_facts, "asking", asked_here())
     said: dict[str, Any] = {}
-    small = f"SweepConfig(model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
-    exec(example().replace("SweepConfig(prompts", f"{small}prompts"), said)
-    summary = said["summary"]
-    assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "one"), 5, 0)
-    assert summary.tally == Tally(runs=5, errors=0, tokens=20)
-    assert summary.model["n_layers"] == 7
-    runs = pd.read_parquet(f"{summary.out}/generations")
+    small = f"model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
+    exec(example().replace("], kl_factors", f"], {small}kl_factors"), said)
+    sweep = said["sweep"]
+    assert (sweep.out, sweep.manifest.model["n_layers"]) == (str(tmp_path / "results" / "one"), 7)
     keys = ["normal", *(f"{mode}/kl/{factor}" for mode in ("unfrozen", "frozen_residual") for factor in ("0.5", "1"))]
-    depths = runs.set_index("configuration").mean_depth
-    assert capsys.readouterr().out.splitlines() == [f"{key} {depths[key]}" for key in keys]
+    assert (sweep.runs["configuration"].tolist(), len(sweep.tokens)) == (keys, 20)
+    depths = pd.read_parquet(f"{sweep.out}/generations").set_index("configuration").mean_depth
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert told[1:-1] == [[key, f"{depths[key]:.6f}"] for key in keys]
 
 
 def look_where(auto: str) -> Callable[[SweepConfig, int], ModelFacts]:
@@ -92,7 +93,11 @@ def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path
         return scripted.scripted(config, device)
 
     out, config = tmp_path / "out", sweep_of(tmp_path, "one", "two", dtype="auto")
-    summary = run_sweep(config, out, make_generator=marked, look=look_where("bfloat16"), display=Silence())
+
+    def run(config: SweepConfig, auto: str) -> Summary:
+        return run_job(SweepJob(config=config, out=str(out)), Silence(), marked, look_where(auto))
+
+    summary = run(config, "bfloat16")
     held = json.loads((out / "sweep.json").read_text())
     assert (held["dtype_asked"], held["model"]["dtype"], held["config"]["dtype"]) == ("auto", "bfloat16", "bfloat16")
     assert summary.precision == "bfloat16 (--dtype auto)"
@@ -103,12 +108,12 @@ def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path
         "give --dtype bfloat16, or choose another --out"
     )
     with pytest.raises(UsageError, match=f"^{re.escape(refusal)}$"):
-        run_sweep(config, out, make_generator=marked, look=look_where("float32"), display=Silence())
+        run(config, "float32")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == left
     with pytest.raises(UsageError, match=r'holds another sweep \(dtype: "bfloat16" -> "float32"\)'):
-        run_sweep(config.model_copy(update={"dtype": "float32"}), out, look=look_where("float32"), display=Silence())
+        run(config.model_copy(update={"dtype": "float32"}), "float32")
     named = config.model_copy(update={"dtype": "bfloat16"})
-    run_sweep(named, out, make_generator=marked, look=look_where("float32"), display=Silence())
+    run(named, "float32")
     assert {*(tmp_path / "dtypes").read_text().split()} == {"bfloat16"}
     assert_undisturbed(named, out)
 
@@ -194,7 +199,8 @@ def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
 
     def swept(name: str) -> Summary:
         config = sweep_of(tmp_path / "model", *prompts, **asked)
-        return run_sweep(config, tmp_path / name, look=look_here, display=Silence(), rows_per_shard=8)
+        job = SweepJob(config=config, out=str(tmp_path / name), rows_per_shard=8)
+        return run_job(job, Silence(), look=look_here)
 
     steps: list[dict[str, Any]] = [
         {}, {"rules": {"confidence": [0.1, 0.2]}, "kl_factors": [1]},
@@ -262,12 +268,18 @@ def test_arguments_that_cannot_be_used_are_told_in_one_line(
     tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError) as raised:
-        run_sweep(**{"config": sweep_of(tmp_path, "one"), "out": tmp_path / "out", **arguments})
+        run_sweep(["one"], **{"out": tmp_path / "out", **arguments})
     assert str(raised.value) == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_its_keywords_are_the_flags_with_the_same_defaults() -> None:
+def test_its_arguments_are_the_flags_with_the_same_defaults_and_eexits_are_those_without_ray() -> None:
     given = {name: parameter.default for name, parameter in inspect.signature(run_sweep).parameters.items()}
-    fields = {name: field.default for name, field in SweepJob.model_fields.items() if name not in ("config", "out")}
+    flags = {name for names in GROUPS.values() for name in names} - {"controls"} | {"controls_of", "controls_in"}
+    assert given.keys() - {"quiet"} == flags
+    fields = {name: FIELDS[name].default for name in flags & FIELDS.keys() - {"prompts"}}
     assert {name: given[name] for name in fields} == fields
+    here = inspect.signature(eexit.sweep).parameters
+    on_ray_alone = SweepJob.model_fields.keys() - PlacedSweep.model_fields.keys()
+    assert here.keys() == given.keys() - on_ray_alone | {"tokenizer"}
+    assert {name for name in here if here[name].default != given.get(name)} == {"out"}, "a folder for a while"

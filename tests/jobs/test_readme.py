@@ -43,7 +43,8 @@ SMALLER = {
 JUDGE_URL = "http://the.judge"
 # What is printed, and what is given in its place.
 INSTEAD = {
-    "kl_factors=(0.5, 1)": "kl_factors=(0.5, 1), max_new_tokens=4",
+    "kl_factors=[0.5, 1]": "kl_factors=[0.5, 1], max_new_tokens=4",
+    '"confidence": [0.7, 0.9]}': '"confidence": [0.7, 0.9]}, max_new_tokens=4',
     "max_new_tokens=100": "max_new_tokens=4",
     "--draft 10,20:2,4": "--draft 20:2,4",
     "predicted_kl=0.5,1,2,4 fixed=10,20": "predicted_kl=1 fixed=10",

@@ -189,7 +189,7 @@ def test_a_model_folder_that_changed_since_is_refused(
     assert done.returncode == 2
     assert done.stderr == (
         "importing Ray\nlooking at the model\n"
-        f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
+        f"error: --out {folder}/out holds results of this model before its chat template changed: "
         "put that back as it was, or choose another --out\n"
     )
 

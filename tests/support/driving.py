@@ -14,7 +14,8 @@ from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.sweep import run_sweep
+from cluster.job import SweepJob
+from cluster.sweep import run_job
 from eexit.output.display import Lines
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
@@ -33,17 +34,9 @@ def drive(
     **others: Any,
 ) -> Tally:
     """A sweep on so many actors of so many `cpus`, each with a scripted generator; returns what this call landed."""
-    summary = run_sweep(
-        config,
-        out,
-        actors=actors,
-        cpus_per_actor=cpus,
-        rows_per_shard=rows,
-        display=Lines(log or io.StringIO(), every=1),
-        make_generator=make_generator,
-        **{"look": look_at_model if make_generator is model_generator else scripted.look, **others},
-    )
-    return summary.tally
+    look = others.pop("look", look_at_model if make_generator is model_generator else scripted.look)
+    job = SweepJob(config=config, out=str(out), actors=actors, cpus_per_actor=cpus, rows_per_shard=rows, **others)
+    return run_job(job, Lines(log or io.StringIO(), every=1), make_generator, look).tally
 
 
 def look_here(config: SweepConfig, rows: int) -> ModelFacts:

@@ -103,7 +103,7 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
     ]
     if changed:
         raise UsageError(
-            f"--out {store.root} holds results of this model folder before its {' and its '.join(changed)} changed: "
+            f"--out {store.root} holds results of this model before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
     stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from transformers import PreTrainedModel
 
-from eexit.custom_generate.checked_models import config_facts, precision, weights_digest
+from eexit.custom_generate.checked_models import config_facts, precision
 from eexit.custom_generate.setting import Setting
 from eexit.custom_generate.taken import (
     ARTEFACTS,
@@ -46,7 +46,7 @@ from eexit.output.whole_files import publish, scratch_folder
 from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
-from eexit.plan.model_description import describe_model
+from eexit.plan.model_description import describe_model, weights_digest
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions

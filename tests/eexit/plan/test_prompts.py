@@ -1,7 +1,7 @@
 """Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pytest
 
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompts import read_prompts
+from eexit.plan.prompts import prompts_of, read_prompts
 from eexit.plan.splits import kinds
 
 HOSTILE = [
@@ -255,3 +255,38 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(UsageError, match=r"folder\.txt: can't be read \(Is a directory\)"):
         read_prompts(tmp_path / "folder.txt")
+
+
+def test_prompts_of_python_are_those_of_a_file(tmp_path: Path) -> None:
+    rows = [{"prompt": "one", "answer": 7, "group": None}, {"prompt": "two", "answer": None, "group": "a"}]
+    path = write(tmp_path / "two.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = read_prompts(path)
+    assert prompts_of(str(path)) == prompts_of(path) == prompts_of(rows) == prompts_of(expected) == expected
+    assert prompts_of(pd.DataFrame(rows)) == (replace(expected[0], answer="7.0"), expected[1]), "as pandas has numbers"
+    assert prompts_of(pd.DataFrame(rows).astype({"answer": "Int64"})) == expected
+    assert prompts_of(["one", {"prompt": "two"}]) == (Prompt(id="0", prompt="one"), Prompt(id="1", prompt="two"))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ([], "prompts: holds no prompt: write at least one"),
+        (["one", 3], "prompts, entry 2: must be a text or a dict with a prompt, got '3'"),
+        ([{"promt": "one"}], "prompts, entry 1: prompt is missing: give it a text (an empty one is allowed)"),
+        ([{"prompt": 3}], "prompts, entry 1: prompt must be text, got 3"),
+        (pd.DataFrame({"text": ["one"]}), "prompts: column prompt is missing, found text: name the prompts' column so"),
+        (
+            "Explain.",
+            "prompts 'Explain.' is no file of prompts (.txt, .jsonl, .csv or .parquet): give a list of texts, or the "
+            "path of such a file",
+        ),
+        (
+            {"prompt": "one"},
+            "prompts must be a list of texts or dicts, a DataFrame or a path, got \"{'prompt': 'one'}\"",
+        ),
+    ],
+)
+def test_what_are_no_prompts_is_told_in_one_line(given: object, line: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        prompts_of(given)
+    assert str(raised.value) == line

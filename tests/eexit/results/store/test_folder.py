@@ -134,7 +134,7 @@ def test_a_model_folder_that_changed_is_told_by_what_changed(store: Store, part:
     with pytest.raises(UsageError) as raised:
         refuse_other_model(store, held, now)
     assert str(raised.value) == (
-        f"--out {store.root} holds results of this model folder before its {part} changed: "
+        f"--out {store.root} holds results of this model before its {part} changed: "
         "put that back as it was, or choose another --out"
     )
 

@@ -1,0 +1,204 @@
+"""What a notebook has of sweeps: `eexit.sweep` does one in this process, and `eexit.open` opens the results of any.
+
+sweep = eexit.sweep(["Explain recursion.", {"prompt": "3 + 4?", "answer": "7"}], rules={"confidence": [0.7, 0.9]})
+sweep.runs      # a DataFrame, a row per run; sweep.tokens has a row per token
+"""
+
+import io
+import os
+import shutil
+import tempfile
+import weakref
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from eexit.errors import UsageError
+from eexit.output.display import open_display
+from eexit.output.locations import shown
+from eexit.output.result_table import ResultTable
+from eexit.output.text import counted, precision
+from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed
+from eexit.plan.runs import OK
+from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
+from eexit.results.finished_sweep import manifest_of
+from eexit.results.landed import read_columns, runs_with_tokens
+from eexit.results.layout import REPORT, Manifest
+from eexit.results.store.folder import open_store
+from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
+from eexit.sweeps.closing_table import closing_table
+from eexit.sweeps.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from eexit.model.chat import Tokenizer
+    from eexit.sweeps.here import Loaded
+
+# What says how a model is loaded, which changes nothing of one that is.
+OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
+SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
+COLUMNS: Final = 120  # of the table as text
+
+
+class SweepResults:
+    """A sweep's results in a folder or URI, `out`; what has landed there is read when it is first asked for."""
+
+    def __init__(self, out: str) -> None:
+        """Raises `UsageError` if there are no results in `out`."""
+        self.out = out
+        self._store = open_store(out)
+        self.manifest: Manifest = manifest_of(self._store, shown(out))
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """What was planned, in order."""
+        return [configuration_of(columns) for columns in self.manifest.configurations]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row per run in the order of the plan, failed ones too: their `status` is `error`, and `error` says why."""
+        return self._in_order(read_columns(self._store, GENERATIONS.names))
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """A row per generated token, in the order of `runs`; `kl` (nats) has a number for each exitable layer."""
+        tables = [TOKENS.empty_table()]
+        for shard in read_shards(self._store, list_files(self._store), []):
+            if isinstance(shard, DamagedError):
+                raise shard
+            tables.append(conform(read_tokens(self._store, shard), TOKENS))
+        return self._in_order(pa.concat_tables(tables), "position")
+
+    @cached_property
+    def table(self) -> ResultTable:
+        """The table that the command ends with: a line per configuration."""
+        config, planned = self.manifest.config, self.configurations
+        same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
+        computed = precision(self.manifest.model, self.manifest.dtype_asked)
+        return closing_table(self._store, planned, same, config["prompts"], computed)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report, one page of HTML, beside the results or to `path`; returns where it is."""
+        if path is None and not self._store.is_local:
+            raise UsageError(f"path is missing: the report of {shown(self.out)} is a local file: give its name")
+        # By its name: what makes reports stands above the engine, which runs without it.
+        build_report = import_module("reports").build_report
+        written: Path = build_report(self.out, path or Path(self._store.path(REPORT)))
+        return written
+
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=COLUMNS).print(self.table)
+        return f"{text.getvalue()}{shown(self.out)}"
+
+    def _repr_html_(self) -> str:
+        """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
+        config, keys = self.manifest.config, [columns["key"] for columns in self.manifest.configurations]
+        prompts = [prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]]
+        wanted = (pc.field("seed") == config["seeds"][0]) & pc.field("prompt_id").isin(prompts)
+        found = runs_with_tokens(
+            self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
+        )
+        runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
+        layers = [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
+        return texts_as_html(config["prompts"], runs, layers) + table_as_html(self.table)
+
+    def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
+        prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
+        keys = {columns["key"]: at for at, columns in enumerate(self.manifest.configurations)}
+        frame: pd.DataFrame = rows.to_pandas()
+        order = pd.DataFrame(
+            {"prompt": frame["prompt_id"].map(prompts), "seed": frame["seed"], "key": frame["configuration"].map(keys)}
+        ).assign(**{name: frame[name] for name in then})
+        return frame.loc[order.sort_values([*order.columns]).index].reset_index(drop=True)
+
+
+def sweep(
+    prompts: Any,
+    *,
+    model: "str | Path | PreTrainedModel" = "smollm2-135m",
+    tokenizer: "Tokenizer | None" = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **arguments: Any,
+) -> SweepResults:
+    """Run prompts under each configuration and seed in this process, or go on with that in `out`; returns the results.
+
+    `prompts` are a list of texts or dicts (`prompt`, and what else a file of prompts may have, such as `answer`), a
+    DataFrame with these columns, or the path of such a file. `model` is a name, a folder, a GGUF file or, with its
+    `tokenizer`, a model that is loaded, which stays as it is. The other arguments are the flags of `jobs/sweep.py`, by
+    the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`, `exit_layers`, `max_new_tokens`, `seeds`, `dtype`,
+    `device` and so on. `quiet` shows no progress.
+
+    `out` is a folder or URI that the command can go on with, too; what has landed there is not run again. Without it,
+    results are in a temporary folder, which is removed with the object that is returned.
+
+    Raises `ValueError` with a line that names the argument that can't be used, and `SweepStopped` when going on would
+    only fail. What has landed stays in `out`.
+    """
+    with arguments_named(PlacedSweep):
+        loaded = _loaded(model, tokenizer, arguments)
+        of_model = {"model": model} if loaded is None else _fields_of(loaded)
+        given = {**arguments, **of_model, **({} if out is None else {"out": out})}
+        asked = from_python(PlacedSweep, prompts, given, "eexit.sweep")
+        if out is not None:
+            return _swept(asked, loaded, quiet)
+        folder = tempfile.mkdtemp(prefix="eexit-")
+        try:
+            done = _swept(asked.model_copy(update={"out": folder}), loaded, quiet)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(done, shutil.rmtree, folder, ignore_errors=True)
+        return done
+
+
+def open(results: str | Path) -> SweepResults:
+    """The results of a sweep in a folder or URI, whoever made them. Raises `ValueError` if there are none."""
+    return SweepResults(os.path.expanduser(results))
+
+
+def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
+    from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
+
+    display = open_display(quiet)
+    summary = sweep_here(asked, asked.out if "://" in asked.out else os.path.abspath(asked.out), display, loaded)
+    if summary.errors:
+        n_runs = counted(summary.done + summary.errors, "run")
+        display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
+    return SweepResults(summary.out)
+
+
+def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | None":
+    """The model that is loaded, with its tokenizer; None for a name. Raises `UsageError`."""
+    if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")
+        return None
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(f"model must be a name, a path or a model of transformers, got {str(model)[:40]!r}")
+    if tokenizer is None:
+        raise UsageError("tokenizer is missing: give the one of the loaded model")
+    if named := [name for name in OF_LOADING if name in arguments]:
+        raise UsageError(f"{named[0]} has no effect on a model that is loaded: leave it out, or give the model's name")
+    return model, tokenizer
+
+
+def _fields_of(loaded: "Loaded") -> dict[str, Any]:
+    from eexit.model.quantization import dtype_name
+    from eexit.plan.model_description import name_of
+
+    return {"model": name_of(loaded[0]), "dtype": dtype_name(loaded[0].dtype)}
+
+
+sweep.__signature__ = signature_of(PlacedSweep, tokenizer=None, out=None, quiet=False)  # type: ignore[attr-defined]

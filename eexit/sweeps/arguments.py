@@ -1,0 +1,122 @@
+"""A sweep's arguments as Python gives them: they have the names of the command's flags, and one meaning with these."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticUndefined
+
+from eexit.errors import UsageError
+from eexit.method.states import STATES
+from eexit.output.text import flag
+from eexit.plan.config import Count, SweepConfig
+from eexit.plan.prompts import prompts_of
+from eexit.plan.validation_errors import explain
+
+
+def _out(out: str) -> str:
+    if odd := re.match(r"(\w\w+):/[^/]", out):
+        raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
+    return os.path.expanduser(out)
+
+
+CONTROLS_OF, CONTROLS_IN = "controls_of", "controls_in"
+Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class PlacedSweep(BaseModel):
+    """A sweep, and where it is done, which does not change its results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SweepConfig
+    out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
+    device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
+    rows_per_shard: Count = Field(
+        128,
+        ge=1,
+        description="about how many runs are batched together and land in one file; lower it if memory is short",
+    )
+
+
+Placed = TypeVar("Placed", bound=PlacedSweep)
+
+
+def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
+    """The sweep with these values, of its configuration and of where it is done alike. Raises `ValidationError`."""
+    where = {name: value for name, value in fields.items() if name in kind.model_fields and name != "config"}
+    config = {name: value for name, value in fields.items() if name not in where}  # SweepConfig refuses unknown ones
+    return kind.model_validate({"config": config, **where})
+
+
+def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
+    """All arguments of a sweep of this kind but its prompts, with their defaults."""
+    fields = {name: field.default for name, field in {**SweepConfig.model_fields, **kind.model_fields}.items()}
+    aside = {"prompts", "digests", "only", "controls", "config"}
+    return {name: default for name, default in fields.items() if name not in aside} | {CONTROLS_OF: "", CONTROLS_IN: ()}
+
+
+def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], call: str) -> Placed:
+    """The sweep that the arguments of a call describe. Raises `UsageError`, which names the argument."""
+    known = names_of(kind)
+    fields = {name: _plain(value) for name, value in arguments.items() if value is not known.get(name, kind)}
+    if "rules" in fields:
+        fields["rules"] = _named(fields["rules"])
+    table = with_controls({**fields, "prompts": prompts_of(prompts)})
+    try:
+        return placed(kind, table)
+    except ValidationError as error:
+        raise UsageError(explain(error, set(), Path(call), known)) from error
+
+
+def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with controls in place of what names the sweep that they follow. Raises `UsageError`."""
+    others = {name: value for name, value in fields.items() if name not in (CONTROLS_OF, CONTROLS_IN)}
+    results, modes = str(fields.get(CONTROLS_OF) or ""), fields.get(CONTROLS_IN) or ()
+    if modes and not results:
+        raise UsageError(f"--controls-in {' '.join(modes)} has no effect: give --controls-of RESULTS")
+    if foreign := [mode for mode in modes if mode not in STATES]:
+        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
+    if not results:
+        return others
+    from eexit.sweeps.controls import controls_of  # here, since flags are read without pyarrow
+
+    return {**others, "controls": controls_of(results, modes)}
+
+
+def signature_of(kind: type[PlacedSweep], **own: Any) -> Signature:
+    """What `help` shows of a function that takes prompts and then arguments by name; `own` are its further defaults."""
+    given = {name: None if default is PydanticUndefined else default for name, default in names_of(kind).items()}
+    named = [Parameter(name, Parameter.KEYWORD_ONLY, default=default) for name, default in {**given, **own}.items()]
+    return Signature([Parameter("prompts", Parameter.POSITIONAL_OR_KEYWORD), *named])
+
+
+@contextmanager
+def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
+    """A context whose `UsageError` name arguments in place of flags: `max_new_tokens` for `--max-new-tokens`."""
+    names = {flag(name): name for name in (*names_of(kind), "prompts")}
+    try:
+        yield
+    except UsageError as error:
+        said = re.sub(r"--[a-z][a-z-]*", lambda found: names.get(found[0], found[0]), str(error))
+        raise UsageError(said) from error.__cause__  # what it was made from is said once
+
+
+def _named(rules: Any) -> Any:
+    """Rules by their names, which a rule that is no text has as its `name`; those without parameters have none."""
+    if isinstance(rules, Mapping):
+        return {getattr(rule, "name", rule): () if given is None else _plain(given) for rule, given in rules.items()}
+    return [getattr(rule, "name", rule) for rule in rules] if isinstance(rules, list | tuple) else rules
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, ranges and paths as lists, tuples and texts."""
+    if isinstance(value, range):
+        return tuple(value)
+    return str(value) if isinstance(value, Path) else value.tolist() if hasattr(value, "tolist") else value

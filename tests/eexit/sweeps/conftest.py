@@ -1,0 +1,3 @@
+"""The fixtures of this folder's tests, which `tests/support` has."""
+
+from ray_here import ray_here

@@ -1,0 +1,70 @@
+"""How the plan is cut into shards, and when shards that fail stop a sweep."""
+
+import pytest
+from scripted import sweep_of
+
+from eexit.errors import SweepStopped
+from eexit.plan.runs import plan_runs
+from eexit.sweeps.failed_shards import Breaker
+from eexit.sweeps.shards import Shard, cut, rows_for, split
+
+
+def test_shards_keep_the_configurations_of_a_prompt_together() -> None:
+    runs = list(plan_runs(sweep_of("m", *"abcde", seeds=(0, 1))))
+    shards = list(cut(runs, set(), rows=20))
+    assert [len(shard.runs) for shard in shards] == [18] * 5
+    assert [run for shard in shards for run in shard.runs] == runs
+    assert [len(shard.runs) for shard in cut(runs, set(), rows=1)] == [9] * 10
+
+
+def test_a_restart_cuts_the_same_shards_and_gathers_what_is_left_of_others() -> None:
+    runs = list(plan_runs(sweep_of("m", *"abcdef")))
+    whole = list(cut(runs, set(), rows=18))
+    done = {run.run_id for run in [*runs[:17], *runs[19:36]]}
+    assert list(cut(runs, done, rows=18)) == [whole[2], Shard((runs[17], runs[18]))]
+
+
+def test_every_actor_gets_a_shard() -> None:
+    assert rows_for(27, actors=1, at_most=128) == 27
+    assert rows_for(27, actors=3, at_most=128) == 9
+    assert rows_for(10_000, actors=3, at_most=128) == 128
+
+
+def test_single_runs_alternate_between_prompts() -> None:
+    runs = tuple(plan_runs(sweep_of("m", *"abc", modes=["normal", "unfrozen"], kl_factors=[1])))
+    singles = split(Shard(runs, failures=2))
+    assert [shard.runs[0].prompt.prompt for shard in singles] == ["a", "b", "c"] * 2
+    assert {shard.runs[0] for shard in singles} == set(runs)
+    assert {shard.failures for shard in singles} == {1}
+
+
+def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
+    breaker = Breaker()
+    for _ in range(4):
+        breaker.environment_failed("landing", "full")
+    breaker.environment_failed("loading", "died")  # another kind: counted anew
+    breaker.environment_worked()
+    for _ in range(4):
+        breaker.environment_failed("landing", "full")
+    with pytest.raises(SweepStopped, match="5 failures in a row, the last: full"):
+        breaker.environment_failed("landing", "full")
+
+
+def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
+    runs = list(plan_runs(sweep_of("m", *map(str, range(30)), modes=["normal"])))
+    breaker = Breaker()
+    breaker.landed(runs[0])
+    for _ in range(20):
+        breaker.run_failed(runs[1], "bad prompt", hope=False)
+    assert not breaker.doubtful
+    for run in runs[2:11]:
+        breaker.run_failed(run, "bad", hope=False)
+    assert breaker.doubtful
+    breaker.reset()  # the rehearsal went well
+    assert not breaker.doubtful
+    fresh = Breaker()
+    for run in runs[:9]:
+        fresh.run_failed(run, "bad", hope=False)
+    fresh.run_failed(runs[9], "bad", hope=True)  # a shard is at work that may do better
+    with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: bad"):
+        fresh.run_failed(runs[9], "bad", hope=False)
