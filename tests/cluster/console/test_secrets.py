@@ -77,7 +77,7 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     assert again.stderr == (
         f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
     )
-    assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
+    assert command("sweep.py", *flags, "--temperature", "1").returncode == 2
     assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
 
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
