@@ -23,9 +23,9 @@ from rich.console import Console
 from cluster.console.command import command
 from cluster.console.flags import number, whole
 from cluster.console.parser import Parser
-from eexit.decode.costs.other_models import KNOWN, shapes_of
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
+from eexit.studies.other_models import KNOWN, shapes_of
 from reports.progress import Progress
 
 if TYPE_CHECKING:

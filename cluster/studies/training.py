@@ -112,8 +112,8 @@ class TrainingWork(Work):
         Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
         """
         from eexit.decode.decoders import take_apart
-        from eexit.decode.learned.loading import load_readout
         from eexit.model.loading import load_model_and_tokenizer
+        from eexit.sweeps.learned import load_readout
         from eexit.training.loop import Training
         from eexit.training.setup import Setup
         from eexit.training.trainers import TRAINERS

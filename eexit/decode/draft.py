@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.costs.draft_rounds import Rounds
+from eexit.decode.costs.rounds import Rounds
 from eexit.decode.decoders import Decoders
 from eexit.decode.exits.exit_pass import KnownExits
 from eexit.decode.reading.layer_reading import read_tokens
@@ -30,7 +30,7 @@ from eexit.plan.configuration import Draft
 
 
 class DraftingBatch(OnlineBatch):
-    """Rows of one `Draft`: `rounds` are what came of them, by request, as `draft_rounds.Rounds` has them."""
+    """Rows of one `Draft`: `rounds` are what came of them, by request, as `Rounds` has them."""
 
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         [draft] = {request.configuration for request in requests}

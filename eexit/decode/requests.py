@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eexit.decode.costs.counting import Counts
-from eexit.decode.costs.draft_rounds import Rounds
+from eexit.decode.costs.rounds import Rounds
 from eexit.method.gate import Gate
 from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS, Readout

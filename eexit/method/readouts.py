@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from eexit.method.affine import affine
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from eexit.model.layers import Decoder
@@ -55,6 +56,13 @@ class Linear:
     definition = (
         "the model's own final norm, a linear map that was fitted for the layer (Yom Din et al. 2023), and head"
     )
+
+    @classmethod
+    def placed(cls, of_layer: Mapping[int, Affine], device: torch.device) -> Linear:
+        """These maps in fp32 on a device."""
+        return cls(
+            {layer: (weight.float().to(device), bias.float().to(device)) for layer, (weight, bias) in of_layer.items()}
+        )
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
         ready_BH = decoder.normed(hidden_BW)

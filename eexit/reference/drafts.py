@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.costs.draft_rounds import Rounds
+from eexit.decode.costs.rounds import Rounds
 from eexit.decode.reading.sampling import pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.method.draws import exit_draws, sampling_draws

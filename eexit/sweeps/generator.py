@@ -12,11 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from eexit.decode.costs.counting import cost_columns
-from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.rounds import SerialCosts
 from eexit.decode.decoders import Decoders, take_apart
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.learned.loading import load_gate, load_probe, load_readout, load_state_maps
-from eexit.decode.learned.screening import moment_of, read_moment
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.errors import first_line
@@ -42,6 +40,8 @@ from eexit.results.shard_tables import (
     tokens_table,
 )
 from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.sweeps.learned import load_gate, load_probe, load_readout, load_state_maps
+from eexit.sweeps.screening import moment_of, read_moment
 
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
 

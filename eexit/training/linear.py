@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eexit.decode.learned.loading import linear_readout
-from eexit.method.readouts import READOUTS, Affine
+from eexit.method.readouts import READOUTS, Affine, Linear
 from eexit.plan.artefacts import CardRow
 from eexit.training.ridge import SplitSums, best_fit
 from eexit.training.setup import Setup
@@ -49,7 +48,7 @@ class LinearTrainer:
 
     def table(self, texts: Sequence[Text]) -> list[CardRow]:
         """How often each layer says what the final one says, through the logit lens and through the maps."""
-        readouts = {"lens": READOUTS["lens"], "linear": linear_readout(self.of_layer, self.decoder)}
+        readouts = {"lens": READOUTS["lens"], "linear": Linear.placed(self.of_layer, self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             said_N = likeliest(self.decoder, states_NXW[:, -1])

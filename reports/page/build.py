@@ -15,7 +15,6 @@ from typing import Any, Final
 import jinja2
 import vl_convert
 
-from eexit.decode.costs.other_models import Shapes
 from eexit.errors import UsageError
 from eexit.output.palette import exit_colours, ink_on
 from eexit.output.text import counted, some
@@ -31,6 +30,7 @@ from eexit.results.layout import (
     side_file_name,
     side_folder_name,
 )
+from eexit.studies.other_models import Shapes
 from reports.page.packing import KINDS, Packed, squeeze
 from reports.page.payload import payload
 from reports.progress import Progress, ignore

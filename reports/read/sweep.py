@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 
-from eexit.decode.costs.other_models import Shapes
 from eexit.errors import UsageError
 from eexit.output.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
@@ -25,6 +24,7 @@ from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
+from eexit.studies.other_models import Shapes
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others

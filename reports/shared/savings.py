@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.costs.other_models import Shapes, cost_at, full_cost_at
 from eexit.output.text import is_known
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE
@@ -26,6 +25,7 @@ from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import per_right
 from eexit.results.study_tables import TIMINGS
+from eexit.studies.other_models import Shapes, cost_at, full_cost_at
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, speedups_by_place

@@ -21,7 +21,7 @@ from references import save_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
-from eexit.decode.learned import screening
+from eexit.sweeps import screening
 from jobs import sweep
 
 N_LAYERS = 6

@@ -21,11 +21,11 @@ from cluster.assessment.outcome.verdict import (
     Texts,
 )
 from cluster.assessment.outcome.verdict import GENERATE as GENERATE_ROLE
-from eexit.decode.costs.other_models import KNOWN
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import GENERATE, VARIANTS, Exit, Generate
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.studies.choosing.study import choices_made
+from eexit.studies.other_models import KNOWN
 
 AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")
 CEILING_KEY: Final = Exit(UNALTERED, ORACLE).key

@@ -20,7 +20,6 @@ from cluster.assessment.outcome.ledger import Option, Proven
 from cluster.assessment.outcome.verdict import Contender, Loss
 from cluster.assessment.parts import ANSWERS, DISAGREEMENT
 from eexit.decode.costs.counting import COSTS, LOOKS
-from eexit.decode.costs.other_models import KNOWN, cost_at, full_cost_at
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.quality.estimates import NOTHING, Estimate
@@ -29,6 +28,7 @@ from eexit.quality.per_right import COST_RUN
 from eexit.quality.risks import RISKS, Losses, losses, numbers
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.means import saved
+from eexit.studies.other_models import KNOWN, cost_at, full_cost_at
 from eexit.studies.timing.speedups import speedups_of
 from eexit.studies.timing.steps import StepTimes, step_times
 

@@ -1,1 +1,1 @@
-"""What tokens cost in multiply-adds: what was run, what exits need, and what the same exits cost on another model."""
+"""What tokens cost in multiply-adds: what was run, and what exits need."""

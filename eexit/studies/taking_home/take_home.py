@@ -32,7 +32,6 @@ from eexit.custom_generate.taken import (
 from eexit.custom_generate.words import described
 from eexit.decode.costs.counting import COSTS
 from eexit.decode.decoders import take_apart
-from eexit.decode.learned.screening import keep_moment, moment_of
 from eexit.errors import UsageError
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing
@@ -52,6 +51,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.whereabouts import refuse_inside
 from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
+from eexit.sweeps.screening import keep_moment, moment_of
 from eexit.training.texts import Text
 
 COLUMNS: Final = ("configuration", "seed", *COSTS)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from untrained import LINEAR
 
 from eexit.decode import rows
-from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.rounds import SerialCosts
 from eexit.decode.engine import Engine
 from eexit.decode.reading.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace

@@ -11,7 +11,6 @@ from references import decoder_of, save_adapter, shared_model
 from safetensors.torch import save_file
 from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
-from eexit.decode.learned.loading import load_probe, load_readout, load_state_maps
 from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
 from eexit.model.file_digests import sha256
@@ -21,6 +20,7 @@ from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFound, _memory
 from eexit.plan.runs import plan_runs
+from eexit.sweeps.learned import load_probe, load_readout, load_state_maps
 from eexit.training.setup import WAYS
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}

@@ -16,10 +16,10 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.costs.other_models import KNOWN
 from eexit.plan.configuration import GENERATE, Exit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
+from eexit.studies.other_models import KNOWN
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.read.timings import timed_over

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
 from eexit.decode.engine import Engine
-from eexit.decode.learned.screening import second_moment
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
@@ -27,6 +26,7 @@ from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.plan.configuration import Exit, Normal
+from eexit.sweeps.screening import second_moment
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 LOOKING = [rule for rule in RULES if rule not in BLIND]

@@ -19,7 +19,6 @@ from untrained import random_gate
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine
-from eexit.decode.learned.screening import second_moment
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.method.divergence import divergence_from_final
@@ -35,6 +34,7 @@ from eexit.reference.generation import draw
 from eexit.reference.rules import Seen, stop_by_kl
 from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer
+from eexit.sweeps.screening import second_moment
 from eexit.training.texts import Text
 
 N_LAYERS = 7

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eexit.decode.costs.other_models import KNOWN, Shapes, cost_at, full_cost_at, shapes_of
 from eexit.errors import UsageError
 from eexit.method.screen_size import ScreenSize
+from eexit.studies.other_models import KNOWN, Shapes, cost_at, full_cost_at, shapes_of
 
 SMALL = Shapes("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)
 NAMES = (

@@ -1,6 +1,6 @@
 """Loading what was learned, for a model that is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from eexit.errors import UsageError
 from eexit.method.gate import Gate
 from eexit.method.probes import Probe
-from eexit.method.readouts import READOUTS, Affine, Linear, Readout
+from eexit.method.readouts import READOUTS, Linear, Readout
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.model.layers import Decoder
 from eexit.plan.artefact_fit import cards_of
@@ -22,16 +22,7 @@ def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
         return READOUTS[config.readout]
     held = load_file(Path(config.readout).expanduser() / WEIGHTS)
     parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
-    return linear_readout(parts, decoder)
-
-
-def linear_readout(of_layer: Mapping[int, Affine], decoder: Decoder) -> Linear:
-    """These maps as a readout, in fp32 on the decoder's device."""
-    placed = {
-        layer: (weight.detach().float().to(decoder.device), bias.detach().float().to(decoder.device))
-        for layer, (weight, bias) in of_layer.items()
-    }
-    return Linear(placed)
+    return Linear.placed(parts, decoder.device)
 
 
 def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:

@@ -7,9 +7,9 @@ import torch
 from tiny_models import tiny_model
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.decode.learned import screening
-from eexit.decode.learned.screening import moment_of, second_moment
 from eexit.model.layers import Decoder
+from eexit.sweeps import screening
+from eexit.sweeps.screening import moment_of, second_moment
 
 
 def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own(tmp_path: Path) -> None:
