@@ -101,7 +101,7 @@ def _price_keys(decoder: Decoder, decoding: Decoding) -> tuple[np.ndarray, np.nd
         if maps and maps.form == KEYS:
             layer.write_keys(hidden_11W, [partial(_instead, each) for each in of_layer])
         else:
-            hidden_11W = hidden_11W.to(decoder.device_of(layer.index))
+            hidden_11W = hidden_11W.to(decoder.devices[layer.index])
             layer.write_keys(hidden_11W + of_layer[0](hidden_11W))
 
     decoder.run(visit, _token(decoder, 1), decoder.cache(1, 1))

@@ -50,7 +50,7 @@ class StateMaps:
     def placed(self, decoder: Decoder) -> "StateMaps":
         """The maps on the devices where the decoder uses them: where their layer is."""
         moved = {
-            (exit_layer, layer): tuple(each.to(decoder.device_of(layer)) for each in maps)
+            (exit_layer, layer): tuple(each.to(decoder.devices[layer]) for each in maps)
             for (exit_layer, layer), maps in self.of_layers.items()
         }
         return StateMaps(self.form, moved)

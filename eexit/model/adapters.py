@@ -6,7 +6,6 @@ other weights are the model's own, in the same memory. A fine-tuned model of the
 
 import copy
 import warnings
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -39,11 +38,20 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         refuse_merging(folder, f"on {', '.join(devices)}")
     if (quantization := quantization_of(model)) is not None:
         refuse_merging(folder, f"quantised ({quantization})")
+    from peft import PeftConfig, PeftModel  # imported late: it takes a second
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
-            student, misfits = _with_adapter(sharing(model), path)
-            if not misfits:
+            student: Any = PeftModel(sharing(model), PeftConfig.from_pretrained(str(path)))
+            found = student.load_adapter(path, "default", torch_device=str(model.device))
+            for module in student.modules():
+                if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
+                    base = module.get_base_layer()
+                    for name, parameter in list(base.named_parameters(recurse=False)):
+                        setattr(base, name, _parameter(parameter))
+            if not (misfits := [*found.missing_keys, *found.unexpected_keys]):
                 result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
                 return result
     except Exception as error:  # a configuration may make peft raise anything
@@ -87,18 +95,3 @@ def sharing(model: PreTrainedModel) -> PreTrainedModel:
 
 def _parameter(parameter: Tensor) -> nn.Parameter:
     return nn.Parameter(parameter.detach(), requires_grad=False)
-
-
-def _with_adapter(model: PreTrainedModel, path: Path) -> tuple[Any, Sequence[str]]:
-    """The model with the adapter beside its weights, and the names of weights that only one of them has."""
-    from peft import PeftConfig, PeftModel  # imported late: it takes a second
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    student = PeftModel(model, PeftConfig.from_pretrained(str(path)))
-    found = student.load_adapter(path, "default", torch_device=str(model.device))
-    for module in student.modules():
-        if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
-            base = module.get_base_layer()
-            for name, parameter in list(base.named_parameters(recurse=False)):
-                setattr(base, name, _parameter(parameter))
-    return student, [*found.missing_keys, *found.unexpected_keys]

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
-from eexit.model.devices import device_of
-from eexit.model.structure import StandIn, copied, graft, observed
+from eexit.model.structure import StandIn, copied, device_of, graft, observed
 
 Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets

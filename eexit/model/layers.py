@@ -27,7 +27,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from eexit.errors import UsageError, first_line
 from eexit.model import structure
 from eexit.model.cache import KVCache
-from eexit.model.devices import devices_of
 from eexit.model.keys_alone import KeysAlone, Projection, without_queries
 from eexit.model.refusals import Texts, checked_texts, naming, refuse_mixed, refuse_unsuited
 
@@ -162,7 +161,7 @@ class Decoder:
         self.configs = list({id(each): each for each in configs if isinstance(each, PreTrainedConfig)}.values())
         self.signatures = [inspect.signature(type(layer).forward) for layer in self.layers]
         self.takes_positions = structure.takes(self.stack, "position_ids")
-        self.device, self.first_device, self.devices = devices_of(model, self.layers)
+        self.device, self.first_device, self.devices = structure.devices_of(model, self.layers)
         self._observe(config, name)
 
     # ---- a pass
@@ -225,10 +224,6 @@ class Decoder:
         If rotary angles switch at a length, a row that begins before the switch ends there.
         """
         return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
-
-    def device_of(self, layer: int) -> torch.device:
-        """Return the device that a layer runs on."""
-        return self.devices[layer]
 
     def cache(self, n_slots: int, length: int) -> KVCache:
         """Make room for the keys and values of `n_slots` rows of up to `length` tokens."""

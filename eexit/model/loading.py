@@ -120,9 +120,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
     """The tokens that end a generation: the model's EOS tokens or, if it names none, the tokenizer's."""
-    ids = model.generation_config.eos_token_id if model.generation_config else None
-    if ids is None:
-        ids = tokenizer.eos_token_id
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = tokenizer.eos_token_id if named is None else named
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 

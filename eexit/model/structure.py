@@ -1,4 +1,4 @@
-"""What a model consists of, found by its modules and by observing one forward, and copies with some modules replaced.
+"""What a model consists of and where it is, by its modules and by observing one forward; and copies with some replaced.
 
 Copies share all weights, and the modules of the model itself are never changed. No model family is known by name.
 
@@ -9,15 +9,16 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError
+from eexit.model.refusals import refuse_offloaded
 
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Call = tuple[str, object, Any]  # of a module: its path, its first argument and its output
 
 
@@ -43,9 +44,9 @@ def graft(root: nn.Module, path: str, replacement: object) -> Any:
     return shell
 
 
-def copied(module: AnyModule) -> AnyModule:
+def copied(module: nn.Module) -> Any:
     """A copy of a module with its class's own forward, in whose place accelerate puts another."""
-    shell = object.__new__(type(module))
+    shell: Any = object.__new__(type(module))
     own = {name: each for name, each in vars(module).items() if name not in ("forward", "_old_forward", "_hf_hook")}
     object.__setattr__(shell, "__dict__", own)
     return shell
@@ -83,6 +84,25 @@ def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
 def takes(module: nn.Module, name: str) -> bool:
     """Whether a module's forward has an argument of this name."""
     return name in inspect.signature(module.forward).parameters
+
+
+def devices_of(
+    model: PreTrainedModel, layers: Sequence[nn.Module]
+) -> tuple[torch.device, torch.device, list[torch.device]]:
+    """The devices of a model's head, of its embeddings, and of each layer. Raises `UsageError`."""
+    refuse_offloaded(model)
+    for index, layer in enumerate(layers):
+        if len(devices := sorted({str(parameter.device) for parameter in layer.parameters()})) > 1:
+            raise UsageError(
+                f"layer {index} is on {' and '.join(devices)}: give a device_map that has each layer on one device"
+            )
+    of_layers, head = [device_of(layer) for layer in layers], model.get_output_embeddings()
+    return of_layers[-1] if head is None else device_of(head), device_of(model.get_input_embeddings()), of_layers
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module is: if it has no parameters, all of its weights are packed, for the CPU."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def with_layers(stack: nn.Module, name: str, call: Callable[..., Any]) -> Any:

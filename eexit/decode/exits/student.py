@@ -100,7 +100,7 @@ class Leaving:
         if hiding := self._that_leave(Leaves.NOTHING):
             self.cache.hide(index, self._of(hiding, left))
         layer = layer.without(self.cache.hidden.get(index))
-        device = layer.decoder.device_of(index)
+        device = layer.decoder.devices[index]
         if copying := self._that_leave(Leaves.COPY):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
         if mapping := self._that_leave(Leaves.MAPS):
