@@ -2,10 +2,8 @@
 
 What is between the layers is transformers' own: embeddings, positions, rotary angles, masks, windows, attention, norms
 and head. The function gets the residual stream that enters a layer and returns what the next layer gets. It may run the
-layer, have it write keys and values alone (`eexit.model.keys_alone`), or pass the stream on. No model family is known
-by name: layers, and what follows them, are found by the model's structure and by observing one forward. What is run is
-a copy of the module that holds the layers, with stand-ins for these, so that the model itself is never changed, and
-others may use it meanwhile.
+layer, have it write keys and values alone (`eexit.model.keys_alone`), or pass the stream on. What is run is a copy of
+the module that holds the layers (`eexit.model.structure`), so that others may use the model meanwhile.
 
 Shapes: B rows, T tokens, C columns of the cache, W width of the residual stream, H width of what the head takes, V
 vocabulary.
@@ -68,13 +66,11 @@ class Layer:
 
     def write_keys(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> None:
         """Write the layer's keys and values for this residual stream, without running the rest of the layer."""
-        given = hidden_BTW, self.args, self.kwargs
-        self.decoder.for_keys[self.index].write(self.cache, given, projections)
+        self.decoder.for_keys[self.index].write(self.cache, (hidden_BTW, self.args, self.kwargs), projections)
 
     def without(self, hidden_SC: Tensor | None) -> "Layer":
         """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
-        mask = None if hidden_SC is None else self.mask
-        if hidden_SC is None or mask is None:
+        if hidden_SC is None or (mask := self.mask) is None:
             return self
         hidden = hidden_SC[: self.cache.n_rows, None, None, : mask.shape[-1]].to(mask.device)
         call = self._call

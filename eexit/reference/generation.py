@@ -28,9 +28,43 @@ from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.method.states import STATES, Deeper, Exited, Leaves, State
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import NORMAL, Exit
+from eexit.plan.configuration import NORMAL, Configuration, Exit
 from eexit.reference.rules import Seen, stops_of
 from eexit.results.token_columns import EOS, LENGTH
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row is generated with. `decoder` is made from `model`, the teacher, and only reads residual streams.
+
+    The student is a model and its decoder, too: the same ones, unless it has weights of its own.
+    """
+
+    model: PreTrainedModel
+    decoder: Decoder
+    own_model: PreTrainedModel
+    own_decoder: Decoder
+    configuration: Configuration
+    decoding: Decoding
+
+    @property
+    def is_online(self) -> bool:
+        return isinstance(self.configuration, Exit) and self.configuration.rule in ONLINE
+
+    @property
+    def leaves(self) -> Leaves:
+        mode = self.configuration.mode
+        return STATES[mode].leaves if mode in STATES else Leaves.FULL_DEPTH
+
+    @property
+    def has_own_cache(self) -> bool:
+        return self.own_model is not self.model or self.leaves in LEAVE
+
+    @property
+    def ranks(self) -> list[int]:
+        """Where the rule looks, among the exitable layers."""
+        layers = self.configuration.layers if isinstance(self.configuration, Exit) else ()
+        return [self.decoding.exitable_layers.index(layer) for layer in layers or self.decoding.exitable_layers]
 
 
 @torch.inference_mode()
@@ -43,63 +77,29 @@ def generate_one(
     A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
     """
     configuration = request.configuration
-    mode, is_online = configuration.mode, isinstance(configuration, Exit) and configuration.rule in ONLINE
-    own_model, own_decoder = (model, decoder) if student_model is None or mode == NORMAL else student_model
-    leaves = STATES[mode].leaves if mode in STATES else Leaves.FULL_DEPTH
-    has_own_cache = own_model is not model or leaves in LEAVE
+    own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
+    row = Row(model, decoder, *own, configuration, decoding)
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
-    final = decoder.n_layers - 1
     teacher_cache = DynamicCache(config=model.config)
     tokens = prompt
     steps: list[dict[str, Any]] = []
     finish_reason = LENGTH
     for position in range(decoding.max_new_tokens):
         inputs = torch.tensor([tokens], device=model.device)
-        teacher = model(inputs, cache=teacher_cache, use_cache=True, output_hidden_states=True)
-        final_logits = teacher.logits[0, -1]
-        exit_logits = read_exits(decoder, decoding, teacher)
-        kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
+        teacher = teach(row, inputs, teacher_cache)
         if position == 0:
-            student = DeployedRow(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
-            if own_model is not model:
-                student = DeployedRow(DynamicCache(config=own_model.config))
-                run(own_model, own_decoder, inputs, student)
-        stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
+            student = process_prompt(row, inputs, teacher_cache)
+        stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)  # where no exit is drawn
         if position > 0 and isinstance(configuration, Exit):
-            own = teacher
-            if is_online and has_own_cache:  # a full-depth pass, the student's up to its exit
-                own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
-            streams = [stream[0, -1] for stream in own.hidden_states]
-            own_logits = read_exits(own_decoder, decoding, own)
-            layers = configuration.layers or decoding.exitable_layers
-            at = [decoding.exitable_layers.index(layer) for layer in layers]  # where the rule looks
-            own_logits = [own_logits[rank] for rank in at]
-            if screen := decoding.screen:
-                own_logits = [through_screen(screen, own_decoder, decoding, own, layer) for layer in layers]
-            of_set = [kls[rank] for rank in at], [exit_logits[rank] for rank in at]
-            seen = Seen(*of_set, final_logits, streams, own_logits, layers, decoding.probe)
-            for rank, stop, saw in zip(at, *stops_of(configuration.rule, seen, configuration.parameter), strict=True):
-                layer = decoding.exitable_layers[rank]
-                if lets_through(decoding, configuration, streams[layer + 1], layer):
-                    stops[rank], evidence[rank] = stop, saw
-        probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
-        exit_layer = [*decoding.exitable_layers, final][choice]
-        if is_online:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
-            evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
-            beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
-            later = [beyond if rank in at or rank == len(kls) else 0.0 for rank in range(choice + 1, len(kls) + 1)]
-            probabilities = probabilities[: choice + 1] + later
-        logits = [*exit_logits, final_logits][choice]
-        if has_own_cache and position > 0:
-            with leaving(own_decoder, decoding, mode, exit_layer):
-                own = run(own_model, own_decoder, inputs, student)
-            if leaves in LEAVE:
-                LEAVE[leaves](student, exit_layer)
-            logits = own.logits[0, -1]
-            if exit_layer != final:
-                logits = read_after(own_decoder, decoding, own, exit_layer)
+            stops, evidence = decide(row, configuration, inputs, student, teacher)
+        choice = draw(stops, float(u_exit[position]))
+        exit_layer = [*decoding.exitable_layers, decoder.n_layers - 1][choice]
+        probabilities, evidence = as_known(row, stops, evidence, choice)
+        logits = [*teacher.exit_logits, teacher.final_logits][choice]
+        if row.has_own_cache and position > 0:
+            logits = run_student(row, inputs, student, exit_layer)
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         steps.append(
@@ -107,10 +107,10 @@ def generate_one(
                 "token_id_T": token,
                 "exit_layer_T": exit_layer,
                 "drafted_T": False,
-                "kl_TE": kls,
+                "kl_TE": teacher.kls,
                 "exit_prob_TX": probabilities,
                 "evidence_TE": evidence,
-                **said(token, exit_logits, final_logits, logits, decoding.record_top_k),
+                **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),
             }
         )
         if token in decoding.eos_token_ids:
@@ -119,6 +119,79 @@ def generate_one(
         tokens = [token]
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
     return Trace(finish_reason=finish_reason, counts=None, rounds=None, **columns)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What full depth says after a token: the model's output, and by layer logits (V,) and KLs in nats."""
+
+    output: Any
+    final_logits: Tensor
+    exit_logits: list[Tensor]
+    kls: list[float]
+
+
+def teach(row: Row, inputs: Tensor, cache: DynamicCache) -> Teacher:
+    """Run the teacher at full depth."""
+    output = row.model(inputs, cache=cache, use_cache=True, output_hidden_states=True)
+    final_logits, exit_logits = output.logits[0, -1], read_exits(row.decoder, row.decoding, output)
+    return Teacher(output, final_logits, exit_logits, [kl_divergence(final_logits, each) for each in exit_logits])
+
+
+def process_prompt(row: Row, inputs: Tensor, teacher_cache: DynamicCache) -> "DeployedRow":
+    """What the student has after the prompt, which is always processed at full depth."""
+    if row.own_model is row.model:
+        return DeployedRow(copy.deepcopy(teacher_cache))
+    student = DeployedRow(DynamicCache(config=row.own_model.config))
+    run(row.own_model, row.own_decoder, inputs, student)
+    return student
+
+
+def decide(
+    row: Row, configuration: Exit, inputs: Tensor, student: "DeployedRow", teacher: Teacher
+) -> tuple[list[float], list[float]]:
+    """The chance to stop at each exitable layer, and what the rule saw there: 0 and NaN where it doesn't look."""
+    decoding, own = row.decoding, teacher.output
+    if row.is_online and row.has_own_cache:  # a full-depth pass, the student's up to its exit
+        own = run(row.own_model, row.own_decoder, inputs, copy.deepcopy(student))
+    streams = [stream[0, -1] for stream in own.hidden_states]
+    layers = tuple(decoding.exitable_layers[rank] for rank in row.ranks)
+    own_logits = [read_after(row.own_decoder, decoding, own, layer) for layer in layers]
+    if screen := decoding.screen:
+        own_logits = [through_screen(screen, row.own_decoder, decoding, own, layer) for layer in layers]
+    of_set = [teacher.kls[rank] for rank in row.ranks], [teacher.exit_logits[rank] for rank in row.ranks]
+    seen = Seen(*of_set, teacher.final_logits, streams, own_logits, layers, decoding.probe)
+    stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)
+    for rank, stop, saw in zip(row.ranks, *stops_of(configuration.rule, seen, configuration.parameter), strict=True):
+        layer = decoding.exitable_layers[rank]
+        if lets_through(decoding, configuration, streams[layer + 1], layer):
+            stops[rank], evidence[rank] = stop, saw
+    return stops, evidence
+
+
+def as_known(row: Row, stops: list[float], evidence: list[float], choice: int) -> tuple[list[float], list[float]]:
+    """The probability of each exitable layer and of the final one, and the evidence, as far as the rule looks.
+
+    An online rule looks no further than the exit, so that chances beyond are unknown, if there are any.
+    """
+    probabilities, n_layers = stick_breaking(stops), len(stops)
+    if not row.is_online:
+        return probabilities, evidence
+    beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
+    later = [beyond if rank in row.ranks or rank == n_layers else 0.0 for rank in range(choice + 1, n_layers + 1)]
+    return probabilities[: choice + 1] + later, evidence[: choice + 1] + [math.nan] * (n_layers - choice - 1)
+
+
+def run_student(row: Row, inputs: Tensor, student: "DeployedRow", exit_layer: int) -> Tensor:
+    """Run a token that exits after this layer, which leaves what the mode says; return its logits (V,) there."""
+    with leaving(row.own_decoder, row.decoding, row.configuration.mode, exit_layer):
+        own = run(row.own_model, row.own_decoder, inputs, student)
+    if row.leaves in LEAVE:
+        LEAVE[row.leaves](student, exit_layer)
+    if exit_layer != row.own_decoder.n_layers - 1:
+        return read_after(row.own_decoder, row.decoding, own, exit_layer)
+    logits: Tensor = own.logits[0, -1]
+    return logits
 
 
 def lets_through(decoding: Decoding, configuration: Exit, stream_W: Tensor, layer: int) -> bool:

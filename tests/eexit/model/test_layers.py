@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import pytest
 import torch
+import transformers as tf
 from references import decoder_of, shared_model
 from rows import KINDS
-from tiny_models import ARCHITECTURES, shallow_model
+from tiny_models import ARCHITECTURES, GROUPED, shallow_model
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
@@ -139,6 +140,33 @@ def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
         ready_1TH = decoder.run(visit, Inputs.of(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
     assert torch.equal(decoder.head(ready_1TH[0]), expected)
     assert visited == list(range(7))
+
+
+@torch.inference_mode()
+def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
+    decoder, hidden_BW = decoder_of(any_model), torch.randn(3, 32)
+    assert not torch.allclose(decoder.read(hidden_BW), decoder.head(decoder.unnormed(hidden_BW)))
+
+
+def test_a_language_model_within_another_decodes_as_it_does() -> None:
+    """Gemma 4 looks for images among embeddings."""
+    text = GROUPED | {
+        "vocab_size": 100,
+        "pad_token_id": 0,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 2,
+    }
+    text |= {"layer_types": ["sliding_attention"] * 5 + ["full_attention"] * 2, "hidden_size_per_layer_input": 8}
+    text |= {"vocab_size_per_layer_input": 100, "sliding_window": 8, "initializer_range": 0.3}
+    placeholders: Any = {"image_token_id": 97, "video_token_id": 98, "audio_token_id": 99}
+    torch.manual_seed(0)
+    config = tf.Gemma4Config(text_config=text, vision_config=None, audio_config=None, **placeholders)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    [trace] = traces_of(Engine(Decoder(model), DECODING).generate([kl_request(TEXTS[0], "normal", None)])).values()
+    asked: Any = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "eos_token_id": -1}
+    said = model.generate(torch.tensor([TEXTS[0]]), **asked)[0, len(TEXTS[0]) :]
+    assert trace.token_id_T.tolist() == said.tolist()
 
 
 # ---- rows beside others
