@@ -24,8 +24,9 @@ from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, precision
-from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed
+from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
+from eexit.plan.splits import kinds, units
 from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.landed import read_columns, runs_with_tokens
@@ -33,6 +34,7 @@ from eexit.results.layout import REPORT, Manifest
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
+from eexit.sweeps.certainty import OF_TOKENS, SURE, certainty
 from eexit.sweeps.closing_table import closing_table
 from eexit.sweeps.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
 
@@ -85,6 +87,27 @@ class SweepResults:
         computed = precision(self.manifest.model, self.manifest.dtype_asked)
         return closing_table(self._store, planned, same, config["prompts"], computed)
 
+    def certainty(self, sure: float = SURE) -> pd.DataFrame:
+        """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
+
+        `sure` is the share of tokens of which the layer gives one at least this probability, and `confirmed` the share
+        for which that token is also the final layer's likeliest; `eexit.sweeps.certainty` has all columns. Raises
+        `ValueError` for a `sure` outside (0, 1], and where nothing of it was recorded.
+        """
+        wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
+        runs = read_columns(self._store, SHOWN).filter(wanted)
+        of_runs = runs_with_tokens(self._store, SHOWN, wanted, OF_TOKENS)
+        tokens = (batch for _, of_run in of_runs for batch in of_run.to_batches())
+        prompt_of = dict(zip(*(runs[name].to_pylist() for name in ("run_id", "prompt_id")), strict=True))
+        prompts = self.manifest.config["prompts"]
+        found = certainty(tokens, prompt_of, self._layers, kinds(prompts), units(prompts), [sure])
+        if found.empty:
+            raise UsageError(
+                f"{shown(self.out)} does not have what layers say of the tokens of {NORMAL}: sweep with {NORMAL} among "
+                "the modes, record_top_k=1 or more and observe='all'"
+            )
+        return found
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one page of HTML, beside the results or to `path`; returns where it is."""
         if path is None and not self._store.is_local:
@@ -108,8 +131,12 @@ class SweepResults:
             self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
         )
         runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
-        layers = [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
-        return texts_as_html(config["prompts"], runs, layers) + table_as_html(self.table)
+        return texts_as_html(config["prompts"], runs, self._layers) + table_as_html(self.table)
+
+    @property
+    def _layers(self) -> list[int]:
+        """Where tokens can exit, the final layer last."""
+        return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}

@@ -11,7 +11,7 @@ from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
 from eexit.quality.intervals import LEVEL
-from eexit.studies.certainty import MEASURES, OF_TOKENS, SURE, certainty
+from eexit.sweeps.certainty import MEASURES, OF_TOKENS, SURE, certainty
 from reports.read.sweep import Sweep
 from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
 from reports.shared.figures import Figure, Slice, one
@@ -43,7 +43,7 @@ def certainty_figure(sweep: Sweep) -> Figure | None:
         return None
     prompts, of_normal = sweep.config.get("prompts", []), sweep.done[sweep.done["configuration"] == NORMAL]
     found = certainty(
-        sweep.tokens.to_batches(columns=[*OF_TOKENS], filter=pc.field("configuration") == NORMAL),
+        sweep.tokens.to_batches(columns=["run_id", *OF_TOKENS], filter=pc.field("configuration") == NORMAL),
         dict(zip(of_normal["run_id"], of_normal["prompt_id"], strict=True)),
         [*sweep.exitable_layers, sweep.final_layer],
         kinds(prompts),

@@ -122,6 +122,24 @@ def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.Sweep
     assert opened.runs.equals(swept.runs)
 
 
+def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
+    """The two prompts have as many tokens each, so that means over tokens are those over prompts."""
+    found, tokens = swept.certainty(sure=0.01), swept.tokens
+    decided = tokens[(tokens.configuration == "normal") & tokens.decided]
+    p = [[top[0] for top in layers] for layers in decided.top_prob]
+    likeliest = [[top[0] for top in layers] for layers in decided.top_token_ids]
+    sure = pd.DataFrame(p, columns=[2, 4, 6]) >= 0.01
+    confirmed = sure & pd.DataFrame(likeliest, columns=[2, 4, 6]).apply(lambda of: of == of[6], axis=1)
+    assert found.layer.tolist() == [2, 4, 6]
+    assert found.sure.tolist() == pytest.approx(sure.mean().tolist())
+    assert found.confirmed.tolist() == pytest.approx(confirmed.mean().tolist())
+    assert 0 < found.confirmed[0] < found.sure[0]
+    for options in ({"record_top_k": 0}, {"observe": "final"}, {"modes": ["skip"]}):
+        bare = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
+        with pytest.raises(ValueError, match="does not have what layers say of the tokens of normal: sweep with norm"):
+            bare.certainty()
+
+
 def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     short = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}})
     out = Path(short.out)

@@ -25,7 +25,7 @@ from eexit.results.landed import nested_array
 SURE: Final = 0.9  # the threshold, unless the caller says otherwise
 ALL: Final = "all prompts"  # the first kind of the table
 MEASURES: Final = {"sure": "first_sure", "confirmed": "first_confirmed"}  # the columns of each
-OF_TOKENS: Final = ("run_id", "decided", "top_token_ids", "top_prob")
+OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 
 
 def certainty(
@@ -38,9 +38,9 @@ def certainty(
 ) -> pd.DataFrame:
     """A row for each threshold, kind of prompt, all prompts first, and X layer; no row if nothing was recorded.
 
-    `tokens` have the columns `OF_TOKENS`; those of runs in `prompt_of` (run id → prompt id) are looked at. `layers` are
-    the exitable ones and the final one. `kind_of` and `unit_of` (prompt id → name) say what kind a prompt is, if any,
-    and as what it counts (`eexit.plan.splits`).
+    `tokens` have `run_id` and `OF_TOKENS`; those of runs in `prompt_of` (run id → prompt id) count. `layers` are the
+    exitable ones and the final one. `kind_of` and `unit_of` (prompt id → name) say what kind a prompt is, if any, and
+    as what it counts (`eexit.plan.splits`).
 
     Columns: `threshold`; `kind`; `layer`, 0-based; `sure` and `confirmed`, the shares of decided tokens that are so at
     this layer; and, the same in all rows of a kind, `first_sure` and `first_confirmed`, the first layer at which a
