@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from eexit.cpu.chosen import Chosen
 from eexit.decode.batch import Batch, Tell
 from eexit.decode.decoders import Decoders
 from eexit.decode.exits.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
-from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.layer_reading import Picked, Reader, read_tokens
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.teacher import Prefilled, Prefixes, Taught, observe

@@ -21,6 +21,8 @@ from eexit.method.own import Definition, refuse_name, source_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eexit.method.state_maps import StateMaps
+
 
 class Leaves(Enum):
     """What later tokens find of a token in each layer past its exit."""
@@ -40,6 +42,7 @@ class Exited:
     layer: Tensor  # (N,): the exit layer
     stream: Tensor  # (N, W): the residual stream after it
     kept: dict[str, Tensor] = field(default_factory=dict)
+    maps: StateMaps | None = None  # trained ones, if there are
 
     @property
     def before(self) -> Tensor:
@@ -105,6 +108,11 @@ class State(Definition):
     def writes_keys(self) -> bool:
         """Whether layers past an exit still make keys and values."""
         return self.leaves in (Leaves.STREAM, Leaves.KEYS, Leaves.MAPS)
+
+    @property
+    def says(self) -> bool:
+        """Whether its function is asked what deeper layers make keys and values of: else they do so of what enters."""
+        return self.leaves in (Leaves.KEYS, Leaves.MAPS) or (self.leaves is Leaves.STREAM and not self.keeps_stream)
 
     def first_altered(self, exit_layer: int) -> int | None:
         """The first layer whose keys and values an exit at this layer alters; None if no layer's ever are.
@@ -201,9 +209,11 @@ def frozen_residual(exit: Exited, layer: Deeper) -> Tensor:
 
 
 @state(leaves="maps", short="M", keeps_stream=True)
-def mapped_residual(exit: Exited, layer: Deeper) -> None:
+def mapped_residual(exit: Exited, layer: Deeper) -> Tensor | Sequence[Tensor]:
     """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values that
     trained maps make of the stream as it was there (--state)"""
+    assert exit.maps, "a state that maps needs state maps"
+    return exit.maps.applied(exit.layer, exit.stream, layer.index, layer.given)
 
 
 @state(leaves="copy", short="C")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from eexit.cpu.chosen import Chosen
 from eexit.decode.exits.student import Leaving, Left, Passing, Student
-from eexit.decode.reading.chosen import Chosen
 from eexit.decode.reading.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
 from eexit.decode.rows import MISSED, GateAt, RuleOfRows

@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eexit.decode.reading.chosen import Chosen
+from eexit.cpu.chosen import Chosen
 from eexit.method.state_maps import KEYS, StateMaps
-from eexit.method.states import STATES, Deeper, Exited, Leaves, alters
+from eexit.method.states import STATES, Deeper, Exited, Leaves, State, alters
 from eexit.model.cache import KVCache
 from eexit.model.keys_alone import Projection
 from eexit.model.layers import Decoder, Inputs, Layer
@@ -103,61 +103,44 @@ class Leaving:
         device = layer.decoder.devices[index]
         if copying := self._that_leave(Leaves.COPY):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
-        if mapping := self._that_leave(Leaves.MAPS):
-            assert self.maps, "a state that maps needs state maps"
-            mapped = self._mapped(mapping, index, left, device)
-            if mapped and self.maps.form == KEYS:
-                projections = [partial(self._projected, mapped, index, part) for part in range(2)]
-            elif mapped:
-                hidden_BTW = self._entering(mapped, index, hidden_BTW.to(device))
         entering_BTW = hidden_BTW
-        for name in self._that_leave(Leaves.STREAM):
-            if not STATES[name].keeps_stream and not (tokens := self._tokens(name, left, device)).are_none:
-                if entering_BTW is hidden_BTW:
-                    entering_BTW = hidden_BTW.to(device, copy=True)
-                said_NW = STATES[name].left(self._exited(tokens, hidden_BTW, left, device), Deeper(index))
-                tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), said_NW)
-        for name in self._that_leave(Leaves.KEYS):
-            tokens, said = self._tokens(name, left, device), list[Sequence[Tensor]]()
+        for name, state in ((name, STATES[name]) for name in self.states if STATES[name].says):
+            if state.maps and self.exits[0] + 1 >= index:  # the layer next to the exit needs no map
+                continue
+            if (tokens := self._tokens(name, index, left, device)).are_none:
+                continue
             exited = self._exited(tokens, hidden_BTW, left, device)
-            making = [partial(self._made, name, tokens, exited, layer, part, said) for part in range(2)]
-            before = projections or [_own, _own]
-            projections = [partial(_after, one, other) for one, other in zip(making, before, strict=True)]
+            if state.leaves is Leaves.KEYS or (self.maps and state.maps and self.maps.form == KEYS):
+                making = _Making(state, tokens, exited, layer)
+                before = projections or [_own, _own]
+                projections = [partial(making.project, part, each) for part, each in enumerate(before)]
+                continue
+            if entering_BTW is hidden_BTW:
+                entering_BTW = hidden_BTW.to(device, copy=True)
+            tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), state.left(exited, Deeper(index)))
         return layer, entering_BTW, projections
 
-    def _tokens(self, name: str, left: Left, device: torch.device) -> Chosen:
-        """The tokens that have left in a state, among all of a pass."""
-        return Chosen.of(self._of((name,), left, device).flatten())
+    def _tokens(self, name: str, layer: int, left: Left, device: torch.device) -> Chosen:
+        """The tokens, among all of a pass, that have left in a state, and of whom it says what a layer gets."""
+        flag_D = self._of((name,), left, device).flatten()
+        if STATES[name].maps:
+            flag_D = flag_D & (self._exit_layers(left, device) + 1 < layer)
+        return Chosen.of(flag_D)
+
+    def _exit_layers(self, left: Left, device: torch.device) -> Tensor:
+        """The exit layers of all tokens, (D,); of those that have not left, any."""
+
+        def find() -> Tensor:
+            exits = torch.tensor([*self.exits, 0], device=left.exit_BT.device)
+            return exits[left.exit_BT].flatten().to(device)
+
+        return left.find(("layers", device), find)
 
     def _exited(self, tokens: Chosen, hidden_BTW: Tensor, left: Left, device: torch.device) -> Exited:
         """What exits left of some tokens, on a device; `hidden_BTW` are the streams at the exits of those that left."""
-
-        def layers() -> Tensor:
-            exits = torch.tensor([*self.exits, -1], device=left.exit_BT.device)
-            return exits[left.exit_BT].flatten().to(device)
-
         kept = {name: each.flatten(0, 1).to(device)[tokens.rows] for name, each in left.kept.items()}
         stream_NW = hidden_BTW.flatten(0, 1).to(device)[tokens.rows]
-        return Exited(left.find(("layers", device), layers)[tokens.rows], stream_NW, kept)
-
-    def _made(
-        self, name: str, tokens: Chosen, exited: Exited, layer: Layer, part: int, said: list[Sequence[Tensor]],
-        own: Callable[[Tensor], Tensor], given_BTD: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Return keys (part 0) or values (part 1) before norms and angles, as a state says of tokens that have left.
-
-        It is asked once for both, and `said` is its answer.
-        """
-        made_BTH = own(given_BTD)
-        if tokens.are_none:
-            return made_BTH
-        if not said:
-            key, value = layer.decoder.for_keys[layer.index].own_projections
-            given_ND = given_BTD.flatten(0, 1)[tokens.rows]
-            said.append(STATES[name].left(exited, Deeper(layer.index, key, value, given_ND)))
-        made_BTH = made_BTH.clone()
-        tokens.put(made_BTH.view(-1, made_BTH.shape[-1]), said[0][part])
-        return made_BTH
+        return Exited(self._exit_layers(left, device)[tokens.rows], stream_NW, kept, self.maps)
 
     def _that_leave(self, what: Leaves) -> tuple[str, ...]:
         """The rows' states that leave this in layers past an exit."""
@@ -186,43 +169,31 @@ class Leaving:
         )
         return key, value
 
-    def _mapped(
-        self, states: tuple[str, ...], layer: int, left: Left, device: torch.device
-    ) -> list[tuple[int, Tensor]]:
-        """Flag the tokens that state maps are for in a layer: pairs of their exit layer and (D,) bool."""
 
-        def leave_at(rank: int) -> Tensor:
-            return (self._of(states, left) & (left.exit_BT == rank)).flatten().to(device)
+class _Making:
+    """A layer's keys and values before norms and angles, as a state says of tokens that have left; it is asked once."""
 
-        ranks = [rank for rank, exit_layer in enumerate(self.exits) if exit_layer + 1 < layer]
-        return [(self.exits[rank], left.find((states, device, rank), partial(leave_at, rank))) for rank in ranks]
+    def __init__(self, state: State, tokens: Chosen, exited: Exited, layer: Layer):
+        self.state, self.tokens, self.exited, self.layer = state, tokens, exited, layer
+        self.said: Sequence[Tensor] = ()
 
-    def _entering(self, mapped: Sequence[tuple[int, Tensor]], layer: int, hidden_BTW: Tensor) -> Tensor:
-        """Return the stream that enters a layer, (B, T, W), mapped for tokens that have left."""
-        assert self.maps
-        entering_DW = hidden_BTW.flatten(0, 1).clone()
-        for exit_layer, flag_D in mapped:
-            if not (tokens := Chosen.of(flag_D)).are_none:
-                [change] = self.maps.of_layers[exit_layer, layer]
-                own_NW = entering_DW[tokens.rows]
-                tokens.put(entering_DW, own_NW + change(own_NW))
-        return entering_DW.reshape(hidden_BTW.shape)
+    def project(self, part: int, before: Projection, own: Callable[[Tensor], Tensor], given_BTD: Tensor) -> Tensor:
+        """Return keys (part 0) or values (part 1), which `before` makes of other tokens with the layer's `own`."""
+        if not self.said:
+            key, value = self.layer.decoder.for_keys[self.layer.index].own_projections
+            deeper = Deeper(self.layer.index, key, value, given_BTD.flatten(0, 1)[self.tokens.rows])
+            self.said = self.state.left(self.exited, deeper)
+        said_NH = self.said[part]
+        if self.tokens.are_all:  # of none, the own are needed
+            return said_NH.reshape(*given_BTD.shape[:2], -1)
+        made_BTH = before(own, given_BTD).clone()
+        self.tokens.put(made_BTH.view(-1, made_BTH.shape[-1]), said_NH)
+        return made_BTH
 
-    def _projected(
-        self, mapped: Sequence[tuple[int, Tensor]], layer: int, part: int, own: Callable[[Tensor], Tensor],
-        given_BTD: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Return keys (part 0) or values (part 1) before norms and angles, by maps for tokens that have left."""
-        assert self.maps
-        given_DD, maps = given_BTD.flatten(0, 1), self.maps.of_layers
-        if Chosen.of(~torch.stack([flag_D for _, flag_D in mapped]).any(0)).are_none:  # of none, the own are needed
-            made_DH = given_DD.new_empty(len(given_DD), maps[mapped[0][0], layer][part].weight.shape[1])
-        else:
-            made_DH = own(given_BTD).flatten(0, 1)
-        for exit_layer, flag_D in mapped:
-            if not (tokens := Chosen.of(flag_D)).are_none:
-                tokens.put(made_DH, maps[exit_layer, layer][part](given_DD[tokens.rows]))
-        return made_DH.reshape(*given_BTD.shape[:2], -1)
+
+def _own(own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """A projection that is a layer's own."""
+    return own(given)
 
 
 @dataclass(frozen=True)
@@ -327,16 +298,6 @@ class Student:
             owed = self.owed.pop()
             inputs = longer(latest, owed.position_BN[:, :-1])
             self.run(Passing(self, leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
-
-
-def _own(own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    """A projection that is a layer's own."""
-    return own(given)
-
-
-def _after(project: Projection, before: Projection, own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    """A projection in whose place, for some tokens, is another."""
-    return project(partial(before, own), given)
 
 
 def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:

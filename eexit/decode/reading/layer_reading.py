@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.decode.reading.chosen import Chosen
+from eexit.cpu.chosen import Chosen
 from eexit.decode.reading.sampling import Drafted, pick_tokens
 from eexit.decode.requests import Decoding
 from eexit.method.divergence import Divergence, divergence_from_final

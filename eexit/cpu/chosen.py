@@ -30,6 +30,11 @@ class Chosen:
         return isinstance(self.rows, Tensor) and not len(self.rows)
 
     @property
+    def are_all(self) -> bool:
+        """Whether all tokens are chosen; False where the host does not know."""
+        return isinstance(self.rows, Tensor) and len(self.rows) == len(self.flag_D)
+
+    @property
     def has_all(self) -> bool:
         """Whether `rows` indexes all tokens."""
         return isinstance(self.rows, slice) or len(self.rows) == len(self.flag_D)
