@@ -119,7 +119,7 @@ class SweepResults:
 
     def __repr__(self) -> str:
         text = io.StringIO()
-        Console(file=text, width=COLUMNS).print(self.table)
+        Console(file=text, width=COLUMNS, force_jupyter=False).print(self.table)
         return f"{text.getvalue()}{shown(self.out)}"
 
     def _repr_html_(self) -> str:

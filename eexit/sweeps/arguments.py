@@ -66,8 +66,6 @@ def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], 
     """The sweep that the arguments of a call describe. Raises `UsageError`, which names the argument."""
     known = names_of(kind)
     fields = {name: _plain(value) for name, value in arguments.items() if value is not known.get(name, kind)}
-    if "rules" in fields:
-        fields["rules"] = _named(fields["rules"])
     table = with_controls({**fields, "prompts": prompts_of(prompts)})
     try:
         return placed(kind, table)
@@ -108,15 +106,12 @@ def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
         raise UsageError(said) from error.__cause__  # what it was made from is said once
 
 
-def _named(rules: Any) -> Any:
-    """Rules by their names, which a rule that is no text has as its `name`; those without parameters have none."""
-    if isinstance(rules, Mapping):
-        return {getattr(rule, "name", rule): () if given is None else _plain(given) for rule, given in rules.items()}
-    return [getattr(rule, "name", rule) for rule in rules] if isinstance(rules, list | tuple) else rules
-
-
 def _plain(value: Any) -> Any:
-    """Arrays, ranges and paths as lists, tuples and texts."""
-    if isinstance(value, range):
-        return tuple(value)
-    return str(value) if isinstance(value, Path) else value.tolist() if hasattr(value, "tolist") else value
+    """Arrays, ranges and paths as lists and texts, and own rules and states by their names."""
+    if isinstance(value, str | Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): () if each is None else _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [*map(_plain, value)]
+    return value.tolist() if hasattr(value, "tolist") else getattr(value, "name", value)

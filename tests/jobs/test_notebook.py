@@ -1,63 +1,42 @@
-"""The notebook's cells run one after the other, on a small sweep, and show what they say."""
+"""The notebook runs from its first cell to its last, with a small model, and its cells show what they say."""
 
 import ast
-import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-import pandas as pd
+import nbformat
 import pytest
 from byte_model import save_byte_model
-from landed_sweep import land_all
-
-from eexit.plan.config import Prompt, SweepConfig
+from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "jobs" / "files" / "results.ipynb"
-DEMO = "../../results/demo"
+DEFAULT = "smollm2-135m"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> str:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each cell of code shows last, by MIME type."""
     folder = tmp_path_factory.mktemp("notebook")
     save_byte_model(folder / "model")
-    config = SweepConfig(
-        model=str(folder / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "<b>two")),
-        kl_factors=(0.0, 4.0), exit_every=2, max_new_tokens=20, dtype="float32",
-    )  # fmt: skip
-    return str(land_all(folder / "out", config))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert (len(notebook.cells), sum(DEFAULT in cell.source for cell in code)) == (10, 1)
+    assert not any(cell.outputs or cell.execution_count for cell in code), "without outputs, changes can be read"
+    small = {DEFAULT: str(folder / "model"), '"max_new_tokens": 40': '"max_new_tokens": 8, "exit_every": 2'}
+    for cell, (printed, given) in product(code, small.items()):
+        cell.source = cell.source.replace(printed, given)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return [cell.outputs[-1].data for cell in code]
 
 
-def shown(source: str, names: dict[str, Any]) -> Any:
-    """Run a cell; returns the value of its last expression, which a notebook shows."""
-    *statements, last = ast.parse(source).body
-    assert isinstance(last, ast.Expr)
-    exec(compile(ast.Module(statements, []), str(NOTEBOOK), "exec"), names)
-    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
-
-
-def test_every_cell_runs_and_shows_a_table_two_charts_and_a_coloured_text(
-    results: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    assert sum(DEMO in source for source in sources) == 1
-    assert [cell["outputs"] for cell in cells] == [[]] * len(cells), "without outputs, changes can be read"
-    names: dict[str, Any] = {}
-    table, quality, where, text = (shown(source.replace(DEMO, results), names) for source in sources)
-    runs, tokens = (pd.read_parquet(f"{results}/{name}") for name in ("generations", "tokens"))
-    assert list(table.index) == list(dict.fromkeys(runs.configuration))
-    assert isinstance(quality, alt.Chart)
-    assert isinstance(where, alt.Chart)
-    assert len(quality.data) == (runs["mode"] != "normal").sum()
-    assert where.data.tokens.sum() == (tokens.decided & (tokens["mode"] != "normal")).sum()
-    assert quality.to_dict()["encoding"]["x"]["field"] == "skipped"
-    assert where.to_dict()["encoding"]["color"]["field"] == "exit_layer"
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] in table.index
-    of_run = tokens[tokens.run_id == names["earliest"].run_id]
-    html = text._repr_html_()
-    assert html.count("<span title=") == len(of_run) > 1
-    assert f'title="layer {of_run.exit_layer.min()}"' in html
-    hues = {span.partition(" ")[0] for span in html.split("hsl(")[1:]}
-    assert len(hues) == of_run.exit_layer.nunique() > 1
+def test_every_cell_runs_and_shows_what_it_says(shown: list[dict[str, Any]]) -> None:
+    swept, means, grown, altair, matplotlib, report = shown
+    assert swept["text/html"].count(">normal</t") == 3 + 1, "three texts, and a line of the table"
+    assert "/ratio/" not in swept["text/html"]
+    assert means["text/html"].count("<th>unfrozen/") == 3 + 1
+    assert grown["text/html"].count(">frozen_residual/ratio/5</t") == 4
+    assert '"field": "exit_layer"' in altair["text/html"]
+    assert "image/png" in matplotlib
+    path = Path(ast.literal_eval(report["text/plain"].removeprefix("PosixPath")))
+    assert path.name == "report.html"

@@ -34,7 +34,7 @@ N_PROMPTS = 7  # of each file of prompts, or one more: two at least are held out
 SMALLER = {
     "jobs/sweep.py": ["--max-new-tokens", "4"],  # as many as the longest draft has
     "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
-    "jobs/timings.py results/rules": ["--configurations", "skip/patience/2"],
+    "jobs/timings.py results/grid": ["--configurations", "skip/patience/2"],
     "jobs/files/make_prompts.py": ["--n", "8"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
