@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
     from eexit.results.store.folder import open_store
-    from eexit.sweeps.closing_table import closing_table, kinds_table
+    from eexit.sweeps.summary.closing_table import closing_table, kinds_table
 
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one

@@ -34,9 +34,9 @@ from eexit.results.layout import REPORT, Manifest
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
-from eexit.sweeps.certainty import OF_TOKENS, SURE, certainty
-from eexit.sweeps.closing_table import closing_table
-from eexit.sweeps.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
+from eexit.sweeps.summary.certainty import OF_TOKENS, SURE, certainty
+from eexit.sweeps.summary.closing_table import closing_table
+from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,8 +91,8 @@ class SweepResults:
         """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
 
         `sure` is the share of tokens of which the layer gives one at least this probability, and `confirmed` the share
-        for which that token is also the final layer's likeliest; `eexit.sweeps.certainty` has all columns. Raises
-        `ValueError` for a `sure` outside (0, 1], and where nothing of it was recorded.
+        for which that token is also the final layer's likeliest; `eexit.sweeps.summary.certainty` has all columns.
+        Raises `ValueError` for a `sure` outside (0, 1], and where nothing of it was recorded.
         """
         wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
         runs = read_columns(self._store, SHOWN).filter(wanted)

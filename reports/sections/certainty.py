@@ -11,7 +11,7 @@ from eexit.output.text import counted
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
 from eexit.quality.intervals import LEVEL
-from eexit.sweeps.certainty import MEASURES, OF_TOKENS, SURE, certainty
+from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, certainty
 from reports.read.sweep import Sweep
 from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
 from reports.shared.figures import Figure, Slice, one

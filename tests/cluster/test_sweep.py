@@ -35,8 +35,8 @@ from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
 from eexit.sweeps.arguments import PlacedSweep
-from eexit.sweeps.closing_table import closing_table
 from eexit.sweeps.steps import Summary
+from eexit.sweeps.summary.closing_table import closing_table
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration

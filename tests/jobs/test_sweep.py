@@ -23,8 +23,8 @@ from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import Tally, land
-from eexit.sweeps.closing_table import kinds_table
 from eexit.sweeps.steps import Summary
+from eexit.sweeps.summary.closing_table import kinds_table
 from jobs.sweep import finish, publish_report
 from reports.page.build import side_folder
 

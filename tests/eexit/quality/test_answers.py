@@ -18,8 +18,8 @@ from eexit.quality.answers import Mark, SlowPatternError, is_same, mark
 from eexit.results.means import figures
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import land
-from eexit.sweeps.closing_table import closing_table
 from eexit.sweeps.generator import ModelGenerator
+from eexit.sweeps.summary.closing_table import closing_table
 
 CHOICES = "Which is the capital of France?\nA) Rome\nB) Paris\nC) Berlin\nD) New York\nAnswer with the letter."
 

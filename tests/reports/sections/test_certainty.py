@@ -6,7 +6,7 @@ from typing import Any
 from chart_fields import missing_fields
 from synthetic_sweeps import LAYERS, run_rows, write_runs
 
-from eexit.sweeps.certainty import ALL
+from eexit.sweeps.summary.certainty import ALL
 from reports.read.sweep import read_sweep
 from reports.sections.certainty import certainty_figure
 

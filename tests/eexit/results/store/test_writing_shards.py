@@ -36,7 +36,7 @@ from eexit.results.store.writing_shards import (
     survey,
 )
 from eexit.results.tables import GENERATIONS, OF_PARTS, TOKENS
-from eexit.sweeps.closing_table import closing_table
+from eexit.sweeps.summary.closing_table import closing_table
 from jobs.sweep import DEMO, of_chains
 from reports.page.origin import facts
 from reports.read.sweep import read_sweep

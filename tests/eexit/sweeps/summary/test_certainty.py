@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from eexit.results.tables import TOKENS
-from eexit.sweeps.certainty import ALL, OF_TOKENS, certainty
+from eexit.sweeps.summary.certainty import ALL, OF_TOKENS, certainty
 
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
 SURE_FROM_THE_FIRST = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
