@@ -36,6 +36,7 @@ PROBE: Final = "probe"
 ADAPTER: Final = "adapter"
 GATE: Final = "gate"
 STATE_MAPS: Final = "state"
+OF_SOME: Final = (PROBE, GATE, STATE_MAPS)  # on which the runs of some configurations alone depend
 FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, STATE_MAPS)}
 
 

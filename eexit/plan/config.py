@@ -497,5 +497,5 @@ class SweepConfig(BaseModel):
         reading = [name for name in self.rules if name in ONLINE and ONLINE[name].reads]
         if not reading:
             raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
-        if comparing := [name for name in reading if ONLINE[name].compares]:
+        if not self.only and (comparing := [name for name in reading if ONLINE[name].compares]):
             raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")

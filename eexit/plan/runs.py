@@ -1,11 +1,13 @@
 """The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Final
 
 from eexit.method.rules import CONTROL, ONLINE
+from eexit.method.states import STATES
+from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
@@ -48,7 +50,8 @@ def configurations(config: SweepConfig) -> list[Configuration]:
     for configuration in _grid(config):
         planned += [configuration, *controls.pop(configuration.key, [])]
     planned += chain(*controls.values())
-    return [each for each in planned if each.key in config.only] if config.only else planned
+    only = {*config.only}
+    return [each for each in planned if each.key in only] if only else planned
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:
@@ -60,7 +63,8 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
             for parameter in parameters or (None,):
                 looks = not gives_its_exits(Exit(mode, rule, parameter))
                 reads = rule in ONLINE and ONLINE[rule].reads
-                gates = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else [None]
+                gated = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else []
+                gates = [None, *gated] if config.only or not gated else gated
                 for exit_set, gate in product(config.exit_sets if looks else (EVERY,), gates):
                     layers = parse_exit_set(exit_set)
                     yield Exit(mode, rule, parameter, () if layers == config.exit_layers else layers, gate)
@@ -83,24 +87,40 @@ def count_different_runs(config: SweepConfig) -> int:
     return len(config.prompts) * ((n_grid - n_same) * len(config.seeds) + n_same)
 
 
-def shared_fields(config: SweepConfig) -> dict[str, Any]:
-    """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
+def used_by(configuration: Configuration) -> frozenset[str]:
+    """What was trained for some configurations alone (`OF_SOME`) that the runs of this one depend on, by role."""
+    if not isinstance(configuration, Exit):
+        return frozenset()
+    rule, state = ONLINE.get(configuration.rule), STATES.get(configuration.state)
+    uses = {PROBE: rule and rule.probes, GATE: configuration.gate, STATE_MAPS: state and state.maps}
+    return frozenset(role for role in OF_SOME if uses[role])
+
+
+def shared_fields(config: SweepConfig, roles: Collection[str]) -> dict[str, Any]:
+    """All that is the same for all runs of a sweep which use what was trained in these roles.
+
+    What was trained is what its digest says, wherever it lies.
+    """
     defaults = {  # with which ids are those that they always were
         "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
     }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
-    return config.model_dump(mode="json", exclude={"gate", "state", *GRID, *same, *config.digests})
+    digests = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in roles}
+    shared = config.model_dump(mode="json", exclude={*OF_SOME, *GRID, *same, *digests})
+    return {**shared, **({} if PROBE in digests else {PROBE: None}), "digests": digests}
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
-    shared = shared_fields(config)
-    grid = [(configuration, content_hash(hashed(configuration))) for configuration in configurations(config)]
+    grid = [(each, content_hash(hashed(each)), used_by(each)) for each in configurations(config)]
+    shared = {roles: shared_fields(config, roles) for roles in dict.fromkeys(roles for *_, roles in grid)}
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
         marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
         own = {name: value for name in ("prefiller", "max_new_tokens") if (value := getattr(prompt, name)) is not None}
-        prompt_hash = content_hash(shared, prompt.id, prompt.prompt, prompt.system, *marked, *([own] if own else []))
+        asked = prompt.id, prompt.prompt, prompt.system, *marked, *([own] if own else [])
+        prompt_hash = {roles: content_hash(fields, *asked) for roles, fields in shared.items()}
         for seed in config.seeds:
-            for configuration, configuration_hash in grid:
-                yield Run(content_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)
+            for configuration, configuration_hash, roles in grid:
+                run_id = content_hash(prompt_hash[roles], configuration_hash, seed)
+                yield Run(run_id, prompt, configuration, seed)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from eexit.errors import UsageError
 from eexit.output.text import counted
+from eexit.plan.artefacts import OF_SOME
 from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations, count_runs
@@ -36,25 +37,27 @@ def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
     It is that of `held` where this has all that is asked for. What `--dtype auto` becomes is compared once that is
     known (`refuse_other_dtype`). Raises `UsageError` for runs that can't stand in one sweep.
     """
-    before = stored_config(store, held)
+    stored = stored_config(store, held)
+    moved = {role: place for role in OF_SOME if (place := getattr(asked, role)) and getattr(stored, role)}
+    before = stored.model_copy(update=moved)
     dtype = before.dtype if asked.dtype == AUTO_DTYPE else asked.dtype
-    stored, planned = (each.model_dump(mode="json", exclude={*GRID}) for each in (before, asked))
-    refuse_difference(store, first_difference(stored, {**planned, "dtype": dtype}))
+    planned = {**_alike(asked, before), "dtype": dtype}
+    refuse_difference(store, first_difference(_alike(before, asked), planned))
     _refuse_other_contents(store, before, asked)
     if NORMAL in asked.modes and NORMAL not in before.modes:
         raise UsageError(
             f"--out {store.root} holds runs that were not compared with {NORMAL}, as is recorded with each: leave "
             f"{NORMAL} out of --modes, or choose another --out"
         )
+    keys = tuple(dict.fromkeys(each.key for config in (before, asked) for each in configurations(config)))
     try:
-        both = SweepConfig.model_validate({**dict(before), **_union(before, asked)})
+        both = SweepConfig.model_validate({**dict(before), **_union(before, asked), "only": keys})
     except ValidationError as error:
         problem = error.errors()[0]
         reason = problem.get("ctx", {}).get("error", problem["msg"])
         raise UsageError(f"--out {store.root} can't grow by this ({reason}): choose another --out") from error
-    keys = tuple(dict.fromkeys(each.key for config in (before, asked) for each in configurations(config)))
-    if len(keys) < len(configurations(both)):
-        both = both.model_copy(update={"only": keys})
+    product = both.model_copy(update={"only": ()})
+    both = product if {each.key for each in configurations(product)} == {*keys} else both
     return both if count_runs(both) > count_runs(before) else before
 
 
@@ -134,14 +137,23 @@ def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig
             )
 
 
+def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
+    """What has to be the same in both askings: without the grid, and what was trained for some, where one has none."""
+    alike = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in other.digests}
+    return {**config.model_dump(mode="json", exclude={*GRID, *OF_SOME}), "digests": alike}
+
+
 def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
-    """Both in each field of GRID, what was there first."""
-    lists = ("prompts", "modes", "draft", "seeds", "exit_sets", "gate_thresholds")
+    """Both in each field of GRID, what was there first, and all that was trained."""
+    lists = ("prompts", "modes", "draft", "seeds", "exit_sets")
     found = {name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists}
+    found |= {role: getattr(before, role) or getattr(asked, role) for role in OF_SOME}
+    gated = [threshold for config in (before, asked) if config.gate for threshold in config.gate_thresholds]
+    found["gate_thresholds"] = tuple(dict.fromkeys(gated)) or before.gate_thresholds
     controls = {(control.of, control.mode): control for config in (asked, before) for control in config.controls}
     rules: dict[str, tuple[float, ...]] = {}
     for config in (before, asked):
         for name, parameters in config.all_rules.items() if {*config.modes} != {NORMAL} else ():
             rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
-    kl_factors = rules.pop("kl", ())
-    return {**found, "controls": tuple(controls.values()), "kl_factors": kl_factors, "rules": rules, "only": ()}
+    found |= {"controls": tuple(controls.values()), "digests": {**asked.digests, **before.digests}}
+    return {**found, "kl_factors": rules.pop("kl", ()), "rules": rules}

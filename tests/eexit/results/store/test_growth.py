@@ -2,10 +2,12 @@
 
 from itertools import product
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 from scripted import rows_of, sweep_of
+from untrained import random_gate, save_gate, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
@@ -79,6 +81,26 @@ def test_added_prompts_run_under_all_configurations_and_added_configurations_for
     assert keys_of(grown(store, manifest_of(no_product), asked(rules={"fixed": [5, 10]})))[3:] == [
         "unfrozen/fixed/5", "unfrozen/fixed/10", "skip/fixed/5",
     ]  # fmt: skip
+
+
+def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store, tmp_path: Path) -> None:
+    model = {**MODEL, "digest": "ab" * 32, "revision": None}
+    gate = str(save_gate(tmp_path / "gate", random_gate(["confidence/0.9"]), model))
+    maps, others = (
+        str(save_state_maps(tmp_path / name, stream_maps(std), model)) for name, std in (("a", 0.1), ("b", 0.2))
+    )
+    patient = asked(rules={"patience": [2], "confidence": [0.9]})
+    gated = grown(store, manifest_of(patient), asked(gate=gate, gate_thresholds=[0.2]))
+    assert keys_of(gated) == [*keys_of(patient), "unfrozen/confidence/0.9+gate0.2"]
+    whole = grown(store, manifest_of(gated), asked(modes=["mapped_residual"], rules={"agree": []}, state=maps))
+    assert keys_of(whole) == [*keys_of(gated), "mapped_residual/agree"]
+    assert grown(store, manifest_of(whole), patient) == whole, "an asking without them goes on"
+    elsewhere = asked(modes=["mapped_residual"], rules={"agree": []}, state=str(copytree(maps, tmp_path / "copy")))
+    assert grown(store, manifest_of(whole), elsewhere) == whole.model_copy(update={"state": elsewhere.state})
+    ids = [{run.run_id for run in plan_runs(config)} for config in (patient, gated, whole)]
+    assert ids[0] < ids[1] < ids[2]
+    with pytest.raises(UsageError, match=r'holds another sweep \(digests\.state: ".+ -> ".+\):'):
+        grown(store, manifest_of(whole), asked(modes=["mapped_residual"], state=others))
 
 
 OTHER_SWEEP = "holds another sweep ({}): choose another --out, or remove that folder"
