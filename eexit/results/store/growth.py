@@ -146,7 +146,9 @@ def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
 def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
     """Both in each field of GRID, what was there first, and all that was trained."""
     lists = ("prompts", "modes", "draft", "seeds", "exit_sets")
-    found = {name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists}
+    found: dict[str, Any] = {
+        name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists
+    }
     found |= {role: getattr(before, role) or getattr(asked, role) for role in OF_SOME}
     gated = [threshold for config in (before, asked) if config.gate for threshold in config.gate_thresholds]
     found["gate_thresholds"] = tuple(dict.fromkeys(gated)) or before.gate_thresholds
