@@ -208,10 +208,6 @@ class Decoder:
         """Return the logits, (B, V), of an input of the head, with the model's scaling and soft-cap."""
         return structure.logits_of(self.head_alone, ready_BH)
 
-    def read(self, hidden_BW: Tensor) -> Tensor:
-        """Return the logits, (B, V), of a residual stream, as the model itself reads it after its last layer."""
-        return self.head(self.normed(hidden_BW))
-
     # ---- what is known of the model
 
     def context_of(self, n_prompt: int) -> int | None:
@@ -288,7 +284,7 @@ class Decoder:
         if not torch.equal(visited_TV, own_TV):
             why = ": it takes positions from the length of the cache" if cache.asked else ""
             raise UsageError(f"its logits are others when its layers are visited{why}")
-        if not torch.equal(self.read(after_BTW.to(self.device)[0]), own_TV):
+        if not torch.equal(self.head(self.normed(after_BTW.to(self.device)[0])), own_TV):
             raise UsageError("its logits don't follow from the residual stream after its last layer")
 
     def _windows(self, config: Any) -> list[int | None]:

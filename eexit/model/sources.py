@@ -13,7 +13,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from urllib.request import getproxies
 from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
-from eexit.model.file_digests import sha256
+from eexit.model.file_digests import digest_of, sha256
 from eexit.output.whole_files import plain_errors, publish, scratch_folder
 
 DEFAULT_MODEL: Final = "smollm2-135m"
@@ -44,9 +43,7 @@ def locate(model: str) -> str:
     if model.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"model file {model} is not there")
-        found = path.stat()
-        digest = digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
-        return str(_cached(digest, lambda folder: _unpack_gguf(path, folder)))
+        return str(_cached(digest_of(path), lambda folder: _unpack_gguf(path, folder)))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"model folder {model} has no config.json: is it a transformers model folder?")
@@ -56,12 +53,6 @@ def locate(model: str) -> str:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"model folder {model} is not there")
     return model
-
-
-@cache
-def digest_of(path: Path, *state: int) -> str:
-    """SHA-256 of a file, which takes a second per gigabyte, once per process as long as its `state` is the same."""
-    return sha256([path])
 
 
 def files_of(model: str) -> list[Path]:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
-from eexit.model.file_digests import MODEL_CONFIG, PEFT_FILES, is_peft, sha256
+from eexit.model.file_digests import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
 from eexit.output.whole_files import write_whole
 
 STATE: Final = "state.safetensors"  # of a training that has not ended
@@ -212,10 +211,4 @@ def adapter_digests(folder: Path) -> dict[str, str]:
     files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
     if len(files) < 2:
         raise UsageError(f"--adapter {folder} has no safetensors: save the fine-tuned model with save_pretrained")
-    return {name: _digest(folder / name, (folder / name).stat().st_mtime_ns) for name in files}
-
-
-@lru_cache(64)
-def _digest(path: Path, changed: int) -> str:
-    """The SHA-256 of a file, which may be large, that was last changed then."""
-    return sha256([path])
+    return {name: digest_of(folder / name) for name in files}

@@ -76,6 +76,6 @@ def likeliest(decoder: Decoder, hidden_NW: Tensor, layer: int | None = None, rea
     """The likeliest tokens, (N,), as streams after a layer are read; None: as the model reads its last one."""
 
     def read(some_NW: Tensor) -> Tensor:
-        return decoder.read(some_NW) if layer is None else decoder.head(readout.before_head(decoder, some_NW, layer))
+        return decoder.head(decoder.normed(some_NW) if layer is None else readout.before_head(decoder, some_NW, layer))
 
     return torch.cat([read(some_NW).argmax(-1) for some_NW in hidden_NW.split(ARGMAX_TOKENS)])

@@ -145,7 +145,7 @@ def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
 @torch.inference_mode()
 def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
     decoder, hidden_BW = decoder_of(any_model), torch.randn(3, 32)
-    assert not torch.allclose(decoder.read(hidden_BW), decoder.head(decoder.unnormed(hidden_BW)))
+    assert not torch.allclose(decoder.normed(hidden_BW), decoder.unnormed(hidden_BW))
 
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
