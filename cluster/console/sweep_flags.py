@@ -5,7 +5,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -58,6 +58,33 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     be used.
     """
     parser = _make_parser(description, demo=_read_toml(default))
+    _add_further_flags(parser, default)
+    given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
+    flags: dict[str, Any] = {
+        name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
+    json_name = flags.pop("json", None)
+    figures = _figures(json_name)
+    path, table = _table(flags, default)
+    table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
+    controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
+    if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
+        table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
+    prompts_from, prompts = _prompts(flags.pop("prompts", None), table.pop("prompts", None), path)
+    try:
+        job = job_of({**table, **prompts, **flags})
+    except ValidationError as error:
+        raise UsageError(explain(error, set(flags), path, FIELDS)) from error
+    if json_name is not None:
+        from eexit.results.whereabouts import refuse_for_file  # here, since flags are read without pyarrow
+
+        refuse_for_file(json_name, "--json", planned=job.out)
+    return job, Options(dry_run, quiet, figures, prompts_from, controls_from)
+
+
+def _add_further_flags(parser: Parser, default: Path) -> None:
+    """Those that are no field of a job."""
     parser.group(WHAT).add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near(default)})"
     )
@@ -84,41 +111,34 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     parser.group(OUTPUT).add_argument(
         "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
     )
-    given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
-    flags: dict[str, Any] = {
-        name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
-    }
-    dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
-    figures = flags.pop("json", None)
-    summary = None if figures is None else Path(figures)
-    if summary and (summary.is_dir() or not next(path for path in summary.parents if path.exists()).is_dir()):
-        raise UsageError(f"--json {summary} can't be written: give the name of a file in a folder")
+
+
+def _figures(name: str | None) -> Path | None:
+    """The file of `--json`. Raises `UsageError` if it can't be written."""
+    path = None if name is None else Path(name)
+    if path and (path.is_dir() or not next(folder for folder in path.parents if folder.exists()).is_dir()):
+        raise UsageError(f"--json {path} can't be written: give the name of a file in a folder")
+    return path
+
+
+def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
+    """The TOML file that `--config`, which is taken from `flags`, names or leaves out, and what it says."""
     file = flags.pop("config", None)
     if file and "://" in file:
         raise UsageError(f"--config {shown(file)} is a URL: give a local file")
     path = Path(file or default)
-    table = {} if file is None and "prompts" in flags else _read_toml(path)
-    table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
-    controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
-    if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
-        table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
-    options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)
-    if "prompts" in flags:
-        table["prompts"] = read_prompts(flags.pop("prompts"))
-    elif isinstance(table.get("prompts"), str):
-        options = replace(options, prompts_from=str(path.parent / table["prompts"]))
-        table["prompts"] = read_prompts(options.prompts_from)
-    elif isinstance(table.get("prompts"), list):
-        table["prompts"] = [_with_id(entry, index) for index, entry in enumerate(table["prompts"])]
-    try:
-        job = job_of({**table, **flags})
-    except ValidationError as error:
-        raise UsageError(explain(error, set(flags), path, FIELDS)) from error
-    if figures is not None:
-        from eexit.results.whereabouts import refuse_for_file  # here, since flags are read without pyarrow
+    return path, {} if file is None and "prompts" in flags else _read_toml(path)
 
-        refuse_for_file(figures, "--json", planned=job.out)
-    return job, options
+
+def _prompts(flag: str | None, entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
+    """The file that prompts are from, and the prompts, if any are given: by `--prompts`, or by an entry of the TOML."""
+    if flag is not None:
+        return flag, {"prompts": read_prompts(flag)}
+    if isinstance(entry, str):
+        return (name := str(path.parent / entry)), {"prompts": read_prompts(name)}
+    if isinstance(entry, list):
+        entry = [_with_id(each, index) for index, each in enumerate(entry)]
+    return str(path), {} if entry is None else {"prompts": entry}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
