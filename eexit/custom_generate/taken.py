@@ -17,13 +17,12 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eexit.errors import UsageError
-from eexit.method.rules import ONLINE
-from eexit.method.states import STATES
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import GATE, PROBE, STATE_MAPS, locations_of
+from eexit.plan.artefacts import locations_of
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
 from eexit.plan.hashes import checksum
+from eexit.plan.runs import used_by
 
 SETTING: Final = "setting.json"
 README: Final = "README.md"
@@ -164,12 +163,9 @@ def single(config: SweepConfig, configuration: Configuration, exitable_layers: l
         case Exit(state, rule, parameter):
             grid |= {"modes": (state,), "rules": {rule: () if parameter is None else (parameter,)}}
             grid["exit_sets"] = (configuration.exit_set or EVERY,)
-            if rule in ONLINE and ONLINE[rule].probes:
-                grid[PROBE] = config.probe
-            if STATES[state].maps:
-                grid[STATE_MAPS] = config.state
+            grid |= {role: getattr(config, role) for role in used_by(configuration)}
             if configuration.gate is not None:
-                grid |= {GATE: config.gate, "gate_thresholds": (float(configuration.gate),)}
+                grid["gate_thresholds"] = (float(configuration.gate),)
         case Draft():
             grid["draft"] = (str(configuration),)
     whole = {**config.model_dump(mode="json", exclude={"prompts"}), **grid}

@@ -175,3 +175,5 @@ def test_a_manifest_has_grown_once_something_landed_and_is_as_before_otherwise(s
     assert (stored_config(store, now), now.n_runs, now.started) == (more, 8, held.started)
     with written(store, manifest_of(before)) as config:
         assert config == more, "the smaller asking goes on with all"
+    with written(store, manifest_of(asked(seeds=[2]))) as config:
+        assert config.seeds == (0, 1, 2), "of what was there when it was planned, it may have grown since"
