@@ -46,15 +46,6 @@ def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float 
     return float(differs.mean()) if len(differs) else None
 
 
-def early_disagreement(likeliest_T: np.ndarray, final_token_id_T: np.ndarray, is_early_T: np.ndarray) -> float | None:
-    """The share of a run's early exits at which the likeliest token is not the full-depth model's.
-
-    None if no decided token was read early; the first token is not decided.
-    """
-    differs = (likeliest_T != final_token_id_T)[1:][is_early_T[1:]]
-    return float(differs.mean()) if len(differs) else None
-
-
 def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
     """Compare generated token ids with those of the `normal` run."""
     shorter, longer = sorted((len(tokens), len(normal)))

@@ -124,19 +124,32 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
 
 
-def contradicted_rules(early_disagreement: Mapping[Configuration, float | None]) -> str:
+def contradicted_share(runs: pa.Table) -> float | None:
+    """The share of early exits on the text of `normal` that the final layer contradicts, over all these runs.
+
+    None where there is no such exit, or nothing is known of it.
+    """
+    n, contradicted = (pc.sum(runs[name]).as_py() for name in ("exits_on_normal", "contradicted_on_normal"))
+    return contradicted / n if n else None
+
+
+def contradicted_rules(shares: Mapping[Configuration, float | None]) -> str:
     """A warning that names the settings of online rules most of whose early exits the final layer contradicts; or "".
 
-    The mean of `early_disagreement` is given for each configuration. The worst come first, at most `MOST_NAMED`.
+    `shares` are those of `contradicted_share`. The worst settings come first, at most `MOST_NAMED`.
     """
-    shares = {
+    worst = {
         of.key: share
-        for of, share in early_disagreement.items()
+        for of, share in shares.items()
         if isinstance(of, Exit) and of.is_online and share is not None and share > MOSTLY  # no NaN is
     }
-    worst_first = sorted(shares.items(), key=lambda pair: -pair[1])
+    worst_first = sorted(worst.items(), key=lambda pair: -pair[1])
     named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
-    return f"Careful: the final layer contradicts most early exits of {named}." if named else ""
+    return (
+        f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
+        if named
+        else ""
+    )
 
 
 def _of_configuration(

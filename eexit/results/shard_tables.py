@@ -10,7 +10,7 @@ import pyarrow as pa
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.quality.parts import PARTS
-from eexit.quality.text_measures import agreement, disagreement, distinct, early_disagreement, longest_loop, perplexity
+from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
 
@@ -125,6 +125,8 @@ def generation_columns(
     """The columns of a generations row that follow from the trace: text, exits and quality."""
     tokens = trace.token_id_T
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
+    if normal and trace.exit_top_token_ids_TK.size and len(trace.final_token_id_T):
+        compared |= _exits_on_normal(trace, compared["tokens_until_difference"], n_layers)
     return {
         "status": OK,
         "finish_reason": trace.finish_reason,
@@ -132,7 +134,6 @@ def generation_columns(
         "n_tokens": len(tokens),
         **exit_statistics(trace.exit_layer_T, exitable_layers, n_layers),
         "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
-        "early_disagreement": _early_disagreement(trace, n_layers),
         "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,
         "distinct_2": distinct(tokens.tolist(), 2),
@@ -141,12 +142,12 @@ def generation_columns(
     }
 
 
-def _early_disagreement(trace: TokenColumns, n_layers: int) -> float | None:
-    """None where no likeliest tokens were recorded, or none of full depth's."""
-    if not trace.exit_top_token_ids_TK.size or not len(trace.final_token_id_T):
-        return None
-    likeliest_T, is_early_T = trace.exit_top_token_ids_TK[:, 0], trace.exit_layer_T < n_layers - 1
-    return early_disagreement(likeliest_T, trace.final_token_id_T, is_early_T)
+def _exits_on_normal(trace: TokenColumns, n_equal: int, n_layers: int) -> dict[str, int]:
+    """Count early exits while the text is that of `normal`: of decided tokens up to the first after `n_equal` ones."""
+    after_equal = slice(1, n_equal + 1)
+    is_early_D = trace.exit_layer_T[after_equal] < n_layers - 1
+    differs_D = trace.exit_top_token_ids_TK[after_equal, 0] != trace.final_token_id_T[after_equal]
+    return {"exits_on_normal": int(is_early_D.sum()), "contradicted_on_normal": int((is_early_D & differs_D).sum())}
 
 
 def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:

@@ -130,12 +130,6 @@ GENERATIONS: Final = schema(
             "with temperature 0 it is 0 for normal; with a temperature above 0 a sampled token can differ although "
             "nothing exited; null where no token was decided, and with --observe none",
         ),
-        "early_disagreement": float64(
-            "fraction of early exits",
-            "tokens read before the final layer of which the likeliest token there is not final_token_id: those for "
-            "which the rule's condition was met although the final layer contradicts; null where no token was read "
-            "early, with --record-top-k 0 and with --observe none",
-        ),
         "exit_layer_counts": described(
             "",
             pa.map_(pa.int32(), pa.int32()),
@@ -206,6 +200,16 @@ GENERATIONS: Final = schema(
             "tokens",
             "generated tokens before the first that differs from the prompt's normal run of the same seed; "
             "n_tokens if none does; null without a normal run",
+        ),
+        "exits_on_normal": int32(
+            "decided tokens",
+            "tokens read before the final layer after a text that is still that of normal: up to the first token that "
+            "differs; null without a normal run, with --record-top-k 0 and with --observe none",
+        ),
+        "contradicted_on_normal": int32(
+            "decided tokens",
+            "those of exits_on_normal of which the likeliest token at the exit is not final_token_id: the rule's "
+            "condition was met, and the final layer contradicts",
         ),
         "equal_share": float64(
             "fraction",

@@ -28,7 +28,6 @@ from reports.read.sweep import Sweep
 from reports.sections.overview import overview
 from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
-from reports.shared.measures import CONTRADICTED, EARLY_DISAGREEMENT
 from reports.shared.per_configuration import layer_labels, naming
 
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
@@ -51,7 +50,6 @@ METRICS: Final = (
     Metric("exit_rate", "Early exits", "share"),
     Metric("mean_depth", "Mean depth", "share"),
     Metric("disagreement", "Disagreement", "share"),
-    Metric(EARLY_DISAGREEMENT, CONTRADICTED, "share"),
     Metric("tokens_until_difference", "Same as normal until", "count"),
     Metric("equal_share", "Equal positions", "share"),
     Metric("lcs_share", "Common subsequence", "share"),

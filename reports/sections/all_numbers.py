@@ -28,7 +28,7 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
     yield from ((key, label, "real") for key, label in sweep.scores.items())
     yield SKIPPED, LAYERS_SKIPPED, "share"
     yield DISAGREEMENT, "Disagreement", "share"
-    yield measures.EARLY_DISAGREEMENT, measures.CONTRADICTED, "share"
+    yield measures.CONTRADICTED, measures.EARLY_CONTRADICTED, "share"
     yield "loop_share", "In one loop", "share"
     for each in measured:
         yield each.column(measures.REALISED), f"Saving, realised, {each.label}", "share"

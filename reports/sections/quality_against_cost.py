@@ -121,7 +121,7 @@ class TradeOff:
             (f"{self.measure.column}_control", "Its control", form),
             (f"{cost.column}_control", "Its control's saving", "share"),
             ("loop_share", "In one loop", "share"),
-            (measures.EARLY_DISAGREEMENT, measures.CONTRADICTED, "share"),
+            (measures.CONTRADICTED, measures.EARLY_CONTRADICTED, "share"),
             ("chosen", "Chosen for", "text"),
             (f"{self.measure.column}_n", "n prompts", "count"),
         )
@@ -131,8 +131,8 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     """A chart of each measure against each cost; None if there is nothing to draw."""
     looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
     caption = _how_points_are_read(quality.rows)
-    early = dict(zip(quality.rows["configuration"], quality.rows[measures.EARLY_DISAGREEMENT], strict=True))
-    if warning := contradicted_rules({each: early.get(each.key) for each in sweep.configurations}):
+    shares = dict(zip(quality.rows["configuration"], quality.rows[measures.CONTRADICTED], strict=True))
+    if warning := contradicted_rules({each: shares.get(each.key) for each in sweep.configurations}):
         caption = f"{warning} {caption}"
     if quality.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."

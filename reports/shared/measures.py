@@ -9,8 +9,10 @@ from reports.read.judgements import SCORE, Judge
 from reports.read.timings import Measured
 
 DISAGREEMENT: Final = "disagreement"
-EARLY_DISAGREEMENT: Final = "early_disagreement"
-CONTRADICTED: Final = "Early exits contradicted"  # the name of its mean wherever it is shown
+CONTRADICTED: Final = (
+    "contradicted"  # the share of early exits on the text of `normal` that the final layer contradicts
+)
+EARLY_CONTRADICTED: Final = "Early exits contradicted"  # its name wherever it is shown
 PERPLEXITY: Final = "perplexity"
 FIDELITY: Final = "tokens_until_difference"
 CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers

@@ -17,14 +17,13 @@ from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
 from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
-from reports.shared.measures import CORRECT, EARLY_DISAGREEMENT, PERPLEXITY, SKIPPED
+from reports.shared.measures import CONTRADICTED, CORRECT, PERPLEXITY, SKIPPED
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
 AVERAGED: Final = (
     "exit_rate",
     "mean_depth",
     "disagreement",
-    EARLY_DISAGREEMENT,
     "tokens_until_difference",
     "equal_share",
     "lcs_share",
@@ -34,21 +33,23 @@ AVERAGED: Final = (
     "loop_share",
     "n_tokens",
 )
+OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # whose ratio of sums is `CONTRADICTED`
 LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 
 
 def per_configuration(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
-    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. Where the
-    sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
-    is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
-    of the text is one loop (`loop_share`) while that is not so for `normal`.
+    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. `contradicted` is the share of
+    early exits on the text of `normal` that the final layer contradicts, a ratio of sums over prompts. Where the sweep
+    has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath` is
+    the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING` of
+    the text is one loop (`loop_share`) while that is not so for `normal`.
     """
     averaged = [*AVERAGED, *([CORRECT] if sweep.has_answers else []), *sweep.extra]
     columns = [*averaged, "log_perplexity"]
-    numbers = sweep.done.astype(dict.fromkeys(columns, float))
-    by_prompt = numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
+    numbers = sweep.done.astype(dict.fromkeys([*columns, *OF_CONTRADICTED], float))
+    by_prompt = numbers.groupby(["configuration", "unit"])[[*columns, *OF_CONTRADICTED]].mean().reset_index()
     n_failed, n_seeds = sweep.failed["configuration"].value_counts(), n_seeds_of(sweep.done)
     rows = []
     for configuration in sweep.configurations:
@@ -63,6 +64,8 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
             row |= found[name].columns(name)
         row |= perplexity_columns(found["log_perplexity"])
         row |= found["mean_depth"].complement.columns(SKIPPED)
+        above_P1, below_P1 = (runs[[name]].to_numpy(float) for name in OF_CONTRADICTED)
+        row |= estimate_ratios(above_P1, below_P1, ValueKind.SHARE)[0].columns(CONTRADICTED)
         rows.append(row)
     return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])
 

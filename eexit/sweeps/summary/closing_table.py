@@ -18,13 +18,13 @@ from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
 from eexit.results.landed import read_columns
-from eexit.results.means import contradicted_rules, mean_of, outcomes, screen_misses
+from eexit.results.means import contradicted_rules, contradicted_share, mean_of, outcomes, screen_misses
 from eexit.results.store.folder import Store
 
 COLUMNS = [
     *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
-    *("exit_rate", "early_disagreement", "screen_reads", "screen_misses"),
+    *("exit_rate", "exits_on_normal", "contradicted_on_normal", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
 # The report's words, which are broken where the table has no room in 80 columns.
@@ -104,8 +104,8 @@ def closing_table(
         TAKEN_CAPTION: bool(taken),
         DRAFTS_CAPTION: has_drafts,
     }
-    early = {each: mean_of("early_disagreement", of.done) for each, of in zip(configurations, found, strict=True)}
-    warning = contradicted_rules(early)
+    shares = {each: contradicted_share(of.done) for each, of in zip(configurations, found, strict=True)}
+    warning = contradicted_rules(shares)
     caption = f"{warning}\n{CAPTION}" if warning else CAPTION
     caption += "".join(each for each, is_there in captions.items() if is_there)
     if missed := screen_misses(done):

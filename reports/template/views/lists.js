@@ -169,6 +169,8 @@ const HOW = {
       "The number of tokens before the first one that differs from the normal run, or the length of the text if none differs. The axis is logarithmic if the values span more than a factor of ten.",
     "Differs from here, bold":
       "The first place at which a text differs from the one it is compared with. After it, what the other text doesn't have is bold: all outside a longest common subsequence of the rests of both texts, of their tokens or, in a table, of their words.",
+    "Early exits contradicted":
+      "Of the tokens that were read before the final layer while the text was still that of normal, up to the first that differs: the share of which the likeliest token at the exit is not the final layer's. It is a ratio of sums over prompts. A rule of which it is most is sure of what the final layer does not say. Of later tokens it would say little: a text that has become one loop agrees with full depth.",
     "Sure and wrong":
       "Tokens of rules that could be deployed, read before the final layer and not what full depth would have said, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
   },

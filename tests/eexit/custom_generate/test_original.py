@@ -126,9 +126,10 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) ->
         decided = tokens.filter(pc.field("decided"))
         differs = pc.not_equal(decided["token_id"], decided["final_token_id"]).to_numpy()
         assert row["disagreement"] == differs.mean()
-        early = decided.filter(pc.field("exit_layer") < 29)
+        on_normal = decided.filter(pc.field("position") <= row["tokens_until_difference"])
+        early = on_normal.filter(pc.field("exit_layer") < 29)
         contradicted = pc.not_equal(early["token_id"], early["final_token_id"]).to_numpy()
-        assert row["early_disagreement"] == (contradicted.mean() if len(early) else None)
+        assert (row["exits_on_normal"], row["contradicted_on_normal"]) == (len(early), contradicted.sum())
         disagreements.setdefault(row["mode"], []).append(row["disagreement"])
         if row["mode"] == "normal":
             assert tokens["token_id"].to_pylist() == tokens["final_token_id"].to_pylist()

@@ -8,7 +8,6 @@ from eexit.quality.text_measures import (
     agreement,
     disagreement,
     distinct,
-    early_disagreement,
     longest_loop,
     perplexity,
 )
@@ -35,12 +34,6 @@ def test_agreement(tokens: list[int], normal: list[int], expected: Agreement) ->
 def test_disagreement_is_of_decided_tokens_with_what_full_depth_would_have_said_there() -> None:
     assert disagreement(np.array([9, 2, 3, 4, 5]), np.array([1, 2, 3, 7, 5])) == 0.25
     assert disagreement(np.array([9]), np.array([1])) is None
-
-
-def test_early_disagreement_is_of_decided_tokens_that_were_read_early() -> None:
-    likeliest, final, is_early = np.array([9, 2, 3, 4, 5]), np.array([1, 2, 7, 7, 7]), np.array([1, 1, 1, 0, 1], bool)
-    assert early_disagreement(likeliest, final, is_early) == pytest.approx(2 / 3)
-    assert early_disagreement(likeliest, final, np.array([1, 0, 0, 0, 0], bool)) is None
 
 
 def test_distinct_ngrams() -> None:

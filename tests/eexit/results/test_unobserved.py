@@ -64,7 +64,7 @@ def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, ob
         elif field.name != "run_id" and all_tokens[field.name].notna().any():
             assert_alike(tokens[field.name], all_tokens[field.name])
     for name in runs:
-        if name in ("disagreement", "early_disagreement", "perplexity") and observe == "none":
+        if name in ("disagreement", "exits_on_normal", "contradicted_on_normal", "perplexity") and observe == "none":
             assert runs[name].isna().all()
         elif name != "run_id" and runs[name].dtype != object:
             assert_alike(runs[name], all_runs[name])

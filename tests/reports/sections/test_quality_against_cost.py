@@ -93,14 +93,18 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
     }
 
 
-@pytest.mark.parametrize("share", [0.8, 0.4])
-def test_a_rule_that_the_final_layer_mostly_contradicts_is_named_first(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize(("contradicted", "is_named"), [(4, True), (2, False)])
+def test_a_rule_that_the_final_layer_mostly_contradicts_is_named_first(
+    tmp_path: Path, contradicted: int, is_named: bool
+) -> None:
     setting = Exit("skip", "confidence", 0.7)
-    folder = graded(tmp_path / "s", {Normal(): "✓" * 6, setting: "✓✗" * 3}, early_disagreement=share)
+    folder = graded(
+        tmp_path / "s", {Normal(): "✓" * 6, setting: "✓✗" * 3}, exits_on_normal=5, contradicted_on_normal=contradicted
+    )
     trade = payload(read_sweep(str(folder)), "A sweep")[0]["trade"]
-    said = "Careful: the final layer contradicts most early exits of skip/confidence/0.7 (80.0%)."
-    assert trade["caption"].startswith(said) == ("Careful" in trade["caption"]) == (share == 0.8)
-    assert ("early_disagreement", "Early exits contradicted") in [
+    said = "Careful: while the text is normal's, the final layer contradicts most early exits of skip/confidence/0.7 (80.0%)."
+    assert trade["caption"].startswith(said) == ("Careful" in trade["caption"]) == is_named
+    assert ("contradicted", "Early exits contradicted") in [
         (column["key"], column["label"]) for column in trade["table"]["columns"]
     ]
 

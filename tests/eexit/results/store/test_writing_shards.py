@@ -112,22 +112,24 @@ def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_le
 
 
 def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(tmp_path: Path) -> None:
-    """Not an oracle, a rule that looks at nothing, nor a rule that is right at half of its exits."""
+    """Not an oracle, a rule that looks at nothing, nor a rule that is right at half of its exits, over all prompts."""
     rules = {"kl": (1,), "confidence": (0.3, 0.5, 0.7, 0.9), "margin": (0.5,), "fixed": (5,)}
     config = sweep_of("a-model", "one", "two", modes=("normal", "skip"), rules=rules)
-    shares: dict[str, tuple[float | None, ...]] = {
-        "normal": (None, None), "skip/kl/1": (0.9, 0.9), "skip/fixed/5": (0.9, 0.9), "skip/confidence/0.3": (1.0, 0.8),
-        "skip/confidence/0.5": (0.9, 0.6), "skip/confidence/0.7": (0.4, 0.7), "skip/confidence/0.9": (0.5, 0.5),
-        "skip/margin/0.5": (None, 0.56),
+    exits: dict[str, tuple[tuple[int | None, int | None], ...]] = {  # of each prompt: contradicted, of so many
+        "normal": ((0, 0), (0, 0)), "skip/kl/1": ((9, 10), (9, 10)), "skip/fixed/5": ((9, 10), (9, 10)),
+        "skip/confidence/0.3": ((1, 1), (8, 9)), "skip/confidence/0.5": ((1, 1), (2, 3)),
+        "skip/confidence/0.7": ((1, 9), (8, 8)), "skip/confidence/0.9": ((1, 1), (0, 1)),
+        "skip/margin/0.5": ((None, None), (14, 25)),
     }  # fmt: skip
+    names = ("contradicted_on_normal", "exits_on_normal")
     land_rows(
         tmp_path / "out",
         config,
-        lambda run: {"early_disagreement": shares[run.configuration.key][int(run.prompt.id)]},
+        lambda run: dict(zip(names, exits[run.configuration.key][int(run.prompt.id)], strict=True)),
     )
     store, planned = open_store(tmp_path / "out"), configurations(config)
     named = "skip/confidence/0.3 (90.0%), skip/confidence/0.5 (75.0%), skip/margin/0.5 (56.0%), and 1 more"
-    said = f"Careful: the final layer contradicts most early exits of {named}.\n"
+    said = f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}.\n"
     assert str(closing_table(store, planned).caption).startswith(said)
     others = [each for each in planned if each.key in ("normal", "skip/kl/1", "skip/fixed/5", "skip/confidence/0.9")]
     assert "Careful" not in str(closing_table(store, others).caption)
