@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 from eexit.errors import UsageError
 from eexit.method.own import Definition, refuse_name, source_of
@@ -162,10 +162,20 @@ def alters(state: State) -> bool:
 STATES: Final[dict[str, State]] = {}
 
 
+@overload
+def state(function: Callable[..., Any], /) -> State: ...
+
+
+@overload
 def state(
-    function: Callable[..., Any] | None = None, *, leaves: str = "stream", needs: Sequence[str] = (), short: str = "",
-    keeps_stream: bool = False,
-) -> Any:  # fmt: skip
+    *, leaves: str = "stream", needs: Sequence[str] = (), short: str = "", keeps_stream: bool = False
+) -> Callable[[Callable[..., Any]], State]: ...
+
+
+def state(
+    function: Callable[..., Any] | None = None, /, *, leaves: str = "stream", needs: Sequence[str] = (),
+    short: str = "", keeps_stream: bool = False,
+) -> State | Callable[[Callable[..., Any]], State]:  # fmt: skip
     """Make a function a state, whose name is the function's, and whose definition is its docstring.
 
     `function(exit, layer)` says what a deeper layer gets of tokens that have left: a stream (N, W), of which the layer
