@@ -169,8 +169,8 @@ class Rule(Definition):
             if parameter is not None:
                 raise ValueError(f"rule {self.name} has no parameter, got {shown(parameter)}")
             return
-        is_finite = isinstance(parameter, float) and math.isfinite(parameter)
-        if is_finite and self.least <= parameter <= self.most and not (self.positive and parameter == self.least):
+        number = parameter if isinstance(parameter, float) and math.isfinite(parameter) else math.nan
+        if self.least <= number <= self.most and not (self.positive and number == self.least):
             return
         at_ends = [f"≥ {self.least:g}"] * (self.least > -math.inf) + [f"≤ {self.most:g}"] * (self.most < math.inf)
         ends = f"from {self.least:g} to {self.most:g}" if len(at_ends) == 2 else " ".join(at_ends) or "that is finite"
