@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cluster import interruption
+from cluster.console.parser import as_called
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
 
@@ -25,7 +26,7 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
             try:
                 return work(arguments)
             except UsageError as error:
-                print(without_secrets(f"error: {error}"), file=sys.stderr)
+                print(as_called(without_secrets(f"error: {error}")), file=sys.stderr)
                 return 2
             except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)

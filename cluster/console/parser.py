@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,8 @@ from eexit.errors import UsageError
 from eexit.output.text import did_you_mean
 
 _JOBS = Path(__file__).parents[2] / "jobs"
-_SCRIPT = re.compile(r"python jobs/((?:\w+/)?(\w+)\.py)")  # which is `eexit NAME`, too
+_SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # which is `eexit NAME`, too
+_NAMED = re.compile(r"(?:python )?(?<![\w/])jobs/(?:files/)?(\w+)\.py")
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
 COMPLETES = "_ARGCOMPLETE"  # set by a shell that asks: how many words come before the flags, as argcomplete has it
 _MOST_TOLD = 200  # characters of arguments that no flag takes
@@ -30,6 +32,13 @@ def near(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def as_called(text: str) -> str:
+    """A text whose commands are those of this process: `eexit train` for `jobs/train.py`, if it is `eexit` itself."""
+    if not Path(sys.argv[0]).name.startswith("eexit "):
+        return text
+    return _NAMED.sub(lambda script: f"eexit {script[1].replace('_', '-')}", text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises `UsageError` for arguments it can't parse.
 
@@ -39,17 +48,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
         if description:
-            self.description = _SCRIPT.sub(self._called, description).replace("jobs/sweeps", near(_JOBS / "sweeps"))
+            called = _SCRIPT.sub(lambda script: f"python {near(_JOBS / script[1])}", as_called(description))
+            self.description = called.replace("jobs/sweeps", near(_JOBS / "sweeps"))
         self._groups = dict[str, argparse._ArgumentGroup]()
         self._negative_number_matcher = _NEGATIVE
         self.add_argument(
             "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
         )
 
-    def _called(self, script: re.Match[str]) -> str:
-        """How the current folder calls a script, by the command that this process is."""
-        is_installed = self.prog.startswith("eexit ")
-        return f"eexit {script[2].replace('_', '-')}" if is_installed else f"python {near(_JOBS / script[1])}"
+    def format_help(self) -> str:
+        return as_called(super().format_help())
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
         """The group of flags with this title in the help."""

@@ -17,7 +17,7 @@ from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
 from eexit.output.locations import shown
 from eexit.output.text import flag
-from eexit.plan.prompts import read_prompts
+from eexit.plan.prompts import read_prompts, with_package
 from eexit.plan.validation_errors import explain
 from eexit.sweeps.arguments import CONTROLS_IN, CONTROLS_OF, with_controls
 
@@ -126,7 +126,7 @@ def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
     file = flags.pop("config", None)
     if file and "://" in file:
         raise UsageError(f"--config {shown(file)} is a URL: give a local file")
-    path = Path(file or default)
+    path = with_package(Path(file or default))
     return path, {} if file is None and "prompts" in flags else _read_toml(path)
 
 

@@ -14,6 +14,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
 from eexit.plan.config import Prompt
 
+COMMANDS = "jobs"  # the package of the commands, which brings sweeps and prompts
 NUMBERS = ("max_new_tokens", "steps")
 COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group", "kind", "prefiller", *NUMBERS)
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a .csv, by what its header has
@@ -34,12 +37,13 @@ Row = tuple[str, Mapping[str, object]]
 def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     """The prompts of a file, in order and unchanged; an id that is missing is the prompt's 0-based index.
 
+    Files that come with the commands, such as `jobs/sweeps/prompts/study.jsonl`, are found from any folder.
     Columns that are not read are named on standard error. Raises `UsageError` if the file can't be used: one line with
     the file, the place in it, the value and the way out.
     """
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
-    path = Path(path)
+    path = with_package(Path(path))
     if path.suffix.lower() not in READERS:
         *most, last = READERS
         what = path.suffix or "a name without ending"
@@ -50,6 +54,14 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         raise UsageError(
             f"{path}: can't be read ({error.strerror or error}): check the name and the permissions"
         ) from error
+
+
+def with_package(path: Path) -> Path:
+    """The path or, where nothing is, the file of that name that comes with the commands: `jobs/sweeps/demo.toml`."""
+    if path.exists() or path.parts[:1] != (COMMANDS,) or find_spec(COMMANDS) is None:
+        return path
+    own = Path(str(files(COMMANDS))).parent / path
+    return own if own.is_file() else path
 
 
 def prompts_of(given: Any) -> tuple[Prompt, ...]:

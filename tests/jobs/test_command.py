@@ -48,8 +48,8 @@ def test_the_wheel_holds_the_packages_and_what_they_read_at_run_time(installed: 
     """And the `py.typed` markers; not what measures a clone."""
     held = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     files = [path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
-    folders = {"template", "sweeps", "prompts"}
-    read = {path for path in files if path.suffix in (".c", ".h", ".toml") or folders & {*path.parts}}
+    folders = {("reports", "template"), ("jobs", "sweeps")}
+    read = {path for path in files if path.suffix in (".c", ".h", ".toml", ".ipynb") or path.parts[:2] in folders}
     code = {path for path in files if path.suffix == ".py" and path.parts[:2] != ("jobs", "bench")}
     made = {path for path in held if "__pycache__" in path.parts or ".dist-info" in path.parts[0]}
     assert held - made == code | read | {Path(name, "py.typed") for name in PACKAGES}

@@ -290,3 +290,17 @@ def test_what_are_no_prompts_is_told_in_one_line(given: object, line: str) -> No
     with pytest.raises(UsageError) as raised:
         prompts_of(given)
     assert str(raised.value) == line
+
+
+def test_prompts_that_come_with_the_commands_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "jobs/sweeps/prompts/questions.jsonl"
+    theirs = read_prompts(name)
+    assert theirs == read_prompts(Path(__file__).parents[3] / name)
+    (tmp_path / name).parent.mkdir(parents=True)
+    write(tmp_path / name, '{"prompt": "mine"}')
+    assert [prompt.prompt for prompt in read_prompts(name)] == ["mine"]
+    with pytest.raises(UsageError, match=r"^jobs/nothing\.txt: can't be read \(No such file or directory\)"):
+        read_prompts("jobs/nothing.txt")
