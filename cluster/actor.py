@@ -16,6 +16,7 @@ from dataclasses import asdict
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from cluster.own_exits import OwnExits
 from eexit.errors import UsageError
 from eexit.output.events import log, log_to_stderr
 from eexit.plan.config import SweepConfig
@@ -92,8 +93,9 @@ class SweepActor:
         self._rows = 0
         log_to_stderr()
 
-    def load(self) -> None:
+    def load(self, own: OwnExits) -> None:
         """Load the generator. This is not in the constructor, whose exceptions Ray would pass on as text only."""
+        own.know()
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(

@@ -19,6 +19,7 @@ from cluster import interruption
 from cluster.actor import MakeGenerator
 from cluster.failures import failure_of_actor, failure_of_call
 from cluster.job import SweepJob
+from cluster.own_exits import OwnExits
 from cluster.pool import Pool
 from cluster.session import Liveness
 from cluster.worker import Worker, hire
@@ -76,6 +77,7 @@ class Driver:
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
+        self._own = OwnExits.among(job.config.exits)
         self._arguments = (assigned.make_generator, lean, assigned.location, job.device, assigned.lease.token)
 
     def drive(self) -> Tally:
@@ -86,7 +88,7 @@ class Driver:
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._queue.n_left]
-            self._workers = [hire(pool, self._arguments) for pool in wanted]
+            self._workers = [hire(pool, self._arguments, self._own) for pool in wanted]
             self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
             while self._queue.n_left:
                 self._feed()
@@ -138,7 +140,7 @@ class Driver:
     def _landed(self, shard: Shard, tally: Tally) -> None:
         self._queue.landed(shard, tally)
         while self._vacant and not shard.rehearsal:
-            self._workers.append(hire(self._vacant.pop(), self._arguments))
+            self._workers.append(hire(self._vacant.pop(), self._arguments, self._own))
 
     def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
         """A call ended in an exception; its actor is alive."""
@@ -181,7 +183,7 @@ class Driver:
                 blamed = True
                 self._failed(shard, failure)
         if self._queue.n_left:
-            self._workers.append(hire(worker.pool, self._arguments))
+            self._workers.append(hire(worker.pool, self._arguments, self._own))
 
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
@@ -191,7 +193,7 @@ class Driver:
             self._vacant.append(worker.pool)
         else:
             self._queue.not_loaded(reason)
-            self._workers.append(hire(worker.pool, self._arguments))
+            self._workers.append(hire(worker.pool, self._arguments, self._own))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
         hope = any(not given.failures for worker in self._workers for given in worker.shards.values())

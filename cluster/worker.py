@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from cluster import interruption
 from cluster.actor import SweepActor
+from cluster.own_exits import OwnExits
 from cluster.pool import ACCELERATOR, Pool
 from eexit.sweeps.shard_runner import InFlight
 from eexit.sweeps.shards import Shard
@@ -130,14 +131,14 @@ def _remote(pool: Pool, **options: Any) -> Any:
     )
 
 
-def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it.
+def hire(pool: Pool, arguments: tuple[Any, ...], own: OwnExits) -> Worker:
+    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it, and knows `own`.
 
     Another of its threads answers calls of the group `progress`.
     """
     token = uuid4().hex
     actor = _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})(SweepActor)
     handle = actor.remote(*arguments, token)
-    worker = Worker(handle, pool, token, loading=handle.load.remote())
+    worker = Worker(handle, pool, token, loading=handle.load.remote(own))
     worker.ask()
     return worker

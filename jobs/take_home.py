@@ -31,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def main(arguments: Sequence[str]) -> int:
     """0: taken home. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
-    from eexit.custom_generate.words import described
+    from eexit.custom_generate.words import call_to_load, described
     from eexit.studies.taking_home.take_home import Wanted, take_home
 
     wanted = Wanted(
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     taken = take_home(wanted, open_display(quiet=flags.quiet).say)
     print(described(taken))
-    print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{flags.out}"))')
+    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(taken, flags.out)})")
     return 0
 
 

@@ -115,17 +115,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture
-def own_exits() -> Iterator[None]:
-    """Own rules and states that a test makes known are known in it alone."""
+def own_exits() -> Iterator[Callable[[], None]]:
+    """Own rules and states that a test makes known are known in it alone; what is given forgets them earlier."""
     from eexit.method.rules import BLIND, ONLINE, ORACLES, RULES
     from eexit.method.states import STATES
 
     kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, STATES]
     before = [{**kind} for kind in kinds]
-    yield
-    for kind, held in zip(kinds, before, strict=True):
-        kind.clear()
-        kind.update(held)
+
+    def forget() -> None:
+        for kind, held in zip(kinds, before, strict=True):
+            kind.clear()
+            kind.update(held)
+
+    yield forget
+    forget()
 
 
 @pytest.fixture

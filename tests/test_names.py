@@ -21,7 +21,7 @@ CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
 DATA = re.compile(r"[\w-]+\.(?:json|jsonl|parquet|safetensors)")
 # Files that only a reader has, and words of other people's code.
 THEIRS = {
-    "WSR", "before.json", "hf", "inv_freq", "lm_eval", "max_time", "mine.toml", "nohup", "npm", "ray_",
+    "WSR", "before.json", "hf", "inv_freq", "lm_eval", "max_time", "mine.py", "mine.toml", "nohup", "npm", "ray_",
     "register_module_forward_hook", "return_dict_in_generate", "simple_evaluate",
 }  # fmt: skip
 

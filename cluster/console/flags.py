@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.parser import Parser
+from eexit.method.own import use_files
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED, SweepConfig
 
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
@@ -21,20 +22,31 @@ def study_parser(description: str | None, results: str = "folder or URI of a fin
 def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """What `arguments` say, of the flags that `parser` has, and of those that come last where a model is loaded.
 
-    Raises `UsageError`.
+    Own rules and states are known then. Raises `UsageError`.
     """
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     trust_flag(parser)
-    return parser.read(arguments)
+    use_flag(parser)
+    flags = parser.read(arguments)
+    use_files(flags.use)
+    return flags
 
 
 def trust_flag(parser: Parser) -> None:
     """Add the flag that every command asks for anew: what is stored only says that it was needed."""
     described = SweepConfig.model_fields["trust_remote_code"].description
     parser.add_argument("--trust-remote-code", action="store_true", help=described)
+
+
+def use_flag(parser: Parser, group: str = "") -> None:
+    """Add the flag that files of own rules and states are given by."""
+    (parser.group(group) if group else parser).add_argument(
+        "--use", action="extend", nargs="+", metavar="FILE", default=[],
+        help="files of Python with rules and states of your own, which are run, and known by their names then",
+    )  # fmt: skip
 
 
 def number(text: str) -> float:

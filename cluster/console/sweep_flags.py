@@ -12,9 +12,11 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from cluster.console.flags import use_flag
 from cluster.console.parser import Parser, near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
+from eexit.method.own import use_files
 from eexit.output.locations import shown
 from eexit.output.text import flag
 from eexit.plan.prompts import read_prompts, with_package
@@ -67,6 +69,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     json_name = flags.pop("json", None)
     figures = _figures(json_name)
     path, table = _table(flags, default)
+    in_file = [path.parent / Path(each).expanduser() for each in _texts("use", table.pop("use", []), path)]
+    use_files(flags.pop("use") or in_file)
     table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
     controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
@@ -104,6 +108,7 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
         help="the modes of these controls, so that modes stand beside each other at the same exits; without it, each "
         "has the mode of what it follows",
     )
+    use_flag(parser, WHERE)
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
@@ -150,6 +155,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path} is not TOML ({str(error).splitlines()[0]})") from error
 
 
+def _texts(name: str, value: Any, path: Path) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UsageError(f"{name} in {path} must be a list of texts, got {value!r}")
+    return value
+
+
 def _with_id(entry: Any, index: int) -> Any:
     """The entry with its index as its id if it has none; an id may be an integer, as in a file of prompts."""
     if not isinstance(entry, dict):
@@ -184,7 +195,7 @@ def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
 
 def _split(name: str, values: list[str]) -> list[str]:
     """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so are an exit set and a mark."""
-    is_whole = name in ("exit_sets", "thinking")
+    is_whole = name in ("exit_sets", "thinking", "use")
     parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]
 

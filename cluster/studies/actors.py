@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster import interruption
 from cluster.actor import device_here
 from cluster.failures import failure_of_actor, failure_of_call
+from cluster.own_exits import OwnExits
 from cluster.pool import Node
 from cluster.session import Liveness, answers, ray_session
 from cluster.worker import SECONDS_BETWEEN_LOOKS, waited_for
@@ -37,8 +38,9 @@ class StudyActor:
         os.environ["TQDM_DISABLE"] = "1"  # bars of progress would be lines of a log
         self._work: Any = work
 
-    def load(self, device: str, threads: int) -> Sequence[str]:
+    def load(self, device: str, threads: int, own: OwnExits) -> Sequence[str]:
         """Load the work's model; returns what users should know of it. Raises `UsageError` if it can't be loaded."""
+        own.know()
         import torch  # not above: what it answers needs no torch, so that the driver need not import it
 
         torch.set_num_threads(threads)
@@ -108,7 +110,7 @@ def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
         display.say(f"{work.opening}; one actor has {_told(room)}")
         with _alone(work, room, session.is_own) as handle:
             actor = OwnActor(handle, Liveness(session.is_own, [], display.say), work.if_memory_is_short)
-            for remark in actor.wait(handle.load.remote(device, room["CPU"])):
+            for remark in actor.wait(handle.load.remote(device, room["CPU"], OwnExits.among(work.exits))):
                 display.say(remark)
             yield actor
 

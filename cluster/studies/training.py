@@ -37,6 +37,7 @@ from eexit.training.plan import (
     make_training_plan,
     refuse_options,
 )
+from eexit.training.setup import rule_and_parameter
 from eexit.training.texts import distinct, read_texts
 
 SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
@@ -66,7 +67,7 @@ def train_exits(
     texts = read_texts(sweep.store)
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
-        config = SweepConfig.model_validate({**dict(sweep.config()), **grid, "observe": "none"})
+        config = SweepConfig.model_validate({**dict(sweep.config(with_exits=False)), **grid, "observe": "none"})
         job = SweepJob(config=config, out=str(folder / TEXTS_FOLDER), device=device)
         summary = run_job(job, display, look=look)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])
@@ -105,6 +106,10 @@ class TrainingWork(Work):
             f"training {plan.options.what} on {counted(data['n_tokens'], 'token')} of "
             f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
         )
+
+    @property
+    def exits(self) -> frozenset[str]:
+        return frozenset(name for name, _ in map(rule_and_parameter, self._plan.options.rules))
 
     def load(self, device: str) -> Sequence[str]:
         """Load the model and, if the training began before, what it has learned.

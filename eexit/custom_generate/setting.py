@@ -39,6 +39,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.errors import UsageError
+from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.refusals import refuse_autocast
@@ -113,13 +114,15 @@ class Stats:
         }
 
 
-def load(folder: str | Path, packed: bool = False) -> "Setting":
+def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[str | Path] = ()) -> "Setting":
     """The setting in a folder that `jobs/take_home.py` made, which is a `custom_generate` of transformers' `generate`.
 
     With `packed`, the model's linear layers are copied once into a layout that CPUs compute faster with, which takes as
-    much memory again as they do; without it, nothing is copied. Raises `UsageError` for a folder that is no setting, or
-    was altered.
+    much memory again as they do; without it, nothing is copied. `use` are files with rules and states of one's own,
+    which are run: those that the setting needs, as they were. What the folder holds of their text is never run. Raises
+    `UsageError` for a folder that is no setting, or was altered.
     """
+    use_files(use)
     path = Path(folder).expanduser()
     return Setting(read_taken(path), path, packed)
 

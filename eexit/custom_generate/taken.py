@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eexit.errors import UsageError
+from eexit.method.descriptions import refuse_changed
 from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import locations_of
 from eexit.plan.config import NO_EXITS, SweepConfig
@@ -127,6 +128,7 @@ class Taken(_Record):
     certificate: Certificate | None
     timed: list[TimedAt]
     saved: dict[str, float | None]  # theoretical and run, as fractions of full depth's multiply-adds, in the sweep
+    own: list[dict[str, Any]] = []  # its own rule and state: `eexit.method.descriptions.descriptions_of`
     files: dict[str, str]  # SHA-256 of each file beside this one that the setting needs, by its name
     versions: dict[str, str | None]
     made: str  # ISO 8601, UTC
@@ -213,8 +215,9 @@ def read_taken(folder: Path) -> Taken:
 def config_of(taken: Taken, folder: Path) -> SweepConfig:
     """The sweep's configuration, with artefacts where they are now; it loads no model, and trusts no model's code.
 
-    Raises `UsageError`.
+    Raises `UsageError`, also unless an own rule and an own state are given again.
     """
+    refuse_changed(taken.own, str(folder))
     artefacts = {role: str(inside(folder, name)) for role, name in locations_of(taken.config).items()}
     try:
         return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts, "trust_remote_code": False})

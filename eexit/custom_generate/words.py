@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from eexit.custom_generate.taken import Certificate, Drawn, Taken
+from eexit.method.own import PYTHON, Source
 from eexit.output.text import ordinal, percent, short_percent, with_weights, written
 from eexit.plan.configuration import Draft, Exit, all_modes
 
@@ -10,6 +11,12 @@ from eexit.plan.configuration import Draft, Exit, all_modes
 def described(taken: Taken) -> str:
     """A paragraph per subject, each a line."""
     return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
+
+
+def call_to_load(taken: Taken, folder: str) -> str:
+    """The Python that loads the setting in a folder."""
+    files = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
+    return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 
 
 def _what(taken: Taken) -> Iterator[str]:
@@ -32,6 +39,12 @@ def _what(taken: Taken) -> Iterator[str]:
                 f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
                 f"Mode {exit.mode}: {all_modes()[exit.mode]}."
             )
+    for own in taken.own:
+        source = Source(own["source"], own["text"])
+        yield (
+            f"{own['kind'].capitalize()} {own['name']} is not of eexit: {own['definition']}. Its text stands in "
+            f"setting.json and is never run from there: {source.way_out}."
+        )
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "

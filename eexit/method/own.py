@@ -9,7 +9,7 @@ import inspect
 import linecache
 import re
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from typing import Any, Final
 from eexit.errors import UsageError, first_line
 
 OURS: Final = "eexit."  # how the modules of our own rules and states begin
+PYTHON: Final = ".py"
+SHOWN: Final = 8  # letters of a digest
 RESERVED: Final = ("normal", "draft", "generate")  # what keys of configurations begin with already
 
 
@@ -32,7 +34,18 @@ class Source:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return digest_of(self.text)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the text is a file's, which can be run again, and not one function's."""
+        return self.name.endswith(PYTHON)
+
+    @property
+    def way_out(self) -> str:
+        """How to give it again."""
+        how = f"give --use {self.name}" if self.is_file else "give that function again, or --use FILE.py that has it"
+        return f"{how} (SHA-256 {self.digest[:SHOWN]}…)"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,27 +55,32 @@ class Definition:
     name: str
     definition: str
     source: Source | None = None  # of an own one
+    given: bool = True  # False: an own one that is known from results, by what they say of it, and can't be run
     short: str = ""  # what stands for the name in short names; empty: the name
+
+    def refuse_if_not_given(self) -> None:
+        """Raises `UsageError` for one that is known from results alone."""
+        if not self.given and self.source:
+            raise UsageError(f"{self.name} is known from results alone: {self.source.way_out}")
 
 
 _being_read: ContextVar[Source | None] = ContextVar("_being_read", default=None)
 
 
 def source_of(function: Callable[..., Any]) -> Source | None:
-    """The text of the file that is being read, or of a function from elsewhere; None for ours.
-
-    A function that was typed into an interpreter has no text, but what it was compiled to.
-    """
-    if (source := _being_read.get()) is not None:
-        return source
-    if function.__module__.startswith(OURS):
+    """The text of the file that is being read, or of a function from elsewhere; None for ours."""
+    if (function.__module__ or "").startswith(OURS):  # also one that is first imported while a file is read
         return None
+    return _being_read.get() or Source(function.__name__, text_of(function))
+
+
+def text_of(function: Callable[..., Any]) -> str:
+    """A function's own text; of one that was typed into an interpreter, what it was compiled to."""
     try:
-        text = inspect.getsource(function)
+        return inspect.getsource(function)
     except (OSError, TypeError):
         code = function.__code__
-        text = f"# no source: {code.co_code.hex()} {code.co_names} {code.co_consts}\n"
-    return Source(function.__name__, text)
+        return f"# no source: {code.co_code.hex()} {code.co_names} {code.co_consts}\n"
 
 
 def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:
@@ -71,6 +89,11 @@ def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:
         raise UsageError(f"{what}: call the function by a name of letters, digits and _")
     if name in RESERVED or (name in known and known[name].source is None):
         raise UsageError(f"{what}: there is one of that name already, call the function otherwise")
+
+
+def digest_of(text: str) -> str:
+    """SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
@@ -82,18 +105,21 @@ def _reading(source: Source) -> Iterator[None]:
         _being_read.reset(token)
 
 
-def use_files(paths: Sequence[str]) -> tuple[Source, ...]:
+def use_files(paths: str | Path | Sequence[str | Path]) -> tuple[Source, ...]:
     """Run files of own rules and states (`--use`), so that their names are known.
 
     Raises `UsageError` for a file that can't be read or run.
     """
     sources = []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--use {path} can't be read: {first_line(error)}") from error
-        sources.append(Source(Path(path).name, text))
+        source = Source(Path(path).name, text)
+        if not source.is_file:
+            raise UsageError(f"--use {path} is no file of Python: give one whose name ends in {PYTHON}")
+        sources.append(source)
     for source in sources:
         use_text(source)
     return tuple(sources)
@@ -101,9 +127,9 @@ def use_files(paths: Sequence[str]) -> tuple[Source, ...]:
 
 def use_text(source: Source) -> None:
     """Run the text of a file of own rules and states. Raises `UsageError` if it fails."""
-    name = f"eexit_use_{Path(source.name).stem}_{source.digest[:8]}"
+    name = f"eexit_use_{Path(source.name).stem}_{source.digest[:SHOWN]}"
     module = ModuleType(name)
-    module.__file__ = f"<{source.name}>"
+    module.__file__ = f"<{source.name} {source.digest[:SHOWN]}>"
     linecache.cache[module.__file__] = len(source.text), None, source.text.splitlines(keepends=True), module.__file__
     sys.modules[name] = module
     try:
@@ -113,10 +139,5 @@ def use_text(source: Source) -> None:
         del sys.modules[name]
         if not isinstance(error, Exception):
             raise
-        raise UsageError(f"{source.name} can't be used: {type(error).__name__}: {first_line(error)}") from error
-
-
-def sources_of(entries: Container[str], *kinds: dict[str, Definition]) -> tuple[Source, ...]:
-    """The texts of those entries, by name, that are own ones: each once."""
-    held = (each.source for kind in kinds for name, each in kind.items() if name in entries)
-    return tuple({source.digest: source for source in held if source is not None}.values())
+        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+        raise UsageError(f"{source.name} can't be used: {kind}{first_line(error)}") from error

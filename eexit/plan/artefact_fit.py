@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eexit.errors import UsageError
+from eexit.method.descriptions import refuse_changed
 from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, Card, locations_of, read_card
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
@@ -42,6 +43,7 @@ def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequenc
             )
         if role == GATE:
             _refuse_other_rules(config, name, card.settings["rules"])
+            refuse_changed([each for each in card.settings.get("own", ()) if each["name"] in config.exits], name)
 
 
 def _refuse_other_rules(config: SweepConfig, name: str, trained: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
-from eexit.method.rules import ONLINE, ORACLES, RULES, Control
+from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
@@ -177,6 +177,8 @@ def _mode(name: str) -> str:
     if name not in (modes := exiting_modes()):
         *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    if name in STATES:
+        STATES[name].refuse_if_not_given()
     return name
 
 
@@ -216,6 +218,7 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
         if name not in RULES:
             meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
             raise ValueError(f"unknown rule {name!r}: {meant}")
+        RULES[name].refuse_if_not_given()
         for parameter in parameters or (None,):
             RULES[name].check(parameter)
         _distinguishable(_distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
@@ -279,6 +282,7 @@ ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_leng
 def _exiting(key: str) -> str:
     if mode_of(key) not in STATES:
         raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
+    STATES[mode_of(key)].refuse_if_not_given()
     return key
 
 
@@ -401,6 +405,11 @@ class SweepConfig(BaseModel):
         """All rules with their parameters; `kl_factors` are those of rule kl, which comes first then."""
         return {"kl": self.kl_factors, **self.rules} if self.kl_factors else self.rules
 
+    @property
+    def exits(self) -> frozenset[str]:
+        """The names of its rules and states."""
+        return frozenset({*self.all_rules, *self.modes, *(control.mode for control in self.controls)})
+
     def limit_of(self, prompt: Prompt) -> int:
         """How many tokens a run of this prompt may generate."""
         return prompt.max_new_tokens or self.max_new_tokens
@@ -460,6 +469,11 @@ class SweepConfig(BaseModel):
         if probing and self.probe is None:
             raise ValueError(
                 f"rule {probing[0]} looks at a trained probe: give --probe, a folder that jobs/train.py made"
+            )
+        if self.screen and (wanting := [name for name in self.rules if RULES[name].needs == LOGITS]):
+            raise ValueError(
+                f"rule {wanting[0]} looks at the logits of all tokens, and {self.decide_on} gives those of some: give "
+                f"--decide-on {HEAD}"
             )
         if self.probe is not None and not probing:
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from eexit.errors import UsageError
+from eexit.method.descriptions import refuse_changed
 from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
@@ -42,14 +43,17 @@ class FinishedSweep:
     name: str  # what messages call it
     trusts_code: bool = False  # whether the Python code that its model brings may be run
 
-    def config(self, way_out: str = ": run that sweep again") -> SweepConfig:
-        """The sweep's configuration, by which its model is loaded.
+    def config(self, way_out: str = ": run that sweep again", with_exits: bool = True) -> SweepConfig:
+        """The sweep's configuration, by which its model is loaded; without exits, with full depth alone.
 
-        Raises `UsageError`, ending in the way out, if another version made the sweep, and where its model's code is not
-        trusted: whoever wrote `sweep.json` can't decide that for whoever reads it.
+        Raises `UsageError`, ending in the way out, if another version made the sweep; where its model's code is not
+        trusted, since whoever wrote `sweep.json` can't decide that for whoever reads it; and unless own rules and
+        states that it has are given again.
         """
+        if with_exits:
+            refuse_changed(self.manifest.own, self.name)
         try:
-            config = SweepConfig.model_validate(self.manifest.config)
+            config = SweepConfig.model_validate({**self.manifest.config, **({} if with_exits else NO_EXITS)})
         except ValidationError as error:
             raise UsageError(f"{self.name} is a sweep of another version{way_out}") from error
         if config.trust_remote_code and not self.trusts_code:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Final
 
+from eexit.method.descriptions import know
 from eexit.plan.hashes import checksum
 
 FORMAT: Final = 8
@@ -54,6 +55,7 @@ class Manifest:
     dtype_asked: str = ""  # auto, where the model and the configuration have what it became
     exitable_layers: Sequence[int]
     learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
+    own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.descriptions.descriptions_of`
     n_runs: int | None = None  # planned runs
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC
@@ -75,7 +77,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(content: bytes) -> Manifest:
-    """The manifest in a `sweep.json`. Raises `ValueError` if it is no manifest, damaged, or of an unknown format."""
+    """The manifest in a `sweep.json`, which makes its own rules and states known by what it says of them.
+
+    Raises `ValueError` if it is no manifest, damaged, or of an unknown format.
+    """
     try:
         held = json.loads(content)
     except ValueError as error:  # also raised for bytes that are not UTF-8
@@ -86,7 +91,9 @@ def decode(content: bytes) -> Manifest:
         raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
-    return Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
+    manifest = Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
+    know(manifest.own)
+    return manifest
 
 
 def generations_name(stem: str) -> str:

@@ -30,6 +30,7 @@ from eexit.decode.engine import Engine, budget_of
 from eexit.decode.requests import Failure, Request, RowSoFar
 from eexit.decode.score import score_texts
 from eexit.errors import UsageError
+from eexit.method.own import use_files
 from eexit.model.chat import Tokenizer
 from eexit.output.locations import without_secrets
 from eexit.plan.config import Prompt, SweepConfig
@@ -245,6 +246,7 @@ def config_of(model: str, mode: str, rule: str | None, parameter: float | None, 
         raise UsageError(
             f"mode and rule belong together, as in mode=skip,rule=confidence,parameter=0.9, got mode={mode}"
         )
+    use_files(str(options.pop("use", "")).split())
     rules = {} if rule is None else {"rules": [rule if parameter is None else f"{rule}={parameter}"]}
     prompts = (Prompt(id="tasks", prompt="of tasks"),)
     try:

@@ -52,6 +52,11 @@ class Work:
     if_memory_is_short: ClassVar[str] = ""  # what to do then
     opening: str = ""  # what is told before it begins
 
+    @property
+    def exits(self) -> frozenset[str]:
+        """The names of the rules and states that it needs."""
+        return frozenset()
+
     def load(self, device: str) -> Sequence[str]:
         """Load what is needed; returns what users should know of it.
 
@@ -72,6 +77,10 @@ class Study(Work, ABC):
     needs_model: bool = False
     times: bool = False  # whether it measures time, and so wants the results for itself
     config: SweepConfig  # whose model that is
+
+    @property
+    def exits(self) -> frozenset[str]:
+        return self.config.exits
 
     @abstractmethod
     def units(self) -> Sequence[Unit]:

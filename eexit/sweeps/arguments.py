@@ -12,7 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
-from eexit.method.states import STATES
+from eexit.method.descriptions import make_known
+from eexit.method.own import use_files
+from eexit.method.rules import Rule
+from eexit.method.states import STATES, State
 from eexit.output.text import flag
 from eexit.plan.config import Count, SweepConfig
 from eexit.plan.prompts import prompts_of
@@ -25,7 +28,7 @@ def _out(out: str) -> str:
     return os.path.expanduser(out)
 
 
-CONTROLS_OF, CONTROLS_IN = "controls_of", "controls_in"
+CONTROLS_OF, CONTROLS_IN, USE = "controls_of", "controls_in", "use"
 Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -59,13 +62,17 @@ def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
     """All arguments of a sweep of this kind but its prompts, with their defaults."""
     fields = {name: field.default for name, field in {**SweepConfig.model_fields, **kind.model_fields}.items()}
     aside = {"prompts", "digests", "only", "controls", "config"}
-    return {name: default for name, default in fields.items() if name not in aside} | {CONTROLS_OF: "", CONTROLS_IN: ()}
+    of_fields = {name: default for name, default in fields.items() if name not in aside}
+    return of_fields | {USE: (), CONTROLS_OF: "", CONTROLS_IN: ()}
 
 
 def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], call: str) -> Placed:
     """The sweep that the arguments of a call describe. Raises `UsageError`, which names the argument."""
     known = names_of(kind)
-    fields = {name: _plain(value) for name, value in arguments.items() if value is not known.get(name, kind)}
+    use_files(arguments.get(USE, ()))
+    fields = {
+        name: _plain(value) for name, value in arguments.items() if value is not known.get(name, kind) and name != USE
+    }
     table = with_controls({**fields, "prompts": prompts_of(prompts)})
     try:
         return placed(kind, table)
@@ -107,11 +114,14 @@ def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, ranges and paths as lists and texts, and own rules and states by their names."""
+    """Arrays, ranges and paths as lists and texts, and own rules and states by their names, which are known then."""
+    if isinstance(value, Rule | State):
+        make_known(value)
+        return value.name
     if isinstance(value, str | Path):
         return str(value)
     if isinstance(value, Mapping):
         return {_plain(key): () if each is None else _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | range):
         return [*map(_plain, value)]
-    return value.tolist() if hasattr(value, "tolist") else getattr(value, "name", value)
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -106,6 +106,7 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
             can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
+        ONLINE[name].refuse_if_not_given()
 
 
 def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
@@ -173,7 +174,7 @@ def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
 
 def _config(sweep: FinishedSweep, given: Mapping[str, Any]) -> SweepConfig:
     """The sweep's configuration, without its grid, and read as asked."""
-    config = sweep.config()
+    config = sweep.config(with_exits=False)
     grid = {**NO_EXITS, "prompts": config.prompts[:1]}
     reading = {
         "exit_layers": tuple(given.get("layers") or sweep.manifest.exitable_layers),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from eexit.method.descriptions import descriptions_of
 from eexit.plan.artefacts import GATE, PROBE, READOUT, STATE_MAPS
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class TrainingOptions:
     def as_dict(self) -> dict[str, Any]:
         """The options that this way to train has, as JSON has them."""
         options = {name: getattr(self, name) for name in ("what", "layers", "adapter", *WAYS[self.what].takes)}
+        own = descriptions_of({name for name, _ in map(rule_and_parameter, self.rules)})
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in options.items()
+            for name, value in {**options, "own": own or None}.items()
             if value is not None
         }
 

@@ -79,7 +79,7 @@ def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
         every = [(0, [*tokenizer(part)["input_ids"]]) for part in path.read_text("utf-8").split("\n\n") if part]
     else:
         sweep = read_finished(flags.texts, ["prompt_id"], trusts_code=flags.trust_remote_code)
-        model, _ = load_model_and_tokenizer(sweep.config().model_copy(update=FP32))
+        model, _ = load_model_and_tokenizer(sweep.config(with_exits=False).model_copy(update=FP32))
         learned = [text for text in read_texts(sweep.store) if not text.held_out]
         every = [(len(text.prompt_token_ids), [*text.prompt_token_ids, *text.token_ids]) for text in learned]
     rows = [(n, ids[: flags.most_tokens]) for n, ids in every]

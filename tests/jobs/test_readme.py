@@ -136,11 +136,13 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = file.read_text().splitlines(keepends=True)
         (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(lines[:: len(lines) // N_PROMPTS]))
     (folder / "mine.csv").write_text(MINE)
+    (folder / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(model_facts, "asking", asked_here())
     return folder
 
 
+@pytest.mark.usefixtures("own_exits")
 @pytest.mark.parametrize("auto", ["float32", "bfloat16"])
 def test_the_blocks_run_as_printed_one_after_the_other(
     scratch: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str

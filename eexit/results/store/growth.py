@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from eexit.errors import UsageError
+from eexit.method.descriptions import refuse_changed
 from eexit.output.text import counted
 from eexit.plan.artefacts import OF_SOME
 from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
@@ -62,7 +63,11 @@ def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
 
 
 def stored_config(store: Store, held: Manifest) -> SweepConfig:
-    """The configuration in a manifest. Raises `UsageError` for one that this version does not know."""
+    """The configuration in a manifest.
+
+    Raises `UsageError` for one that this version does not know, and unless its own rules and states are given again.
+    """
+    refuse_changed(held.own, f"--out {store.root}")
     try:
         return SweepConfig.model_validate(held.config)
     except ValidationError as error:

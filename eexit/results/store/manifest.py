@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eexit.errors import UsageError
+from eexit.method.descriptions import descriptions_of, own_among
 from eexit.plan.artefact_fit import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
@@ -37,6 +38,7 @@ def make_manifest(
         dtype_asked=dtype_asked or config.dtype,
         exitable_layers=list(exitable_layers),
         learned={role: card.model_dump(mode="json") for role, card in cards_of(config).items()},
+        own=descriptions_of(config.exits),
         n_runs=count_runs(config),
         versions=versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,6 +80,8 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
     found = read_shards(store, list_files(store), ["run_id"])
     shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
     landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
+    if own := own_among(config.exits):
+        raise UsageError(f"{lost}, and whether {own[0].name} is what it was can't be told: choose another --out")
     if not landed or not landed <= {run.run_id for run in plan_runs(config)}:
         raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out, or remove them")
     return (

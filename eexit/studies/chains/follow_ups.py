@@ -77,7 +77,7 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
     The chains are those that `writer` wrote with the first seed, on prompts that `reader` answered too. Raises
     `UsageError` for a sweep without chains of it.
     """
-    config = sweep.config()
+    config = sweep.config(with_exits=False)
     refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
     runs = sweep.runs.filter((pc.field("status") == OK) & (pc.field("configuration") == writer))
     if not pc.sum(runs["n_thinking_tokens"]).as_py():

@@ -29,10 +29,11 @@ from eexit.custom_generate.taken import (
     encode,
     single,
 )
-from eexit.custom_generate.words import described
+from eexit.custom_generate.words import call_to_load, described
 from eexit.decode.costs.counting import COSTS
 from eexit.decode.decoders import take_apart
 from eexit.errors import UsageError
+from eexit.method.descriptions import descriptions_of
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing
 from eexit.model.file_digests import sha256
@@ -134,6 +135,7 @@ class _Taking:
             certificate=certificate_of(store, key),
             timed=timed(store, key),
             saved=saved(self._sweep, key),
+            own=descriptions_of({self._configuration.mode, str(self._configuration.columns["rule"])}),
             files={},
             versions=versions(),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,7 +290,7 @@ A setting for early exit: tokens that are certain after a few layers skip the ot
 
 ```python
 {loading}
-setting = eexit.load({shown(out)!r})  # this folder
+setting = {call_to_load(taken, shown(out))}  # this folder
 output = model.generate(**inputs, custom_generate=setting)
 ```
 

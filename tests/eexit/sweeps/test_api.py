@@ -149,14 +149,22 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     assert not out.exists()
 
 
-def test_a_rule_may_be_an_object_with_a_name(model: str) -> None:
-    class Rule:
-        name = "confidence"
+@pytest.mark.usefixtures("own_exits")
+def test_rules_and_states_may_be_functions(model: str) -> None:
+    @eexit.rule(parameter="probability")
+    def surely(layer: Any, parameter: Any) -> Any:
+        return layer.top_p[:, 0] >= parameter
 
-    short = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "rules": {Rule(): [0.9], "agree": None}})
-    assert [each["key"] for each in short.manifest.configurations if each["mode"] == "unfrozen"] == [
-        "unfrozen/confidence/0.9", "unfrozen/agree",
-    ]  # fmt: skip
+    @eexit.state
+    def kept(exit: Any, layer: Any) -> Any:
+        return exit.stream
+
+    asked: dict[str, Any] = {"rules": {surely: [0.05], "confidence": [0.05]}, "modes": ["frozen_residual", kept]}
+    short = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, **asked})
+    texts = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in short.tokens.groupby("configuration")}
+    assert len(texts) == 4
+    assert all(text == texts["frozen_residual/confidence/0.05"] for text in texts.values())
+    assert [(each["name"], each["source"]) for each in short.manifest.own] == [("surely", "surely"), ("kept", "kept")]
 
 
 class Fails:

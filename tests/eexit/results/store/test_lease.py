@@ -15,6 +15,7 @@ from scripted import rows_of, sweep_of
 
 import eexit.results.store.lease
 from cluster.actor import SweepActor
+from cluster.own_exits import OwnExits
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
@@ -236,7 +237,7 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         config = sweep_of("m", "one")
         store.publish(MANIFEST, b"{}")
         actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
-        actor.load()
+        actor.load(OwnExits.among([]))
         with pytest.raises(LandingError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
     assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
@@ -250,7 +251,7 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
 
         def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:
             made = SweepActor(lambda *_: Instant(config, meanwhile), config, store.root, "cpu", lease.token, token)
-            made.load()
+            made.load(OwnExits.among([]))
             return made
 
         def while_frozen() -> None:

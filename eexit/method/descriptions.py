@@ -1,0 +1,88 @@
+"""What results say of own rules and states: their texts, to be read and never run, and what readers need to know.
+
+Reading a manifest makes them known by that. Whoever runs them again gives the file, or the function, again.
+"""
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, NoReturn
+
+from eexit.errors import UsageError
+from eexit.method.own import Source, digest_of, text_of
+from eexit.method.rules import RULES, Rule, register
+from eexit.method.states import STATES, Leaves, State
+
+RULE, STATE = "rule", "state"
+_KINDS: Final[Mapping[str, Mapping[str, Rule | State]]] = {RULE: RULES, STATE: STATES}
+_ASIDE: Final = ("function", "source", "given")
+Described = Mapping[str, Any]
+
+
+def own_among(names: Container[str]) -> list[Rule | State]:
+    """The own rules and states among those with these names."""
+    return [each for known in _KINDS.values() for name, each in known.items() if name in names and each.source]
+
+
+def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
+    """What a manifest has of the own rules and states among these, as JSON.
+
+    That is its `kind`, where it comes from (`source`) with its `text` and the SHA-256 of that, and all that is declared
+    of it.
+    """
+    found = []
+    for each in own_among(names):
+        assert each.source
+        of_source = {"source": each.source.name, "digest": each.source.digest, "text": each.source.text}
+        declared = {field.name: getattr(each, field.name) for field in fields(each) if field.name not in _ASIDE}
+        known = {name: _plain(value) for name, value in declared.items() if value not in (math.inf, -math.inf)}
+        found.append({"kind": RULE if isinstance(each, Rule) else STATE, **of_source, **known})
+    return found
+
+
+def know(own: Sequence[Described]) -> None:
+    """Make own rules and states known by what results say of them, where they are not given in this process."""
+    for each in own:
+        name, kind = each["name"], Rule if each["kind"] == RULE else State
+        there = _KINDS[each["kind"]].get(name)
+        if there and (there.given or not there.source):
+            continue
+        source = Source(each["source"], each["text"])
+        said = {field.name: each[field.name] for field in fields(kind) if field.name in each}
+        if kind is State:
+            said["leaves"] = Leaves(each["leaves"])
+        make_known(kind(**{**said, "source": source, "function": _not_given, "given": False}))
+
+
+def make_known(entry: Rule | State) -> None:
+    """Make a rule or state known by its name, in place of one of that name that was before."""
+    if isinstance(entry, Rule):
+        register(entry)
+    else:
+        STATES[entry.name] = entry
+
+
+def refuse_changed(own: Sequence[Described], of: str) -> None:
+    """Raises `UsageError` unless these rules and states, as `of` had them, are given in this process.
+
+    A function that `of` had from a notebook may be given in a file.
+    """
+    for each in own:
+        what, source = f"{each['kind']} {each['name']}", Source(each["source"], each["text"])
+        there = _KINDS[each["kind"]].get(each["name"])
+        if there is None or not there.given:
+            raise UsageError(f"{of} has {what} of a user's own, whose text is stored and not run: {source.way_out}")
+        if there.source and source.digest in (there.source.digest, digest_of(text_of(there.function))):
+            continue
+        raise UsageError(
+            f"{of} has another {what} than {there.source.name if there.source else 'the package'} now has: "
+            f"{source.way_out} as it was, or call this one by another name and run it in another --out"
+        )
+
+
+def _not_given(*asked: Any) -> NoReturn:
+    raise UsageError("a rule or state is known from results alone: give its file with --use")
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Leaves) else list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,171 @@
+"""Rules and states of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from commands import here, refusal
+from landed_sweep import land_all
+from taken_settings import batch, generated, loaded, texts_of
+
+import eexit
+from eexit.custom_generate.taken import SETTING
+from eexit.method.own import use_files
+from eexit.plan.config import SweepConfig
+from eexit.results.finished_sweep import manifest_of
+from eexit.results.store.folder import open_store
+from jobs import replay, report, sweep, take_home, timings
+
+MINE = Path(__file__).parents[1] / "support" / "my_exits.py"
+RULES = {"sure": [0.3], "confidence": [0.3], "by_chance": [0.3]}
+MODES = ["normal", "frozen_residual", "as_it_was"]
+KEY = "as_it_was/sure/0.3"
+Forget = Callable[[], None]
+
+
+def surely(layer: Any) -> Any:
+    """exits where `confidence` does, by a function of the module that it is in"""
+    return highest(layer)
+
+
+def highest(layer: Any) -> Any:
+    return layer.top_p[:, 0]
+
+
+def asked(model: Path, out: Path, *further: str) -> list[str]:
+    (out.parent / "prompts.txt").write_text("Why?\nCount to ten.\nNo\n")
+    return [
+        *("--model", str(model), "--prompts", str(out.parent / "prompts.txt"), "--out", str(out), "--quiet"),
+        *("--dtype", "float32", "--max-new-tokens", "10", "--exit-every", "2", *further),
+    ]
+
+
+@pytest.fixture
+def out(tiny: Path, tmp_path: Path, own_exits: Forget) -> Path:
+    """A finished sweep; nothing is known any more of the file that it had its own rules and state from."""
+    use_files([MINE])
+    prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
+    config = {"model": str(tiny), "prompts": prompts, "rules": RULES, "modes": MODES, "dtype": "float32"}
+    land_all(tmp_path / "out", SweepConfig.model_validate({**config, "max_new_tokens": 10, "exit_every": 2}))
+    own_exits()
+    return tmp_path / "out"
+
+
+def exits_by_key(out: Path) -> dict[str, list[Any]]:
+    """Each configuration's tokens with their exit layers, in order."""
+    tokens = pd.read_parquet(out / "tokens").sort_values(["prompt_id", "position"])
+    return {str(key): of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
+
+
+@pytest.mark.usefixtures("local_ray", "own_exits")
+def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: Path, tmp_path: Path) -> None:
+    eexit.rule(parameter="probability")(surely)
+    rules = ("--rules", "confidence=0.3", "sure=0.3", "surely=0.3", "--modes", "frozen_residual", "as_it_was")
+    actors = ("--actors", "2", "--cpus-per-actor", "1", "--rows-per-shard", "4")
+    done = here(sweep.main, *asked(tiny, tmp_path / "out", "--use", str(MINE), *rules, *actors))
+    assert done.returncode == 0, done.stderr
+    by_key = exits_by_key(tmp_path / "out")
+    assert len(by_key) == 6
+    ours = by_key.pop("frozen_residual/confidence/0.3")
+    assert len({layer for _, layer in ours}) > 1
+    assert all(own == ours for own in by_key.values())
+
+
+def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(out: Path, tmp_path: Path) -> None:
+    held = manifest_of(open_store(out), "out")
+    assert [(each["kind"], each["name"], each["source"]) for each in held.own] == [
+        ("rule", "sure", "my_exits.py"), ("rule", "by_chance", "my_exits.py"), ("state", "as_it_was", "my_exits.py"),
+    ]  # fmt: skip
+    assert all(each["text"] == MINE.read_text() for each in held.own)
+    assert held.own[0]["definition"] == "exits where `confidence` does"
+    assert held.own[0]["higher_exits_later"] is True
+    assert held.own[1]["draws"] is True
+
+
+GROWING = ("--rules", "sure=0.3,0.6", "--modes", "as_it_was")
+COMMANDS: dict[str, tuple[Any, ...]] = {
+    "sweep": (sweep.main, "--out", "OUT", *GROWING),
+    "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
+    "timings": (timings.main, "OUT"),
+    "take_home": (take_home.main, "OUT", "--configuration", KEY, "--out", "HOME"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "has rule sure of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "),
+        ("# mine\n" + MINE.read_text(), "has another rule sure than my_exits.py now has: give --use my_exits.py (SHA"),
+    ],
+)
+def test_whoever_goes_on_gives_the_file_as_it_was(
+    out: Path, tiny: Path, tmp_path: Path, command: str, text: str | None, reason: str
+) -> None:
+    if text:
+        (tmp_path / "my_exits.py").write_text(text)
+    use = ("--use", str(tmp_path / "my_exits.py")) if text else ()
+    run, *arguments = COMMANDS[command]
+    given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
+    if run is sweep.main:
+        given = asked(tiny, out, *(GROWING if text else ("--rules", "margin=0.3", "--modes", "skip")))
+    assert reason in refusal(run, *given, *use)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--use", "no.py"), "--use no.py can't be read: "),
+        (("--use", "mine.txt"), "--use mine.txt is no file of Python: give one whose name ends in .py"),
+        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--decide-on", "screen"), "rule by_chance looks at the"),
+        (("--use", MINE, "--rules", "ratio=0.3"), "rule ratio takes a ratio of the two highest probabilities ≥ 1, got"),
+        (("--rules", "ratio=2"), "unknown rule 'ratio': "),
+    ],
+)
+def test_what_can_not_be_used_is_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_exits: Forget, arguments: Any, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("")
+    assert reason in refusal(sweep.main, *asked(tiny, tmp_path / "out", *map(str, arguments)))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_it_is_replayed_timed_and_taken_home_as_the_built_in_one(out: Path, tiny: Path, tmp_path: Path) -> None:
+    rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", str(MINE), "--device", "cpu", "--quiet")
+    assert here(replay.main, out, *rules, "--modes", "as_it_was", *use).returncode == 0
+    rows = pd.read_parquet(out / "replays").set_index("configuration")
+    for threshold in ("0.2", "0.4"):
+        own, ours = (rows.loc[f"as_it_was/{rule}/{threshold}"] for rule in ("sure", "confidence"))
+        assert own["mean_depth"] == ours["mean_depth"]
+        assert own["cost_run"] == ours["cost_run"]
+    how = ("--configurations", KEY, "--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4")
+    assert here(timings.main, out, *how, *use).returncode == 0
+    assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
+
+    done = here(take_home.main, out, "--configuration", KEY, "--out", tmp_path / "home", *use)
+    assert done.returncode == 0, done.stderr
+    assert "use=['my_exits.py'])" in done.stdout
+    assert "Rule sure is not of eexit: exits where `confidence` does." in (tmp_path / "home" / "README.md").read_text()
+
+
+def test_a_setting_is_loaded_with_the_file_alone(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
+    assert here(take_home.main, out, "--configuration", KEY, "--out", tmp_path / "home", "--use", MINE).returncode == 0
+    own_exits()
+    with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give --use my_exits\.py"):
+        eexit.load(tmp_path / "home")
+    (tmp_path / "my_exits.py").write_text(MINE.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"home has another rule sure than my_exits\.py now has"):
+        eexit.load(tmp_path / "home", use=tmp_path / "my_exits.py")
+    setting, texts = eexit.load(tmp_path / "home", use=MINE), texts_of(out, KEY)
+    assert MINE.read_text() in (tmp_path / "home" / SETTING).read_text().encode().decode("unicode_escape")
+    for rows in (texts, texts[:1]):
+        inputs = batch([prompt for prompt, *_ in rows])
+        made = setting.generate(loaded(tiny), **inputs, max_new_tokens=10, return_dict_in_generate=True)
+        assert generated(made, inputs["input_ids"].shape[1]) == [(tokens, exits) for _, tokens, exits in rows]
+
+
+def test_the_report_and_the_closing_table_do_without_the_file(out: Path, tmp_path: Path) -> None:
+    assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
