@@ -169,7 +169,7 @@ class Batch(ABC):
             {name: index for index, name in enumerate(self.rows.states) if index in there},
             self.rows.asked.state_B[:n_rows],
             NONE not in there,
-            self.decoding.exitable_layers,
+            self.layer_X,
             self.decoding.state_maps,
         )
 

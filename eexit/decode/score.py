@@ -155,15 +155,15 @@ class _Texts:
         seen_BC = torch.ones(n_texts, first + n_tokens, dtype=torch.bool, device=self.device)
         inputs = Inputs(self.token_BT[:, start - 1 : end - 1], position_T.expand(n_texts, -1), seen_BC)
         known = decide(deciding, self._taught(inputs))
+        layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
         state_B = torch.zeros(n_texts, dtype=torch.long, device=self.device)
         leaving = Leaving(
-            self.student.cache, self.states, state_B, bool(self.states), self.decoding.exitable_layers,
+            self.student.cache, self.states, state_B, bool(self.states), torch.from_numpy(layer_X).to(self.device),
             self.decoding.state_maps,
         )  # fmt: skip
         visit = ExitPass(self.student, leaving, self.decoding, deciding, known, (n_texts, n_tokens), keeps_ready=True)
         visit.may_owe = False
         taken = visit.finish(self.student.run(visit, inputs))
-        layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
         seen = taken.exit_D, taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
         exit_D, token_D, log_p_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
         whole = Scored(layer_X[exit_D], token_D, log_p_D, prob_DX, evidence_DE, taken.ready_DH)

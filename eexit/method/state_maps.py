@@ -13,6 +13,7 @@ Shapes: B tokens, W width of the residual stream, n and m widths of what a map t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -55,6 +56,11 @@ class StateMaps:
             for (exit_layer, layer), maps in self.of_layers.items()
         }
         return StateMaps(self.form, moved)
+
+    @cached_property
+    def first_layer(self) -> int:
+        """The first layer that an exit has a map to."""
+        return min(layer for _, layer in self.of_layers)
 
     def applied(
         self, exit_layer_N: Tensor, stream_NW: Tensor, layer: int, given_NW: Tensor | None

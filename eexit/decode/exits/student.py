@@ -56,13 +56,14 @@ class Leaving:
     """What the tokens of rows leave in layers past their exits, by the states of the rows, numbered in `states`.
 
     `state_B` are the numbers of the rows' states. `is_everywhere` says that every row has one, which the host knows.
+    `layer_X` are the exitable layers and the final one.
     """
 
     def __init__(
-        self, cache: KVCache, states: Mapping[str, int], state_B: Tensor, is_everywhere: bool,
-        exits: Sequence[int], maps: StateMaps | None = None,
+        self, cache: KVCache, states: Mapping[str, int], state_B: Tensor, is_everywhere: bool, layer_X: Tensor,
+        maps: StateMaps | None = None,
     ):  # fmt: skip
-        self.cache, self.exits, self.maps = cache, exits, maps
+        self.cache, self.layer_X, self.maps = cache, layer_X, maps
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
         self.altering = tuple(name for name in states if alters(STATES[name]))
         self.needs = {need for name in states for need in STATES[name].needs}  # streams that `Left.kept` has
@@ -105,7 +106,7 @@ class Leaving:
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
         entering_BTW = hidden_BTW
         for name, state in ((name, STATES[name]) for name in self.states if STATES[name].says):
-            if state.maps and self.exits[0] + 1 >= index:  # the layer next to the exit needs no map
+            if state.maps and self.maps and index < self.maps.first_layer:
                 continue
             if (tokens := self._tokens(name, index, left, device)).are_none:
                 continue
@@ -128,13 +129,8 @@ class Leaving:
         return Chosen.of(flag_D)
 
     def _exit_layers(self, left: Left, device: torch.device) -> Tensor:
-        """The exit layers of all tokens, (D,); of those that have not left, any."""
-
-        def find() -> Tensor:
-            exits = torch.tensor([*self.exits, 0], device=left.exit_BT.device)
-            return exits[left.exit_BT].flatten().to(device)
-
-        return left.find(("layers", device), find)
+        """The exit layers of all tokens, (D,)."""
+        return left.find(("layers", device), lambda: self.layer_X[left.exit_BT].flatten().to(device))
 
     def _exited(self, tokens: Chosen, hidden_BTW: Tensor, left: Left, device: torch.device) -> Exited:
         """What exits left of some tokens, on a device; `hidden_BTW` are the streams at the exits of those that left."""

@@ -95,7 +95,8 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
     student, state_B = Student(full.decoder, full.cache), torch.zeros(n_rows, dtype=torch.long, device=device)
-    leaving = Leaving(student.cache, {state: 0}, state_B, True, layers, maps)
+    layer_X = torch.tensor([*layers, full.decoder.n_layers - 1], device=device)
+    leaving = Leaving(student.cache, {state: 0}, state_B, True, layer_X, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
     visit = KnownExits(student, leaving, decoding, exit_BT)
     visit.may_owe = False

@@ -27,7 +27,9 @@ def written(decoder: Decoder, maps: StateMaps, hidden_BW: Tensor) -> tuple[Tenso
     """The keys and values of the layer of these tokens, which have left, each at position 3 of its row."""
     cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1, dtype=torch.bool)
     exit_B1 = torch.tensor([[EXITS.index(layer)] for layer in AFTER])
-    leaving = Leaving(cache, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, EXITS, maps)
+    leaving = Leaving(
+        cache, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, torch.tensor([*EXITS, N_LAYERS - 1]), maps
+    )
 
     def visit(layer: Layer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:
