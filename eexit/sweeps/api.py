@@ -51,13 +51,18 @@ COLUMNS: Final = 120  # of the table as text
 
 
 class SweepResults:
-    """A sweep's results in a folder or URI, `out`; what has landed there is read when it is first asked for."""
+    """A sweep's results in a folder or URI, `out`. `runs` and `tokens` are those when they are first asked for."""
 
     def __init__(self, out: str) -> None:
         """Raises `UsageError` if there are no results in `out`."""
         self.out = out
         self._store = open_store(out)
-        self.manifest: Manifest = manifest_of(self._store, shown(out))
+        manifest_of(self._store, shown(out))
+
+    @property
+    def manifest(self) -> Manifest:
+        """What `sweep.json` says now, since a sweep may grow."""
+        return manifest_of(self._store, shown(self.out))
 
     @property
     def configurations(self) -> list[Configuration]:
@@ -79,7 +84,7 @@ class SweepResults:
             tables.append(conform(read_tokens(self._store, shard), TOKENS))
         return self._in_order(pa.concat_tables(tables), "position")
 
-    @cached_property
+    @property
     def table(self) -> ResultTable:
         """The table that the command ends with: a line per configuration."""
         config, planned = self.manifest.config, self.configurations

@@ -116,6 +116,13 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert repr(swept).splitlines()[-1] == swept.out
 
 
+def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
+    first = eexit.sweep(["one"], model=model, quiet=True, **GRID)
+    assert "/agree" not in first._repr_html_()
+    second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
+    assert first._repr_html_() == second._repr_html_()
+
+
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
     opened = eexit.open(swept.out)
     assert opened.report() == Path(swept.out, "report.html")
