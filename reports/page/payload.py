@@ -155,7 +155,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 def _compares(rule: Rule) -> str | None:
     """How what the rule sees is held against its parameter where it exits; None where it is not, or chance decides."""
-    if rule.draws or not rule.sees or rule.higher_exits_later is None:
+    if rule.draws or rule.gives_chance or not rule.sees or rule.higher_exits_later is None:
         return None
     return "≥" if rule.higher_exits_later else "≤"
 

@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pandas as pd
 import pytest
 from commands import here, refusal
 from landed_sweep import land_all
+from page_content import content_of
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit
+from cluster.own_exits import OwnExits
 from eexit.custom_generate.taken import SETTING
 from eexit.method.own import use_files
 from eexit.plan.config import SweepConfig
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.store.folder import open_store
+from eexit.studies.choosing.question import families
 from jobs import replay, report, sweep, take_home, timings
+from reports.read.sweep import read_sweep
+from reports.shared.styles import Looks
 
 MINE = Path(__file__).parents[1] / "support" / "my_exits.py"
 RULES = {"sure": [0.3], "confidence": [0.3], "by_chance": [0.3]}
@@ -82,6 +88,33 @@ def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(ou
     assert held.own[0]["definition"] == "exits where `confidence` does"
     assert held.own[0]["higher_exits_later"] is True
     assert held.own[1]["draws"] is True
+
+
+def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
+    lock = Lock()
+
+    @eexit.rule()
+    def locked(layer: Any) -> Any:
+        with lock:
+            return layer.top_p[:, 0] > 0
+
+    with pytest.raises(
+        ValueError, match=r"locked can't be sent to other processes \(TypeError: .*: put it into a file"
+    ):
+        OwnExits.among({"locked"})
+
+
+def test_a_run_whose_rule_fails_is_a_row_with_its_error(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
+    @eexit.rule()
+    def fails(layer: Any) -> Any:
+        raise ZeroDivisionError("no")
+
+    asked: dict[str, Any] = {"rules": {fails: None, "agree": None}, "modes": ["skip"], "exit_every": 2}
+    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, quiet=True, **asked).runs.set_index(
+        "configuration"
+    )
+    assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
+    assert {*runs.loc["skip/fails", "error"]} == {"UsageError: rule fails, at layer 2: no"}
 
 
 GROWING = ("--rules", "sure=0.3,0.6", "--modes", "as_it_was")
@@ -167,5 +200,18 @@ def test_a_setting_is_loaded_with_the_file_alone(out: Path, tiny: Path, tmp_path
         assert generated(made, inputs["input_ids"].shape[1]) == [(tokens, exits) for _, tokens, exits in rows]
 
 
-def test_the_report_and_the_closing_table_do_without_the_file(out: Path, tmp_path: Path) -> None:
+def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_path: Path) -> None:
     assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
+    told = content_of(tmp_path / "report.html")
+    assert told["rules"]["sure"] == {
+        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "sees": "chance to exit",
+        "compares": None, "oracle": False,
+    }  # fmt: skip
+    assert told["rules"]["by_chance"]["compares"] is None
+    assert told["modes"]["as_it_was"].startswith("deeper layers make keys and values of the stream at the exit")
+    looks = Looks.of(read_sweep(str(out)).configurations)
+    assert (looks.modes, looks.rules) == (tuple(MODES), ("sure", "confidence", "by_chance"))
+    assert "by_chance" in str(eexit.open(out))
+    assert [each.name for each in families(eexit.open(out).manifest.configurations)][:2] == [
+        "frozen_residual/sure", "frozen_residual/confidence",
+    ]  # fmt: skip

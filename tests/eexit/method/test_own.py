@@ -1,5 +1,6 @@
 """Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from rows import DECODING, SAMPLED, as_reference, generate, grid
 from tiny_models import tiny_model
+from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
@@ -66,6 +68,25 @@ def test_scoring_gives_the_exits_of_generating(llama: PreTrainedModel) -> None:
         [trace] = generate(llama, [request])
         scored = score(Decoder(llama), DECODING, request, trace.token_id_T.tolist())
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+
+
+def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
+    n_calls = [0] * len(llama.model.layers)
+
+    def count(index: int) -> Callable[..., None]:
+        def counted(*_: object) -> None:
+            n_calls[index] += 1
+
+        return counted
+
+    engine = Engine(Decoder(llama), replace(DECODING, observe="none"))
+    handles = [layer.mlp.register_forward_hook(count(index)) for index, layer in enumerate(llama.model.layers)]
+    [trace] = traces_of(engine.generate(grid([Exit("as_it_was", "sure", 0.3)], [(3, 4)]))).values()
+    for handle in handles:
+        handle.remove()
+    exits_T = trace.exit_layer_T[1:]
+    assert len(set(exits_T.tolist())) > 1
+    assert n_calls == [1 + int((exits_T >= index).sum()) for index in range(len(n_calls))], "and those of the prompt"
 
 
 @pytest.mark.parametrize(
