@@ -1,14 +1,10 @@
 """Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way.
 
 Windows has no SIGHUP.
-
-So does the end of the time that work was given, in `until`.
 """
 
-import math
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,11 +13,6 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 _came = threading.Event()
 _listening = False
-_end = math.inf  # of the time that work was given, by time.monotonic()
-
-
-class TimeIsUpError(Exception):
-    """The time that work was given is over. What has landed stays."""
 
 
 @contextmanager
@@ -55,25 +46,9 @@ def listen_again() -> None:
 
 
 def check() -> None:
-    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser.
-
-    Raises `TimeIsUpError` if the time is over that `until` gave.
-    """
+    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
     if _listening and _came.is_set():
         raise KeyboardInterrupt
-    if time.monotonic() > _end:
-        raise TimeIsUpError
-
-
-@contextmanager
-def until(end: float) -> Iterator[None]:
-    """A context whose work has time until then, by time.monotonic(), and no longer than one around it has."""
-    global _end
-    before, _end = _end, min(_end, end)
-    try:
-        yield
-    finally:
-        _end = before
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

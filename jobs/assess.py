@@ -1,165 +1,211 @@
-"""Does early exit pay, for this model on this machine? One command, one verdict.
+"""Does early exit pay, for this model on this machine? Nine ordinary commands, and one verdict.
 
-    python jobs/assess.py                                   the default model, on generated prompts, in 35 minutes
-    python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --minutes 60 --out results/mine
-    python jobs/assess.py --batch 32 --margin 0.05          for who decodes 32 rows at a time
+    python jobs/assess.py                                   the default model, on generated prompts
+    python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
+    python jobs/assess.py --quick                           a look, with a tenth of it all, which certifies nothing
+    python jobs/assess.py --dry-run                         the nine commands, with which it can be done by hand
 
-It measures how long a step takes by rows and layers, what could be saved at most, and what can be learned; searches
-rules, exit sets, thresholds and readouts on a pilot; runs the few settings that are worth it on prompts that have no
-other part, and certifies one with a confidence that holds, if there is one; and times it. The verdict says whether it
-pays, and if not, what takes most of what exits could save: the state that they leave behind, knowing where to exit,
-proof, deciding, batches, or overhead. It says what pays most of all that keeps the same bound, exits or not: drafts,
-or transformers' own `generate` with its lookup.
+Exits learn from texts of the model's own; a pilot says what an oracle and online rules save, and its replays which
+settings are worth a run; these are run on prompts that have no other part; one of them is certified with a confidence
+that holds, if there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its
+lookup. The verdict says whether it pays and, if it doesn't, what takes most of what exits could save, as far as that
+is certain.
 
-Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. Whatever
-ends it, the same command goes on from there, and does again what was lost since. Minutes that are too few are refused
-once the first steps have shown how fast this machine is; with more of them, the same --out goes on. Time it on a
-machine that does nothing else.
+Sizes follow from the test that will be made, and not from time: after the first step it says how long the rest takes
+here. Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open.
+Whatever ends it, the same command goes on from there, and does again what was lost since. Run it on a machine that does
+nothing else.
 """
 
-import logging
+import os
+import platform
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.text import Text
 
 from cluster.console.command import command
-from cluster.console.flags import study_flags, whole
+from cluster.console.flags import seed, study_flags, whole
 from cluster.console.parser import Parser
+from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
-from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, shown
-from eexit.output.progress import Display
-from eexit.plan.config import SweepConfig
+from eexit.output.text import counted, precision
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.prompts import read_prompts
+from eexit.plan.validation_errors import explain
 from eexit.results.layout import REPORT
-from eexit.studies.verdict_file import FILE
+from jobs import choose, replay, sweep, timings, train
 
 if TYPE_CHECKING:
-    from cluster.assessment.outcome.verdict import Verdict
-    from cluster.assessment.record import Record
+    from cluster.assessment.assess import Assessment
+    from eexit.plan.config import Prompt
+    from eexit.studies.verdict.file import Verdict
+
+COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
+            "timings": timings.main}  # fmt: skip
+MODEL = ("model", "revision", "trust_remote_code", "dtype", "quantize")
+READING = ("system", "thinking", "thinking_until")
 
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    from cluster.assessment.asked import Asked
-    from cluster.assessment.record import Record, folder_of
-    from eexit.results.store.folder import open_store
-    from eexit.results.store.lease import ASSESSING, refuse_if_held
+    from cluster.assessment.assess import assess, begin
 
-    asked = Asked(
-        common(flags),
-        read_prompts(flags.prompts) if flags.prompts else (),
-        flags.minutes,
-        flags.margin,
-        flags.batch,
-        seed=flags.seed,
-    )
-    asked.parts()  # what can't be used is told before Ray is imported
-    Record.open(flags.out, asked.as_dict())
-    refuse_if_held(open_store(folder_of(flags.out)), ASSESSING)
     display = open_display(quiet=flags.quiet)
-    log_to_stderr(logging.WARNING)
-    display.say("importing Ray")
-    from cluster.assessment.assess import OnRay, assess
-    from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
+    assessment = assessment_of(flags)
+    print(first_line(assessment), flush=True)
+    if flags.dry_run:
+        begin(assessment)
+        for step in assessment.commands():
+            print(step.line)
+        return 0
+    for line in told_before(assessment):
+        display.say(line)
+    with ExitStack() as stack:
 
-    with ray_session(display.say):
-        verdict = assess(asked, flags.out, partial(OnRay, flags.device, trusts_code=flags.trust_remote_code), display)
-    finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
-    if found := to_take_home(verdict):
-        bring_home(flags, *found, display)
+        def do(script: str, given: Sequence[str]) -> int:
+            from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
+
+            stack.enter_context(ray_session(display.say))  # the first one starts Ray, and the others use it
+            return COMMANDS[script](given)
+
+        verdict = assess(assessment, do, display.say)
+    finish(verdict, flags.out)
     return 0
 
 
-def finish(verdict: "Verdict", out: str, record: "Record") -> None:
-    """Print the verdict, and where it is."""
-    from cluster.assessment.outcome.words import closing_sentences, sentences, verdict_table
-    from eexit.results.store.folder import open_store
-    from jobs.sweep import write_report
+def assessment_of(flags: Namespace) -> "Assessment":
+    """What is asked. Raises `UsageError` for what can't be used; the model is looked at, and not loaded."""
+    from cluster.assessment.assess import Assessment
+    from cluster.assessment.prompt_parts import drawn, split
+    from cluster.assessment.recipe import Recipe, model_flags, with_layer_between
+    from cluster.assessment.record import folder_of
+    from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
+    from eexit.plan.exit_layers import every_nth_layer
+    from eexit.plan.model_facts import look_at_model
+    from eexit.studies.verdict.file import Bound
 
-    console = console_of(columns=110)
-    for sentence in sentences(verdict):
-        console.print(Text(sentence, style="bold"))
-    console.print(verdict_table(verdict))
-    for sentence in closing_sentences(verdict, record.seconds, record.remarks):
-        console.print(Text(sentence))
-    run = inside(out, "run")
-    if (Path(run).expanduser() / FILE).is_file():
-        write_report(run, open_store(Path(run).expanduser()))
-        print(shown(inside(run, REPORT)))
-    print(shown(inside(out, FILE)))
-
-
-def to_take_home(verdict: "Verdict") -> tuple[str, str | None] | None:
-    """The folder of the sweep of what pays most, and its key, or None where that is the setting that was chosen."""
-    from cluster.assessment.outcome.verdict import GENERATE
-    from cluster.assessment.workshop import INSTEAD, RUN
-
-    if verdict.instead is None:
-        return (RUN, None) if verdict.pays else None
-    contender = verdict.instead.contender
-    return None if contender.role == GENERATE else (INSTEAD, contender.key)
-
-
-def bring_home(flags: Namespace, sweep: str, key: str | None, display: Display) -> None:
-    """Take a setting home, unless it is there."""
-    place = inside(flags.out, "setting")
-    if not Path(place).expanduser().exists():
-        from eexit.custom_generate.words import described
-        from eexit.studies.taking_home.take_home import Wanted, take_home
-
-        how = {"device": flags.device, "trusts_code": flags.trust_remote_code}
-        print(described(take_home(Wanted(inside(flags.out, sweep), place, key, **how), display.say)))
-    print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{place}"))')
-
-
-def common(flags: Namespace) -> dict[str, object]:
-    """What all sweeps of it have: fields of a `SweepConfig`, as they were given."""
-    names = (
-        "model", "revision", "trust_remote_code", "dtype", "quantize", "system", "exit_every", "exit_layers",
-        "max_new_tokens", "thinking", "thinking_until",
+    if not 0 < flags.at_most < 1:
+        raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
+    folder_of(flags.out)
+    whole_sizes, confidence = sizes_at(flags.at_most), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
+    least = least_choosing(flags.at_most, confidence)
+    if flags.prompts:
+        parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick)
+    else:
+        parts = drawn(whole_sizes, least, flags.seed, flags.quick)
+    common = {name: getattr(flags, name) for name in MODEL}
+    reading = {name: getattr(flags, name) for name in READING}
+    config = config_of(flags, parts.of["run"][:1], common | reading)
+    model, layers, memory = look_at_model(config, 1)
+    if not flags.exit_layers:
+        layers = with_layer_between(every_nth_layer(model["n_layers"]))
+    layer_bytes, head_bytes = memory.parts if memory and memory.parts else (0, 0)
+    device = None if flags.device == "auto" else flags.device
+    execution = model_flags({"device": device, "quiet": flags.quiet})
+    recipe = Recipe(
+        flags.out, parts, layers, model_flags(common), model_flags(reading), execution, flags.max_new_tokens,
+        screens=head_bytes > layer_bytes > 0 and not model.get("quantization"), batch=flags.batch,
     )  # fmt: skip
-    return {name: value for name in names if (value := getattr(flags, name)) not in (None, False)}
+    bound = Bound(risk=parts.risk, at_most=flags.at_most, confidence=confidence)
+    return Assessment(recipe, bound, model, flags.quick)
+
+
+def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
+    """That of a sweep without exits. Raises `UsageError` for fields that no sweep has."""
+    given = {name: value for name, value in fields.items() if value not in (None, False)}
+    layers = {"exit_layers": tuple(flags.exit_layers)} if flags.exit_layers else {}
+    try:
+        return SweepConfig(
+            prompts=tuple(prompts), max_new_tokens=flags.max_new_tokens, **{**NO_EXITS, **given, **layers}
+        )
+    except ValidationError as error:
+        names = {*given, *layers, "max_new_tokens"}
+        raise UsageError(explain(error, names, Path(__file__), SweepConfig.model_fields)) from error
+
+
+def first_line(assessment: "Assessment") -> str:
+    """The model, its dtype and weights, and this machine's cores and threads."""
+    model, n = assessment.model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    asked = "auto" if "--dtype" not in assessment.recipe.common else ""
+    digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
+    name = assessment.recipe.common[assessment.recipe.common.index("--model") + 1]
+    where = f"{platform.machine()}, {counted(n or 1, 'core')} and as many threads"
+    return " · ".join(filter(None, (name, precision(model, asked), digest and f"weights {digest}", where)))
+
+
+def told_before(assessment: "Assessment") -> Iterator[str]:
+    """The sizes, and how likely they are to certify a setting."""
+    from cluster.assessment.sizes import promise
+
+    parts, bound = assessment.recipe.parts, assessment.bound
+    sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
+    yield f"prompts: {sizes}, {parts.choosing:,} of these for choosing"
+    if assessment.is_look:
+        yield "a look: it certifies nothing, and does not say whether exits pay"
+    elif bound.risk == "answers":
+        yield promise(parts.choosing, bound.at_most)
+    else:
+        yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
+
+
+def finish(verdict: "Verdict", out: str) -> None:
+    """Print the verdict, and where it is."""
+    from eexit.results.store.folder import open_store
+    from eexit.studies.verdict.file import FILE
+    from eexit.studies.verdict.shown import ANSWERS, cause, reason, tables
+
+    console, run = console_of(columns=110), inside(out, "run")
+    console.print(Text(verdict.where))
+    console.print(Text(f"Does early exit pay? {ANSWERS[verdict.pays]} {reason(verdict)}", style="bold"))
+    if takes_most := cause(verdict):
+        console.print(Text(takes_most))
+    for table in tables(verdict):
+        console.print(table.printed())
+    sweep.write_report(run, open_store(Path(run).expanduser()))
+    if verdict.pays:
+        print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")
+    print(shown(inside(run, REPORT)))
+    print(shown(inside(out, FILE)))
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser, fields = Parser(__doc__), SweepConfig.model_fields
-    parser.add_argument(
-        "--model",
-        default=fields["model"].default,
-        help=f"{fields['model'].description} (default: {fields['model'].default})",
-    )
-    parser.add_argument("--revision", help=fields["revision"].description)
+    for name in MODEL[:2]:
+        default = fields[name].default
+        told = f"{fields[name].description}" + (f" (default: {default})" if default else "")
+        parser.add_argument(f"--{name}", default=default, help=told)
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--quantize", help=fields["quantize"].description)
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of generated prompts: another one gives others (default: 0)"
-    )
+    which = "of generated prompts: another one gives others (default: 0)"
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=which)
     parser.add_argument("--system", help=fields["system"].description)
-    parser.add_argument("--minutes", type=float, default=35.0, metavar="N", help="that it may take (default: 35)")
     parser.add_argument(
-        "--margin", type=float, default=0.02, metavar="SHARE",
-        help="what may be lost at most: answers that normal has right, of all prompts, or tokens (default: 0.02)",
+        "--at-most", type=float, default=0.02, metavar="SHARE",
+        help="what may be lost: answers that full depth gets right, of all prompts, or tokens (default: 0.02)",
     )  # fmt: skip
-    rows = "rows that are decoded together where it is to pay (default: 1 8 32)"
-    parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
+    rows = "rows that are decoded together where it is to pay (default: 1)"
+    parser.add_argument("--batch", type=whole, default=1, metavar="ROWS", help=rows)
     parser.add_argument(
         "--max-new-tokens", type=whole, default=32, metavar="N", help="tokens per run at most (default: 32)"
     )
-    parser.add_argument(
-        "--exit-every", type=whole, metavar="N", help=(fields["exit_every"].description or "").replace("%", "%%")
-    )
-    parser.several("--exit-layers", "L", f"{fields['exit_layers'].description}, such as 23", type=int, default=None)
+    layers = f"{fields['exit_layers'].description}, and one between the last two"
+    parser.several("--exit-layers", "L", layers, type=int, default=None)
     parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
     parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
+    parser.add_argument("--quick", action="store_true", help="a look, with a tenth of it all: it certifies nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write the prompts of each part into --out, print the commands, and stop"
+    )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     return study_flags(parser, arguments)
 

@@ -3,7 +3,8 @@
     python jobs/timings.py results/mine                         all configurations but oracles, at 1, 8 and 32 rows
     python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
     python jobs/timings.py results/mine --prompts 3 --tokens 40 --rounds 2 --batch 1      a first look
-    python jobs/timings.py results/mine --beside generate/lookup     what else is there
+    python jobs/timings.py results/mine --beside generate/lookup --draft 20:4     what else is there
+    python jobs/timings.py results/mine --chosen --fresh       what was chosen, on prompts that were not timed before
 
 Time it on a machine that does nothing else. One Ray actor has all CPUs of a node, or a whole GPU, for itself. In every
 round it times everything once, in another order, and only times of one round are compared. Everything decodes the same
@@ -24,6 +25,7 @@ from functools import partial
 
 from cluster.console.command import command
 from cluster.console.flags import study_flags, study_parser, whole
+from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.plan.configuration import GENERATE, VARIANTS
 from eexit.quality.estimates import MIN_ROUNDS
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
 
     asked = WhatToTime(
         flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps,
-        beside=flags.beside, per_round=flags.per_round,
+        beside=flags.beside, per_round=flags.per_round, only_chosen=flags.chosen, drafts=flags.draft,
+        only_fresh=flags.fresh,
     )  # fmt: skip
     done = run_study(
         flags.results,
@@ -56,6 +59,10 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
     keys = "keys of configurations, as in the sweep's table (default: all but oracles); normal and generate always run"
     parser.several("--configurations", "KEY", keys)
+    parser.add_argument(
+        "--chosen", action="store_true", help="of configurations, time only what jobs/choose.py chose last, if anything"
+    )
+    parser.several("--draft", "LAYER:N", "drafts to time too, as in 20:4 25:4, which the sweep need not have")
     rows = "rows that are decoded together; prompts repeat where there are fewer (default: 1 8 32)"
     parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
     parser.add_argument(
@@ -90,12 +97,20 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     variants = "; ".join(f"{GENERATE}/{variant}: {what}" for variant, what in VARIANTS.items())
     parser.several("--beside", "KEY", f"variants of generate to time beside it: {variants}", default=(GENERATE,))
     parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="time prompts that no call before has timed, such as to time again what was fastest there",
+    )
+    parser.add_argument(
         "--steps",
         action="store_true",
         help="time exits of all rows at each exitable layer too: how long a step takes by rows and layers, and what "
         "that allows the timed configurations to save",
     )
-    return study_flags(parser, arguments)
+    flags = study_flags(parser, arguments)
+    if flags.chosen and flags.configurations:
+        raise UsageError("give either --chosen or --configurations, which say what is timed")
+    return flags
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
-"""Does early exit pay for one model on one machine: what is asked, how much of it fits into the minutes, and the steps,
-each an ordinary sweep or study in a folder of its own. What their tables say, and the verdict, is in `outcome`.
+"""Does early exit pay, for one model on one machine: a recipe of nine ordinary commands, its sizes, and the verdict.
+
+What is concluded from their tables, and how sure it is, is `eexit.studies.verdict`; the commands are those of `jobs/`.
 """

@@ -1,221 +1,160 @@
-"""Does it pay? The steps of an assessment, each an ordinary sweep or study in a folder of its own: `assess`.
+"""Does it pay? The commands of a recipe that are left, one after the other, and what their tables say: `assess`."""
 
-    look/               exits of all tokens at each layer, timed: T(rows, layers), drafts and `generate` beside it
-    ceiling/            the pilot's texts at full depth, and what oracles would save; replays of settings on them
-    texts/, exits/      texts of the model's own, sampled, and what was learned from them
-    ceiling-learned/    as ceiling/, read as was learned
-    tried/              the front of the replays' settings, run on the pilot: the order in which they are tested
-    tried-free/         the front of those that would save most if deciding were free, there too
-    run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
-    instead/            drafts, and transformers' own `generate` with its lookup, timed
-    assessment.json     what was asked and planned, and how long each step took (`cluster.assessment.record`)
-    verdict.json        what came of it (`cluster.assessment.outcome.words`), in run/ too
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
-What is finished is found and not done again, whatever ended the command before: a step is finished by what it left.
-What of that is gone or damaged is done again, and said. Each step has a deadline. What is not done by then is left out,
-and named; but without the first two steps there is no verdict, and the minutes are refused.
-"""
+import numpy as np
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, NoReturn
-
-from cluster.assessment import sizes
-from cluster.assessment.asked import Asked
-from cluster.assessment.certifying import (
-    choose,
-    has_chosen,
-    has_run,
-    has_timed,
-    run,
-    time_settings,
-)
-from cluster.assessment.instead import (
-    cut_rows,
-    has_taken_instead,
-    has_timed_with_more_rows,
-    take_instead,
-    time_with_more_rows,
-)
-from cluster.assessment.learned import searched_layers
-from cluster.assessment.outcome.figures import AssessmentTables, figures_of
-from cluster.assessment.outcome.verdict import Verdict, judge
-from cluster.assessment.outcome.words import as_json
-from cluster.assessment.parts import ANSWERS
-from cluster.assessment.preparing import (
-    cut_learning,
-    find_ceiling,
-    has_ceiling,
-    has_learned,
-    has_looked,
-    learn,
-    look,
-)
-from cluster.assessment.record import Record, folder_of
-from cluster.assessment.searching import has_searched, search
-from cluster.assessment.workshop import (
-    CEILING,
-    CEILING_LEARNED,
-    INSTEAD,
-    RUN,
-    TRIED,
-    TRIED_FREE,
-    Place,
-    Plan,
-    Workshop,
-)
-from cluster.console.steps import Steps
-from cluster.interruption import TimeIsUpError
-from cluster.job import SweepJob
-from cluster.studies.run import run_study
-from cluster.studies.training import train_exits
-from cluster.sweep import run_job
-from eexit.errors import UsageError
-from eexit.output.progress import Display
+from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PARTS, PILOT, RUN
+from cluster.assessment.recipe import TEXTS, Command, Recipe
+from cluster.assessment.record import AssessmentRecord, folder_of, refuse_foreign_verdict
+from cluster.assessment.steps_done import is_done, is_whole, set_damaged_aside
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.text import counted
 from eexit.output.whole_files import write_whole
-from eexit.plan.artefacts import Card
-from eexit.plan.config import SweepConfig
-from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.configuration import NORMAL
+from eexit.plan.hashes import content_hash
+from eexit.quality.intervals import clopper_pearson
+from eexit.quality.risks import answers_tell
+from eexit.results.finished_sweep import read_finished, refuse_changed_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
-from eexit.studies.verdict_file import FILE
-from eexit.sweeps.arguments import Device
-from eexit.training.plan import WhatToTrain
+from eexit.results.store.manifest import LostManifestError, read_manifest
+from eexit.studies.verdict.file import FILE, Bound, Verdict
+from eexit.studies.verdict.judge import AssessmentSteps, conclude
 
-
-@dataclass
-class OnRay:
-    """On the Ray that this process has joined, one after the other. The model is looked at once in each dtype."""
-
-    device: Device
-    display: Display
-    rows_per_shard: int = 128
-    trusts_code: bool = False
-    _facts: dict[str, ModelFacts] = field(default_factory=dict, init=False)  # by dtype
-
-    def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
-        if config.dtype not in self._facts:
-            self._facts[config.dtype] = look_at_model(config, self.rows_per_shard)
-        model, _, memory = self._facts[config.dtype]
-        return model, resolve_exitable_layers(config, model["n_layers"]), memory
-
-    def sweep(self, config: SweepConfig, out: str) -> None:
-        job = SweepJob(config=config, out=out, device=self.device, rows_per_shard=self.rows_per_shard)
-        run_job(job, self.display, look=self.look)
-
-    def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
-        run_study(results, plan, self.device, self.display, self.look, columns, self.trusts_code)
-
-    def train(self, results: str, asked: WhatToTrain) -> Card:
-        return train_exits(results, asked, self.device, self.display, self.look, self.trusts_code)
+SWEEPS: Final = (TEXTS, PILOT, RUN)
+Do = Callable[[str, Sequence[str]], int]  # a script of `jobs/` with these arguments, in this process; its exit code
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class AssessmentStep:
-    """A step: its work, and whether all that it leaves is there, undamaged.
+class Assessment:
+    """A recipe at a bound, for the model as it is now. A look certifies nothing, and so it has no answer."""
 
-    Once its time is over, `cut` makes do with what it has left, names what is left out that more minutes go on with, or
-    raises `UsageError`.
-    """
+    recipe: Recipe
+    bound: Bound
+    model: Mapping[str, Any]
+    is_look: bool = False
 
-    name: str
-    work: Callable[[Workshop], None]
-    has_left_all: Callable[[Workshop], bool]
-    cut: Callable[[Workshop], str | None]
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """All that the results depend on."""
+        recipe = self.recipe
+        return {
+            "model": recipe.common, "reading": recipe.reading, "layers": recipe.layers, "prompts": recipe.parts.digest,
+            "max_new_tokens": recipe.max_new_tokens, "at_most": self.bound.at_most, "batch": recipe.batch,
+            "look": self.is_look,
+        }  # fmt: skip
 
-
-def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], display: Display) -> Verdict:
-    """Do the steps that are left, in the place that shows its progress on a display, and judge.
-
-    Raises `UsageError` for what can't be used, such as a folder that another process assesses in, or minutes that are
-    too few; and whatever stops a step.
-    """
-    folder = folder_of(out)
-    with display, hold(open_store(folder), display.say, ASSESSING):
-        record = Record.open(out, asked.as_dict())
-        steps = Steps(display, sizes.SHARES, record.finished)
-        shop = Workshop(asked, folder, place_on(steps), steps, record)
-        _say_what_is_asked(shop)
-        shop.asked = asked.at_layers(searched_layers(shop.layers))
-        shop.set_damaged_aside()
-        for step in STEPS:
-            _do(step, shop)
-        return _judged(shop)
-
-
-def _do(step: AssessmentStep, shop: Workshop) -> None:
-    if step.has_left_all(shop):
-        if step.name not in shop.record.finished:  # it was interrupted once all was there
-            shop.record.spent(step.name, 0.0, is_done=True)
-        return
-    if step.name in shop.record.cut and shop.seconds_left <= 0:  # what was said stands
-        return
-    if step.name in shop.record.finished:
-        shop.steps.say(f"{step.name} was finished, and what it had left is damaged or gone: that is done again")
-    try:
-        with shop.timed(step.name):
-            step.work(shop)
-    except TimeIsUpError:
-        if not step.has_left_all(shop) and (left_out := step.cut(shop)):
-            more = f"with --minutes {shop.minutes_that_would_do:,} it goes on"
-            line = f"Left out: {left_out}, for want of minutes: {more}."
-            shop.steps.say(line)
-            shop.record.cuts(step.name, line)
-        if step.has_left_all(shop):
-            shop.record.spent(step.name, 0.0, is_done=True)
-
-
-def _refuse(shop: Workshop) -> NoReturn:
-    """Raises `UsageError`: there is no verdict without this step."""
-    raise UsageError(
-        f"--minutes {shop.asked.minutes:g} are too few on this machine as it is now: by how far it came in them, about "
-        f"{shop.minutes_that_would_do:,} would do; what was measured stays, and the same command with more goes on"
-    )
-
-
-STEPS: Final = (
-    AssessmentStep(sizes.LOOK, look, has_looked, _refuse),
-    AssessmentStep(sizes.CEILING, find_ceiling, has_ceiling, _refuse),
-    AssessmentStep(sizes.LEARN, learn, has_learned, cut_learning),
-    AssessmentStep(sizes.SEARCH, search, has_searched, lambda shop: "the rest of the search, and the run"),
-    AssessmentStep(sizes.RUN, run, has_run, lambda shop: "the rest of the run, and the choice"),
-    AssessmentStep(sizes.CHOOSE, choose, has_chosen, lambda shop: "the choice"),
-    AssessmentStep(sizes.TIME, time_settings, has_timed, lambda shop: "some rounds of the times"),
-    AssessmentStep(
-        sizes.INSTEAD, take_instead, has_taken_instead, lambda shop: "the rest of what could be taken instead of exits"
-    ),
-    AssessmentStep(sizes.ROWS, time_with_more_rows, has_timed_with_more_rows, cut_rows),
-)
-
-
-def _judged(shop: Workshop) -> Verdict:
-    steps = AssessmentTables(
-        look=shop.first_look,
-        ceilings=shop.sweeps(CEILING, CEILING_LEARNED),
-        tried=shop.sweeps(TRIED, TRIED_FREE),
-        run=next(iter(shop.sweeps(RUN)), None),
-        drafts=next(iter(shop.sweeps(INSTEAD)), None),
-    )
-    figures = figures_of(steps, shop.bound, shop.asked.batches)
-    verdict = judge(replace(figures, missing=shop.record.missing))
-    text = as_json(verdict, shop.asked.common["model"], shop.record.seconds, shop.record.remarks)
-    for folder in (shop.out, *([Path(shop.at(RUN))] if shop.is_there(RUN) else [])):
-        write_whole(folder / FILE, text)
-    return verdict
-
-
-def _say_what_is_asked(shop: Workshop) -> None:
-    if shop.asks_before:
-        shop.remark(sizes.told_of_asks(shop.asks_before, shop.enough))
-    for line in sizes.told_of_prompts(shop.enough, shop.available, shop.parts.risk):
-        shop.steps.say(line)
-    if shop.parts.risk != ANSWERS:
-        shop.remark(
-            "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
+    def bound_now(self) -> tuple[Bound, str]:
+        """The bound, and why it is not on lost answers although prompts have them: full depth gets too few right."""
+        if self.bound.risk != ANSWERS or not is_whole(self.recipe.at(PILOT)):
+            return self.bound, ""
+        runs = read_finished(self.recipe.at(PILOT), ["configuration", "correct"]).runs.to_pylist()
+        marks = [bool(run["correct"]) for run in runs if run["configuration"] == NORMAL]
+        low, _ = clopper_pearson(sum(marks), len(marks))
+        if answers_tell(low, self.bound.at_most):
+            return self.bound, ""
+        why = (
+            f"full depth gets {sum(marks)} of {counted(len(marks), 'answer')} right, so that losing half of them could "
+            "keep the bound: the risk is disagreement with full depth, token by token"
         )
-    load, cpus = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if load > cpus / 2 and not shop.record.seconds:  # later, the load may be that of the call before
-        shop.remark(f"The machine was busy (load {load:.1f} of {cpus} CPUs), which widens the intervals of times.")
+        return self.bound.model_copy(update={"risk": DISAGREEMENT}), why
+
+    def commands(self) -> Sequence[Command]:
+        """All nine, by what is known now."""
+        return self.recipe.commands(self.bound_now()[0], self._length())
+
+    def _length(self) -> float | None:
+        """Tokens of a text, by those of the first step."""
+        if not is_whole(self.recipe.at(TEXTS)):
+            return None
+        lengths = [n for n in read_finished(self.recipe.at(TEXTS), ["n_tokens"]).runs["n_tokens"].to_pylist() if n]
+        return float(np.minimum(lengths, self.recipe.max_new_tokens).mean()) if lengths else None
+
+
+def begin(assessment: Assessment) -> AssessmentRecord:
+    """The record of an assessment, once its folder is found to be its own; its prompts are written there.
+
+    Raises `UsageError` for a folder of anything else, and for a model that has changed since.
+    """
+    recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
+    refuse_foreign_verdict(folder, folder / RUN)
+    manifests = {}
+    for name in SWEEPS:
+        try:
+            manifests[name] = read_manifest(open_store(recipe.at(name)))
+        except LostManifestError:
+            manifests[name] = None
+    begun = {name: found for name, found in manifests.items() if found}
+    record = AssessmentRecord.open(folder, assessment.asked, has_begun=bool(begun))
+    planned = dict(zip(SWEEPS, PARTS, strict=True))
+    for name, manifest in begun.items():
+        _refuse_other_prompts(assessment, name, planned[name], manifest.config["prompts"])
+        if is_whole(recipe.at(name)):
+            refuse_changed_model(read_finished(recipe.at(name), ["run_id"]), assessment.model)
+    record.write()
+    recipe.parts.write(str(folder))
+    return record
+
+
+def assess(assessment: Assessment, do: Do, say: Say) -> Verdict:
+    """Do the commands that are left, judge, and write `verdict.json`.
+
+    Raises `UsageError` as `begin` does, and if another process assesses here, and `SweepStopped` where a command stops.
+    """
+    recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
+    with hold(open_store(folder), say, ASSESSING):
+        record = begin(assessment)
+        for name in SWEEPS:
+            for line in set_damaged_aside(recipe.at(name)):
+                say(line)
+        said = ""
+        for at in range(len(assessment.commands())):
+            command, (bound, why) = assessment.commands()[at], assessment.bound_now()
+            if why != said:
+                say(said := why)
+            if is_done(command, recipe, bound):
+                continue
+            left = forecast(assessment, record, at)
+            say(f"{at + 1} of {len(assessment.commands())}, {command.name}{left}: {command.line}")
+            _do(command, do, record)
+            if not is_done(command, recipe, assessment.bound_now()[0]):
+                raise SweepStopped(f"step {at + 1}, {command.name}, has not come to its end")
+        steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN))
+        verdict = conclude(steps, assessment.bound_now()[0], recipe.batch, assessment.is_look)
+        for place in (folder, folder / RUN):
+            write_whole(place / FILE, verdict.to_json())
+        return verdict
+
+
+def _do(command: Command, do: Do, record: AssessmentRecord) -> None:
+    began = time.monotonic()
+    try:
+        do(command.script, command.arguments)
+    finally:
+        record.took(command.name, time.monotonic() - began)
+
+
+def forecast(assessment: Assessment, record: AssessmentRecord, at: int) -> str:
+    """How long this step and those after it take, by the tokens per second of those before."""
+    commands = assessment.commands()
+    tokens = sum(each.tokens for each in commands[:at] if each.name in record.seconds)
+    seconds = sum(record.seconds.get(each.name, 0.0) for each in commands[:at])
+    if not tokens or not seconds:
+        return ""
+    left = sum(each.tokens for each in commands[at:]) * seconds / tokens
+    minutes = max(1, round(left / 60))
+    return f" ({counted(minutes, 'minute')} left at {tokens / seconds:,.0f} tokens per second)"
+
+
+def _refuse_other_prompts(assessment: Assessment, name: str, part: str, held: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UsageError` where a step has other prompts, as after its record was lost."""
+    planned = [asdict(each) for each in assessment.recipe.parts.of[part]]
+    if content_hash(planned) != content_hash([{**each} for each in held]):
+        raise UsageError(
+            f"{assessment.recipe.at(name)} is of other prompts: choose another --out, or the prompts that it has"
+        )

@@ -73,6 +73,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     use_files(flags.pop("use") or in_file)
     table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
     controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
+    flags |= _settings(flags, flags.pop("settings_of", None))
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     prompts_from, prompts = _prompts(flags.pop("prompts", None), table.pop("prompts", None), path)
@@ -109,6 +110,12 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
         "has the mode of what it follows",
     )
     use_flag(parser, WHERE)
+    parser.group(WHERE).add_argument(
+        "--settings-of",
+        metavar="RESULTS",
+        help="rules and the exit set that replays of a finished sweep find worth a run: those that cost least within "
+        "0.05, 0.1, 0.2, 0.3, 0.5 and 1%% disagreement",
+    )
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
@@ -116,6 +123,18 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
     parser.group(OUTPUT).add_argument(
         "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
     )
+
+
+def _settings(flags: Mapping[str, Any], results: str | None) -> dict[str, Any]:
+    """Rules and the exit set that replays of a sweep find worth a run, if one is named. Raises `UsageError`."""
+    if results is None:
+        return {}
+    from eexit.studies.replay.worth_running import settings_worth_running  # as above
+
+    if given := [name for name in ("rules", "exit_sets", "kl_factors") if name in flags]:
+        raise UsageError(f"--settings-of says which rules are run, and {flag(given[0])} too: give one of them")
+    rules, exit_set = settings_worth_running(results)
+    return {"rules": rules, "exit_sets": [exit_set]}
 
 
 def _figures(name: str | None) -> Path | None:

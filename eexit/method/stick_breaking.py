@@ -39,6 +39,7 @@ class Expected:
     share_X: Tensor  # of the exits
     kl: float
     agreement: float  # with the final layer's likeliest token
+    same: float  # the chance that all tokens agree with it, if exits are drawn token by token
 
 
 def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
@@ -46,5 +47,5 @@ def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
     prob_NX = prob_NX.double()
     kl_NX = torch.nn.functional.pad(kl_NE, (0, 1)).double()
     agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
-    kl, agreement = ((prob_NX * value_NX).sum(1).mean().item() for value_NX in (kl_NX, agrees_NX))
-    return Expected(prob_NX.mean(0), kl, agreement)
+    kl_N, agreement_N = ((prob_NX * value_NX).sum(1) for value_NX in (kl_NX, agrees_NX))
+    return Expected(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())

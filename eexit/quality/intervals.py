@@ -24,17 +24,29 @@ Ends = tuple[float, float]
 
 def of_share(values_P: np.ndarray) -> Ends:
     """The interval of a mean of values in [0, 1]."""
-    n, mean = len(values_P), float(values_P.mean())
-    effective = _as_many(mean * (1 - mean), values_P) if _are_parts(values_P) else n
-    return clopper_pearson(mean * effective, effective)
+    low_1, high_1 = of_shares(values_P[None])
+    return float(low_1[0]), float(high_1[0])
+
+
+def of_shares(values_XP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the intervals of the means of X such columns, (X,) each."""
+    mean_X = values_XP.mean(axis=1)
+    effective_X = np.full(len(mean_X), values_XP.shape[1], dtype=float)
+    for at in np.flatnonzero((values_XP != np.round(values_XP)).any(axis=1)):
+        effective_X[at] = _as_many(mean_X[at] * (1 - mean_X[at]), values_XP[at])
+    return _exact(mean_X * effective_X, (1 - mean_X) * effective_X)
 
 
 def clopper_pearson(successes: float, n: float) -> Ends:
     """The exact interval of a share, given how many of `n` it was; neither need be whole."""
-    failures = n - successes
-    # The quantiles of a beta distribution, without what `scipy.stats` looks at before it computes them.
-    low = float(scipy.special.betaincinv(successes, failures + 1, TAILS[0])) if successes > 0 else 0.0
-    high = float(scipy.special.betaincinv(successes + 1, failures, TAILS[1])) if failures > 1e-9 else 1.0
+    low, high = _exact(np.array(successes), np.array(n - successes))
+    return float(low), float(high)
+
+
+def _exact(successes: np.ndarray, failures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper's and Pearson's: quantiles of beta distributions, without what `scipy.stats` looks at before."""
+    low = np.where(successes > 0, scipy.special.betaincinv(successes, failures + 1, TAILS[0]), 0.0)
+    high = np.where(failures > 1e-9, scipy.special.betaincinv(successes + 1, failures, TAILS[1]), 1.0)
     return low, high
 
 

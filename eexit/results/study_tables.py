@@ -204,6 +204,14 @@ CHOICES: Final = Table(
     once=("choice_id",),
 )
 
+# Of each prompt, or group of them, of a replay; NaN where no model was loaded.
+OF_UNITS: Final = {
+    "unit_cost_full": ("multiply-adds", "what full depth costs"),
+    "unit_cost_exits": ("multiply-adds", "of the layers up to the exits and one read of each token"),
+    "unit_cost_looks": ("multiply-adds", "of what deciding looks at beside that read; NaN for oracles"),
+    "unit_disagreement": ("fraction of decided tokens", "expected_disagreement of its texts"),
+    "unit_changed": ("chance", "that any token of a text is not full depth's, given those before it"),
+}
 
 REPLAYS: Final = Table(
     "replays",
@@ -261,9 +269,15 @@ REPLAYS: Final = Table(
             name: float64("multiply-adds", f"{name}, as in generations, {of}")
             for name, of in {
                 "cost_full": "of all prompts, seeds averaged; null where no model was loaded",
+                "cost_exits": "likewise, of layers up to the exits and one read of each token",
                 "cost_needed": "likewise, of exits drawn with the runs' seeds; 1 - cost_needed / cost_full is saved",
                 "cost_run": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
+        },
+        "units": described("", pa.list_(pa.uint64()), "hashes", "of the prompts' ids, or of the groups that they name"),
+        **{
+            name: described("", pa.list_(pa.float32()), unit, f"{means}; of each of the units")
+            for name, (unit, means) in OF_UNITS.items()
         },
         "readout": string(
             "name",

@@ -141,6 +141,11 @@ GENERATIONS: Final = schema(
             "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
             "is the same in every configuration; null on error",
         ),
+        "cost_exits": float64(
+            "multiply-adds",
+            "of the layers up to the exits and one read of each token: as if neither deciding nor what later tokens "
+            "need past an exit cost anything",
+        ),
         "cost_needed": float64(
             "multiply-adds",
             "what the exits as taken need if deciding were free and the deferral of layers unbounded; "

@@ -22,19 +22,16 @@ from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.saving import read_saved
 from eexit.training.setup import WAYS, TrainingOptions, rule_and_parameter
-from eexit.training.texts import Text, n_tokens, thinned
+from eexit.training.texts import Text, n_tokens
 
 
 @dataclass(frozen=True)
 class WhatToTrain:
-    """The flags of `jobs/train.py`. With `one_in`, it learns from one text in so many, for comparison, and is measured
-    on the same held-out ones.
-    """
+    """The flags of `jobs/train.py`."""
 
     what: str
     out: str  # the folder of the artefact
     prompts: Sequence[Prompt] = ()  # more of them, whose texts are generated first
-    one_in: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)  # layers, and those of `eexit.training.setup.WAYS`
 
 
@@ -65,7 +62,7 @@ def make_training_plan(
     Raises `UsageError` for what can't be used.
     """
     given = asked.options
-    learn, held_out = split(thinned(texts, asked.one_in), sweep.name)
+    learn, held_out = split(texts, sweep.name)
     config = _config(sweep, given)
     model, layers, _ = look(config, 1)
     refuse_changed_model(sweep, model)

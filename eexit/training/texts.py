@@ -74,12 +74,6 @@ def parted(texts: Sequence[Text]) -> list[tuple[bool, list[Text]]]:
     return [(chooses, part) for chooses, part in parts if part]
 
 
-def thinned(texts: Sequence[Text], one_in: int) -> list[Text]:
-    """One in so many of the texts that are learned from, and of those that choose; all that are held out."""
-    learned = [text for _, part in parted([text for text in texts if not text.held_out]) for text in part[::one_in]]
-    return [text for text in texts if text.held_out or text in learned]
-
-
 def n_tokens(texts: Sequence[Text]) -> int:
     """Tokens of the answers."""
     return sum(len(text.token_ids) for text in texts)

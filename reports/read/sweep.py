@@ -25,11 +25,11 @@ from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
 from eexit.studies.other_models import Shapes
+from eexit.studies.verdict.file import Verdict, read_verdict
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed, read_study_tables
-from reports.read.verdict import AssessedVerdict, read_verdict
 
 _NESTED = tuple(name for name, field in OF_PARTS.items() if pa.types.is_nested(field.type))
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer", *_NESTED)  # large, and no statistic needs them
@@ -66,7 +66,7 @@ class Sweep:
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
     prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
-    verdict: AssessedVerdict | None = None  # of an assessment, if there was one
+    verdict: Verdict | None = None  # of an assessment, if there was one
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property

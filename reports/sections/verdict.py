@@ -1,24 +1,24 @@
 """Whether early exit pays: an answer with its number, which setting it is of, and how sure that is.
 
-An assessment says so itself (`reports.read.verdict`). Without one, a sweep's own answers and choices are told.
+An assessment says so itself (`eexit.studies.verdict`). Without one, a sweep's own answers and choices are told.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
 
-from eexit.output.text import bracketed, counted, is_known, percent, short_percent, written
+from eexit.output.text import bracketed, counted, is_known, percent, short_percent
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.certificate import none_certified
-from eexit.studies.verdict_file import KNOWING, MEANINGS, STATE
+from eexit.studies.verdict import shown
+from eexit.studies.verdict.file import Verdict
 from reports.read.judgements import BEST, SCORE, WORST
-from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
-from reports.shared.numbers import Row, beside, costs_words, difference, points, skips, with_interval
+from reports.shared.numbers import Row, costs_words, difference, points, skips, with_interval
 from reports.shared.paired import LOST
 from reports.shared.quality import (
     Quality,
@@ -31,11 +31,7 @@ from reports.shared.quality import (
 )
 from reports.shared.savings import best_within, saves
 
-ASSESSED: Final = "assessment"
-SWEPT: Final = "sweep"
-ENDS: Final = ("_low", "_high")
-LABELS: Final = {STATE: "state left behind", KNOWING: "knowing where to exit"}  # of what its own name doesn't say
-SHARES: Final = ("saved_", "allowed_", "loss")  # what columns of shares begin with
+OF_ASSESSMENT: Final = "What each restriction takes of full depth's multiply-adds: from the first to the last place."
 
 
 @dataclass(frozen=True)
@@ -50,104 +46,65 @@ class Told:
     headline: str
     sentences: list[str]
     pays: bool | None
-    source: str
+    where: str | None = None  # what an assessment measured, and where
     cause: str | None = None
     setting: str | None = None
     instead: str | None = None
     weights: list[dict[str, Any]] = field(default_factory=list)
-    rows: dict[str, Any] | None = None  # a table
+    about: str | None = None  # these weights
+    tables: list[dict[str, Any]] = field(default_factory=list)  # of an assessment, each with a title and a caption
 
 
-ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
-
-
-def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
+def verdict(given: Verdict | None, quality: Quality | None) -> Told | None:
     """None for a sweep in which nothing exits early."""
-    swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
     if given is None:
-        return swept
-    weights = _waterfall(given.ledger) if given.ledger else swept.weights if swept else []
-    best = next((row for row in given.rows if row.get("role") == "best"), {})
-    if given.pays is None or best.get("loss_of_right") == 1:  # nothing is concluded, or no setting keeps an answer
-        best = {}
-    headline, setting = _of_best(best, given.ledger), given.setting or best.get("setting")
-    if not headline:
-        setting = setting or (swept.setting if swept else None)
-    rows = pd.DataFrame([_told(row) for row in given.rows])
-    columns = tuple((str(key), str(key).replace("_", " "), "text") for key in rows)
+        return _of_sweep(quality) if quality is not None and len(quality.settings) else None
     return Told(
-        ANSWERS[given.pays],
-        headline,
-        given.sentences[1:] if headline and given.by_time else given.sentences,
+        shown.ANSWERS[given.pays],
+        shown.reason(given).removesuffix("."),
+        [],
         given.pays,
-        ASSESSED,
-        cause=MEANINGS.get(given.cause or "", given.cause),
-        setting=setting,
-        instead=given.instead.sentence if given.instead else None,
-        weights=weights,
-        rows=table(rows, columns) if len(rows) else None,
+        where=given.where,
+        cause=shown.cause(given),
+        setting=given.setting.key if given.setting and not given.missing else None,
+        instead=_instead(given),
+        weights=list(_weights_of_ledger(given)),
+        about=OF_ASSESSMENT,
+        tables=[_table(each) for each in shown.tables(given)],
     )
 
 
-def _of_best(best: Mapping[str, Any], ledger: AssessedLedger | None) -> str:
-    """What the best setting of an assessment costs: of the time, at the ledger's batch size, or by what was run."""
-    batch = ledger.batch if ledger else None
-    time, low, high = (best.get(f"time_at_{batch}{end}") for end in ("", *ENDS))
-    saved, name = best.get("saved_by_what_was_run"), "best certified" if best.get("certified") else "nearest"
-    if time is not None:
-        own = best.get(f"time_at_{batch}_of_generate")
-        beside_own = "" if own is None else f", {own:.2f} times as long as generate"
-        rows = f"{beside_own}, {counted(batch or 1, 'row')} at a time"
-        return f"The {name} setting takes {beside(1 - time, _less_than_all(high), _less_than_all(low), 'time')}{rows}"
-    return "" if saved is None else f"The {name} setting costs {beside(saved, None, None, 'multiply-adds')}"
+def _instead(given: Verdict) -> str | None:
+    """What is announced, if it is not the setting that pays."""
+    found = given.instead
+    if found is None or found.time is None or not found.is_faster:
+        return None
+    if given.pays and given.setting and found.setting == given.setting.key:
+        return None
+    time = f"{found.time.mean:.2f}{bracketed(found.time.low, found.time.high, '.2f')}"
+    return f"{found.setting}, {time} times full depth's time"
 
 
-def _less_than_all(share: float | None) -> float | None:
-    return None if share is None else 1 - share
+def _weights_of_ledger(given: Verdict) -> Iterator[dict[str, Any]]:
+    """What each restriction takes as the first and as the last; those that were not measured have no bar."""
+    for line in given.multiply_adds:
+        if line.first is None or line.last is None:
+            yield {"label": line.restriction, "from": None, "to": None, "text": shown.NOT_TRIED}
+            continue
+        first, last = line.first.share.mean, line.last.share.mean
+        words = f"{percent(first)} first, {percent(last)} last"
+        yield _bar(line.restriction, min(first, last), max(first, last), words) | {
+            "largest": line.restriction == given.cause
+        }
 
 
-def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:
-    """From what an oracle saves down to what is left, each line beginning where the one before ended."""
-    top, last = ledger.ceiling, ledger.lines[-1].left
-    largest = max(line.taken for line in ledger.lines)
-    rows = "" if ledger.batch is None else f", {counted(ledger.batch, 'row')} at a time"
-    return [
-        _bar("ceiling", 0.0, top.saved, percent(top.saved) + _ends(top.low, top.high)),
-        *(
-            _bar(
-                LABELS.get(line.restriction, line.restriction),
-                line.left + line.taken,
-                line.left,
-                percent(-line.taken) + _ends(_negative(line.high), _negative(line.low)),
-            )
-            | {"largest": line.taken == largest > 0}
-            for line in ledger.lines
-        ),
-        _bar(f"left{rows}", 0.0, last, percent(last)),
-    ]
-
-
-def _negative(share: float | None) -> float | None:
-    return None if share is None else -share
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    ends = [written(100 * end, ".1f") for end in (low, high) if end is not None and is_known(end)]
-    return f" ({' to '.join(ends)})" if len(ends) == 2 else ""
-
-
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it is shown: times with their intervals, and shares in percent; n and p are in the file."""
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        if key.startswith("time_at_") and not key.endswith(ENDS):
-            low, high = (row.get(f"{key}{end}") for end in ENDS)
-            found[key] = written(value, ".2f") + bracketed(low, high, ".2f")
-        elif key.startswith(SHARES):
-            found[key] = percent(value)
-        elif key in ("setting", "role"):
-            found[key] = value
-    return found
+def _table(given: shown.TextTable) -> dict[str, Any]:
+    rows = pd.DataFrame(given.rows, columns=[*given.heads])
+    return {
+        "title": given.title,
+        "about": given.caption,
+        "table": table(rows, tuple((head, head, "text") for head in given.heads)),
+    }
 
 
 def _of_sweep(quality: Quality) -> Told:
@@ -156,7 +113,7 @@ def _of_sweep(quality: Quality) -> Told:
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
     said = [*said, _certain(quality.choices)]
-    return Told(ANSWERS[pays], headline, said, pays, SWEPT, setting=key, weights=weights)
+    return Told(shown.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
 def _of_oracles(quality: Quality) -> Told:
@@ -176,7 +133,7 @@ def _of_oracles(quality: Quality) -> Told:
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
         said = [f"It differs from full depth on {differs} of decided tokens.", *said]
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    return Told("Oracles save nothing.", headline, said, None, SWEPT, setting=key, weights=weights)
+    return Told("Oracles save nothing.", headline, said, None, setting=key, weights=weights)
 
 
 Found = tuple[Row | None, bool | None, str, list[str]]  # the setting, whether it pays, the headline, further sentences

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -38,18 +37,3 @@ def test_a_command_after_an_interrupted_one_is_not_interrupted() -> None:
 def test_what_the_shell_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert interrupted_command() == "not heard"
-
-
-def test_work_whose_time_is_over_is_stopped_at_the_next_check_and_what_comes_after_it_is_not() -> None:
-    with interruption.until(time.monotonic() + 1000):
-        interruption.check()
-        with interruption.until(time.monotonic() - 1), pytest.raises(interruption.TimeIsUpError):
-            interruption.check()
-        interruption.check()
-    with (
-        interruption.until(time.monotonic() - 1),
-        interruption.until(time.monotonic() + 1000),  # no longer than what is around it
-        pytest.raises(interruption.TimeIsUpError),
-    ):
-        interruption.check()
-    interruption.check()

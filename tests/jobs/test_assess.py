@@ -1,10 +1,11 @@
-"""`python jobs/assess.py` with input that can't be used: one line, before Ray is imported or anything is written."""
+"""`python jobs/assess.py` with input that can't be used: one line, and nothing is written."""
 
 import json
 from pathlib import Path
 
 import pytest
-from commands import refusal
+from commands import here, refusal
+from exiting_models import save_exiting_model
 
 from eexit.plan.prompt_kinds.drawing import draw_prompts
 from jobs.assess import main
@@ -13,21 +14,22 @@ from jobs.assess import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompts", "few.jsonl"], "error: 20 prompts are too few for a margin of 0.02: "),
-        (["--prompts", "few.jsonl"], "about 466 would do, or a larger --margin"),
+        (["--prompts", "few.jsonl"], "error: 20 prompts are too few: "),
+        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; about 471 would do, or a higher --at-most"),
+        (["--prompts", "few.jsonl", "--quick"], "a setting without any loss takes 37"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
-        (["--margin", "0"], "error: --margin must be above 0 and below 1, as in 0.02, got 0"),
-        (["--margin", "0.0001"], "give a larger --margin"),
-        (["--minutes", "0"], "error: --minutes must be a number above 0, got 0"),
-        (["--minutes", "soon"], "invalid float value: 'soon'"),
+        (["--at-most", "0"], "error: --at-most must be above 0 and below 1, as in 0.02, got 0"),
+        (["--at-most", "0.0001"], "prompts: give a higher --at-most"),
         (["--batch", "0"], "must be a whole number above 0, got 0"),
         (["--dtype", "int4"], "error: unknown dtype 'int4': choose from auto, bfloat16, float16, float32"),
         (["--exit-layers", "23", "23"], "exit layers must be strictly increasing, got 23,23 (--exit-layers)"),
-        (["--exit-layers", "-1"], "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)"),
+        (["--minutes", "35"], "unrecognized arguments: --minutes 35"),
+        (["--out", ""], "error: --out is empty: give a folder"),
         (["--out", "s3://bucket/assess"], "error: --out s3://bucket/assess is a URI: give a folder"),
         (["--out", "few.jsonl"], "few.jsonl is a file: give a folder"),
-        (["--out", "broken"], "assessment.json is damaged: remove it, and what is finished of the steps is kept"),
-        (["--out", "other"], 'holds another assessment (model: "another" -> "smollm2-135m"): choose another --out'),
+        (["--model", "tiny", "--exit-layers", "2", "--out", "old"], "assessment.json is of another version (format 1)"),
+        (["--model", "tiny", "--exit-layers", "2", "--out", "broken"], "assessment.json is damaged: remove it"),
+        (["--model", "tiny", "--exit-layers", "2", "--out", "foreign"], "verdict.json is not of an assessment"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
@@ -37,11 +39,24 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     lines = [json.dumps({"prompt": each.prompt, "answer": each.answer}) for each in draw_prompts(20, 0)]
     (tmp_path / "few.jsonl").write_text("\n".join(lines))
     (tmp_path / "empty.txt").touch()
-    begun = {"plans": {"start": 60.0}, "seconds": {}, "finished": [], "remarks": []}
-    held = {"format": 1, "asked": {"model": "another"}, **begun}
-    for folder, content in {"broken": "{", "other": json.dumps(held)}.items():
+    if "tiny" in arguments:
+        save_exiting_model(tmp_path / "tiny", n_layers=4)
+    held = {
+        "broken": ("assessment.json", "{"),
+        "old": ("assessment.json", '{"format": 1, "asked": {}, "seconds": {}}'),
+        "foreign": ("verdict.json", '{"pays": "me"}'),
+    }
+    for folder, (name, content) in held.items():
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "assessment.json").write_text(content)
+        (tmp_path / folder / name).write_text(content)
     before = sorted(tmp_path.rglob("*"))
-    assert message in refusal(main, *arguments)
+    done = here(main, *arguments, "--dry-run")
+    assert done.returncode == 2
+    assert message in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = {"runtime_env": {"working_dir": "gcs://a"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")

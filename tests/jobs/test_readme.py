@@ -70,7 +70,7 @@ LEFT_OUT = {
     "pip install -e '.[lm-eval]'": INSTALLS,
     "pytest": "these tests",
     "python jobs/assess.py": ASSESSES,
-    "python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --minutes 60 --out results/assess": ASSESSES,
+    "python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess": ASSESSES,
     "ray start --head": CLUSTER,
     "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
 }

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -225,10 +226,10 @@ def end_process(code: int) -> None:
     raise Ended
 
 
-@pytest.fixture
-def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
-    """Ray's functions are those of this one."""
-    here = RayHere()
+@contextmanager
+def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
+    """A context in which Ray's functions are those of this one."""
+    here = RayHere(cpus)
     for name in REPLACED:
         monkeypatch.setattr(ray, name, getattr(here, name))
     monkeypatch.setattr(os, "_exit", end_process)
@@ -244,3 +245,10 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
     yield here
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
+    """Ray's functions are those of this one."""
+    with ray_in_this_process(monkeypatch) as here:
+        yield here

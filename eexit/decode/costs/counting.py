@@ -190,10 +190,13 @@ def cost_columns(
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
     maps = state is not None and state.maps
+    exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
+    alone = _decided_for_free(exit_layer_T + 1, np.zeros_like(exit_layer_T), exit_T, len(exitable_layers))
     least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state)
     full = full_depth(len(exit_layer_T), n_layers, len(exitable_layers))
     return {
         "cost_full": cost(prices, full, n_prompt),
+        "cost_exits": cost(prices, alone, n_prompt),
         "cost_needed": cost(prices, least, n_prompt, hidden_LT, maps),
         "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT, maps),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),

@@ -56,14 +56,6 @@ def ask_of(question: Row, planned: int | None, store: Store) -> Ask:
     return Ask(number, declared, error_of_ask(question["confidence"], number, declared))
 
 
-def asks_beside(model: str, units: Sequence[str], assessment: Path, run: str) -> int:
-    """How many asks looked at any of these prompts for choosing, with this model, beside an assessment or in it, but
-    for that of its run. It may be one that has written nothing yet.
-    """
-    question = {"model": model, "units": [digest(unit) for unit in units]}
-    return len(_each_once(_asked_in(_with_choices(assessment.parent, assessment / run), question)))
-
-
 def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
     """The asks that looked at any of these prompts."""
     of_model = (row for each in stores for row in CHOICES.rows(each) if row["model"] == question["model"])

@@ -294,7 +294,7 @@ def sequences_of(measured: LossesAndCosts) -> Sequence[SettingSequence]:
     if not question.pilot and not measured.units_of("pilot"):
         raise UsageError(
             f"{measured.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
-            "sweep of other prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use "
+            "sweep of other prompts with --pilot RESULTS, or use "
             "--order passed-on, which needs none"
         )
     if question.pilot:

@@ -28,9 +28,11 @@ from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
+from eexit.plan.splits import digest
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.files import Location
 from eexit.results.landed import nested_array, runs_with_tokens
+from eexit.results.study_tables import OF_UNITS
 from eexit.training.texts import Text, text_of
 
 ESTIMATED: Final = (
@@ -53,11 +55,12 @@ class Costs(NamedTuple):
     """Multiply-adds of a text's decided tokens, as the columns of the same names; NaN where they are not known."""
 
     cost_full: float
+    cost_exits: float
     cost_needed: float
     cost_run: float
 
 
-UNPRICED: Final = Costs(np.nan, np.nan, np.nan)
+UNPRICED: Final = Costs(*[np.nan] * len(Costs._fields))
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,14 @@ def _teacher(decided: pa.Table) -> Divergence | None:
 class Replayed:
     """A text under a setting: means over its decided tokens, and what all of them cost.
 
-    `drawn` says whether what is read depends on draws.
+    `changed` is the chance that any token differs from full depth's, and `drawn` says whether what is read depends on
+    draws.
     """
 
     share_X: np.ndarray
     expected_kl: float
     expected_disagreement: float
+    changed: float
     costs: Costs = UNPRICED
     drawn: bool = False
 
@@ -173,7 +178,7 @@ def replay_at_full_depth(
     expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
     costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED
-    return Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, costs)
+    return Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, 1 - expected.same, costs)
 
 
 def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: Pricing) -> Costs:
@@ -205,11 +210,17 @@ def summary(
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])
-    figures_TC = [(replayed.expected_kl, replayed.expected_disagreement, *replayed.costs) for replayed in replayed_T]
+    figures_TC = [
+        (each.expected_kl, each.expected_disagreement, *each.costs, each.costs.cost_run - each.costs.cost_needed,
+         each.changed)
+        for each in replayed_T
+    ]  # fmt: skip
     values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_TC])
     values_PC = means_of_groups(values_TC, unit_T)
-    share_PX, estimated_P3, cost_P3 = np.split(values_PC, [len(layers), len(layers) + len(ESTIMATED)], axis=1)
-    numbers = dict(zip(Costs._fields, cost_P3.sum(0), strict=True))
+    ends = np.cumsum([len(layers), len(ESTIMATED), len(Costs._fields)])
+    share_PX, estimated_P3, cost_PC, other_P2 = np.split(values_PC, ends, axis=1)
+    numbers = dict(zip(Costs._fields, cost_PC.sum(0), strict=True))
+    of_units = np.column_stack([cost_PC[:, :2], other_P2[:, 0], estimated_P3[:, 2], other_P2[:, 1]]).T
     kinds = [ValueKind.NUMBER if gives_its_exits(setting) else ValueKind.SHARE, ValueKind.NUMBER, ValueKind.SHARE]
     for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3, kinds), strict=True):
         numbers |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -221,4 +232,6 @@ def summary(
         "drawn": any(replayed.drawn for replayed in replayed_T),
         "exit_distribution": list(zip(layers, share_X, strict=True)),
         **known,
+        "units": [digest(unit) for unit in sorted(set(unit_T))],
+        **{name: values_P.tolist() for name, values_P in zip(OF_UNITS, of_units, strict=True)},
     }

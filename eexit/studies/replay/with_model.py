@@ -120,7 +120,8 @@ class Replayer:
         costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
         kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
-        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, costs, is_drawn)
+        changed = float(unlike_N.any())
+        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)
 
     def _score(self, setting: Exit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
         text = transcript.text

@@ -3,10 +3,8 @@
 In each round everything is timed once, in another order.
 """
 
-import math
-import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from random import Random
 from statistics import median
 from typing import Any, Final
@@ -27,13 +25,14 @@ from eexit.plan.configuration import (
     Exit,
     Generate,
     Normal,
+    parse_drafts,
 )
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.means import exit_counts
 from eexit.results.store.manifest import versions
-from eexit.results.study_tables import TIMINGS
+from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.studies.timing.beside import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
@@ -46,43 +45,6 @@ FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
 Contender = Configuration | Generate
-
-
-@dataclass
-class TimeLeft:
-    """Of so many seconds, from the first question on. The first batch size is always timed, in one round at least.
-
-    A larger batch takes at most as much longer as it has more rows. All parts of one batch size in a round come one
-    after the other; round 0 warms up.
-    """
-
-    seconds: float = math.inf
-    _end: float = math.nan
-    _took: dict[int, float] = field(default_factory=dict)  # seconds of a round by batch size, of those that fit
-    _is_over: bool = False  # whether no further round fits
-    _at: tuple[int, int] | None = None  # the batch size and the round of the part before
-    _since: float = 0.0
-
-    def has_time_for(self, batch: int, number: int) -> bool:
-        """Whether a part of this batch size in this round is to be done: to be asked before each of them, in order."""
-        if self._at != (batch, number):
-            self._begin(batch, number, time.monotonic())
-        return batch in self._took and (number < 2 or not self._is_over)
-
-    def _begin(self, batch: int, number: int, now: float) -> None:
-        if math.isnan(self._end):
-            self._end = now + self.seconds
-        if self._at and self._at[0] in self._took and not self._is_over:
-            self._took[self._at[0]] = now - self._since
-        left, round_of_all = self._end - now, sum(self._took.values())
-        if number == 0:  # to warm up, and once
-            nearest = max(self._took, default=batch)
-            at_most = self._took.get(nearest, 0.0) * max(1.0, batch / nearest)
-            if not self._took or 2 * at_most + round_of_all <= left:
-                self._took[batch] = 0.0
-        if number > 1 and (not self._at or self._at[1] < number):
-            self._is_over = self._is_over or round_of_all > left
-        self._at, self._since = (batch, number), now
 
 
 @dataclass(frozen=True)
@@ -111,7 +73,6 @@ class TimingStudy(Study):
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
         self.n_tokens, self.n_rounds, self._exits, self._per_round = n_tokens, n_rounds, exits, per_round
-        self.time_left = TimeLeft()
         self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
@@ -174,13 +135,13 @@ class TimingStudy(Study):
 
     def do(self, part: Part) -> Done:
         contender, batch, number = part.what
-        if not self.time_left.has_time_for(batch, number):
-            return Done([])
         if not number:
             self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
             return Done([])
         own = in_turn(self._contenders.prompts, number, self._per_round)
         timing, texts = self._contenders.time(contender, batch, own)
+        if not timing.tokens:  # a draft was the whole text, so that the clock never started
+            return Done([])
         warm_up = self._warm_ups.get((contender.key, batch))
         of_prompts = {
             "prompts": len(own),
@@ -221,9 +182,10 @@ def _rows(batches: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class WhatToTime:
-    """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed; `with_steps`, also how long a
-    step takes by the layers run. In these `seconds`, as many batch sizes, in their order, and rounds as there is time
-    for: one of each at the least. With `per_round`, a round takes only so many of the prompts, the next one the next.
+    """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed, or `only_chosen` the one that
+    was chosen last, if any was; beside them, `drafts` as a sweep has them. `with_steps`, also how long a step takes by
+    the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_fresh`
+    prompts are those that no call before has timed.
     """
 
     keys: Sequence[str]
@@ -232,9 +194,11 @@ class WhatToTime:
     n_tokens: int | None  # at most as many as the longest text has; None: as many as half of the texts have
     n_rounds: int
     with_steps: bool = False
-    seconds: float = math.inf
     beside: Sequence[str] = (GENERATE,)  # keys of transformers' own
     per_round: int | None = None
+    only_chosen: bool = False
+    drafts: Sequence[str] = ()
+    only_fresh: bool = False
 
     @property
     def columns(self) -> Sequence[str]:
@@ -248,7 +212,7 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
     """
     config = sweep.config(", which can't be timed by this one")
-    chosen = choose(configurations(config), asked.keys, sweep.name)
+    chosen = _asked_for(sweep, config, asked)
     lengths = _text_lengths(sweep.runs)
     if not lengths:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
@@ -262,6 +226,13 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         )
     n_tokens = min(max(n_tokens, LEAST_TOKENS), longest)
     long_enough = {prompt_id for prompt_id, length in lengths.items() if length >= n_tokens}
+    if asked.only_fresh:
+        long_enough -= {prompt_id for row in sweep.timings for prompt_id in row["prompt_ids"]}
+        if len(long_enough) < asked.n_prompts:
+            raise UsageError(
+                f"{sweep.name} has {counted(len(long_enough), 'prompt')} of {n_tokens} tokens or more that no call has "
+                f"timed, and --fresh takes {asked.n_prompts}: give fewer --prompts or --tokens"
+            )
     prompts = _sample([prompt for prompt in config.prompts if prompt.id in long_enough], asked.n_prompts)
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(each.layer) for each in chosen if isinstance(each, Draft)]
@@ -270,11 +241,31 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
-    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting]))
+    drafts = _drafts_of(asked.drafts, sweep)
+    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting, *drafts]))
     batches = tuple(dict.fromkeys(asked.batches))
-    study = TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
-    study.time_left = TimeLeft(asked.seconds)
-    return study
+    return TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
+
+
+def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: WhatToTime) -> list[Configuration]:
+    """The configurations of the sweep to time. Raises `UsageError` for what can't be."""
+    if not asked.only_chosen:
+        return choose(configurations(config), asked.keys, sweep.name)
+    chosen = [row["configuration"] for row in CHOICES.rows(sweep.store) if row["status"] == OK][-1:]
+    return choose(configurations(config), chosen, sweep.name) if any(chosen) else []
+
+
+def _drafts_of(texts: Sequence[str], sweep: FinishedSweep) -> list[Configuration]:
+    """Raises `UsageError` for what is no draft, and for one at a layer where nothing exits."""
+    try:
+        drafts = [draft for text in texts for draft in parse_drafts(text)]
+    except ValueError as error:
+        raise UsageError(f"--draft {' '.join(texts)}: {error}") from error
+    layers = sweep.manifest.exitable_layers
+    for draft in drafts:
+        if draft.layer not in layers:
+            raise UsageError(f"--draft {draft}: {sweep.name} has exits at layers {', '.join(map(str, layers))} only")
+    return list(drafts)
 
 
 def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:

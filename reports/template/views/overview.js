@@ -116,33 +116,42 @@ function failedWords() {
 const LOOKS = { true: "yes", false: "no", null: "open" };
 
 // The answer with its number and the setting that it is of; how sure that is; what could be taken instead; and the reasons, as
-// bars that each go from somewhere to somewhere: those of an assessment's ledger as a waterfall.
-function verdictCard({ answer, headline, sentences, instead, pays, cause, weights, setting, rows, source }) {
+// bars that each go from somewhere to somewhere. An assessment says first what it measured where, and has a table of each kind.
+function verdictCard({ answer, headline, sentences, where, instead, pays, cause, weights, about, setting, tables }) {
   const said = headline ? [headline, ...(setting ? [": ", wayTo(setting)] : [])] : linked(sentences[0]),
     ends = weights.flatMap(({ from, to }) => [from, to]),
     least = Math.min(0, ...ends),
     span = Math.max(0.01, ...ends) - least;
   const bars = weights.map(({ label, from, to, text: words, largest }) => {
-    const bar = h(`span.weight${largest ? ".largest" : ""}`);
-    bar.style.marginLeft = `${(100 * (Math.min(from, to) - least)) / span}%`;
-    bar.style.width = `${Math.max(1, (100 * Math.abs(to - from)) / span)}%`;
+    const bar = from === null ? null : h(`span.weight${largest ? ".largest" : ""}`);
+    if (bar) {
+      bar.style.marginLeft = `${(100 * (Math.min(from, to) - least)) / span}%`;
+      bar.style.width = `${Math.max(1, (100 * Math.abs(to - from)) / span)}%`;
+    }
     return h("li", h("span", termed(label)), h("span", bar), h("span", words));
   });
   return h(
     `div.verdict.${LOOKS[pays]}`,
     h(
       "div",
+      where ? h("p.soft", where) : null,
       h("p.answer", h("strong", answer), " ", ...said),
       ...sentences.slice(headline ? 0 : 1).map((sentence) => h("p", ...linked(sentence))),
       instead ? h("p", h("strong", "Instead: "), ...linked(instead)) : null,
-      rows ? h("details", h("summary", "The assessment in numbers"), twin("The assessment", rows)) : null,
+      tables.length
+        ? h(
+            "details",
+            h("summary", "The assessment in numbers"),
+            ...tables.flatMap(({ title, about: caption, table: rows }) => [h("p.soft", caption), twin(title, rows)]),
+          )
+        : null,
     ),
     bars.length || cause
       ? h(
           "div.why",
-          h("p", h("strong", cause ? `Why: ${cause}` : "Why")),
+          h("p", h("strong", cause ?? "Why")),
           bars.length ? h("ul", ...bars) : null,
-          source === "assessment" ? h("p.soft", "Shares of full depth, as jobs/assess.py found.") : null,
+          about ? h("p.soft", about) : null,
         )
       : null,
   );

@@ -1,10 +1,8 @@
 """The first card: the verdict of an assessment, or what a sweep says without one."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +10,52 @@ import pytest
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
-from cluster.assessment.outcome.verdict import Contender, Loss
-from eexit.quality.estimates import Estimate
-from eexit.studies.verdict_file import FILE
+from eexit.studies.verdict.file import (
+    FILE,
+    Bound,
+    Contender,
+    Instead,
+    Interval,
+    JudgedSetting,
+    Level,
+    Line,
+    TakenAfter,
+    TimeLine,
+    Verdict,
+)
 from reports import build_report
 from reports.read.sweep import read_sweep
-from reports.read.verdict import AssessedVerdict
 from reports.sections.verdict import verdict
 from reports.sections.which_setting import settings_section
 
-GIVEN: dict[str, Any] = {
-    "sentences": ["No setting pays.", "The nearest takes 1.3 times as long.", "With 95% confidence."],
-    "pays": False,
-    "cause": "deciding",
-    "rows": [
-        Contender(
-            CHOSEN,
-            "tried",
-            0.05,
-            -0.3,
-            {1: 0.02},
-            {1: Estimate(1.3, 1.25, 1.35, 6), 8: Estimate(1.1, nan, nan, 2)},
-            Loss(0.031, 140),
-        ).row((1, 8))
+
+def interval(mean: float) -> Interval:
+    return Interval(mean=mean, low=mean - 0.01, high=mean + 0.01, n=200)
+
+
+def taken(mean: float, *after: str) -> TakenAfter:
+    return TakenAfter(share=interval(mean), after=list(after))
+
+
+GIVEN = Verdict(
+    pays=False,
+    why="not certified",
+    cause="knowing",
+    bound=Bound(risk="answers", at_most=0.02),
+    batch=1,
+    where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
+    setting=JudgedSetting(key=CHOSEN, certified=False, ask=2, loss=0.031, n=140, saved=interval(-0.3)),
+    levels=[Level(imposed=[], saved=interval(0.4), setting="unfrozen/agree")],
+    multiply_adds=[
+        Line(restriction="state", first=taken(0.2), last=taken(0.05, "knowing"), mean=interval(0.12)),
+        Line(restriction="knowing", first=taken(0.3), last=taken(0.15, "state"), mean=interval(0.22)),
+        Line(restriction="deciding", first=None, last=None, mean=None),
+        Line(restriction="proof", first=taken(0.0, "state"), last=taken(0.0, "state"), mean=interval(0.0)),
     ],
-}
+    time=[TimeLine(restriction="batches"), TimeLine(restriction="overhead", taken=interval(0.1))],
+    contenders=[Contender(setting="generate/lookup", time=0.8, rounds=8)],
+    instead=Instead(setting="generate/lookup", time=interval(0.83)),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,67 +63,85 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_answers(tmp_path_factory.mktemp("verdict") / "s", 12, modes=("unfrozen",))
 
 
-def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: Visit) -> None:
-    folder = tmp_path / "s"
-    shutil.copytree(answered, folder)
-    (folder / FILE).write_text(json.dumps(GIVEN | {"more": 1}))
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
-    card = page.locator(".verdict")
-    assert card.inner_text().startswith("No. No setting pays.")
-    assert 100 < prose_seen(page) <= MOST_PROSE
-    assert "Why: deciding costs too much" in card.inner_text()
-    card.locator("summary").click()
-    assert CHOSEN in card.locator("tbody").inner_text()
-    cells = card.locator("tbody td, tbody th").all_inner_texts()
-    assert cells == [
-        CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "–", "2.0%", "1.10", "–", "–", "3.1%", "–",
-    ]  # fmt: skip
-    heads = card.locator("thead th").all_inner_texts()
-    assert heads[3:7] == ["saved by what was run", "time at 1", "time at 1 of generate", "allowed at 1"]
-    assert weights(page)[0].startswith("layers skipped"), "without a ledger, what the sweep says"
+def given(sweep: Path, folder: Path, **changed: Any) -> Path:
+    """The report of a copy of a sweep with a verdict."""
+    shutil.copytree(sweep, folder)
+    (folder / FILE).write_text(GIVEN.model_copy(update=changed).to_json())
+    return build_report(str(folder), folder / "r.html")
 
 
 def weights(page: Page) -> list[str]:
     return [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()]
 
 
-LEDGER: dict[str, Any] = {
-    "ceiling": {"saved": 0.3, "low": 0.28, "high": 0.32, "setting": "unfrozen/agree"},
-    "batch": 8,
-    "lines": [
-        {"restriction": "state", "taken": 0.2, "low": 0.18, "high": 0.22, "left": 0.1, "setting": "a"},
-        {"restriction": "overhead", "taken": 0.15, "low": None, "high": None, "left": -0.05, "setting": "b"},
-    ],
-}
+def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: Visit) -> None:
+    page = visit("#/", path=given(answered, tmp_path / "s"))
+    card = page.locator(".verdict")
+    first, answer, *_ = filter(None, card.inner_text().splitlines())
+    assert first == GIVEN.where
+    assert answer.startswith("No. No setting is certified to keep the bound: ")
+    assert 100 < prose_seen(page) <= MOST_PROSE
+    assert "Takes most: knowing (online rules do not know which tokens may leave)." in card.inner_text()
+    assert "Instead: generate/lookup, 0.83 [0.82, 0.84] times full depth's time" in card.inner_text()
+    card.locator("summary").click()
+    assert card.locator("table caption").all_inner_texts() == [
+        "Multiply-adds",
+        "Best savings",
+        "Time",
+        "Setting",
+        "Instead",
+    ]
+    cells = [row.split("\t") for row in card.locator("tbody").first.inner_text().splitlines()]
+    assert cells[1] == ["knowing", "30.0% (29.0 to 31.0)", "15.0% (14.0 to 16.0), after state", "22.0% (21.0 to 23.0)"]
+    assert cells[2] == ["deciding", "not tried", "not tried", "not tried"]
+    card.get_by_role("link", name=CHOSEN).first.click()
+    page.get_by_role("heading", name=f"{CHOSEN} on every prompt").wait_for()
 
 
-def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
-    make_sweep: MakeSweep, tmp_path: Path, visit: Visit
-) -> None:
-    folder = shutil.copytree(make_sweep(1), tmp_path / "s")
-    (folder / FILE).write_text(json.dumps(GIVEN | {"cause": "state", "ledger": LEDGER}))
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
-    card = page.locator(".why")
-    assert "Why: what exits leave behind misleads later tokens" in card.inner_text()
+def test_the_chart_goes_from_the_last_place_to_the_first(answered: Path, tmp_path: Path, visit: Visit) -> None:
+    page = visit("#/", path=given(answered, tmp_path / "s"))
     assert weights(page) == [
-        "ceiling 30.0% (28.0 to 32.0)", "state left behind -20.0% (-22.0 to -18.0)", "overhead -15.0%",
-        "left, 8 rows at a time -5.0%",
+        "state 20.0% first, 5.0% last", "knowing 30.0% first, 15.0% last", "deciding not tried",
+        "proof 0.0% first, 0.0% last",
     ]  # fmt: skip
-    boxes = [bar.bounding_box() for bar in card.locator(".weight").all()]
-    ends = [(round(box["x"]), round(box["x"] + box["width"])) for box in boxes if box]
-    (zero, top), (after, end), (left, begin), (least, last) = ends
-    assert (end, begin, left, last) == pytest.approx((top, after, least, zero), abs=1)
-    assert (top - after) / (top - zero) == pytest.approx(2 / 3, abs=0.02)
-    assert card.locator(".weight.largest").count() == 1
+    assert page.locator(".weight").count() == 3, "what was not measured has no bar"
+    state, knowing, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
+    assert knowing["width"] == pytest.approx(state["width"], abs=1)
+    assert knowing["x"] - state["x"] == pytest.approx(state["width"] * 2 / 3, abs=2)
+    assert page.locator(".weight.largest").count() == 1
+
+
+UNDECIDED = "What takes most is not decided between state and knowing."
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("changed", "answer", "cause"),
     [
-        ("{", "the file"),
-        (json.dumps(GIVEN | {"ledger": LEDGER | {"lines": []}}), "ledger.lines"),
-        ("{}", "sentences"),
+        ({"pays": True, "why": "pays", "cause": None}, "Yes.", None),
+        ({"cause": None, "undecided": ["state", "knowing"]}, "No.", UNDECIDED),
+        ({"pays": None, "why": "missing", "cause": None, "missing": ["run"]}, "Not known.", None),
+        ({"pays": None, "why": "look", "cause": None}, "Not known.", None),
     ],
+)  # fmt: skip
+def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answer: str, cause: str | None) -> None:
+    said = verdict(GIVEN.model_copy(update=changed), None)
+    assert said
+    assert (said.answer, said.cause, said.sentences) == (answer, cause, [])
+    assert ("Missing: run" in said.headline) == ("missing" in changed)
+    assert (said.setting is None) == ("missing" in changed)
+
+
+def test_what_pays_is_no_alternative_to_itself() -> None:
+    own = {"pays": True, "why": "pays", "instead": Instead(setting=CHOSEN, time=interval(0.83))}
+    said = verdict(GIVEN.model_copy(update=own), None)
+    unsure = verdict(GIVEN.model_copy(update={"instead": Instead(setting="generate", time=interval(0.995))}), None)
+    assert said
+    assert unsure
+    assert said.instead is unsure.instead is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "the file"), ('{"format": 2}', "format"), ('{"format": 4}', "pays")]
 )
 def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
@@ -114,7 +151,7 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     sweep = read_sweep(str(folder))
     assert sweep.verdict is None
     (line,) = sweep.left_out
-    assert f"{FILE} is no verdict ({why}" in line
+    assert f"{FILE} is no verdict of format 4 ({why}" in line
 
 
 def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: Path) -> None:
@@ -126,14 +163,6 @@ def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: P
     assert said
     assert (said.answer, said.headline) == ("No.", f"No setting keeps any of the {n_right} right answers")
     assert said.setting is None
-
-
-def test_an_assessment_that_was_cut_has_no_headline_and_no_cause(answered: Path) -> None:
-    best = {"setting": CHOSEN, "role": "best", "saved_by_what_was_run": 0.1, "certified": False}
-    cut = {"sentences": ["It is not known whether it pays here: step run is not done."], "pays": None, "rows": [best]}
-    said = verdict(AssessedVerdict.model_validate(cut), quality_in(answered))
-    assert said
-    assert (said.answer, said.headline, said.cause) == ("Not known.", "", None)
 
 
 def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:
@@ -197,28 +226,10 @@ def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_s
     assert verdict(None, quality_in(make_sweep(6, [("normal", None)]))) is None
 
 
-def test_a_verdict_has_its_number_and_the_way_to_its_setting_and_failures_have_their_reason(
-    make_sweep: MakeSweep, tmp_path: Path, visit: Visit
-) -> None:
-    folder = shutil.copytree(make_sweep(3, fail=lambda prompt, mode, k: (prompt, k) == (1, 2.0)), tmp_path / "s")
-    key, times = "unfrozen/kl/2", {1: Estimate(1.005, 1.005, 1.006, 8)}
-    best = Contender(key, "best", 0.05, -0.3, {}, times, Loss(0.0, 140), certified=True).row((1,))
-    instead = {"sentence": "What pays most is generate/lookup, which takes 83% of full depth's time."}
-    (folder / FILE).write_text(
-        json.dumps(GIVEN | {"by_time": True, "rows": [best], "ledger": LEDGER | {"batch": 1}, "instead": instead})
-    )
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
-    answer, card = page.locator(".verdict .answer"), page.locator(".verdict")
-    assert answer.inner_text() == (
-        f"No. The best certified setting takes 0.5% more time (0.5 to 0.6), 1 row at a time: {key}\u00a0→"
-    )
-    assert "Instead: What pays most is generate/lookup" in card.inner_text()
-    assert GIVEN["sentences"][0] not in card.inner_text(), "the number says so"
-    assert GIVEN["sentences"][1] in card.inner_text()
+def test_failures_have_their_reason(make_sweep: MakeSweep, tmp_path: Path, visit: Visit) -> None:
+    folder = make_sweep(3, fail=lambda prompt, mode, k: (prompt, k) == (1, 2.0))
+    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
     failed = page.locator(".origin .bad")
     assert failed.inner_text().startswith("2 failed: CUDA out of memory")
-    answer.get_by_role("link").click()
-    page.get_by_role("heading", name=f"{key} on every prompt").wait_for()
-    page.go_back()
     failed.click()
     page.get_by_role("heading", name="Failed runs").wait_for()

@@ -19,7 +19,8 @@ from commands import here, refusal
 from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
-from cluster.assessment.parts import Enough, drawn
+from cluster.assessment.prompt_parts import drawn
+from cluster.assessment.sizes import sizes_at
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds import drawing, in_steps
@@ -81,7 +82,7 @@ def test_no_two_share_a_fact_and_ids_say_the_kind_and_the_place() -> None:
 def test_parts_of_different_draws_share_no_fact() -> None:
     part_of_fact: dict[str, str] = {}
     for seed in range(2):
-        for part, prompts in drawn(Enough.at(0.02, 0.95), 0.02, seed).of.items():
+        for part, prompts in drawn(sizes_at(0.02), 151, seed).of.items():
             for prompt in prompts:
                 assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
     assert sum(unit.startswith("the continent of ") for unit in part_of_fact) > 30, "facts that prompts share"

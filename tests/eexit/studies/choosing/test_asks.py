@@ -14,7 +14,7 @@ from eexit.plan.splits import digest
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES
-from eexit.studies.choosing.asks import ask_of, asks_beside
+from eexit.studies.choosing.asks import ask_of
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = [f"prompt {n}" for n in range(8)]
@@ -71,9 +71,6 @@ def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assess
     )
     shutil.copytree(mine, tmp_path / "copy")
     assert ask(tmp_path / "copy", question(runs="c"), 6) == 3, "a copy counts nothing twice"
-    assert asks_beside("m", UNITS[:1], assess, "run") == 3
-    assert asks_beside("m", ["fresh"], assess, "run") == 0
-    assert asks_beside("m", UNITS[:1], tmp_path / "begins", "run") == 4, "an assessment that has written nothing yet"
 
 
 def test_a_number_stays_when_a_folder_is_removed(tmp_path: Path) -> None:

@@ -423,14 +423,12 @@ def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: P
 
 @pytest.mark.filterwarnings("error")
 def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
-    """Such as the run of an assessment, whose pilot is another sweep."""
     without = CONFIG.model_copy(update={"prompts": tuple(it for it in CONFIG.prompts if not for_pilot(it.prompt))})
     out = land_rows(tmp_path / "run", without, number)
     assert chosen(out, "--risk", "disagreement") == (
         2,
         f"error: {out} has no prompts for a pilot, which gives the order of testing: name a finished sweep of other "
-        "prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use --order passed-on, "
-        "which needs none",
+        "prompts with --pilot RESULTS, or use --order passed-on, which needs none",
     )
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = land_rows(tmp_path / "tried", others, number)

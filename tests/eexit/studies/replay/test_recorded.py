@@ -29,9 +29,11 @@ from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
 from eexit.model.adapters import merged
 from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.splits import digest
 from eexit.quality.text_measures import disagreement
 from eexit.reference.generation import draw
 from eexit.reference.rules import Seen, stop_by_kl
+from eexit.results.study_tables import OF_UNITS
 from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer
 from eexit.sweeps.screening import second_moment
@@ -180,6 +182,7 @@ def check_run(replayer: Replayer, setting: Exit, trace: Trace, replayed: Replaye
     if not is_by_chance or alters:
         own = disagreement(trace.token_id_T, trace.final_token_id_T)
         assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
+        assert replayed.changed == ((own or 0) > 0)
     check_costs(replayer, setting, trace, replayed)
 
 
@@ -187,7 +190,7 @@ def check_costs(replayer: Replayer, setting: Exit, trace: Trace, replayed: Repla
     """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
     prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
     ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
-    assert replayed.costs[:2] == (ran["cost_full"], ran["cost_needed"])
+    assert replayed.costs[:3] == (ran["cost_full"], ran["cost_exits"], ran["cost_needed"])
     assert np.isnan(replayed.costs.cost_run) if setting.is_oracle else replayed.costs.cost_run == ran["cost_run"]
 
 
@@ -322,7 +325,7 @@ def test_settings_of_one_rule_and_several_exit_sets_are_replayed_as_each_alone(
 
 def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     def at(rank: int, kl: float, full: float) -> Replayed:
-        return Replayed(np.eye(4)[rank], kl, kl / 10, Costs(full, full / 2, 2 * full))
+        return Replayed(np.eye(4)[rank], kl, kl / 10, kl / 5, Costs(full, full / 4, full / 2, 2 * full))
 
     replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
     row = summary(Exit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
@@ -330,7 +333,9 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
     assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
-    assert (row["cost_full"], row["cost_needed"], row["cost_run"]) == (120, 60, 240)
+    assert (row["cost_full"], row["cost_exits"], row["cost_needed"], row["cost_run"]) == (120, 30, 60, 240)
+    assert row["units"] == [digest("a"), digest("b")]
+    assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
     six = summary(
         Exit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS

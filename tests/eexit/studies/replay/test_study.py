@@ -1,6 +1,7 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ import pytest
 from byte_model import N_LAYERS, save_byte_model
 from driving import look_here
 from landed_sweep import land_all
-from place_here import Here
 
 from cluster.studies import actors
 from cluster.studies import run as running_studies
-from cluster.studies.run import run_study
+from cluster.studies.run import Call, run_study
 from eexit.errors import UsageError
 from eexit.output.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
@@ -67,7 +67,13 @@ def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
 def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     """The same on texts of normal, with the model in this process, where an actor would load it again."""
     before = len(REPLAYS.read(open_store(out)))
-    Here().study(str(out), plan_of(**others), ["prompt_id", "status"])
+    sweep = read_finished(str(out), ["prompt_id", "status"])
+    study = plan_of(**others)(sweep)
+    if study.needs_model:
+        study.load("cpu")
+    call = Call(study, sweep.store)
+    for unit in study.units():
+        call.settle(unit, [study.do(part) for part in unit.parts], datetime.now(UTC))
     rows: list[dict[str, Any]] = REPLAYS.read(open_store(out)).slice(before).to_pylist()
     return rows
 

@@ -1,6 +1,5 @@
 """Timing a finished sweep: what lands, what is refused, and what stays when it is stopped."""
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing import beside
-from eexit.studies.timing.study import TimeLeft, WhatToTime, in_turn, make_plan
+from eexit.studies.timing.study import WhatToTime, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -309,58 +308,3 @@ def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureF
     assert timings.main(["results", flag, "0"]) == 2
     said = capsys.readouterr().err
     assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
-
-
-def timed_within(
-    left: TimeLeft, clock: Clock, seconds_by_batch: dict[int, float], n_rounds: int
-) -> list[tuple[int, int]]:
-    """The batch sizes and rounds that are timed, if two parts of each take so long together."""
-    done = []
-    for number in range(n_rounds + 1):
-        for batch, seconds in seconds_by_batch.items():
-            for _ in range(2):
-                if left.has_time_for(batch, number):
-                    clock.now += seconds / 2
-                    done.append((batch, number))
-    return list(dict.fromkeys(done))
-
-
-TAKES = {1: 1.0, 8: 4.0, 32: 10.0}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "batches", "n_rounds"),
-    [
-        (1000, [1, 8, 32], 5),
-        (61, [1, 8, 32], 3),  # 15 to warm up, and 15 for each round
-        (60, [1, 8, 32], 3),
-        (59, [1, 8, 32], 2),
-        (29, [1, 8], 4),  # 32 rows may take 4 times as long as 8, twice
-        (5, [1], 4),
-        (2, [1], 1),
-        (0, [1], 1),
-    ],
-)
-def test_as_many_batch_sizes_and_then_rounds_as_fit(
-    clock: Clock, seconds: float, batches: list[int], n_rounds: int
-) -> None:
-    expected = [(batch, number) for number in range(n_rounds + 1) for batch in batches]
-    assert timed_within(TimeLeft(seconds), clock, TAKES, 5) == expected
-
-
-def test_without_a_limit_everything_is_timed(clock: Clock) -> None:
-    assert len(timed_within(TimeLeft(), clock, TAKES, 5)) == 6 * 3

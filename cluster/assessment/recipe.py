@@ -1,0 +1,199 @@
+"""The nine commands of an assessment, in order: what `jobs/assess.py --dry-run` prints, and what it runs.
+
+texts      texts of the model's own, sampled, to learn from
+linear     a linear readout of each exitable layer
+state      maps of what an exit leaves behind
+pilot      an oracle, and few online rules, in exact state and in the one that is deployed
+replay     rules and thresholds on the pilot's texts, which settle what is run
+run        the settings that are worth it, on prompts for ordering, choosing and reporting
+choice     which of them may be used
+times      it beside full depth, drafts and transformers' own `generate`, and how long steps take
+again      all of it but steps once more, in a call of its own on other prompts
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cluster.assessment.prompt_parts import PILOT, RUN, TRAINING, PromptParts
+from cluster.assessment.sizes import TOKENS_OF_A_TEXT
+from eexit.method.rules import shown
+from eexit.method.screen_size import ScreenSize
+from eexit.method.states import STATES, alters
+from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
+from eexit.quality.estimates import MIN_ROUNDS
+from eexit.studies.verdict.file import Bound
+
+TEXTS, LINEAR, STATE, REPLAY, CHOICE, TIMES, AGAIN = (
+    "texts", "linear", "state", "replay", "choice", "times", "again",
+)  # fmt: skip
+EXACT: Final = next(name for name, state in STATES.items() if not alters(state))
+DEPLOYED: Final = "mapped_residual"
+Rules = Mapping[str, tuple[float, ...]]
+IN_THE_PILOT: Final[Rules] = {"agree": (), "confidence": (0.6, 0.8, 0.95)}
+REPLAYED: Final[Rules] = {  # down to where most tokens leave at once, and the bound is lost
+    "confidence": (0.3, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99),
+    "entropy": (3.0, 1.5, 0.7, 0.35, 0.25, 0.1, 0.05),
+    "similarity": (0.95, 0.97, 0.985, 0.99),
+}
+LAST_ALONE: Final = 3  # so many late layers are an exit set each: looking at fewer layers costs less
+# Coarse, since a rule needs no exact likeliest token: of the default model, nearly as many tokens leave at equal
+# disagreement as by one of 96 dimensions and 1,024 tokens, which costs nearly three times as much.
+SCREEN: Final = ScreenSize(32, 256)
+TEXT_TOKENS: Final = 96  # of a text to learn from, at most
+DRAFT_TOKENS, N_DRAFTS = 4, 2
+ROUNDS, PROMPTS_OF_A_ROUND = MIN_ROUNDS + 2, 4
+PARTS_OF_A_TRAINING: Final = {LINEAR: 3, STATE: 6}  # times as long as its texts took
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `jobs/`, the folder that it leaves its results in, and about how much it does: tokens at full depth,
+    with all that is computed beside them.
+    """
+
+    name: str
+    script: str
+    arguments: Sequence[str]
+    folder: str
+    tokens: float
+
+    @property
+    def line(self) -> str:
+        """As it is called by hand."""
+        return f"python jobs/{self.script}.py {shlex.join(self.arguments)}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all commands depend on. `common` are flags of all sweeps, `reading` those of sweeps whose texts are judged,
+    and `execution` those of all commands that load the model.
+    """
+
+    out: str
+    parts: PromptParts
+    layers: Sequence[int]
+    common: Sequence[str]
+    reading: Sequence[str]
+    execution: Sequence[str]
+    max_new_tokens: int
+    screens: bool  # whether a read of the head costs more than a layer
+    batch: int = 1
+
+    def at(self, name: str) -> str:
+        return f"{self.out.rstrip('/')}/{name}"
+
+    @property
+    def rounds(self) -> int:
+        """Of a call of timings."""
+        return ROUNDS
+
+    @property
+    def exit_sets(self) -> Sequence[str]:
+        """The last layers, each alone, and all."""
+        alone = [str(layer) for layer in reversed(self.layers[-LAST_ALONE:])] if len(self.layers) > 1 else []
+        return (*alone, EVERY)
+
+    @property
+    def replayed(self) -> Sequence[str]:
+        """The keys of all settings that are replayed."""
+        return [
+            Exit(EXACT, rule, parameter, parse_exit_set(exit_set)).key
+            for rule, parameters in REPLAYED.items()
+            for parameter in parameters
+            for exit_set in self.exit_sets
+        ]
+
+    def commands(self, bound: Bound, tokens_of_a_text: float | None = None, n_settings: int = 6) -> Sequence[Command]:
+        """All nine, at this bound; of texts, so many tokens are expected."""
+        length = tokens_of_a_text or self.max_new_tokens / 2
+        n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
+        n_in_pilot = sum(max(1, len(parameters)) for parameters in IN_THE_PILOT.values()) * len(self.exit_sets)
+        learned, settings = n[TRAINING] * TOKENS_OF_A_TEXT, ["--modes", NORMAL, DEPLOYED]
+        in_pilot = [
+            "--modes",
+            NORMAL,
+            EXACT,
+            DEPLOYED,
+            "--rules",
+            *_flags(IN_THE_PILOT),
+            "--exit-sets",
+            *self.exit_sets,
+        ]
+        replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, "--exit-sets", *self.exit_sets]
+        training = [self.at(TEXTS), *self.execution]
+        asked = ["--risk", bound.risk, "--at-most", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
+        of_texts = ["--modes", NORMAL, "--observe", "none", "--temperature", "1", "--max-new-tokens", str(TEXT_TOKENS)]
+        return (
+            Command(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
+            self._train(LINEAR, learned, *training),
+            self._train(STATE, learned, *training, "--readout", self.at(LINEAR)),
+            Command(
+                PILOT, "sweep", self._judged(PILOT, *in_pilot), self.at(PILOT), n[PILOT] * length * (1 + 2 * n_in_pilot)
+            ),
+            Command(
+                REPLAY, "replay", [self.at(PILOT), *replays, *self.execution], self.at(PILOT), n[PILOT] * length * 4
+            ),
+            Command(
+                RUN, "sweep", self._judged(RUN, *settings, "--settings-of", self.at(PILOT), "--observe", "final"),
+                self.at(RUN), n[RUN] * length * (1 + n_settings),
+            ),
+            Command(CHOICE, "choose", [self.at(RUN), *asked], self.at(RUN), 0.0),
+            self._time(TIMES, length, "--steps"),
+            self._time(AGAIN, length, "--fresh"),
+        )  # fmt: skip
+
+    def _sweep(self, name: str, part: str, *flags: str) -> Sequence[str]:
+        layers = ["--exit-layers", *map(str, self.layers)]
+        prompts = ["--prompts", self.parts.file(self.out, part)]
+        return [*prompts, *self.common, *layers, *flags, *self.execution, "--out", self.at(name)]
+
+    def _judged(self, name: str, *flags: str) -> Sequence[str]:
+        learned = ["--readout", self.at(LINEAR), "--state", self.at(STATE)]
+        screen = ["--decide-on", str(SCREEN)] if self.screens else []
+        limit = ["--max-new-tokens", str(self.max_new_tokens), "--record-top-k", "1"]
+        return self._sweep(name, name, *self.reading, *learned, *screen, *limit, *flags)
+
+    def _train(self, what: str, learned: float, *flags: str) -> Command:
+        arguments = [*flags, "--what", what, "--out", self.at(what)]
+        return Command(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
+
+    def _time(self, name: str, length: float, flag: str) -> Command:
+        drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
+        beside = [GENERATE, f"{GENERATE}/{LOOKUP}"]
+        rows = dict.fromkeys((self.batch,) if flag == "--fresh" else (1, self.batch))
+        in_a_round = max(PROMPTS_OF_A_ROUND, self.batch)
+        n = {"--prompts": ROUNDS * in_a_round, "--per-round": in_a_round, "--rounds": ROUNDS}
+        several = ["--batch", *map(str, rows), *(text for name, value in n.items() for text in (name, str(value)))]
+        what = ["--chosen", "--draft", *drafts, "--beside", *beside]
+        n_contenders = 6 + (len(self.layers) if flag == "--steps" else 0)
+        tokens = n_contenders * ROUNDS * in_a_round * length * len(rows) * ONE_ROW
+        arguments = [self.at(RUN), *what, *several, flag, *self.execution]
+        return Command(name, "timings", arguments, self.at(RUN), tokens)
+
+
+ONE_ROW: Final = 6  # times as long as with many rows a token takes with one
+
+
+def _flags(rules: Mapping[str, tuple[float, ...]]) -> list[str]:
+    return [f"{rule}={','.join(map(shown, parameters))}" if parameters else rule for rule, parameters in rules.items()]
+
+
+def with_layer_between(layers: Sequence[int]) -> tuple[int, ...]:
+    """Exitable layers, and one between the last two: which late layer tokens may leave at decides what is saved.
+
+    Of the default model, exits at layer 23 alone save more than half as much again within 1 % disagreement as at 25.
+    """
+    between = [(layers[-2] + layers[-1] + 1) // 2] if len(layers) > 1 else []
+    return tuple(sorted({*layers, *between}))
+
+
+def model_flags(given: Mapping[str, Any]) -> list[str]:
+    """Fields of a sweep's configuration as the flags that say them, those that were given."""
+    found: list[str] = []
+    for name, value in given.items():
+        if value not in (None, False, (), []):
+            values = [] if value is True else value if isinstance(value, list | tuple) else [value]
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return found

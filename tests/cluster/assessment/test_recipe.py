@@ -1,0 +1,94 @@
+"""What the recipe says beforehand: sizes, the prompts of each part, the nine commands, and how long they take."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cluster.assessment.assess import Assessment, forecast
+from cluster.assessment.prompt_parts import ANSWERS, CHOOSING, DISAGREEMENT, PARTS, RUN, TRAINING, drawn, role_of, split
+from cluster.assessment.recipe import Recipe, with_layer_between
+from cluster.assessment.record import AssessmentRecord
+from cluster.assessment.sizes import Sizes, least_choosing, promise, sizes_at
+from cluster.console.sweep_flags import load_job
+from eexit.errors import UsageError
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.studies.verdict.file import Bound
+from jobs import choose, replay, timings, train
+from jobs.sweep import DEMO
+
+WHOLE: Final = Sizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
+NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "choice", "times", "again")
+BOUND: Final = Bound(risk=ANSWERS, at_most=0.02)
+
+
+def test_sizes_follow_from_the_test_that_will_be_made() -> None:
+    assert sizes_at(0.02) == WHOLE
+    assert (WHOLE.ordering, WHOLE.training) == (325, 300)
+    assert WHOLE.tenth == Sizes(pilot=20, choosing=98, reporting=40, learning_tokens=1200)
+    assert least_choosing(0.02, 0.95) == 151
+    assert promise(975, 0.02).endswith("with a chance of 82%, and one that loses 1.02% with a chance of 80%")
+    assert promise(100, 0.02).endswith("with a chance of 0%")
+
+
+def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:
+    parts, look = drawn(WHOLE, 151, 0), drawn(WHOLE, 37, 0, is_look=True)
+    assert {part: len(parts.of[part]) for part in PARTS} == {"training": 300, "pilot": 200, "run": 975 + 325 + 400}
+    assert (parts.choosing, parts.risk) == (975, ANSWERS)
+    units = {part: {each.group or each.prompt for each in parts.of[part]} for part in PARTS}
+    assert sum(map(len, units.values())) == len(set().union(*units.values()))
+    asked = {each.group or each.prompt for each in look.of[RUN]}
+    assert (len(look.of[TRAINING]), look.choosing) == (30, 98)
+    assert not asked & units[RUN], "a look asks nothing of the prompts that choose"
+    assert sum(role_of(each.group or each.prompt) == CHOOSING for each in look.of[RUN]) == 98
+
+
+def test_prompts_of_a_file_are_used_as_far_as_they_go() -> None:
+    prompts = draw_prompts(600, 1)
+    parts = split(prompts, WHOLE, 151)
+    assert 151 <= parts.choosing < 300
+    bare = [Prompt(each.id, each.prompt) for each in prompts]
+    assert split(bare, WHOLE, 151).risk == DISAGREEMENT
+    assert split([*prompts[:400], *bare[400:]], WHOLE, 100).risk == ANSWERS
+    with pytest.raises(UsageError, match=r"600 prompts are too few: \d+ of them are for choosing"):
+        split(prompts, WHOLE, 400)
+    assert parts.digest != split([*prompts[:-1], Prompt("x", "another")], WHOLE, 151).digest
+
+
+def recipe(out: str) -> Recipe:
+    parts = drawn(WHOLE, 151, 0)
+    common = ["--model", "smollm2-135m"]
+    return Recipe(out, parts, (5, 10, 15, 20, 23, 25), common, [], [], 32, screens=True)
+
+
+def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
+    """But for what earlier commands leave: what is learned, and the settings that are run."""
+    made = recipe(str(tmp_path / "out"))
+    made.parts.write(made.out)
+    commands = made.commands(BOUND)
+    assert tuple(each.name for each in commands) == NAMES
+    readers = {"train": train, "replay": replay, "choose": choose, "timings": timings}
+    for each in commands:
+        if each.script == "sweep":
+            aside = {"--readout", "--state", "--settings-of"}
+            kept = [text for at, text in enumerate(each.arguments) if not aside & {text, each.arguments[at - 1]}]
+            modes = [text for text in kept if text != "mapped_residual"]
+            plain = [*modes, *(["--rules", "confidence=0.9"] if each.name == RUN else [])]
+            job, _ = load_job([*plain], DEMO)
+            assert job.out == each.folder
+            assert len(job.config.prompts) == len(made.parts.of[TRAINING if each.name == "texts" else each.name])
+        else:
+            readers[each.script].read_flags(each.arguments)
+    assert with_layer_between((5, 10, 15, 20, 25)) == (5, 10, 15, 20, 23, 25)
+    assert len(made.replayed) == 20 * 4
+
+
+def test_the_time_left_is_told_by_the_tokens_per_second_of_the_steps_before(tmp_path: Path) -> None:
+    assessment = Assessment(recipe(str(tmp_path / "out")), BOUND, {})
+    commands = assessment.commands()
+    record = AssessmentRecord(tmp_path / "record", {})
+    assert forecast(assessment, record, 0) == ""
+    record.seconds["texts"] = commands[0].tokens / 100
+    minutes = round(sum(each.tokens for each in commands[1:]) / 100 / 60)
+    assert forecast(assessment, record, 1) == f" ({minutes} minutes left at 100 tokens per second)"
