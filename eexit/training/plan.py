@@ -101,7 +101,7 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         raise UsageError("a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1")
     for name, _ in map(rule_and_parameter, rules):
         if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
-            can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
+            can = ", ".join(name for name, rule in ONLINE.items() if rule.given and rule.reads and not rule.compares)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
         ONLINE[name].refuse_if_not_given()
 
