@@ -207,7 +207,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--dry-run", action="store_true", help="write the prompts of each part into --out, print the commands, and stop"
     )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
-    return study_flags(parser, arguments)
+    return study_flags(parser, arguments, with_own_exits=False)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ def study_parser(description: str | None, results: str = "folder or URI of a fin
     return parser
 
 
-def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool = True) -> argparse.Namespace:
     """What `arguments` say, of the flags that `parser` has, and of those that come last where a model is loaded.
 
-    Own rules and states are known then. Raises `UsageError`.
+    Own rules and states are known then; without them, there is no flag for their files. Raises `UsageError`.
     """
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     trust_flag(parser)
+    if not with_own_exits:
+        return parser.read(arguments)
     use_flag(parser)
     flags = parser.read(arguments)
     use_files(flags.use)
