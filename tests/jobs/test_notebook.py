@@ -19,7 +19,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each cell of code shows last, by MIME type."""
     folder = tmp_path_factory.mktemp("notebook")
     save_byte_model(folder / "model")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # it has no types
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert (len(notebook.cells), sum(DEFAULT in cell.source for cell in code)) == (10, 1)
     assert not any(cell.outputs or cell.execution_count for cell in code), "without outputs, changes can be read"
