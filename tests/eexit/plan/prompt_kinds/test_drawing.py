@@ -81,11 +81,13 @@ def test_no_two_share_a_fact_and_ids_say_the_kind_and_the_place() -> None:
 
 def test_parts_of_different_draws_share_no_fact() -> None:
     part_of_fact: dict[str, str] = {}
-    for seed in range(2):
+    n_again = 0
+    for seed in range(4):
         for part, prompts in drawn(sizes_at(0.02), 151, seed).of.items():
             for prompt in prompts:
+                n_again += unit_of(prompt) in part_of_fact
                 assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
-    assert sum(unit.startswith("the continent of ") for unit in part_of_fact) > 30, "facts that prompts share"
+    assert n_again > 30, "facts that prompts share"
 
 
 def test_kinds_have_shares_in_proportion_to_their_turns() -> None:
