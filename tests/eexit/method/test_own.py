@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from axes import EXITABLE
 from rows import DECODING, SAMPLED, as_reference, generate, grid
 from tiny_models import tiny_model
 from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.requests import Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
 from eexit.method.own import Source, use_files, use_text
@@ -61,6 +63,31 @@ def test_what_computes_the_same_gives_the_same(llama: PreTrainedModel) -> None:
         for one, other in zip(mine, theirs, strict=True):
             assert one.token_id_T.tolist() == other.token_id_T.tolist()
             assert one.exit_layer_T.tolist() == other.exit_layer_T.tolist()
+
+
+def test_the_ends_of_an_own_rule(llama: PreTrainedModel) -> None:
+    """Invariant 2: where all tokens are sure enough, they leave at the first exitable layer; where none is, at none."""
+    for state in (*OWN_STATES, "unfrozen"):
+        normal, always, never = generate(
+            llama, grid([Normal(), Exit(state, "sure", 0.0), Exit(state, "sure", 1.1)], [(3, 4)])
+        )
+        assert set(always.exit_layer_T[1:].tolist()) == {EXITABLE[0]}
+        assert never.token_id_T.tolist() == normal.token_id_T.tolist()
+
+
+def test_an_own_rule_that_draws_exits_as_often_as_its_chances_say(llama: PreTrainedModel) -> None:
+    """Invariant 5, at each layer that was reached: it looks no further than the exit."""
+    requests = [Request((5, 80, 7), Exit("between", "by_chance", 0.3), seed) for seed in range(132)]
+    traces = generate(llama, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
+    exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))
+    probability_NX = np.concatenate([trace.exit_prob_TX[1:] for trace in traces]).astype(np.float64)
+    assert len(exit_N) >= 5000
+    for rank in range(len(EXITABLE)):
+        there = exit_N >= rank
+        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
+        error = np.sqrt((stop_N * (1 - stop_N)).sum())
+        assert error > 5, "exits must be left to chance"
+        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
 
 
 def test_scoring_gives_the_exits_of_generating(llama: PreTrainedModel) -> None:
