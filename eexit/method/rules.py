@@ -190,10 +190,11 @@ class Rule(Definition):
 
         Raises `UsageError` for an own rule whose function fails, or gives anything else.
         """
+        given = (look, look.parameter) if self.takes_parameter else (look,)
         if self.source is None:
-            return self.function(look, look.parameter) if self.takes_parameter else self.function(look)
+            return self.function(*given)
         try:
-            seen = self.function(look, look.parameter) if self.takes_parameter else self.function(look)
+            seen = self.function(*given)
             if seen.shape != look.parameter.shape:
                 raise TypeError(f"it gives shape {tuple(seen.shape)}, not {tuple(look.parameter.shape)}")
             if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":

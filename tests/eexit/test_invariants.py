@@ -17,6 +17,7 @@ from rows import (
     PROMPTS,
     SAMPLED,
     as_reference,
+    assert_as_often_as_they_could,
     assert_as_reference,
     each_rule,
     generate,
@@ -204,11 +205,4 @@ def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: Pre
 
 def test_invariant_5_exits_happen_as_often_as_they_could_where_a_layer_was_reached(llama: PreTrainedModel) -> None:
     """Of a rule that leaves exits to chance, and looks no further than the exit."""
-    exit_N, probability_NX = draws(llama, "predicted_kl")
-    assert len(exit_N) >= 5000
-    for rank in range(len(EXITABLE)):
-        there = exit_N >= rank
-        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
-        error = np.sqrt((stop_N * (1 - stop_N)).sum())
-        assert error > 5, "exits must be left to chance"
-        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
+    assert_as_often_as_they_could(*draws(llama, "predicted_kl"))

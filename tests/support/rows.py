@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 from axes import EXITABLE, some
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
 from traces import assert_same, traces_of
@@ -55,6 +56,17 @@ def assert_as_reference(
     """Each of these rows is what the naive reference makes of its request."""
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(model, request, decoding))
+
+
+def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray) -> None:
+    """Exits, as indices, happen as often as their probabilities say where a layer was reached."""
+    assert len(exit_N) >= 5000
+    for rank in range(len(EXITABLE)):
+        there = exit_N >= rank
+        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
+        error = np.sqrt((stop_N * (1 - stop_N)).sum())
+        assert error > 5, "exits must be left to chance"
+        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
 
 
 def as_reference(

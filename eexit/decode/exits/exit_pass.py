@@ -226,6 +226,7 @@ class ExitPass(KnownExits):
         self.gates: Mapping[int, GateAt] = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
         all_online = len(self.online) == len(deciding.rules)
         by_head = all_online and all(rule.reads for rule in self.online.values())
+        self.keeps_logits = any(rule.needs == LOGITS for rule in self.online.values())
         self.keeps_ready, self.reads_at_once = keeps_ready, by_head and not decoding.screen and not keeps_ready
         self.unread_D = torch.ones_like(self.left_D)
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
@@ -306,8 +307,7 @@ class ExitPass(KnownExits):
             read = self.decoding.screen.read(ready_NH)
         else:
             given_N = None if given_D is None else given_D[tokens.rows]
-            keeps_logits = any(rule.needs == LOGITS for rule in self.online.values())
-            read = read_ready(self.decoder, ready_NH, self.decoding, given_N, keeps_logits)
+            read = read_ready(self.decoder, ready_NH, self.decoding, given_N, self.keeps_logits)
         if self.likeliest_DE is not None:
             tokens.put(self.likeliest_DE[:, rank], read.likeliest_B)
         return read

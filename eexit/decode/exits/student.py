@@ -67,6 +67,7 @@ class Leaving:
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
         self.altering = tuple(name for name in states if alters(STATES[name]))
         self.needs = {need for name in states for need in STATES[name].needs}  # streams that `Left.kept` has
+        self.saying = [STATES[name] for name in states if STATES[name].says]
 
     @property
     def all_alter(self) -> bool:
@@ -105,13 +106,14 @@ class Leaving:
         if copying := self._that_leave(Leaves.COPY):
             self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
         entering_BTW = hidden_BTW
-        for name, state in ((name, STATES[name]) for name in self.states if STATES[name].says):
-            if state.maps and self.maps and index < self.maps.first_layer:
+        for state in self.saying:
+            maps = self.maps if state.maps else None
+            if maps and index < maps.first_layer:
                 continue
-            if (tokens := self._tokens(name, index, left, device)).are_none:
+            if (tokens := self._tokens(state, index, left, device)).are_none:
                 continue
             exited = self._exited(tokens, hidden_BTW, left, device)
-            if state.leaves is Leaves.KEYS or (self.maps and state.maps and self.maps.form == KEYS):
+            if state.leaves is Leaves.KEYS or (maps and maps.form == KEYS):
                 making = _Making(state, tokens, exited, layer)
                 before = projections or [_own, _own]
                 projections = [partial(making.project, part, each) for part, each in enumerate(before)]
@@ -121,10 +123,10 @@ class Leaving:
             tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), state.left(exited, Deeper(index)))
         return layer, entering_BTW, projections
 
-    def _tokens(self, name: str, layer: int, left: Left, device: torch.device) -> Chosen:
-        """The tokens, among all of a pass, that have left in a state, and of whom it says what a layer gets."""
-        flag_D = self._of((name,), left, device).flatten()
-        if STATES[name].maps:
+    def _tokens(self, state: State, layer: int, left: Left, device: torch.device) -> Chosen:
+        """The tokens, among all of a pass, that have left in a state, and of which it says what a layer gets."""
+        flag_D = self._of((state.name,), left, device).flatten()
+        if state.maps:
             flag_D = flag_D & (self._exit_layers(left, device) + 1 < layer)
         return Chosen.of(flag_D)
 

@@ -73,12 +73,13 @@ def tables(verdict: Verdict) -> Iterator[TextTable]:
     )
     if (of := verdict.setting) is not None:
         bound = verdict.bound
+        certified = "a look" if verdict.why == "look" else "yes" if of.certified else "no"
         yield TextTable(
             "Setting",
             f"Risk {bound.risk}, at most {short_percent(bound.at_most)} with {short_percent(bound.confidence)} "
             "confidence. Saved: of multiply-adds, by what was run. Time: as a multiple of full depth's.",
             ("setting", "certified", "ask", "lost", "of those right", "held out", "saved", "time"),
-            [(of.key, "yes" if of.certified else "no", str(of.ask), _lost(of.loss, of.n),
+            [(of.key, certified, str(of.ask), _lost(of.loss, of.n),
               _lost(of.loss_of_right, of.n_of_right), _lost(of.reporting_loss, of.reporting_n), _share(of.saved),
               _times(of.time))],
         )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axes import EXITABLE
-from rows import DECODING, SAMPLED, as_reference, generate, grid
+from rows import DECODING, SAMPLED, as_reference, assert_as_often_as_they_could, generate, grid
 from tiny_models import tiny_model
 from traces import traces_of
 from transformers import PreTrainedModel
@@ -81,13 +81,7 @@ def test_an_own_rule_that_draws_exits_as_often_as_its_chances_say(llama: PreTrai
     traces = generate(llama, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
     exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))
     probability_NX = np.concatenate([trace.exit_prob_TX[1:] for trace in traces]).astype(np.float64)
-    assert len(exit_N) >= 5000
-    for rank in range(len(EXITABLE)):
-        there = exit_N >= rank
-        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
-        error = np.sqrt((stop_N * (1 - stop_N)).sum())
-        assert error > 5, "exits must be left to chance"
-        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
+    assert_as_often_as_they_could(exit_N, probability_NX)
 
 
 def test_scoring_gives_the_exits_of_generating(llama: PreTrainedModel) -> None:
