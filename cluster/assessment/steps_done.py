@@ -20,24 +20,19 @@ from eexit.studies.verdict.judge import latest_choice
 
 
 def is_done(command: Command, recipe: Recipe, bound: Bound) -> bool:
-    match command.script:
-        case "sweep":
-            return is_whole(command.folder)
-        case "train":
-            return is_learned(Path(command.folder).expanduser())
+    """Whether a command has left all that it leaves."""
+    if command.script == "train":
+        return is_learned(Path(command.folder).expanduser())
+    if command.script == "sweep":
+        return is_whole(command.folder)
     if not is_whole(command.folder):
         return False
-    store = open_store(command.folder)
-    match command.name:
-        case name if name == REPLAY:
-            return {*recipe.replayed} <= {row["configuration"] for row in REPLAYS.rows(store)}
-        case name if name == CHOICE:
-            return latest_choice(read_finished(command.folder, _of_risk(bound)), bound) is not None
-        case name if name == TIMES:
-            return len(whole_calls(command.folder, recipe, bound)) > 0
-        case name if name == AGAIN:
-            return len(whole_calls(command.folder, recipe, bound)) > 1
-    raise AssertionError(f"{command.name} is no step")
+    if command.name == REPLAY:
+        return {*recipe.replayed} <= {row["configuration"] for row in REPLAYS.rows(open_store(command.folder))}
+    if command.name == CHOICE:
+        return latest_choice(read_finished(command.folder, _of_risk(bound)), bound) is not None
+    n_calls = {TIMES: 1, AGAIN: 2}[command.name]
+    return len(whole_calls(command.folder, recipe, bound)) >= n_calls
 
 
 def is_whole(folder: str) -> bool:
