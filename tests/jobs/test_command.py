@@ -170,7 +170,8 @@ def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
     assert done.stdout.count("Usage: ") == len(names)
 
 
-def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path) -> None:
+def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path, tmp_path: Path) -> None:
+    flags = ["--dry-run", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
     lines = (
         "import os, signal, sys",
         "del signal.SIGHUP, os.sched_getaffinity",
@@ -178,7 +179,7 @@ def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path) ->
         "import jobs, reports.page.build",
         f"for name in {[named(script) for script in SCRIPTS]}:",
         "    assert jobs.main([name, '--nonsense']) == 2",
-        f"sys.argv[1:] = ['sweep', '--dry-run', '--exit-every', '2', '--model', {str(tiny)!r}]",
+        f"sys.argv[1:] = {['sweep', *flags]}",
         "sys.exit(jobs.main())",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)

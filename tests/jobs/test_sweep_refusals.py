@@ -131,10 +131,11 @@ def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, t
     assert done.stdout == "importing Ray []\n"
 
 
-def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path) -> None:
+def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(tiny), "--out", str(tmp_path / "out"), "--dry-run"]
     program = (
         "import runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, '--model', {str(tiny)!r}, '--dry-run']\n"
+        f"sys.argv = {[str(SCRIPT), *flags]}\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print('torch' in sys.modules)"
     )
