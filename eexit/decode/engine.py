@@ -191,7 +191,8 @@ def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: i
     """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be owed.
 
     Beside a teacher that is the same decoder, nothing is owed, and the student's keys and values begin above the fork.
-    Where drafts are sampled, the logits of a round's are kept. Two decoders take twice as much.
+    Where drafts are sampled, the logits that they were drafted and verified with are kept. Two decoders take twice as
+    much.
     """
     decoder, modes = decoders.teacher, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
@@ -202,5 +203,5 @@ def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: i
     owed = decoder.width * decoder.dtype.itemsize * min(decoding.max_new_tokens, length) if modes - {NORMAL} else 0
     if decoding.temperature > 0:
         drafts = (request.configuration for request in requests)
-        logits *= 1 + max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
+        logits *= 1 + 2 * max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
     return (keys + owed + logits) * (1 if decoders.are_one else 2)

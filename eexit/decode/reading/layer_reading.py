@@ -188,15 +188,7 @@ def read_tokens(
 
     Given tokens are taken as they are; drafted ones may be accepted where tokens are sampled.
     """
-    size, parts = _rows_at_a_time(decoder), []
-    for start in range(0, len(ready_BH), size):  # where tokens are sampled, logits are kept until they are taken
-        rows = slice(start, start + size)
-        read = read_ready(decoder, ready_BH[rows], decoding, None if given_B is None else given_B[rows])
-        of_rows = drafted.of(rows) if drafted and len(ready_BH) > size else drafted
-        parts.append(read.taken(slice(None), decoding, u_B[rows], of_rows))
-    if len(parts) == 1:
-        return parts[0]
-    return Picked(*[joined([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+    return read_ready(decoder, ready_BH, decoding, given_B).taken(slice(None), decoding, u_B, drafted)
 
 
 def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Tensor) -> Divergence:
