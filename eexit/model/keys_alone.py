@@ -13,12 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
-from eexit.model.structure import StandIn, copied, device_of, graft, observed
+from eexit.model.structure import StandIn, copied, graft, observed
 
 Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
@@ -28,13 +27,11 @@ Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or v
 class KeysAlone:
     """A layer that makes no more than its keys and values.
 
-    `moves_to` is the device that accelerate's hooks move to what the layer is given; None without hooks. `projections`
-    are the paths of the two linear modules of which one makes its keys and the other its values, before norms and
-    rotary angles; None where there are no two such modules.
+    `projections` are the paths of the two linear modules of which one makes its keys and the other its values, before
+    norms and rotary angles; None where there are no two such modules.
     """
 
     layer: nn.Module
-    moves_to: torch.device | None
     projections: tuple[str, str] | None = None
 
     @property
@@ -44,18 +41,16 @@ class KeysAlone:
         key, value = (self.layer.get_submodule(path) for path in self.projections)
         return key, value
 
-    def projecting(self, layer: nn.Module, given: Given, projections: Sequence[Projection]) -> tuple[nn.Module, Given]:
-        """A copy of the layer in which `projections`, if there are any, take the place of the two modules.
-
-        What it is given is moved to its device where hooks do so, which a copy is without.
-        """
-        for path, project in zip(self.projections or () if projections else (), projections, strict=True):
+    def projecting(self, layer: nn.Module, projections: Sequence[Projection]) -> nn.Module:
+        """A copy of the layer in which `projections` take the place of the two modules."""
+        for path, project in zip(self.projections or (), projections, strict=True):
             layer = graft(layer, path, partial(project, layer.get_submodule(path)))
-        return layer, send_to_device(given, self.moves_to, skip_keys="cache") if self.moves_to else given
+        return layer
 
     def write(self, cache: KVCache, given: Given, projections: Sequence[Projection] = ()) -> None:
         """Write the keys and values of a residual stream, (B, T, W), with `projections` in place of the layer's own."""
-        layer, (hidden_BTW, args, kwargs) = self.projecting(self.layer, given, projections)
+        layer = self.projecting(self.layer, projections) if projections else self.layer
+        hidden_BTW, args, kwargs = given
         cache.only_keys = True
         try:
             with suppress(KeysWritten):
@@ -65,50 +60,52 @@ class KeysAlone:
 
 
 @torch.inference_mode()
-def without_queries(
-    layer: nn.Module, expected: Sequence[Tensor], write: Callable[[KeysAlone], Sequence[Tensor]]
-) -> KeysAlone:
+def without_queries(layer: nn.Module, given: Given, cache: KVCache, index: int) -> KeysAlone:
     """Return a copy of a layer that shares its weights and writes keys and values alone.
 
-    `expected` are the keys and values that the layer writes, and `write` gives those that a copy writes. Raises
-    `UsageError` if the copy's are not the layer's own.
+    The cache has what the layer, number `index`, has just written of what it was given, and nothing else. Raises
+    `UsageError` if that is nothing, or if a copy writes something else.
     """
-    moves_to = device_of(layer) if hasattr(layer, "_hf_hook") else None
+    columns = cache.columns[index]
+    if not columns.is_initialized:
+        raise UsageError(f"layer {index} keeps no keys and values per position")
+    expected = columns.keys.clone(), columns.values.clone()
 
     def written(alone: nn.Module) -> tuple[bool, Sequence[Tensor]]:
         """What the copy writes, and whether it is what the layer writes."""
-        parts = write(KeysAlone(alone, moves_to))
+        columns.reset()
+        KeysAlone(alone).write(cache, given)
+        parts = columns.keys, columns.values
         return all(torch.equal(ours, own) for ours, own in zip(parts, expected, strict=True)), parts
 
     alone = copied(layer)
     observing, calls = observed(alone, [path for path, _ in reversed([*layer.named_modules()]) if path])
     written(observing)
-    outputs = {path: output for path, entering, output in calls if _maps_vectors(entering, output)}
+    made: dict[str, Tensor] = {}  # by modules that map vectors to vectors
+    for path, entering, output in calls:
+        if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
+            made[path] = output
     left_out: list[str] = []
     linear: list[tuple[str, list[bool]]] = []  # each module's path, and whether it makes keys, and values
     for name, module in layer.named_modules():  # outer ones first
-        if name not in outputs or name.startswith(tuple(f"{parent}." for parent in left_out)):
+        if name not in made or name.startswith(tuple(f"{parent}." for parent in left_out)):
             continue
-        constant = partial(_constant, outputs[name].shape[-1], outputs[name].dtype)
-        is_same, parts = written(graft(alone, name, StandIn(module, partial(constant, torch.nan))))
+        unknown = partial(_unknown, made[name].shape[-1], made[name].dtype)
+        without = graft(alone, name, StandIn(module, unknown))
+        is_same, parts = written(without)
         if is_same:
             left_out.append(name)
-            alone = graft(alone, name, StandIn(module, partial(constant, 0.0)))
+            alone = without
         elif hasattr(module, "out_features"):
             linear.append((name, [bool(part.isnan().any()) for part in parts]))
     if not written(alone)[0]:
         raise UsageError("keys and values are others without queries")
     match linear:
         case [(key, [True, False]), (value, [False, True])] | [(value, [False, True]), (key, [True, False])]:
-            return KeysAlone(alone, moves_to, (key, value))
-    return KeysAlone(alone, moves_to)
+            return KeysAlone(alone, (key, value))
+    return KeysAlone(alone)
 
 
-def _maps_vectors(entering: object, output: object) -> bool:
-    """Whether a module maps vectors to vectors."""
-    return isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]
-
-
-def _constant(width: int, dtype: torch.dtype, number: float, vectors: Tensor, *_: object, **__: object) -> Tensor:
-    """In place of a module that maps vectors to vectors of this width: the same number everywhere."""
-    return vectors.new_full((*vectors.shape[:-1], width), number, dtype=dtype)
+def _unknown(width: int, dtype: torch.dtype, vectors: Tensor, *_: object, **__: object) -> Tensor:
+    """In place of a module that maps vectors to vectors of this width: NaN everywhere."""
+    return vectors.new_full((*vectors.shape[:-1], width), torch.nan, dtype=dtype)

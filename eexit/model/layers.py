@@ -11,22 +11,23 @@ vocabulary.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from eexit.errors import UsageError, first_line
-from eexit.model import structure
+from eexit.errors import UsageError
+from eexit.model import refusals, structure
 from eexit.model.cache import KVCache
 from eexit.model.keys_alone import KeysAlone, Projection, without_queries
-from eexit.model.refusals import Texts, checked_texts, naming, refuse_mixed, refuse_unsuited
 
 FAR_POSITION: Final = 1 << 20  # of a model without a limit
 
@@ -56,17 +57,17 @@ class Layer:
 
         `projections` take the place of the layer's own to keys and to values, which have to be two modules.
         """
-        module, given = self.decoder.layers[self.index], (hidden_BTW, self.args, self.kwargs)
+        module = self.decoder.layers[self.index]
         if projections:
-            module, given = self.decoder.for_keys[self.index].projecting(module, given, projections)
-        hidden_BTW, args, kwargs = given
-        output = module(hidden_BTW, *args, **kwargs)
+            module = self.decoder.for_keys[self.index].projecting(module, projections)
+        output = module(hidden_BTW.to(self.decoder.devices[self.index]), *self.args, **self.kwargs)
         after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
         return after_BTW
 
     def write_keys(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> None:
         """Write the layer's keys and values for this residual stream, without running the rest of the layer."""
-        self.decoder.for_keys[self.index].write(self.cache, (hidden_BTW, self.args, self.kwargs), projections)
+        given = hidden_BTW.to(self.decoder.devices[self.index]), self.args, self.kwargs
+        self.decoder.for_keys[self.index].write(self.cache, given, projections)
 
     def without(self, hidden_SC: Tensor | None) -> "Layer":
         """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
@@ -132,33 +133,26 @@ class Decoder:
     running: Final[ContextVar[tuple[Visit, KVCache]]] = ContextVar("running")  # other threads may call the model too
 
     def __init__(self, model: PreTrainedModel):
-        what = type(model).__name__
-        try:
-            with naming(what):
-                self._take(model)
-        except (UsageError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a model's code that is not made to be run this way may raise anything
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise UsageError(f"{what} is not supported: its own code raises {reason}") from error
-
-    def _take(self, model: PreTrainedModel) -> None:
-        refuse_unsuited(model)
-        config = model.config.get_text_config(decoder=True)
-        self.model, self.dtype = model, model.dtype
-        self.n_layers: int = config.num_hidden_layers
-        self.vocabulary: int = config.vocab_size
-        self.context, self.switch = structure.context_of(config), structure.switch_length(config)
-        self.path, name = structure.find_stack(model, self.n_layers)
-        self.stack: Any = model.get_submodule(self.path)
-        self.layers: list[nn.Module] = list(getattr(self.stack, name))
-        self.visited = structure.with_layers(self.stack, name, self._at)
-        configs = (getattr(module, "config", None) for module in self.stack.modules())
-        self.configs = list({id(each): each for each in configs if isinstance(each, PreTrainedConfig)}.values())
-        self.signatures = [inspect.signature(type(layer).forward) for layer in self.layers]
-        self.takes_positions = structure.takes(self.stack, "position_ids")
-        self.device, self.first_device, self.devices = structure.devices_of(model, self.layers)
-        self._observe(config, name)
+        with refusals.naming(type(model).__name__):
+            refusals.refuse_unsupported(model.config)
+            refusals.refuse_compiled(model)
+            refusals.refuse_autocast(model.device)
+            refusals.refuse_offloaded(model)
+            config, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()
+            self.model, self.dtype = model, model.dtype
+            self.n_layers: int = config.num_hidden_layers
+            self.vocabulary: int = config.vocab_size
+            self.context, self.switch = structure.context_of(config), structure.switch_length(config)
+            path, name = structure.find_stack(model, self.n_layers)
+            stack = model.get_submodule(path)
+            self.layers: list[nn.Module] = list(getattr(stack, name))
+            self.signatures = [inspect.signature(type(layer).forward) for layer in self.layers]
+            self.takes_positions = structure.takes(stack, "position_ids")
+            self.devices = structure.devices_of(self.layers)
+            self.is_hooked = any(hasattr(layer, "_hf_hook") for layer in self.layers)  # accelerate moves their inputs
+            self.device = self.devices[-1] if head is None else structure.device_of(head)
+            self.first_device = structure.device_of(model.get_input_embeddings())
+            self._observe(config, path, name)
 
     # ---- a pass
 
@@ -189,6 +183,8 @@ class Decoder:
 
     def _at(self, index: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         visit, cache = self.running.get()
+        if self.is_hooked:
+            args, kwargs = send_to_device((args, kwargs), self.devices[index], skip_keys="cache")
         after_BTW = visit(Layer(self, cache, index, args, kwargs), hidden_states)
         return (after_BTW, *[None] * (self.n_outputs - 1)) if self.n_outputs else after_BTW
 
@@ -206,7 +202,8 @@ class Decoder:
 
     def head(self, ready_BH: Tensor) -> Tensor:
         """Return the logits, (B, V), of an input of the head, with the model's scaling and soft-cap."""
-        return structure.logits_of(self.head_alone, ready_BH)
+        logits_B1V: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+        return logits_B1V[:, 0]
 
     # ---- what is known of the model
 
@@ -224,68 +221,77 @@ class Decoder:
     # ---- observing it once
 
     @torch.inference_mode()
-    def _observe(self, config: Any, name: str) -> None:
-        """Find what follows the layers, and check that visiting them changes nothing."""
-        self.takes_masks = True
-        texts = checked_texts(self.vocabulary, self.context)
-        alone = Inputs.of(texts[-1:], self.device)
-        seen_1C = alone.seen_BC.long()
-        given = {"input_ids": alone.token_BT.to(self.first_device), "attention_mask": seen_1C.to(self.first_device)}
+    def _observe(self, config: Any, path: str, name: str) -> None:
+        """Find what follows the layers, and check that visiting them changes nothing.
+
+        `path` is that of the stack of layers, and `name` that of their list in it.
+        """
+        model: Any = self.model
+        texts = refusals.checked_texts(self.vocabulary, self.context)
+        alone, first = Inputs.of(texts[-1:], self.device), self.first_device
+        given = {"input_ids": alone.token_BT.to(first), "attention_mask": alone.seen_BC.long().to(first)}
         with _set(_whole_masks, True):
-            model: Any = self.model
             own_TV: Tensor = model(**given, use_cache=False).logits[0].to(self.device)
-            ends, self.n_outputs = structure.find_ends(self.stack, name, lambda copy: copy(**given, use_cache=False))
+
+        stack, cache = model.get_submodule(path), _ClaimingCache(self.n_layers, 1, len(own_TV))
+        stand_ins = [structure.StandIn(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
+        observing, ran = structure.observed(
+            stack, [part for part, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
+        )
+        self.visited = structure.graft(observing, name, stand_ins)
+        after_TW, ready_TH = self._visit_each(alone, cache, ran)
+        self.visited = structure.graft(stack, name, stand_ins)
+        ends = [stack.get_submodule(part) for part, _, _ in ran]
         self.after_layers = nn.Sequential(*ends)
         self.projections = nn.Sequential(*(each for each in ends if "norm" not in type(each).__name__.lower()))
-        self._visit_each(alone, own_TV)
+        for at in (path, path.partition(".")[0]):  # the module around the stack may change its embeddings
+            self.head_alone = structure.without(model, at)
+            with suppress(Exception):  # a model's code may raise anything
+                self.head(ready_TH)
+                break
+        if not torch.equal(self.head(ready_TH), own_TV):
+            why = ": it takes positions from the length of the cache" if cache.asked else ""
+            raise UsageError(f"its logits are others when its layers are visited{why}")
+        if not torch.equal(self.head(self.normed(after_TW)), own_TV):
+            raise UsageError("its logits don't follow from the residual stream after its last layer")
+
+        self.width: int = after_TW.shape[-1]
+        self.cache_shapes = [(part.keys.shape[1::2], part.values.shape[1::2]) for part in cache.columns]
+        numbers = sum(shape[0] * shape[1] for shapes in self.cache_shapes for shape in shapes)
+        self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
         self.windows = self._windows(config)
         why = "" if self.takes_positions else "; it takes no position_ids"
-        refuse_mixed(self._last_two, texts, own_TV[-2:].float(), self.dtype, why)
+        refusals.refuse_mixed(self._last_two, texts, own_TV[-2:].float(), self.dtype, why)
 
-    def _visit_each(self, inputs: Inputs, own_TV: Tensor) -> None:
-        """Find each layer's keys alone. Layers run once each, in order, and the model says the same when visited.
+    def _visit_each(self, inputs: Inputs, cache: "_ClaimingCache", ran: list[structure.Call]) -> tuple[Tensor, Tensor]:
+        """Visit layers, which have to run once each, in order; find each one's keys alone, and how many outputs it has.
 
-        While a layer runs, the cache claims to be as long as the model's context, since it may hold padding.
+        Returns the residual stream after the last layer, (T, W), and what goes into the head, (T, H), and leaves in
+        `ran` what was called after the last layer. While a layer runs, the cache claims to be as long as the model's
+        context, since it may hold padding.
         """
-        cache = _ClaimingCache(self.n_layers, 1, inputs.token_BT.shape[1])
-        self.for_keys: list[KeysAlone] = []
-        after_BTW = own_TV
+        self.takes_masks, self.for_keys, stream = True, list[KeysAlone](), list[Tensor]()
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-            nonlocal after_BTW
             if layer.index != len(self.for_keys):
                 raise UsageError(f"its layers don't run once each, in order: layer {layer.index} comes after others")
             if (mask := layer.mask) is None or mask[0, 0, -1, -1] != (mask.dtype == torch.bool):
                 self.takes_masks = False  # the last token doesn't see itself by it: `True` hides, as in MPT
             cache.claimed = (self.context or FAR_POSITION) - 1
-            after_BTW, held = layer.run(hidden_BTW), cache.columns[layer.index]
-            if not held.is_initialized:
-                raise UsageError(f"layer {layer.index} keeps no keys and values per position")
-
-            def written(alone: KeysAlone) -> list[Tensor]:
-                held.reset()
-                alone.write(cache, (hidden_BTW, layer.args, layer.kwargs))
-                return [held.keys, held.values]
-
-            expected = [held.keys.clone(), held.values.clone()]
-            self.for_keys.append(without_queries(self.layers[layer.index], expected, written))
+            module, hidden_BTW = self.layers[layer.index], hidden_BTW.to(self.devices[layer.index])
+            output = module(hidden_BTW, *layer.args, **layer.kwargs)
+            given = hidden_BTW, layer.args, layer.kwargs
+            self.for_keys.append(without_queries(module, given, cache, layer.index))
             cache.claimed = None
-            return after_BTW
+            self.n_outputs = len(output) if isinstance(output, tuple | list) else 0
+            stream[:] = [output[0] if self.n_outputs else output]
+            ran.clear()
+            return stream[0]
 
-        ready_TH = self.run(visit, inputs, cache)[0]
-        self.head_alone = structure.find_head(self.model, self.path, ready_TH)
-        visited_TV = self.head(ready_TH)
-        self.width: int = after_BTW.shape[-1]
-        self.cache_shapes = [(part.keys.shape[1::2], part.values.shape[1::2]) for part in cache.columns]
-        numbers = sum(shape[0] * shape[1] for shapes in self.cache_shapes for shape in shapes)
-        self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
+        ready_1TH = self.run(visit, inputs, cache)
         if len(self.for_keys) < self.n_layers:
             raise UsageError(f"{len(self.for_keys)} of its {self.n_layers} layers run")
-        if not torch.equal(visited_TV, own_TV):
-            why = ": it takes positions from the length of the cache" if cache.asked else ""
-            raise UsageError(f"its logits are others when its layers are visited{why}")
-        if not torch.equal(self.head(self.normed(after_BTW.to(self.device)[0])), own_TV):
-            raise UsageError("its logits don't follow from the residual stream after its last layer")
+        return stream[0][0].to(self.device), ready_1TH[0]
 
     def _windows(self, config: Any) -> list[int | None]:
         """How many tokens each layer attends to, its own included; None for all. Masks far into a text say so, too."""
@@ -306,7 +312,7 @@ class Decoder:
             self.run(visit, far, self.cache(1, farthest))
         return windows
 
-    def _last_two(self, texts: Texts, nudge: float) -> Tensor:
+    def _last_two(self, texts: refusals.Texts, nudge: float) -> Tensor:
         """The logits behind all but the last token of texts and, in a second pass, behind that one, (B, 2, V).
 
         The residual stream is nudged before every layer, by up to so much of its size.

@@ -25,11 +25,15 @@ Texts = Sequence[Sequence[int]]
 
 @contextmanager
 def naming(model: str) -> Iterator[None]:
-    """A context in which refusals name the model."""
+    """A context in which refusals, and whatever a model's own code raises, are a `UsageError` that names the model."""
     try:
         yield
-    except UsageError as error:
-        raise UsageError(f"{model} is not supported: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model's code that is not made to be run this way may raise anything
+        reason = f"its own code raises {type(error).__name__}: {first_line(error)}"
+        reason = str(error) if isinstance(error, UsageError) else reason
+        raise UsageError(f"{model} is not supported: {reason}") from error
 
 
 def refuse_unsupported(outer: Any) -> None:
@@ -53,13 +57,6 @@ def refuse_unsupported(outer: Any) -> None:
             f"it has layers of kind {', '.join(sorted(kinds))}; only full and sliding-window attention keep the keys "
             "and values per position that early exit needs"
         )
-
-
-def refuse_unsuited(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that can't be run with exits, as it is loaded and called."""
-    refuse_unsupported(model.config)
-    refuse_compiled(model)
-    refuse_autocast(model.device)
 
 
 def refuse_compiled(model: nn.Module) -> None:

@@ -1,13 +1,10 @@
-"""What a model consists of and where it is, by its modules and by observing one forward; and copies with some replaced.
+"""What a model consists of and where it is, by its modules and its configuration; and copies with modules replaced.
 
 Copies share all weights, and the modules of the model itself are never changed. No model family is known by name.
-
-Shapes: B rows, T tokens, H width of what the head takes, V vocabulary.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError
-from eexit.model.refusals import refuse_offloaded
 
 Call = tuple[str, object, Any]  # of a module: its path, its first argument and its output
 
@@ -86,50 +82,19 @@ def takes(module: nn.Module, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
-def devices_of(
-    model: PreTrainedModel, layers: Sequence[nn.Module]
-) -> tuple[torch.device, torch.device, list[torch.device]]:
-    """The devices of a model's head, of its embeddings, and of each layer. Raises `UsageError`."""
-    refuse_offloaded(model)
+def devices_of(layers: Sequence[nn.Module]) -> list[torch.device]:
+    """The device of each layer. Raises `UsageError` for one that is on several."""
     for index, layer in enumerate(layers):
         if len(devices := sorted({str(parameter.device) for parameter in layer.parameters()})) > 1:
             raise UsageError(
                 f"layer {index} is on {' and '.join(devices)}: give a device_map that has each layer on one device"
             )
-    of_layers, head = [device_of(layer) for layer in layers], model.get_output_embeddings()
-    return of_layers[-1] if head is None else device_of(head), device_of(model.get_input_embeddings()), of_layers
+    return [device_of(layer) for layer in layers]
 
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module is: if it has no parameters, all of its weights are packed, for the CPU."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def with_layers(stack: nn.Module, name: str, call: Callable[..., Any]) -> Any:
-    """Return a copy of a stack that calls a function of a layer's index and arguments in place of each layer."""
-    layers = enumerate(getattr(stack, name))
-    return graft(stack, name, [StandIn(layer, partial(call, index)) for index, layer in layers])
-
-
-def find_ends(stack: nn.Module, name: str, run: Callable[[Any], object]) -> tuple[Sequence[nn.Module], int]:
-    """Return the modules that run after the layers, and how many outputs a layer has; 0 if it is a tensor alone.
-
-    `name` is that of the list of layers, and `run` runs a copy of the stack.
-    """
-    copy, calls = observed(
-        stack, [path for path, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
-    )
-    output: Any = None
-
-    def at_layer(index: int, *args: Any, **kwargs: Any) -> Any:
-        nonlocal output
-        calls.clear()
-        output = getattr(stack, name)[index](*args, **kwargs)
-        return output
-
-    run(with_layers(copy, name, at_layer))
-    n_outputs = len(output) if isinstance(output, tuple | list) else 0
-    return [stack.get_submodule(path) for path, _, _ in calls], n_outputs
 
 
 class _StackOutput(BaseModelOutputWithPast):
@@ -144,20 +109,9 @@ def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
     return _StackOutput(last_hidden_state=inputs_embeds)
 
 
-def find_head(model: PreTrainedModel, path: str, ready_BH: Tensor) -> Any:
-    """Return the model without its stack of layers, or without the module around it if that changes the embeddings."""
-    for at in (path, path.partition(".")[0]):
-        alone = graft(model, at, StandIn(model.get_submodule(at), _echo))
-        with suppress(Exception):  # a model's code may raise anything
-            logits_of(alone, ready_BH)
-            break
-    return alone
-
-
-def logits_of(head_alone: Any, ready_BH: Tensor) -> Tensor:
-    """Return the logits, (B, V), of inputs of the head, with the model's scaling and soft-cap."""
-    logits_B1V: Tensor = head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
-    return logits_B1V[:, 0]
+def without(model: nn.Module, path: str) -> Any:
+    """Return a copy of a model with the module at `path` left out: what is embedded goes right to what follows it."""
+    return graft(model, path, StandIn(model.get_submodule(path), _echo))
 
 
 def context_of(config: Any) -> int | None:

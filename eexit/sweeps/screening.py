@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
 from eexit.decode.reading.sampling import pick_tokens
@@ -60,8 +61,10 @@ def read_moment(path: Path) -> Tensor:
 def _key(decoder: Decoder) -> str:
     """The digest of all that the moment depends on: weights, configuration, device, packages, and how it is made."""
     versions = [version(name) for name in ("torch", "transformers")]
-    configs = [config.to_json_string(use_diff=False) for config in decoder.configs]
-    how = [ROWS, TOKENS, TOP_P, decoder.context, decoder.device.type, str(decoder.dtype), versions, configs]
+    held = (getattr(module, "config", None) for module in decoder.model.modules())
+    configs = {id(each): each.to_json_string(use_diff=False) for each in held if isinstance(each, PreTrainedConfig)}
+    said = list(configs.values())  # modules share them
+    how = [ROWS, TOKENS, TOP_P, decoder.context, decoder.device.type, str(decoder.dtype), versions, said]
     return _digest(_weights(decoder), repr(how))
 
 
