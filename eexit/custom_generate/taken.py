@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eexit.errors import UsageError
 from eexit.method.descriptions import refuse_changed
-from eexit.model.file_digests import sha256
+from eexit.model.sources import sha256
 from eexit.plan.artefacts import locations_of
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from eexit.cpu.packed_linear import is_whole
 from eexit.errors import UsageError, first_line
 from eexit.model.checkpoint import quietly
-from eexit.model.file_digests import PEFT_FILES, is_peft
 from eexit.model.quantization import quantization_of
+from eexit.model.sources import PEFT_FILES, is_peft
 
 WEIGHTS: Final = PEFT_FILES[1]
 PREFIX: Final = "base_model.model."  # of names in WEIGHTS; names of modules of the model follow

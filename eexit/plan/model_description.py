@@ -20,7 +20,6 @@ from eexit.errors import UsageError, first_line
 from eexit.model.adapters import PREFIX, WEIGHTS, refuse_merging, refuse_without_peft
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import refuse_misfit_unloaded
-from eexit.model.file_digests import is_peft, sha256
 from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, loading, read_config
 from eexit.model.quantization import (
     GROUP,
@@ -32,7 +31,7 @@ from eexit.model.quantization import (
     quantization_of,
     refuse_left_whole,
 )
-from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, locate
+from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, is_peft, locate, sha256
 from eexit.model.structure import context_of, find_stack
 from eexit.plan.config import SweepConfig
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from eexit.model.file_digests import sha256
+from eexit.model.sources import sha256
 from eexit.output.progress import Progress
 from eexit.plan.artefacts import STATE, WEIGHTS, Card, CardRow, write_card
 from eexit.results.store.manifest import versions

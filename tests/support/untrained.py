@@ -15,8 +15,8 @@ from eexit.method.gate import Gate, LayerGate
 from eexit.method.probes import LayerProbe, Probe
 from eexit.method.readouts import Affine, Linear
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
-from eexit.model.file_digests import sha256
 from eexit.model.layers import Decoder
+from eexit.model.sources import sha256
 from eexit.plan.artefacts import GATE, WEIGHTS, Card, write_card
 from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
 

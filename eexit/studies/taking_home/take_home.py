@@ -36,10 +36,9 @@ from eexit.errors import UsageError
 from eexit.method.descriptions import descriptions_of
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing
-from eexit.model.file_digests import sha256
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.quantization import quantization_of
-from eexit.model.sources import DEFAULT_MODEL
+from eexit.model.sources import DEFAULT_MODEL, sha256
 from eexit.output.locations import shown
 from eexit.output.text import with_versions
 from eexit.output.whole_files import publish, scratch_folder

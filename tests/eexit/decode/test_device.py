@@ -40,8 +40,8 @@ from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.method.states import STATES, alters
 from eexit.model.adapters import merged
 from eexit.model.cache import KVCache
-from eexit.model.file_digests import PEFT_FILES
 from eexit.model.layers import Decoder
+from eexit.model.sources import PEFT_FILES
 from eexit.plan.configuration import Draft, Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 

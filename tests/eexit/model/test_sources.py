@@ -11,9 +11,8 @@ from tiny_gguf import save_tiny_gguf
 
 from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
-from eexit.model import file_digests
-from eexit.model.file_digests import sha256
-from eexit.model.sources import GGUF_IN_WHEEL, locate
+from eexit.model import sources
+from eexit.model.sources import GGUF_IN_WHEEL, locate, sha256
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model
 
@@ -119,7 +118,7 @@ def test_a_gguf_file_is_read_once_by_a_process_and_unpacked_once_by_all(
         digested.extend(paths)
         return sha256(paths)
 
-    monkeypatch.setattr(file_digests, "sha256", noting)
+    monkeypatch.setattr(sources, "sha256", noting)
     place = locate(str(tmp_path / "one.gguf"))
     (tmp_path / "other.gguf").write_bytes((tmp_path / "one.gguf").read_bytes())
     assert locate(str(tmp_path / "one.gguf")) == locate(str(tmp_path / "other.gguf")) == place

@@ -13,7 +13,7 @@ from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream
 
 from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, STREAMS
-from eexit.model.file_digests import sha256
+from eexit.model.sources import sha256
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE

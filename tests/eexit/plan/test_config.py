@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from eexit.model.file_digests import PEFT_FILES, sha256
+from eexit.model.sources import PEFT_FILES, sha256
 from eexit.plan.artefacts import FLAGS, WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt, SweepConfig
 

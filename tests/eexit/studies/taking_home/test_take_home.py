@@ -19,7 +19,7 @@ from untrained import PROBE
 
 import eexit
 from eexit.custom_generate.taken import SETTING, Certificate
-from eexit.model.file_digests import sha256
+from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.results.store.folder import open_store
