@@ -14,8 +14,6 @@ has room for both, the plain weights are kept for them. Times are the least of s
 a machine can double those of packed weights.
 """
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +23,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.errors import UsageError
 
 FEW: Final = (1, 2, 4)  # rows that plain weights may multiply faster
@@ -105,7 +104,7 @@ def pack_linear_layers(*models: nn.Module) -> None:
         for model, name in alike:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, packed)
-    _give_back_freed_memory()
+    give_back_freed_memory()  # as much as the plain weights took
 
 
 def _few_rows(linears: Sequence[nn.Linear]) -> int:
@@ -158,13 +157,6 @@ def _available_bytes() -> float:
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return 0
-
-
-def _give_back_freed_memory() -> None:
-    """Return the freed plain weights to the operating system: malloc would keep as much memory as the model takes."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc has it
-        trim(0)
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -8,6 +8,7 @@ Shapes: S slots, B rows of a pass, H key heads, T tokens of a row, C columns, D 
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class LayerColumns(CacheLayerMixin):
 
     def __init__(self, cache: "KVCache", layer: int):
         CacheLayerMixin.__init__(self)
-        self.cache, self.layer = cache, layer
+        self.cache, self.layer = proxy(cache), layer  # a cycle of references would keep its tensors until they are many
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         n_slots, capacity = self.cache.n_slots, self.cache.capacity

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
+from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.rounds import SerialCosts
 from eexit.decode.decoders import Decoders, take_apart
@@ -140,6 +141,7 @@ class ModelGenerator:
         for limit in dict.fromkeys(limits.values()):
             self._use(max_new_tokens=limit)
             outcomes |= self._outcomes({key: each for key, each in requests.items() if limits[key[0]] == limit}, ends)
+        give_back_freed_memory()
         parts = [self._results(run, requests, outcomes) for run in runs]
         return Results(
             pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),

@@ -1,3 +1,4 @@
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from eexit.decode import rows, teacher
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.decode.teacher import padded
+from eexit.model.cache import KVCache
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import Draft, Exit, Normal, exiting_modes
 from eexit.results.token_columns import LENGTH, STOP
@@ -38,6 +40,27 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
     yield counts
     for handle in handles:
         handle.remove()
+
+
+def test_keys_and_values_are_freed_with_the_rows_without_waiting_for_a_collection(llama: PreTrainedModel) -> None:
+    """Python would collect cycles of references by how many objects there are, and caches are few, and large."""
+    requests = [
+        Request(PROMPT, configuration)
+        for configuration in (
+            Normal(),
+            Exit("frozen_residual", "kl", 0.5),
+            Exit("skip", "confidence", 0.02),
+            Draft(1, 2),
+        )
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        traces_of(Engine(decoder_of(llama), DECODING).generate(requests))
+        held = [each for each in gc.get_objects() if isinstance(each, KVCache)]
+    finally:
+        gc.enable()
+    assert not held
 
 
 @pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
