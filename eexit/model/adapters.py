@@ -8,7 +8,7 @@ import copy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,10 +17,7 @@ from eexit.cpu.packed_linear import is_whole
 from eexit.errors import UsageError, first_line
 from eexit.model.checkpoint import quietly
 from eexit.model.quantization import quantization_of
-from eexit.model.sources import PEFT_FILES, is_peft
-
-WEIGHTS: Final = PEFT_FILES[1]
-PREFIX: Final = "base_model.model."  # of names in WEIGHTS; names of modules of the model follow
+from eexit.model.sources import is_peft
 
 
 def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:

@@ -4,7 +4,6 @@ Where a checkpoint lacks weights, transformers initialises them at random; weigh
 Either means that the checkpoint belongs to another model, so both are refused.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eexit.errors import UsageError
@@ -38,7 +37,7 @@ def quietly() -> Iterator[None]:
 def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
     """Raises `UsageError` if a checkpoint's keys and shapes are not exactly those of the architecture.
 
-    `found` is the loading info of `from_pretrained(output_loading_info=True)`; tied weights are not missing there.
+    `found` is the loading info that transformers returns; tied weights are not missing there.
     """
     missing, mismatched = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
     unexpected = sorted(key for key in found["unexpected_keys"] if not _COMPUTED.search(key))
@@ -70,22 +69,6 @@ def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
                 f"model {model}: {bad:,} of the {weight.numel():,} numbers of {name} are NaN or infinite in "
                 f"{str(weight.dtype).removeprefix('torch.')}: get the checkpoint again, or try another --dtype"
             )
-
-
-def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> None:
-    """`refuse_misfit` without loading weights, from the files' headers. Raises `UsageError`, also for truncated files.
-
-    Quantised checkpoints, and models that can't be built on the meta device, are checked when they are loaded instead.
-    """
-    if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
-        return  # a quantiser may need a device that this machine lacks
-    refuse_cut_off(model, folder)
-    how = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": trust_remote_code}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", **how)
-    except (RuntimeError, NotImplementedError):
-        return
-    refuse_misfit(model, loaded[1])
 
 
 def refuse_cut_off(model: str, folder: str) -> None:

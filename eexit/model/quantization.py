@@ -106,11 +106,3 @@ def parts_of(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
     return [part for name in names for part in parts_of(getattr(tensor, name))]
-
-
-def beside_parts(tensor: Tensor) -> str:
-    """What else such a tensor says of how it is multiplied; nothing for a plain one."""
-    if not is_traceable_wrapper_subclass(tensor):
-        return ""
-    names, others = tensor.__tensor_flatten__()
-    return f"{type(tensor).__name__} {names} {others}"

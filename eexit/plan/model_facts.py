@@ -28,7 +28,7 @@ from typing import IO, Any, Final, ParamSpec, TypeVar
 from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
-from eexit.model.sources import files_of, refuse_without_tokenizer, within
+from eexit.model.sources import files_of, no_tokenizer, within
 from eexit.output.whole_files import keep
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
@@ -42,6 +42,7 @@ FORMAT: Final = 2  # of what is kept, and of how it is found
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")
 PACKAGES: Final = ("torch", "transformers")
 DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+TOKENIZERS: Final = re.compile("token|vocab|merges|sp[im]|sentencepiece|tekken")  # what their files' names have
 CPU_INFO = Path("/proc/cpuinfo")
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
@@ -206,7 +207,7 @@ def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     kept = KeptFacts(config)
     found = kept.read()
     if found is None:
-        refuse_without_tokenizer(config.model, files_of(config.model))
+        _refuse_without_tokenizer(config.model)
         kept.keep(found := ModelFound(*_find(config.model_copy(update={"prompts": config.prompts[:1]}))))
     return _facts(config, rows_per_shard, found)
 
@@ -227,7 +228,7 @@ def looking(
         facts = _facts(config, rows_per_shard, known)
         yield lambda: facts
         return
-    refuse_without_tokenizer(config.model, files_of(config.model))
+    _refuse_without_tokenizer(config.model)
     few = config.model_copy(update={"prompts": config.prompts[:1]})
     with asking(_find, few) as result:
 
@@ -236,6 +237,13 @@ def looking(
             return _facts(config, rows_per_shard, found)
 
         yield told
+
+
+def _refuse_without_tokenizer(model: str) -> None:
+    """Raises `UsageError` for a model folder with none of the files that tokenizers are read from, by their names."""
+    names = [path.name.lower() for path in files_of(model)]
+    if Path(model).expanduser().is_dir() and not any(map(TOKENIZERS.search, names)):
+        raise no_tokenizer(model)
 
 
 def characters(config: SweepConfig) -> list[int]:

@@ -19,7 +19,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
-from eexit.model.adapters import WEIGHTS, merged
+from eexit.model.adapters import merged
+from eexit.model.sources import PEFT_FILES
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit, Normal
 from eexit.plan.model_description import estimate_memory, own_weights
@@ -27,6 +28,7 @@ from eexit.plan.runs import plan_runs
 from eexit.studies.timing.contenders import Contenders
 from eexit.sweeps.generator import ModelGenerator
 
+WEIGHTS = PEFT_FILES[1]
 TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
 
 
