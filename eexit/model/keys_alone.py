@@ -19,7 +19,6 @@ from eexit.errors import UsageError
 from eexit.model.cache import KeysWritten, KVCache
 from eexit.model.structure import StandIn, copied, graft, observed
 
-Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a residual stream, and further arguments of a layer
 Projection = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # keys or values, of what the layer's own gets
 
 
@@ -47,23 +46,22 @@ class KeysAlone:
             layer = graft(layer, path, partial(project, layer.get_submodule(path)))
         return layer
 
-    def write(self, cache: KVCache, given: Given, projections: Sequence[Projection] = ()) -> None:
-        """Write the keys and values of a residual stream, (B, T, W), with `projections` in place of the layer's own."""
+    def write(self, cache: KVCache, projections: Sequence[Projection], /, *args: Any, **kwargs: Any) -> None:
+        """Write the keys and values of what the layer is given, with `projections`, if any, in place of its own."""
         layer = self.projecting(self.layer, projections) if projections else self.layer
-        hidden_BTW, args, kwargs = given
         cache.only_keys = True
         try:
             with suppress(KeysWritten):
-                layer(hidden_BTW, *args, **kwargs)
+                layer(*args, **kwargs)
         finally:
             cache.only_keys = False
 
 
 @torch.inference_mode()
-def without_queries(layer: nn.Module, given: Given, cache: KVCache, index: int) -> KeysAlone:
+def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any, **kwargs: Any) -> KeysAlone:
     """Return a copy of a layer that shares its weights and writes keys and values alone.
 
-    The cache has what the layer, number `index`, has just written of what it was given, and nothing else. Raises
+    The cache has what the layer, number `index`, has just written of these arguments, and nothing else. Raises
     `UsageError` if that is nothing, or if a copy writes something else.
     """
     columns = cache.columns[index]
@@ -74,7 +72,7 @@ def without_queries(layer: nn.Module, given: Given, cache: KVCache, index: int) 
     def written(alone: nn.Module) -> tuple[bool, Sequence[Tensor]]:
         """What the copy writes, and whether it is what the layer writes."""
         columns.reset()
-        KeysAlone(alone).write(cache, given)
+        KeysAlone(alone).write(cache, (), *args, **kwargs)
         parts = columns.keys, columns.values
         return all(torch.equal(ours, own) for ours, own in zip(parts, expected, strict=True)), parts
 

@@ -10,9 +10,9 @@ vocabulary.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -31,12 +31,12 @@ from eexit.model.keys_alone import KeysAlone, Projection, without_queries
 
 FAR_POSITION: Final = 1 << 20  # of a model without a limit
 
-_whole_masks: Final = ContextVar("whole_masks", default=False)
+_running: Final[ContextVar[tuple["Visit", KVCache]]] = ContextVar("running")  # the pass of this thread, if it is in one
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """transformers' mask for torch's attention; in our passes, the device isn't asked whether it could do without."""
-    return sdpa_mask(*args, **(kwargs | {"allow_is_causal_skip": False} if _whole_masks.get() else kwargs))
+    return sdpa_mask(*args, **(kwargs | {"allow_is_causal_skip": False} if _running.get(None) else kwargs))
 
 
 AttentionMaskInterface.register("sdpa", _mask)
@@ -66,8 +66,8 @@ class Layer:
 
     def write_keys(self, hidden_BTW: Tensor, projections: Sequence[Projection] = ()) -> None:
         """Write the layer's keys and values for this residual stream, without running the rest of the layer."""
-        given = hidden_BTW.to(self.decoder.devices[self.index]), self.args, self.kwargs
-        self.decoder.for_keys[self.index].write(self.cache, given, projections)
+        hidden_BTW = hidden_BTW.to(self.decoder.devices[self.index])
+        self.decoder.for_keys[self.index].write(self.cache, projections, hidden_BTW, *self.args, **self.kwargs)
 
     def without(self, hidden_SC: Tensor | None) -> "Layer":
         """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
@@ -91,12 +91,8 @@ class Layer:
         return self.decoder.signatures[self.index].bind(None, None, *self.args, **self.kwargs)
 
 
-Visit = Callable[[Layer, Tensor], Tensor]  # of a layer and the stream that enters it: what the next gets, (B, T, W)
-
-
-def run_whole(layer: Layer, hidden_BTW: Tensor) -> Tensor:
-    """Run a layer for all tokens: the visit that changes nothing."""
-    return layer.run(hidden_BTW)
+# Of a layer and the stream that enters it: what the next gets, (B, T, W). `Layer.run` is the one that changes nothing.
+Visit = Callable[[Layer, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -130,8 +126,6 @@ class Decoder:
     `UsageError`, saying what is missing, for a model that can't be run this way.
     """
 
-    running: Final[ContextVar[tuple[Visit, KVCache]]] = ContextVar("running")  # other threads may call the model too
-
     def __init__(self, model: PreTrainedModel):
         with refusals.naming(type(model).__name__):
             refusals.refuse_unsupported(model.config)
@@ -147,7 +141,7 @@ class Decoder:
             stack = model.get_submodule(path)
             self.layers: list[nn.Module] = list(getattr(stack, name))
             self.signatures = [inspect.signature(type(layer).forward) for layer in self.layers]
-            self.takes_positions = structure.takes(stack, "position_ids")
+            self.takes_positions = "position_ids" in inspect.signature(stack.forward).parameters
             self.devices = structure.devices_of(self.layers)
             self.is_hooked = any(hasattr(layer, "_hf_hook") for layer in self.layers)  # accelerate moves their inputs
             self.device = self.devices[-1] if head is None else structure.device_of(head)
@@ -173,16 +167,17 @@ class Decoder:
                 return hidden_BTW
             return visit(layer, hidden_BTW if entering_BTW is None or layer.index > first else entering_BTW)
 
-        with _set(self.running, (visit_from_first, cache)), _set(_whole_masks, True):
-            output: Any = self.visited(
-                input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
-                cache=cache, use_cache=True, **where,
-            )  # fmt: skip
+        context = copy_context()  # other threads may call the model meanwhile
+        context.run(_running.set, (visit_from_first, cache))
+        output: Any = context.run(
+            self.visited, input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
+            cache=cache, use_cache=True, **where,
+        )  # fmt: skip
         ready_BTH: Tensor = output[0]
         return ready_BTH.to(self.device)
 
     def _at(self, index: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        visit, cache = self.running.get()
+        visit, cache = _running.get()
         if self.is_hooked:
             args, kwargs = send_to_device((args, kwargs), self.devices[index], skip_keys="cache")
         after_BTW = visit(Layer(self, cache, index, args, kwargs), hidden_states)
@@ -230,20 +225,11 @@ class Decoder:
         texts = refusals.checked_texts(self.vocabulary, self.context)
         alone, first = Inputs.of(texts[-1:], self.device), self.first_device
         given = {"input_ids": alone.token_BT.to(first), "attention_mask": alone.seen_BC.long().to(first)}
-        with _set(_whole_masks, True):
-            own_TV: Tensor = model(**given, use_cache=False).logits[0].to(self.device)
+        cache, context = _ClaimingCache(self.n_layers, 1, len(texts[-1])), copy_context()
+        context.run(_running.set, (Layer.run, cache))  # so that the model's own layers get the masks of a pass
+        own_TV: Tensor = context.run(model, **given, use_cache=False).logits[0].to(self.device)
 
-        stack, cache = model.get_submodule(path), _ClaimingCache(self.n_layers, 1, len(own_TV))
-        stand_ins = [structure.StandIn(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
-        observing, ran = structure.observed(
-            stack, [part for part, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
-        )
-        self.visited = structure.graft(observing, name, stand_ins)
-        after_TW, ready_TH = self._visit_each(alone, cache, ran)
-        self.visited = structure.graft(stack, name, stand_ins)
-        ends = [stack.get_submodule(part) for part, _, _ in ran]
-        self.after_layers = nn.Sequential(*ends)
-        self.projections = nn.Sequential(*(each for each in ends if "norm" not in type(each).__name__.lower()))
+        after_TW, ready_TH = self._visit_each(model.get_submodule(path), name, alone, cache)
         for at in (path, path.partition(".")[0]):  # the module around the stack may change its embeddings
             self.head_alone = structure.without(model, at)
             with suppress(Exception):  # a model's code may raise anything
@@ -263,13 +249,18 @@ class Decoder:
         why = "" if self.takes_positions else "; it takes no position_ids"
         refusals.refuse_mixed(self._last_two, texts, own_TV[-2:].float(), self.dtype, why)
 
-    def _visit_each(self, inputs: Inputs, cache: "_ClaimingCache", ran: list[structure.Call]) -> tuple[Tensor, Tensor]:
-        """Visit layers, which have to run once each, in order; find each one's keys alone, and how many outputs it has.
+    def _visit_each(
+        self, stack: nn.Module, name: str, inputs: Inputs, cache: "_ClaimingCache"
+    ) -> tuple[Tensor, Tensor]:
+        """Visit layers, which have to run once each, in order. Find their keys alone, their outputs and what follows.
 
-        Returns the residual stream after the last layer, (T, W), and what goes into the head, (T, H), and leaves in
-        `ran` what was called after the last layer. While a layer runs, the cache claims to be as long as the model's
-        context, since it may hold padding.
+        Returns the residual stream after the last layer, (T, W), and what goes into the head, (T, H). While a layer
+        runs, the cache claims to be as long as the model's context, since it may hold padding.
         """
+        stand_ins = [structure.StandIn(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
+        beside = [path for path, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
+        observing, ran = structure.observed(stack, beside)
+        self.visited = structure.graft(observing, name, stand_ins)
         self.takes_masks, self.for_keys, stream = True, list[KeysAlone](), list[Tensor]()
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -280,8 +271,7 @@ class Decoder:
             cache.claimed = (self.context or FAR_POSITION) - 1
             module, hidden_BTW = self.layers[layer.index], hidden_BTW.to(self.devices[layer.index])
             output = module(hidden_BTW, *layer.args, **layer.kwargs)
-            given = hidden_BTW, layer.args, layer.kwargs
-            self.for_keys.append(without_queries(module, given, cache, layer.index))
+            self.for_keys.append(without_queries(module, cache, layer.index, hidden_BTW, *layer.args, **layer.kwargs))
             cache.claimed = None
             self.n_outputs = len(output) if isinstance(output, tuple | list) else 0
             stream[:] = [output[0] if self.n_outputs else output]
@@ -291,6 +281,10 @@ class Decoder:
         ready_1TH = self.run(visit, inputs, cache)
         if len(self.for_keys) < self.n_layers:
             raise UsageError(f"{len(self.for_keys)} of its {self.n_layers} layers run")
+        self.visited = structure.graft(stack, name, stand_ins)
+        ends = [stack.get_submodule(path) for path, _, _ in ran]
+        self.after_layers = nn.Sequential(*ends)
+        self.projections = nn.Sequential(*(each for each in ends if "norm" not in type(each).__name__.lower()))
         return stream[0][0].to(self.device), ready_1TH[0]
 
     def _windows(self, config: Any) -> list[int | None]:
@@ -337,17 +331,5 @@ class _ClaimingCache(KVCache):
     asked = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        if self.claimed is None:
-            return super().get_seq_length(layer_idx)
-        self.asked = True
-        return self.claimed
-
-
-@contextmanager
-def _set(variable: ContextVar[Any], value: object) -> Iterator[None]:
-    """A context in which this thread sees a variable with this value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
+        self.asked = self.asked or self.claimed is not None
+        return super().get_seq_length(layer_idx) if self.claimed is None else self.claimed

@@ -15,8 +15,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from eexit.errors import UsageError
 
-Call = tuple[str, object, Any]  # of a module: its path, its first argument and its output
-
 
 class StandIn:
     """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
@@ -48,9 +46,12 @@ def copied(module: nn.Module) -> Any:
     return shell
 
 
-def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[Call]]:
-    """Return a copy of `root`, and a list to which modules of it at these paths, inner ones first, add their calls."""
-    calls: list[Call] = []
+def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[tuple[str, object, Any]]]:
+    """Return a copy of `root`, and a list to which modules of it at these paths, inner ones first, add their calls.
+
+    Of each call, it is the module's path, the first argument and the output.
+    """
+    calls: list[tuple[str, object, Any]] = []
 
     def note(path: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = module(*args, **kwargs)
@@ -68,18 +69,14 @@ def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
     for path, module in model.named_modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
-                if not takes(module, "input_ids"):
+                taken = inspect.signature(module.forward).parameters
+                if "input_ids" not in taken:
                     what = f"{type(module).__name__}, which runs its layers,"
                     raise UsageError(f"{what} takes embeddings made elsewhere, not token ids")
-                if takes(module, "mems"):
+                if "mems" in taken:
                     raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys")
                 return path, name
     raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
-
-
-def takes(module: nn.Module, name: str) -> bool:
-    """Whether a module's forward has an argument of this name."""
-    return name in inspect.signature(module.forward).parameters
 
 
 def devices_of(layers: Sequence[nn.Module]) -> list[torch.device]:

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
 from eexit.decode.reading.sampling import pick_tokens
-from eexit.model.layers import Decoder, Inputs, run_whole
+from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep
 
@@ -100,7 +100,7 @@ def second_moment(decoder: Decoder) -> Tensor:
     for position in range(tokens):
         position_B1 = torch.full((ROWS, 1), position, device=device)
         seen_BC = torch.ones(ROWS, position + 1, dtype=torch.bool, device=device)
-        ready_BH = decoder.run(run_whole, Inputs(token_B[:, None], position_B1, seen_BC), cache)[:, -1]
+        ready_BH = decoder.run(Layer.run, Inputs(token_B[:, None], position_B1, seen_BC), cache)[:, -1]
         moment_HH = moment_HH + ready_BH.float().T @ ready_BH.float() / (ROWS * tokens)
         u_B = torch.rand(ROWS, generator=generator).to(device)
         token_B = pick_tokens(decoder.head(ready_BH), 1.0, TOP_P, u_B)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
-from eexit.model.layers import Decoder, Inputs, Layer, run_whole
+from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.reference.generation import generate_one
 
 CPU: Final = torch.device("cpu")
@@ -59,7 +59,7 @@ def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedMo
     whole = Inputs.of(TEXTS, CPU)
     for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
         part = Inputs(whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.seen_BC[:, :stop])
-        ready_BTH = decoder.run(run_whole, part, cache)
+        ready_BTH = decoder.run(Layer.run, part, cache)
     for text, ready_TH in zip(TEXTS, ready_BTH, strict=True):
         n = min(len(text), LONGEST - 13)
         torch.testing.assert_close(decoder.head(ready_TH[-n:]), own_logits(any_model, text)[-n:], rtol=1e-3, atol=2e-3)
@@ -117,7 +117,7 @@ def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
     generate: Any = model.generate
     before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
     inputs = Inputs.of(TEXTS, CPU)
-    decoder.run(run_whole, inputs, decoder.cache(3, LONGEST))
+    decoder.run(Layer.run, inputs, decoder.cache(3, LONGEST))
     with pytest.raises(ZeroDivisionError):
         decoder.run(failing, inputs, decoder.cache(3, LONGEST))
     assert not any("forward" in vars(module) for module in model.modules())
