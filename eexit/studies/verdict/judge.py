@@ -70,15 +70,15 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     timings = run.timings if run else []
     choice = latest_choice(run, bound) if run else None
     setting = setting_of(run, choice, bound) if run and choice else None
-    is_safe = setting is not None and keeps(setting, bound)
-    times = Times([row for row in timings if row["batch"] == batch], setting.key if setting and is_safe else None)
+    rows = [row for row in timings if row["batch"] == batch]
+    times = Times(rows, setting.key if setting and keeps(setting, bound) else None)
     of_time = TimeLedger()
-    if run and setting and is_safe:
-        time = times.of(setting.key)
+    if run and setting:
+        time = Times(rows, setting.key).of(setting.key)
         setting = setting.model_copy(update={"time": Interval.of(time)})
         share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
-        by_rows = {rows: allowed(timings, rows, share, run.n_layers) for rows in (1, batch)}
-        of_time = TimeLedger(by_rows[1], by_rows[batch], time.complement)
+        of_rows = {n: allowed(timings, n, share, run.n_layers) for n in (1, batch)}
+        of_time = TimeLedger(of_rows[1], of_rows[batch], time.complement)
     ledger = Ledger({**(of_pilot(pilot, bound) if pilot else {}), **(of_run(run, choice, bound) if run else {})})
     there = {
         PILOT: pilot,

@@ -157,6 +157,17 @@ def test_what_the_ledger_says_is_what_the_tables_do(tmp_path: Path) -> None:
     assert [each.setting for each in verdict.contenders][-1] == SETTING.key
 
 
+def test_a_setting_that_was_timed_has_its_time_even_if_it_may_not_be_taken(tmp_path: Path) -> None:
+    timed = Assessed(reporting=0.03, times=SLOWER, steps={1: 0.5}, timed_again=("generate",))
+    verdict = conclude(timed.write(tmp_path), BOUND)
+    assert (verdict.pays, verdict.why) == (False, "not kept")
+    assert verdict.setting
+    assert verdict.setting.time
+    assert verdict.setting.time.mean == pytest.approx(1.2, abs=0.002)
+    assert all(line.taken for line in verdict.time)
+    assert SETTING.key not in {each.setting for each in verdict.contenders}
+
+
 def test_what_is_announced_instead_may_be_another(tmp_path: Path) -> None:
     faster = Assessed(times={SETTING.key: 0.7, LOOKUP.key: 0.6}, timed_again=(LOOKUP.key, "generate"))
     verdict = conclude(faster.write(tmp_path), BOUND)
