@@ -33,11 +33,10 @@ from eexit.custom_generate.handed_over import (
 )
 from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
-from eexit.decode.costs.counting import COSTS, Prices, cost_columns
-from eexit.decode.decoders import Decoders, take_apart
+from eexit.decode.costs import COSTS, Prices, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoding, Failure, Request, Trace
+from eexit.decode.requests import Decoders, Decoding, Failure, Request, Trace, take_apart
 from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.model.adapters import sharing
@@ -86,7 +85,7 @@ class Stats:
         self._exits: Counter[int] = Counter()
 
     def add(self, trace: Trace, costs: Mapping[str, float | int | None]) -> None:
-        """Count a row, with what it cost (`eexit.decode.costs.counting.cost_columns`)."""
+        """Count a row, with what it cost (`eexit.decode.costs.cost_columns`)."""
         decided = trace.exit_layer_T[1:]
         with _counting:
             self._exits.update(decided.tolist())

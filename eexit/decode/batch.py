@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.decoders import Decoders
-from eexit.decode.exits.exit_pass import Deciding
-from eexit.decode.exits.student import Leaving, Student
-from eexit.decode.reading.layer_reading import read_tokens
-from eexit.decode.requests import Decoding, Outcome, Request
+from eexit.decode.exit_pass import Deciding
+from eexit.decode.reading import read_tokens
+from eexit.decode.requests import Decoders, Decoding, Outcome, Request
 from eexit.decode.rows import NONE, Rows, to_device
+from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs

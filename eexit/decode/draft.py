@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.costs.rounds import Rounds
-from eexit.decode.decoders import Decoders
-from eexit.decode.exits.exit_pass import KnownExits
-from eexit.decode.reading.layer_reading import read_tokens
-from eexit.decode.reading.sampling import Drafted, pick_tokens
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar
+from eexit.decode.costs import Rounds
+from eexit.decode.exit_pass import KnownExits
+from eexit.decode.reading import read_tokens
+from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.rows import to_device
+from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.step import OnlineBatch
 from eexit.model.layers import Inputs
 from eexit.plan.configuration import Draft

@@ -13,9 +13,8 @@ from typing import Final
 import torch
 
 from eexit.decode.batch import Batch, Tell
-from eexit.decode.decoders import Decoders
 from eexit.decode.draft import DraftingBatch
-from eexit.decode.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request
 from eexit.decode.step import OnlineBatch, OracleBatch, fork_of
 from eexit.errors import UsageError
 from eexit.method.states import STATES

@@ -23,8 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from eexit.decode.costs.counting import LOOKS, Prices
-from eexit.decode.reading.layer_reading import Reader
+from eexit.decode.costs import LOOKS, Prices
+from eexit.decode.reading import Reader
 from eexit.decode.requests import Decoding
 from eexit.method.state_maps import KEYS
 from eexit.model.layers import Decoder, Inputs, Layer

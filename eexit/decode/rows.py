@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs.counting import Ran
+from eexit.decode.costs import Ran
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
@@ -254,7 +254,7 @@ class Rows:
             reason = EOS
         configuration, missed_T = self.requests[int(self.request[slot])].configuration, columns.pop(MISSED)
         ran = Ran(columns["exit_layer_T"][1:], columns["evidence_TE"][1:], missed_T[1:] > 0, bool(self.decoding.screen))
-        counts = ran.counts(configuration, self.decoding.exitable_layers, n_layers)
+        counts = ran.counts(configuration, np.array([*self.decoding.exitable_layers, n_layers - 1]))
         return Trace(finish_reason=reason, counts=counts, rounds=None, **columns)
 
 

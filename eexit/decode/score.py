@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.decoders import Decoders
-from eexit.decode.exits.exit_pass import Deciding, ExitPass, decide
-from eexit.decode.exits.student import Leaving, Student
-from eexit.decode.reading.layer_reading import Reading, read_layers
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.exit_pass import Deciding, ExitPass, decide
+from eexit.decode.reading import Reading, read_layers
+from eexit.decode.requests import Decoders, Decoding, Request
 from eexit.decode.rows import NONE, RuleOfRows, to_device
+from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import prefill, teacher_pass
 from eexit.method.draws import exit_draws
 from eexit.model.layers import Decoder, Inputs

@@ -12,10 +12,9 @@ from torch.profiler import record_function
 
 from eexit.cpu.chosen import Chosen
 from eexit.decode.batch import Batch, Tell
-from eexit.decode.decoders import Decoders
-from eexit.decode.exits.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
-from eexit.decode.reading.layer_reading import Picked, Reader, read_tokens
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
+from eexit.decode.reading import Picked, Reader, read_tokens
+from eexit.decode.requests import Decoders, Decoding, Request
 from eexit.decode.teacher import Prefilled, Prefixes, Taught, observe
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.decoders import Decoders
-from eexit.decode.reading.layer_reading import Reading, read_layers
-from eexit.decode.requests import Decoding
+from eexit.decode.reading import Reading, read_layers
+from eexit.decode.requests import Decoders, Decoding
 from eexit.decode.rows import Rows, to_device
 from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder, Inputs, Layer

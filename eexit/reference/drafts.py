@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.costs.rounds import Rounds
-from eexit.decode.reading.sampling import pick_tokens
+from eexit.decode.costs import Rounds
 from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.sampling import pick_tokens
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.reading.sampling import pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.sampling import pick_tokens
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE

@@ -12,12 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.costs.counting import cost_columns
-from eexit.decode.costs.rounds import SerialCosts
-from eexit.decode.decoders import Decoders, take_apart
+from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
+from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
 from eexit.errors import first_line
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
@@ -302,8 +300,8 @@ class ModelGenerator:
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
         if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
-        costs = SerialCosts.of(self.prices, self.engine.decoding.exitable_layers)
-        return outcome.rounds.columns(configuration, len(outcome.token_id_T) - 1, costs)
+        n_decided, layers = len(outcome.token_id_T) - 1, self.engine.decoding.exitable_layers
+        return outcome.rounds.columns(configuration, n_decided, self.prices, layers)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
-from eexit.decode.reading.sampling import pick_tokens
+from eexit.decode.sampling import pick_tokens
 from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.reading.layer_reading import read_layers
+from eexit.decode.reading import read_layers
 from eexit.decode.requests import Decoding
 from eexit.decode.teacher import teacher_pass
 from eexit.method.divergence import Divergence

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.decode.costs.counting import COSTS
+from eexit.decode.costs import COSTS
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import counted, is_known
 from eexit.plan.configuration import DRAFT, NORMAL, Exit, all_modes, short_name

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs import LOOKS
 from eexit.output.text import is_known
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE

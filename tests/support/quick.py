@@ -49,7 +49,7 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_a_text_stands_for_a_grid",
     ),
     "eexit/decode/test_step.py": ("test_a_text_that_never_goes_deeper",),
-    "eexit/decode/costs/test_counting.py": (
+    "eexit/decode/test_costs.py": (
         "test_full_depth_costs_what_the_models_own_forward_does[llama]",
         "test_the_parts_of_a_llama",
         "test_costs_are_those_of_every_layer",

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from traces import traces_of
 
-from eexit.decode.costs.counting import Counts, cost_columns
+from eexit.decode.costs import Counts, cost_columns
 from eexit.decode.draft import DraftingBatch
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import chi2
 from transformers import PreTrainedModel
 
-from eexit.decode.reading.sampling import distribution
 from eexit.decode.requests import Decoding
+from eexit.decode.sampling import distribution
 
 Text = tuple[int, ...]
 

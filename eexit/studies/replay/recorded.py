@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.decode.costs.counting import Prices, Ran, cost_columns
+from eexit.decode.costs import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ORACLES, RULES, Look
@@ -186,10 +186,11 @@ def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_pr
 
     What is run beside what is needed is looking. An oracle, which saves nothing at run time, has no cost of that.
     """
-    layers, prices, n_layers = pricing.layers, pricing.prices, len(pricing.prices.layer_L)
-    exit_layer_N = np.array([*layers, n_layers - 1])[exit_N]
+    layers, prices = pricing.layers, pricing.prices
+    layer_X = np.array([*layers, len(prices.layer_L) - 1])
+    exit_layer_N = layer_X[exit_N]
     seen_NE = None if evidence_NE is None else evidence_NE.numpy()
-    ran = Ran(exit_layer_N, seen_NE, by_screen=pricing.by_screen).counts(setting, layers, n_layers)
+    ran = Ran(exit_layer_N, seen_NE, by_screen=pricing.by_screen).counts(setting, layer_X)
     costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return Costs(*(np.nan if costs[name] is None else costs[name] for name in Costs._fields))
 

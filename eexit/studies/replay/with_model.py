@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs.counting import Prices
-from eexit.decode.decoders import Decoders
-from eexit.decode.reading.layer_reading import read_exits
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.costs import Prices
+from eexit.decode.reading import read_exits
+from eexit.decode.requests import Decoders, Decoding, Request
 from eexit.decode.score import Scored, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES

@@ -30,8 +30,8 @@ from eexit.custom_generate.taken import (
     single,
 )
 from eexit.custom_generate.words import call_to_load, described
-from eexit.decode.costs.counting import COSTS
-from eexit.decode.decoders import take_apart
+from eexit.decode.costs import COSTS
+from eexit.decode.requests import take_apart
 from eexit.errors import UsageError
 from eexit.method.descriptions import descriptions_of
 from eexit.method.rules import Control

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from eexit.decode.costs.counting import COSTS, Counts, cost_columns
+from eexit.decode.costs import COSTS, Counts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Failure, Outcome, Request, Trace
 from eexit.errors import UsageError

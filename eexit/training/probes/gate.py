@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.reading.layer_reading import Reader, read_ready
+from eexit.decode.reading import Reader, read_ready
 from eexit.decode.requests import Decoding
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.rules import ONLINE, Look

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exits.exit_pass import KnownExits
-from eexit.decode.exits.student import Leaving, Student
+from eexit.decode.exit_pass import KnownExits
 from eexit.decode.requests import Decoding
+from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import teacher_pass
 from eexit.method.readouts import Readout
 from eexit.method.state_maps import StateMaps

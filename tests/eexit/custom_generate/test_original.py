@@ -18,9 +18,8 @@ from eexit import (
     load_default_model_and_tokenizer,
 )
 from eexit.decode.batch import Batch
-from eexit.decode.decoders import Decoders
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Request
+from eexit.decode.requests import Decoders, Request
 from eexit.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from untrained import LINEAR
 
 from eexit.decode import rows
-from eexit.decode.costs.rounds import SerialCosts
+from eexit.decode.costs import LOOKS, Prices
 from eexit.decode.engine import Engine
-from eexit.decode.reading.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
@@ -65,9 +65,7 @@ def test_sampled_drafts_have_the_distribution_of_plain_sampling(
 ) -> None:
     """And the same test finds drafts that are all accepted."""
     if always:
-        monkeypatch.setattr(
-            "eexit.decode.reading.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B
-        )
+        monkeypatch.setattr("eexit.decode.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B)
     decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe="none")
     drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 500 if always else 3000
     probabilities = sequences(llama, PROMPTS[1], decoding)
@@ -109,8 +107,9 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     assert counts.keys_T.sum() == 0
     n_layers_to_draft, n_read, n_decided = draft.layer + 1, rounds.drafted_R.sum(), len(trace.token_id_T) - 1
     assert alone.ran.reads == n_read + rounds.length_R.sum()
-    costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
-    columns = rounds.columns(draft, n_decided, costs)
+    none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(LOOKS)))
+    prices = Prices(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
+    columns = rounds.columns(draft, n_decided, prices, EXITABLE)
     assert columns["layer_calls"] == alone.ran.calls_L.sum()
     assert alone.ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (
         decoder.n_layers - n_layers_to_draft

@@ -17,10 +17,8 @@ from axes import EXITABLE, SOME
 from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
-from eexit.decode import step, teacher
+from eexit.decode import exit_pass, reading, step, teacher
 from eexit.decode.engine import Engine
-from eexit.decode.exits import exit_pass
-from eexit.decode.reading import layer_reading
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.method.states import STATES
 from eexit.model.layers import Decoder
@@ -64,7 +62,7 @@ PARTS = {
     step: ["exit_pass", "decide", "read_tokens"],
     exit_pass: ["decide", "read_tokens"],
     teacher: ["teacher_pass", "read_layers"],
-    layer_reading: ["pick_tokens"],
+    reading: ["pick_tokens"],
 }
 
 

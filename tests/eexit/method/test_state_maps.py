@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode.exits.student import Leaving, Left
+from eexit.decode.student import Leaving, Left
 from eexit.method.state_maps import FORMS, STREAMS, StateMaps
 from eexit.model.layers import Decoder, Inputs, Layer
 

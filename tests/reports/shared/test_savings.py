@@ -15,7 +15,7 @@ from page_content import charts_of, content_of
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs import LOOKS
 from eexit.plan.configuration import GENERATE, Exit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS

@@ -16,11 +16,10 @@ from traces import traces_of
 from transformers import PreTrainedModel
 from untrained import random_gate
 
-from eexit.decode.costs.counting import cost_columns
-from eexit.decode.decoders import Decoders
+from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import Decoders, Decoding, Request, Trace
 from eexit.method.divergence import divergence_from_final
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, RULES, Parameter

@@ -7,11 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from byte_model import POSITIONS, save_byte_model
 
-from eexit.decode.costs.counting import cost, full_depth
+from eexit.decode.costs import cost, needed
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
@@ -89,8 +90,8 @@ def test_drafts_are_timed_with_what_their_rounds_cost(contenders: Contenders) ->
 
 def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
     """Whatever a row's second token cost, which is decided before the clock starts."""
-    n_layers, n_exits = contenders.decoder.n_layers, len(contenders.decoding.exitable_layers)
-    counts = full_depth(TOKENS - 2, n_layers, n_exits)
+    layer_X = np.array([*contenders.decoding.exitable_layers, contenders.decoder.n_layers - 1])
+    counts = needed(np.full(TOKENS - 2, layer_X[-1]), layer_X, None)
     full = sum(cost(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
     normal, _ = contenders.time(Normal(), 2, contenders.prompts)
     assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
-from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
+from eexit.decode.costs import LOOKS, Counts, Prices, cost, cost_columns, needed
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding
 from eexit.method.states import STATES, Leaves
@@ -30,6 +30,8 @@ from eexit.model.layers import Decoder, Inputs, Layer, Visit
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
 N_DECIDED = 2
+LAYER_X = np.array([*EXITABLE, N_LAYERS - 1])
+FULL_DEPTH = needed(np.full(N_DECIDED, N_LAYERS - 1), LAYER_X, None)
 DECODING = Decoding(EXITABLE, N_DECIDED, frozenset())
 
 
@@ -56,14 +58,13 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert cost(prices_of(decoder), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+        assert cost(prices_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
     mixtral = shared_model("mixtral")
-    full = full_depth(N_DECIDED, N_LAYERS, len(EXITABLE))
-    assert cost(find_prices(decoder_of(mixtral), DECODING), full, N_PROMPT) == its_own_multiply_adds(mixtral)
+    assert cost(find_prices(decoder_of(mixtral), DECODING), FULL_DEPTH, N_PROMPT) == its_own_multiply_adds(mixtral)
 
 
 @pytest.mark.parametrize("architecture", ["falcon", "mixtral", "deepseek_v3"])
@@ -147,8 +148,8 @@ def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position()
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 
-def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray) -> float:
-    """`costs.cost`, one token, layer and position at a time."""
+def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hides: bool) -> float:
+    """`costs.cost`, one token, layer and position at a time; with `hides`, of a state that leaves nothing."""
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
         total += prices.before
@@ -160,7 +161,7 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.nda
             window = prices.window_L[layer]
             for other in range(position + 1):
                 within = window is None or other > position - window
-                hidden = other >= n_prompt and hidden_LT[layer, other - n_prompt]
+                hidden = hides and other >= n_prompt and layer >= counts.layers_T[other - n_prompt]
                 if other == position or (within and not hidden):
                     total += int(prices.position_L[layer])
         total += sum(int(prices.keys_L[layer]) for layer in range(layers, layers + keys))
@@ -184,54 +185,68 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
     counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
-    nowhere_LT = np.zeros((N_LAYERS, n_tokens), bool)
-    assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_LT)
-    hidden_LT = (np.arange(N_LAYERS)[:, None] >= layers_T) & rng.integers(2, size=nowhere_LT.shape, dtype=bool)
-    hidden = cost(prices, counts, n_prompt, hidden_LT)
-    assert hidden == looped_cost(prices, counts, n_prompt, hidden_LT)
-    assert hidden < cost(prices, counts, n_prompt)
+    seen, hidden = (cost(prices, counts, n_prompt, STATES[state]) for state in ("frozen_cache", "skip"))
+    assert seen == looped_cost(prices, counts, n_prompt, hides=False)
+    assert hidden == looped_cost(prices, counts, n_prompt, hides=True)
+    assert hidden < seen
 
 
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
     prices = prices_of(decoder_of(llama))
     none = np.array([], dtype=np.int64)
-    counts, hidden_LT = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
-    assert cost(prices, counts, 5, hidden_LT) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
+    for state in (STATES["skip"], None):
+        assert cost(prices, needed(none, LAYER_X, state), 5, state) == 0
 
 
 EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
 LAYERS_TO_EXIT = [4, 2, 7, 2, 5, 4]
-NOWHERE = [7] * 6
-# What the exits need in each state: layers, layers of which keys and values alone are written, and where hiding begins.
-# The third token exits after the last layer, so that those before it must be full; the fifth reaches to layer 4.
+# What the exits need in each state: layers, and layers of which keys and values alone are written. The third token
+# exits after the last layer, so that those before it must be full; the fifth reaches to layer 4.
 NEEDED = {
-    "normal": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
-    "unfrozen": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
-    "frozen_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
-    "mapped_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
-    "frozen_cache": (LAYERS_TO_EXIT, [0] * 6, NOWHERE),
-    "skip": (LAYERS_TO_EXIT, [0] * 6, LAYERS_TO_EXIT),
+    "normal": ([7, 7, 7, 5, 5, 4], [0] * 6),
+    "unfrozen": ([7, 7, 7, 5, 5, 4], [0] * 6),
+    "frozen_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0]),
+    "mapped_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0]),
+    "frozen_cache": (LAYERS_TO_EXIT, [0] * 6),
+    "skip": (LAYERS_TO_EXIT, [0] * 6),
 }
 
 
 @pytest.mark.parametrize("mode", ["normal", *STATES])
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
-    counts, hidden_LT = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
-    hidden = NOWHERE if hidden_LT is None else (N_LAYERS - hidden_LT.sum(0)).tolist()
-    assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden) == NEEDED[mode]
-    assert [(*EXITABLE, 6)[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
+    counts = needed(np.array(EXITS), LAYER_X, STATES.get(mode))
+    assert (counts.layers_T.tolist(), counts.keys_T.tolist()) == NEEDED[mode]
+    assert [LAYER_X[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
     assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
 
 
 @pytest.mark.parametrize("mode", STATES)
 def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
-    counts, hidden_LT = needed(exits, EXITABLE, N_LAYERS, state)
+    counts = needed(exits, LAYER_X, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
         run = len(deeper) if state.leaves is Leaves.FULL_DEPTH else 0
         written = len(deeper) if state.writes_keys else 0
-        hidden = range(exit_layer + 1, N_LAYERS) if state.leaves is Leaves.NOTHING else ()
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.keys_T[token] == written
-        assert [*hidden] == ([] if hidden_LT is None else np.flatnonzero(hidden_LT[:, token]).tolist())
+
+
+@pytest.mark.parametrize("mode", [mode for mode, state in STATES.items() if not state.maps])
+def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
+    """Whatever the state."""
+    n_layers, exitable_layers, head = 6, (1, 3), 100
+    layer_L, position_L = np.array([7, 8, 9, 10, 11, 12]), np.array([1, 1, 2, 2, 3, 3])
+    look_XK = np.zeros((len(exitable_layers) + 1, len(LOOKS)), np.int64)
+    look_XK[:, LOOKS.index("head_reads")] = head
+    prices = Prices(0, layer_L, layer_L // 3, position_L, look_XK, [None] * n_layers, layer_L, 0)
+    exit_layer_T = np.array([3, 1, 5, 1])
+    expected = 0
+    for place, exit_layer in enumerate(exit_layer_T):
+        for layer in range(exit_layer + 1):
+            expected += layer_L[layer] + position_L[layer] * (N_PROMPT + place + 1)
+        expected += head
+    columns = cost_columns(prices, None, exit_layer_T, exitable_layers, mode, N_PROMPT)
+    assert columns["cost_exits"] == expected
+    assert (columns["cost_needed"] or 0) >= expected or mode == "skip", "whose later tokens attend to fewer positions"
+    assert (columns["cost_full"] or 0) > expected

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.cpu.chosen import Chosen
-from eexit.decode.exits.student import Leaving, Left, Passing, Student
-from eexit.decode.reading.layer_reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
+from eexit.decode.reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
 from eexit.decode.rows import MISSED, GateAt, RuleOfRows
+from eexit.decode.student import Leaving, Left, Passing, Student
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Chances, Look, Rule
 from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities

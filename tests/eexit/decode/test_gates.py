@@ -11,7 +11,7 @@ from traces import assert_same
 from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
 
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs import LOOKS
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score

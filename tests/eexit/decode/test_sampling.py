@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit.decode.reading import sampling
-from eexit.decode.reading.sampling import N_LIKELIEST, pick_tokens
+from eexit.decode import sampling
+from eexit.decode.sampling import N_LIKELIEST, pick_tokens
 
 VOCABULARY = 4 * N_LIKELIEST
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from eexit.cpu import kernels
 from eexit.cpu.chosen import Chosen
-from eexit.decode.reading.sampling import Drafted, pick_tokens
 from eexit.decode.requests import Decoding
+from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import LOGITS, Rule

@@ -1,1 +1,0 @@
-"""The pass in which tokens leave: what decides that, and what their exits leave behind for later tokens."""

@@ -1,1 +1,0 @@
-"""From residual streams to distributions, and from these to tokens."""
