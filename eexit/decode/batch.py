@@ -16,10 +16,9 @@ from torch import Tensor
 from eexit.decode.exit_pass import Deciding
 from eexit.decode.reading import read_tokens
 from eexit.decode.requests import Decoders, Decoding, Outcome, Request
-from eexit.decode.rows import NONE, Rows, to_device
+from eexit.decode.rows import Rows, to_device
 from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import Prefilled, prefill
-from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs
 
 Tell = Callable[[int], None]  # of a number of tokens
@@ -33,11 +32,10 @@ class Batch(ABC):
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         self.decoders, self.decoding, self.n_slots = decoders, decoding, n_slots
-        self.rows = Rows(n_slots, decoding, requests, decoders.teacher.device)
-        self.student = Student(decoders.student, decoders.student.cache(n_slots, length))
-        self.n_students = 0
-        exits = np.array([*decoding.exitable_layers, decoders.teacher.n_layers - 1])
-        [self.layer_X] = to_device([exits], self.device)
+        self.rows = Rows(n_slots, decoding, requests, decoders.teacher)
+        cache = decoders.student.cache(n_slots, length)
+        self.student, self.n_students = Student(decoders.student, cache, decoding.exitable_layers), 0
+        self.caches = [cache]  # in which the rows have the same columns
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +51,7 @@ class Batch(ABC):
 
     def outcome(self, slot: int) -> Outcome:
         """Return the trace of the row in a slot, or why it failed."""
-        return self.rows.outcome(slot, self.decoders.teacher.n_layers)
+        return self.rows.outcome(slot)
 
     # ---- rows come and go
 
@@ -75,7 +73,7 @@ class Batch(ABC):
         """Return a free slot for a row; one with a student takes the first slot behind other students'."""
         slot = self.rows.n_rows
         if self.has_student(request):
-            self._move(self.n_students, slot)
+            self.rows.move(self.n_students, slot)
             slot, self.n_students = self.n_students, self.n_students + 1
         return slot
 
@@ -99,11 +97,8 @@ class Batch(ABC):
             picked = read_tokens(decoder, self.decoding, decoder.normed(prefilled.final_UW[prompt]), u_token_N)
         else:
             picked = reading.picked(torch.full_like(prompt, -1))
-        columns = {
-            "token_id_T": picked.token_B, "exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1),
-            **picked.columns(), **reading.columns(picked.token_B, self.decoding.observe),
-        }  # fmt: skip
-        self.rows.record(columns, slots)
+        columns = picked.columns() | reading.columns(picked.token_B, self.decoding.observe)
+        self.rows.record(columns | {"exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1)}, slots)
 
     @torch.inference_mode()
     def remove(self, slots: np.ndarray) -> None:
@@ -115,9 +110,9 @@ class Batch(ABC):
             if slot < self.n_students:
                 self.n_students -= 1
                 origin[slot] = origin[self.n_students]
-                self._move(self.n_students, slot)
+                self.rows.move(self.n_students, slot)
                 slot = self.n_students
-            self._move(self.rows.n_rows - 1, slot)
+            self.rows.move(self.rows.n_rows - 1, slot)
             self.rows.drop_last()
         origin = origin[: self.n_students]
         targets = np.flatnonzero(origin != np.arange(self.n_students))
@@ -126,24 +121,15 @@ class Batch(ABC):
             self.student.cache.copy_rows(self.student.cache, source, target, self.first_layer)
         self.student.keep(kept)
 
-    def _move(self, source: int, target: int) -> None:
-        if source != target:
-            self.rows.move(source, target)
-
     def _settle(self) -> None:
         """Run what rows in flight owe."""
         if self.student.owed and self.rows.n_rows:
             position_B1 = self.rows.asked.position_B1 - 1
             latest = Inputs(torch.zeros_like(position_B1), position_B1, self.rows.seen(self.rows.end))
-            self.student.settle(self.leaving(self.rows.n_rows), latest)
+            self.student.settle(Leaving.of(self.student, self.rows, self.rows.n_rows), latest)
         self.student.owed.clear()
 
     # ---- what a step asks
-
-    @property
-    def caches(self) -> Sequence[KVCache]:
-        """The caches in which the rows have the same columns."""
-        return [self.student.cache]
 
     def inputs(self) -> Inputs:
         """Return the rows' latest tokens, which no layer has run yet."""
@@ -157,20 +143,7 @@ class Batch(ABC):
         """Return what decides the exits of the rows' latest tokens."""
         asked = self.rows.asked
         u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
-        is_everywhere = bool((self.rows.rule[: self.rows.n_rows] != NONE).all())
-        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, is_everywhere)
-
-    def leaving(self, n_rows: int) -> Leaving:
-        """Return what the first `n_rows` rows leave behind."""
-        there = set(self.rows.state[:n_rows].tolist())
-        return Leaving(
-            self.student.cache,
-            {name: index for index, name in enumerate(self.rows.states) if index in there},
-            self.rows.asked.state_B[:n_rows],
-            NONE not in there,
-            self.layer_X,
-            self.decoding.state_maps,
-        )
+        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit)
 
     def record(self, columns: Mapping[str, Tensor]) -> None:
         """Add a token to every row, whose pass has filled one more column of the caches."""

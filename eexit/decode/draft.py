@@ -24,6 +24,7 @@ from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request,
 from eexit.decode.rows import to_device
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.step import OnlineBatch
+from eexit.decode.student import Leaving
 from eexit.model.layers import Inputs
 from eexit.plan.configuration import Draft
 
@@ -69,8 +70,8 @@ class DraftingBatch(OnlineBatch):
     def _visit(self, rank: int) -> KnownExits:
         """Return the visit of a pass in which all tokens exit at this index into X."""
         known_B1 = torch.full((self.rows.n_rows, 1), rank, device=self.device)
-        leaving = self.leaving(self.rows.n_rows)
-        visit = KnownExits(self.student, leaving, self.decoding, known_B1, [rank])
+        leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
+        visit = KnownExits(leaving, self.decoding, known_B1, [rank])
         visit.deepest = rank
         return visit
 
@@ -103,8 +104,7 @@ class DraftingBatch(OnlineBatch):
             )  # fmt: skip
         ready_DH, u_D = ready_BNH.flatten(0, 1), u_BN.flatten()
         picked = read_tokens(decoder, self.decoding, ready_DH, u_D, drafted=drafted)
-        columns = {"token_id_T": picked.token_B, **picked.columns()}
-        return {name: column.unflatten(0, shape) for name, column in columns.items()}
+        return {name: column.unflatten(0, shape) for name, column in picked.columns().items()}
 
     def _keep(self, token_BN: np.ndarray, ahead_B: np.ndarray, said: dict[str, Tensor]) -> None:
         """Give each row the drafts that full depth agrees with and its own next token, up to one that ends the row."""
@@ -122,21 +122,18 @@ class DraftingBatch(OnlineBatch):
         columns = rows.n_tokens[: rows.n_rows] - 1, ahead_B, accepted_B, rejects_B.astype(np.int64)
         for index, of_row in zip(rows.request[: rows.n_rows].tolist(), np.stack(columns, 1).tolist(), strict=True):
             self.rounds[index].append(of_row)
-        for index in range(int(given_B.max())):
+        most = int(given_B.max())
+        for index in range(most):
             slots = np.flatnonzero(given_B > index)
             [slot, drafted] = to_device([slots, index < agreed_B[slots]], self.device)
             final_N = torch.full_like(slot, self.decoders.teacher.n_layers - 1)
             of_all = {"exit_layer_T": final_N, "drafted_T": drafted}
             rows.record(of_all | {name: column[slot, index] for name, column in said.items()}, slots)
-        self._take_back(given_B)
-
-    def _take_back(self, given_B: np.ndarray) -> None:
-        """Forget the tokens of the round that rows did not get: all others end in one column again."""
-        most = int(given_B.max())
-        self.rows.end += most
+        # The tokens of the round that rows did not get are forgotten: all others end in one column again.
+        rows.end += most
         if (given_B < most).any():
             [n_columns] = to_device([most - given_B], self.device)
-            self.student.cache.move_right(n_columns, self.rows.end)
+            self.student.cache.move_right(n_columns, rows.end)
 
     def _until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
         """Return how many of these tokens, said by full depth, a row gets if `Decoding.stops` may end it."""
@@ -153,4 +150,4 @@ class DraftingBatch(OnlineBatch):
         if isinstance(outcome, Failure):
             return outcome
         rounds = Rounds.of(self.rounds.pop(index, []))
-        return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.layer_X.cpu().numpy()))
+        return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.rows.layer_X))

@@ -6,7 +6,7 @@ batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teach
 A student with weights of its own runs the rows of all modes with exits; what it is compared with is the base model.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -63,8 +63,7 @@ class Engine:
         """
         waiting = []
         for index, request in enumerate(requests):
-            refused = self._refusal(request)
-            if refused:
+            if refused := self._refusal(request):
                 yield index, refused
             else:
                 waiting.append(index)
@@ -74,31 +73,22 @@ class Engine:
             yield from self._generate(decoders, requests, indices, progress, observed)
 
     def _generate(
-        self,
-        decoders: Decoders,
-        requests: Sequence[Request],
-        waiting: Sequence[int],
-        progress: Tell,
-        observed: Tell,
+        self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Tell, observed: Tell
     ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
+        groups: defaultdict[tuple[type[Batch], object], list[int]] = defaultdict(list)
+        for index in waiting:
+            groups[self._kind(requests[index], has_oracles)].append(index)
+        for each in sorted(groups, key=lambda each: (each[0] is not OracleBatch, str(each))):
+            yield from self._decode(each[0], decoders, requests, groups[each], progress, observed)
 
-        def kind(index: int) -> tuple[type[Batch], object]:
-            """What batch a request is decoded in, and what all rows of a batch have in common."""
-            request = requests[index]
-            beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
-            match request.configuration:
-                case Draft():
-                    return DraftingBatch, (request.configuration, beyond_switch)
-                case Normal() if has_oracles:
-                    return OracleBatch, beyond_switch
-                case _:
-                    return OracleBatch if request.is_oracle else OnlineBatch, beyond_switch
-
-        kinds = {index: kind(index) for index in waiting}
-        for each in sorted(set(kinds.values()), key=lambda each: (each[0] is not OracleBatch, str(each))):
-            group = [index for index in waiting if kinds[index] == each]
-            yield from self._decode(each[0], decoders, requests, group, progress, observed)
+    def _kind(self, request: Request, has_oracles: bool) -> tuple[type[Batch], object]:
+        """Return what batch a request is decoded in, and what all rows of a batch have in common."""
+        beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
+        if isinstance(request.configuration, Draft):
+            return DraftingBatch, (request.configuration, beyond_switch)
+        is_taught = request.is_oracle or (has_oracles and isinstance(request.configuration, Normal))
+        return OracleBatch if is_taught else OnlineBatch, beyond_switch
 
     def _decode(
         self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell,

@@ -18,8 +18,8 @@ from torch.profiler import record_function
 from eexit.cpu.chosen import Chosen
 from eexit.decode.reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
-from eexit.decode.rows import MISSED, GateAt, RuleOfRows
-from eexit.decode.student import Leaving, Left, Passing, Student
+from eexit.decode.rows import MISSED, NONE, RuleOfRows
+from eexit.decode.student import Leaving, Left, Passing
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Chances, Look, Rule
 from eexit.method.screen import ScreenReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
@@ -69,7 +69,7 @@ class ExitsTaken:
 
     def columns(self, layer_X: Tensor) -> dict[str, Tensor]:
         """Return what is recorded of each row's new token, by column; `layer_X` are the layers of X."""
-        columns = {"token_id_T": self.picked.token_B, "exit_layer_T": layer_X[self.exit_D], **self.picked.columns()}
+        columns = {"exit_layer_T": layer_X[self.exit_D], **self.picked.columns()}
         if self.are_decided:
             columns |= {"exit_prob_TX": self.prob_DX, "evidence_TE": self.evidence_DE}
         return columns if self.missed_D is None else columns | {MISSED: self.missed_D}
@@ -103,51 +103,46 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     return Decision(evidence_DE, exit_probabilities(chances), choose_exits(chances, deciding.u_exit_D))
 
 
-def exit_pass(student: Student, leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding) -> ExitsTaken:
-    """Run tokens, none of which has an oracle, up to their exits, and read the next tokens there."""
-    visit = ExitPass(student, leaving, decoding, deciding, decide(deciding), inputs.token_BT.shape)
-    return visit.finish(student.run(visit, inputs))
+def exit_pass(
+    leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding, known: Decision, keeps_ready: bool = False
+) -> ExitsTaken:
+    """Run tokens up to their exits, and read the next tokens there."""
+    visit = ExitPass(leaving, decoding, deciding, known, inputs.token_BT.shape, keeps_ready)
+    return visit.finish(leaving.student.run(visit, inputs))
 
 
 class KnownExits(Passing):
     """The visit of a pass in which tokens leave at known exits: `known_BT` are indices into X."""
 
-    may_owe = True  # layers that all tokens leave out may be owed
-
-    def __init__(
-        self, student: Student, leaving: Leaving, decoding: Decoding, known_BT: Tensor,
-        ranks: Collection[int] | None = None,
-    ):  # fmt: skip
+    def __init__(self, leaving: Leaving, decoding: Decoding, known_BT: Tensor, ranks: Collection[int] | None = None):
         """Begin with all tokens in the pass.
 
         `ranks` are the indices of the exitable layers that tokens may leave after, as far as the host knows.
         """
-        self.decoder, self.decoding, self.known_D = student.decoder, decoding, known_BT.flatten()
-        self.reader = Reader(student.decoder, decoding.readout)
+        self.decoder, self.decoding, self.known_D = leaving.student.decoder, decoding, known_BT.flatten()
+        self.reader = Reader(self.decoder, decoding.readout)
         exits = {rank: layer for rank, layer in enumerate(decoding.exitable_layers) if ranks is None or rank in ranks}
         self.rank_of: Mapping[int, int] = {layer: rank for rank, layer in exits.items()}
         self.exit_D = torch.full_like(self.known_D, len(decoding.exitable_layers))  # index into X
         self.left_D = torch.zeros_like(self.known_D, dtype=torch.bool)
         self.ready_DH: Tensor | None = None  # what goes into the head, of tokens that are to be read after they left
-        self.any_left, self.n_own = False, known_BT.shape[1]
+        self.n_own = known_BT.shape[1]
         self.kept: dict[str, Tensor] = {}  # streams that states need, (B, T, W)
-        super().__init__(student, leaving, self._left())
+        super().__init__(leaving, self._left(is_any=False))
 
-    def _left(self) -> Left:
+    def _left(self, is_any: bool) -> Left:
         shape = -1, self.n_own
-        return Left(self.left_D.view(shape), self.exit_D.view(shape), {**self.kept})
+        return Left(self.left_D.view(shape), self.exit_D.view(shape), is_any, {**self.kept})
 
     @record_function("layers")
     def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         if self.all_left:
-            return self._past(layer, hidden_BTW)
+            self.leaving.write(layer, hidden_BTW, self.left)
+            return hidden_BTW
         if self.leaving.needs and not self.kept:
             self.kept = dict.fromkeys(self.leaving.needs, hidden_BTW.to(self.decoder.device))
-            self.leave_as(self._left())
-        if self.any_left or self.before or layer.index in self.student.cache.hidden:
-            after_BTW = self.leaving.run(layer, hidden_BTW, self.left)
-        else:
-            after_BTW = layer.run(hidden_BTW)
+            self.leave_as(self._left(self.own.is_any))
+        after_BTW = self.leaving.run(layer, hidden_BTW, self.left)
         if (rank := self.rank_of.get(layer.index)) is not None:
             with record_function("deciding"):
                 before_DW, after_DW = (
@@ -160,14 +155,6 @@ class KnownExits(Passing):
                     self.kept["before"] = torch.where(leaves_BT1, before_BTW, self.kept["before"])
                 self.leave(rank, leaves_D, after_DW)
         return after_BTW
-
-    def _past(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
-        """Write what all tokens, which have left, leave in a layer, or stop where their layers are owed."""
-        if self.leaving.all_alter:
-            self.leaving.write(layer, hidden_BTW, self.left)
-        else:
-            self.held_BTW, self.depth = hidden_BTW, layer.index
-        return hidden_BTW
 
     def leaves(self, rank: int, before_DW: Tensor, after_DW: Tensor) -> Tensor:
         """Flag the tokens that leave after an exitable layer, (D,) bool, given the streams before and after it."""
@@ -182,9 +169,9 @@ class KnownExits(Passing):
                 self.ready_DH = ready_NH.new_zeros(len(hidden_DW), ready_NH.shape[1])
             later.put(self.ready_DH, ready_NH)
         self.left_D, self.exit_D = self.left_D | leaves_D, self.exit_D.masked_fill(leaves_D, rank)
-        self.leave_as(self._left())
-        self.any_left = self.any_left or leaves_D.device.type != "cpu" or bool(leaves_D.any())
-        if self.any_left and (self.may_owe or self.leaving.all_alter):
+        self.leave_as(self._left(self.own.is_any or leaves_D.device.type != "cpu" or bool(leaves_D.any())))
+        may_owe = self.n_own == 1  # of a step's tokens; those of whole texts would be too many to run together later
+        if self.own.is_any and (may_owe or self.leaving.all_alter):
             self.all_left = self.have_all_left(rank)
 
     @cached_property
@@ -214,16 +201,15 @@ class ExitPass(KnownExits):
     """
 
     def __init__(
-        self, student: Student, leaving: Leaving, decoding: Decoding, deciding: Deciding, known: Decision,
-        shape: Sequence[int], keeps_ready: bool = False,
+        self, leaving: Leaving, decoding: Decoding, deciding: Deciding, known: Decision, shape: Sequence[int],
+        keeps_ready: bool = False,
     ):  # fmt: skip
         ranks = {rank for rule in deciding.rules for rank in rule.ranks}
-        super().__init__(student, leaving, decoding, known.exit_D.view(*shape), ranks)
+        super().__init__(leaving, decoding, known.exit_D.view(*shape), ranks)
         self.deciding = deciding
         self.online: Mapping[int, Rule] = {
             index: ONLINE[rule.name] for index, rule in enumerate(deciding.rules) if rule.name in ONLINE
         }
-        self.gates: Mapping[int, GateAt] = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
         all_online = len(self.online) == len(deciding.rules)
         by_head = all_online and all(rule.reads for rule in self.online.values())
         self.keeps_logits = any(rule.needs == LOGITS for rule in self.online.values())
@@ -233,16 +219,8 @@ class ExitPass(KnownExits):
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
         self.likeliest_DE: Tensor | None = None  # only where what layers said is compared later
         if decoding.screen or any(rule.compares for rule in self.online.values()):
-            self.likeliest_DE = torch.zeros_like(deciding.parameter_DE, dtype=torch.long)
+            self.likeliest_DE = torch.full_like(deciding.parameter_DE, NONE, dtype=torch.long)
         self.picked: Picked | None = None
-
-    @cached_property
-    def looks_D(self) -> Tensor:
-        """Whether each token's rule looks at what has been run: (D,) bool."""
-        looks_D = torch.zeros_like(self.left_D)
-        for index in self.online:
-            looks_D = looks_D | (self.deciding.rule_D == index)
-        return looks_D
 
     def have_all_left(self, rank: int) -> bool:
         if not self.deciding.is_everywhere:
@@ -289,7 +267,7 @@ class ExitPass(KnownExits):
 
     def _let_through(self, rank: int, index: int, looking_D: Tensor, after_DW: Tensor) -> Tensor:
         """Flag the tokens among `looking_D` that the rule's gate lets through: (D,) bool."""
-        if (gate_at := self.gates.get(index)) is None:
+        if (gate_at := self.deciding.rules[index].gate) is None:
             return looking_D
         assert self.decoding.gate
         looking, passes_D = Chosen.of(looking_D), torch.zeros_like(looking_D)
@@ -357,12 +335,13 @@ class ExitPass(KnownExits):
         """Return the distribution over exits, (D, X): the rest is the final layer's, or NaN where nobody looked."""
         if not self.online:
             return self.prob_DX
+        looks_D = torch.stack([self.deciding.rule_D == index for index in self.online]).any(0)  # at what has been run
         rank_X, final = torch.arange(self.prob_DX.shape[1], device=self.prob_DX.device), self.prob_DX.shape[1] - 1
         in_set_DX = torch.nn.functional.pad(~self.deciding.parameter_DE.isnan(), (0, 1), value=True)
-        beyond_DX = (rank_X > self.exit_D[:, None]) & self.looks_D[:, None]
+        beyond_DX = (rank_X > self.exit_D[:, None]) & looks_D[:, None]
         unknown_DX = beyond_DX & in_set_DX & (self.passed_D > 0)[:, None]
         prob_DX = self.prob_DX.masked_fill(beyond_DX, 0).masked_fill(unknown_DX, torch.nan)
-        through_D = self.looks_D & (self.exit_D == final)
+        through_D = looks_D & (self.exit_D == final)
         prob_DX[:, -1] = torch.where(through_D, self.passed_D, prob_DX[:, -1])
         return prob_DX
 
@@ -370,9 +349,6 @@ class ExitPass(KnownExits):
         """Flag the tokens that left by what a screen took for the likeliest token, and was not: (D,) bool."""
         if not self.decoding.screen or self.likeliest_DE is None:
             return None
-        reads_D = torch.zeros_like(self.left_D)
-        for index, rule in self.online.items():
-            reads_D |= (self.deciding.rule_D == index) & rule.reads
         at_D = self.exit_D.clamp(max=self.likeliest_DE.shape[1] - 1)
-        likeliest_D = self.likeliest_DE.gather(1, at_D[:, None])[:, 0]
-        return self.left_D & reads_D & (likeliest_D != picked.likeliest_B)
+        likeliest_D = self.likeliest_DE.gather(1, at_D[:, None])[:, 0]  # NONE where the rule did not look
+        return self.left_D & (likeliest_D != NONE) & (likeliest_D != picked.likeliest_B)

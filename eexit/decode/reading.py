@@ -8,7 +8,7 @@ residual stream, H width of what the head takes, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import torch
@@ -61,7 +61,8 @@ class Reading(Divergence):
 
     def of(self, row_B: Tensor) -> "Reading":
         """Return the reading of these rows, in this order; repeats are allowed."""
-        return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.prefix_B[row_B]])
+        parts = {field.name: getattr(self, field.name)[row_B] for field in fields(Divergence)}
+        return replace(self, prefix_B=self.prefix_B[row_B], **parts)
 
     def logprob(self, token_B: Tensor) -> Tensor:
         """Return the log-probability of tokens under the final distribution, nats, (B,)."""
@@ -104,8 +105,9 @@ class Picked:
         return cls(token_B, token_B.float(), token_B.clone(), top_token_BK, top_token_BK.float())
 
     def columns(self) -> dict[str, Tensor]:
-        """Return what is recorded of the tokens, by column, but for their ids."""
+        """Return what is recorded of the tokens, by column."""
         return {
+            "token_id_T": self.token_B,
             "exit_logprob_T": self.log_p_B,
             "exit_top_token_ids_TK": self.top_token_BK,
             "exit_top_prob_TK": self.top_prob_BK,
@@ -135,12 +137,9 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _fields(divergence: Divergence) -> list[Tensor]:
-    return [getattr(divergence, field.name) for field in fields(Divergence)]
-
-
 def _joined(divergences: Sequence[Divergence]) -> Divergence:
-    return Divergence(*map(joined, zip(*map(_fields, divergences), strict=True)))
+    names = [field.name for field in fields(Divergence)]
+    return Divergence(**{name: joined([getattr(each, name) for each in divergences]) for name in names})
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
@@ -156,13 +155,13 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Rea
     compared: list[Divergence] = []
     for start in range(0, n_rows, size):
         logits_BXV = decoder.head(ready_BXH[start : start + size].flatten(0, 1)).unflatten(0, (-1, n_states))
-        compared += _compare(logits_BXV, decoding.record_top_k)
+        compared.append(_compare(logits_BXV, decoding.record_top_k))
         if start == 0:
             final_logits_UV = logits_BXV.new_empty(n_rows, logits_BXV.shape[-1])
         final_logits_UV[start : start + size] = logits_BXV[:, -1]
         del logits_BXV  # frees its memory for the next ones
     prefix_B = torch.arange(n_rows, device=states_BXW.device)
-    return Reading(*[*_fields(_joined(compared)), final_logits_UV, prefix_B])
+    return Reading(**vars(_joined(compared)), final_logits_UV=final_logits_UV, prefix_B=prefix_B)
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
@@ -171,13 +170,12 @@ def _rows_at_a_time(decoder: Decoder) -> int:
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
 
-def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
-    compared = kernels.divergence(logits_BXV, top_k)
-    if compared:
-        return [Divergence(*compared)]
+def _compare(logits_BXV: Tensor, top_k: int) -> Divergence:
+    if compared := kernels.divergence(logits_BXV, top_k):
+        return Divergence(*compared)
     on_gpu = logits_BXV.device.type != "cpu"
     size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
-    return [divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)]
+    return _joined([divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)])
 
 
 def read_tokens(
@@ -200,7 +198,7 @@ def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Te
     final_BH, compared = teacher.normed(final_BW), list[Divergence]()
     for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(teacher) // 2):
         logits = student.head(exit_BH[row]), teacher.head(final_BH[row])
-        compared += _compare(torch.stack(logits, 1), 0)
+        compared.append(_compare(torch.stack(logits, 1), 0))
     return _joined(compared)
 
 
@@ -257,7 +255,7 @@ def read_ready(
     kept: list[Tensor] = []
     for start in range(0, len(ready_BH), size):
         logits_BV = decoder.head(ready_BH[start : start + size])
-        seen.append(_joined(_compare(logits_BV[:, None], max(2, decoding.record_top_k))))
+        seen.append(_compare(logits_BV[:, None], max(2, decoding.record_top_k)))
         if sampled or keeps_logits:
             kept.append(logits_BV)
         if given_B is not None:

@@ -22,6 +22,7 @@ from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
 from eexit.model.cache import SLACK_COLUMNS
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import PERFECT, Exit
 from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
 
@@ -72,7 +73,7 @@ class AskedOfRows:
 class Rows:
     """Slots for rows of these requests, of up to `length` tokens each."""
 
-    def __init__(self, n_slots: int, decoding: Decoding, requests: Sequence[Request], device: torch.device):
+    def __init__(self, n_slots: int, decoding: Decoding, requests: Sequence[Request], decoder: Decoder):
         n_exits, n_tokens = len(decoding.exitable_layers), min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
         exits = {request.configuration for request in requests if isinstance(request.configuration, Exit)}
         self.rules = sorted(
@@ -80,12 +81,14 @@ class Rows:
             key=lambda rule: (list(RULES).index(rule.name), rule.ranks, rule.gate or ()),
         )
         self.states = [name for name in STATES if name in {exiting.state for exiting in exits}]
-        self.decoding, self.device, self.n_slots, self.n_rows = decoding, device, n_slots, 0
+        self.layer_X = np.array([*decoding.exitable_layers, decoder.n_layers - 1])
+        self.decoding, self.device, self.n_slots, self.n_rows = decoding, decoder.device, n_slots, 0
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
         self.end = self.longest_prompt  # behind the column of the rows' latest token but one
         self.requests: dict[int, Request] = {}
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
         self.rule, self.state = np.full((2, n_slots), NONE)
+        self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares
         self.parameter = np.zeros((n_slots, n_exits), np.float32)
         self.u_exit, self.u_token = np.zeros((2, n_slots, n_tokens), np.float32)
         self.token, self.exit_layer = np.zeros((2, n_slots, n_tokens), np.int64)
@@ -111,8 +114,10 @@ class Rows:
 
     def move(self, source: int, target: int) -> None:
         """Put the row of one slot into another one."""
-        of_rows = self.request, self.n_prompt, self.n_tokens, self.limit, self.rule, self.state, self.parameter
-        for column in (*of_rows, self.u_exit, self.u_token, self.token, self.exit_layer, self.is_finite):
+        for column in (
+            self.request, self.n_prompt, self.n_tokens, self.limit, self.rule, self.state, self.parameter, self.prefix,
+            self.u_exit, self.u_token, self.token, self.exit_layer, self.is_finite,
+        ):  # fmt: skip
             column[target] = column[source]
         for record in self.records.values():
             record[target] = record[source]
@@ -169,6 +174,11 @@ class Rows:
     def slots(self) -> np.ndarray:
         """The slots in use, (B,)."""
         return np.arange(self.n_rows)
+
+    @property
+    def all_exit(self) -> bool:
+        """Whether every row has a rule."""
+        return bool((self.rule[: self.n_rows] != NONE).all())
 
     @property
     def first(self) -> np.ndarray:
@@ -240,7 +250,7 @@ class Rows:
         n_tokens, request = self.n_tokens[slot], self.requests[int(self.request[slot])]
         return RowSoFar(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
 
-    def outcome(self, slot: int, n_layers: int) -> Outcome:
+    def outcome(self, slot: int) -> Outcome:
         """Return the trace of the row in a slot, or why it failed."""
         n_tokens = int(self.n_tokens[slot])
         of_row = {name: record[slot, :n_tokens].cpu() for name, record in self.records.items()}
@@ -254,7 +264,7 @@ class Rows:
             reason = EOS
         configuration, missed_T = self.requests[int(self.request[slot])].configuration, columns.pop(MISSED)
         ran = Ran(columns["exit_layer_T"][1:], columns["evidence_TE"][1:], missed_T[1:] > 0, bool(self.decoding.screen))
-        counts = ran.counts(configuration, np.array([*self.decoding.exitable_layers, n_layers - 1]))
+        counts = ran.counts(configuration, self.layer_X)
         return Trace(finish_reason=reason, counts=counts, rounds=None, **columns)
 
 

@@ -10,22 +10,21 @@ of what the head takes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exit_pass import Deciding, ExitPass, decide
+from eexit.decode.exit_pass import Deciding, decide, exit_pass
 from eexit.decode.reading import Reading, read_layers
 from eexit.decode.requests import Decoders, Decoding, Request
-from eexit.decode.rows import NONE, RuleOfRows, to_device
+from eexit.decode.rows import NONE, Rows, to_device
 from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import prefill, teacher_pass
 from eexit.method.draws import exit_draws
 from eexit.model.layers import Decoder, Inputs
-from eexit.plan.configuration import Exit
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
 
@@ -51,12 +50,9 @@ class Scored:
         ready_TH = torch.cat(columns.pop("exit_ready_TH"))
         return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_ready_TH=ready_TH)
 
-    def of(self, tokens: np.ndarray) -> "Scored":
+    def of(self, tokens: slice) -> "Scored":
         """Some of the tokens alone."""
-        [at] = to_device([tokens], self.exit_ready_TH.device)
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        ready_TH = columns.pop("exit_ready_TH")[at]
-        return Scored(**{name: column[tokens] for name, column in columns.items()}, exit_ready_TH=ready_TH)
+        return Scored(**{field.name: getattr(self, field.name)[tokens] for field in fields(self)})
 
 
 def score(
@@ -89,8 +85,11 @@ def score_texts(
     parts = [[scoring.first(text[0])] for text in texts]
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
-        for text, of_text, scored in zip(texts, parts, scoring.score(start, min(start + size, longest)), strict=True):
-            of_text.append(scored.of(np.arange(max(0, min(size, len(text) - start)))))
+        end = min(start + size, longest)
+        scored = scoring.score(start, end)
+        for index, text in enumerate(texts):
+            first = index * (end - start)
+            parts[index].append(scored.of(slice(first, first + max(0, min(end, len(text)) - start))))
     return [Scored.joined(of_text) for of_text in parts]
 
 
@@ -108,16 +107,12 @@ class _Texts:
         self.prompt = prefill(decoders, decoding, [prompt], len(prompt))
         self.n_texts, n_tokens = len(texts), max(map(len, texts))
         self.token_BT = torch.tensor([[*text, *[0] * (n_tokens - len(text))] for text in texts], device=self.device)
-        configuration, n_exits = request.configuration, len(decoding.exitable_layers)
-        self.rules: list[RuleOfRows] = []
-        self.states: dict[str, int] = {}
-        self.parameter_E, self.is_oracle = np.zeros(n_exits, np.float32), request.is_oracle
-        if isinstance(configuration, Exit):
-            self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
-            self.states = {configuration.state: 0}
-            self.parameter_E[:] = configuration.per_layer(decoding.exitable_layers)
-        length = self.n_prompt + n_tokens
-        self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length))
+        # What is asked of rows is asked of texts; what they generate is there already.
+        self.rows = Rows(len(texts), replace(decoding, max_new_tokens=1), [request], decoders.teacher)
+        for slot in range(len(texts)):
+            self.rows.add(slot, slot, request, 0)
+        self.is_oracle, length = request.is_oracle, self.n_prompt + n_tokens
+        self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length), decoding.exitable_layers)
         self.teacher = decoders.teacher.cache(self.n_texts, length)  # empty, but for an oracle
         slots = torch.arange(self.n_texts, device=self.device)
         self.student.cache.copy_rows(self.prompt.student, torch.zeros_like(slots), slots)
@@ -140,33 +135,25 @@ class _Texts:
         final = np.array([self.decoders.teacher.n_layers - 1])
         return Scored(final, likeliest, np.array([logprob]), prob_1X, evidence_1E, ready_1H)
 
-    def score(self, start: int, end: int) -> list[Scored]:
-        """Score the tokens at these indices of each text, behind those that were scored before."""
+    def score(self, start: int, end: int) -> Scored:
+        """Score the tokens at these indices of each text, behind those that were scored before: D of them."""
         n_tokens, n_texts = end - start, self.n_texts
-        u_T, parameter_E = to_device([self.u_exit_T[start:end].copy(), self.parameter_E], self.device)
-        rule_D = torch.full((n_texts * n_tokens,), 0 if self.rules else NONE, device=self.device)
+        asked, [u_T] = self.rows.asked, to_device([self.u_exit_T[start:end].copy()], self.device)
+        rule_D, parameter_DE = (each.repeat_interleave(n_tokens, 0) for each in (asked.rule_B, asked.parameter_BE))
         u_D, given_D = u_T.repeat(n_texts), self.token_BT[:, start:end].flatten()
-        deciding = Deciding(
-            self.rules, rule_D, parameter_E.expand(len(rule_D), -1), u_D, u_D, bool(self.rules), given_D
-        )
+        deciding = Deciding(self.rows.rules, rule_D, parameter_DE, u_D, u_D, self.rows.all_exit, given_D)
         first = self.n_prompt + start - 1
         position_T = torch.arange(first, first + n_tokens, device=self.device)
         seen_BC = torch.ones(n_texts, first + n_tokens, dtype=torch.bool, device=self.device)
         inputs = Inputs(self.token_BT[:, start - 1 : end - 1], position_T.expand(n_texts, -1), seen_BC)
         known = decide(deciding, self._taught(inputs))
-        layer_X = np.array([*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1])
-        state_B = torch.zeros(n_texts, dtype=torch.long, device=self.device)
-        leaving = Leaving(
-            self.student.cache, self.states, state_B, bool(self.states), torch.from_numpy(layer_X).to(self.device),
-            self.decoding.state_maps,
-        )  # fmt: skip
-        visit = ExitPass(self.student, leaving, self.decoding, deciding, known, (n_texts, n_tokens), keeps_ready=True)
-        visit.may_owe = False
-        taken = visit.finish(self.student.run(visit, inputs))
-        seen = taken.exit_D, taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
-        exit_D, token_D, log_p_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
-        whole = Scored(layer_X[exit_D], token_D, log_p_D, prob_DX, evidence_DE, taken.ready_DH)
-        return [whole.of(np.arange(text * n_tokens, (text + 1) * n_tokens)) for text in range(n_texts)]
+        taken = exit_pass(
+            Leaving.of(self.student, self.rows, n_texts), self.decoding, inputs, deciding, known, keeps_ready=True
+        )
+        exit_layer_D, picked = self.student.layer_X[taken.exit_D], taken.picked
+        seen = exit_layer_D, picked.likeliest_B, picked.log_p_B, taken.prob_DX, taken.evidence_DE
+        layer_D, token_D, log_p_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
+        return Scored(layer_D, token_D, log_p_D, prob_DX, evidence_DE, taken.ready_DH)
 
     def _taught(self, inputs: Inputs) -> Reading | None:
         """What the teacher says of these tokens, if the rule is an oracle."""

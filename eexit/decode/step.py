@@ -4,6 +4,8 @@ Shapes: B rows, F of them with a student of their own, X exitable layers and the
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +17,12 @@ from eexit.decode.batch import Batch, Tell
 from eexit.decode.exit_pass import Deciding, Decision, ExitPass, decide, exit_pass
 from eexit.decode.reading import Picked, Reader, read_tokens
 from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.student import Leaving
 from eexit.decode.teacher import Prefilled, Prefixes, Taught, observe
 from eexit.method.states import STATES, alters
-from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs
+
+OfRows = TypeVar("OfRows", Inputs, Deciding, Decision)
 
 
 class OnlineBatch(Batch):
@@ -29,14 +33,15 @@ class OnlineBatch(Batch):
         # 1. The rows' latest tokens go through the layers together. At each exitable layer that a rule looks at, tokens
         #    may leave; past their exits, their modes say what deeper layers hold. Where all have left, layers are left
         #    out. The next token of each row is read where it left.
-        inputs, deciding, leaving = self.inputs(), self.deciding(), self.leaving(self.rows.n_rows)
-        taken = exit_pass(self.student, leaving, self.decoding, inputs, deciding)
+        inputs, deciding = self.inputs(), self.deciding()
+        leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
+        taken = exit_pass(leaving, self.decoding, inputs, deciding, decide(deciding))
         # 2. It is recorded, and is the row's latest token from now on.
         with record_function("records"):
-            self.record(taken.columns(self.layer_X))
+            self.record(taken.columns(self.student.layer_X))
 
     def observe(self, slots: np.ndarray, observed: Tell) -> None:
-        if self.decoding.n_observed and len(slots):
+        if self.decoding.n_observed:
             observe(self.rows, self.decoders, self.student.cache, slots, observed)
 
 
@@ -52,6 +57,7 @@ class OracleBatch(Batch):
         fork = fork_of(decoding, requests) if decoders.are_one else -1
         self.first_layer = fork + 1
         self.teacher = Prefixes(decoders.teacher, decoding, n_slots, length, fork)
+        self.caches.append(self.teacher.cache)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -67,11 +73,9 @@ class OracleBatch(Batch):
                 picked.put_first(self._students(self.n_students, inputs, deciding, decision, taught))
         # 4. Everything is recorded.
         with record_function("records"):
-            columns = {
-                "token_id_T": picked.token_B, "exit_layer_T": self.layer_X[decision.exit_D],
-                "exit_prob_TX": decision.prob_DX, "evidence_TE": decision.evidence_DE, **picked.columns(),
-            }  # fmt: skip
-            self.record(columns | taught.reading.columns(picked.token_B, self.decoding.observe))
+            columns = picked.columns() | taught.reading.columns(picked.token_B, self.decoding.observe)
+            columns |= {"exit_prob_TX": decision.prob_DX, "evidence_TE": decision.evidence_DE}
+            self.record(columns | {"exit_layer_T": self.student.layer_X[decision.exit_D]})
 
     def observe(self, slots: np.ndarray, observed: Tell) -> None:
         """Record nothing: the teacher was read at each step."""
@@ -90,13 +94,9 @@ class OracleBatch(Batch):
 
     def _students(self, n_rows: int, inputs: Inputs, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
         """Run the students of the first so many rows up to their exits, and read their next tokens there."""
-        deciding = Deciding(
-            deciding.rules, deciding.rule_D[:n_rows], deciding.parameter_DE[:n_rows], deciding.u_exit_D[:n_rows],
-            deciding.u_token_D[:n_rows], True,
-        )  # fmt: skip
-        known = Decision(decision.evidence_DE[:n_rows], decision.prob_DX[:n_rows], decision.exit_D[:n_rows])
-        inputs = Inputs(inputs.token_BT[:n_rows], inputs.position_BT[:n_rows], inputs.seen_BC[:n_rows])
-        visit = ExitPass(self.student, self.leaving(n_rows), self.decoding, deciding, known, (n_rows, 1))
+        inputs, known = _first(n_rows, inputs), _first(n_rows, decision)
+        deciding = replace(_first(n_rows, deciding), is_everywhere=True)
+        visit = ExitPass(Leaving.of(self.student, self.rows, n_rows), self.decoding, deciding, known, (n_rows, 1))
         entering_B1W: Tensor | None = None
         if taught.fork_BW is not None:
             entering_BW = taught.fork_BW[:n_rows]
@@ -114,18 +114,13 @@ class OracleBatch(Batch):
 
     def _load(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
         super()._load(prefilled, slots, prompt_N)
-        for prompt in np.unique(prompt_N).tolist():
-            new = slots[prompt_N == prompt]
-            taken = np.setdiff1d(np.arange(self.rows.n_rows), slots[prompt_N >= prompt])
-            self.teacher.slot_S[new] = self.teacher.begin(self.teacher.slot_S[taken], prefilled.teacher, prompt)
+        self.teacher.begin(self.rows, prefilled.teacher, slots, prompt_N)
 
-    def _move(self, source: int, target: int) -> None:
-        super()._move(source, target)
-        self.teacher.slot_S[target] = self.teacher.slot_S[source]
 
-    @property
-    def caches(self) -> Sequence[KVCache]:
-        return [self.student.cache, self.teacher.cache]
+def _first(n_rows: int, of_rows: OfRows) -> OfRows:
+    """Return a record of tensors by row, of the first rows alone."""
+    parts: dict[str, Any] = {field.name: getattr(of_rows, field.name) for field in fields(of_rows)}
+    return replace(of_rows, **{name: part[:n_rows] for name, part in parts.items() if isinstance(part, Tensor)})
 
 
 def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eexit.cpu.chosen import Chosen
+from eexit.decode.rows import NONE, Rows, to_device
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.method.states import STATES, Deeper, Exited, Leaves, State, alters
 from eexit.model.cache import KVCache
@@ -28,11 +30,13 @@ from eexit.model.layers import Decoder, Inputs, Layer
 class Left:
     """Which of a pass's tokens have left, and where: `exit_BT` are indices into X, the final one for others.
 
-    `kept` are streams of all tokens, (B, T, W), that own states look at, by the names of `Exited`.
+    `is_any` says that some may have left, as far as the host knows. `kept` are streams of all tokens, (B, T, W), that
+    own states look at, by the names of `Exited`.
     """
 
     flag_BT: Tensor
     exit_BT: Tensor
+    is_any: bool = True
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     found: dict[Hashable, Tensor] = field(default_factory=dict)  # what layers have asked of these tokens so far
 
@@ -44,30 +48,40 @@ class Left:
 
     def of(self, rows: Tensor) -> "Left":
         """Take these rows alone, in this order."""
-        return Left(self.flag_BT[rows], self.exit_BT[rows], {name: each[rows] for name, each in self.kept.items()})
+        kept = {name: each[rows] for name, each in self.kept.items()}
+        return Left(self.flag_BT[rows], self.exit_BT[rows], self.is_any, kept)
 
     def beside(self, own: "Left") -> "Left":
         """Put these tokens before others along T."""
+        flag_BT, exit_BT = torch.cat([self.flag_BT, own.flag_BT], 1), torch.cat([self.exit_BT, own.exit_BT], 1)
         kept = {name: torch.cat([each, own.kept[name]], 1) for name, each in self.kept.items()}
-        return Left(torch.cat([self.flag_BT, own.flag_BT], 1), torch.cat([self.exit_BT, own.exit_BT], 1), kept)
+        return Left(flag_BT, exit_BT, self.is_any or own.is_any, kept)
 
 
 class Leaving:
-    """What the tokens of rows leave in layers past their exits, by the states of the rows, numbered in `states`.
+    """What the tokens of a student's rows leave in layers past their exits, by the rows' states, numbered in `states`.
 
     `state_B` are the numbers of the rows' states. `is_everywhere` says that every row has one, which the host knows.
-    `layer_X` are the exitable layers and the final one.
     """
 
     def __init__(
-        self, cache: KVCache, states: Mapping[str, int], state_B: Tensor, is_everywhere: bool, layer_X: Tensor,
+        self, student: "Student", states: Mapping[str, int], state_B: Tensor, is_everywhere: bool,
         maps: StateMaps | None = None,
     ):  # fmt: skip
-        self.cache, self.layer_X, self.maps = cache, layer_X, maps
+        self.student, self.cache, self.maps = student, student.cache, maps
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
         self.altering = tuple(name for name in states if alters(STATES[name]))
-        self.needs = {need for name in states for need in STATES[name].needs}  # streams that `Left.kept` has
+        self.hiding = tuple(name for name in states if STATES[name].leaves is Leaves.NOTHING)
+        self.copying = tuple(name for name in states if STATES[name].leaves is Leaves.COPY)
         self.saying = [STATES[name] for name in states if STATES[name].says]
+        self.needs = {need for name in states for need in STATES[name].needs}  # streams that `Left.kept` has
+
+    @classmethod
+    def of(cls, student: "Student", rows: Rows, n_rows: int) -> "Leaving":
+        """What the first `n_rows` rows leave, by the states that there are among them."""
+        there = set(rows.state[:n_rows].tolist())
+        states = {name: index for index, name in enumerate(rows.states) if index in there}
+        return cls(student, states, rows.asked.state_B[:n_rows], NONE not in there, rows.decoding.state_maps)
 
     @property
     def all_alter(self) -> bool:
@@ -79,7 +93,7 @@ class Leaving:
 
         For tokens that have left in a state that alters what later tokens see, that is the stream at their exits.
         """
-        if not self.altering:
+        if not self.altering or not (left.is_any or layer.index in self.cache.hidden):
             return layer.run(hidden_BTW)
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
         after_BTW = layer.run(entering_BTW, projections)
@@ -92,20 +106,19 @@ class Leaving:
         layer, entering_BTW, projections = self._prepare(layer, hidden_BTW, left)
         if any(STATES[name].writes_keys for name in self.states):
             layer.write_keys(entering_BTW, projections)
-        elif self._that_leave(Leaves.COPY):
+        elif self.copying:
             self.cache.copy_layer(layer.index - 1, layer.index, hidden_BTW.shape[1])
         self.cache.rewrite = None
 
     def _prepare(self, layer: Layer, hidden_BTW: Tensor, left: Left) -> tuple[Layer, Tensor, Sequence[Projection]]:
         """Return the layer as it is to be called, the stream that enters it, and projections in place of its own."""
-        index, projections = layer.index, list[Projection]()
-        if hiding := self._that_leave(Leaves.NOTHING):
-            self.cache.hide(index, self._of(hiding, left))
-        layer = layer.without(self.cache.hidden.get(index))
+        index, projections, entering_BTW = layer.index, list[Projection](), hidden_BTW
         device = layer.decoder.devices[index]
-        if copying := self._that_leave(Leaves.COPY):
-            self.cache.rewrite = partial(self._copied, self._of(copying, left, device))
-        entering_BTW = hidden_BTW
+        if self.hiding:
+            self.cache.hide(index, self._of(self.hiding, left, left.flag_BT.device))
+        layer = layer.without(self.cache.hidden.get(index))
+        if self.copying:
+            self.cache.rewrite = partial(self._copied, self._of(self.copying, left, device))
         for state in self.saying:
             maps = self.maps if state.maps else None
             if maps and index < maps.first_layer:
@@ -132,7 +145,7 @@ class Leaving:
 
     def _exit_layers(self, left: Left, device: torch.device) -> Tensor:
         """The exit layers of all tokens, (D,)."""
-        return left.find(("layers", device), lambda: self.layer_X[left.exit_BT].flatten().to(device))
+        return left.find(("layers", device), lambda: self.student.layer_X[left.exit_BT].flatten().to(device))
 
     def _exited(self, tokens: Chosen, hidden_BTW: Tensor, left: Left, device: torch.device) -> Exited:
         """What exits left of some tokens, on a device; `hidden_BTW` are the streams at the exits of those that left."""
@@ -140,24 +153,16 @@ class Leaving:
         stream_NW = hidden_BTW.flatten(0, 1).to(device)[tokens.rows]
         return Exited(self._exit_layers(left, device)[tokens.rows], stream_NW, kept, self.maps)
 
-    def _that_leave(self, what: Leaves) -> tuple[str, ...]:
-        """The rows' states that leave this in layers past an exit."""
-        return tuple(name for name in self.states if STATES[name].leaves is what)
-
-    def _of(self, states: tuple[str, ...], left: Left, device: torch.device | None = None) -> Tensor:
+    def _of(self, states: tuple[str, ...], left: Left, device: torch.device) -> Tensor:
         """Flag the tokens that have left in one of these states: (B, T) bool, on a device."""
 
         def find() -> Tensor:
             if self.is_everywhere and len(states) == len(self.states):
-                return left.flag_BT
+                return left.flag_BT.to(device)
             of_B = torch.stack([self.state_B == self.states[name] for name in states]).any(0)
-            return left.flag_BT & of_B[:, None]
+            return (left.flag_BT & of_B[:, None]).to(device)
 
-        def there() -> Tensor:
-            assert device
-            return left.find(states, find).to(device)
-
-        return left.find(states, find) if device is None else left.find((states, device), there)
+        return left.find((states, device), find)
 
     def _copied(self, copied_BT: Tensor, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values, (B, H, T, D), with those of the layer before where `copied_BT` is True."""
@@ -209,20 +214,19 @@ class Owed:
 
 
 class Passing:
-    """A visit that stops at a layer that tokens are owed for, until they have joined; a stopped visit runs no layer.
+    """A visit that may stop before a layer; a stopped visit runs no layer.
 
-    `own` are the pass's tokens, `before` those that have joined them, and `left` is of both. A visit has stopped where
-    `held_BTW` is the stream that enters the next layer: layer `waits_at` if tokens are owed for it, else layer `depth`,
-    before which all tokens have left.
+    It stops where tokens are owed from that layer on, until they have joined it, and where all its tokens have left and
+    the layers are to be owed for them. `own` are the pass's tokens, `before` those that have joined them, and `left` is
+    of both. Where it has stopped, `held_BTW` is the stream that enters layer `depth`.
     """
 
     all_left = False
 
-    def __init__(self, student: "Student", leaving: Leaving, own: Left):
-        self.student, self.leaving, self.own = student, leaving, own
+    def __init__(self, leaving: Leaving, own: Left):
+        self.leaving, self.own = leaving, own
         self.before: Left | None = None
         self.left = own
-        self.waits_at: int | None = None
         self.held_BTW: Tensor | None = None
         self.depth = 0
 
@@ -232,12 +236,12 @@ class Passing:
         self.left = self.before.beside(own) if self.before else own
 
     def __call__(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
-        if self.held_BTW is not None:
-            return hidden_BTW
-        if not self.all_left and self.student.owes(layer.index):
-            self.waits_at, self.held_BTW = layer.index, hidden_BTW
-            return hidden_BTW
-        return self.visit(layer, hidden_BTW)
+        if self.held_BTW is None:
+            stops = not self.leaving.all_alter if self.all_left else self.leaving.student.owes(layer.index)
+            if not stops:
+                return self.visit(layer, hidden_BTW)
+            self.depth, self.held_BTW = layer.index, hidden_BTW
+        return hidden_BTW
 
     def visit(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         """Run a layer, which no token leaves after; return what the next one gets, (B, T, W)."""
@@ -246,15 +250,19 @@ class Passing:
     def join(self, owed: Owed) -> None:
         """Put owed tokens before the others, and go on."""
         self.before = owed.left.beside(self.before) if self.before else owed.left
-        self.left = self.before.beside(self.own)
-        self.waits_at, self.held_BTW = None, None
+        self.leave_as(self.own)
+        self.held_BTW = None
 
 
 class Student:
-    """A decoder, the keys and values of rows, and the tokens that are owed, those of most depth first."""
+    """A decoder, the keys and values of rows, and the tokens that are owed, those of most depth first.
 
-    def __init__(self, decoder: Decoder, cache: KVCache):
+    `layer_X` are the exitable layers and the final one.
+    """
+
+    def __init__(self, decoder: Decoder, cache: KVCache, exitable_layers: Sequence[int]):
         self.decoder, self.cache, self.owed = decoder, cache, list[Owed]()
+        [self.layer_X] = to_device([np.array([*exitable_layers, decoder.n_layers - 1])], decoder.device)
 
     def owes(self, layer: int) -> bool:
         """Whether tokens are owed from this layer on."""
@@ -265,17 +273,16 @@ class Student:
 
         Where the pass goes as deep as tokens are owed, these come before its own, and are the first of T.
         """
-        while True:
-            ready_BTH = self.decoder.run(visit, inputs, self.cache, first, entering_BTW)
-            if visit.held_BTW is None:
-                return ready_BTH
-            if visit.waits_at is None:  # all have left
-                self._owe(Owed(visit.depth, visit.held_BTW, inputs.position_BT, visit.left))
-                return ready_BTH
-            owed, first = self.owed.pop(), visit.waits_at
+        ready_BTH = self.decoder.run(visit, inputs, self.cache, first, entering_BTW)
+        while visit.held_BTW is not None and not visit.all_left:
+            owed = self.owed.pop()
             entering_BTW = torch.cat([owed.hidden_BNW, visit.held_BTW], 1)
             inputs = longer(inputs, owed.position_BN)
             visit.join(owed)
+            ready_BTH = self.decoder.run(visit, inputs, self.cache, owed.depth, entering_BTW)
+        if visit.held_BTW is not None:
+            self._owe(Owed(visit.depth, visit.held_BTW, inputs.position_BT, visit.left))
+        return ready_BTH
 
     def _owe(self, owed: Owed) -> None:
         """Add to what is owed, as one with the tokens of earlier steps that are owed from the same layer on."""
@@ -295,7 +302,7 @@ class Student:
         if self.owed:
             owed = self.owed.pop()
             inputs = longer(latest, owed.position_BN[:, :-1])
-            self.run(Passing(self, leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
+            self.run(Passing(leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
 
 
 def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:

@@ -95,23 +95,24 @@ class Taught:
 
 
 class Prefixes:
-    """The keys and values of a teacher, with a slot per unique prefix; `slot_S` says which of them is a row's."""
+    """The keys and values of a teacher, with a slot per unique prefix; `Rows.prefix` says which of them is a row's."""
 
     def __init__(self, decoder: Decoder, decoding: Decoding, n_slots: int, length: int, fork: int):
         self.decoder, self.decoding, self.fork = decoder, decoding, fork
-        self.cache, self.slot_S = decoder.cache(n_slots, length), np.zeros(n_slots, np.int64)
+        self.cache = decoder.cache(n_slots, length)
 
-    def begin(self, taken: np.ndarray, source: KVCache, prompt: int) -> int:
-        """Load a prompt's keys and values into a slot that is not taken, and return the slot."""
-        slot = int(np.setdiff1d(np.arange(self.cache.n_slots), taken)[0])
-        prompt_1, slot_1 = to_device([np.array([prompt]), np.array([slot])], self.decoder.device)
-        self.cache.copy_rows(source, prompt_1, slot_1)
-        return slot
+    def begin(self, rows: Rows, prefilled: KVCache, slots: np.ndarray, prompt_N: np.ndarray) -> None:
+        """Load the keys and values of new rows' prompts into slots that no other row shares."""
+        taken = rows.prefix[np.setdiff1d(rows.slots, slots)]
+        prompt_P, index_N = np.unique(prompt_N, return_inverse=True)
+        free_P = np.setdiff1d(np.arange(self.cache.n_slots), taken)[: len(prompt_P)]
+        rows.prefix[slots] = free_P[index_N]
+        self.cache.copy_rows(prefilled, *to_device([prompt_P, free_P], self.decoder.device))
 
     def teach(self, rows: Rows) -> Taught:
         """Run and read the last token of every prefix at full depth."""
-        row_U, source_P, target_P = self._split(rows.last_token)
-        sent = to_device([self.slot_S[: rows.n_rows].copy(), row_U, source_P, target_P], self.decoder.device)
+        row_U, source_P, target_P = self._split(rows)
+        sent = to_device([rows.prefix[: rows.n_rows].copy(), row_U, source_P, target_P], self.decoder.device)
         prefix_B, row, source, target = sent
         if len(source_P):
             self.cache.copy_rows(self.cache, source, target)
@@ -125,14 +126,14 @@ class Prefixes:
         streams_BXW = streams_UXW[prefix_B]
         return Taught(reading, streams_BXW[:, : len(exits)], streams_BXW[:, -1] if self.fork >= 0 else None)
 
-    def _split(self, last_token_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _split(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give rows that shared a prefix, and then generated different tokens, different slots.
 
         The U unique prefixes fill the first slots. Returns one row of each prefix (U,), padded, and the slots that have
         to be copied: from (P,) and to (P,).
         """
-        slot_B = self.slot_S[: len(last_token_B)]
-        _, row_U, group_B = np.unique((slot_B << 32) + last_token_B, return_index=True, return_inverse=True)
+        slot_B = rows.prefix[: rows.n_rows]
+        _, row_U, group_B = np.unique((slot_B << 32) + rows.last_token, return_index=True, return_inverse=True)
         source_U = slot_B[row_U]
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
         target_U = source_U.copy()

@@ -94,12 +94,10 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
     (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
     exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
-    student, state_B = Student(full.decoder, full.cache), torch.zeros(n_rows, dtype=torch.long, device=device)
-    layer_X = torch.tensor([*layers, full.decoder.n_layers - 1], device=device)
-    leaving = Leaving(student.cache, {state: 0}, state_B, True, layer_X, maps)
+    student = Student(full.decoder, full.cache, layers)
+    leaving = Leaving(student, {state: 0}, torch.zeros(n_rows, dtype=torch.long, device=device), True, maps)
     decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
-    visit = KnownExits(student, leaving, decoding, exit_BT)
-    visit.may_owe = False
+    visit = KnownExits(leaving, decoding, exit_BT)
     ready_DH = visit.ready(student.run(visit, full.inputs))[full.decided_BT.flatten()]
     said_D = torch.cat([full.decoder.head(some_NH).argmax(-1) for some_NH in ready_DH.split(ARGMAX_TOKENS)])
     return (said_D != full.said_D).cpu().numpy()

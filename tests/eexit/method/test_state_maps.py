@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode.student import Leaving, Left
+from eexit.decode.student import Leaving, Left, Student
 from eexit.method.state_maps import FORMS, STREAMS, StateMaps
 from eexit.model.layers import Decoder, Inputs, Layer
 
@@ -25,11 +25,9 @@ def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], StateMap
 
 def written(decoder: Decoder, maps: StateMaps, hidden_BW: Tensor) -> tuple[Tensor, Tensor]:
     """The keys and values of the layer of these tokens, which have left, each at position 3 of its row."""
-    cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1, dtype=torch.bool)
+    student, flag_B1 = Student(decoder, decoder.cache(len(hidden_BW), 4), EXITS), torch.ones(len(hidden_BW), 1).bool()
     exit_B1 = torch.tensor([[EXITS.index(layer)] for layer in AFTER])
-    leaving = Leaving(
-        cache, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, torch.tensor([*EXITS, N_LAYERS - 1]), maps
-    )
+    leaving = Leaving(student, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, maps)
 
     def visit(layer: Layer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:
@@ -37,8 +35,8 @@ def written(decoder: Decoder, maps: StateMaps, hidden_BW: Tensor) -> tuple[Tenso
         return entering_B1W
 
     seen_BC = flag_B1.expand(-1, 4)
-    decoder.run(visit, Inputs(flag_B1.long(), 3 * flag_B1.long(), seen_BC), cache)
-    keys, values = cache.latest(LAYER, 1)
+    decoder.run(visit, Inputs(flag_B1.long(), 3 * flag_B1.long(), seen_BC), student.cache)
+    keys, values = student.cache.latest(LAYER, 1)
     return keys[:, :, 0], values[:, :, 0]
 
 
