@@ -41,10 +41,6 @@ class Deciding:
     is_everywhere: bool
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
 
-    def of_rule(self, index: int, flag_D: Tensor) -> Tensor:
-        """Narrow flags down to the tokens of a rule: (D,) bool."""
-        return flag_D if self.is_everywhere and len(self.rules) == 1 else flag_D & (self.rule_D == index)
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -237,7 +233,7 @@ class ExitPass(KnownExits):
         leaves_D = super().leaves(rank, before_DW, after_DW)
         going_D = ~self.left_D
         looking = {
-            index: self._let_through(rank, index, self.deciding.of_rule(index, going_D), after_DW)
+            index: self._let_through(rank, index, going_D & (self.deciding.rule_D == index), after_DW)
             for index, rule in enumerate(self.deciding.rules)
             if index in self.online and rank in rule.ranks
         }

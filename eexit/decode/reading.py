@@ -124,11 +124,10 @@ class Picked:
             own[: len(other)] = other
 
     def _beside(self, picked: "Picked") -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the tensors of both that hold anything, each pair once."""
+        """Yield the tensors of both that hold anything."""
         for field in fields(Picked):
             own: Tensor = getattr(self, field.name)
-            is_again = field.name == "likeliest_B" and own is self.token_B
-            if own.numel() and not is_again:
+            if own.numel():
                 yield own, getattr(picked, field.name)
 
 
