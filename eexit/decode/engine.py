@@ -3,7 +3,6 @@
 Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
 batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teacher, the full-depth pass, and those of
 `normal` with them; all others, and `normal` where there is no oracle, without one, and rows that draft by themselves.
-A student with weights of its own runs the rows of all modes with exits; what it is compared with is the base model.
 """
 
 from collections import Counter, defaultdict

@@ -132,8 +132,7 @@ class _Texts:
         if not self.n_prompt:
             logprob, likeliest, ready_1H = np.nan, np.full_like(likeliest, NONE), torch.full_like(ready_1H, torch.nan)
         prob_1X, evidence_1E = np.eye(n_exits + 1)[-1:], np.full((1, n_exits), np.nan)
-        final = np.array([self.decoders.teacher.n_layers - 1])
-        return Scored(final, likeliest, np.array([logprob]), prob_1X, evidence_1E, ready_1H)
+        return Scored(self.rows.layer_X[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, ready_1H)
 
     def score(self, start: int, end: int) -> Scored:
         """Score the tokens at these indices of each text, behind those that were scored before: D of them."""
