@@ -120,7 +120,8 @@ class OracleBatch(Batch):
 def _first(n_rows: int, of_rows: OfRows) -> OfRows:
     """Return a record of tensors by row, of the first rows alone."""
     parts: dict[str, Any] = {field.name: getattr(of_rows, field.name) for field in fields(of_rows)}
-    return replace(of_rows, **{name: part[:n_rows] for name, part in parts.items() if isinstance(part, Tensor)})
+    parts |= {name: part[:n_rows] for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(of_rows, **parts)
 
 
 def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:

@@ -107,7 +107,8 @@ class Prefixes:
         prompt_P, index_N = np.unique(prompt_N, return_inverse=True)
         free_P = np.setdiff1d(np.arange(self.cache.n_slots), taken)[: len(prompt_P)]
         rows.prefix[slots] = free_P[index_N]
-        self.cache.copy_rows(prefilled, *to_device([prompt_P, free_P], self.decoder.device))
+        source, target = to_device([prompt_P, free_P], self.decoder.device)
+        self.cache.copy_rows(prefilled, source, target)
 
     def teach(self, rows: Rows) -> Taught:
         """Run and read the last token of every prefix at full depth."""
