@@ -127,9 +127,9 @@ GENERATIONS: Final = schema(
         "disagreement": float64(
             "fraction of decided tokens",
             "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
-            "with temperature 0 it is 0 for normal in float32, and at most a few percent in others, where the pass "
-            "over the finished text rounds otherwise; with a temperature above 0 a sampled token can differ although "
-            "nothing exited; null where no token was decided, and with --observe none",
+            "with temperature 0 it is 0 for normal in float32 and a few percent at most in others; with a temperature "
+            "above 0 a sampled token can differ although nothing exited; null where no token was decided, and with "
+            "--observe none",
         ),
         "exit_layer_counts": described(
             "",
