@@ -29,6 +29,7 @@ class LayerColumns(CacheLayerMixin):
 
     is_compileable = False
     is_sliding = False
+    cache: "KVCache"
     keys: Tensor
     values: Tensor
 
