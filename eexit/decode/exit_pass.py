@@ -102,7 +102,7 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
 def exit_pass(
     leaving: Leaving, decoding: Decoding, inputs: Inputs, deciding: Deciding, known: Decision, keeps_ready: bool = False
 ) -> ExitsTaken:
-    """Run tokens up to their exits, and read the next tokens there."""
+    """Run tokens up to their exits, and read the next tokens there; `known` is what `decide` says of them before."""
     visit = ExitPass(leaving, decoding, deciding, known, inputs.token_BT.shape, keeps_ready)
     return visit.finish(leaving.student.run(visit, inputs))
 

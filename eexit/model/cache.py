@@ -35,7 +35,7 @@ class LayerColumns(CacheLayerMixin):
 
     def __init__(self, cache: "KVCache", layer: int):
         CacheLayerMixin.__init__(self)
-        self.cache, self.layer = proxy(cache), layer  # a cycle of references would keep its tensors until they are many
+        self.cache, self.layer = proxy(cache), layer  # in a cycle of references, both would wait for the collector
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         n_slots, capacity = self.cache.n_slots, self.cache.capacity
