@@ -16,7 +16,7 @@ from quick import QUICK
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.results", "eexit.decode",
-    "eexit.reference", "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
+    "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
     "cluster.job", "cluster.interruption", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
+from reference.generation import LEAVE
+from reference.rules import STOPS
 from references import reference_of, shared_model
 from rows import (
     ARCHITECTURES,
@@ -39,8 +41,6 @@ from eexit.method.readouts import READOUTS
 from eexit.method.rules import RULES
 from eexit.method.states import STATES, Leaves
 from eexit.plan.configuration import Exit, Normal
-from eexit.reference.generation import LEAVE
-from eexit.reference.rules import STOPS
 
 SHORT = replace(DECODING, max_new_tokens=8)  # beyond sliding windows
 PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule in one state after the other

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
+from reference.rules import Seen, stops_of
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request
@@ -15,8 +17,6 @@ from eexit.method.rules import ONLINE
 from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
-from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
-from eexit.reference.rules import Seen, stops_of
 
 
 @torch.inference_mode()

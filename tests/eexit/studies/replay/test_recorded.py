@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, SOME, control
+from reference.generation import draw
+from reference.rules import Seen, stop_by_kl
 from references import decoder_of, save_adapter
 from rows import DECODING, PROMPTS
 from torch import Tensor
@@ -30,8 +32,6 @@ from eexit.model.adapters import merged
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.splits import digest
 from eexit.quality.text_measures import disagreement
-from eexit.reference.generation import draw
-from eexit.reference.rules import Seen, stop_by_kl
 from eexit.results.study_tables import OF_UNITS
 from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer

@@ -1,6 +1,6 @@
 """Mode `draft` by definition: one row, plain loops, nothing kept between drafting and verifying.
 
-It is slow on purpose, as `eexit.reference.generation`, and shares with the engine what that does.
+It is slow on purpose, as `reference.generation`, and shares with the engine what that does.
 
 Shapes: V vocabulary.
 """
@@ -19,8 +19,8 @@ from eexit.decode.sampling import pick_tokens
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
-from eexit.reference.generation import kl_divergence, read_after, read_exits, said
 from eexit.results.token_columns import EOS, LENGTH
+from reference.generation import kl_divergence, read_after, read_exits, said
 
 
 @torch.inference_mode()
