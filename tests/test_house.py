@@ -1,4 +1,4 @@
-"""Conventions of the repository: what may import what, how full folders may be, and whether the file trees are true."""
+"""Conventions of the repository: what may import what, and whether the file trees are true."""
 
 import ast
 import re
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import Counter
 from graphlib import TopologicalSorter
-from itertools import groupby
 
 import pytest
 from house import ROOMS, ROOT, imports, modules, named, tree
@@ -27,7 +26,6 @@ FORBIDDEN = {
     "reports": {"ray", "torch", "transformers", "cluster"},
     "jobs": set(),
 }
-MOST_ENTRIES = 14  # of a folder, without its `__init__.py`, README.md and py.typed
 
 
 def floor(module: str) -> int:
@@ -72,21 +70,6 @@ def test_rooms_do_without(room: str) -> None:
     for module, path in modules().items():
         if module.split(".")[0] == room:
             assert not {name.split(".")[0] for name in named(path)} & FORBIDDEN[room], module
-
-
-def test_folders_are_concepts_of_few_entries() -> None:
-    entries = {
-        path.relative_to(ROOT)
-        for room in ROOMS
-        for path in (ROOT / room).rglob("*")
-        if not {"__pycache__", "node_modules"} & {*path.parts}
-        and path.name not in ("__init__.py", "README.md", "py.typed")
-    }
-    full = {
-        str(folder): len(list(held))
-        for folder, held in groupby(sorted(entries, key=lambda path: path.parent), key=lambda path: path.parent)
-    }
-    assert {folder: n for folder, n in full.items() if n > MOST_ENTRIES} == {}
 
 
 def test_folders_say_what_lives_there() -> None:

@@ -27,8 +27,6 @@ Tell = Callable[[int], None]  # of a number of tokens
 class Batch(ABC):
     """Rows in flight, of which the first `n_students` have a row of the student's cache each."""
 
-    first_layer = 0  # of the student's; those before are run by the teacher beside it
-
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         self.decoders, self.decoding, self.n_slots = decoders, decoding, n_slots
@@ -86,7 +84,7 @@ class Batch(ABC):
         with_student = slots < self.n_students
         if with_student.any():
             source, target = to_device([prompt_N[with_student], slots[with_student]], self.student.decoder.device)
-            self.student.cache.copy_rows(prefilled.student, source, target, self.first_layer)
+            self.student.cache.copy_rows(prefilled.student, source, target)
 
     def _first_tokens(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
         """Give new rows their first token, from the final layer of their prompts' pass: no exit is drawn for it."""
@@ -118,7 +116,7 @@ class Batch(ABC):
         targets = np.flatnonzero(origin != np.arange(self.n_students))
         [kept, source, target] = to_device([origin, origin[targets], targets], self.device)
         if len(targets):
-            self.student.cache.copy_rows(self.student.cache, source, target, self.first_layer)
+            self.student.cache.copy_rows(self.student.cache, source, target)
         self.student.keep(kept)
 
     def _settle(self) -> None:

@@ -1,11 +1,11 @@
 """Rows that draft: tokens are proposed by an early layer, and verified by one pass through the others.
 
-Lossless (LayerSkip, Elhoushi et al. 2024; Leviathan et al. 2023). A draft is a token that exits at the early layer in
+Lossless (LayerSkip, Elhoushi et al. 2024). A draft is a token that exits at the early layer in
 a state that is left as it was, and verifying is what all such tokens owe: the early layers are not run again. What is
 not accepted is taken back by moving the row to the right, so that the latest tokens of all rows are in one column.
 
 Shapes: B rows in flight, A drafts of a round, N = A + 1 tokens of a row that are verified, X exitable layers and the
-final one last, V vocabulary.
+final one last.
 """
 
 from collections import defaultdict
@@ -22,7 +22,6 @@ from eexit.decode.exit_pass import KnownExits
 from eexit.decode.reading import read_tokens
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.rows import to_device
-from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.step import OnlineBatch
 from eexit.decode.student import Leaving
 from eexit.model.layers import Inputs
@@ -46,23 +45,21 @@ class DraftingBatch(OnlineBatch):
         room_B = (rows.limit - rows.n_tokens)[: rows.n_rows] - 1  # a round may yield one token more than it drafts
         n_drafts = min(self.draft.n_tokens, int(room_B.max()))
         rows.make_room_for(int(rows.n_tokens[: rows.n_rows].max()) + n_drafts + 1)
-        tokens, logits = [inputs.token_BT], list[Tensor]()
+        tokens = [inputs.token_BT]
         # 1. Tokens are read after the early layer, one after the other, and owe the layers behind it.
         with record_function("drafting"):
             for index in range(n_drafts):
                 visit = self._visit(self.decoding.exitable_layers.index(self.draft.layer))
                 self.student.run(visit, self._inputs(tokens[-1], index))
                 assert visit.ready_DH is not None
-                logits.append(decoder.head(visit.ready_DH))
-                u_B = self._draws(rows.asked.u_token_BP, index)
-                token_B = pick_tokens(logits[-1], self.decoding.temperature, self.decoding.top_p, u_B)
-                tokens.append(token_B[:, None])
+                tokens.append(decoder.head(visit.ready_DH).argmax(-1)[:, None])
         token_BN = torch.cat(tokens, 1)
         # 2. The last one goes through all layers, and those that owe come along: one pass says what full depth says.
         with record_function("verifying"):
             visit = self._visit(len(self.decoding.exitable_layers))
             ready_BNH = self.student.run(visit, self._inputs(tokens[-1], n_drafts))
-            said = self._said(ready_BNH, token_BN, np.minimum(n_drafts, room_B), logits)
+            picked = read_tokens(decoder, self.decoding, ready_BNH.flatten(0, 1), None)
+            said = {name: column.unflatten(0, token_BN.shape) for name, column in picked.columns().items()}
         # 3. The drafts that it agrees with are kept, and its own next token after them.
         with record_function("records"):
             self._keep(token_BN.cpu().numpy(), np.minimum(n_drafts, room_B), said)
@@ -80,31 +77,6 @@ class DraftingBatch(OnlineBatch):
         [last_B1] = to_device([(self.rows.n_prompt + self.rows.limit - 1)[: self.rows.n_rows, None]], self.device)
         position_B1 = torch.minimum(self.rows.asked.position_B1 + index, last_B1)
         return Inputs(token_B1, position_B1, self.rows.seen(self.rows.end + 1 + index))
-
-    def _draws(self, u_BP: Tensor, index: int) -> Tensor:
-        """Return the uniform draws for the tokens that follow those at an index of the round, (B,)."""
-        at_B1 = (self.rows.asked.n_tokens_B1 + index).clamp(max=u_BP.shape[1] - 1)
-        return u_BP.gather(1, at_B1)[:, 0]
-
-    def _said(
-        self, ready_BNH: Tensor, token_BN: Tensor, ahead_B: np.ndarray, logits: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """Return what full depth says after each token of the round, as columns (B, N, …)."""
-        shape, asked, decoder = token_BN.shape, self.rows.asked, self.student.decoder
-        u_BN = torch.stack([self._draws(asked.u_token_BP, index) for index in range(shape[1])], 1)
-        drafted = None
-        if self.decoding.temperature > 0 and logits:
-            is_draft_BA = np.arange(shape[1] - 1) < ahead_B[:, None]
-            row_D, index_D = np.nonzero(is_draft_BA)
-            row, index = to_device([row_D, index_D], self.device)
-            u_BA = torch.stack([self._draws(asked.u_exit_BP, at) for at in range(shape[1] - 1)], 1)
-            drafted = Drafted(
-                row * shape[1] + index, token_BN[row, index + 1], torch.stack(logits, 1)[row, index], u_BA[row, index],
-                self.decoding.temperature, self.decoding.top_p,
-            )  # fmt: skip
-        ready_DH, u_D = ready_BNH.flatten(0, 1), u_BN.flatten()
-        picked = read_tokens(decoder, self.decoding, ready_DH, u_D, drafted=drafted)
-        return {name: column.unflatten(0, shape) for name, column in picked.columns().items()}
 
     def _keep(self, token_BN: np.ndarray, ahead_B: np.ndarray, said: dict[str, Tensor]) -> None:
         """Give each row the drafts that full depth agrees with and its own next token, up to one that ends the row."""

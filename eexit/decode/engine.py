@@ -14,7 +14,7 @@ import torch
 from eexit.decode.batch import Batch, Tell
 from eexit.decode.draft import DraftingBatch
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request
-from eexit.decode.step import OnlineBatch, OracleBatch, fork_of
+from eexit.decode.step import OnlineBatch, OracleBatch
 from eexit.errors import UsageError
 from eexit.method.states import STATES
 from eexit.model.cache import SLACK_COLUMNS
@@ -110,6 +110,8 @@ class Engine:
     def _refusal(self, request: Request) -> Failure | None:
         n_prompt = len(request.prompt_token_ids)
         context = self.decoder.context_of(n_prompt)
+        if self.decoding.temperature > 0 and isinstance(request.configuration, Draft):
+            return Failure(f"drafts are greedy, and temperature is {self.decoding.temperature:g}: set it to 0")
         if n_prompt == 0:
             return Failure("the prompt is empty: nothing to continue from")
         if context is not None and n_prompt >= context:
@@ -178,18 +180,12 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
 def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
     """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be owed.
 
-    Beside a teacher that is the same decoder, nothing is owed, and the student's keys and values begin above the fork.
-    Where drafts are sampled, the logits that they were drafted and verified with are kept. Two decoders take twice as
-    much.
+    Beside a teacher that is the same decoder, nothing is owed. Two passes take twice as much.
     """
     decoder, modes = decoders.teacher, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
     keys, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
     if decoders.are_one and is_taught:
-        fork = fork_of(decoding, requests)
-        return keys * (2 * decoder.n_layers - 1 - fork) // decoder.n_layers + logits
+        return 2 * keys + logits
     owed = decoder.width * decoder.dtype.itemsize * min(decoding.max_new_tokens, length) if modes - {NORMAL} else 0
-    if decoding.temperature > 0:
-        drafts = (request.configuration for request in requests)
-        logits *= 1 + 2 * max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
     return (keys + owed + logits) * (1 if decoders.are_one else 2)

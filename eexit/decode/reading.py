@@ -17,7 +17,7 @@ from torch import Tensor
 from eexit.cpu import kernels
 from eexit.cpu.chosen import Chosen
 from eexit.decode.requests import Decoding
-from eexit.decode.sampling import Drafted, pick_tokens
+from eexit.decode.sampling import pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import LOGITS, Rule
@@ -178,14 +178,10 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Divergence:
 
 
 def read_tokens(
-    decoder: Decoder, decoding: Decoding, ready_BH: Tensor, u_B: Tensor, given_B: Tensor | None = None,
-    drafted: Drafted | None = None,
-) -> Picked:  # fmt: skip
-    """Read the next tokens of rows, from what goes into the head of each, (B, H).
-
-    Given tokens are taken as they are; drafted ones may be accepted where tokens are sampled.
-    """
-    return read_ready(decoder, ready_BH, decoding, given_B).taken(slice(None), decoding, u_B, drafted)
+    decoder: Decoder, decoding: Decoding, ready_BH: Tensor, u_B: Tensor | None, given_B: Tensor | None = None
+) -> Picked:
+    """Read the next tokens of rows, from what goes into the head of each, (B, H), unless they are given."""
+    return read_ready(decoder, ready_BH, decoding, given_B).taken(slice(None), decoding, u_B)
 
 
 def read_exits(student: Decoder, teacher: Decoder, exit_BH: Tensor, final_BW: Tensor) -> Divergence:
@@ -225,19 +221,19 @@ class LayerReading:
             seen["logits"] = self.logits_BV[row_B]
         return seen
 
-    def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
+    def taken(self, row_B: Tensor | slice, decoding: Decoding, u_B: Tensor | None) -> Picked:
         """Return the next tokens of these rows, if they leave."""
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
         likeliest_B = token_B if self.token_B is self.likeliest_B else self.likeliest_B[row_B]
         if self.sampled:
             assert self.logits_BV is not None
+            assert u_B is not None
             row_B = torch.arange(len(self.token_B), device=token_B.device)[row_B]
             parts = []
             for start in range(0, len(row_B), LOGITS_ROWS):
                 at = slice(start, start + LOGITS_ROWS)
                 logits_BV = self.logits_BV[row_B[at]]
-                picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
-                parts.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
+                parts.append(pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at]))
             token_B = joined(parts)
             log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
         top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]

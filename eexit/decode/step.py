@@ -48,15 +48,12 @@ class OnlineBatch(Batch):
 class OracleBatch(Batch):
     """Rows beside a teacher, the full-depth pass that oracles look at: their exits are known before they run.
 
-    Where student and teacher are one decoder, rows whose mode leaves the state as it is have no student, and the
-    students of others share the teacher's pass up to the `fork`, the last layer that no exit can alter.
+    Where student and teacher are one decoder, rows whose mode leaves the state as it is have no student.
     """
 
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         super().__init__(n_slots, length, decoders, decoding, requests)
-        fork = fork_of(decoding, requests) if decoders.are_one else -1
-        self.first_layer = fork + 1
-        self.teacher = Prefixes(decoders.teacher, decoding, n_slots, length, fork)
+        self.teacher = Prefixes(decoders.teacher, decoding, n_slots, length)
         self.caches.append(self.teacher.cache)
 
     @torch.inference_mode()
@@ -70,7 +67,7 @@ class OracleBatch(Batch):
         picked = self._picked(deciding, decision, taught)
         if self.n_students:
             with record_function("student"):
-                picked.put_first(self._students(self.n_students, inputs, deciding, decision, taught))
+                picked.put_first(self._students(self.n_students, inputs, deciding, decision))
         # 4. Everything is recorded.
         with record_function("records"):
             columns = picked.columns() | taught.reading.columns(picked.token_B, self.decoding.observe)
@@ -92,21 +89,12 @@ class OracleBatch(Batch):
                 leaves.put(ready_BH, reader.ready(states_BXW[leaves.rows, rank], layer))
         return read_tokens(self.decoders.teacher, self.decoding, ready_BH, deciding.u_token_D)
 
-    def _students(self, n_rows: int, inputs: Inputs, deciding: Deciding, decision: Decision, taught: Taught) -> Picked:
+    def _students(self, n_rows: int, inputs: Inputs, deciding: Deciding, decision: Decision) -> Picked:
         """Run the students of the first so many rows up to their exits, and read their next tokens there."""
         inputs, known = _first(n_rows, inputs), _first(n_rows, decision)
         deciding = replace(_first(n_rows, deciding), is_everywhere=True)
         visit = ExitPass(Leaving.of(self.student, self.rows, n_rows), self.decoding, deciding, known, (n_rows, 1))
-        entering_B1W: Tensor | None = None
-        if taught.fork_BW is not None:
-            entering_BW = taught.fork_BW[:n_rows]
-            for rank, layer in enumerate(self.decoding.exitable_layers):
-                if layer < self.first_layer:
-                    here_BW, leaves_B = taught.states_BXW[:n_rows, rank], known.exit_D == rank
-                    visit.leave(rank, leaves_B, here_BW)
-                    entering_BW = torch.where(leaves_B[:, None], here_BW, entering_BW)
-            entering_B1W = entering_BW[:, None]
-        return visit.finish(self.student.run(visit, inputs, self.first_layer, entering_B1W)).picked
+        return visit.finish(self.student.run(visit, inputs)).picked
 
     def has_student(self, request: Request) -> bool:
         mode = request.configuration.mode
@@ -122,16 +110,3 @@ def _first(n_rows: int, of_rows: OfRows) -> OfRows:
     parts: dict[str, Any] = {field.name: getattr(of_rows, field.name) for field in fields(of_rows)}
     parts |= {name: part[:n_rows] for name, part in parts.items() if isinstance(part, Tensor)}
     return replace(of_rows, **parts)
-
-
-def fork_of(decoding: Decoding, requests: Sequence[Request]) -> int:
-    """Return the last layer that students take from their teacher: the next one is still one that no exit can alter.
-
-    State `frozen_cache` copies from that one. Students run all layers where it is −1, as where states look at streams
-    before exits.
-    """
-    states = [STATES[request.configuration.mode] for request in requests if request.configuration.mode in STATES]
-    if any(state.needs for state in states):
-        return -1
-    altered = [state.first_altered(decoding.exitable_layers[0]) for state in states]
-    return max(-1, min((layer for layer in altered if layer is not None), default=1) - 2)

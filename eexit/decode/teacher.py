@@ -91,14 +91,13 @@ class Taught:
 
     reading: Reading  # of each row
     states_BXW: Tensor  # the residual streams after the exitable layers and the final one
-    fork_BW: Tensor | None  # and after the last layer that no exit can alter
 
 
 class Prefixes:
     """The keys and values of a teacher, with a slot per unique prefix; `Rows.prefix` says which of them is a row's."""
 
-    def __init__(self, decoder: Decoder, decoding: Decoding, n_slots: int, length: int, fork: int):
-        self.decoder, self.decoding, self.fork = decoder, decoding, fork
+    def __init__(self, decoder: Decoder, decoding: Decoding, n_slots: int, length: int):
+        self.decoder, self.decoding = decoder, decoding
         self.cache = decoder.cache(n_slots, length)
 
     def begin(self, rows: Rows, prefilled: KVCache, slots: np.ndarray, prompt_N: np.ndarray) -> None:
@@ -120,12 +119,10 @@ class Prefixes:
         asked, exits = rows.asked, [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
         inputs = Inputs(asked.token_B1[row], asked.position_B1[row], rows.seen(rows.end + 1)[row])
         with record_function("teacher"):
-            kept = [*exits, self.fork] if self.fork >= 0 else exits
-            streams_UXW = teacher_pass(self.decoder, kept, inputs, self.cache)[:, 0]
+            streams_UXW = teacher_pass(self.decoder, exits, inputs, self.cache)[:, 0]
         with record_function("readout"):
-            reading = read_layers(self.decoder, streams_UXW[:, : len(exits)], self.decoding).of(prefix_B)
-        streams_BXW = streams_UXW[prefix_B]
-        return Taught(reading, streams_BXW[:, : len(exits)], streams_BXW[:, -1] if self.fork >= 0 else None)
+            reading = read_layers(self.decoder, streams_UXW, self.decoding).of(prefix_B)
+        return Taught(reading, streams_UXW[prefix_B])
 
     def _split(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give rows that shared a prefix, and then generated different tokens, different slots.

@@ -486,6 +486,8 @@ class SweepConfig(BaseModel):
             )
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        if self.draft and self.temperature > 0:
+            raise ValueError(f"draft {self.draft[0]} is greedy, and temperature is {self.temperature:g}: set it to 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
             if draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
                 raise ValueError(

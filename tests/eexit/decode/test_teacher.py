@@ -16,14 +16,14 @@ from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.config import Observe
-from eexit.plan.configuration import Configuration, Draft, Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.results.token_columns import recorded
 
 
 def kinds(model: PreTrainedModel) -> list[Configuration]:
-    """`normal`, each online rule in some mode, and drafts."""
+    """`normal`, each online rule in some mode."""
     exits = [each for each in each_rule(model, 1) if not (isinstance(each, Exit) and each.is_oracle)]
-    return [*exits, Exit("unfrozen", "fixed", 3.0), Draft(3, 2)]
+    return [*exits, Exit("unfrozen", "fixed", 3.0)]
 
 
 @pytest.mark.parametrize(("architecture", "observe"), [("llama", "final"), ("gemma3", "none")])
