@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from cluster.assessment.prompt_parts import PILOT, RUN, TRAINING, PromptParts
 from cluster.assessment.sizes import TOKENS_OF_A_TEXT
+from eexit.method.modes import MODES
 from eexit.method.rules import shown
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES, alters
 from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.verdict.file import Bound
@@ -28,7 +28,7 @@ from eexit.studies.verdict.file import Bound
 TEXTS, LINEAR, STATE, REPLAY, CHOICE, TIMES, AGAIN = (
     "texts", "linear", "state", "replay", "choice", "times", "again",
 )  # fmt: skip
-EXACT: Final = next(name for name, state in STATES.items() if not alters(state))
+EXACT: Final = next(name for name, state in MODES.items() if not state.alters)
 DEPLOYED: Final = "mapped_residual"
 Rules = Mapping[str, tuple[float, ...]]
 IN_THE_PILOT: Final[Rules] = {"agree": (), "confidence": (0.6, 0.8, 0.95)}

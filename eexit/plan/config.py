@@ -16,10 +16,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
+from eexit.method.modes import MODES
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, exiting_modes, mode_of, parse_drafts, parse_exit_set
 
@@ -27,7 +27,7 @@ HEAD, SCREEN = "head", "screen"  # what rules that read decide on
 AUTO_DTYPE: Final = "auto"  # of a sweep that has not begun: what it became is that of one that has
 NO_MARKS: Final = "none"  # of a chain of thought: texts have no parts
 Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
-MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
+MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need state maps
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 GATE_THRESHOLDS: Final = (0.1,)
@@ -177,8 +177,8 @@ def _mode(name: str) -> str:
     if name not in (modes := exiting_modes()):
         *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    if name in STATES:
-        STATES[name].refuse_if_not_given()
+    if name in MODES:
+        MODES[name].refuse_if_not_given()
     return name
 
 
@@ -280,9 +280,9 @@ ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_leng
 
 
 def _exiting(key: str) -> str:
-    if mode_of(key) not in STATES:
-        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
-    STATES[mode_of(key)].refuse_if_not_given()
+    if mode_of(key) not in MODES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
+    MODES[mode_of(key)].refuse_if_not_given()
     return key
 
 
@@ -329,7 +329,7 @@ class SweepConfig(BaseModel):
     )
     modes: Modes = Field(
         (NORMAL, "unfrozen", "frozen_residual"),
-        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(MODES)}",
     )
     kl_factors: KLFactors = Field(
         (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import first_line
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing

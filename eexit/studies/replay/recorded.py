@@ -22,8 +22,8 @@ from torch import Tensor
 from eexit.decode.costs import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
+from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, Look
-from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit, gives_its_exits
@@ -129,7 +129,7 @@ class Replayed:
 
 def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
     """Whether what is read at exits is in the full-depth pass: they alter nothing, and no adapter does either."""
-    return not is_adapted and not alters(STATES[setting.state])
+    return not is_adapted and not MODES[setting.state].alters
 
 
 def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:

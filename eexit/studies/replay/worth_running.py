@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES, alters
 from eexit.plan.configuration import EVERY
 from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
@@ -55,7 +55,7 @@ def settings_worth_running(results: str) -> tuple[Mapping[str, tuple[float, ...]
 
 def is_candidate(row: Row) -> bool:
     """Whether a replay is of an online rule in exact state, without a gate, and its costs are known."""
-    return row["rule"] in ONLINE and not alters(STATES[row["mode"]]) and not row["gate"] and bool(row["cost_run"])
+    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["cost_run"])
 
 
 def cheapest_within_aims(found: Sequence[ReplayedSetting]) -> list[ReplayedSetting]:

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES, alters
 from eexit.plan.configuration import NORMAL, PERFECT
 from eexit.plan.runs import OK
 from eexit.plan.splits import digest, groups
@@ -63,7 +63,7 @@ class PromptTables:
     def keys(self, rules: Container[str], are_altering: bool) -> list[str]:
         """The settings with these rules in states that alter what later tokens see, or in those that don't."""
         there = [entry for entry in self.sweep.manifest.configurations if entry["rule"] in rules]
-        return [entry["key"] for entry in there if alters(STATES[entry["mode"]]) == are_altering]
+        return [entry["key"] for entry in there if MODES[entry["mode"]].alters == are_altering]
 
     def exits_alone(self, key: str) -> Option:
         """As if deciding, and what exits leave behind, cost nothing."""
@@ -166,7 +166,7 @@ def _replays(sweep: FinishedSweep) -> list[Row]:
         for row in REPLAYS.rows(sweep.store)
         if row["rule"] in ONLINE and row["gate"] != PERFECT and row["cost_run"] and row["units"]
     }
-    return [row for row in latest.values() if not alters(STATES[row["mode"]])]
+    return [row for row in latest.values() if not MODES[row["mode"]].alters]
 
 
 def of_run(sweep: FinishedSweep, choice: Row | None, bound: Bound) -> dict[Imposed, Best]:

@@ -13,7 +13,7 @@ from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import rows
+from eexit.decode import slots
 from eexit.decode.costs import LOOKS, Prices
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Failure, Request, Trace
@@ -94,7 +94,7 @@ def test_drafts_reach_beyond_the_room_that_records_have(
 ) -> None:
     requests = requests_of(DRAFTS)
     expected = generate(llama, requests)
-    monkeypatch.setattr(rows, "FIRST_ROOM_TOKENS", 3)
+    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)
     for trace, its in zip(generate(llama, requests, replace(DECODING, rows=7)), expected, strict=True):
         assert_same(trace, its)
 

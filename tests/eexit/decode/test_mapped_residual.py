@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
+from eexit.decode.unit_costs import find_prices
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit

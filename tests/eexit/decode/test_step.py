@@ -18,14 +18,14 @@ from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import engine, rows
+from eexit.decode import engine, slots
 from eexit.decode.costs import Counts, needed
+from eexit.decode.deferred import DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Decoders, Decoding, Request
 from eexit.decode.score import score
-from eexit.decode.student import Student
+from eexit.method.modes import MODES
 from eexit.method.rules import BLIND, ONLINE, Parameter
-from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs, Visit
@@ -50,7 +50,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
         request, priced = Request(PROMPTS[0], configuration, 3), architecture in ("llama", "gemma3", "gpt_neox")
         alone = run_alone(decoder, FEW, request, priced=priced)
         counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
-        least = needed(exit_T, np.array([*EXITABLE, 6]), STATES[configuration.mode])
+        least = needed(exit_T, np.array([*EXITABLE, 6]), MODES[configuration.mode])
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         writes = configuration.mode in ("frozen_residual", "mapped_residual")
         assert counts.keys_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
@@ -61,13 +61,13 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
 
 def test_invariant_7_holds_for_every_rule_and_state(llama: PreTrainedModel) -> None:
     """Also for those that look at nothing, at the stream alone, or through a probe."""
-    for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), STATES):
+    for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), MODES):
         run_alone(decoder_of(llama), replace(FEW, readout=LINEAR), Request(PROMPTS[0], Exit(mode, rule, parameters[0])))
 
 
 def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
-    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in STATES]
-    assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(STATES)
+    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in MODES]
+    assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(MODES)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "mpt"])
@@ -88,7 +88,7 @@ def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cos
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    for module in (kv_cache, rows, engine):
+    for module in (kv_cache, slots, engine):
         monkeypatch.setattr(module, "SLACK_COLUMNS", 3)
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
     moved, move_left = list[int](), KVCache.move_left
@@ -155,21 +155,21 @@ def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: p
 
 
 def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedModel) -> None:
-    for mode in STATES:
+    for mode in MODES:
         alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], Exit(mode, "fixed", 1.0)))
         assert alone.columns["layers_run"] == 2 * (len(alone.trace.token_id_T) - 1)
         assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
 
 
 def test_room_for_tokens_that_are_owed_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    held, run = list[int](), Student.run
+    held, run = list[int](), DeferredTokens.run
 
-    def noted(student: Student, *given: object) -> torch.Tensor:
-        ready_BTH = run(student, *given)  # type: ignore[arg-type]
-        held.append(sum(owed.hidden_BNW.nbytes for owed in student.owed))
-        return ready_BTH
+    def noted(deferred: DeferredTokens, *given: object) -> torch.Tensor:
+        head_input_BTF = run(deferred, *given)  # type: ignore[arg-type]
+        held.append(sum(block.parts["hidden"].nbytes for block in deferred.blocks))
+        return head_input_BTF
 
-    monkeypatch.setattr(Student, "run", noted)
+    monkeypatch.setattr(DeferredTokens, "run", noted)
     decoder, requests = decoder_of(long_llama()), [Request(PROMPTS[1], Exit("unfrozen", "fixed", 1.0))] * 3
     traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
     length = N_LONG + len(PROMPTS[1])

@@ -8,7 +8,7 @@ from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.reading import read_layers
+from eexit.decode.predictors import read_layers
 from eexit.decode.requests import Decoding, Request
 from eexit.plan.configuration import Normal
 from eexit.training.streams import streams

@@ -24,8 +24,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.decode.costs import LOOKS, Prices
-from eexit.decode.reading import Reader
+from eexit.decode.predictors import LMHead, predictors
 from eexit.decode.requests import Decoding
+from eexit.method.rules import Look
 from eexit.method.state_maps import KEYS
 from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.model.quantization import weight_bytes
@@ -115,17 +116,14 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
     """Count the multiply-adds of each of LOOKS, (X, K); probe and gate look at no final layer."""
-    reader, screen = Reader(decoder, decoding.readout), decoding.screen
-    prices: list[dict[str, int]] = []
-    for layer in (*decoding.exitable_layers, reader.final):
-        ready_1H, ready = _counted(reader.ready, hidden_1W, layer)
-        price = {"head_reads": ready + _counted(decoder.head, ready_1H)[1]}
-        if screen:
-            price["screen_reads"] = ready + _counted(screen.read, ready_1H)[1]
-        if decoding.probe and layer != reader.final:
-            one_1 = torch.ones_like(hidden_1W[:, 0])
-            price["probe_reads"] = _counted(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]
-        if decoding.gate and layer != reader.final:
+    prices, final = list[dict[str, int]](), decoder.n_layers - 1
+    for layer in (*decoding.exitable_layers, final):
+        look = Look(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
+        named = predictors(LMHead(decoder, decoding))
+        if layer == final:
+            named = {name: predict for name, predict in named.items() if name != "probe_reads"}
+        price = {name: _counted(predict, look, None)[1] for name, predict in named.items()}
+        if decoding.gate and layer != final:
             price["gate_reads"] = _counted(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
         prices.append(price)
     return np.array([[price.get(name, 0) for name in LOOKS] for price in prices])

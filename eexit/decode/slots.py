@@ -1,100 +1,73 @@
-"""Rows in flight: which request each holds, its tokens, and what is recorded of them.
+"""Slots of a batch: which request each holds, its tokens, and what is recorded of them.
 
-Rows fill slots from 0 without gaps. What is asked of them is kept on the host, and sent to the device when rows come or
-go; what is recorded is kept on the device, and copied when a row ends. The latest token of each row is in the same
-column of the caches.
+Requests fill slots from 0 without gaps. What they ask for is kept on the host, and sent to the device when they come or
+go; what is recorded is kept on the device, and copied when a request ends. The latest token of each slot is in the
+same column of the KV caches.
 
-Shapes: S slots, B rows in flight, E exitable layers, X = E + 1 with the final layer last, K top tokens, P a row's
-generated tokens, N tokens of one row, C columns.
+Shapes: S slots, B slots in flight, E exitable layers, X = E + 1 with the final layer last, K top tokens, P generated
+tokens of a slot, N tokens, C columns.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eexit.decode.costs import Ran
+from eexit.decode.groups import Criterion, ExitPlan, SlotGroup, criterion_of
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
 from eexit.method.draws import exit_draws, sampling_draws
-from eexit.method.rules import RULES
-from eexit.method.states import STATES
+from eexit.method.modes import MODES, Mode
 from eexit.model.cache import SLACK_COLUMNS
-from eexit.model.layers import Decoder
-from eexit.plan.configuration import PERFECT, Exit
+from eexit.model.layers import Decoder, Inputs
+from eexit.plan.configuration import Exit
 from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
-NONE: Final = -1  # the index of a rule, a state or a layer where there is none
 ALIGNMENT_BYTES: Final = 8  # of arrays that are copied together: enough for any dtype
 MISSED: Final = "missed_T"  # recorded beside the columns of a trace: whether a screen let the token exit by mistake
 
 
-class GateAt(NamedTuple):
-    """The rule whose gate rows use, as `Gate.rules` names it, and from which chance on it lets them through."""
-
-    rule: str
-    threshold: float
-
-
-class RuleOfRows(NamedTuple):
-    """A rule and where it looks: indices into the exitable layers, and there, what a gate lets through."""
-
-    name: str
-    ranks: tuple[int, ...]
-    gate: GateAt | None = None
-
-    @classmethod
-    def of(cls, configuration: Exit, exitable_layers: Sequence[int]) -> "RuleOfRows":
-        gate = None
-        if configuration.gate not in (None, PERFECT):  # whose exits are those without a gate
-            gate = GateAt(configuration.gated_rule, float(configuration.gate))
-        return cls(configuration.rule, configuration.ranks(exitable_layers), gate)
-
-
 @dataclass
-class AskedOfRows:
-    """What is asked of the rows in flight, on the device, and how far they are."""
+class DeviceSlots:
+    """Device copy of what slots ask for and how far they are; sent when requests come or go, updated by each step."""
 
-    rule_B: Tensor  # an index into `Rows.rules`; NONE for `normal`
-    state_B: Tensor  # an index into `Rows.states`; NONE where exits leave nothing behind
     parameter_BE: Tensor  # of the rule; NaN outside the exit set
     u_exit_BP: Tensor
     u_token_BP: Tensor
     slot_B: Tensor
-    first_B1: Tensor  # the column of the row's first token
+    first_B1: Tensor  # the column of the first token
     token_B1: Tensor  # the latest one
     n_tokens_B1: Tensor  # generated so far
     position_B1: Tensor  # of the latest one
+    layer_X: Tensor
+    groups: list[SlotGroup]  # of all slots in flight
+    modes: list[tuple[Mode, Tensor | None]]  # of those with an early-exit pass
 
 
-class Rows:
-    """Slots for rows of these requests, of up to `length` tokens each."""
+class SlotTable:
+    """The slots of a batch, of which the first `n_early` have an early-exit pass."""
 
     def __init__(self, n_slots: int, decoding: Decoding, requests: Sequence[Request], decoder: Decoder):
         n_exits, n_tokens = len(decoding.exitable_layers), min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
-        exits = {request.configuration for request in requests if isinstance(request.configuration, Exit)}
-        self.rules = sorted(
-            {RuleOfRows.of(exiting, decoding.exitable_layers) for exiting in exits},
-            key=lambda rule: (list(RULES).index(rule.name), rule.ranks, rule.gate or ()),
-        )
-        self.states = [name for name in STATES if name in {exiting.state for exiting in exits}]
         self.layer_X = np.array([*decoding.exitable_layers, decoder.n_layers - 1])
-        self.decoding, self.device, self.n_slots, self.n_rows = decoding, decoder.device, n_slots, 0
+        self.decoding, self.device, self.n_slots, self.n_rows, self.n_early = decoding, decoder.device, n_slots, 0, 0
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
         self.end = self.longest_prompt  # behind the column of the rows' latest token but one
         self.requests: dict[int, Request] = {}
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
-        self.rule, self.state = np.full((2, n_slots), NONE)
+        self.exits: list[tuple[Criterion, Mode] | None] = [None] * n_slots  # None: `normal`, or a draft
         self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares
         self.parameter = np.zeros((n_slots, n_exits), np.float32)
         self.u_exit, self.u_token = np.zeros((2, n_slots, n_tokens), np.float32)
         self.token, self.exit_layer = np.zeros((2, n_slots, n_tokens), np.int64)
         self.is_finite = np.ones(n_slots, bool)
         self.records = self._records(n_tokens)
-        self._asked: AskedOfRows | None = None
+        self._sent: DeviceSlots | None = None
 
     # ---- rows come and go
 
@@ -102,31 +75,32 @@ class Rows:
         """Put request number `index`, which may generate `limit` tokens, into a free slot."""
         n_prompt, configuration = len(request.prompt_token_ids), request.configuration
         self.request[slot], self.n_prompt[slot], self.limit[slot], self.n_tokens[slot] = index, n_prompt, limit, 0
-        self.state[slot] = self.states.index(configuration.mode) if configuration.mode in self.states else NONE
-        self.rule[slot], self.parameter[slot], self.is_finite[slot] = NONE, 0, True
+        self.exits[slot], self.parameter[slot], self.is_finite[slot] = None, 0, True
         if isinstance(configuration, Exit):
-            self.rule[slot] = self.rules.index(RuleOfRows.of(configuration, self.decoding.exitable_layers))
-            self.parameter[slot] = configuration.per_layer(self.decoding.exitable_layers)
+            layers = self.decoding.exitable_layers
+            self.exits[slot] = criterion_of(configuration, layers), MODES[configuration.mode]
+            self.parameter[slot] = configuration.per_layer(layers)
         self.requests[index] = request
         self.n_rows += 1
         self._draw(slot)
-        self._asked = None
+        self._sent = None
 
     def move(self, source: int, target: int) -> None:
         """Put the row of one slot into another one."""
-        for column in (
-            self.request, self.n_prompt, self.n_tokens, self.limit, self.rule, self.state, self.parameter, self.prefix,
+        columns: list[Any] = [
+            self.request, self.n_prompt, self.n_tokens, self.limit, self.exits, self.parameter, self.prefix,
             self.u_exit, self.u_token, self.token, self.exit_layer, self.is_finite,
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for column in columns:
             column[target] = column[source]
         for record in self.records.values():
             record[target] = record[source]
-        self._asked = None
+        self._sent = None
 
     def drop_last(self) -> None:
         """Free the last slot that is in use."""
         self.n_rows -= 1
-        self._asked = None
+        self._sent = None
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
@@ -134,7 +108,7 @@ class Rows:
         if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
-        self._asked = None
+        self._sent = None
         return unused
 
     def make_room_for(self, n_tokens: int) -> None:
@@ -147,7 +121,7 @@ class Rows:
                 self.records[name] = torch.cat([self.records[name], record], 1)
             for slot in range(self.n_rows):
                 self._draw(slot)
-            self._asked = None
+            self._sent = None
 
     @torch.inference_mode()
     def _records(self, n_tokens: int) -> dict[str, Tensor]:
@@ -176,11 +150,6 @@ class Rows:
         return np.arange(self.n_rows)
 
     @property
-    def all_exit(self) -> bool:
-        """Whether every row has a rule."""
-        return bool((self.rule[: self.n_rows] != NONE).all())
-
-    @property
     def first(self) -> np.ndarray:
         """The column of each row's first token, (B,); the latest token is not in a cache yet."""
         first_B: np.ndarray = self.end + 1 - (self.n_prompt + self.n_tokens)[: self.n_rows]
@@ -193,21 +162,54 @@ class Rows:
         return last_B
 
     @property
-    def asked(self) -> AskedOfRows:
-        """What is asked of the rows in flight, on the device: sent where rows have come or gone, else as it was."""
-        if self._asked is None:
+    def sent(self) -> DeviceSlots:
+        """What slots ask for, on the device: sent where requests have come or gone, else as it was."""
+        if self._sent is None:
             part, n_tokens_B1 = slice(self.n_rows), self.n_tokens[: self.n_rows, None]
-            arrays = (
-                self.rule[part], self.state[part], self.parameter[part], self.u_exit[part], self.u_token[part],
-                self.slots, self.first[:, None], self.last_token[:, None], n_tokens_B1,
-                self.n_prompt[part, None] + n_tokens_B1 - 1,
-            )  # fmt: skip
-            self._asked = AskedOfRows(*to_device([array.copy() for array in arrays], self.device))
-        return self._asked
+            arrays = [
+                self.parameter[part], self.u_exit[part], self.u_token[part], self.slots, self.first[:, None],
+                self.last_token[:, None], n_tokens_B1, self.n_prompt[part, None] + n_tokens_B1 - 1, self.layer_X,
+            ]  # fmt: skip
+            by_criterion: defaultdict[Criterion, list[int]] = defaultdict(list)
+            by_mode: defaultdict[Mode, list[int]] = defaultdict(list)
+            for slot, exits in enumerate(self.exits[part]):
+                if exits is not None:
+                    by_criterion[exits[0]].append(slot)
+                    if slot < self.n_early:
+                        by_mode[exits[1]].append(slot)
+            indices = [np.array(slots) for slots in by_criterion.values()]
+            flags = [np.isin(np.arange(self.n_early), slots)[:, None] for slots in by_mode.values()]
+            sent = to_device([array.copy() for array in (*arrays, *indices, *flags)], self.device)
+            rest = sent[len(arrays) :]
+            groups = [
+                SlotGroup(*criterion, slice(None) if len(slots) == self.n_rows else rest[at])
+                for at, (criterion, slots) in enumerate(by_criterion.items())
+            ]
+            modes = [
+                (mode, None if len(slots) == self.n_early else rest[len(indices) + at])
+                for at, (mode, slots) in enumerate(by_mode.items())
+            ]
+            self._sent = DeviceSlots(*sent[: len(arrays)], groups, modes)
+        return self._sent
+
+    def plan(self) -> ExitPlan:
+        """Return how the latest tokens exit."""
+        sent = self.sent
+        u_exit_B, u_token_B = (u_BP.gather(1, sent.n_tokens_B1)[:, 0] for u_BP in (sent.u_exit_BP, sent.u_token_BP))
+        ranks = sorted({rank for group in sent.groups for rank in group.ranks})
+        return ExitPlan(
+            sent.groups, sent.modes, ranks, sent.layer_X, sent.parameter_BE, u_exit_B, u_token_B,
+            can_all_exit=None not in self.exits[: self.n_rows],
+            defers=sum(mode.alters for _, mode in filter(None, self.exits[: self.n_early])) < self.n_early,
+        )  # fmt: skip
+
+    def inputs(self, n_columns: int) -> Inputs:
+        """Return the latest tokens, which are in the last of so many columns."""
+        return Inputs(self.sent.token_B1, self.sent.position_B1, self.seen(n_columns))
 
     def seen(self, n_columns: int) -> Tensor:
         """Flag the columns among the first `n_columns` that hold tokens of each row: (B, C) bool."""
-        return torch.arange(n_columns, device=self.device) >= self.asked.first_B1
+        return torch.arange(n_columns, device=self.device) >= self.sent.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
         """Return the token ids of the prompt of the row in a slot."""
@@ -223,15 +225,16 @@ class Rows:
         at = (slots, self.n_tokens[slots]) if slots is not None else (self.slots, self.n_tokens[: self.n_rows])
         self.token[at], self.exit_layer[at], self.is_finite[at[0]] = said[0], said[1], said[2] > 0
         if slots is None:
-            asked = self.asked
-            sent = [asked.slot_B, asked.n_tokens_B1[:, 0]]
-            asked.token_B1 = columns["token_id_T"][:, None]
-            asked.n_tokens_B1, asked.position_B1 = asked.n_tokens_B1 + 1, asked.position_B1 + 1
+            its = self.sent
+            at_slot, at_token = its.slot_B, its.n_tokens_B1[:, 0]
+            its.token_B1 = columns["token_id_T"][:, None]
+            its.n_tokens_B1, its.position_B1 = its.n_tokens_B1 + 1, its.position_B1 + 1
         else:
-            sent, self._asked = to_device([part.copy() for part in at], self.device), None
+            at_slot, at_token = to_device([part.copy() for part in at], self.device)
+            self._sent = None
         for name, record in self.records.items():
             if name in columns and record.numel():
-                record[sent[0], sent[1]] = columns[name].to(record.dtype)
+                record[at_slot, at_token] = columns[name].to(record.dtype)
         self.n_tokens[at[0]] += 1
         self.make_room_for(int(self.n_tokens[: self.n_rows].max()) + 1)
 
