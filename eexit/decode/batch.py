@@ -124,9 +124,8 @@ class Batch(ABC):
     def _settle(self) -> None:
         """Run what rows in flight owe."""
         if self.student.owed and self.rows.n_rows:
-            position_B1 = self.rows.asked.position_B1 - 1
-            latest = Inputs(torch.zeros_like(position_B1), position_B1, self.rows.seen(self.rows.end))
-            self.student.settle(Leaving.of(self.student, self.rows, self.rows.n_rows), latest)
+            leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
+            self.student.settle(leaving, self.rows.seen(self.rows.end))
         self.student.owed.clear()
 
     # ---- what a step asks

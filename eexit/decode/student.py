@@ -201,16 +201,21 @@ def _own(own: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Owed:
-    """Tokens of successive steps that went through `depth` layers: the stream that enters the next, and positions."""
+    """Deferred tokens of successive steps that went through `depth` layers: the hidden state that enters the next one.
+
+    Their ids are kept, since a model may give its layers arguments that follow from them (as Gemma 4 does).
+    """
 
     depth: int
     hidden_BNW: Tensor
+    token_BN: Tensor
     position_BN: Tensor
     left: Left
 
     def of(self, rows: Tensor) -> "Owed":
         """Take these rows alone, in this order."""
-        return Owed(self.depth, self.hidden_BNW[rows], self.position_BN[rows], self.left.of(rows))
+        parts = (part[rows] for part in (self.hidden_BNW, self.token_BN, self.position_BN))
+        return Owed(self.depth, *parts, self.left.of(rows))
 
 
 class Passing:
@@ -277,35 +282,35 @@ class Student:
         while visit.held_BTW is not None and not visit.all_left:
             owed = self.owed.pop()
             entering_BTW = torch.cat([owed.hidden_BNW, visit.held_BTW], 1)
-            inputs = longer(inputs, owed.position_BN)
+            inputs = longer(owed, inputs)
             visit.join(owed)
             ready_BTH = self.decoder.run(visit, inputs, self.cache, owed.depth, entering_BTW)
         if visit.held_BTW is not None:
-            self._owe(Owed(visit.depth, visit.held_BTW, inputs.position_BT, visit.left))
+            self._owe(Owed(visit.depth, visit.held_BTW, inputs.token_BT, inputs.position_BT, visit.left))
         return ready_BTH
 
     def _owe(self, owed: Owed) -> None:
         """Add to what is owed, as one with the tokens of earlier steps that are owed from the same layer on."""
         if self.owes(owed.depth):
             before = self.owed.pop()
-            hidden_BNW = torch.cat([before.hidden_BNW, owed.hidden_BNW], 1)
-            position_BN = torch.cat([before.position_BN, owed.position_BN], 1)
-            owed = Owed(owed.depth, hidden_BNW, position_BN, before.left.beside(owed.left))
+            names = ("hidden_BNW", "token_BN", "position_BN")
+            parts = (torch.cat([getattr(before, name), getattr(owed, name)], 1) for name in names)
+            owed = Owed(owed.depth, *parts, before.left.beside(owed.left))
         self.owed.append(owed)
 
     def keep(self, rows: Tensor) -> None:
         """Keep what these rows owe, in this order, and drop the rest."""
         self.owed = [owed.of(rows) for owed in self.owed]
 
-    def settle(self, leaving: Leaving, latest: Inputs) -> None:
-        """Run what is owed, before rows come that owe nothing; `latest` are the rows' latest tokens in the cache."""
+    def settle(self, leaving: Leaving, seen_BC: Tensor) -> None:
+        """Run what is owed, before rows come that owe nothing; `seen_BC` are the columns that hold tokens of rows."""
         if self.owed:
             owed = self.owed.pop()
-            inputs = longer(latest, owed.position_BN[:, :-1])
+            inputs = Inputs(owed.token_BN, owed.position_BN, seen_BC)
             self.run(Passing(leaving, owed.left), inputs, owed.depth, owed.hidden_BNW)
 
 
-def longer(inputs: Inputs, position_BN: Tensor) -> Inputs:
-    """Return inputs with tokens at these positions before the others; their ids are 0, since no embedding is used."""
-    token_BT = torch.nn.functional.pad(inputs.token_BT, (position_BN.shape[1], 0))
-    return replace(inputs, token_BT=token_BT, position_BT=torch.cat([position_BN, inputs.position_BT], 1))
+def longer(owed: Owed, inputs: Inputs) -> Inputs:
+    """Return inputs with deferred tokens before the others."""
+    token_BT = torch.cat([owed.token_BN, inputs.token_BT], 1)
+    return replace(inputs, token_BT=token_BT, position_BT=torch.cat([owed.position_BN, inputs.position_BT], 1))

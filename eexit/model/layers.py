@@ -247,7 +247,7 @@ class Decoder:
         self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
         self.windows = self._windows(config)
         why = "" if self.takes_positions else "; it takes no position_ids"
-        refusals.refuse_mixed(self._last_two, texts, own_TV[-2:].float(), self.dtype, why)
+        refusals.refuse_mixed(self._last_four, texts, own_TV[-4:].float(), self.dtype, why)
 
     def _visit_each(
         self, stack: nn.Module, name: str, inputs: Inputs, cache: "_ClaimingCache"
@@ -306,22 +306,37 @@ class Decoder:
             self.run(visit, far, self.cache(1, farthest))
         return windows
 
-    def _last_two(self, texts: refusals.Texts, nudge: float) -> Tensor:
-        """The logits behind all but the last token of texts and, in a second pass, behind that one, (B, 2, V).
+    def _last_four(self, texts: refusals.Texts, nudge: float) -> Tensor:
+        """Return the logits behind the last four tokens of texts, (B, 4, V), by each kind of pass that there is.
 
-        The residual stream is nudged before every layer, by up to so much of its size.
+        The first of the four ends a pass over all tokens before, the second has a pass of its own, and the last two are
+        deferred: each runs half of the layers by itself, and they run the others together. The hidden state is nudged
+        before every layer, by up to so much of its size.
         """
         whole, cache = Inputs.of(texts, self.device), self.cache(len(texts), len(texts[0]))
-        generator, length, logits = torch.Generator().manual_seed(0), len(texts[0]), list[Tensor]()
+        generator, length, half = torch.Generator().manual_seed(0), len(texts[0]), self.n_layers // 2
+        deferred: list[Tensor] = []
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
             noise = torch.rand(hidden_BTW.shape, generator=generator).to(hidden_BTW) * 2 - 1
             return layer.run(hidden_BTW * (1 + nudge * noise) if nudge else hidden_BTW)
 
-        for at in (slice(0, length - 1), slice(length - 1, length)):
-            part = Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, : at.stop])
-            logits.append(self.head(self.run(visit, part, cache)[:, -1]).float())
-        return torch.stack(logits, 1)
+        def defer(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            if layer.index == half:
+                deferred.append(hidden_BTW)
+            return visit(layer, hidden_BTW) if layer.index < half else hidden_BTW
+
+        def part(start: int, end: int) -> Inputs:
+            at = slice(start, end)
+            return Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, :end])
+
+        first = self.run(visit, part(0, length - 3), cache)[:, -1:]
+        second = self.run(visit, part(length - 3, length - 2), cache)
+        for at in (length - 2, length - 1):
+            self.run(defer, part(at, at + 1), cache)
+        later = self.run(visit, part(length - 2, length), cache, half, torch.cat(deferred, 1))
+        ready_B4H = torch.cat([first, second, later], 1)
+        return self.head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4)).float()
 
 
 class _ClaimingCache(KVCache):

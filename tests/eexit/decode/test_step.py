@@ -70,7 +70,7 @@ def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
     assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(STATES)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "mpt"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
 def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cost_alone(architecture: str) -> None:
     """Every online rule and every state, in few slots, while others owe."""
     model = shared_model(architecture)
