@@ -122,11 +122,11 @@ class Batch(ABC):
         self.student.keep(kept)
 
     def _settle(self) -> None:
-        """Run what rows in flight owe."""
-        if self.student.owed and self.rows.n_rows:
+        """Run the deferred tokens of rows in flight."""
+        if self.student.deferred and self.rows.n_rows:
             leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
             self.student.settle(leaving, self.rows.seen(self.rows.end))
-        self.student.owed.clear()
+        self.student.deferred.clear()
 
     # ---- what a step asks
 

@@ -8,6 +8,7 @@ Shapes: B rows in flight, A drafts of a round, N = A + 1 tokens of a row that ar
 final one last, V vocabulary.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ class DraftingBatch(OnlineBatch):
         assert isinstance(draft, Draft)
         super().__init__(n_slots, length + draft.n_tokens, decoders, decoding, requests)
         self.draft = draft  # of all rows
+        self.student.most_tokens = math.inf  # all tokens of a round are verified in one pass
         self.rounds: defaultdict[int, list[list[int]]] = defaultdict(list)
 
     @torch.inference_mode()
