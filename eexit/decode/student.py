@@ -263,7 +263,10 @@ class Passing:
 
     def __call__(self, layer: Layer, hidden_BTW: Tensor) -> Tensor:
         if self.held_BTW is None:
-            stops = not self.leaving.all_alter if self.all_left else self.leaving.student.defers(layer.index)
+            leaving, student = self.leaving, self.leaving.student
+            # Behind deferred tokens, which other rows may have left behind, all are deferred: they run in one piece.
+            defers = not leaving.all_alter or student.deferred
+            stops = defers if self.all_left else student.defers(layer.index)
             if not stops:
                 return self.visit(layer, hidden_BTW)
             self.depth, self.held_BTW = layer.index, hidden_BTW

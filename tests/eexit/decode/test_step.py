@@ -155,6 +155,25 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_are_owed(
         assert np.diff(deep_T).max() > 32, "many tokens must be owed"
 
 
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2", "gemma4", "mpt"])
+def test_rows_that_alter_the_cache_go_on_as_the_reference_when_the_last_row_that_does_not_has_ended(
+    architecture: str,
+) -> None:
+    """Their tokens were deferred with those of that row, and the next ones aren't written before them."""
+    model = shared_model(architecture)
+    [threshold] = some(model, "confidence")[:1]
+    first, ends = (Request(PROMPTS[at], Exit("unfrozen", "random", control(60, 20, 15, 5)), at) for at in (1, 2))
+    modes = [mode for mode in modes_of(model) if mode != "unfrozen"]
+    others = [Request(PROMPTS[0], Exit(mode, "confidence", threshold), 3) for mode in modes]
+    for end in (6, 10):
+        decoding = replace(
+            SAMPLED, max_new_tokens=24, rows=2 + len(others),
+            stops=lambda row, end=end: row.request in (first, ends) and len(row.token_ids) == end,
+        )  # fmt: skip
+        traces = generate(model, [first, ends, *others], decoding)
+        assert_as_reference(model, others, traces[2:], replace(decoding, stops=None))
+
+
 def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
     long = tuple(token % 97 for token in range(7, 157))
