@@ -125,7 +125,7 @@ class Batch(ABC):
         """Run the deferred tokens of rows in flight."""
         if self.student.deferred and self.rows.n_rows:
             leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
-            self.student.settle(leaving, self.rows.seen(self.rows.end))
+            self.student.settle(leaving, self._latest(self.rows.end))
         self.student.deferred.clear()
 
     # ---- what a step asks
@@ -135,8 +135,12 @@ class Batch(ABC):
         if n_columns := self.rows.shift():
             for cache in self.caches:
                 cache.move_left(n_columns)
+        return self._latest(self.rows.end + 1)
+
+    def _latest(self, end: int) -> Inputs:
+        """Return the rows' latest tokens as inputs whose columns end before column `end`."""
         asked = self.rows.asked
-        return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(self.rows.end + 1))
+        return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(end), self.rows.first_column)
 
     def deciding(self) -> Deciding:
         """Return what decides the exits of the rows' latest tokens."""

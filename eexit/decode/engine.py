@@ -88,7 +88,7 @@ class Engine:
         """Return what batch a request is decoded in, and what all rows of a batch have in common."""
         beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
         if isinstance(request.configuration, Draft):
-            return DraftingBatch, (request.configuration, beyond_switch)
+            return DraftingBatch, (request.configuration, beyond_switch, self._reaches_context(request))
         is_taught = request.is_oracle or (has_oracles and isinstance(request.configuration, Normal))
         return OracleBatch if is_taught else OnlineBatch, beyond_switch
 
@@ -130,11 +130,19 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
+    def _reaches_context(self, request: Request) -> bool:
+        """Return True if drafts of other rows may be in columns beyond the model's context beside this row."""
+        if self.decoder.context is None or not isinstance(request.configuration, Draft):
+            return False
+        length = len(request.prompt_token_ids) + self._limit(request)
+        return length + request.configuration.n_tokens > self.decoder.context
+
     def _new_batch(self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // row_bytes(kind is OracleBatch, decoders, self.decoding, length, requests)
-        self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
+        most = 1 if any(map(self._reaches_context, requests)) else self.decoding.rows
+        self.n_slots = max(1, min(len(requests), most, fit))
         return kind(self.n_slots, length, decoders, self.decoding, requests)
 
     def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:

@@ -130,7 +130,7 @@ class Rows:
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
-        unused = min(int(self.first.min()), self.end - self.longest_prompt)
+        unused = min(self.first_column, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
@@ -187,6 +187,11 @@ class Rows:
         return first_B
 
     @property
+    def first_column(self) -> int:
+        """The first column that holds a token of a row in flight."""
+        return int(self.first.min())
+
+    @property
     def last_token(self) -> np.ndarray:
         """Each row's latest token id, (B,)."""
         last_B: np.ndarray = self.token[self.slots, self.n_tokens[: self.n_rows] - 1]
@@ -206,8 +211,8 @@ class Rows:
         return self._asked
 
     def seen(self, n_columns: int) -> Tensor:
-        """Flag the columns among the first `n_columns` that hold tokens of each row: (B, C) bool."""
-        return torch.arange(n_columns, device=self.device) >= self.asked.first_B1
+        """Flag the columns from `first_column` to before `n_columns` that hold tokens of each row: (B, C) bool."""
+        return torch.arange(self.first_column, n_columns, device=self.device) >= self.asked.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
         """Return the token ids of the prompt of the row in a slot."""

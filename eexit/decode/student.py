@@ -310,8 +310,8 @@ class Student:
             entering_BTW, visit.held_BTW = visit.held_BTW, None
             pieces = self._pop(visit.depth)
             if sum(piece.token_BN.numel() for piece in pieces) > self.most_tokens:
-                seen_BC = inputs.seen_BC[:, : -inputs.token_BT.shape[1]]
-                self._run_blocks(visit.leaving, pieces, seen_BC, self._next_stop(visit.depth))
+                before = replace(inputs, seen_BC=inputs.seen_BC[:, : -inputs.token_BT.shape[1]])
+                self._run_blocks(visit.leaving, pieces, before, self._next_stop(visit.depth))
             else:
                 deferred = DeferredTokens.joined(pieces)
                 visit.join(deferred)
@@ -341,19 +341,21 @@ class Student:
         stops += [self.deferred[-1].depth] if self.deferred else []
         return min(stops, default=self.decoder.n_layers)
 
-    def _run_blocks(self, leaving: Leaving, pieces: deque[DeferredTokens], seen_BC: Tensor, stop: int) -> None:
+    def _run_blocks(self, leaving: Leaving, pieces: deque[DeferredTokens], inputs: Inputs, stop: int) -> None:
         """Run deferred tokens in blocks up to layer `stop`, and defer them from there.
 
-        The last of the tokens is in the last of these columns. Pieces are removed as they run, so that they are freed.
+        They end with the columns of `inputs`. Pieces are removed as they run, so that they are freed.
         """
-        column = seen_BC.shape[1] - sum(piece.n_tokens for piece in pieces)
+        column = inputs.seen_BC.shape[1] - sum(piece.n_tokens for piece in pieces)
         while pieces:
             block = DeferredTokens.joined(self._next_block(pieces))
             column += block.n_tokens
-            self._run_block(leaving, block, seen_BC[:, :column], stop)
+            seen_BC = inputs.seen_BC[:, :column]
+            inputs_of_block = Inputs(block.token_BN, block.position_BN, seen_BC, inputs.first_column)
+            self._run_block(leaving, block, inputs_of_block, stop)
             self.tell_block()
 
-    def _run_block(self, leaving: Leaving, block: DeferredTokens, seen_BC: Tensor, stop: int) -> None:
+    def _run_block(self, leaving: Leaving, block: DeferredTokens, inputs: Inputs, stop: int) -> None:
         """Run deferred tokens together up to layer `stop`, and defer them from there, if there is such a layer."""
 
         def visit(layer: Layer, hidden_BNW: Tensor) -> Tensor:
@@ -363,7 +365,6 @@ class Student:
                 self.deferred.append(replace(block, depth=stop, hidden_BNW=hidden_BNW))
             return hidden_BNW
 
-        inputs = Inputs(block.token_BN, block.position_BN, seen_BC)
         self.decoder.run(visit, inputs, self.cache, block.depth, block.hidden_BNW)
 
     def _next_block(self, waiting: deque[DeferredTokens]) -> list[DeferredTokens]:
@@ -381,10 +382,10 @@ class Student:
         """Keep the deferred tokens of these rows, in this order, and drop the rest."""
         self.deferred = [piece.of(rows) for piece in self.deferred]
 
-    def settle(self, leaving: Leaving, seen_BC: Tensor) -> None:
-        """Run all deferred tokens, before rows come that have none; `seen_BC` are the columns that hold tokens."""
+    def settle(self, leaving: Leaving, latest: Inputs) -> None:
+        """Run all deferred tokens, before rows come that have none; they end with the columns of `latest`."""
         pieces, self.deferred = deque(self.deferred), []
-        self._run_blocks(leaving, pieces, seen_BC, self.decoder.n_layers)
+        self._run_blocks(leaving, pieces, latest, self.decoder.n_layers)
 
 
 def longer(deferred: DeferredTokens, inputs: Inputs) -> Inputs:

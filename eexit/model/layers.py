@@ -73,7 +73,8 @@ class Layer:
         """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
         if hidden_SC is None or (mask := self.mask) is None:
             return self
-        hidden = hidden_SC[: self.cache.n_rows, None, None, : mask.shape[-1]].to(mask.device)
+        columns = slice(self.cache.first, self.cache.first + mask.shape[-1])
+        hidden = hidden_SC[: self.cache.n_rows, None, None, columns].to(mask.device)
         call = self._call
         call.arguments["attention_mask"] = (
             mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
@@ -100,11 +101,14 @@ class Inputs:
     """Tokens of a pass: those of each row are to the right, behind padding.
 
     `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last.
+    They begin with column `first_column`. Layers get no columns before it, and so no more than the longest row has
+    tokens: some models have masks or biases for no more columns than their context has positions.
     """
 
     token_BT: Tensor
     position_BT: Tensor
     seen_BC: Tensor
+    first_column: int = 0
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], device: torch.device, end: int = 0) -> "Inputs":
@@ -115,8 +119,7 @@ class Inputs:
         token_BT = (token_BT.pin_memory() if can_pin else token_BT).to(device, non_blocking=can_pin)
         seen_BT = token_BT >= 0
         position_BT = seen_BT.cumsum(1) - 1
-        seen_BC = nn.functional.pad(seen_BT, (max(0, end - longest), 0))
-        return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BC)
+        return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BT, max(0, end - longest))
 
 
 class Decoder:
@@ -159,7 +162,8 @@ class Decoder:
         Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
-        cache.begin(n_rows, inputs.seen_BC.shape[1] - n_tokens, n_tokens)
+        start = inputs.first_column + inputs.seen_BC.shape[1] - n_tokens
+        cache.begin(n_rows, start, n_tokens, inputs.first_column)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
 
         def visit_from_first(layer: Layer, hidden_BTW: Tensor) -> Tensor:
