@@ -196,8 +196,9 @@ def state(
 
     `function(exit, layer)` says what a deeper layer gets of tokens that have left: a stream (N, W), of which the layer
     makes keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles.
-    Both are of the dtype of `exit.stream`, and finite. `exit` is an `Exited`, and `layer` a `Deeper`. What leaves "copy" (of the exit layer's keys and values) or "nothing"
-    is not asked. With `needs`, "before" or "embedding", `exit` has these streams too.
+    Both are of the dtype of `exit.stream`, and finite. `exit` is an `Exited`, and `layer` a `Deeper`. What leaves
+    "copy" (of the exit layer's keys and values) or "nothing" is not asked. With `needs`, "before" or "embedding",
+    `exit` has these streams too.
 
     Raises `UsageError` for a function that can't be a state, and for a name that is taken by one of ours.
     """
