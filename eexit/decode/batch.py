@@ -115,7 +115,7 @@ class Batch:
     def admit(self, requests: Mapping[int, Request], limits: Mapping[int, int]) -> None:
         """Give these requests, by their numbers, slots, and the first token of each."""
         if self.slots.n_rows:
-            self.deferred.settle(self.slots.plan(), self.slots.seen(self.slots.end))
+            self.deferred.settle(self.slots.plan(), self.slots.inputs(self.slots.end))
         self.deferred.blocks.clear()
         prompts = list(dict.fromkeys(request.prompt_token_ids for request in requests.values()))
         reference, caches = prefill(self.decoders, self.decoding, prompts, self.slots.end)

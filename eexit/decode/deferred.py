@@ -54,9 +54,10 @@ class Block:
         """Hidden states that modes need."""
         return {name: part for name, part in self.parts.items() if name not in OWN}
 
-    def inputs(self, seen_BC: Tensor) -> Inputs:
-        """Return the tokens as inputs; `seen_BC` are the columns of each sequence up to the last of them."""
-        return Inputs(self.parts["token"], self.parts["position"], seen_BC)
+    def inputs(self, others: Inputs, n_after: int = 0) -> Inputs:
+        """Return the tokens as inputs that end so many columns before the end of others."""
+        seen_BC = others.seen_BC[:, : others.seen_BC.shape[1] - n_after]
+        return Inputs(self.parts["token"], self.parts["position"], seen_BC, others.first_column)
 
 
 class DeferredTokens:
@@ -90,12 +91,12 @@ class DeferredTokens:
             waiting = self._take(first)
             if sum(each.parts["token"].numel() for each in waiting) > self.most_tokens:
                 ends = [at + 1 for at in visitor.ranks if at >= first] + [each.layer for each in self.blocks[-1:]]
-                self._run_blocks(visitor.plan, waiting, inputs.seen_BC[:, : -block.n_tokens], min(ends, default=None))
+                self._run_blocks(visitor.plan, waiting, inputs, block.n_tokens, min(ends, default=None))
             else:
                 older = Block.joined(waiting)
                 visitor.join(older.parts["exit"], older.kept)
                 block = Block.joined([older, block])
-            inputs, hidden_BTD = block.inputs(inputs.seen_BC), block.parts["hidden"]
+            inputs, hidden_BTD = block.inputs(inputs), block.parts["hidden"]
 
     def _run(self, visitor: ExitVisitor, inputs: Inputs, first: int, hidden_BTD: Tensor | None) -> Tensor:
         """Run layers up to where tokens are deferred, or all exit."""
@@ -117,12 +118,12 @@ class DeferredTokens:
         self.blocks = [block for block in self.blocks if block.layer != layer]
         return waiting
 
-    def _run_blocks(self, plan: ExitPlan, waiting: list[Block], seen_BC: Tensor, stop: int | None) -> None:
-        """Run tokens, the last of which is in the last of these columns, up to a layer from which on they are deferred.
+    def _run_blocks(self, plan: ExitPlan, waiting: list[Block], inputs: Inputs, n_after: int, stop: int | None) -> None:
+        """Run tokens up to a layer from which on they are deferred; they end so many columns before others end.
 
         They are removed from the list as they run, so that they are freed.
         """
-        column = seen_BC.shape[1] - sum(block.n_tokens for block in waiting)
+        n_after += sum(block.n_tokens for block in waiting)
         while waiting:
             together = [waiting.pop(0)]
             while waiting and waiting[0].layer == together[0].layer:
@@ -130,10 +131,10 @@ class DeferredTokens:
                     break
                 together.append(waiting.pop(0))
             block = Block.joined(together)
-            column += block.n_tokens
+            n_after -= block.n_tokens
             visitor = ExitVisitor.of_exited(self.head, plan, block.parts["exit"], block.kept)
-            visitor.stops_at, inputs = stop, block.inputs(seen_BC[:, :column])
-            self.decoder.run(visitor, inputs, self.cache, block.layer, block.parts["hidden"])
+            visitor.stops_at = stop
+            self.decoder.run(visitor, block.inputs(inputs, n_after), self.cache, block.layer, block.parts["hidden"])
             if stop is not None and visitor.held_BTD is not None:
                 self.blocks.append(Block(stop, {**block.parts, "hidden": visitor.held_BTD}))
             self.tell_block()
@@ -144,7 +145,7 @@ class DeferredTokens:
             Block(block.layer, {name: part[rows] for name, part in block.parts.items()}) for block in self.blocks
         ]
 
-    def settle(self, plan: ExitPlan, seen_BC: Tensor) -> None:
-        """Run all deferred tokens; `seen_BC` are the columns that hold tokens."""
+    def settle(self, plan: ExitPlan, latest: Inputs) -> None:
+        """Run all deferred tokens, which end with the columns of the latest ones."""
         waiting, self.blocks = self.blocks, []
-        self._run_blocks(plan, waiting, seen_BC, None)
+        self._run_blocks(plan, waiting, latest, 0, None)

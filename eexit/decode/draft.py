@@ -77,7 +77,7 @@ class DraftBatch(Batch):
         slots = self.slots
         [last_B1] = to_device([(slots.n_prompt + slots.limit - 1)[: slots.n_rows, None]], self.device)
         position_B1 = torch.minimum(slots.sent.position_B1 + index, last_B1)
-        return Inputs(token_B1, position_B1, slots.seen(slots.end + 1 + index))
+        return Inputs(token_B1, position_B1, slots.seen(slots.end + 1 + index), slots.first_column)
 
     def _accept(self, token_BN: np.ndarray, ahead_B: np.ndarray, columns: dict[str, Tensor]) -> None:
         """Give each slot the drafts that full depth agrees with and its own next token, up to one that ends it."""

@@ -90,7 +90,7 @@ class Engine:
         beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
         match request.configuration:
             case Draft() as draft:
-                return f"drafts {draft}", beyond_switch
+                return f"drafts {draft}, {self._reaches_context(request)}", beyond_switch
             case Normal() if not has_oracles:
                 return ONLINE, beyond_switch
             case Exit() if not request.is_oracle:
@@ -137,11 +137,19 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
+    def _reaches_context(self, request: Request) -> bool:
+        """Return True if drafts of other slots may be in columns beyond the model's context beside this one."""
+        if self.decoder.context is None or not isinstance(request.configuration, Draft):
+            return False
+        length = len(request.prompt_token_ids) + self._limit(request)
+        return length + request.configuration.n_tokens > self.decoder.context
+
     def _new_batch(self, has_oracles: bool, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // row_bytes(has_oracles, decoders, self.decoding, length, requests)
-        self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
+        most = 1 if any(map(self._reaches_context, requests)) else self.decoding.rows
+        self.n_slots = max(1, min(len(requests), most, fit))
         if isinstance(requests[0].configuration, Draft):
             return DraftBatch(self.n_slots, length, decoders, self.decoding, requests)
         return Batch(self.n_slots, length, decoders, self.decoding, requests, has_oracles)

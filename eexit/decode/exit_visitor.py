@@ -171,7 +171,8 @@ class ExitVisitor:
         if self.likeliest_NE is not None and rule.compares:
             columns = [self.likeliest_NE[tokens.index, at] for at in group.ranks if at <= rank]
             more["likeliest_so_far"] = torch.stack(columns, 1)
-        score_M = rule.evidence(look.part(rule.needs, own, **more))
+        checked = self.plan.checks(rule) and (tokens.mask_M is None or tokens.mask_M)
+        score_M = rule.evidence(look.part(rule.needs, own, **more), checked)
         chances = rule.chances(score_M[:, None], look.parameter[own, None])
         tokens.put(self.decided.score_NE[:, rank], score_M)
         tokens.put(self.decided.stop_NE[:, rank], chances.stop_BE[:, 0])
@@ -185,7 +186,7 @@ class ExitVisitor:
             if mode.alters:
                 own_BT = flag_BT if flag_B1 is None else flag_BT & flag_B1
                 exited = ExitedTokens.from_flag(
-                    own_BT, self.plan.layer_X[self.exit_BT], self.kept, self.decoding.state_maps
+                    own_BT, self.plan.layer_X[self.exit_BT], self.kept, self.decoding.state_maps, self.plan.checks(mode)
                 )
                 self.exited.append((mode, exited))
                 own_BT1 = own_BT[..., None]

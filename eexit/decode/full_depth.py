@@ -94,7 +94,8 @@ class SharedPrefixes:
         if len(source_P):
             self.cache.copy_rows(self.cache, source, target)
         whole, layers = slots.inputs(slots.end + 1), [*decoding.exitable_layers, decoder.n_layers - 1]
-        inputs = Inputs(whole.token_BT[row], whole.position_BT[row], whole.seen_BC[row])
+        parts = (part[row] for part in (whole.token_BT, whole.position_BT, whole.seen_BC))
+        inputs = Inputs(*parts, whole.first_column)
         with record_function("full depth"):
             hidden_UXD = full_depth_pass(decoder, layers, inputs, self.cache)[:, 0]
         with record_function("readout"):

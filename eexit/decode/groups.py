@@ -5,7 +5,7 @@ layer last.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from eexit.cpu.selection import Index
 from eexit.method.divergence import Divergence
 from eexit.method.modes import Mode
+from eexit.method.own import Definition
 from eexit.method.rules import FINAL, ONLINE, RULES, Chances, Look, Rule
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
 from eexit.plan.configuration import PERFECT, Exit
@@ -89,11 +90,21 @@ class ExitPlan:
     can_all_exit: bool = True  # False: some tokens run to full depth, or all do together
     defers: bool = False  # True: skipped layers have to run later for some sequence
     next_token_N: Tensor | None = None  # if they are given
+    checked: set[str] = field(default_factory=set)  # custom rules and modes whose numbers have been checked
 
     @cached_property
     def online(self) -> Sequence[SlotGroup]:
         """The groups whose rules read layers in the pass."""
         return [group for group in self.groups if group.rule.name in ONLINE]
+
+    def checks(self, custom: Definition) -> bool:
+        """Return True if numbers of a custom rule or mode are to be checked now, and note that they are.
+
+        They always are on a CPU; elsewhere, where the host waits for the device, once a batch.
+        """
+        is_first = custom.name not in self.checked
+        self.checked.add(custom.name)
+        return is_first or self.layer_X.device.type == "cpu"
 
     def decide(self, reference: Divergence | None = None) -> Decisions:
         """Return what is known before the pass: by rules that read nothing, or the full-depth reference."""
@@ -104,7 +115,7 @@ class ExitPlan:
             parameter_ME, score_ME = self.parameter_NE[at], None
             if rule.needs == FINAL:
                 assert reference, f"{rule.name} reads the full-depth reference"
-                score_ME = rule.evidence(Look.at_final(reference, parameter_ME, at))
+                score_ME = rule.evidence(Look.at_final(reference, parameter_ME, at), self.checks(rule))
                 decided.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
             chances = rule.chances_in_set(score_ME, parameter_ME)
             decided.stop_NE[at], decided.go_on_NE[at] = chances.stop_BE, chances.go_on_BE

@@ -59,6 +59,7 @@ class SlotTable:
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
         self.end = self.longest_prompt  # behind the column of the rows' latest token but one
         self.requests: dict[int, Request] = {}
+        self.checked: set[str] = set()  # custom rules and modes whose numbers have been checked
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
         self.exits: list[tuple[Criterion, Mode] | None] = [None] * n_slots  # None: `normal`, or a draft
         self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares
@@ -104,7 +105,7 @@ class SlotTable:
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
-        unused = min(int(self.first.min()), self.end - self.longest_prompt)
+        unused = min(self.first_column, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
@@ -156,6 +157,11 @@ class SlotTable:
         return first_B
 
     @property
+    def first_column(self) -> int:
+        """The first column that holds a token of a slot in flight."""
+        return int(self.first.min())
+
+    @property
     def last_token(self) -> np.ndarray:
         """Each row's latest token id, (B,)."""
         last_B: np.ndarray = self.token[self.slots, self.n_tokens[: self.n_rows] - 1]
@@ -201,15 +207,16 @@ class SlotTable:
             sent.groups, sent.modes, ranks, sent.layer_X, sent.parameter_BE, u_exit_B, u_token_B,
             can_all_exit=None not in self.exits[: self.n_rows],
             defers=sum(mode.alters for _, mode in filter(None, self.exits[: self.n_early])) < self.n_early,
+            checked=self.checked,
         )  # fmt: skip
 
     def inputs(self, n_columns: int) -> Inputs:
         """Return the latest tokens, which are in the last of so many columns."""
-        return Inputs(self.sent.token_B1, self.sent.position_B1, self.seen(n_columns))
+        return Inputs(self.sent.token_B1, self.sent.position_B1, self.seen(n_columns), self.first_column)
 
     def seen(self, n_columns: int) -> Tensor:
-        """Flag the columns among the first `n_columns` that hold tokens of each row: (B, C) bool."""
-        return torch.arange(n_columns, device=self.device) >= self.sent.first_B1
+        """Flag the columns from `first_column` to before `n_columns` that hold tokens of each slot: (B, C) bool."""
+        return torch.arange(self.first_column, n_columns, device=self.device) >= self.sent.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
         """Return the token ids of the prompt of the row in a slot."""

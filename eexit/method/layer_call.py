@@ -53,13 +53,16 @@ class ExitedTokens:
     exit_layer_BT: Tensor  # of exited tokens
     kept: Mapping[str, Tensor]  # hidden states of all tokens, (B, T, D), by their names in `Exited`
     kv_maps: StateMaps | None
+    checks_numbers: bool = True  # of custom modes
 
     @classmethod
     def from_flag(
-        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: StateMaps | None
-    ) -> "ExitedTokens":
+        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: StateMaps | None,
+        checks_numbers: bool = True,
+    ) -> "ExitedTokens":  # fmt: skip
         """Take the tokens with this flag."""
-        return cls(flag_BT, Selection.from_flag(flag_BT.flatten()), exit_layer_BT, kept, kv_maps)
+        tokens = Selection.from_flag(flag_BT.flatten())
+        return cls(flag_BT, tokens, exit_layer_BT, kept, kv_maps, checks_numbers)
 
     def might_be(self) -> bool:
         """Return False if there is no such token, as far as the host knows."""

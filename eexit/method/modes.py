@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, refuse_name, source_of
+from eexit.method.own import Definition, check_shape_and_dtype, refuse_name, source_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,26 +106,32 @@ class Mode(Definition):
     def check(self, model: Model) -> None:
         """Raises `ValueError`, saying why, for a model that this mode can't be used with."""
 
-    def result(self, given: Exited, layer: Deeper, n_parts: int = 1) -> Sequence[Tensor]:
-        """Return what the function returns for a skipped layer: a hidden state (N, D), or keys and values (N, n) each.
+    def result(self, given: Exited, layer: Deeper, *widths: int, checks_numbers: bool = True) -> Sequence[Tensor]:
+        """Return what the function gives for a skipped layer: hidden states, or keys and values, (N, width) each.
 
-        Raises `UsageError` for a custom mode whose function fails, or gives anything else.
+        Raises `UsageError`, in a line with mode and layer, for a custom mode whose function fails, or gives other
+        shapes or dtypes. With `checks_numbers`, for which the host waits, also if numbers are not finite of a token
+        whose hidden state is.
         """
-        if self.source is None:
-            return self._parts(self.function(given, layer), n_parts)
         try:
-            parts = self._parts(self.function(given, layer), n_parts)
-            if len(parts) != n_parts:
-                raise TypeError("it leaves keys and values: give both")
-            if any(len(part) != len(given.stream) or part.ndim != given.stream.ndim for part in parts):
-                raise TypeError(f"it gives shapes {[tuple(p.shape) for p in parts]} of {len(given.stream)} tokens")
+            made = self.function(given, layer)
+            if len(widths) == 2 and not (isinstance(made, tuple | list) and len(made) == 2):
+                raise TypeError("gives no pair of keys and values")
+            parts = made if len(widths) == 2 else (made,)
+            for what, part, width in zip(
+                ("keys ", "values ") if len(widths) == 2 else ("",), parts, widths, strict=True
+            ):
+                check_shape_and_dtype(part, (len(given.stream), width), given.stream.dtype, what)
+                if checks_numbers:
+                    # Elsewhere than on a CPU, other tokens than those that have exited before the layer are there, too.
+                    counts_N = given.stream.isfinite().all(-1) & (given.layer < layer.index)
+                    if n_off := int((counts_N & ~part.isfinite().all(-1)).sum()):
+                        raise ValueError(
+                            f"gives {what or 'numbers '}that are not finite, of {n_off} of {len(counts_N)} tokens"
+                        )
         except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"state {self.name}, at layer {layer.index}: {error}") from error
+            raise UsageError(f"mode {self.name}, layer {layer.index}: {error}") from error
         return parts
-
-    @staticmethod
-    def _parts(said: Any, n_parts: int) -> Sequence[Tensor]:
-        return (said,) if n_parts == 1 else said
 
 
 class FullDepthMode(Mode):
@@ -153,7 +159,10 @@ class HiddenStateMode(Mode):
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         if exited.might_be():
-            call.replace_hidden(exited.tokens, self.result(exited.given(call.hidden_before), Deeper(call.index))[0])
+            given, width = exited.given(call.hidden_before), call.hidden_before.shape[-1]
+            checks = exited.checks_numbers
+            made = self.result(given, Deeper(call.index), width, checks_numbers=checks)
+            call.replace_hidden(exited.tokens, made[0])
 
 
 class KeysMode(Mode):
@@ -164,7 +173,12 @@ class KeysMode(Mode):
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         if exited.might_be():
             given = exited.given(call.hidden_before)
-            call.replace_keys(exited.tokens, lambda *parts: self.result(given, Deeper(call.index, *parts), 2))
+
+            def make(key: Any, value: Any, input_ND: Tensor) -> Sequence[Tensor]:
+                layer, widths = Deeper(call.index, key, value, input_ND), (key.out_features, value.out_features)
+                return self.result(given, layer, *widths, checks_numbers=exited.checks_numbers)
+
+            call.replace_keys(exited.tokens, make)
 
     def check(self, model: Model) -> None:
         if any(not each.projections for each in model.for_keys):
@@ -247,7 +261,8 @@ def state(
     """Make a function a mode, whose name is the function's, and whose definition is its docstring.
 
     `function(exit, layer)` returns what a skipped layer gets of exited tokens: a hidden state (N, D), of which it makes
-    keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles.
+    keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles. Both
+    are of the dtype of `exit.stream`, and finite.
     `exit` is an `Exited`, and `layer` a `Deeper`. With leaves="copy" (of the exit layer's keys and values) or
     "nothing", it is not called. With `needs`, "before" or "embedding", `exit` has these hidden states too.
 
