@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import is_whole
+from eexit.cpu.packed_linear import PackedLinear, is_whole
 from eexit.errors import UsageError, first_line
 from eexit.model.checkpoint import quietly
 from eexit.model.quantization import quantization_of
@@ -84,8 +84,12 @@ def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model's modules, with parameters of its own that have the same memory, but for quantised ones."""
+    """Return a copy of the model's modules, with parameters of its own that have the same memory.
+
+    Quantised parameters and packed layers, which nothing changes, are the model's.
+    """
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    shared |= {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}
     shared |= {id(each): _parameter(each) if is_whole(each) else each for each in model.parameters()}
     return copy.deepcopy(model, shared)
 
