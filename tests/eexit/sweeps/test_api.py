@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -281,3 +282,36 @@ def test_a_loaded_model_with_a_hook_outside_of_its_layers_is_refused(model: str)
     loaded.model.norm.register_forward_hook(Steering().scale)
     with pytest.raises(ValueError, match=r"^the model's model.norm has a forward hook, .* put it on a layer"):
         eexit.sweep(["one"], model=loaded, tokenizer=tokenizer, rules={"fixed": [5]}, max_new_tokens=4, quiet=True)
+
+
+UNAPPLIED: dict[str, Any] = {
+    "repetition_penalty": 1.3, "suppress_tokens": [5], "no_repeat_ngram_size": 2, "forced_eos_token_id": 7,
+    "min_new_tokens": 3, "do_sample": True, "temperature": 0.6, "stop_strings": ["x"],
+}  # fmt: skip
+
+
+def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_named_and_kept(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({**UNAPPLIED, "pad_token_id": 0, "top_p": 1.0}))
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked: dict[str, Any] = {"rules": {"fixed": [5]}, "max_new_tokens": 2, "out": tmp_path / "out"}
+
+    def said(**more: Any) -> str:
+        eexit.sweep(["one"], **asked | {"model": str(folder)} | more)
+        return " ".join(capsys.readouterr().err.split())
+
+    line = "the model's generation_config sets "
+    first = said()
+    assert first.count(line) == 1
+    assert all(f"{name}=" in first for name in UNAPPLIED)
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["model"]["generation_config"] == UNAPPLIED
+    sampled = said(temperature=0.6, out=tmp_path / "sampled")
+    assert "repetition_penalty=1.3" in sampled
+    assert "do_sample" not in sampled, "it is applied"
+    assert "temperature" not in sampled.partition(line)[2]
+    assert line in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "loaded")
+    loaded.generation_config = type(loaded.generation_config)()
+    assert line not in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "nothing")
