@@ -12,7 +12,7 @@ import pyarrow as pa
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted, precision
+from eexit.output.text import counted, precision, unapplied_sentence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, same_for_every_seed
 from eexit.results.layout import (
@@ -143,12 +143,21 @@ def do_what_is_left(
         if len(found.done) == n_planned:
             display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(out)}")
         else:
+            if unapplied := _unapplied(manifest, config):
+                display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(Remaining(config, store, lease, found))
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
         raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
     return Summary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
+
+
+def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
+    """Return the values of the model's generation_config that the sweep does not apply."""
+    applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
+    values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
+    return {name: value for name, value in values.items() if name not in applied or applied[name] != value}
 
 
 def clear_the_way(left: Remaining, out: str, display: Display) -> int:
