@@ -1,6 +1,6 @@
 """What tokens cost in multiply-adds of matrix products: what full depth costs, what exits need, and what was run.
 
-`eexit.decode.prices.find_prices` finds what a model's parts cost for one token. This module does not import torch.
+`eexit.decode.unit_costs.find_prices` finds what a model's parts cost for one token. This module does not import torch.
 
 Shapes: T decided tokens of a run, E exitable layers, X these and then the final one, L layers, K kinds of looks, R
 rounds of a row that drafts.

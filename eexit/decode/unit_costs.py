@@ -238,8 +238,9 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
 
 def _price_looks(decoder: Decoder, counter: _ProductCounter, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
     """Count the multiply-adds of each of LOOKS, (X, K); probe and gate predict at no final layer."""
-    final, predict = decoder.n_layers - 1, predictors(LMHead(decoder, decoding))
-    prices: list[dict[str, int]] = []
+    final, head, prices = decoder.n_layers - 1, LMHead(decoder, decoding), list[dict[str, int]]()
+    predict: dict[str, Callable[[Look, None], object]] = {**predictors(head)}
+    predict["head_reads"] = lambda look, _: decoder.head(head.head_input(look.after, look.index))  # without comparing
     for layer in (*decoding.exitable_layers, final):
         look = Look(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
         names = [name for name in predict if layer != final or name != "probe_reads"]

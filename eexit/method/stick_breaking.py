@@ -1,7 +1,7 @@
 """Stick-breaking: which exitable layer a token is read from, given the chance to exit at each, and what that yields.
 
 An online rule looks at one layer after the other: there the same formula is followed layer by layer, in
-`eexit.decode.exit_pass`.
+`eexit.decode.exit_visitor`.
 
 Shapes: B rows, N tokens, E exitable layers, X = E + 1 with the final layer last.
 """

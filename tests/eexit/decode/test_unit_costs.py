@@ -11,7 +11,6 @@ import pytest
 import torch
 from axes import EXITABLE
 from byte_model import save_byte_model
-from eexit.decode.prices import find_prices
 from references import decoder_of, shared_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import eexit
 from eexit.decode.costs import Prices
 from eexit.decode.requests import Decoding
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
 
