@@ -16,9 +16,10 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.full_depth import SharedPrefixes, observe, prefill
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import FullDepthReference, LMHead, NextTokens
-from eexit.decode.requests import Decoders, Decoding, Outcome, Request
+from eexit.decode.requests import Decoding, Outcome, Request
 from eexit.decode.slots import MISSED, SlotTable, to_device
 from eexit.method.modes import MODES
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Inputs
 
 Tell = Callable[[int], None]  # of a number of tokens

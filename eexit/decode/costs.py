@@ -73,48 +73,47 @@ def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> 
     return Counts(np.arange(len(exit_layer_T)), layers_T, keys_T, looks_TXK)
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What decides what was run for a run's decided tokens, each decoded alone: the layers that they exited after, what
-    their rule saw, and which a screen let exit by mistake. Without evidence, the rule looked at nothing."""
+def run_counts(
+    configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
+    missed_T: np.ndarray | None = None, has_screen: bool = False,
+) -> Counts | None:  # fmt: skip
+    """Return what was run for a run's decided tokens, decoded alone: what exits need, keys and values of all skipped
+    layers at once, and the rule's reads. None for oracles, which share a full-depth pass, and for drafts.
 
-    exit_layer_T: np.ndarray
-    evidence_TE: np.ndarray | None = None  # NaN where the rule did not look
-    missed_T: np.ndarray | None = None
-    by_screen: bool = False
+    Args:
+        score_TE: exit scores, NaN where the rule read nothing; None: it reads nothing.
+        missed_T: which tokens a screen let exit by mistake.
+    """
+    match configuration:
+        case Normal():
+            return needed(exit_layer_T, layer_X, None)
+        case Exit() if not configuration.is_oracle:
+            mode = MODES[configuration.mode]
+            counts = needed(exit_layer_T, layer_X, mode)
+            if configuration.rule in ONLINE:
+                assert score_TE is not None
+                _add_looks(counts.looks_TXK, configuration, layer_X, exit_layer_T, score_TE, missed_T, has_screen)
+            return replace(counts, keys_T=(layer_X[-1] - exit_layer_T) * mode.writes_keys)
+    return None
 
-    def counts(self, configuration: Configuration, layer_X: np.ndarray) -> Counts | None:
-        """Return what was run: what exits need, keys and values of all deeper layers at once, and the rule's looks.
 
-        None for an oracle, which runs beside a full-depth pass that rows share, and for drafts, which are counted by
-        their rounds.
-        """
-        match configuration:
-            case Normal():
-                return needed(self.exit_layer_T, layer_X, None)
-            case Exit() if not configuration.is_oracle:
-                mode = MODES[configuration.mode]
-                counts = needed(self.exit_layer_T, layer_X, mode)
-                if configuration.rule in ONLINE:
-                    self._add_looks(counts.looks_TXK, configuration, layer_X)
-                return replace(counts, keys_T=(layer_X[-1] - self.exit_layer_T) * mode.writes_keys)
-        return None
-
-    def _add_looks(self, looks_TXK: np.ndarray, setting: Exit, layer_X: np.ndarray) -> None:
-        """Add the looks of an online rule to the reads at exits; a look by the whole head at an exit is that read."""
-        assert self.evidence_TE is not None
-        rule, is_at_exit_TX = ONLINE[setting.rule], layer_X == self.exit_layer_T[:, None]
-        in_set_X = np.isin(np.arange(len(layer_X)), setting.ranks(layer_X[:-1].tolist()))
-        reached_TX = in_set_X & (layer_X <= self.exit_layer_T[:, None])
-        looked_TX = reached_TX & np.pad(~np.isnan(self.evidence_TE), ((0, 0), (0, 1)))
-        if setting.gate == PERFECT:
-            looked_TX &= is_at_exit_TX
-        if setting.gate is not None:
-            looks_TXK[..., LOOKS.index("gate_reads")] = reached_TX
-        if column := rule.read_by(self.by_screen):
-            looks_TXK[..., LOOKS.index(column)] |= looked_TX
-        if self.missed_T is not None:
-            looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & self.missed_T[:, None]
+def _add_looks(
+    looks_TXK: np.ndarray, setting: Exit, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray,
+    missed_T: np.ndarray | None, has_screen: bool,
+) -> None:  # fmt: skip
+    """Add the reads of an online rule to those at exits; a read by the whole head at an exit is that read."""
+    is_at_exit_TX = layer_X == exit_layer_T[:, None]
+    in_set_X = np.isin(np.arange(len(layer_X)), setting.ranks(layer_X[:-1].tolist()))
+    reached_TX = in_set_X & (layer_X <= exit_layer_T[:, None])
+    looked_TX = reached_TX & np.pad(~np.isnan(score_TE), ((0, 0), (0, 1)))
+    if setting.gate == PERFECT:
+        looked_TX &= is_at_exit_TX
+    if setting.gate is not None:
+        looks_TXK[..., LOOKS.index("gate_reads")] = reached_TX
+    if column := ONLINE[setting.rule].read_by(has_screen):
+        looks_TXK[..., LOOKS.index(column)] |= looked_TX
+    if missed_T is not None:
+        looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
 
 
 def cost(prices: Prices, counts: Counts, n_prompt: int, mode: Mode | None = None) -> float:

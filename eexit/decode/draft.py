@@ -21,8 +21,9 @@ from eexit.decode.batch import Batch
 from eexit.decode.costs import Rounds
 from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.groups import Decisions
-from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, RowSoFar
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.slots import to_device
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Inputs
 from eexit.plan.configuration import Draft
 

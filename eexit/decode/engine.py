@@ -14,10 +14,11 @@ import torch
 
 from eexit.decode.batch import Batch, Tell
 from eexit.decode.draft import DraftBatch
-from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request
+from eexit.decode.requests import Decoding, Failure, Outcome, Request
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.model.cache import SLACK_COLUMNS
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Draft, Exit, Normal
 from eexit.plan.model_facts import CPU_CACHE_BYTES
@@ -70,7 +71,10 @@ class Engine:
                 yield index, refused
             else:
                 waiting.append(index)
-        decoders_of = [self.decoders.under(request.configuration) for request in requests]
+        decoders_of = [
+            self.decoders if isinstance(request.configuration, Exit) else self.decoders.without_student
+            for request in requests
+        ]
         for decoders in dict.fromkeys(decoders_of):
             indices = [index for index in waiting if decoders_of[index] == decoders]
             yield from self._generate(decoders, requests, indices, progress, observed)

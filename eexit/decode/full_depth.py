@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.predictors import FullDepthReference, LMHead
-from eexit.decode.requests import Decoders, Decoding
+from eexit.decode.requests import Decoding
 from eexit.decode.slots import SlotTable, to_device
 from eexit.model.cache import KVCache
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder, Inputs, Layer
 
 OBSERVED_TOKENS: Final = 2048  # of finished texts, likewise, but those of one row at least
@@ -94,8 +95,8 @@ class SharedPrefixes:
         if len(source_P):
             self.cache.copy_rows(self.cache, source, target)
         whole, layers = slots.inputs(slots.end + 1), [*decoding.exitable_layers, decoder.n_layers - 1]
-        parts = (part[row] for part in (whole.token_BT, whole.position_BT, whole.seen_BC))
-        inputs = Inputs(*parts, whole.first_column)
+        token_UT, position_UT, seen_UC = (part[row] for part in (whole.token_BT, whole.position_BT, whole.seen_BC))
+        inputs = Inputs(token_UT, position_UT, seen_UC, whole.first_column)
         with record_function("full depth"):
             hidden_UXD = full_depth_pass(decoder, layers, inputs, self.cache)[:, 0]
         with record_function("readout"):

@@ -108,7 +108,8 @@ class ExitPlan:
 
     def decide(self, reference: Divergence | None = None) -> Decisions:
         """Return what is known before the pass: by rules that read nothing, or the full-depth reference."""
-        decided = Decisions.none(*self.parameter_NE.shape, self.parameter_NE.device)
+        n_tokens, n_exits = self.parameter_NE.shape
+        decided = Decisions.none(n_tokens, n_exits, self.parameter_NE.device)
         for rule, _, _, at in self.groups:
             if rule.name in ONLINE:
                 continue

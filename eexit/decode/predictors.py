@@ -136,19 +136,19 @@ class LMHead:
                 of_given_N = logits_NV.gather(1, given_N[start : start + size, None])[:, 0]
                 log_p.append(of_given_N.float() - compared[-1].final_lse_B)
         found = _joined(compared)
-        likeliest_N, logits_NV = found.likeliest_BX[:, 0], joined(kept) if kept else None
+        likeliest_N, all_NV = found.likeliest_BX[:, 0], joined(kept) if kept else None
         values = {"top_p": found.top_prob_BXK[:, 0, :2], "entropy": found.entropy_B, "likeliest": likeliest_N}
         log_p_N = joined(log_p) if log_p else found.likeliest_log_p_BX[:, 0]
 
         def next_tokens(at: Index, u_N: Tensor) -> NextTokens:
             token_N, log_p_of_N = (likeliest_N if given_N is None else given_N)[at], log_p_N[at]
             if is_sampled:
-                assert logits_NV is not None
-                token_N, log_p_of_N = self._sample(logits_NV, found.final_lse_B, at, u_N)
+                assert all_NV is not None
+                token_N, log_p_of_N = self._sample(all_NV, found.final_lse_B, at, u_N)
             top_NK = (part[at, 0, : self.decoding.record_top_k] for part in (found.top_token_BXK, found.top_prob_BXK))
             return NextTokens(token_N, log_p_of_N, likeliest_N[at], *top_NK)
 
-        values |= {} if logits_NV is None else {"logits": logits_NV}
+        values |= {} if all_NV is None else {"logits": all_NV}
         return Prediction(values, next_tokens, head_input_NF)
 
     def next_tokens(self, head_input_NF: Tensor, u_N: Tensor, given_N: Tensor | None = None) -> NextTokens:

@@ -22,10 +22,11 @@ from eexit.decode.exit_visitor import NONE, ExitVisitor
 from eexit.decode.full_depth import full_depth_pass, prefill
 from eexit.decode.groups import ExitPlan, SlotGroup, criterion_of
 from eexit.decode.predictors import FullDepthReference, LMHead
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.slots import to_device
 from eexit.method.draws import exit_draws
 from eexit.method.modes import MODES, Mode
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder, Inputs
 from eexit.plan.configuration import Exit
 
@@ -80,7 +81,7 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[Scored]:  # fmt: skip
     """Score several texts, each by itself, behind the same prompt and with the same draws; otherwise as `score`."""
-    decoders = Decoders.of(decoder, student).under(request.configuration)
+    decoders = Decoders.of(decoder, student if isinstance(request.configuration, Exit) else None)
     longest = max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)

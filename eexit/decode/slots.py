@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import Ran
+from eexit.decode.costs import run_counts
 from eexit.decode.groups import Criterion, ExitPlan, SlotGroup, criterion_of
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
 from eexit.method.draws import exit_draws, sampling_draws
@@ -36,6 +36,8 @@ MISSED: Final = "missed_T"  # recorded beside the columns of a trace: whether a 
 class DeviceSlots:
     """Device copy of what slots ask for and how far they are; sent when requests come or go, updated by each step."""
 
+    groups: list[SlotGroup]  # of all slots in flight
+    modes: list[tuple[Mode, Tensor | None]]  # of those with an early-exit pass
     parameter_BE: Tensor  # of the rule; NaN outside the exit set
     u_exit_BP: Tensor
     u_token_BP: Tensor
@@ -45,8 +47,6 @@ class DeviceSlots:
     n_tokens_B1: Tensor  # generated so far
     position_B1: Tensor  # of the latest one
     layer_X: Tensor
-    groups: list[SlotGroup]  # of all slots in flight
-    modes: list[tuple[Mode, Tensor | None]]  # of those with an early-exit pass
 
 
 class SlotTable:
@@ -195,7 +195,7 @@ class SlotTable:
                 (mode, None if len(slots) == self.n_early else rest[len(indices) + at])
                 for at, (mode, slots) in enumerate(by_mode.items())
             ]
-            self._sent = DeviceSlots(*sent[: len(arrays)], groups, modes)
+            self._sent = DeviceSlots(groups, modes, *sent[: len(arrays)])
         return self._sent
 
     def plan(self) -> ExitPlan:
@@ -273,8 +273,9 @@ class SlotTable:
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
         configuration, missed_T = self.requests[int(self.request[slot])].configuration, columns.pop(MISSED)
-        ran = Ran(columns["exit_layer_T"][1:], columns["evidence_TE"][1:], missed_T[1:] > 0, bool(self.decoding.screen))
-        counts = ran.counts(configuration, self.layer_X)
+        exit_layer_T, score_TE = columns["exit_layer_T"][1:], columns["evidence_TE"][1:]
+        has_screen = self.decoding.screen is not None
+        counts = run_counts(configuration, self.layer_X, exit_layer_T, score_TE, missed_T[1:] > 0, has_screen)
         return Trace(finish_reason=reason, counts=counts, rounds=None, **columns)
 
 

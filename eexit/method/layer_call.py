@@ -118,7 +118,7 @@ class LayerCall:
                 key, value = self.layer.decoder.for_keys[self.index].own_projections
                 made.extend(make(key, value, input_NF[tokens.index]))
             whole_NH = tokens.fill(len(input_NF), made[part], lambda: before(own, input_BTF).flatten(0, 1))
-            return whole_NH.unflatten(0, input_BTF.shape[:2])
+            return whole_NH.reshape(*input_BTF.shape[:2], -1)
 
         befores = self.projections or [_unchanged, _unchanged]
         self.projections = [partial(project, part, before) for part, before in enumerate(befores)]

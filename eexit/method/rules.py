@@ -98,7 +98,7 @@ class Look:
     kl: Tensor
     final_likeliest: Tensor
 
-    def __init__(self, index: int, **seen: Tensor):
+    def __init__(self, index: int, **seen: Any):
         self.__dict__.update(seen, index=index)
 
     def __getattr__(self, name: str) -> Any:

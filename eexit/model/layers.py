@@ -123,8 +123,7 @@ class Inputs:
 
     def first(self, n_rows: int) -> "Inputs":
         """Return those of the first rows."""
-        parts = (self.token_BT, self.position_BT, self.seen_BC)
-        return Inputs(*(part[:n_rows] for part in parts), self.first_column)
+        return Inputs(self.token_BT[:n_rows], self.position_BT[:n_rows], self.seen_BC[:n_rows], self.first_column)
 
 
 class Decoder:

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import first_line
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
+from eexit.model.decoders import Decoders, take_apart
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.refusals import refuse_hooked
 from eexit.plan.config import NO_MARKS, SweepConfig

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from eexit.decode.costs import Prices
 from eexit.decode.predictors import read_exits
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import Scored, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
+from eexit.model.decoders import Decoders
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import PERFECT, Exit
 from eexit.studies.replay.recorded import (

@@ -19,8 +19,9 @@ from eexit import (
 )
 from eexit.decode.batch import Batch
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Request
+from eexit.decode.requests import Request
 from eexit.errors import UsageError
+from eexit.model.decoders import Decoders
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.shard_tables import token_pieces

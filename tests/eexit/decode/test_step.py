@@ -34,13 +34,14 @@ from eexit.decode import deferred, engine, slots
 from eexit.decode.costs import Counts, needed
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
 from eexit.method.modes import MODES
 from eexit.method.own import use_files
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Inputs, Visit
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal
 

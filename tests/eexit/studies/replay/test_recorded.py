@@ -20,7 +20,7 @@ from untrained import random_gate
 
 from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoders, Decoding, Request, Trace
+from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.unit_costs import find_prices
 from eexit.method.divergence import divergence_from_final
 from eexit.method.draws import exit_draws
@@ -29,6 +29,7 @@ from eexit.method.rules import ONLINE, RULES, Parameter
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model.adapters import merged
+from eexit.model.decoders import Decoders
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.splits import digest
 from eexit.quality.text_measures import disagreement
