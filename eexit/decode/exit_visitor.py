@@ -153,10 +153,12 @@ class ExitVisitor:
         for column, sharing in asked.items():  # one read serves all groups
             parts = [tokens.index for _, tokens in sharing]
             index = parts[0] if len(parts) == 1 else torch.cat([part for part in parts if isinstance(part, Tensor)])
-            look = Look(layer, before=before_ND[index], after=after_ND[index], parameter=plan.parameter_NE[index, rank])
+            states = {
+                "before": before_ND[index], "after": after_ND[index], "parameter": plan.parameter_NE[index, rank],
+            }  # fmt: skip
             given_M = None if plan.next_token_N is None else plan.next_token_N[index]
-            prediction = self.predictors[column](look, given_M) if column else Prediction({})
-            look = Look(**vars(look), **prediction.values)
+            prediction = self.predictors[column](Look(layer, **states), given_M) if column else Prediction({})
+            look = Look(layer, **states, **prediction.values)
             reads.append((index, prediction))
             sizes = [len(part) if isinstance(part, Tensor) else len(going_N) for part in parts]
             for (group, tokens), start, end in zip(sharing, [0, *np.cumsum(sizes)], np.cumsum(sizes), strict=False):
