@@ -146,7 +146,10 @@ class Batch(ABC):
         """Return what decides the exits of the rows' latest tokens."""
         asked = self.rows.asked
         u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
-        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit)
+        return Deciding(
+            self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit,
+            checked=self.rows.checked,
+        )  # fmt: skip
 
     def record(self, columns: Mapping[str, Tensor]) -> None:
         """Add a token to every row, whose pass has filled one more column of the caches."""

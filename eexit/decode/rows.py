@@ -70,6 +70,22 @@ class AskedOfRows:
     position_B1: Tensor  # of the latest one
 
 
+class CheckedNumbers:
+    """Says when numbers of custom rules and modes are checked: always on a CPU, elsewhere once a batch.
+
+    Elsewhere, the host has to wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def are_due(self, name: str, device: torch.device) -> bool:
+        """Return True if the numbers of this rule or mode are to be checked now, and note that they are."""
+        is_first = name not in self.names
+        self.names.add(name)
+        return is_first or device.type == "cpu"
+
+
 class Rows:
     """Slots for rows of these requests, of up to `length` tokens each."""
 
@@ -86,6 +102,7 @@ class Rows:
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
         self.end = self.longest_prompt  # behind the column of the rows' latest token but one
         self.requests: dict[int, Request] = {}
+        self.checked = CheckedNumbers()
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
         self.rule, self.state = np.full((2, n_slots), NONE)
         self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.chosen import Chosen
-from eexit.decode.rows import NONE, Rows, to_device
+from eexit.decode.rows import NONE, CheckedNumbers, Rows, to_device
 from eexit.method.state_maps import KEYS, StateMaps
 from eexit.method.states import STATES, Deeper, Exited, Leaves, State, alters
 from eexit.model.cache import KVCache
@@ -73,9 +73,10 @@ class Leaving:
 
     def __init__(
         self, student: "Student", states: Mapping[str, int], state_B: Tensor, is_everywhere: bool,
-        maps: StateMaps | None = None,
+        maps: StateMaps | None = None, checked: CheckedNumbers | None = None,
     ):  # fmt: skip
         self.student, self.cache, self.maps = student, student.cache, maps
+        self.checked = checked or CheckedNumbers()
         self.states, self.state_B, self.is_everywhere = states, state_B, is_everywhere
         self.altering = tuple(name for name in states if alters(STATES[name]))
         self.hiding = tuple(name for name in states if STATES[name].leaves is Leaves.NOTHING)
@@ -88,7 +89,8 @@ class Leaving:
         """What the first `n_rows` rows leave, by the states that there are among them."""
         there = set(rows.state[:n_rows].tolist())
         states = {name: index for index, name in enumerate(rows.states) if index in there}
-        return cls(student, states, rows.asked.state_B[:n_rows], NONE not in there, rows.decoding.state_maps)
+        maps = rows.decoding.state_maps
+        return cls(student, states, rows.asked.state_B[:n_rows], NONE not in there, maps, rows.checked)
 
     @property
     def all_alter(self) -> bool:
@@ -134,13 +136,14 @@ class Leaving:
                 continue
             exited = self._exited(tokens, hidden_BTW, left, device)
             if state.leaves is Leaves.KEYS or (maps and maps.form == KEYS):
-                making = _Making(state, tokens, exited, layer)
+                making = _Making(state, tokens, exited, layer, self.checked.are_due(f"mode {state.name}", device))
                 before = projections or [_own, _own]
                 projections = [partial(making.project, part, each) for part, each in enumerate(before)]
                 continue
             if entering_BTW is hidden_BTW:
                 entering_BTW = hidden_BTW.to(device, copy=True)
-            tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), state.left(exited, Deeper(index)))
+            checks = self.checked.are_due(f"mode {state.name}", device)
+            tokens.put(entering_BTW.view(-1, entering_BTW.shape[-1]), state.left(exited, Deeper(index), checks))
         return layer, entering_BTW, projections
 
     def _tokens(self, state: State, layer: int, left: Left, device: torch.device) -> Chosen:
@@ -183,8 +186,9 @@ class Leaving:
 class _Making:
     """A layer's keys and values before norms and angles, as a state says of tokens that have left; it is asked once."""
 
-    def __init__(self, state: State, tokens: Chosen, exited: Exited, layer: Layer):
+    def __init__(self, state: State, tokens: Chosen, exited: Exited, layer: Layer, checks_numbers: bool):
         self.state, self.tokens, self.exited, self.layer = state, tokens, exited, layer
+        self.checks_numbers = checks_numbers
         self.said: Sequence[Tensor] = ()
 
     def project(self, part: int, before: Projection, own: Callable[[Tensor], Tensor], given_BTD: Tensor) -> Tensor:
@@ -192,7 +196,7 @@ class _Making:
         if not self.said:
             key, value = self.layer.decoder.for_keys[self.layer.index].own_projections
             deeper = Deeper(self.layer.index, key, value, given_BTD.flatten(0, 1)[self.tokens.rows])
-            self.said = self.state.left(self.exited, deeper)
+            self.said = self.state.left(self.exited, deeper, self.checks_numbers)
         said_NH = self.said[part]
         if self.tokens.are_all:  # of none, the own are needed
             return said_NH.reshape(*given_BTD.shape[:2], -1)

@@ -83,6 +83,16 @@ def text_of(function: Callable[..., Any]) -> str:
         return f"# no source: {code.co_code.hex()} {code.co_names} {code.co_consts}\n"
 
 
+def check_shape_and_dtype(given: Any, shape: Sequence[int], dtype: Any = None, what: str = "") -> None:
+    """Raise `TypeError` unless a custom function gives a tensor of this shape and, unless it is None, of this dtype."""
+    if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+        raise TypeError(f"gives {what}a {type(given).__name__}, not a tensor of shape {tuple(shape)}")
+    if tuple(given.shape) != tuple(shape):
+        raise TypeError(f"gives {what}{tuple(given.shape)}, not {tuple(shape)}")
+    if dtype not in (None, given.dtype):
+        raise TypeError(f"gives {what}{given.dtype}, not {dtype}")
+
+
 def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:
     """Raises `UsageError` for a name that can't be in keys of configurations, or that one of ours has."""
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.IGNORECASE):

@@ -114,7 +114,7 @@ def test_a_run_whose_rule_fails_is_a_row_with_its_error(tiny: Path, tmp_path: Pa
         "configuration"
     )
     assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
-    assert runs["error"].to_list()[::2] == 2 * ["UsageError: rule fails, at layer 2: no"]
+    assert runs["error"].to_list()[::2] == 2 * ["UsageError: rule fails, layer 2: no"]
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
