@@ -34,7 +34,7 @@ class Selection:
         kept = flag_M.nonzero()[:, 0]
         return Selection(kept if isinstance(self.index, slice) else self.index[kept]), kept
 
-    def might_be(self) -> bool:
+    def has_tokens(self) -> bool:
         """Return False if no token is selected, as far as the host knows."""
         return isinstance(self.index, slice) or len(self.index) > 0
 

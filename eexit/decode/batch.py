@@ -96,7 +96,7 @@ class Batch:
         head_input_BF = head.head_input(hidden_BXD[:, -1], layers[-1])
         for rank, layer in enumerate(layers[:-1]):
             there = Selection.from_flag(exit_B == rank)
-            if there.might_be():
+            if there.has_tokens():
                 there.put(head_input_BF, head.head_input(hidden_BXD[there.index, rank], layer))
         return head.next_tokens(head_input_BF, plan.u_token_N)
 

@@ -77,7 +77,7 @@ class DraftBatch(Batch):
         """Return the tokens at an index of the round as inputs; those that a slot has no room for are not kept."""
         slots = self.slots
         [last_B1] = to_device([(slots.n_prompt + slots.limit - 1)[: slots.n_rows, None]], self.device)
-        position_B1 = torch.minimum(slots.sent.position_B1 + index, last_B1)
+        position_B1 = torch.minimum(slots.on_device.position_B1 + index, last_B1)
         return Inputs(token_B1, position_B1, slots.seen(slots.end + 1 + index), slots.first_column)
 
     def _accept(self, token_BN: np.ndarray, ahead_B: np.ndarray, columns: dict[str, Tensor]) -> None:

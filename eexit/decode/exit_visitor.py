@@ -144,11 +144,11 @@ class ExitVisitor:
             if rank not in group.ranks:
                 continue
             tokens, _ = Selection(group.tokens).narrow(going_N[group.tokens])
-            if group.gate and tokens.might_be():
+            if group.gate and tokens.has_tokens():
                 assert self.decoding.gate
                 chance_M = self.decoding.gate.chance(after_ND[tokens.index], layer, group.gate[0])
                 tokens, _ = tokens.narrow(chance_M >= group.gate[1])
-            if tokens.might_be():
+            if tokens.has_tokens():
                 asked.setdefault(group.rule.read_by(self.decoding.screen is not None), []).append((group, tokens))
         for column, sharing in asked.items():  # one read serves all groups
             parts = [tokens.index for _, tokens in sharing]
@@ -213,7 +213,7 @@ class ExitVisitor:
             return
         exits_M = exits_N[index]
         exiting, at = Selection(index).narrow(exits_M)
-        if exiting.might_be():
+        if exiting.has_tokens():
             self.next_tokens.put(exiting, prediction.next_tokens(at, self.plan.u_token_N[exiting.index]))
             self._put_head_input(exiting, prediction.head_input_NF[at])
             exiting.put(self.unread_N, torch.zeros_like(exits_M)[at])
@@ -224,7 +224,7 @@ class ExitVisitor:
         exiting = [group.rule for group in groups if rank in group.ranks]
         if groups and all(rule.name in ONLINE and rule.read_by(has_screen) == "head_reads" for rule in exiting):
             return
-        if (later := Selection.from_flag(later_N)).might_be():
+        if (later := Selection.from_flag(later_N)).has_tokens():
             self._put_head_input(later, self.head.head_input(after_ND[later.index], layer))
 
     def _put_head_input(self, tokens: Selection, head_input_MF: Tensor) -> None:
@@ -243,7 +243,7 @@ class ExitVisitor:
         """Read the next tokens that are not read yet, given what goes into the head after the final layer."""
         self.head_input_NF = self.head_inputs(final_BTF)
         unread = Selection.from_flag(self.unread_N)
-        if unread.might_be():
+        if unread.has_tokens():
             given_N, at = self.plan.next_token_N, unread.index
             given_M, u_M = None if given_N is None else given_N[at], self.plan.u_token_N[at]
             self.next_tokens.put(unread, self.head.next_tokens(self.head_input_NF[at], u_M, given_M))

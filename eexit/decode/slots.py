@@ -27,7 +27,7 @@ from eexit.model.layers import Decoder, Inputs
 from eexit.plan.configuration import Exit
 from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
 
-FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
+FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens of a slot at first, and grow from there
 ALIGNMENT_BYTES: Final = 8  # of arrays that are copied together: enough for any dtype
 MISSED: Final = "missed_T"  # recorded beside the columns of a trace: whether a screen let the token exit by mistake
 
@@ -57,20 +57,20 @@ class SlotTable:
         self.layer_X = np.array([*decoding.exitable_layers, decoder.n_layers - 1])
         self.decoding, self.device, self.n_slots, self.n_rows, self.n_early = decoding, decoder.device, n_slots, 0, 0
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
-        self.end = self.longest_prompt  # behind the column of the rows' latest token but one
+        self.end = self.longest_prompt  # behind the column of the latest tokens but one
         self.requests: dict[int, Request] = {}
         self.checked: set[str] = set()  # custom rules and modes whose numbers have been checked
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
         self.exits: list[tuple[Criterion, Mode] | None] = [None] * n_slots  # None: `normal`, or a draft
-        self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares
+        self.prefix = np.zeros(n_slots, np.int64)  # the slot of the full-depth KV cache that it shares
         self.parameter = np.zeros((n_slots, n_exits), np.float32)
         self.u_exit, self.u_token = np.zeros((2, n_slots, n_tokens), np.float32)
         self.token, self.exit_layer = np.zeros((2, n_slots, n_tokens), np.int64)
         self.is_finite = np.ones(n_slots, bool)
         self.records = self._records(n_tokens)
-        self._sent: DeviceSlots | None = None
+        self._on_device: DeviceSlots | None = None
 
-    # ---- rows come and go
+    # ---- requests come and go
 
     def add(self, slot: int, index: int, request: Request, limit: int) -> None:
         """Put request number `index`, which may generate `limit` tokens, into a free slot."""
@@ -84,10 +84,10 @@ class SlotTable:
         self.requests[index] = request
         self.n_rows += 1
         self._draw(slot)
-        self._sent = None
+        self._on_device = None
 
     def move(self, source: int, target: int) -> None:
-        """Put the row of one slot into another one."""
+        """Put the request of one slot into another one."""
         columns: list[Any] = [
             self.request, self.n_prompt, self.n_tokens, self.limit, self.exits, self.parameter, self.prefix,
             self.u_exit, self.u_token, self.token, self.exit_layer, self.is_finite,
@@ -96,12 +96,12 @@ class SlotTable:
             column[target] = column[source]
         for record in self.records.values():
             record[target] = record[source]
-        self._sent = None
+        self._on_device = None
 
     def drop_last(self) -> None:
         """Free the last slot that is in use."""
         self.n_rows -= 1
-        self._sent = None
+        self._on_device = None
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
@@ -109,11 +109,11 @@ class SlotTable:
         if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
-        self._sent = None
+        self._on_device = None
         return unused
 
     def make_room_for(self, n_tokens: int) -> None:
-        """Make room for the records and draws of `n_tokens` tokens of each row, or as many as rows may get."""
+        """Make room for the records and draws of `n_tokens` tokens of each slot, or as many as it may get."""
         while (room := self.u_exit.shape[1]) < min(n_tokens, self.decoding.max_new_tokens):
             more = min(room, self.decoding.max_new_tokens - room)
             for name in ("u_exit", "u_token", "token", "exit_layer"):
@@ -122,11 +122,11 @@ class SlotTable:
                 self.records[name] = torch.cat([self.records[name], record], 1)
             for slot in range(self.n_rows):
                 self._draw(slot)
-            self._sent = None
+            self._on_device = None
 
     @torch.inference_mode()
     def _records(self, n_tokens: int) -> dict[str, Tensor]:
-        """Room for what is recorded of `n_tokens` tokens of each row, filled with what holds of `normal`."""
+        """Return room for what is recorded of `n_tokens` tokens of each slot, filled with what holds of `normal`."""
         n_exits, rows = len(self.decoding.exitable_layers), (self.n_slots, n_tokens)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
         found = {MISSED: torch.zeros(*rows, device=self.device)}
@@ -137,7 +137,7 @@ class SlotTable:
         return found
 
     def _draw(self, slot: int) -> None:
-        """Fill in a row's uniform draws, for as many tokens as there is room for."""
+        """Fill in a slot's uniform draws, for as many tokens as there is room for."""
         request = self.requests[int(self.request[slot])]
         ids, n_tokens = list(request.prompt_token_ids), min(int(self.limit[slot]), self.u_exit.shape[1])
         self.u_exit[slot, :n_tokens] = exit_draws(request.seed, ids, n_tokens)
@@ -152,7 +152,7 @@ class SlotTable:
 
     @property
     def first(self) -> np.ndarray:
-        """The column of each row's first token, (B,); the latest token is not in a cache yet."""
+        """The column of each slot's first token, (B,); the latest token is not in a cache yet."""
         first_B: np.ndarray = self.end + 1 - (self.n_prompt + self.n_tokens)[: self.n_rows]
         return first_B
 
@@ -163,14 +163,14 @@ class SlotTable:
 
     @property
     def last_token(self) -> np.ndarray:
-        """Each row's latest token id, (B,)."""
+        """Each slot's latest token id, (B,)."""
         last_B: np.ndarray = self.token[self.slots, self.n_tokens[: self.n_rows] - 1]
         return last_B
 
     @property
-    def sent(self) -> DeviceSlots:
+    def on_device(self) -> DeviceSlots:
         """What slots ask for, on the device: sent where requests have come or gone, else as it was."""
-        if self._sent is None:
+        if self._on_device is None:
             part, n_tokens_B1 = slice(self.n_rows), self.n_tokens[: self.n_rows, None]
             arrays = [
                 self.parameter[part], self.u_exit[part], self.u_token[part], self.slots, self.first[:, None],
@@ -195,16 +195,16 @@ class SlotTable:
                 (mode, None if len(slots) == self.n_early else rest[len(indices) + at])
                 for at, (mode, slots) in enumerate(by_mode.items())
             ]
-            self._sent = DeviceSlots(groups, modes, *sent[: len(arrays)])
-        return self._sent
+            self._on_device = DeviceSlots(groups, modes, *sent[: len(arrays)])
+        return self._on_device
 
     def plan(self) -> ExitPlan:
         """Return how the latest tokens exit."""
-        sent = self.sent
-        u_exit_B, u_token_B = (u_BP.gather(1, sent.n_tokens_B1)[:, 0] for u_BP in (sent.u_exit_BP, sent.u_token_BP))
-        ranks = sorted({rank for group in sent.groups for rank in group.ranks})
+        its = self.on_device
+        u_exit_B, u_token_B = (u_BP.gather(1, its.n_tokens_B1)[:, 0] for u_BP in (its.u_exit_BP, its.u_token_BP))
+        ranks = sorted({rank for group in its.groups for rank in group.ranks})
         return ExitPlan(
-            sent.groups, sent.modes, ranks, sent.layer_X, sent.parameter_BE, u_exit_B, u_token_B,
+            its.groups, its.modes, ranks, its.layer_X, its.parameter_BE, u_exit_B, u_token_B,
             can_all_exit=None not in self.exits[: self.n_rows],
             defers=sum(mode.alters for _, mode in filter(None, self.exits[: self.n_early])) < self.n_early,
             checked=self.checked,
@@ -212,33 +212,33 @@ class SlotTable:
 
     def inputs(self, n_columns: int) -> Inputs:
         """Return the latest tokens, which are in the last of so many columns."""
-        return Inputs(self.sent.token_B1, self.sent.position_B1, self.seen(n_columns), self.first_column)
+        return Inputs(self.on_device.token_B1, self.on_device.position_B1, self.seen(n_columns), self.first_column)
 
     def seen(self, n_columns: int) -> Tensor:
         """Flag the columns from `first_column` to before `n_columns` that hold tokens of each slot: (B, C) bool."""
-        return torch.arange(self.first_column, n_columns, device=self.device) >= self.sent.first_B1
+        return torch.arange(self.first_column, n_columns, device=self.device) >= self.on_device.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
-        """Return the token ids of the prompt of the row in a slot."""
+        """Return the token ids of a slot's prompt."""
         return self.requests[int(self.request[slot])].prompt_token_ids
 
     def record(self, columns: Mapping[str, Tensor], slots: np.ndarray | None = None) -> None:
-        """Add a token to rows; `columns` has a value per row for each column that is recorded.
+        """Add a token to these slots, or to all; `columns` has a value per slot for each column that is recorded.
 
-        Without `slots`, to all rows, and what is asked of them goes on where it is. Here the host waits for the device.
+        Here the host waits for the device.
         """
         parts = columns["token_id_T"], columns["exit_layer_T"], finite(columns)
-        said = torch.stack([part.long() for part in parts]).cpu().numpy()
+        told = torch.stack([part.long() for part in parts]).cpu().numpy()
         at = (slots, self.n_tokens[slots]) if slots is not None else (self.slots, self.n_tokens[: self.n_rows])
-        self.token[at], self.exit_layer[at], self.is_finite[at[0]] = said[0], said[1], said[2] > 0
+        self.token[at], self.exit_layer[at], self.is_finite[at[0]] = told[0], told[1], told[2] > 0
         if slots is None:
-            its = self.sent
+            its = self.on_device
             at_slot, at_token = its.slot_B, its.n_tokens_B1[:, 0]
             its.token_B1 = columns["token_id_T"][:, None]
             its.n_tokens_B1, its.position_B1 = its.n_tokens_B1 + 1, its.position_B1 + 1
         else:
             at_slot, at_token = to_device([part.copy() for part in at], self.device)
-            self._sent = None
+            self._on_device = None
         for name, record in self.records.items():
             if name in columns and record.numel():
                 record[at_slot, at_token] = columns[name].to(record.dtype)
@@ -248,7 +248,7 @@ class SlotTable:
     # ---- how they end
 
     def ended(self) -> np.ndarray:
-        """Return the slots whose row has ended or is no longer finite, in descending order."""
+        """Return the slots whose request has ended or is no longer finite, in descending order."""
         at_eos = np.isin(self.last_token, list(self.decoding.eos_token_ids))
         ends = at_eos | (self.n_tokens >= self.limit)[: self.n_rows] | ~self.is_finite[: self.n_rows]
         if stops := self.decoding.stops:
@@ -256,12 +256,12 @@ class SlotTable:
         return np.flatnonzero(ends)[::-1]
 
     def so_far(self, slot: int) -> RowSoFar:
-        """Return what the row in a slot has generated."""
+        """Return what a slot has generated."""
         n_tokens, request = self.n_tokens[slot], self.requests[int(self.request[slot])]
         return RowSoFar(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
 
     def outcome(self, slot: int) -> Outcome:
-        """Return the trace of the row in a slot, or why it failed."""
+        """Return what the request in a slot generated, or why it failed."""
         n_tokens = int(self.n_tokens[slot])
         of_row = {name: record[slot, :n_tokens].cpu() for name, record in self.records.items()}
         infinite = np.flatnonzero(~finite(of_row).numpy())

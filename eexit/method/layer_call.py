@@ -64,9 +64,9 @@ class ExitedTokens:
         tokens = Selection.from_flag(flag_BT.flatten())
         return cls(flag_BT, tokens, exit_layer_BT, kept, kv_maps, checks_numbers)
 
-    def might_be(self) -> bool:
+    def has_tokens(self) -> bool:
         """Return False if there is no such token, as far as the host knows."""
-        return self.tokens.might_be()
+        return self.tokens.has_tokens()
 
     def before_layer(self, layer: int) -> "ExitedTokens":
         """Return those that exited before a layer."""

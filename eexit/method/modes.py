@@ -158,7 +158,7 @@ class HiddenStateMode(Mode):
     writes_keys = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
-        if exited.might_be():
+        if exited.has_tokens():
             given, width = exited.given(call.hidden_before), call.hidden_before.shape[-1]
             checks = exited.checks_numbers
             made = self.result(given, Deeper(call.index), width, checks_numbers=checks)
@@ -171,7 +171,7 @@ class KeysMode(Mode):
     writes_keys = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
-        if exited.might_be():
+        if exited.has_tokens():
             given = exited.given(call.hidden_before)
 
             def make(key: Any, value: Any, input_ND: Tensor) -> Sequence[Tensor]:
@@ -194,7 +194,7 @@ class KVMapMode(Mode):
         call.write()
         maps = exited.kv_maps
         assert maps, "a mode that maps needs KV maps"
-        if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).might_be():
+        if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
             return
         given = mapped.given(call.hidden_before)
         apply = partial(maps.applied, given.layer, given.stream, call.index)

@@ -77,7 +77,7 @@ class StateMaps:
         given_NW = stream_NW if given_NW is None else given_NW
         made = [given_NW.new_empty(len(given_NW), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
         for exit_layer, maps in by_exit.items():
-            if (tokens := Selection.from_flag(exit_layer_N == exit_layer)).might_be():
+            if (tokens := Selection.from_flag(exit_layer_N == exit_layer)).has_tokens():
                 for made_NM, each in zip(made, maps, strict=True):
                     mapped_NM = each(given_NW[tokens.index])
                     tokens.put(made_NM, mapped_NM if self.are_of_keys else given_NW[tokens.index] + mapped_NM)
