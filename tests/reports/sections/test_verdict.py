@@ -215,6 +215,19 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     )
 
 
+def test_a_certificate_of_groups_of_unequal_size_says_so_and_both_losses(answered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    choose(folder, of_prompts=0.054)
+    section, said = settings_section(quality_in(folder)), verdict(None, quality_in(folder))
+    assert section
+    assert said
+    assert [row["loss_of_prompts"] for row in section["table"]["rows"]] == [0.054]
+    assert "Of single prompts of groups" in [column["label"] for column in section["table"]["columns"]]
+    assert "averaged over groups of prompts that count once each, is at most 5%" in said.sentences[2]
+    assert said.sentences[2].endswith("Over single prompts, the loss is 5.4%.")
+
+
 def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:
     said = verdict(None, quality_in(make_sweep(6)))
     assert said
