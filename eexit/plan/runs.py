@@ -25,6 +25,9 @@ from eexit.plan.hashes import content_hash
 
 OK: Final = "ok"  # the status of a run
 ERROR: Final = "error"
+EOS: Final = "eos"  # why a run ended (`finish_reason`)
+LENGTH: Final = "length"  # at max_new_tokens
+STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
 
 
 @dataclass(frozen=True)

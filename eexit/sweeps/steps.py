@@ -66,7 +66,7 @@ class Summary:
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results.
 
-        `by_kind` has, for each kind of prompt, accuracy, disagreement, and what is saved and lost beside `normal`.
+        `by_kind` has accuracy, cut texts, disagreement, and what is saved and lost beside `normal`, by kind of prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
         planned, same = configurations(self.config), same_for_every_seed(self.config)

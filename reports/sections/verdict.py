@@ -112,7 +112,7 @@ def _of_sweep(quality: Quality) -> Told:
         return _of_oracles(quality)
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    said = [*said, _certain(quality.choices)]
+    said = [*said, *filter(None, [quality.cut_warning]), _certain(quality.choices)]
     return Told(shown.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 

@@ -65,7 +65,7 @@ def counted_table(choice: Choice) -> ResultTable:
     measured = choice.measured
     (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
-    n_families = len(choice.sequences)
+    n_families, has_answers = len(choice.sequences), measured.accuracy(NORMAL) is not None
     found = {
         "prompts of a pilot, which gave the order and choose nothing": choice.sequences[0].n_pilot,
         "families, which share the error; one that is through passes its part on": n_families > 1 and n_families,
@@ -80,6 +80,7 @@ def counted_table(choice: Choice) -> ResultTable:
         "texts without a usable judgement, which get the worst score, or the best as normal's": measured.n_unusable,
         "mean loss of normal itself, whose tokens are sampled": _share(float(normal.mean())) if is_sampled else None,
         "right answers of normal": _share(measured.accuracy(NORMAL)),
+        "its texts that max_new_tokens cut": _share(measured.cut(NORMAL)) if has_answers else None,
         **(_of_certified(choice, choice.chosen) if choice.chosen else {}),
     }
     table = ResultTable()
@@ -93,8 +94,10 @@ def counted_table(choice: Choice) -> ResultTable:
 
 def _of_certified(choice: Choice, chosen: Tested) -> dict[str, str | None]:
     """Its texts, what right answers take, and how fast it is where it was timed."""
+    cut = _share(choice.measured.cut(chosen.configuration))
     found = {
         "right answers of the certified setting": _share(chosen.accuracy),
+        "of its texts, those that max_new_tokens cut": None if chosen.accuracy is None else cut,
         "its texts that are not those of normal": _share(chosen.changed),
     }
     of_right = choice.measured.per_right(chosen.configuration)
