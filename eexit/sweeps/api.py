@@ -215,8 +215,15 @@ def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | 
         if tokenizer is not None:
             raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")
         return None
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from eexit.model.refusals import naming, refuse_compiled, refuse_unmerged
+
+    if isinstance(model, nn.Module):  # of a wrapped model, whether it is one of transformers says nothing
+        with naming(type(model).__name__):
+            refuse_compiled(model)  # a copy is not compiled
+            refuse_unmerged(model)
     if not isinstance(model, PreTrainedModel):
         raise UsageError(f"model must be a name, a path or a model of transformers, got {str(model)[:40]!r}")
     if tokenizer is None:

@@ -4,7 +4,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from byte_model import save_byte_model
 from commands import asked_here
 from driving import assert_same
+from peft import LoraConfig, get_peft_model
 from scripted import rows_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -223,6 +224,26 @@ def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
         eexit.sweep(["one"], out=tmp_path / "out", **{"model": model, "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's own code
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda model: model.compile(backend="eager") or model, "the model is compiled"),
+        (lambda model: torch.compile(model, backend="eager"), "the model is compiled"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])), "it has an adapter of peft"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])).model, "it has an adapter of peft"),
+    ],
+    ids=["compile", "torch.compile", "PeftModel", "its model"],
+)
+def test_a_loaded_model_whose_copy_would_be_another_is_refused(
+    model: str, tmp_path: Path, change: Callable[[Any], Any], line: str
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    with pytest.raises(ValueError, match=f" is not supported: {line}"):
+        eexit.sweep(["one"], model=change(loaded), tokenizer=tokenizer, out=tmp_path / "out", quiet=True, exit_every=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
