@@ -86,11 +86,13 @@ class SweepResults:
 
     @property
     def table(self) -> ResultTable:
-        """The table that the command ends with: a line per configuration."""
+        """The table that the command ends with: a line per configuration. Its caption says if runs are missing."""
         config, planned = self.manifest.config, self.configurations
         same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
         computed = precision(self.manifest.model, self.manifest.dtype_asked)
-        return closing_table(self._store, planned, same, config["prompts"], computed)
+        table = closing_table(self._store, planned, same, config["prompts"], computed)
+        table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
+        return table
 
     def certainty(self, sure: float = SURE) -> pd.DataFrame:
         """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
@@ -142,6 +144,16 @@ class SweepResults:
     def _layers(self) -> list[int]:
         """Where tokens can exit, the final layer last."""
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
+
+    def _missing_runs(self) -> list[str]:
+        """Return a line with how much of an unfinished sweep has landed; none for a finished one."""
+        planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
+        landed = read_columns(self._store, ["run_id", "prompt_id"])
+        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
+        if n_runs >= planned:
+            return []
+        landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"
+        return [f"Unfinished: {landed_of}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}

@@ -124,6 +124,19 @@ def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
     assert first._repr_html_() == second._repr_html_()
 
 
+def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+    grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
+    done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
+    shown = ("repr", lambda: repr(done)), ("page", done._repr_html_), ("table", lambda: str(done.table.caption))
+    assert not any("Unfinished" in show() for _, show in shown)
+    for path in (tmp_path / "out" / "generations").iterdir():
+        if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
+            path.unlink()
+    said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
+    for name, show in shown:
+        assert said in " ".join(show().split()), name
+
+
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
     opened = eexit.open(swept.out)
     assert opened.report() == Path(swept.out, "report.html")
