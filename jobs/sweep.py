@@ -7,7 +7,7 @@
 On a cluster, where --out is an absolute path that all nodes share, or a URI:
 
     export RAY_AUTH_MODE=disabled
-    ray start --head
+    ray start --head --dashboard-agent-listen-port 0
     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path
 """
 

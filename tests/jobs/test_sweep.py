@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 from commands import without_steps
 from full_disk import left
+from ray_head import ROOT
 from rich.console import Console
 from scripted import rows_of, sweep_of
 from sweeping import sweep_here
@@ -208,6 +211,27 @@ def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
     assert said.startswith(f"error: the cluster at RAY_ADDRESS={address} can't be joined (")
     assert len(said.splitlines()) == 1
     assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_too_slow_to_start_is_told_in_a_line(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    raylet = tmp_path / "raylet"
+    raylet.write_text("#!/bin/sh\nexec sleep 600\n")  # never registers, for which Ray waits half a minute
+    raylet.chmod(0o755)
+    code = (
+        "import sys\nimport ray._private.services as services\nfrom jobs import sweep\n"
+        f"services.RAYLET_EXECUTABLE = {str(raylet)!r}\nsys.exit(sweep.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "--model", str(tiny), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    said = without_steps(done.stderr)
+    assert said.startswith("error: Ray can't be started on this machine (The current node timed out during startup.")
+    assert said.endswith("): try again when the machine is less busy\n")
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("ray_here")
