@@ -131,13 +131,14 @@ class SweepResults:
 
     def _repr_html_(self) -> str:
         """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
-        config, keys = self.manifest.config, [columns["key"] for columns in self.manifest.configurations]
-        prompts = [prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]]
+        config = self.manifest.config
+        order = {columns["key"]: at for at, columns in enumerate(self.manifest.configurations)}
+        prompts = pa.array([prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]], pa.string())
         wanted = (pc.field("seed") == config["seeds"][0]) & pc.field("prompt_id").isin(prompts)
         found = runs_with_tokens(
             self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
         )
-        runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
+        runs = sorted(found, key=lambda each: order.get(each[0]["configuration"], len(order)))
         return texts_as_html(config["prompts"], runs, self._layers) + table_as_html(self.table)
 
     @property

@@ -17,7 +17,7 @@ import vl_convert
 
 from eexit.errors import UsageError
 from eexit.output.palette import exit_colours, ink_on
-from eexit.output.text import counted, some
+from eexit.output.text import counted, printable, some
 from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
@@ -103,12 +103,11 @@ def build_report(
     progress("reading runs")
     sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
     for line in some(sweep.left_out):
-        print(f"report: left out: {line}", file=sys.stderr)
+        print(printable(f"report: left out: {line}"), file=sys.stderr)
     if missing := sweep.missing:
         names = "; ".join(some(missing, most=MOST_NAMED))
-        print(
-            f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}", file=sys.stderr
-        )
+        said = f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}"
+        print(printable(said), file=sys.stderr)
     name = sweep.about["model"].get("name", "")
     try:
         return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", options, progress)

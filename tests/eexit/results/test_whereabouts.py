@@ -22,9 +22,9 @@ from reports import generate_multi_prompt_html_visualization
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(
-    config={"prompts": [], "observe": "all"},
-    configurations=[{"key": "normal"}],
-    model={"n_layers": 3},
+    config={"prompts": [], "observe": "all", "seeds": [0], "temperature": 0.0},
+    configurations=[{"key": "normal", "mode": "normal"}],
+    model={"n_layers": 3, "dtype": "float32"},
     exitable_layers=[1],
 )
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from commands import asked_here
 from driving import assert_same
 from peft import LoraConfig, get_peft_model
 from scripted import rows_of
+from synthetic_sweeps import write_manifest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
@@ -30,6 +33,7 @@ from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps import here
 from eexit.sweeps.arguments import from_python
+from reports import build_report
 
 PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
 GRID: dict[str, Any] = {
@@ -135,6 +139,24 @@ def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(mo
     said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
     for name, show in shown:
         assert said in " ".join(show().split()), name
+
+
+def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
+    swept: eexit.SweepResults, model: str, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(swept.out, tmp_path / "out"))
+    about = json.loads((out / "sweep.json").read_text())
+    del about["checksum"]
+    for changed, says in (
+        ({"configurations": 5}, "configurations: Input should be a valid list"),
+        ({"model": {**about["model"], "name": "tiny\x1b[31m"}}, "model.name: String should match pattern"),
+    ):
+        write_manifest(out, {**about, **changed})
+        for read in (eexit.open, lambda out: build_report(str(out), tmp_path / "report.html")):
+            with pytest.raises(ValueError, match=rf"{out}.* \({re.escape(says)}.*\)$"):
+                read(out)
+    again = eexit.sweep(PROMPTS, model=model, quiet=True, out=out, **GRID)  # all runs are its own
+    assert again.manifest.configurations == swept.manifest.configurations
 
 
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:

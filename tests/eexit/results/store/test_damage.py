@@ -28,7 +28,7 @@ from eexit.results.store.writing_shards import (
     take_stock,
 )
 
-MODEL = {"name": "tiny", "n_layers": 30}
+MODEL = {"name": "tiny", "n_layers": 30, "dtype": "float32"}
 
 
 @pytest.fixture
