@@ -41,7 +41,7 @@ from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.refusals import refuse_autocast
+from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
 from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
@@ -182,8 +182,7 @@ class Setting:
 
     def _ready_for(self, model: PreTrainedModel) -> _Ready:
         """What is made once for each model. Raises `UsageError` if the setting is not for this one."""
-        if model.training:
-            raise UsageError("the model is in training mode: call model.eval() before")
+        refuse_training(model)
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from eexit.output.progress import Display, Progress, Silence
+from eexit.output.text import printable
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
 SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
@@ -72,7 +73,7 @@ class Lines:
             self.say(f"{progress.tokens:,} tokens · {told}")
 
     def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class Bar:
@@ -100,7 +101,7 @@ class Bar:
             self._console.print(line)
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(printable(line), highlight=False, markup=False)
 
 
 def open_display(quiet: bool = False) -> Display:

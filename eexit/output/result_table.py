@@ -13,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 
+from eexit.output.text import printable
+
 Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and intervals of numbers
 
 # After what the cells of a column may be broken, from the plan that is tried first to the last resort.
@@ -61,7 +63,7 @@ class ResultTable(Table):
         self.add_row(*cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        cells_CR = [[*map(str, column.cells)] for column in self.columns]
+        cells_CR = [[printable(str(cell)) for cell in column.cells] for column in self.columns]
         natural = self._widths(cells_CR, _PLANS[0], hyphen="")
         unbroken = _in_style(self, cells_CR, hyphen="")
         lines = console.measure(unbroken, options=options.update(width=sum(natural) + 1000)).maximum
@@ -112,7 +114,7 @@ def _heading(column: Column, hyphen: str) -> str:
 
 def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str, example: str = "") -> Table:
     """A plain table like this one, with these cells, and with the example at the end of its caption."""
-    caption = f"{table.caption or ''} {example}".strip() or None
+    caption = printable(f"{table.caption or ''} {example}".strip()) or None
     plain = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=caption)
     plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:

@@ -86,11 +86,13 @@ class SweepResults:
 
     @property
     def table(self) -> ResultTable:
-        """The table that the command ends with: a line per configuration."""
+        """The table that the command ends with: a line per configuration. Its caption says if runs are missing."""
         config, planned = self.manifest.config, self.configurations
         same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
         computed = precision(self.manifest.model, self.manifest.dtype_asked)
-        return closing_table(self._store, planned, same, config["prompts"], computed)
+        table = closing_table(self._store, planned, same, config["prompts"], computed)
+        table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
+        return table
 
     def certainty(self, sure: float = SURE) -> pd.DataFrame:
         """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
@@ -129,19 +131,30 @@ class SweepResults:
 
     def _repr_html_(self) -> str:
         """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
-        config, keys = self.manifest.config, [columns["key"] for columns in self.manifest.configurations]
-        prompts = [prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]]
+        config = self.manifest.config
+        order = {columns["key"]: at for at, columns in enumerate(self.manifest.configurations)}
+        prompts = pa.array([prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]], pa.string())
         wanted = (pc.field("seed") == config["seeds"][0]) & pc.field("prompt_id").isin(prompts)
         found = runs_with_tokens(
             self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
         )
-        runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
+        runs = sorted(found, key=lambda each: order.get(each[0]["configuration"], len(order)))
         return texts_as_html(config["prompts"], runs, self._layers) + table_as_html(self.table)
 
     @property
     def _layers(self) -> list[int]:
         """Where tokens can exit, the final layer last."""
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
+
+    def _missing_runs(self) -> list[str]:
+        """Return a line with how much of an unfinished sweep has landed; none for a finished one."""
+        planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
+        landed = read_columns(self._store, ["run_id", "prompt_id"])
+        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
+        if n_runs >= planned:
+            return []
+        landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"
+        return [f"Unfinished: {landed_of}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
@@ -215,8 +228,15 @@ def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | 
         if tokenizer is not None:
             raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")
         return None
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from eexit.model.refusals import naming, refuse_compiled, refuse_unmerged
+
+    if isinstance(model, nn.Module):  # of a wrapped model, whether it is one of transformers says nothing
+        with naming(type(model).__name__):
+            refuse_compiled(model)  # a copy is not compiled
+            refuse_unmerged(model)
     if not isinstance(model, PreTrainedModel):
         raise UsageError(f"model must be a name, a path or a model of transformers, got {str(model)[:40]!r}")
     if tokenizer is None:

@@ -15,6 +15,7 @@ from eexit.output.progress import Display
 from eexit.output.text import counted, precision, some
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.results.files import list_files
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -94,7 +95,7 @@ def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], 
     refuse_inside(store, f"--out {shown(out)}", *FOR_RESULTS)
     if store.is_local:
         store.probe()
-    _refuse_foreign_report(store)
+    _refuse_foreign(store)
     try:
         held = read_manifest(store)
     except LostManifestError as lost:
@@ -179,8 +180,16 @@ def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str],
             say(f"{MANIFEST} was gone and is put back")
 
 
-def _refuse_foreign_report(store: Store) -> None:
-    """Raises `UsageError` if the report or a side file would replace a file that this program did not write."""
+def _refuse_foreign(store: Store) -> None:
+    """Raise `UsageError` for a file of others where the sweep's files belong: it would be replaced, or end all reading.
+
+    `pd.read_parquet` reads whatever is in a table's folder.
+    """
+    if foreign := list_files(store).foreign:
+        raise UsageError(
+            f"{store.path(foreign[0])} is not one of the sweep's files, and tables can't be read with it: choose "
+            "another --out, or move it elsewhere"
+        )
     beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
     for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
         head = store.read(name, REPORT_HEAD_BYTES)

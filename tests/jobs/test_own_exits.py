@@ -1,6 +1,7 @@
 """Rules and states of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +18,9 @@ from cluster.own_exits import OwnExits
 from eexit.custom_generate.taken import SETTING
 from eexit.method.own import use_files
 from eexit.plan.config import SweepConfig
+from eexit.results.files import read_generations
 from eexit.results.finished_sweep import manifest_of
+from eexit.results.seals import encode_generations
 from eexit.results.store.folder import open_store
 from eexit.studies.choosing.question import families
 from jobs import replay, report, sweep, take_home, timings
@@ -88,6 +91,30 @@ def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(ou
     assert held.own[0]["definition"] == "exits where `confidence` does"
     assert held.own[0]["higher_exits_later"] is True
     assert held.own[1]["draws"] is True
+
+
+def test_a_lost_manifest_of_own_rules_is_written_anew_if_they_are_what_they_were(
+    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
+) -> None:
+    held = manifest_of(open_store(out), "out")
+    (out / "sweep.json").unlink()
+    prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
+    grid: dict[str, Any] = {"rules": RULES, "modes": MODES, "dtype": "float32", "max_new_tokens": 10, "exit_every": 2}
+    again = partial(eexit.sweep, prompts, model=tiny, out=out, quiet=True, **grid)
+    other = tmp_path / "my_exits.py"
+    other.write_text(MINE.read_text() + "\n# changed\n")
+    with pytest.raises(ValueError, match=r"has another rule sure than my_exits\.py now has: give use my_exits\.py"):
+        again(use=[other])
+    own_exits()
+    assert len(again(use=[MINE]).runs) == 3 * 7
+    assert manifest_of(open_store(out), "out").own == held.own
+    (shard,) = (out / "generations").iterdir()
+    kept = read_generations(open_store(out), shard.stem)
+    sealed = encode_generations(kept.rows.replace_schema_metadata(), kept.tokens, kept.attempt)
+    shard.write_bytes(sealed)  # as versions wrote it that recorded nothing of own rules
+    (out / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="and whether as_it_was is what it was can't be told: choose another out"):
+        again(use=[MINE])
 
 
 def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:

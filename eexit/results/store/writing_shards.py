@@ -9,10 +9,12 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.method.descriptions import descriptions_of
 from eexit.output.text import some
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
@@ -27,7 +29,7 @@ from eexit.results.files import (
     without,
 )
 from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.seals import digest_of, encode_generations, encode_tokens, with_custom
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store
 
@@ -97,8 +99,15 @@ def land(
                     raise LandingError(f"{store.root} can't be written to: {error}") from error
                 time.sleep(wait)
 
-    publish_shard(publish, shard_name(runs), results.generations, results.tokens, attempt or time.time_ns())
+    rows = with_custom(results.generations, descriptions_of({name for run in runs for name in _exits(run)}))
+    publish_shard(publish, shard_name(runs), rows, results.tokens, attempt or time.time_ns())
     return tally
+
+
+def _exits(run: Run) -> set[Any]:
+    """Return the names of the run's mode and rule, if it has one."""
+    columns = run.configuration.columns
+    return {columns["mode"], columns["rule"]}
 
 
 def publish_shard(

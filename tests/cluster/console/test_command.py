@@ -21,6 +21,8 @@ def example(arguments: Sequence[str]) -> int:
             raise UsageError("no://user:secret@host can't be used")
         case ["stopped"]:
             raise SweepStopped("no actor is left\nand more")
+        case ["coloured"]:
+            raise UsageError("model \x1b[31mred\x9b2J is not there")
         case ["full"]:
             raise OSError(28, "No space left on device", "x")
         case ["signal"]:
@@ -34,6 +36,7 @@ def example(arguments: Sequence[str]) -> int:
         ("well", 0, ""),
         ("usage", 2, "error: no://…@host can't be used\n"),
         ("stopped", 1, "stopped: no actor is left\nwhat is done stays\n"),
+        ("coloured", 2, "error: model \\x1b[31mred\\x9b2J is not there\n"),
         ("full", 1, "stopped: [Errno 28] No space left on device: 'x'\nwhat is done stays\n"),
     ],
 )

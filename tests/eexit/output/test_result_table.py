@@ -90,3 +90,13 @@ def test_times_of_many_configurations_fit() -> None:
     assert all(short_name(key) in text for key in KEYS)
     assert "-0.0%" not in text
     assert text.count("20.0% 0.0%") == len(KEYS)
+
+
+def test_what_moves_the_cursor_or_colours_is_shown_and_not_done() -> None:
+    table = ResultTable("Computed in \x1b[31mfloat32.")
+    table.add("key", "configuration")
+    table.add_row("a\x1b]0;title\x07b")
+    said = "\n".join(printed(table))
+    assert "a\\x1b]0;title\\x07b" in said
+    assert "\\x1b[31mfloat32." in said
+    assert not {"\x1b", "\x07"} & {*said}

@@ -2,9 +2,11 @@
 
 import gc
 import json
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import torch
 from byte_model import save_byte_model
 from commands import asked_here
 from driving import assert_same
+from peft import LoraConfig, get_peft_model
 from scripted import rows_of
+from synthetic_sweeps import write_manifest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
@@ -29,6 +33,7 @@ from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps import here
 from eexit.sweeps.arguments import from_python
+from reports import build_report
 
 PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
 GRID: dict[str, Any] = {
@@ -121,6 +126,37 @@ def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
     assert "/agree" not in first._repr_html_()
     second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
     assert first._repr_html_() == second._repr_html_()
+
+
+def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+    grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
+    done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
+    shown = ("repr", lambda: repr(done)), ("page", done._repr_html_), ("table", lambda: str(done.table.caption))
+    assert not any("Unfinished" in show() for _, show in shown)
+    for path in (tmp_path / "out" / "generations").iterdir():
+        if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
+            path.unlink()
+    said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
+    for name, show in shown:
+        assert said in " ".join(show().split()), name
+
+
+def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
+    swept: eexit.SweepResults, model: str, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(swept.out, tmp_path / "out"))
+    about = json.loads((out / "sweep.json").read_text())
+    del about["checksum"]
+    for changed, says in (
+        ({"configurations": 5}, "configurations: Input should be a valid list"),
+        ({"model": {**about["model"], "name": "tiny\x1b[31m"}}, "model.name: String should match pattern"),
+    ):
+        write_manifest(out, {**about, **changed})
+        for read in (eexit.open, lambda out: build_report(str(out), tmp_path / "report.html")):
+            with pytest.raises(ValueError, match=rf"{out}.* \({re.escape(says)}.*\)$"):
+                read(out)
+    again = eexit.sweep(PROMPTS, model=model, quiet=True, out=out, **GRID)  # all runs are its own
+    assert again.manifest.configurations == swept.manifest.configurations
 
 
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
@@ -236,6 +272,26 @@ def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
     line = "all tokens exit at one layer, so that these have the same texts, decoded once: "
     assert f"{line}fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n" in said("unfrozen", "skip")
     assert line not in said("normal", "skip")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's own code
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda model: model.compile(backend="eager") or model, "the model is compiled"),
+        (lambda model: torch.compile(model, backend="eager"), "the model is compiled"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])), "it has an adapter of peft"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])).model, "it has an adapter of peft"),
+    ],
+    ids=["compile", "torch.compile", "PeftModel", "its model"],
+)
+def test_a_loaded_model_whose_copy_would_be_another_is_refused(
+    model: str, tmp_path: Path, change: Callable[[Any], Any], line: str
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    with pytest.raises(ValueError, match=f" is not supported: {line}"):
+        eexit.sweep(["one"], model=change(loaded), tokenizer=tokenizer, out=tmp_path / "out", quiet=True, exit_every=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
