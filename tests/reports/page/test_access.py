@@ -38,15 +38,11 @@ def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> Non
 
 def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # skip to content
-    stops = []
-    for _ in range(24):
-        page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
-        )
-    assert "Prompt 0" in stops
+    assert tabbed(page, 1) == ["Skip to content"]
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    stops = tabbed(page, 24)
+    assert stops[:2] == ["Overview", "Prompt 0"]
     assert "Fill final layer" in stops
     assert stops.count("Tokens of unfrozen/kl/1") == 1  # one stop, whatever the length
     tokens = page.get_by_role("group", name="Tokens of unfrozen/kl/1")
@@ -59,6 +55,25 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     tokens.press("Escape")
     assert page.locator(".pinned").count() == 0
     assert not page.url.endswith("/t/23")
+
+
+def test_a_token_that_is_scrolled_into_view_leaves_the_tab_key_where_it_was(visit: Visit) -> None:
+    """Browsers go on behind what `scrollIntoView` has shown, unless something has the focus."""
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/23", viewport=(("width", 1280), ("height", 250)))
+    place = page.locator(".pinned").bounding_box()
+    assert 0 < place["y"] < 250 - place["height"]
+    assert tabbed(page, 1) == ["Skip to content"]
+
+
+def tabbed(page: Page, n: int) -> list[str]:
+    """What has the focus after each of n tab keys."""
+    stops = []
+    for _ in range(n):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+        )
+    return stops
 
 
 @pytest.mark.parametrize("route", ROUTES)
