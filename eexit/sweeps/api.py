@@ -6,6 +6,7 @@ sweep.runs      # a DataFrame, a row per run; sweep.tokens has a row per token
 
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from contextlib import suppress
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.errors import UsageError
+from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.result_table import ResultTable
@@ -170,7 +171,8 @@ def sweep(
     results are in a temporary folder, which is removed with the object that is returned; a report in there stays.
 
     Raises `ValueError` with a line that names the argument that can't be used, and `SweepStopped` when going on would
-    only fail. What has landed stays in `out`.
+    only fail. What has landed stays in `out`. At a prompt or in a notebook, Ctrl-C returns it, and the same call with
+    its `out` goes on.
     """
     with arguments_named(PlacedSweep):
         loaded = _loaded(model, tokenizer, arguments)
@@ -195,14 +197,30 @@ def open(results: str | Path) -> SweepResults:
 
 
 def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
-    from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
+    display, out = open_display(quiet), asked.out if "://" in asked.out else os.path.abspath(asked.out)
+    try:
+        from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
 
-    display = open_display(quiet)
-    summary = sweep_here(asked, asked.out if "://" in asked.out else os.path.abspath(asked.out), display, loaded)
+        summary = sweep_here(asked, out, display, loaded)
+    except KeyboardInterrupt:
+        if not hasattr(sys, "ps1"):  # a script ends; at a prompt or in a notebook, its user goes on
+            raise
+        return _interrupted(out)
     if summary.errors:
         n_runs = counted(summary.done + summary.errors, "run")
         display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
     return SweepResults(summary.out)
+
+
+def _interrupted(out: str) -> SweepResults:
+    """Return what has landed of a sweep that was interrupted, and print how it goes on. Raises `Interrupted`."""
+    try:
+        results = SweepResults(out)
+    except UsageError:
+        raise Interrupted("interrupted: no run has landed") from None
+    landed = counted(len(read_columns(open_store(out), ["status"])), "run")
+    print(f"interrupted: {landed} landed; the same call with out={shown(out)!r} goes on", file=sys.stderr)
+    return results
 
 
 def _remove_results(folder: str) -> None:
