@@ -166,6 +166,7 @@ async function start() {
   document.addEventListener("click", closePaneBeside);
   explainTerms();
   $("print").onclick = printPage;
+  addEventListener("keydown", printByKey);
   addEventListener("beforeprint", preparePrint);
   new ResizeObserver(() => redraw(false)).observe($("main"));
   keepPlaces();

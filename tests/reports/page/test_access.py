@@ -123,6 +123,30 @@ def printed(page: Page) -> Iterator[None]:
     page.emulate_media(media="null")
 
 
+@pytest.mark.parametrize("way", ["button", "key"])
+def test_paper_has_the_rows_that_a_table_shows_at_first_only_on_request(visit: Visit, answered: Path, way: str) -> None:
+    page = visit("#/", path=answered)
+    rows, said = page.locator(".runs tbody tr"), page.locator(".runs [role=status]")
+    page.evaluate("""() => { window.print = () => {
+        dispatchEvent(new Event("beforeprint"));
+        window.printed = document.querySelector(".runs").innerText;
+        window.nRows = document.querySelectorAll(".runs tbody tr").length;
+        document.body.dataset.printed = "yes";
+        dispatchEvent(new Event("afterprint"));
+    }; }""")
+    assert (rows.count(), said.inner_text()) == (4, "4 of 12 rows")
+    if way == "button":
+        page.get_by_role("button", name="Print").click()
+    else:
+        page.keyboard.press("Control+p")
+    page.locator("body[data-printed]").wait_for()
+    assert page.evaluate("nRows") == 12
+    printed = page.evaluate("printed")
+    assert "12 of 12 rows" in printed
+    assert printed.count("why") == 12, "the texts are there too"
+    assert (rows.count(), said.inner_text()) == (4, "4 of 12 rows")
+
+
 def test_paper_has_what_is_right_or_wrong(walk: Walk, answered: Path) -> None:
     page = walk("#/p/3/unfrozen/kl/2/vs/normal", path=answered)
     mark = page.locator(".outcome summary .wrong").first
