@@ -273,7 +273,10 @@ function withNamesAbove(layers, { layer, height: { step }, width }) {
     const axis = { ...y.axis, ...place, labelLimit: width, ticks: false, domain: false };
     return {
       ...rest,
-      encoding: { ...others, y: { ...y, axis, scale: { ...y.scale, paddingInner: padding, paddingOuter: padding / 2 } } },
+      encoding: {
+        ...others,
+        y: { ...y, axis, scale: { ...y.scale, paddingInner: padding, paddingOuter: padding / 2 } },
+      },
     };
   });
   return layer ? { layer: changed } : changed[0];
