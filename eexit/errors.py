@@ -13,5 +13,12 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C at a prompt or in a notebook, before a sweep had any results. IPython prints it as one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
 class SweepStopped(Exception):
     """The sweep can't go on. What has landed stays, and the same command continues from there."""

@@ -4,6 +4,7 @@ broken, never numbers.
 Words of headings are broken at soft hyphens, unless all of a table has room as it is.
 """
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
@@ -30,6 +31,7 @@ _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
     {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
 )
 SOFT_HYPHEN: Final = "\u00ad"
+TEXT_COLUMNS: Final = 120  # of a table as text
 _WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # which columns get what a plan leaves of the room
 
 
@@ -61,6 +63,12 @@ class ResultTable(Table):
             self.add_section()
         self._section = section
         self.add_row(*cells)
+
+    def __repr__(self) -> str:
+        """Return the table as `print` and a Python prompt show it."""
+        text = io.StringIO()
+        Console(file=text, width=TEXT_COLUMNS, force_jupyter=False).print(self)
+        return text.getvalue().rstrip("\n")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells_CR = [[printable(str(cell)) for cell in column.cells] for column in self.columns]

@@ -4,11 +4,12 @@ sweep = eexit.sweep(["Explain recursion.", {"prompt": "3 + 4?", "answer": "7"}],
 sweep.runs      # a DataFrame, a row per run; sweep.tokens has a row per token
 """
 
-import io
 import os
 import shutil
+import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 
-from eexit.errors import UsageError
+from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.result_table import ResultTable
@@ -30,7 +30,7 @@ from eexit.plan.splits import kinds, units
 from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.landed import read_columns, runs_with_tokens
-from eexit.results.layout import REPORT, Manifest
+from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 # What says how a model is loaded, which changes nothing of one that is.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
-COLUMNS: Final = 120  # of the table as text
 
 
 class SweepResults:
@@ -125,9 +124,7 @@ class SweepResults:
         return written
 
     def __repr__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=COLUMNS, force_jupyter=False).print(self.table)
-        return f"{text.getvalue()}{shown(self.out)}"
+        return f"{self.table}\n{shown(self.out)}"
 
     def _repr_html_(self) -> str:
         """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
@@ -184,10 +181,11 @@ def sweep(
     `device` and so on. `quiet` shows no progress.
 
     `out` is a folder or URI that the command can go on with, too; what has landed there is not run again. Without it,
-    results are in a temporary folder, which is removed with the object that is returned.
+    results are in a temporary folder, which is removed with the object that is returned; a report in there stays.
 
     Raises `ValueError` with a line that names the argument that can't be used, and `SweepStopped` when going on would
-    only fail. What has landed stays in `out`.
+    only fail. What has landed stays in `out`. At a prompt or in a notebook, Ctrl-C returns it, and the same call with
+    its `out` goes on.
     """
     with arguments_named(PlacedSweep):
         loaded = _loaded(model, tokenizer, arguments)
@@ -202,7 +200,7 @@ def sweep(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(done, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(done, _remove_results, folder)
         return done
 
 
@@ -212,14 +210,41 @@ def open(results: str | Path) -> SweepResults:
 
 
 def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
-    from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
+    display, out = open_display(quiet), asked.out if "://" in asked.out else os.path.abspath(asked.out)
+    try:
+        from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
 
-    display = open_display(quiet)
-    summary = sweep_here(asked, asked.out if "://" in asked.out else os.path.abspath(asked.out), display, loaded)
+        summary = sweep_here(asked, out, display, loaded)
+    except KeyboardInterrupt:
+        if not hasattr(sys, "ps1"):  # a script ends; at a prompt or in a notebook, its user goes on
+            raise
+        return _interrupted(out)
     if summary.errors:
         n_runs = counted(summary.done + summary.errors, "run")
         display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
     return SweepResults(summary.out)
+
+
+def _interrupted(out: str) -> SweepResults:
+    """Return what has landed of a sweep that was interrupted, and print how it goes on. Raises `Interrupted`."""
+    try:
+        results = SweepResults(out)
+    except UsageError:
+        raise Interrupted("interrupted: no run has landed") from None
+    landed = counted(len(read_columns(open_store(out), ["status"])), "run")
+    print(f"interrupted: {landed} landed; the same call with out={shown(out)!r} goes on", file=sys.stderr)
+    return results
+
+
+def _remove_results(folder: str) -> None:
+    """Remove a temporary sweep, except for its report, which a caller was given the path of."""
+    for path in Path(folder).iterdir():
+        if path.is_dir() and path.name != side_folder_name(REPORT):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path.name != REPORT:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # a report is in there
+        os.rmdir(folder)
 
 
 def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | None":

@@ -69,6 +69,12 @@ def test_a_table_that_has_room_is_not_broken_at_all() -> None:
     assert "4.47–4.53" in text
 
 
+def test_print_and_a_python_prompt_show_the_table() -> None:
+    lines = printed(judged(), 120)
+    assert [line.rstrip() for line in str(judged()).splitlines()] == [line.rstrip() for line in lines]
+    assert repr(judged()) == str(judged())
+
+
 def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:
     table = ResultTable()
     table.add("key", "setting")

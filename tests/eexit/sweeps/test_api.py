@@ -118,7 +118,8 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
     assert all(page.count(f">{key}</t") == 3 for key in swept.runs.configuration.unique()), "two texts, and a line"
-    assert repr(swept).splitlines()[-1] == swept.out
+    assert repr(swept) == f"{swept.table}\n{swept.out}"
+    assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
 def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
@@ -190,6 +191,14 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     del short
     gc.collect()
     assert not out.exists()
+
+
+def test_a_report_without_out_stays_where_report_says(model: str) -> None:
+    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
+    gc.collect()
+    assert "<title>Early exit" in report.read_text("utf-8")
+    assert [*report.parent.iterdir()] == [report]
+    shutil.rmtree(report.parent)
 
 
 @pytest.mark.usefixtures("own_exits")
