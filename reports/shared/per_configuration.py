@@ -69,8 +69,8 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
             row |= found[name].columns(name)
         row |= perplexity_columns(found["log_perplexity"])
         row |= found["mean_depth"].complement.columns(SKIPPED)
-        counted = (runs[name].to_numpy(float) for name in OF_CONTRADICTED)
-        found_here = of_normal.get(configuration.key) or Contradicted.of_runs(*counted, runs["unit"].tolist())
+        wrong_P, exits_P = (runs[name].to_numpy(float) for name in OF_CONTRADICTED)
+        found_here = of_normal.get(configuration.key) or Contradicted.of_runs(wrong_P, exits_P, runs["unit"].tolist())
         row |= found_here.share.columns(CONTRADICTED) | {CONTRADICTED_EXITS: found_here.n_exits}
         rows.append(row)
     return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])

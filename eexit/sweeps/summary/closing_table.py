@@ -147,8 +147,10 @@ def _contradicted(
 
     found = {}
     for configuration, runs in zip(configurations, done, strict=True):
-        counted = [runs[name].cast("float64").to_numpy() for name in ("contradicted_on_normal", "exits_on_normal")]
-        found[configuration] = Contradicted.of_runs(*counted, units_of(runs))
+        contradicted_R, exits_R = (
+            runs[name].cast("float64").to_numpy() for name in ("contradicted_on_normal", "exits_on_normal")
+        )
+        found[configuration] = Contradicted.of_runs(contradicted_R, exits_R, units_of(runs))
     manifest = read_manifest(store) if store.has(MANIFEST) else None
     if manifest is None or manifest.config["decide_on"] != HEAD:
         return found

@@ -65,7 +65,7 @@ def on_normal(
                 is_wrong_DX = exits_DX & (likeliest_DX[:, :-1] != likeliest_DX[:, -1:])
                 np.add.at(counts[each.key], run_D, np.stack([is_wrong_DX.any(1), exits_DX.any(1)], axis=1))
     return {
-        key: Contradicted.of_runs(*count_R2.T, [*unit_of_run.values()])
+        key: Contradicted.of_runs(count_R2[:, 0], count_R2[:, 1], [*unit_of_run.values()])
         for key, count_R2 in counts.items()
         if count_R2.any()
     }
