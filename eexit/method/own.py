@@ -9,7 +9,7 @@ import inspect
 import linecache
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from eexit.errors import UsageError, first_line
+from eexit.method.captured_values import code_digest
 
 OURS: Final = "eexit."  # how the modules of our own rules and states begin
 PYTHON: Final = ".py"
@@ -56,6 +57,7 @@ class Definition:
     definition: str
     source: Source | None = None  # of an own one
     given: bool = True  # False: an own one that is known from results, by what they say of it, and can't be run
+    captured: Mapping[str, str] | None = None  # values that its function captures, described elsewhere; None: find them
     short: str = ""  # what stands for the name in short names; empty: the name
 
     def refuse_if_not_given(self) -> None:
@@ -79,8 +81,7 @@ def text_of(function: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
-        code = function.__code__
-        return f"# no source: {code.co_code.hex()} {code.co_names} {code.co_consts}\n"
+        return f"# no source: compiled to code of SHA-256 {code_digest(function.__code__)}\n"
 
 
 def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """Rules and states of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pandas as pd
 import pytest
+import with_threshold as captured
 from commands import here, refusal
 from landed_sweep import land_all
 from page_content import content_of
@@ -91,17 +93,57 @@ def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(ou
 
 
 def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
-    lock = Lock()
+    @cache
+    def highest_once(layer: Any) -> Any:
+        return layer.top_p[:, 0]
 
     @eexit.rule()
-    def locked(layer: Any) -> Any:
+    def cached(layer: Any) -> Any:
+        return highest_once(layer) > 0
+
+    with pytest.raises(ValueError, match=r"cached can't be sent to other processes \(.*: .*: put it into a file"):
+        OwnExits.among({"cached"})
+
+
+GRID: dict[str, Any] = {"exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32"}
+
+
+def test_a_rule_goes_on_with_the_values_that_it_had(
+    tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
+    monkeypatch.setattr(captured, "threshold", 0.3)
+    rule = eexit.rule(parameter="layer")(captured.beyond_threshold)
+
+    def run(at: float) -> pd.DataFrame:
+        sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [at]}, modes=["skip"], **GRID)
+        return sweep.runs
+
+    assert len(run(2)) == 1
+    assert len(run(4)) == 2
+    monkeypatch.setattr(captured, "threshold", 0.6)
+    with pytest.raises(
+        ValueError,
+        match=r"has rule beyond_threshold where is_above\.threshold was 0\.3, and it is 0\.6 now: set it as it was, or",
+    ):
+        run(6)
+    monkeypatch.setattr(captured, "threshold", 0.3)
+    assert len(run(6)) == 3
+
+
+def test_a_mode_whose_values_can_not_be_recorded_is_refused(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
+    lock = Lock()
+
+    @eexit.state
+    def locked(exit: Any, layer: Any) -> Any:
         with lock:
-            return layer.top_p[:, 0] > 0
+            return exit.stream
 
     with pytest.raises(
-        ValueError, match=r"locked can't be sent to other processes \(TypeError: .*: put it into a file"
+        ValueError, match=r"^locked uses lock \(lock\): .*: results record what a custom rule or mode us"
     ):
-        OwnExits.among({"locked"})
+        eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={"agree": []}, modes=[locked], **GRID)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_whose_rule_fails_is_a_row_with_its_error(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
