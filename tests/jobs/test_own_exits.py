@@ -146,22 +146,31 @@ def test_a_mode_whose_values_can_not_be_recorded_is_refused(tiny: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_rule_fails_is_a_row_with_its_error(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
+def test_a_run_whose_rule_fails_is_a_row_with_its_error_and_the_first_is_said_at_once(
+    tiny: Path, tmp_path: Path, own_exits: Forget, capsys: pytest.CaptureFixture[str]
+) -> None:
     @eexit.rule()
     def fails(layer: Any) -> Any:
-        raise ZeroDivisionError("no")
+        raise ZeroDivisionError("no")  # found
 
     asked: dict[str, Any] = {"rules": {fails: None, "agree": None}, "modes": ["skip"], "exit_every": 2}
-    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, quiet=True, **asked).runs.set_index(
-        "configuration"
-    )
+    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, **asked).runs.set_index("configuration")
     assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
-    assert runs["error"].to_list()[::2] == 2 * ["UsageError: rule fails, at layer 2: no"]
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# found"))
+    where = f'test_own_exits.py, line {line}: raise ZeroDivisionError("no")  # found'
+    reason = f"rule fails, at layer 2: ZeroDivisionError: no ({where})"
+    assert runs["error"].to_list()[::2] == [reason, reason]
+    said = [line for line in capsys.readouterr().err.splitlines() if "ZeroDivisionError" in line]
+    assert said == [
+        f"2 of 4 runs failed: {reason}",
+        f"2 of 4 runs are errors, such as: {reason}; column error of the runs has all",
+    ]
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
     "sweep": (sweep.main,),
     "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
+    "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
     "timings": (timings.main, "OUT"),
     "take_home": (take_home.main, "OUT", "--configuration", KEY, "--out", "HOME"),
 }
@@ -183,7 +192,10 @@ def test_whoever_goes_on_gives_the_file_as_it_was(
     use = ("--use", str(tmp_path / "my_exits.py")) if text else ()
     run, *arguments = COMMANDS[command]
     given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
-    if run is sweep.main:
+    if command == "controls":
+        given = [*asked(tiny, tmp_path / "other"), *given]
+        reason = reason.replace("rule sure", "state as_it_was")
+    if command == "sweep":
         given = asked(tiny, out, "--rules", "sure=0.3,0.6" if text else "margin=0.3", "--modes", "skip")
     assert reason in refusal(run, *given, *use)
 
