@@ -12,6 +12,7 @@ Shapes: C thresholds, R runs, P prompts, D decided tokens, X layers (the exitabl
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.errors import UsageError
 from eexit.quality.estimates import ValueKind, estimate_columns, estimate_median, means_of_groups
 from eexit.results.landed import nested_array
 
@@ -50,8 +52,8 @@ def certainty(
     Raises `ValueError` for a threshold that is not in (0, 1].
     """
     for threshold in thresholds:
-        if not 0 < threshold <= 1:
-            raise ValueError(f"sure must be a probability above 0, such as {SURE}, got {threshold}")
+        if not isinstance(threshold, Real) or not 0 < threshold <= 1:
+            raise UsageError(f"sure must be a probability above 0, such as {SURE}, got {threshold!r}")
     counts = _counts(tokens, list(prompt_of), len(layers), thresholds)
     known_R = counts.n_R > 0
     prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]
