@@ -24,6 +24,7 @@ _LOADS: Final = frozenset({
 })  # fmt: skip
 _ATTRIBUTES: Final = ("LOAD_ATTR", "LOAD_METHOD")
 _PLAIN: Final = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes)
+_COMPILED: Final = "_torchdynamo_orig_callable"
 _PICKLE_PROTOCOL: Final = 4
 
 
@@ -40,7 +41,7 @@ def captured_values(function: Callable[..., Any]) -> dict[str, str]:
     """
     digests, found = _Digests(), {}
     values = _captured(function)
-    if hasattr(function, "__wrapped__"):
+    if isinstance(function, FunctionType) and hasattr(function, "__wrapped__") and not _is_library(_home(function)):
         values["wrapper"] = function.__code__  # the text that is stored is that of the wrapped function
     waiting, helpers = [*sorted(values.items())], [function]
     for name, value in waiting:
@@ -191,6 +192,8 @@ def _captured(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the values by their names in the function; of a user's modules, the attributes that it uses."""
     if not isinstance(function, FunctionType):
         return {"itself": function}
+    if compiled := getattr(function, _COMPILED, None):  # torch.compile's, which has a state of its own
+        return {"compiled": compiled}
     closure = dict(_filled(function))
     is_library = _is_library(_home(function))
     scope: Mapping[str, Any] = closure if is_library else {**function.__globals__, **closure}

@@ -95,6 +95,7 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "a tensor": lambda n: torch.tensor([1.0, n]),
     "a bfloat16 tensor": lambda n: torch.tensor(float(n), dtype=torch.bfloat16),
     "a strided tensor": lambda n: torch.full((2, 2), n).T,
+    "a conjugated tensor": lambda n: torch.tensor([complex(0, n)]).conj(),
     "an array": lambda n: np.array([n, 3]),
     "an array of objects": lambda n: np.array([n, "a", None], object),
     "a number of numpy": np.float32,
@@ -109,6 +110,7 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "a keyword's default": lambda n: lambda *, x=n: x,
     "a cached function": lambda n: functools.cache(capturing(n)),
     "a wrapper of a library": lambda n: torch.no_grad()(capturing(n)),
+    "a function's attribute": lambda n: defined(f"def f(): return f.x\nf.x = {n}")["f"],
     "a text's function": lambda n: function_of(f"def f(): return {n}"),
     "a class": lambda n: defined(f"class A:\n x = {n}")["A"],
     "a method's text": lambda n: defined(f"class A:\n def x(self): return {n}")["A"],
@@ -140,6 +142,14 @@ def test_names_are_found_in_functions_inside_and_attributes_are_none() -> None:
     text = "def f(layer):\n    def g(): return [a for _ in b]\n    return g() + layer.c + (lambda: d)()"
     found = captured_values(function_of(text, a=1, b=2, c=3, d=4))
     assert sorted(found) == ["a", "b", "d"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("wrap", [torch.compile, torch.no_grad(), functools.cache])
+def test_what_a_library_makes_of_a_function_counts_by_the_function(wrap: Callable[[Any], Any]) -> None:
+    one, again, other = (wrap(capturing(n)) for n in (1, 1, 2))
+    assert described(one) == described(again) != described(other)
+    assert captured_values(one) == captured_values(again) != captured_values(other)
 
 
 def helper_module(threshold: int) -> ModuleType:
