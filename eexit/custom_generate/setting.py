@@ -43,6 +43,7 @@ from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
+from eexit.output.locations import path_from
 from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
 from eexit.sweeps.generator import decoding_of
@@ -122,7 +123,7 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
     `UsageError` for a folder that is no setting, or was altered.
     """
     use_files(use)
-    path = Path(folder).expanduser()
+    path = path_from(folder, "folder")
     return Setting(read_taken(path), path, packed)
 
 

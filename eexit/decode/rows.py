@@ -18,9 +18,9 @@ from torch import Tensor
 
 from eexit.decode.costs import Ran
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import PERFECT, Exit

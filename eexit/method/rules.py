@@ -14,10 +14,10 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, refuse_name, source_of
+from eexit.method.own import RAISED, Definition, refuse_name, refuse_no_function, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,6 @@ class Rule(Definition):
     parameter, the function gives the chance to exit.
     """
 
-    function: Callable[..., Tensor]
     takes_parameter: bool = False
     needs: str = DISTRIBUTION  # one of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
@@ -191,16 +190,22 @@ class Rule(Definition):
         Raises `UsageError` for an own rule whose function fails, or gives anything else.
         """
         given = (look, look.parameter) if self.takes_parameter else (look,)
+        seen: Tensor
         if self.source is None:
-            return self.function(*given)
+            seen = self.function(*given)
+            return seen
         try:
             seen = self.function(*given)
-            if seen.shape != look.parameter.shape:
-                raise TypeError(f"it gives shape {tuple(seen.shape)}, not {tuple(look.parameter.shape)}")
+            shape = tuple(look.parameter.shape)
+            if not isinstance(seen, type(look.parameter)):
+                wanted = "bool" if self.gives_chance and not self.draws else "numbers"
+                raise TypeError(f"it gives a {type(seen).__name__}, not a {shape} tensor of {wanted}")
+            if seen.shape != shape:
+                raise TypeError(f"it gives shape {tuple(seen.shape)}, not {shape}")
             if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":
                 raise TypeError("it gives numbers, not True or False: if they are chances, say draws=True")
-        except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"rule {self.name}, at layer {look.index}: {error}") from error
+        except RAISED as error:
+            raise UsageError(f"rule {self.name}, at layer {look.index}: {self.cause(error)}") from error
         return seen.float()
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
@@ -300,11 +305,24 @@ ONLINE: Final[dict[str, Rule]] = {}  # they look only at layers that have been r
 BLIND: Final[dict[str, Rule]] = {}  # they look at nothing
 
 
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+
+
+@overload
 def rule(
     *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
     draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
     example: float | None = None, kind: type[Rule] = Rule, **further: Any,
-) -> Callable[[Callable[..., Any]], Rule]:  # fmt: skip
+) -> Callable[[Callable[..., Any]], Rule]: ...  # fmt: skip
+
+
+def rule(
+    function: Callable[..., Any] | None = None, /,
+    *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
+    draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
+    example: float | None = None, kind: type[Rule] = Rule, **further: Any,
+) -> Rule | Callable[[Callable[..., Any]], Rule]:  # fmt: skip
     """Make a function a rule, whose name is the function's, and whose definition is its docstring.
 
     `function(layer, parameter)` gives (B,) bool: whether tokens exit at the layer; `parameter` is (B,), and may be left
@@ -321,10 +339,11 @@ def rule(
     """
 
     def made(function: Callable[..., Any]) -> Rule:
+        refuse_no_function("rule", function)
         name, source = function.__name__, source_of(function)
         refuse_name(f"rule {name}", name, RULES)
         n_taken = len(inspect.signature(function).parameters)
-        if needs not in NEEDS or (source and needs == NOTHING):
+        if needs not in [*NEEDS] or (source and needs == NOTHING):
             known = ", ".join(each for each in NEEDS if each != NOTHING)
             raise UsageError(f"rule {name}: needs is one of {known}, got {needs!r}")
         if n_taken not in ((1, 2) if parameter else (1,)):
@@ -340,7 +359,7 @@ def rule(
         register(entry)
         return entry
 
-    return made
+    return made if function is None else made(function)
 
 
 def register(entry: Rule) -> None:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, refuse_name, source_of
+from eexit.method.own import RAISED, Definition, refuse_name, refuse_no_function, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,6 @@ class Model(Protocol):
 class State(Definition):
     """`definition` says what later tokens see. `keeps_stream`: what deeper layers make keys of is that at the exit."""
 
-    function: Callable[..., Any]
     leaves: Leaves
     needs: Sequence[str] = ()  # of `Exited`: "before", "embedding"
     keeps_stream: bool = False
@@ -149,8 +148,8 @@ class State(Definition):
                 raise TypeError("it leaves keys and values: give both")
             if any(len(part) != len(exited.stream) or part.ndim != exited.stream.ndim for part in parts):
                 raise TypeError(f"it gives shapes {[tuple(p.shape) for p in parts]} of {len(exited.stream)} tokens")
-        except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"state {self.name}, at layer {deeper.index}: {error}") from error
+        except RAISED as error:
+            raise UsageError(f"state {self.name}, at layer {deeper.index}: {self.cause(error)}") from error
         return said
 
 
@@ -187,6 +186,7 @@ def state(
     """
 
     def made(function: Callable[..., Any]) -> State:
+        refuse_no_function("state", function)
         name = function.__name__
         refuse_name(f"state {name}", name, STATES)
         given = {each.value: each for each in Leaves}

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import shown
+from eexit.output.locations import path_from, shown
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, precision
+from eexit.output.text import precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, units
@@ -206,7 +206,8 @@ def sweep(
 
 def open(results: str | Path) -> SweepResults:
     """The results of a sweep in a folder or URI, whoever made them. Raises `ValueError` if there are none."""
-    return SweepResults(os.path.expanduser(results))
+    is_uri = isinstance(results, str) and "://" in results
+    return SweepResults(str(results if is_uri else path_from(results, "results")))
 
 
 def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
@@ -220,8 +221,7 @@ def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepRes
             raise
         return _interrupted(out)
     if summary.errors:
-        n_runs = counted(summary.done + summary.errors, "run")
-        display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
+        display.say(f"{summary.of_errors}; column error of the runs has all")
     return SweepResults(summary.out)
 
 

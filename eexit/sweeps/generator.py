@@ -17,7 +17,7 @@ from eexit.decode.costs import Ran, cost_columns
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
-from eexit.errors import first_line
+from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
@@ -227,7 +227,7 @@ class ModelGenerator:
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
             out_of_memory = of_memory or "can't allocate memory" in str(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.

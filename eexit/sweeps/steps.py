@@ -8,14 +8,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted, precision, some
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
 from eexit.results.files import list_files
+from eexit.results.landed import read_columns
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -63,6 +65,14 @@ class Summary:
     def precision(self) -> str:
         """What the model computes in, as users see it."""
         return precision(self.model, self.dtype_asked)
+
+    @property
+    def of_errors(self) -> str:
+        """Return how many runs failed, and why the first of them did, read from the results."""
+        runs = read_columns(open_store(self.out), ["status", "error"])
+        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
+        runs = counted(self.done + self.errors, "run")
+        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
 
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results.

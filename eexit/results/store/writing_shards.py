@@ -8,7 +8,7 @@ is done again lands under the same name, so that a lost acknowledgement can't du
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -42,20 +42,26 @@ class LandingError(Exception):
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs landed, how many of them as errors, and their tokens; tallies can be added."""
+    """How many runs landed, how many of them as errors, and their tokens; tallies can be added.
+
+    `reason` is that of the first error.
+    """
 
     runs: int = 0
     errors: int = 0
     tokens: int = 0
+    reason: str = field(default="", compare=False)
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens)
+        runs, errors, tokens = self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens
+        return Tally(runs, errors, tokens, self.reason or other.reason)
 
 
 def tally_of(generations: pa.Table) -> Tally:
     """The tally of these rows."""
-    errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
-    return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
+    reasons = generations.filter(pc.field("status") == ERROR)["error"]
+    tokens = pc.sum(generations["n_tokens"]).as_py() or 0
+    return Tally(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")
 
 
 def shard_name(runs: Sequence[Run]) -> str:
@@ -124,7 +130,7 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
     """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
     name = shard_name(runs)
     try:
-        shard = read_generations(store, name, ["status", "n_tokens"])
+        shard = read_generations(store, name, ["status", "error", "n_tokens"])
         check_tokens(store, shard, store.filesystem.get_file_info(store.path(tokens_name(name))))
     except DamagedError:
         return None

@@ -1,5 +1,7 @@
 """Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
+from eexit.method import own as custom
 from eexit.method.own import Source, use_files, use_text
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
@@ -120,7 +123,14 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
         ("@eexit.state\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
         ("@eexit.state(leaves='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
         ("@eexit.state(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
+        (
+            "import sys\nsys.exit(0)",
+            r"mine.py can't be used: it calls sys.exit\(0\) \(mine.py, line 3: sys.exit",
+        ),
+        ("raise SystemExit", r"mine.py can't be used: it calls sys.exit\(\) \("),
+        ("raise GeneratorExit", r"mine.py can't be used: GeneratorExit: GeneratorExit \("),
+        ("def f(:", r"mine.py can't be used: SyntaxError: invalid syntax"),
     ],
 )
 def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> None:
@@ -131,16 +141,43 @@ def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> N
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("return layer.logits[:, 0] > 0", "rule a, at layer 1: it looks at logits, .*: say needs=\"logits\"$"),
-        ("return layer.top_p > 0", r"rule a, at layer 1: it gives shape \(1, 2\), not \(1,\)$"),
-        ("return layer.top_p[:, 0]", "rule a, at layer 1: it gives numbers, .*: if they are chances, say draws=True$"),
-        ("return 1 / 0", "rule a, at layer 1: division by zero$"),
+        ("return layer.logits[:, 0] > 0", "it looks at logits, .*: say needs=\"logits\" LINE: return layer.logits"),
+        ("return layer.top_p > 0", r"it gives shape \(1, 2\), not \(1,\) \(mine.py, line 2\)$"),
+        ("return layer.top_p[:, 0]", r"it gives numbers, .*: if they are chances, say draws=True \(mine.py, line 2\)$"),
+        ("return True", r"it gives a bool, not a \(1,\) tensor of bool \(mine.py, line 2\)$"),
+        ("return None", r"it gives a NoneType, not a \(1,\) tensor of bool \(mine.py, line 2\)$"),
+        ("return 1 / 0", r"ZeroDivisionError: division by zero LINE: return 1 / 0\)$"),
+        ("raise SystemExit(3)", r"it calls sys.exit\(3\) LINE: raise SystemExit\(3\)\)$"),
     ],
 )  # fmt: skip
 def test_a_rule_that_fails_says_where(llama: PreTrainedModel, text: str, says: str) -> None:
     use_text(Source("mine.py", f"import eexit\n@eexit.rule()\ndef a(layer):\n    {text}\n"))
-    with pytest.raises(UsageError, match=says):
+    expected = f"^rule a, at layer 1: {says.replace('LINE', r'.mine.py, line 4')}"
+    with pytest.raises(UsageError, match=expected):
         generate(llama, grid([Exit("skip", "a")], [(3, 4)]))
+
+
+def test_a_mode_that_fails_says_where(llama: PreTrainedModel) -> None:
+    use_text(Source("mine.py", "import eexit\n@eexit.state\ndef a(exit, layer):\n    return exit.nothing\n"))
+    with pytest.raises(UsageError, match=r"^state a, at layer .: AttributeError: .*'nothing' \(mine.py, line 4: r"):
+        generate(llama, grid([Exit("a", "confidence", 0.01)], [(3, 4)]))
+
+
+def test_what_a_file_prints_and_how_long_it_takes_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom, "SECONDS_UNSAID", 0.2)
+    text = (
+        "import sys, time\nprint('hello', 3)\nprint('there', file=sys.stdout)\nshow = lambda: print('later')\n"
+        "time.sleep(0.5)\n"
+    )
+    use_text(source := Source("mine.py", text))
+    told = capsys.readouterr()
+    first, running, took = told.err.splitlines()
+    assert (first, running, told.out) == ("mine.py: hello 3", "mine.py: it is still being run", "there\n")
+    assert re.fullmatch(r"mine.py: it took 0\.[5-9] seconds to run", took)
+    sys.modules[f"eexit_use_mine_{source.digest[:8]}"].show()
+    assert capsys.readouterr().out == "later\n"
 
 
 def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path: Path) -> None:

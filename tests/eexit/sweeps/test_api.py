@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,13 +260,22 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that jobs/train.py made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
+        ({"revision": "v1"}, "revision v1 has no effect: model {model} is not fetched by a Hugging Face name, so leave "
+         "revision out"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (dtype in "
+         "eexit.sweep)"),
+        ({"use": 5}, "use must be a path, as text or a Path, got 5"),
+        ({"use": [None]}, "use must be a path, as text or a Path, got None"),
+        ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
+        ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
+        ({"controls_in": 5}, "controls_in takes a list of modes, got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
     model: str, tmp_path: Path, arguments: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        eexit.sweep(["one"], out=tmp_path / "out", **{"model": model, "exit_every": 2, "quiet": True, **arguments})
+        eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)
     assert list(tmp_path.iterdir()) == []
 
@@ -301,6 +311,46 @@ def test_a_loaded_model_whose_copy_would_be_another_is_refused(
     with pytest.raises(ValueError, match=f" is not supported: {line}"):
         eexit.sweep(["one"], model=change(loaded), tokenizer=tokenizer, out=tmp_path / "out", quiet=True, exit_every=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.SweepResults) -> None:
+    def named(layer: Any) -> Any: ...
+
+    any_value: Any = 5
+    refused: dict[str, Callable[[], object]] = {
+        "results must be a path, as text or a Path, got 5": lambda: eexit.open(any_value),
+        "folder must be a path, as text or a Path, got 5": lambda: eexit.load(any_value),
+        "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.certainty("a"),  # type: ignore[arg-type]
+        "a rule is made of a function that has a name, as def gives it one, got 5": lambda: eexit.rule(any_value),
+        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.state(any_value),
+        f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
+            lambda: eexit.rule()(wrapped)
+        ),
+        "rule named: needs is one of stream, probe, distribution, history, logits, final, got ['logits']": (
+            lambda: eexit.rule(needs=["logits"])(named)  # type: ignore[call-overload]
+        ),
+        "unknown dtype 'float31': did you mean float32 or float16? (dtype in load_default_model_and_tokenizer)": (
+            lambda: eexit.load_default_model_and_tokenizer(dtype="float31")
+        ),
+    }
+    for line, call in refused.items():
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            call()
+        assert str(raised.value) == line
+
+
+def test_a_dtype_may_be_one_of_torch(model: str) -> None:
+    grid: dict[str, Any] = {**GRID, "rules": {}, "modes": ["normal"], "dtype": torch.float16, "max_new_tokens": 2}
+    assert eexit.sweep(["one"], model=model, quiet=True, **grid).manifest.config["dtype"] == "float16"
+    assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("own_exits")
+def test_a_rule_without_options_needs_no_parentheses() -> None:
+    @eexit.rule
+    def surely(layer: Any) -> Any: ...
+
+    assert (surely.name, surely.needs, surely.parameter) == ("surely", "distribution", "")
 
 
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
