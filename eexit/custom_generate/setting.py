@@ -44,6 +44,7 @@ from eexit.model.chat import Tokenizer
 from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
 from eexit.output.locations import path_from
+from eexit.output.text import unapplied_sentence
 from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
 from eexit.sweeps.generator import decoding_of
@@ -173,7 +174,9 @@ class Setting:
         `UsageError` for what can't be done.
         """
         asked = generation_config or model.generation_config or GenerationConfig()
-        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
+        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed, model.generation_config)
+        if call.unapplied:
+            warnings.warn(unapplied_sentence(call.unapplied, "a setting"), stacklevel=2)
         if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         ready = self._ready_for(model)

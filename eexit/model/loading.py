@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from eexit.errors import UsageError, first_line
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import quietly, refuse_cut_off, refuse_misfit, refuse_not_finite
+from eexit.model.generation_config import values_in
 from eexit.model.quantization import INT4, method_of, quantizing, refuse_left_whole, refuse_quantize
 from eexit.model.refusals import naming, refuse_offloaded, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, hub_is_reachable, locate, no_tokenizer
@@ -152,6 +153,12 @@ def read_config(config: ModelOptions, location: str) -> Any:
         refuse_unsupported(found)
     refuse_quantize(config.quantize, found)
     return found
+
+
+def read_generation_config(config: ModelOptions, location: str, found: Any) -> dict[str, Any]:
+    """Return the values of the model's generation_config that change texts; `found` is its configuration."""
+    with loading(config):
+        return values_in(location, found, **_fetching(config, location))
 
 
 def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:

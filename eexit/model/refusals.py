@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from eexit.errors import UsageError, first_line
+from eexit.model.structure import find_stack
 
 CHECKED_TOKENS: Final = (29, 6)  # lengths of the prompts that a model is observed with
 # How far a row may be, relative to its size, from what it is alone.
@@ -82,6 +83,37 @@ def refuse_training(model: nn.Module) -> None:
     """Raise `UsageError` for a model in training mode, in which it may drop activations, or its cache for gradients."""
     if model.training:
         raise UsageError("the model is in training mode: call model.eval() before")
+
+
+def refuse_hooked(model: PreTrainedModel) -> None:
+    """Raise `UsageError` for a model with forward hooks outside of its layers, or a patched module that holds others.
+
+    Hooks on layers, and on modules in them, are no reason: a layer that runs is called as in a plain forward, and exits
+    are read from what a hook makes of its output. What is outside runs at other times than in plain `generate`: the
+    norm and the head wherever a layer is read. Of a module that holds others, parts may run alone, without the
+    `forward` that was put on it.
+    """
+    path, layers = find_stack(model, model.config.get_text_config(decoder=True).num_hidden_layers)
+    in_layers = f"{path}.{layers}." if path else f"{layers}."
+    for name, module in model.named_modules():
+        what = f"the model's {name}" if name else "the model"
+        # Hooks of transformers' own look on when hidden states are asked for.
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if not name.startswith(in_layers) and not all(_is_of(hook, "transformers") for hook in hooks):
+            raise UsageError(
+                f"{what} has a forward hook, which would see other calls here than in plain generate: remove it (its "
+                "handle has remove()), put it on a layer, or use plain generate"
+            )
+        is_patched = "forward" in vars(module) and not _is_of(getattr(module, "_hf_hook", None), "accelerate")
+        if is_patched and any(module.children()):
+            raise UsageError(
+                f"{what} has a forward of its own in place of that of its class, and a part of it may run alone here: "
+                "load the model again, or use plain generate"
+            )
+
+
+def _is_of(hook: object, library: str) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(f"{library}.")
 
 
 def refuse_autocast(device: torch.device) -> None:

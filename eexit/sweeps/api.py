@@ -23,7 +23,7 @@ from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import path_from, shown
 from eexit.output.result_table import ResultTable
-from eexit.output.text import precision
+from eexit.output.text import counted, precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, units

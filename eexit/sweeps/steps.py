@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted, precision, some
+from eexit.output.text import counted, precision, some, unapplied_sentence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
 from eexit.results.files import list_files
@@ -156,6 +156,8 @@ def do_what_is_left(
         else:
             if line := _same_texts(config):
                 display.say(line)
+            if unapplied := _unapplied(manifest, config):
+                display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(Remaining(config, store, lease, found))
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
@@ -170,6 +172,13 @@ def _same_texts(config: SweepConfig) -> str:
     if not alike:
         return ""
     return f"all tokens exit at one layer, so that these have the same texts, decoded once: {'; '.join(some(alike, 3))}"
+
+
+def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
+    """Return the values of the model's generation_config that the sweep does not apply."""
+    applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
+    values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
+    return {name: value for name, value in values.items() if name not in applied or applied[name] != value}
 
 
 def clear_the_way(left: Remaining, out: str, display: Display) -> int:

@@ -141,7 +141,10 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
             f"--out {store.root} holds results of this model before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
-    stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    # What a sweep doesn't apply changes none of its results.
+    stored, planned = (
+        {**m.model, "exitable_layers": list(m.exitable_layers), "generation_config": None} for m in (held, manifest)
+    )
     refuse_difference(store, first_difference(stored, planned, "model"))
 
 

@@ -20,6 +20,7 @@ from driving import assert_same
 from peft import LoraConfig, get_peft_model
 from scripted import rows_of
 from synthetic_sweeps import write_manifest
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
@@ -363,3 +364,81 @@ def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(done.stdout) == []
     assert done.stderr.splitlines()[-1].endswith("0:00 left · 0 errors")
+
+
+class Steering:
+    """What a user hooks to a model: it scales what linear modules give, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.n_hooked = self.n_forward = 0
+
+    def scale(self, module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        self.n_hooked += 1
+        return 1.5 * output
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.n_forward += 1
+        return torch.roll(hidden @ self.weight.T, 1, -1)
+
+    def put_on(self, model: Any) -> None:
+        for layer in model.model.layers[::2]:
+            layer.mlp.up_proj.register_forward_hook(self.scale)
+        self.weight = model.model.layers[1].mlp.down_proj.weight
+        vars(model.model.layers[1].mlp.down_proj)["forward"] = self.forward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hooks_and_forwards_on_linear_modules_of_a_loaded_model_run_in_every_dtype(
+    model: str, dtype: torch.dtype
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype=dtype), AutoTokenizer.from_pretrained(model)
+    asked: Any = {"model": loaded, "tokenizer": tokenizer, "rules": {"fixed": [5]}, "max_new_tokens": 4, "quiet": True}
+    [before, _] = eexit.sweep(["one"], **asked, modes=["normal", "unfrozen"]).runs.text
+    steering = Steering()
+    steering.put_on(loaded)
+    token_1T = tokenizer("one", return_tensors="pt").input_ids
+    expected = tokenizer.decode(loaded.generate(token_1T, max_new_tokens=4, do_sample=False)[0, token_1T.shape[1] :])
+    steering.n_hooked = steering.n_forward = 0
+    [text, _] = eexit.sweep(["one"], **asked, modes=["normal", "unfrozen"]).runs.text
+    assert text == expected != before
+    assert min(steering.n_hooked, steering.n_forward) > 0, "of this object, not of a copy"
+
+
+def test_a_loaded_model_with_a_hook_outside_of_its_layers_is_refused(model: str) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    loaded.model.norm.register_forward_hook(Steering().scale)
+    with pytest.raises(ValueError, match=r"^the model's model.norm has a forward hook, .* put it on a layer"):
+        eexit.sweep(["one"], model=loaded, tokenizer=tokenizer, rules={"fixed": [5]}, max_new_tokens=4, quiet=True)
+
+
+UNAPPLIED: dict[str, Any] = {
+    "repetition_penalty": 1.3, "suppress_tokens": [5], "no_repeat_ngram_size": 2, "forced_eos_token_id": 7,
+    "min_new_tokens": 3, "do_sample": True, "temperature": 0.6, "stop_strings": ["x"],
+}  # fmt: skip
+
+
+def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_named_and_kept(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({**UNAPPLIED, "pad_token_id": 0, "top_p": 1.0}))
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked: dict[str, Any] = {"rules": {"fixed": [5]}, "max_new_tokens": 2, "out": tmp_path / "out"}
+
+    def said(**more: Any) -> str:
+        eexit.sweep(["one"], **asked | {"model": str(folder)} | more)
+        return " ".join(capsys.readouterr().err.split())
+
+    line = "the model's generation_config sets "
+    first = said()
+    assert first.count(line) == 1
+    assert all(f"{name}=" in first for name in UNAPPLIED)
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["model"]["generation_config"] == UNAPPLIED
+    sampled = said(temperature=0.6, out=tmp_path / "sampled")
+    assert "repetition_penalty=1.3" in sampled
+    assert "do_sample" not in sampled, "it is applied"
+    assert "temperature" not in sampled.partition(line)[2]
+    assert line in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "loaded")
+    loaded.generation_config = type(loaded.generation_config)()
+    assert line not in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "nothing")
