@@ -105,6 +105,20 @@ def refuse_no_function(what: str, function: object) -> None:
         raise UsageError(f"a {what} is made of a function that has a name, as def gives it one, got {function!r}")
 
 
+def check_shape_and_dtype(given: Any, shape: Sequence[int], dtype: Any = None, what: str = "", kind: str = "") -> None:
+    """Raise `TypeError` unless a custom function gives a tensor of this shape and, unless it is None, of this dtype.
+
+    `what` names the tensor in the error, and `kind` its elements.
+    """
+    if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+        elements = f" of {kind}" if kind else ""
+        raise TypeError(f"gives {what}a {type(given).__name__}, not a {tuple(shape)} tensor{elements}")
+    if tuple(given.shape) != tuple(shape):
+        raise TypeError(f"gives {what}{tuple(given.shape)}, not {tuple(shape)}")
+    if dtype not in (None, given.dtype):
+        raise TypeError(f"gives {what}{given.dtype}, not {dtype}")
+
+
 def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:
     """Raises `UsageError` for a name that can't be in keys of configurations, or that one of ours has."""
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.IGNORECASE):

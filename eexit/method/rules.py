@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import RAISED, Definition, refuse_name, refuse_no_function, source_of
+from eexit.method.own import (
+    RAISED,
+    Definition,
+    check_shape_and_dtype,
+    refuse_name,
+    refuse_no_function,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +115,11 @@ class Look:
         way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
 
+    @property
+    def is_finite(self) -> Tensor:
+        """Flag the tokens whose pass has finite numbers here: (B,) bool, or (B, E) at the final layer."""
+        return self.kl.isfinite() if self.index < 0 else self.after.isfinite().all(-1)
+
     @classmethod
     def at_final(cls, teacher: Divergence, parameter_BE: Tensor) -> Look:
         """What oracles look at."""
@@ -184,10 +196,11 @@ class Rule(Definition):
         """
         return [parameter if isinstance(parameter, float) else 0.0] * len(exitable_layers)
 
-    def evidence(self, look: Look) -> Tensor:
-        """What the rule sees at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
+    def evidence(self, look: Look, checked_B: Tensor | bool = True) -> Tensor:
+        """Return the exit score at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
 
-        Raises `UsageError` for an own rule whose function fails, or gives anything else.
+        Raises `UsageError`, in a line with rule and layer, for a custom rule whose function fails, or gives other
+        shapes or dtypes. Of the tokens in `checked_B`, if any, for which the host waits, also if the score is NaN.
         """
         given = (look, look.parameter) if self.takes_parameter else (look,)
         seen: Tensor
@@ -196,16 +209,17 @@ class Rule(Definition):
             return seen
         try:
             seen = self.function(*given)
-            shape = tuple(look.parameter.shape)
-            if not isinstance(seen, type(look.parameter)):
-                wanted = "bool" if self.gives_chance and not self.draws else "numbers"
-                raise TypeError(f"it gives a {type(seen).__name__}, not a {shape} tensor of {wanted}")
-            if seen.shape != shape:
-                raise TypeError(f"it gives shape {tuple(seen.shape)}, not {shape}")
+            wanted = "bool" if self.gives_chance and not self.draws else "numbers"
+            check_shape_and_dtype(seen, look.parameter.shape, kind=wanted)
             if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":
-                raise TypeError("it gives numbers, not True or False: if they are chances, say draws=True")
+                raise TypeError("gives numbers, not True or False: if they are chances, say draws=True")
+            if checked_B is not False:
+                counts_B = ~look.parameter.isnan() & look.is_finite & checked_B
+                if n_nan := int((counts_B & seen.isnan()).sum()):
+                    raise ValueError(f"gives NaN, {n_nan} times of {seen.numel()}")
         except RAISED as error:
-            raise UsageError(f"rule {self.name}, at layer {look.index}: {self.cause(error)}") from error
+            where = f"layer {look.index}" if look.index >= 0 else "all layers"
+            raise UsageError(f"rule {self.name}, {where}: {self.cause(error)}") from error
         return seen.float()
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:

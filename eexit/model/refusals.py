@@ -146,20 +146,36 @@ def checked_texts(vocabulary: int, context: int | None) -> Texts:
 
 
 def refuse_mixed(
-    say: Callable[[Texts, float], Tensor], texts: Texts, own_2V: Tensor, dtype: torch.dtype, why: str
+    say: Callable[[Texts, float], Tensor], texts: Texts, own_4V: Tensor, dtype: torch.dtype, why: str
 ) -> None:
-    """Raises `UsageError`, which ends with `why`, unless the last text says beside longer ones what it says alone.
+    """Refuse a model whose logits depend on other rows of the batch, or on when deferred tokens run.
 
     Padded beside others, a row comes from products of other sizes. Where rounding alone moves logits far, as in a
-    mixture of experts that may choose other ones, so may this. `own_2V` is what the model itself says of the text's
-    last two tokens, and `say` gives those logits of texts, (B, 2, V), if the residual stream is nudged before
-    every layer by up to so much of its size.
+    mixture of experts that may choose other ones, so may this.
+
+    Args:
+        say: returns the logits behind the last four tokens of texts, (B, 4, V), if the hidden state is nudged before
+            every layer by up to so much of its size. The last two tokens are deferred.
+        own_4V: the model's own logits behind the same tokens of the last text, run alone.
+        why: what the first refusal ends with.
+
+    Raises:
+        UsageError: the last text has other logits beside longer ones, or if its last tokens are deferred.
     """
-    off = _distance(say(texts, 0.0)[-1], own_2V)
-    if not off <= TOLERANCE[dtype]:
-        first_2V, *others = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+    refused = (
+        (slice(0, 2), f"a row beside a longer one is {{:.1%}} off what it says alone{why}"),
+        (slice(2, 4), "tokens whose deeper layers run later are {:.1%} off what they say at once"),
+    )
+    ran_4V, nudged_B4V = say(texts, 0.0)[-1], None
+    for at, message in refused:
+        off = _distance(ran_4V[at], own_4V[at])
+        if off <= TOLERANCE[dtype]:
+            continue
+        if nudged_B4V is None:
+            nudged_B4V = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+        first_2V, *others = nudged_B4V[:, at]
         if not off <= BEYOND_ROUNDING * max(_distance(other_2V, first_2V) for other_2V in others):
-            raise UsageError(f"a row beside a longer one is {off:.1%} off what it says alone{why}")
+            raise UsageError(message.format(off))
 
 
 def _distance(logits: Tensor, other: Tensor) -> float:

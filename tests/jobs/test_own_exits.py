@@ -184,7 +184,7 @@ def test_a_run_whose_rule_fails_is_a_row_with_its_error_and_the_first_is_said_at
     assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
     line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# found"))
     where = f'test_own_exits.py, line {line}: raise ZeroDivisionError("no")  # found'
-    reason = f"rule fails, at layer 2: ZeroDivisionError: no ({where})"
+    reason = f"rule fails, layer 2: ZeroDivisionError: no ({where})"
     assert runs["error"].to_list()[::2] == [reason, reason]
     said = [line for line in capsys.readouterr().err.splitlines() if "ZeroDivisionError" in line]
     assert said == [

@@ -127,6 +127,10 @@ DONE: dict[str, tuple[Callable[[Any], object], str]] = {
         hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)),
         "a row beside a longer one is .*% off what it says alone$",
     ),
+    "tokens that run together are scaled": (
+        hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),
+        "tokens whose deeper layers run later are .*% off what they say at once$",
+    ),
     "keys are drawn": (
         hooked("model.layers.1.self_attn.k_proj", lambda out: out + torch.rand_like(out)),
         "keys and values are others without queries",
