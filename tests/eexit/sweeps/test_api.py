@@ -134,13 +134,15 @@ def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
 def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
     grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
     done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
-    shown = ("repr", lambda: repr(done)), ("page", done._repr_html_), ("table", lambda: str(done.table.caption))
-    assert not any("Unfinished" in show() for _, show in shown)
+    shown: dict[str, Callable[[], str]] = {
+        "repr": lambda: repr(done), "page": done._repr_html_, "table": lambda: str(done.table.caption)
+    }  # fmt: skip
+    assert not any("Unfinished" in show() for show in shown.values())
     for path in (tmp_path / "out" / "generations").iterdir():
         if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
             path.unlink()
     said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
-    for name, show in shown:
+    for name, show in shown.items():
         assert said in " ".join(show().split()), name
 
 
