@@ -135,12 +135,13 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
     caption = _how_points_are_read(quality.rows)
     rows = quality.rows.set_index("configuration").to_dict("index")
-    shown = {each: rows[each.key] for each in sweep.configurations if each.key in rows}
     found = {
         each: Contradicted(
-            Estimate(*(row[f"{measures.CONTRADICTED}{end}"] for end in ENDS)), int(row[CONTRADICTED_EXITS])
+            Estimate(*(rows[each.key][f"{measures.CONTRADICTED}{end}"] for end in ENDS)),
+            int(rows[each.key][CONTRADICTED_EXITS]),
         )
-        for each, row in shown.items()
+        for each in sweep.configurations
+        if each.key in rows
     }
     if warning := contradicted_rules(found):
         caption = f"{warning} {caption}"

@@ -83,15 +83,18 @@ def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) ->
 
     Rules use what arrays and tensors share.
     """
-    rule, met_DX = ONLINE[configuration.rule], np.zeros((len(p_DXK), len(layers) - 1), dtype=bool)
+    rule, threshold = ONLINE[configuration.rule], configuration.parameter
+    assert isinstance(threshold, float)
+    met_DX = np.zeros((len(p_DXK), len(layers) - 1), dtype=bool)
     for rank in configuration.ranks(layers[:-1]):
-        look: Any = Look(layers[rank], top_p=p_DXK[:, rank, :2])
+        top_p: Any = p_DXK[:, rank, :2]
         try:
-            seen_D = rule.function(look)
+            seen_D: Any = rule.function(Look(layers[rank], top_p=top_p))
         except (AttributeError, IndexError):  # another attribute, or more tokens than were recorded
             return None
-        met_DX[:, rank] = seen_D <= configuration.parameter if rule.at_most else seen_D >= configuration.parameter
-    return met_DX & (np.arange(met_DX.shape[1]) == met_DX.argmax(1)[:, None])
+        met_DX[:, rank] = seen_D <= threshold if rule.at_most else seen_D >= threshold
+    first_DX: np.ndarray = met_DX & (np.arange(met_DX.shape[1]) == met_DX.argmax(1)[:, None])
+    return first_DX
 
 
 def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.quality.estimates import Estimate
 from eexit.results.tables import TOKENS
 from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
@@ -36,7 +36,12 @@ def recorded() -> list[pa.RecordBatch]:
 
 def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thresholds() -> None:
     at_6, margin = Exit("skip", "confidence", 0.9, layers=(6,)), Exit("unfrozen", "margin", 0.955)
-    unknown = [Exit("skip", "entropy", 5.0), Exit("skip", "patience", 2.0), Exit("skip", "fixed", 3.0), Normal()]
+    unknown: list[Configuration] = [
+        Exit("skip", "entropy", 5.0),
+        Exit("skip", "patience", 2.0),
+        Exit("skip", "fixed", 3.0),
+        Normal(),
+    ]
     gated = Exit("skip", "confidence", 0.9, gate="0.1")
     found = on_normal(recorded(), RUNS, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown])
     shares = {key: (each.share.mean, each.n_exits, each.share.n) for key, each in found.items()}
@@ -54,7 +59,7 @@ def test_a_warning_has_the_interval_and_the_number_of_exits() -> None:
     said = "Careful: while the text is normal's, the final layer contradicts most early exits of "
     named = "skip/confidence/0.9 (64.0% [57.1, 70.9] of 1,812 exits)."
     half = Contradicted(Estimate(0.5, 0.4, 0.6, 40), 10)
-    shown = {CONFIDENCE: found, oracle: few, Exit("skip", "margin", 0.5): half}
+    shown: dict[Configuration, Contradicted] = {CONFIDENCE: found, oracle: few, Exit("skip", "margin", 0.5): half}
     assert contradicted_rules(shown) == f"{said}{named}"
     assert contradicted_rules({CONFIDENCE: few}) == f"{said}skip/confidence/0.9 (80.0% of 30 exits)."
     assert contradicted_rules({oracle: few}) == ""
