@@ -233,14 +233,18 @@ class DeferredTokens:
         """Join parts of one depth, in the order of their columns; a single one is not copied."""
         if len(parts) == 1:
             return parts[0]
-        names = ("hidden_BNW", "token_BN", "position_BN")
-        whole = (torch.cat([getattr(part, name) for part in parts], 1) for name in names)
-        return cls(parts[0].depth, *whole, Left.joined([part.left for part in parts]))
+        return cls(
+            parts[0].depth,
+            torch.cat([part.hidden_BNW for part in parts], 1),
+            torch.cat([part.token_BN for part in parts], 1),
+            torch.cat([part.position_BN for part in parts], 1),
+            Left.joined([part.left for part in parts]),
+        )
 
     def of(self, rows: Tensor) -> "DeferredTokens":
         """Take these rows alone, in this order."""
-        parts = (part[rows] for part in (self.hidden_BNW, self.token_BN, self.position_BN))
-        return DeferredTokens(self.depth, *parts, self.left.of(rows))
+        hidden_BNW, token_BN, position_BN = self.hidden_BNW[rows], self.token_BN[rows], self.position_BN[rows]
+        return DeferredTokens(self.depth, hidden_BNW, token_BN, position_BN, self.left.of(rows))
 
 
 class Passing:

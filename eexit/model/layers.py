@@ -342,7 +342,8 @@ class Decoder:
             self.run(defer, part(at, at + 1), cache)
         later = self.run(visit, part(length - 2, length), cache, half, torch.cat(deferred, 1))
         ready_B4H = torch.cat([first, second, later], 1)
-        return self.head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4)).float()
+        logits_B4V: Tensor = self.head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4))
+        return logits_B4V.float()
 
 
 class _ClaimingCache(KVCache):

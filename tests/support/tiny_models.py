@@ -47,10 +47,8 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
         **SLIDING | {"sliding_window_pattern": 3}, head_dim=8, query_pre_attn_scalar=8
     ),
     "gemma4": lambda: tf.Gemma4TextConfig(
-        **SLIDING | {"initializer_range": 0.2},
+        **SLIDING | {"initializer_range": 0.2, "num_global_key_value_heads": 2, "global_head_dim": 16},
         head_dim=8,
-        global_head_dim=16,
-        num_global_key_value_heads=2,
         layer_types=[*["sliding_attention", "full_attention"] * 3, "full_attention"],
         hidden_size_per_layer_input=32,
         vocab_size_per_layer_input=VOCABULARY,

@@ -1,6 +1,6 @@
 """Rows without a teacher: what their steps run, what they owe meanwhile, and rows that come and go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from itertools import cycle, product
@@ -33,7 +33,7 @@ from untrained import LINEAR
 from eexit.decode import engine, rows, student
 from eexit.decode.costs import Counts, needed
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.requests import Decoders, Decoding, Request, RowSoFar
 from eexit.decode.score import score
 from eexit.decode.student import Student
 from eexit.method.own import use_files
@@ -165,11 +165,12 @@ def test_rows_that_alter_the_cache_go_on_as_the_reference_when_the_last_row_that
     first, ends = (Request(PROMPTS[at], Exit("unfrozen", "random", control(60, 20, 15, 5)), at) for at in (1, 2))
     modes = [mode for mode in modes_of(model) if mode != "unfrozen"]
     others = [Request(PROMPTS[0], Exit(mode, "confidence", threshold), 3) for mode in modes]
+
+    def stop_at(end: int) -> Callable[[RowSoFar], bool]:
+        return lambda row: row.request in (first, ends) and len(row.token_ids) == end
+
     for end in (6, 10):
-        decoding = replace(
-            SAMPLED, max_new_tokens=24, rows=2 + len(others),
-            stops=lambda row, end=end: row.request in (first, ends) and len(row.token_ids) == end,
-        )  # fmt: skip
+        decoding = replace(SAMPLED, max_new_tokens=24, rows=2 + len(others), stops=stop_at(end))
         traces = generate(model, [first, ends, *others], decoding)
         assert_as_reference(model, others, traces[2:], replace(decoding, stops=None))
 
@@ -224,7 +225,9 @@ def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPat
 
 def test_a_step_does_not_copy_all_deferred_tokens() -> None:
     class Copies(TorchDispatchMode):
-        most = 0
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+            self.most = 0
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             made = function(*args, **(kwargs or {}))
