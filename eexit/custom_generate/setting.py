@@ -42,11 +42,12 @@ from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.decoders import Decoders, take_apart
-from eexit.model.refusals import refuse_autocast
+from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
+from eexit.output.locations import path_from
 from eexit.output.text import unapplied_sentence
+from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
-from eexit.results.token_columns import LENGTH
 from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer
@@ -124,7 +125,7 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
     `UsageError` for a folder that is no setting, or was altered.
     """
     use_files(use)
-    path = Path(folder).expanduser()
+    path = path_from(folder, "folder")
     return Setting(read_taken(path), path, packed)
 
 
@@ -186,8 +187,7 @@ class Setting:
 
     def _ready_for(self, model: PreTrainedModel) -> _Ready:
         """What is made once for each model. Raises `UsageError` if the setting is not for this one."""
-        if model.training:
-            raise UsageError("the model is in training mode: call model.eval() before")
+        refuse_training(model)
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:

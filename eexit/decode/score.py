@@ -24,8 +24,8 @@ from eexit.decode.groups import ExitPlan, SlotGroup, criterion_of
 from eexit.decode.predictors import FullDepthReference, LMHead
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.slots import to_device
-from eexit.method.draws import exit_draws
 from eexit.method.modes import MODES, Mode
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder, Inputs
 from eexit.plan.configuration import Exit

@@ -20,12 +20,13 @@ from torch import Tensor
 from eexit.decode.costs import run_counts
 from eexit.decode.groups import Criterion, ExitPlan, SlotGroup, criterion_of
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.modes import MODES, Mode
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.layers import Decoder, Inputs
 from eexit.plan.configuration import Exit
-from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
+from eexit.plan.runs import EOS, LENGTH, STOP
+from eexit.results.token_columns import recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens of a slot at first, and grow from there
 ALIGNMENT_BYTES: Final = 8  # of arrays that are copied together: enough for any dtype

@@ -17,7 +17,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, check_shape_and_dtype, refuse_name, source_of
+from eexit.method.own import (
+    RAISED,
+    Definition,
+    check_shape_and_dtype,
+    refuse_name,
+    refuse_no_function,
+    source_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +94,6 @@ class Mode(Definition):
     compute keys and values, and `hides` if later tokens do not attend to the position there.
     """
 
-    function: Callable[..., Any]
     leaves: Leaves
     needs: Sequence[str] = ()  # of `Exited`: "before", "embedding"
     alters: ClassVar[bool] = True
@@ -129,8 +135,8 @@ class Mode(Definition):
                         raise ValueError(
                             f"gives {what or 'numbers '}that are not finite, of {n_off} of {len(counts_N)} tokens"
                         )
-        except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"mode {self.name}, layer {layer.index}: {error}") from error
+        except RAISED as error:
+            raise UsageError(f"mode {self.name}, layer {layer.index}: {self.cause(error)}") from error
         return parts
 
 
@@ -270,6 +276,7 @@ def state(
     """
 
     def made(function: Callable[..., Any]) -> Mode:
+        refuse_no_function("state", function)
         name = function.__name__
         refuse_name(f"state {name}", name, MODES)
         given = {each.value: each for each in Leaves}

@@ -14,10 +14,17 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, check_shape_and_dtype, refuse_name, source_of
+from eexit.method.own import (
+    RAISED,
+    Definition,
+    check_shape_and_dtype,
+    refuse_name,
+    refuse_no_function,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +141,6 @@ class Rule(Definition):
     parameter, the function gives the chance to exit.
     """
 
-    function: Callable[..., Tensor]
     takes_parameter: bool = False
     needs: str = DISTRIBUTION  # one of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
@@ -207,20 +213,23 @@ class Rule(Definition):
         shapes or dtypes. Of the tokens in `checked_B`, if any, for which the host waits, also if the score is NaN.
         """
         given = (look, look.parameter) if self.takes_parameter else (look,)
+        seen: Tensor
         if self.source is None:
-            return self.function(*given)
+            seen = self.function(*given)
+            return seen
         try:
             seen = self.function(*given)
-            check_shape_and_dtype(seen, look.parameter.shape)
+            wanted = "bool" if self.gives_chance and not self.draws else "numbers"
+            check_shape_and_dtype(seen, look.parameter.shape, kind=wanted)
             if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":
                 raise TypeError("gives numbers, not True or False: if they are chances, say draws=True")
             if checked_B is not False:
                 counts_B = ~look.parameter.isnan() & look.is_finite & checked_B
                 if n_nan := int((counts_B & seen.isnan()).sum()):
                     raise ValueError(f"gives NaN, {n_nan} times of {seen.numel()}")
-        except Exception as error:  # a user's code may raise anything
+        except RAISED as error:
             where = f"layer {look.index}" if look.index >= 0 else "all layers"
-            raise UsageError(f"rule {self.name}, {where}: {error}") from error
+            raise UsageError(f"rule {self.name}, {where}: {self.cause(error)}") from error
         return seen.float()
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
@@ -320,11 +329,24 @@ ONLINE: Final[dict[str, Rule]] = {}  # they look only at layers that have been r
 BLIND: Final[dict[str, Rule]] = {}  # they look at nothing
 
 
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+
+
+@overload
 def rule(
     *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
     draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
     example: float | None = None, kind: type[Rule] = Rule, **further: Any,
-) -> Callable[[Callable[..., Any]], Rule]:  # fmt: skip
+) -> Callable[[Callable[..., Any]], Rule]: ...  # fmt: skip
+
+
+def rule(
+    function: Callable[..., Any] | None = None, /,
+    *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
+    draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
+    example: float | None = None, kind: type[Rule] = Rule, **further: Any,
+) -> Rule | Callable[[Callable[..., Any]], Rule]:  # fmt: skip
     """Make a function a rule, whose name is the function's, and whose definition is its docstring.
 
     `function(layer, parameter)` gives (B,) bool: whether tokens exit at the layer; `parameter` is (B,), and may be left
@@ -341,10 +363,11 @@ def rule(
     """
 
     def made(function: Callable[..., Any]) -> Rule:
+        refuse_no_function("rule", function)
         name, source = function.__name__, source_of(function)
         refuse_name(f"rule {name}", name, RULES)
         n_taken = len(inspect.signature(function).parameters)
-        if needs not in NEEDS or (source and needs == NOTHING):
+        if needs not in [*NEEDS] or (source and needs == NOTHING):
             known = ", ".join(each for each in NEEDS if each != NOTHING)
             raise UsageError(f"rule {name}: needs is one of {known}, got {needs!r}")
         if n_taken not in ((1, 2) if parameter else (1,)):
@@ -360,7 +383,7 @@ def rule(
         register(entry)
         return entry
 
-    return made
+    return made if function is None else made(function)
 
 
 def register(entry: Rule) -> None:

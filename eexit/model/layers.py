@@ -137,6 +137,8 @@ class Decoder:
         with refusals.naming(type(model).__name__):
             refusals.refuse_unsupported(model.config)
             refusals.refuse_compiled(model)
+            refusals.refuse_unmerged(model)
+            refusals.refuse_training(model)
             refusals.refuse_autocast(model.device)
             refusals.refuse_offloaded(model)
             config, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()

@@ -38,7 +38,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
 
     The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
     """
-    location, chosen_device = locate(config.model), choose_device(device)
+    location, chosen_device = locate(config.model, config.revision), choose_device(device)
     dtype = choose_dtype(config.dtype, chosen_device, config.quantize)
     is_quantized = method_of(read_config(config, location))
     tokenizer = load_tokenizer(config)
@@ -128,7 +128,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
 
 def load_tokenizer(config: ModelOptions) -> Tokenizer:
     """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
-    location = locate(config.model)
+    location = locate(config.model, config.revision)
     try:
         with quietly():
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(location, **_fetching(config, location))

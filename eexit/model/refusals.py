@@ -70,6 +70,21 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def refuse_unmerged(model: nn.Module) -> None:
+    """Raise `UsageError` for a model that peft wraps, or in whose modules peft has an adapter that is not merged."""
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise UsageError(
+            "it has an adapter of peft that is not merged: give what merge_and_unload() of the PeftModel returns or, "
+            "to a sweep, the model without it and the adapter's folder as adapter=…"
+        )
+
+
+def refuse_training(model: nn.Module) -> None:
+    """Raise `UsageError` for a model in training mode, in which it may drop activations, or its cache for gradients."""
+    if model.training:
+        raise UsageError("the model is in training mode: call model.eval() before")
+
+
 def refuse_hooked(model: PreTrainedModel) -> None:
     """Raise `UsageError` for a model with forward hooks outside of its layers, or a patched module that holds others.
 

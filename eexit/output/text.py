@@ -10,6 +10,15 @@ from typing import Any, Final
 SHORT: Final = 3  # names of so many letters are alike by chance: gpu and cpu
 
 
+def printable(text: str) -> str:
+    """Return the text as a terminal may show it: control characters but line ends and tabs as Python writes them.
+
+    >>> printable("a\\x1b[2Jmodel")
+    'a\\\\x1b[2Jmodel'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+
+
 def is_known(number: Any) -> bool:
     return number is not None and math.isfinite(number)
 

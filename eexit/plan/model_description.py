@@ -77,7 +77,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
 
     Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
     """
-    location = locate(config.model)
+    location = locate(config.model, config.revision)
     found = read_config(config, location)
     n_layers = found.get_text_config(decoder=True).num_hidden_layers
     digest, parts = _file_digest(config.model, location), None
@@ -181,7 +181,7 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
     whole ones. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
     `describe_model` does, and for an adapter that does not fit.
     """
-    found = read_config(config, locate(config.model))
+    found = read_config(config, locate(config.model, config.revision))
     text = found.get_text_config(decoder=True)
     model = _without_weights(config, found)
     if config.quantize is not None:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.output.text import percent, some
-from eexit.plan.configuration import Configuration, Exit
+from eexit.plan.configuration import Configuration
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import by_kind
 from eexit.quality.per_right import has_chains, per_right
-from eexit.quality.text_measures import log_perplexity, mean_perplexity
+from eexit.quality.text_measures import cut, log_perplexity, mean_perplexity
 from eexit.results.files import once_each
 from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
@@ -25,7 +25,7 @@ from eexit.results.tables import GENERATIONS, OF_PARTS
 RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
 KEYS = ("parameter", "kl_factor", "seed")
 MOST_NAMED: Final = 3
-MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer says another token
+MANY_CUT: Final = 0.1  # of the texts whose answers are marked; above it, the accuracy may be that of the limit
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
@@ -62,10 +62,12 @@ def figures(
 
     Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
 
+    The mean `cut` is the share of texts that `max_new_tokens` ended (`cut_share`).
+
     A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
-    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", *MEASURES])
+    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", "finish_reason", *MEASURES])
     found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
     per_answer = {
         key: {"per_right_answer": {name: taken.as_dict() for name, taken in of.items()}}
@@ -124,34 +126,6 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
 
 
-def contradicted_share(runs: pa.Table) -> float | None:
-    """The share of early exits on the text of `normal` that the final layer contradicts, over all these runs.
-
-    None where there is no such exit, or nothing is known of it.
-    """
-    n, contradicted = (pc.sum(runs[name]).as_py() for name in ("exits_on_normal", "contradicted_on_normal"))
-    return contradicted / n if n else None
-
-
-def contradicted_rules(shares: Mapping[Configuration, float | None]) -> str:
-    """A warning that names the settings of online rules most of whose early exits the final layer contradicts; or "".
-
-    `shares` are those of `contradicted_share`. The worst settings come first, at most `MOST_NAMED`.
-    """
-    worst = {
-        of.key: share
-        for of, share in shares.items()
-        if isinstance(of, Exit) and of.is_online and share is not None and share > MOSTLY  # no NaN is
-    }
-    worst_first = sorted(worst.items(), key=lambda pair: -pair[1])
-    named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
-    return (
-        f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
-        if named
-        else ""
-    )
-
-
 def _of_configuration(
     configuration: Configuration, generations: pa.Table, same_for_every_seed: Collection[str]
 ) -> dict[str, Any]:
@@ -161,8 +135,35 @@ def _of_configuration(
         "runs": found.n_runs,
         "different_runs": found.n_different,
         "errors": found.n_errors,
-        "means": {name: mean_of(name, found.done) for name in MEASURES if name in found.done.column_names},
+        "means": {
+            **{name: mean_of(name, found.done) for name in MEASURES if name in found.done.column_names},
+            "cut": cut_share(found.done),
+        },
     }
+
+
+def cut_share(runs: pa.Table) -> float | None:
+    """Return the share of texts that `max_new_tokens` ended, of those whose answers are marked, or of all if none is.
+
+    None without such a text.
+    """
+    is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
+    return float(np.nanmean(is_cut_R)) if (~np.isnan(is_cut_R)).any() else None
+
+
+def cut_warning(shares: Mapping[str, float | None]) -> str:
+    """Return a warning that names the configurations of which more than `MANY_CUT` of the texts are cut; or "".
+
+    `shares` are those of `cut_share` by key. The worst come first, at most `MOST_NAMED`.
+    """
+    many = {key: share for key, share in shares.items() if share is not None and share > MANY_CUT}  # no NaN is
+    worst_first = sorted(many.items(), key=lambda pair: -pair[1])
+    named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
+    return (
+        f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
+        if named
+        else ""
+    )
 
 
 def mean_of(measure: str, runs: pa.Table) -> float | None:

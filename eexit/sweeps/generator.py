@@ -7,16 +7,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.costs import cost_columns
+from eexit.decode.costs import cost_columns, run_counts
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.decode.unit_costs import find_prices
-from eexit.errors import first_line
+from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
@@ -24,7 +25,7 @@ from eexit.model.decoders import Decoders, take_apart
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.refusals import refuse_hooked
 from eexit.plan.config import NO_MARKS, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
+from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
@@ -184,8 +185,8 @@ class ModelGenerator:
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
-        """What each request gives. Where a seed changes nothing, the outcome of the first stands for those of all
-        seeds; if that one failed, the others are tried too.
+        """What each request gives. Where a seed or the mode changes no token, the outcome of the first stands for those
+        of all seeds or modes; if that one failed, the others are tried too.
         """
         first: dict[Request, Key] = {}
         for key, request in requests.items():
@@ -197,13 +198,22 @@ class ModelGenerator:
             if isinstance(outcome, Failure):
                 left[key] = requests[key]
             else:
-                outcomes[key] = outcome
+                outcomes[key] = self._in_its_mode(outcome, requests[key])
                 ends.of(requests[key])
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
-        """What all requests have in common that have the same outcome, whatever their seeds."""
-        return replace(request, seed=0) if request.configuration.key in self._same_for_every_seed else request
+        """Return what all requests have in common that have the same tokens and exits, whatever their seed or mode."""
+        seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
+        return replace(request, seed=seed, configuration=without_mode(request.configuration))
+
+    def _in_its_mode(self, trace: Trace, request: Request) -> Trace:
+        """Return the trace of a request, given that of another mode or seed with the same tokens and exits."""
+        configuration = request.configuration
+        if without_mode(configuration) == configuration:
+            return trace
+        layer_X = np.array([*self.engine.decoding.exitable_layers, self.engine.decoder.n_layers - 1])
+        return replace(trace, counts=run_counts(configuration, layer_X, trace.exit_layer_T[1:]))
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
@@ -220,7 +230,7 @@ class ModelGenerator:
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
             out_of_memory = of_memory or "can't allocate memory" in str(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.

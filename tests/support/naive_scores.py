@@ -12,9 +12,9 @@ from reference.rules import Seen, stops_of
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request
-from eexit.method.draws import exit_draws
 from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 

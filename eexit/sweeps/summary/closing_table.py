@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
-from eexit.plan.configuration import Configuration, Draft, short_name
+from eexit.plan.config import HEAD
+from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import COLUMNS as OF_KINDS
@@ -17,12 +18,21 @@ from eexit.quality.by_kind import by_kind
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
-from eexit.results.landed import read_columns
-from eexit.results.means import contradicted_rules, contradicted_share, mean_of, outcomes, screen_misses
+from eexit.results.landed import read_columns, runs_with_tokens
+from eexit.results.layout import MANIFEST
+from eexit.results.means import (
+    cut_share,
+    cut_warning,
+    mean_of,
+    outcomes,
+    screen_misses,
+)
 from eexit.results.store.folder import Store
+from eexit.results.store.manifest import read_manifest
+from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
 
 COLUMNS = [
-    *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
+    *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
     *("exit_rate", "exits_on_normal", "contradicted_on_normal", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
@@ -43,8 +53,11 @@ DIFFERENT_CAPTION = (
     "all seeds have the same run."
 )
 # Of a sweep whose prompts bring answers.
-ANSWERS_HEADING = f"cor{SOFT_HYPHEN}rect"
-ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
+ANSWERS_CAPTION = (
+    " Correct: runs whose answer is right, of those whose prompt says what is. Cut: those of them whose text ended at "
+    "max_new_tokens."
+)
 # Of a sweep whose texts have chains of thought, and answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
 TAKEN_CAPTION = (
@@ -104,9 +117,10 @@ def closing_table(
         TAKEN_CAPTION: bool(taken),
         DRAFTS_CAPTION: has_drafts,
     }
-    shares = {each: contradicted_share(of.done) for each, of in zip(configurations, found, strict=True)}
-    warning = contradicted_rules(shares)
-    caption = f"{warning}\n{CAPTION}" if warning else CAPTION
+    contradicted = _contradicted(store, configurations, [of.done for of in found], units(prompts))
+    cut_shares = {each.key: cut_share(of.done) for each, of in zip(configurations, found, strict=True)}
+    warnings = [contradicted_rules(contradicted), cut_warning(cut_shares) if has_answers else ""]
+    caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
     if missed := screen_misses(done):
         caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
@@ -114,13 +128,42 @@ def closing_table(
     table.add("key", "configuration", shorten=short_name)
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
     of_taken = [heading for name in taken for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
-    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
+    table.add("number", *HEADINGS, *ANSWERS_HEADINGS * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
         means = [*_means(of.done, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
         drafts = _of_drafts(of.done) if has_drafts else []
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table
+
+
+def _contradicted(
+    store: Store, configurations: Sequence[Configuration], done: Sequence[pa.Table], unit_of: Mapping[str, str]
+) -> dict[Configuration, Contradicted]:
+    """Return the early exits on the text of `normal` that are contradicted, of each configuration that has any."""
+
+    def units_of(runs: pa.Table) -> list[str]:
+        return [unit_of.get(prompt_id, prompt_id) for prompt_id in runs["prompt_id"].to_pylist()]
+
+    found = {}
+    for configuration, runs in zip(configurations, done, strict=True):
+        contradicted_R, exits_R = (
+            runs[name].cast("float64").to_numpy() for name in ("contradicted_on_normal", "exits_on_normal")
+        )
+        found[configuration] = Contradicted.of_runs(contradicted_R, exits_R, units_of(runs))
+    manifest = read_manifest(store) if store.has(MANIFEST) else None
+    if manifest is None or manifest.config["decide_on"] != HEAD:
+        return found
+    wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
+    columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]
+    normal = read_columns(store, columns).filter(wanted)
+    tokens = (
+        batch for _, of_run in runs_with_tokens(store, columns, wanted, OF_TOKENS) for batch in of_run.to_batches()
+    )
+    layers = [*manifest.exitable_layers, manifest.model["n_layers"] - 1]
+    unit_of_run = dict(zip(normal["run_id"].to_pylist(), units_of(normal), strict=True))
+    of_all = on_normal(tokens, unit_of_run, layers, configurations)
+    return {each: of_all.get(each.key, of) for each, of in found.items()}
 
 
 def kinds_table(
@@ -162,7 +205,7 @@ def _means(done: pa.Table, has_answers: bool) -> list[str]:
         percent(pc.mean(loop_share).as_py()),
         written(mean_of("perplexity", done), ".4g"),
         written(mean_of("tokens_until_difference", done), ".1f"),
-        *([percent(mean_of("correct", done))] if has_answers else []),
+        *([percent(mean_of("correct", done)), percent(cut_share(done))] if has_answers else []),
     ]
 
 

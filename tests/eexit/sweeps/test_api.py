@@ -2,10 +2,12 @@
 
 import gc
 import json
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 from byte_model import save_byte_model
 from commands import asked_here
 from driving import assert_same
+from peft import LoraConfig, get_peft_model
 from scripted import rows_of
+from synthetic_sweeps import write_manifest
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,6 +35,7 @@ from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps import here
 from eexit.sweeps.arguments import from_python
+from reports import build_report
 
 PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
 GRID: dict[str, Any] = {
@@ -115,7 +120,8 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
     assert all(page.count(f">{key}</t") == 3 for key in swept.runs.configuration.unique()), "two texts, and a line"
-    assert repr(swept).splitlines()[-1] == swept.out
+    assert repr(swept) == f"{swept.table}\n{swept.out}"
+    assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
 def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
@@ -123,6 +129,39 @@ def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
     assert "/agree" not in first._repr_html_()
     second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
     assert first._repr_html_() == second._repr_html_()
+
+
+def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+    grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
+    done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
+    shown: dict[str, Callable[[], str]] = {
+        "repr": lambda: repr(done), "page": done._repr_html_, "table": lambda: str(done.table.caption)
+    }  # fmt: skip
+    assert not any("Unfinished" in show() for show in shown.values())
+    for path in (tmp_path / "out" / "generations").iterdir():
+        if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
+            path.unlink()
+    said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
+    for name, show in shown.items():
+        assert said in " ".join(show().split()), name
+
+
+def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
+    swept: eexit.SweepResults, model: str, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(swept.out, tmp_path / "out"))
+    about = json.loads((out / "sweep.json").read_text())
+    del about["checksum"]
+    for changed, says in (
+        ({"configurations": 5}, "configurations: Input should be a valid list"),
+        ({"model": {**about["model"], "name": "tiny\x1b[31m"}}, "model.name: String should match pattern"),
+    ):
+        write_manifest(out, {**about, **changed})
+        for read in (eexit.open, lambda out: build_report(str(out), tmp_path / "report.html")):
+            with pytest.raises(ValueError, match=rf"{out}.* \({re.escape(says)}.*\)$"):
+                read(out)
+    again = eexit.sweep(PROMPTS, model=model, quiet=True, out=out, **GRID)  # all runs are its own
+    assert again.manifest.configurations == swept.manifest.configurations
 
 
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
@@ -156,6 +195,14 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     del short
     gc.collect()
     assert not out.exists()
+
+
+def test_a_report_without_out_stays_where_report_says(model: str) -> None:
+    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
+    gc.collect()
+    assert "<title>Early exit" in report.read_text("utf-8")
+    assert [*report.parent.iterdir()] == [report]
+    shutil.rmtree(report.parent)
 
 
 @pytest.mark.usefixtures("own_exits")
@@ -216,15 +263,97 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that jobs/train.py made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
+        ({"revision": "v1"}, "revision v1 has no effect: model {model} is not fetched by a Hugging Face name, so leave "
+         "revision out"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (dtype in "
+         "eexit.sweep)"),
+        ({"use": 5}, "use must be a path, as text or a Path, got 5"),
+        ({"use": [None]}, "use must be a path, as text or a Path, got None"),
+        ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
+        ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
+        ({"controls_in": 5}, "controls_in takes a list of modes, got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
     model: str, tmp_path: Path, arguments: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        eexit.sweep(["one"], out=tmp_path / "out", **{"model": model, "exit_every": 2, "quiet": True, **arguments})
+        eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*modes: str) -> str:
+        asked: dict[str, Any] = {"rules": {"fixed": [2, 4], "confidence": [0.9]}, "exit_every": 2, "max_new_tokens": 2}
+        eexit.sweep(["one"], model=model, modes=modes, out=tmp_path / "_".join(modes), **asked)
+        return capsys.readouterr().err
+
+    line = "all tokens exit at one layer, so that these have the same texts, decoded once: "
+    assert f"{line}fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n" in said("unfrozen", "skip")
+    assert line not in said("normal", "skip")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's own code
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda model: model.compile(backend="eager") or model, "the model is compiled"),
+        (lambda model: torch.compile(model, backend="eager"), "the model is compiled"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])), "it has an adapter of peft"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])).model, "it has an adapter of peft"),
+    ],
+    ids=["compile", "torch.compile", "PeftModel", "its model"],
+)
+def test_a_loaded_model_whose_copy_would_be_another_is_refused(
+    model: str, tmp_path: Path, change: Callable[[Any], Any], line: str
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    with pytest.raises(ValueError, match=f" is not supported: {line}"):
+        eexit.sweep(["one"], model=change(loaded), tokenizer=tokenizer, out=tmp_path / "out", quiet=True, exit_every=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.SweepResults) -> None:
+    def named(layer: Any) -> Any: ...
+
+    any_value: Any = 5
+    refused: dict[str, Callable[[], object]] = {
+        "results must be a path, as text or a Path, got 5": lambda: eexit.open(any_value),
+        "folder must be a path, as text or a Path, got 5": lambda: eexit.load(any_value),
+        "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.certainty("a"),  # type: ignore[arg-type]
+        "a rule is made of a function that has a name, as def gives it one, got 5": lambda: eexit.rule(any_value),
+        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.state(any_value),
+        f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
+            lambda: eexit.rule()(wrapped)
+        ),
+        "rule named: needs is one of stream, probe, distribution, history, logits, final, got ['logits']": (
+            lambda: eexit.rule(needs=["logits"])(named)  # type: ignore[call-overload]
+        ),
+        "unknown dtype 'float31': did you mean float32 or float16? (dtype in load_default_model_and_tokenizer)": (
+            lambda: eexit.load_default_model_and_tokenizer(dtype="float31")
+        ),
+    }
+    for line, call in refused.items():
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            call()
+        assert str(raised.value) == line
+
+
+def test_a_dtype_may_be_one_of_torch(model: str) -> None:
+    grid: dict[str, Any] = {**GRID, "rules": {}, "modes": ["normal"], "dtype": torch.float16, "max_new_tokens": 2}
+    assert eexit.sweep(["one"], model=model, quiet=True, **grid).manifest.config["dtype"] == "float16"
+    assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("own_exits")
+def test_a_rule_without_options_needs_no_parentheses() -> None:
+    @eexit.rule
+    def surely(layer: Any) -> Any: ...
+
+    assert (surely.name, surely.needs, surely.parameter) == ("surely", "distribution", "")
 
 
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:

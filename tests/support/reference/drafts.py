@@ -14,7 +14,7 @@ from eexit.decode.costs import Rounds
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
-from eexit.results.token_columns import EOS, LENGTH
+from eexit.plan.runs import EOS, LENGTH
 from reference.generation import kl_divergence, read_after, read_exits, said
 
 

@@ -21,16 +21,16 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.layer_call import Exited
 from eexit.method.modes import MODES, Deeper, Leaves, Mode
 from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, Exit
-from eexit.results.token_columns import EOS, LENGTH
+from eexit.plan.runs import EOS, LENGTH
 from reference.rules import Seen, stops_of
 
 

@@ -23,11 +23,11 @@ from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.unit_costs import find_prices
 from eexit.method.divergence import divergence_from_final
-from eexit.method.draws import exit_draws
 from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE, RULES, Parameter
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.adapters import merged
 from eexit.model.decoders import Decoders
 from eexit.plan.configuration import Configuration, Exit, Normal
