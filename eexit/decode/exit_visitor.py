@@ -36,13 +36,8 @@ class ExitVisitor:
 
     def __init__(self, head: LMHead, plan: ExitPlan, decided: Decisions, shape: Sequence[int]):
         """Begin with tokens of this shape (B, T), of which none has exited."""
-        self.head, self.decoder, self.decoding, self.plan, self.decided = (
-            head,
-            head.decoder,
-            head.decoding,
-            plan,
-            decided,
-        )
+        self.head, self.plan, self.decided = head, plan, decided
+        self.decoder, self.decoding = head.decoder, head.decoding
         self.shape, self.n_exits = tuple(shape), len(self.decoding.exitable_layers)
         self.ranks = {self.decoding.exitable_layers[rank]: rank for rank in plan.ranks}
         self.passed_N = torch.ones_like(plan.u_exit_N)  # the chance of having passed all layers so far

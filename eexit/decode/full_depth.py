@@ -131,7 +131,7 @@ def observe(
     ended = ended[slots.n_tokens[ended] > 1]  # prefill has observed first tokens
     if not len(ended):
         return
-    n_run = int((slots.n_tokens + (0 if prompts else slots.n_prompt))[ended].max()) - 1
+    n_run = int((slots.n_tokens + (0 if prompts is not None else slots.n_prompt))[ended].max()) - 1
     size = max(1, OBSERVED_TOKENS // n_run)
     for start in range(0, len(ended), size):
         observed(_observe(slots, head, prompts, ended[start : start + size], n_run))
@@ -152,7 +152,7 @@ def _observe(slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.
     parts = [ended.copy(), row_N, column_N, slot_N, index_N, slots.token[slot_N, index_N]]
     slot, row, column, at_slot, at_index, token = to_device(parts, decoder.device)
     cache = decoder.cache(len(ended), slots.end)
-    if prompts:
+    if prompts is not None:
         cache.copy_rows(prompts, slot, torch.arange(len(slot), device=slot.device))
     layers = [*decoding.exitable_layers, decoder.n_layers - 1][-decoding.n_observed :]
     hidden_NXD = full_depth_pass(decoder, layers, inputs, cache, slice(None))[row, column]
