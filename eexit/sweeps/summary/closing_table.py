@@ -205,7 +205,7 @@ def _means(done: pa.Table, has_answers: bool) -> list[str]:
         percent(pc.mean(loop_share).as_py()),
         written(mean_of("perplexity", done), ".4g"),
         written(mean_of("tokens_until_difference", done), ".1f"),
-        *([percent(mean_of("correct", done)), percent(cut_share(done))] if has_answers else []),
+        *([percent(mean_of("correct", done)), percent(cut_share(done), 0)] if has_answers else []),
     ]
 
 
