@@ -47,8 +47,8 @@ class FinishedSweep:
         """Return the configuration that loads the sweep's model; without exits, a configuration with full depth alone.
 
         Raise `UsageError` for a sweep of another version, ending in `way_out`, and unless its custom rules and modes
-        are given again, unchanged. Raise it for untrusted Python code of a model: the reader decides, not the author of
-        `sweep.json`.
+        are given again, unchanged. An untrusted model with Python code is refused too: the reader decides, not the
+        author of `sweep.json`.
         """
         if with_exits:
             refuse_changed(self.manifest.own, self.name)

@@ -67,7 +67,7 @@ def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
 
 
 def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], call: str) -> Placed:
-    """Return the sweep that a call's arguments describe. Raise `UsageError` that names the argument."""
+    """Return the sweep that a call describes, running files in `use`. Raise `UsageError` that names the argument."""
     known = names_of(kind)
     use_files(arguments.get(USE, ()))
     fields = {

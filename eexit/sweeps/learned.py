@@ -44,8 +44,8 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
 def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> StateMaps | None:
     """Return the KV maps of a sweep, in fp32 where the decoder uses them; None without any.
 
-    Raise `UsageError` for an artefact that can't be used. Raise it for maps to keys and values if the model has no
-    separate modules that compute them.
+    Raise `UsageError` for an artefact that can't be used, such as maps to keys and values that the model computes
+    without separate modules.
     """
     if config.state is None:
         return None

@@ -98,7 +98,8 @@ class Remaining:
 def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
     """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
 
-    `say` receives a line about the extension. Raise `UsageError` if this sweep, or any, can't be written there.
+    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
+    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
     """
     if not store.is_local:
         store.probe()  # first, since any other access to an unreachable location waits for a minute

@@ -89,9 +89,9 @@ def growth(before: SweepConfig, after: SweepConfig) -> str:
 def written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
     """Write the manifest beside the results, as actors require, and yield the sweep's configuration.
 
-    That is the configuration of `manifest`, or its union with that of existing results. If no shard is committed, the
-    previous manifest is restored, or removed if there are no results. The caller must hold the lease. Raise `OSError`,
-    or `UsageError` if the results are another sweep's by now.
+    That is the configuration of `manifest`, or its union with that of existing results. A damaged manifest is set
+    aside. If no shard is committed, the previous manifest is restored, or removed if there are no results. The caller
+    must hold the lease. Raise `OSError`, or `UsageError` if the results are another sweep's by now.
     """
     config = stored_config(store, manifest)
     try:
