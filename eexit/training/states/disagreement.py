@@ -104,7 +104,7 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
 
 
 def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
-    """Yield batches of the texts with decided tokens, of at most `ROOM_COLUMNS` but at least one text, shortest first."""
+    """Yield the texts with decided tokens in batches, shortest first: within `ROOM_COLUMNS`, or one longer text."""
     together: list[Text] = []
     for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_columns):
         if together and (len(together) + 1) * n_columns(text) > ROOM_COLUMNS:
