@@ -55,7 +55,7 @@ class ChainsStudy(Study):
     table, doing = CHAINS, "comparing"
 
     def __init__(self, sweep: FinishedSweep, follow_ups: Sequence[str]) -> None:
-        """Raise `UsageError` for a sweep without thinking or checked answers, or for follow-up sweeps of another one."""
+        """Raise `UsageError` for a sweep without thinking or checked answers, or for follow-up prompts of another."""
         if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
             raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
         if sweep.runs["correct"].null_count == len(sweep.runs):
