@@ -208,10 +208,10 @@ def _of_system(error: BaseException | None) -> str:
 
 
 def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: Display, lease: Lease) -> "Judging":
-    """Ask the judge about all texts of the plan, and commit the scores to the sweep's `judgements/`.
+    """Send all questions of the plan to the judge, and commit the scores to the sweep's `judgements/`.
 
-    Questions are asked in another thread, since signals interrupt the main thread only. All answers received are
-    committed, whatever is raised. The plan was made under `lease`, so that no two calls pay for the same answers. Raise
+    They are sent in another thread, since signals interrupt the main thread only. All answers received are committed,
+    whatever is raised. The plan was made under `lease`, so that no two calls pay for the same answers. Raise
     `SweepStopped` if the lease is lost, or all further questions would fail.
     """
     judging, loop = Judging(plan), asyncio.new_event_loop()
