@@ -1,7 +1,6 @@
 """The sweep's actor: a process, perhaps on another machine, that holds a loaded generator and commits its results.
 
-It is a plain class, which the driver turns into a Ray actor. Its results are Parquet files; its answers to the driver
-are counts.
+It is a plain class, which the driver turns into a Ray actor. It writes Parquet files and returns only counts.
 """
 
 import gc

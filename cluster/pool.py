@@ -48,8 +48,8 @@ def plan_pools(
 ) -> list[Pool]:
     """Return a pool for each accelerator type of `job`, or one pool.
 
-    Raise `UsageError` if no node has enough memory for a run. Raise it for actors that fit no node, unless `job` gives
-    their number and nodes may join.
+    Raise `UsageError` if a run needs more memory than any node has. Raise it if an actor fits no node, unless nodes may
+    join and `job` fixes the number of actors.
     """
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:

@@ -46,8 +46,7 @@ class Session:
 def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Session]:
     """Use the Ray that this process has joined, else join the cluster of a job or of RAY_ADDRESS, else start one.
 
-    Leave a joined cluster and end a started one. `say` gets a line on which takes its seconds. Raise `UsageError` if
-    Ray can't be joined or started.
+    Leave a joined Ray and end a started one. `say` gets a line on the step that takes its seconds. Raise `UsageError`.
     """
     if ray.is_initialized():
         yield _session(is_own=False)
@@ -104,10 +103,10 @@ def _start() -> None:
 
 
 def _end() -> None:
-    """Shut down Ray, which resets SIGTERM to the default handler, and install our handlers meanwhile.
+    """Shut down Ray, which resets SIGTERM to the default handler, and reinstall our handlers meanwhile.
 
-    Ray resets it once and outside Python, so that a SIGTERM before the next iteration still kills. SIGINT and SIGHUP
-    keep their handlers.
+    Ray resets it once, outside Python; SIGTERM before our next iteration still kills. Other signals keep their
+    handlers.
     """
     ending = threading.Thread(target=ray.shutdown)
     ending.start()

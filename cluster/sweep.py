@@ -113,8 +113,8 @@ def _prepare(
 ) -> _Prepared:
     """Refuse bad input before anything is loaded or written. Raise `UsageError`.
 
-    In a sweep without committed runs, Ray starts while another process reads the model's facts: each takes seconds.
-    `on_ray` then holds that session.
+    Without committed runs, Ray starts meanwhile in `on_ray`, as another process reads the model's facts: both take
+    seconds.
     """
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config

@@ -102,9 +102,9 @@ class OwnActor:
 
 @contextmanager
 def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
-    """Context with an exclusive actor that has loaded the model for this work.
+    """Context with an exclusive actor that has loaded the model for this work; Ray is started if need be.
 
-    Start Ray if need be. Raise `UsageError` if the resources are not free.
+    Raise `UsageError` if the resources are not free.
     """
     with ray_session() as session:
         room = room_for(device, session.nodes)

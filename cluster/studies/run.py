@@ -1,7 +1,6 @@
 """Execution of a study of a finished sweep: `run_study`, for the scripts of `jobs/`.
 
-A study without a model runs in this process, without Ray. For all others, one actor has a node's CPUs, or a GPU, to
-itself.
+A study without a model runs in this process, without Ray. Any other has an actor with a node's CPUs or a GPU to itself.
 """
 
 from collections.abc import Callable, Sequence

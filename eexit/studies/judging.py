@@ -133,8 +133,7 @@ class _Completion(BaseModel):  # the fields of a completion that are read
 class _BoundedClient(openai.DefaultAsyncHttpxClient):
     """HTTP client that reads at most `MOST_BYTES` of a reply within `seconds` of the request, without redirects.
 
-    Compressed replies are refused, since they may expand a thousandfold. Only the headers on retries are kept: a
-    charset, too, can expand a reply.
+    Replies must be uncompressed, and only headers on retries are kept: compression or a charset may expand a reply.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -3,8 +3,7 @@
 The maps are closed-form ridge regressions, after Yom Din et al. 2023 ("Jump to Conclusions"). The validation texts
 choose each map's penalty and prior, which is the logit lens or the mean. Each map is then fitted to all training texts.
 
-Shapes: N tokens, X exitable layers and the final one, W width of a hidden state, H width of a head input, J = H + 1
-with a constant 1 in front.
+Shapes: N tokens, X exitable layers and the final one, W width of a hidden state, H of a head input, J = H + 1 inputs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,8 +1,7 @@
 """Follow-up prompts of a finished sweep: the prefiller has edited thinking, and `group` is the original prompt's id.
 
 The edits follow Lanham et al. 2023, "Measuring faithfulness in chain-of-thought reasoning". An id has the original's
-id, the edit and the configuration that wrote the thinking, as in `sum-3/keep-50/normal`. Without any thinking it has no
-writer: `sum-3/keep-0`.
+id, the edit and the thinking's writer, as in `sum-3/keep-50/normal`; without any thinking, it is `sum-3/keep-0`.
 """
 
 from collections import Counter
@@ -74,8 +73,8 @@ class Changes:
 def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes) -> tuple[list[Prompt], int]:
     """Return the follow-up prompts, and the number of originals without thinking, which their follow-ups lack too.
 
-    The thinking is what `writer` wrote with the first seed, on prompts that `reader` answered too. Raise `UsageError`
-    if `writer` wrote none.
+    `writer` wrote the thinking with the first seed; `reader` answered the prompts too. Raise `UsageError` without
+    thinking.
     """
     config = sweep.config(with_exits=False)
     refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)

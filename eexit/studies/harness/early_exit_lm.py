@@ -129,8 +129,8 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     def _text(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], list[int]]:
         """Return the prompt and the tokens to score, which begin with the context's last token if that may exit.
 
-        As in `hf`, long texts are truncated on the left, and the last token is not run. Raise `UsageError` for a text
-        that does not fit the model.
+        As in `hf`, long texts are cut on the left, and the last token is not run. Raise `UsageError` beyond the model's
+        limits.
         """
         if not 0 < len(continuation) <= self.max_length:
             raise UsageError(

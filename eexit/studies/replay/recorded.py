@@ -4,8 +4,7 @@ A replay is teacher-forced: every token is decided given a text of another confi
 of the configuration's own tokens. Where a mode keeps the full-depth KV cache, everything follows from the full-depth
 pass. Results are then expectations over exit probabilities, without draws.
 
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, T texts, P prompts or
-groups, C columns, K top tokens.
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1, the final layer last, T texts, P groups, K top tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,8 +77,7 @@ OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
 def read_transcripts(location: Location, key: str, once: bool = False) -> list[Transcript]:
     """Return the texts of this configuration's runs with decided tokens, by prompt and seed.
 
-    With `once`, only the run with the lowest seed of each prompt. Raise `DamagedError` for a damaged file, and
-    `OSError`.
+    With `once`, only each prompt's lowest seed. Raise `DamagedError` for a damaged file, and `OSError`.
     """
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {
@@ -114,8 +112,7 @@ def _teacher(decided: pa.Table) -> Divergence | None:
 class Replayed:
     """A text under a configuration: means over its decided tokens, and its total costs.
 
-    `changed` is the probability that any token differs from full depth's. `drawn` is True if the KL and disagreement
-    depend on the draws.
+    `changed` is the probability that any token differs from full depth's. `drawn` is True if results depend on draws.
     """
 
     share_X: np.ndarray
@@ -185,8 +182,7 @@ def replay_at_full_depth(
 def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: Pricing) -> Costs:
     """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
 
-    `cost_run` minus `cost_needed` is the cost of exit scores. An oracle saves nothing at run time and has no
-    `cost_run`.
+    `cost_run` minus `cost_needed` is the cost of exit scores; an oracle has no `cost_run`, since it saves nothing.
     """
     layers, prices = pricing.layers, pricing.prices
     layer_X = np.array([*layers, len(prices.layer_L) - 1])

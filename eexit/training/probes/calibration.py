@@ -1,13 +1,12 @@
 """Calibration of probes and gates: it makes their predicted exit probabilities right on average.
 
-A probe is fitted to log KL. True KLs scatter around an uncertain prediction. The exit probability at the predicted KL
-is then not the mean of the probabilities at the true KLs. With x = log KL + log k, the exit probability
-2·sigmoid(−exp(x)) falls from 1 to 0 within a few nats of x. A mean of such curves, shifted to either side, falls more
+A probe is fitted to log KL. True KLs scatter around an uncertain prediction, and the exit probability at the predicted
+KL is not the mean of the probabilities at the true KLs. With x = log KL + log k, the exit probability
+2·sigmoid(−exp(x)) falls from 1 to 0 within a few nats of x. A mean of such curves with different shifts falls more
 slowly.
 
 So x is replaced by scale · log KL + slope · log k + shift: three numbers per layer, similar to Platt (1999) for
-classifier outputs. They are fitted on validation texts, and so also correct a probe that is overfitted to its training
-texts.
+classifier outputs. They are fitted on validation texts, and so also correct overfitting to the training texts.
 
 Shapes: N tokens, K KL factors, R rules.
 """
