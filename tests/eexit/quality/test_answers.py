@@ -231,7 +231,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
     lines = console.export_text().splitlines()
     ends = [line.split()[-2:] for line in lines if line.startswith((" normal", " U·"))]
-    assert ends == [["50.0%", "100.0%"]] * 2, "the byte model never ends a text"
+    assert ends == [["50.0%", "100%"]] * 2, "the byte model never ends a text"
     assert max(map(len, lines)) <= 80
 
 
