@@ -12,8 +12,8 @@ from eexit.plan.runs import configurations
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
     """Return the exitable layers in increasing order, all below the final layer.
 
-    Raises: `UsageError` for a layer at or above the final one, for no layer, for a rule's parameter that does not fit,
-    and for a draft at another layer.
+    Raises: `UsageError` for a layer at or above the final one, no layer at all, a rule's parameter that does not fit,
+    or a draft at another layer.
     """
     layers = config.exit_layers or every_nth_layer(n_layers, config.exit_every)
     beyond = [layer for layer in layers if layer >= n_layers - 1]

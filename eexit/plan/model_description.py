@@ -123,9 +123,7 @@ def name_of(model: PreTrainedModel) -> str:
 
 
 def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescription:
-    """Describe a loaded model by its parts in memory; commands may not find it by its name, since it may
-    be in no file.
-    """
+    """Describe a loaded model by its parts in memory, since no file may have it under its name."""
     settings = model.config.to_dict()
     parts = {
         "weights": weights_digest(model),

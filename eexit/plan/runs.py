@@ -94,9 +94,7 @@ def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
 
 
 def count_different_runs(config: SweepConfig) -> int:
-    """Return the number of runs; duplicates count once: runs that are the same for every seed or have
-    the same texts.
-    """
+    """Return the number of distinct runs: runs that are the same for every seed or have the same texts count once."""
     same = same_for_every_seed(config)
     n_seeds = {without_mode(each): 1 if each.key in same else len(config.seeds) for each in configurations(config)}
     return len(config.prompts) * sum(n_seeds.values())
