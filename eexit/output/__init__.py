@@ -1,4 +1,1 @@
-"""Output of commands: text of numbers and counts, URIs without secrets, logs, progress, table style and atomic writes.
-
-Messages stand in the modules that print them.
-"""
+"""Output of commands: text of numbers, URIs without secrets, logs, progress, the style of tables and atomic writes."""

@@ -63,9 +63,7 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 
 
 def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
-    """Return the `known` names that are probably meant: those that begin with `name`, else similar spellings.
-
-    Names of up to `SHORT` letters have no similar spellings.
+    """Return the `known` names that begin with `name` or else, if it has more than `SHORT` letters, similar ones.
 
     >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
     (['frozen_residual', 'frozen_cache'], ['confidence'])

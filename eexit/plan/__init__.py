@@ -1,4 +1,1 @@
-"""Plan of a sweep, validated once: its configuration, prompts, grids, splits, runs, artefacts and model description.
-
-Nothing here loads weights or runs a layer.
-"""
+"""Plan of a sweep, without loading weights: configuration, prompts, grids, splits, runs, artefacts, model facts."""

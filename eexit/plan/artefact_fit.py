@@ -23,10 +23,7 @@ def cards_of(config: SweepConfig) -> dict[str, Card]:
 
 
 def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> None:
-    """Raise `UsageError` for an artefact of another model, or one without some of these exitable layers.
-
-    A gate is also refused if the sweep has another gated rule, or another version of a custom rule.
-    """
+    """Raise `UsageError` for an artefact of another model or without one of these layers, or a gate of other rules."""
     for role, card in cards_of(config).items():
         if role == ADAPTER:  # checked where it is merged
             continue

@@ -57,10 +57,9 @@ class Normal:
 class Exit:
     """Configuration with exits where its rule decides; `state` is its mode, `parameter` None for a rule without one.
 
-    `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer.
-
-    With a `gate`, a threshold such as "0.1", a layer is read only if the sweep's gate predicts at least this exit
-    probability. "perfect" stands for a gate without errors, which only a replay can have.
+    `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer. With a
+    `gate`, a threshold such as "0.1", a layer is read only if the sweep's gate predicts at least this exit probability.
+    "perfect" stands for a gate without errors, which only a replay can have.
     """
 
     state: str
@@ -284,11 +283,7 @@ def without_mode(configuration: Configuration) -> Configuration:
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:
-    """Return the fields that run ids are hashes of.
-
-    Mode, rule, parameter and draft always count; exit set and gate only where they exist, so that the ids of
-    interrupted sweeps stay valid.
-    """
+    """Return the fields that run ids hash; exit set and gate only if set, so that interrupted sweeps keep their ids."""
     of = asdict(configuration)
     draft = of if isinstance(configuration, Draft) else None
     further = {name: of[name] for name in ("layers", "gate") if of.get(name)}

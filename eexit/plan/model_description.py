@@ -54,11 +54,10 @@ class ModelDescription:
     """Description of a sweep's model: the name as given, and the properties that were found.
 
     `parts` are the SHA-256 digests of a model folder's parts by name. `digest` is the hash of all parts, or of the GGUF
-    file. A model from the hub has neither and is identified by its revision.
-
-    `dtype` is what the model is loaded in, resolved on this machine if it depends on it. `quantization` is the method
-    by which weights are quantised, at loading or in the checkpoint. `gguf_bits` is the width of most weights in the
-    GGUF file. `generation_config` has the model's own values that change the output of plain `generate`.
+    file. A model from the hub has neither and is identified by its revision. `dtype` is what the model is loaded in,
+    resolved on this machine if it depends on it. `quantization` is how weights are quantised, at loading or in the
+    checkpoint. `gguf_bits` is the width of most weights in the GGUF file. `generation_config` has the model's own
+    values that change the output of plain `generate`.
     """
 
     name: str
@@ -178,9 +177,8 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
     maximum length of a sequence or None, and bytes of one layer's weights and of the lm_head's.
 
     The weights include those that an adapter changes. Weights that a checkpoint has quantised count as unquantised.
-    Activations and the device's libraries need further memory.
-
-    Raises: `UsageError` as `describe_model` does, and for an adapter that does not fit.
+    Activations and the device's libraries need further memory. Raises `UsageError` as `describe_model` does, and for an
+    adapter that does not fit.
     """
     found = read_config(config, locate(config.model, config.revision))
     text = found.get_text_config(decoder=True)

@@ -139,9 +139,8 @@ def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Itera
     """Call a function in a new process, and yield a function that waits for the result.
 
     The process frees its memory when it ends. It ends when this process dies, and is killed at the end of the context.
-    The result must have plain types, since unpickling a class would import its module here.
-
-    Raises: `UsageError`, when waiting, for any exception of the function.
+    The result must have plain types, since unpickling a class would import its module here. Waiting raises `UsageError`
+    for any exception of the function.
     """
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -219,8 +218,7 @@ def looking(
 ) -> Iterator[Callable[[], ModelFacts]]:
     """Start an inspection of a sweep's model, and yield a function that waits for its result.
 
-    `look_at_model` starts at once in a subprocess, unless its result is cached. Another `look` runs when the result is
-    requested.
+    `look_at_model` starts at once in a subprocess unless its result is cached; any other `look` runs on request.
     """
     if look is not look_at_model:
         yield partial(look, config, rows_per_shard)

@@ -38,9 +38,8 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     """Return the prompts of a file in order and unchanged; a missing id becomes the prompt's 0-based index.
 
     Files that come with the commands, such as `jobs/sweeps/prompts/study.jsonl`, are found from any folder. Columns
-    that are not read are named on standard error.
-
-    Raises: `UsageError` if the file can't be used: one line with the file, the place in it, the value and the way out.
+    that are not read are named on standard error. Raises `UsageError` if the file can't be used: one line with the
+    file, the place in it, the value and the way out.
     """
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")

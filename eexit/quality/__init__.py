@@ -1,4 +1,1 @@
-"""Text quality and its uncertainty: metrics, grading, a judge's rubric, intervals and certified settings.
-
-Studies of a finished sweep are in `eexit.studies`.
-"""
+"""Text quality and its uncertainty: metrics, grading, a judge's rubric, intervals and certified settings."""

@@ -70,10 +70,7 @@ def _are_parts(values_P: np.ndarray) -> bool:
 
 
 def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
-    """Return the effective number of prompts: so many whole values, with this variance, are as precise as these.
-
-    It is lowered since the variance of these values is itself estimated.
-    """
+    """Return how many whole values of this variance are as precise as these; fewer, as their variance is estimated."""
     n = len(values_P)
     if n == 1:  # one value has no variance
         return 0.0

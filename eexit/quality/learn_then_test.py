@@ -59,10 +59,9 @@ def fixed_sequence(p_values: np.ndarray, error: float | np.ndarray) -> np.ndarra
 
 
 def certify(p_values: Sequence[np.ndarray], confidence: float) -> list[np.ndarray]:
-    """Return which settings of each sequence are certified, (…, S), given the p-values (…, S) of each sequence.
+    """Return which settings of each sequence are certified, (…, S), given its p-values (…, S).
 
-    With this confidence, the risks of all certified settings are within the bound. Sequences that are not completed
-    share the error equally.
+    With this confidence, all their risks are within the bound. Uncompleted sequences share the error equally.
     """
     certified = [fixed_sequence(values, (1 - confidence) / len(p_values)) for values in p_values]
     for _ in p_values:  # each time, another sequence may be completed

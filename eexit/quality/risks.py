@@ -137,10 +137,7 @@ CHANGED: Final = Risk(
 
 
 def answers_tell(accuracy: float, at_most: float) -> bool:
-    """Return True if a bound on lost answers is informative: losing half of `normal`'s correct answers breaks it.
-
-    If `normal` has too few correct answers, a setting that writes nonsense would keep within the bound.
-    """
+    """Return True if losing half of `normal`'s correct answers breaks the bound; otherwise nonsense may keep it."""
     return accuracy / 2 > at_most
 
 
