@@ -175,7 +175,7 @@ def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
 
 
 def numbers(column: str, runs: "pa.Table") -> Losses:
-    """Return a column by group and configuration, in the order of `losses`; `runs` must have no failed ones."""
+    """Return a column by group and configuration, in the order of `losses`, with 1 for failed runs as in a loss."""
     return losses(Risk(column, "", "", "", lambda number, normal: number, best=None), runs)
 
 
