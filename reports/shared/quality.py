@@ -51,7 +51,7 @@ class Quality:
     measures: tuple[Measure, ...]  # those known of any configuration that exits early
     costs: tuple[CostAxis, ...]
     judges: tuple[Judge, ...]
-    # The latest selection for each bound, as in `eexit.results.study_tables.CHOICES`; `grown`: the sweep has grown since.
+    # The latest selection for each bound, as in `eexit.results.study_tables.CHOICES`; `grown`: runs were added.
     choices: pd.DataFrame
     replayed: pd.DataFrame  # by `replayed_settings`
     margin: float  # `Sweep.margin`
