@@ -44,7 +44,7 @@ def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 
 def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """Of a model that isn't there."""
+    """Return the facts of a model that doesn't exist."""
     return {"name": config.model, "n_layers": 30, "dtype": config.dtype}, (5,), None
 
 
@@ -60,7 +60,7 @@ def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 
 def slow_to_load_once(config: SweepConfig, device: str) -> "ScriptedGenerator":
-    """The first to load would take for ever; it leaves its mark when its driver has had time to see it come up."""
+    """Hang the first load, after marking that its driver had time to see it come up; load the others at once."""
     try:
         Path(config.model, "slow").mkdir()
     except FileExistsError:
@@ -136,7 +136,7 @@ class ScriptedGenerator:
 def rows_of(
     runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
 ) -> Results:
-    """Three tokens a run, with numbers that follow from the run's id, but for these `columns` of its row."""
+    """Return three tokens per run, with numbers that follow from the run's id, except for these `columns`."""
     generations = [
         {
             **run_columns(run, config),
