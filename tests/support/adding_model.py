@@ -4,7 +4,7 @@
 
 A prompt such as "c2 a3 b4" has the answer "<think> c 2 a 0 b 4 </think> answer 4". Each sum is the previous one plus
 one number, which the first layer computes and learns to predict. It learns to be unsure of the next letter, and to
-repeat the previous one, so that a model that exits there everywhere goes wrong. After "<think> </think>" the answer
+repeat the previous one, so that a model that exits there goes wrong. After "<think> </think>" the answer
 comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the third
 the last eight, and the fourth moves the sum to the answer's position. There, the first layer is sure of the last number
 in its input, since that is the answer after a chain.
@@ -12,10 +12,12 @@ in its input, since that is the answer after a chain.
 Results of `jobs/files/chains.py`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
 tests/eexit/studies/chains` produces them):
 
-| setting | with chain | without | necessity | beside control | | --- | ---: | ---: | ---: | ---: | | `normal` | 99.5 |
-100.0 | −0.5 (−2.2 to +1.2) | | | `unfrozen/confidence/0.8` | 94.5 | 13.5 | +81.0 (+74.5 to +85.9) | +95.0 (+85.2 to
-+104.0) | | its control, `random` | 29.5 | 43.5 | −14.0 (−22.9 to −4.9) | | | `unfrozen/fixed/0` | 15.0 | 13.5 | +1.5
-(−3.9 to +6.9) | |
+| setting | with chain | without | necessity | beside control |
+| --- | ---: | ---: | ---: | ---: |
+| `normal` | 99.5 | 100.0 | −0.5 (−2.2 to +1.2) | |
+| `unfrozen/confidence/0.8` | 94.5 | 13.5 | +81.0 (+74.5 to +85.9) | +95.0 (+85.2 to +104.0) |
+| its control, `random` | 29.5 | 43.5 | −14.0 (−22.9 to −4.9) | |
+| `unfrozen/fixed/0` | 15.0 | 13.5 | +1.5 (−3.9 to +6.9) | |
 """
 
 import json
