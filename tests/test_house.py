@@ -43,7 +43,7 @@ def test_no_import_runs_in_a_circle() -> None:
 
 @pytest.mark.parametrize("folder", sorted({"", *(module.rpartition(".")[0] for module in modules())}))
 def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> None:
-    """Modules and folders, each taken as a whole, can be read without those that import them."""
+    """Modules, and folders as a whole, can be read without whatever imports them."""
 
     def entry(module: str) -> str:
         within = module.removeprefix(folder).lstrip(".")

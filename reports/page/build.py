@@ -76,21 +76,16 @@ Blobs = dict[str, list[str]]  # kind → one blob per prompt
 class PageOptions:
     """The reader's choices for a page.
 
-    Attributes:
-        prompts: Number of prompts whose texts and tokens the page holds, or a list of their ids.
-        max_bytes: Size above which tokens go to files in a folder next to the page (`side_folder`). The folder must be
-            moved with the page.
-        follow_seconds: Interval at which the page requests the ETag of its address. If the ETag differs from the page's
-            file name (without suffix), the page loads and shows the newer one. 0: never.
-        margin: A setting counts as good as full depth if it is worse by at most this share of the answers.
-        prices_of: Another model at whose unit costs the multiply-adds are shown too.
+    Tokens that would make the page larger than `max_bytes` go to files in a folder next to it (`side_folder`), which
+    must be moved with the page. A page with `follow_seconds` requests the ETag of its address at this interval. If the
+    ETag differs from the page's file name (without suffix), the page loads and shows the newer one.
     """
 
-    prompts: int | Sequence[str] = MOST
+    prompts: int | Sequence[str] = MOST  # the number of prompts whose texts and tokens the page holds, or their ids
     max_bytes: int = MAX_BYTES
     follow_seconds: int = 0
-    margin: float = MARGIN
-    prices_of: Shapes | None = None
+    margin: float = MARGIN  # share of the answers that a setting may lose and still count as good as full depth
+    prices_of: Shapes | None = None  # another model at whose unit costs the multiply-adds are shown too
 
 
 def build_report(
@@ -98,13 +93,9 @@ def build_report(
 ) -> Path:
     """Write the report on the sweep in `results` (a folder or URI) to `out`, and return the path.
 
-    An unfinished sweep gives a report on the committed runs. Damaged files are left out and named on stderr, and
-    missing runs are named there too.
-
-    Raises:
-        NotASweepError: If `results` holds no sweep.
-        UsageError: If writing would replace a file that isn't a report's, or put one among a sweep's tables or
-            artefacts.
+    An unfinished sweep gives a report on the committed runs. Damaged files are left out, and named on stderr with
+    missing runs. Raise `NotASweepError` if `results` holds no sweep. Raise `UsageError` if writing would replace a file
+    that isn't a report's, or put one among a sweep's tables or artefacts.
     """
     _refuse_place(Path(out))
     progress("reading runs")

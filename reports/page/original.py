@@ -49,14 +49,10 @@ def create_html_visualization(
     output_file: str | Path | None = None,
     exitable_layers: Sequence[int] | None = None,
 ) -> str:
-    """Return the report on one text as HTML, and write it to `output_file` if there is one.
+    """Return the report on one text, given its tokens and their exit layers, as HTML. Write it to `output_file`, if
+    any.
 
-    Args:
-        tokens: Texts of the tokens.
-        exit_layers: Exit layer of each token.
-        title: Title of the page.
-        output_file: File to write.
-        exitable_layers: Exitable layers. Without them, the deepest layer that occurs counts as the final one.
+    Without `exitable_layers`, the deepest layer that occurs counts as the final one.
     """
     title = text_of(title)
     sweep = sweep_of([entry_of_text(title, tokens, exit_layers, exitable_layers or [])])

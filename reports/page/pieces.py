@@ -1,7 +1,4 @@
-"""A dictionary that numbers the token texts (pieces) of a report. Frequent texts get small numbers.
-
-Shapes: T tokens, X exit ranks, K top tokens.
-"""
+"""A dictionary that numbers the token texts (pieces) of a report; frequent ones get small numbers."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +12,7 @@ UNKNOWN: Final = -1  # a token id that wasn't recorded
 
 @dataclass(frozen=True)
 class Pieces:
-    """Numbers in the dictionary for each token, and for the most likely tokens at its position."""
+    """Numbers in the dictionary for T tokens, with the K most likely tokens at each of X exit ranks."""
 
     texts: list[str | int]  # number → text, or the token id if the text isn't known
     token: np.ndarray  # T: the token
@@ -25,10 +22,8 @@ class Pieces:
 
 
 def number_pieces(tokens: pa.Table) -> Pieces:
-    """Number the texts of the tokens.
-
-    Distinct pairs of token id and text come first, by descending frequency. Then come the ids that occur only among
-    most likely tokens, by descending frequency too.
+    """Number the texts of the tokens: first distinct pairs of id and text, then ids that occur only among most likely
+    tokens. Both are in the order of descending frequency.
     """
     ids, final_ids = (
         np.asarray(tokens[name].fill_null(UNKNOWN)).astype(np.int64) for name in ("token_id", "final_token_id")

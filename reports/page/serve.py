@@ -135,11 +135,8 @@ def landed(results: str) -> str:
 
 
 def serve(results: str, port: int, options: PageOptions) -> int:
-    """Serve the report until `KeyboardInterrupt`, and return the exit status.
-
-    Raises:
-        NotASweepError: If `results` is not a local folder with a sweep.
-        UsageError: If `port` can't be used. The message names another port to try.
+    """Serve the report until `KeyboardInterrupt`. Raise `NotASweepError` if `results` is not a local folder with a
+    sweep, and `UsageError`, with another port to try, if `port` can't be used.
     """
     if not Path(results).is_dir():
         raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")

@@ -46,9 +46,8 @@ def oracles_beside_others(rules: Iterable[str]) -> frozenset[str]:
 
 
 def representative(rule: str, parameters: Sequence[float]) -> float:
-    """Return the parameter that represents a rule where only one is shown.
-
-    It is the KL factor nearest to 1, or otherwise the median (the lower one of an even number).
+    """Return the parameter that represents a rule where only one is shown: the KL factor nearest to 1, otherwise the
+    median (the lower one of an even number).
     """
     if is_doubling(rule):
         return min(parameters, key=lambda parameter: abs(parameter - 1))

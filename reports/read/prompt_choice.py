@@ -50,10 +50,7 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
 
 
 def _numbers(sweep: Sweep) -> pd.DataFrame:
-    """Return one row of numbers per prompt.
-
-    They are over the runs that can exit early and are not controls; failures are counted over all runs.
-    """
+    """Return one row per prompt, over runs that can exit early and are not controls. Failures count all runs."""
     runs = sweep.generations
     runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
     early = runs[~runs["mode"].isin([NORMAL, DRAFT]) & runs["control_of"].isna()].groupby("prompt_id")

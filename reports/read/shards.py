@@ -45,14 +45,8 @@ class Landed:
 
 
 def read_landed(location: Location, columns: Sequence[str]) -> Landed:
-    """Read the committed runs.
-
-    Args:
-        location: Folder of the sweep.
-        columns: Names of `GENERATIONS`, among them `run_id` and `status`. Columns that files lack become null.
-
-    Raises:
-        DamagedError: If the folder is a copy without shards that can't be read, or that holds a run twice.
+    """Read the committed runs with these columns of `GENERATIONS`, among them `run_id` and `status`. Missing columns
+    become null. Raise `DamagedError` as `_copied` does, if the folder is a copy without shards.
     """
     listing = list_files(location)
     if not listing.stems and listing.foreign:

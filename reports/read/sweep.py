@@ -43,19 +43,13 @@ class NotASweepError(UsageError):
 class Sweep:
     """All data of a report. Runs are in memory; texts and tokens stay on disk until they are needed.
 
-    Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) occur once, with the lowest seed.
-
-    `generations` has these columns:
-
-    - those of `eexit.results.tables.GENERATIONS` that hold one short value; `correct` is 1 or 0
-    - the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`)
-    - `log_perplexity` (nats per token) and `loop_share` (longest_loop / n_tokens)
-    - `cut`, 1 or 0 (`eexit.quality.text_measures.cut`)
-    - `unit`, the sampling unit: the prompt's group, or else the prompt
-    - `every_seed`, True if the run stands for several seeds
-
-    `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and `GENERATIONS`. Their rows
-    are in no particular order.
+    Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) occur once, with the lowest seed,
+    and `every_seed` is True for them. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one
+    short value, the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`). Further
+    columns are `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `cut`
+    (`eexit.quality.text_measures.cut`) and the sampling unit `unit`: the prompt's group, or else the prompt. `correct`
+    and `cut` are 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
+    `GENERATIONS`, with rows in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -192,8 +186,8 @@ def refuse_damage(results: str) -> None:
 def assemble(read: Sweep) -> Sweep:
     """Return the sweep with its configurations, the columns derived from runs, and the judges' columns.
 
-    Runs are sorted by prompt, configuration and seed. Repeated runs of configurations that are the same for every seed
-    are removed, with their judgements.
+    Runs are sorted by prompt, configuration and seed. Repeated runs that are the same for every seed are removed, with
+    their judgements.
     """
     generations = with_identity(read.generations)
     n_tokens = generations["n_tokens"].astype(float)

@@ -237,7 +237,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = rows_where(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
     base, tooltip = told(base, shown.columns, shown.quality.rows)
-    # Many bars would hide the lines, so only that of the highlighted point is opaque.
+    # Many bars would hide the lines, so only the highlighted point's bar is opaque.
     picked = {"test": "picked == datum.configuration", "value": 0.8}
     bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.12, condition=[picked]))
     return layered(
@@ -294,7 +294,7 @@ def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.C
 
 
 def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.Chart:
-    """Return the points; those of configurations whose text is mostly one loop are hollow."""
+    """Return the points, hollow for configurations whose text is mostly one loop."""
     looks: dict[str, Any] = {"filled": True, "size": 80, "cursor": "pointer"}
     if shown.drawn["looping"].any():
         outline = f"scale('color', datum.{'family' if shown.looks.has_several_rules else 'mode'})"

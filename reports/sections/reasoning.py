@@ -51,7 +51,7 @@ BY_STEPS: Final[Columns] = (
 
 
 def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings | None) -> dict[str, Any] | None:
-    """Return charts and a table; None if no text has a chain. `configurations` is that of `per_configuration`."""
+    """Return charts and a table; None if no text has a chain. `configurations` is the frame of `per_configuration`."""
     if configurations.empty or sweep.done[LENGTH].isna().all():
         return None
     rows = reasoned(sweep, saves.rows if saves else configurations)

@@ -229,8 +229,8 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """Return one row per setting, other series, and way of matching, for all that can be matched.
 
     Columns: `configuration` and `series` of the setting; `base`, the series of the mix; `at`, `equal` and `best_by` of
-    the `Matching`; `mix`, in words; and the estimated differences. Of many series, only those of one mode or one rule
-    are compared.
+    the `Matching`; `mix`, in words; and the estimated differences. With many series, only pairs with the same mode or
+    rule are compared.
     """
     if trade.empty:
         return pd.DataFrame()

@@ -35,9 +35,9 @@ NAMED: Final = ("run_id", "configuration", "position", "at_exit", "at_full_depth
 def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     """Return the tokens of online rules whose probability at the exit most exceeds that under full depth.
 
-    Columns: `run_id`, `configuration`, `position`, `at_exit`, the token's probability at the exit, and `at_full_depth`,
-    its probability under full depth after the same text. The largest excess comes first, at most `MOST_OF_EACH` per
-    configuration. Empty if probabilities or full depth's tokens weren't recorded.
+    Columns: `run_id`, `configuration`, `position`, and the token's probabilities `at_exit` and `at_full_depth`, which
+    are after the same text. The largest excess comes first, at most `MOST_OF_EACH` per configuration. Empty if
+    probabilities or full depth's tokens weren't recorded.
     """
     exits = [each for each in sweep.configurations if isinstance(each, Exit)]
     online = [each.key for each in exits if not each.is_oracle and each.columns["control_of"] is None]

@@ -58,19 +58,10 @@ class _Mixes:
 def beside_best_mix(
     values_PCM: np.ndarray, equal: int, best_by: int, kinds: Sequence[ValueKind], higher_is_better: bool
 ) -> BesideMix | None:
-    """Compare the first configuration with the best mix of two others that is equal to it in one measure.
+    """Compare the first configuration with the best mix of two others that is equal to it in the measure `equal`.
 
-    Args:
-        values_PCM: Value per prompt, configuration and measure.
-        equal: Measure in which the mix is equal to the setting. Configurations that lack it are in no mix.
-        best_by: Measure by which the mix is the best. Configurations that lack it are in no mix.
-        kinds: Kind of each measure's differences.
-        higher_is_better: True if more of `best_by` is better.
-
-    Only prompts count that have both measures under all other configurations.
-
-    Returns:
-        The comparison; None if no mix is equal to the setting.
+    `best_by` is the measure by which a mix is the best. Configurations that lack either measure are in no mix. Only
+    prompts count that have both under all other configurations. Return None if no mix is equal to the setting.
     """
     of_mixes = [equal, best_by]
     has_both_C = (~np.isnan(values_PCM[:, :, of_mixes])).all(axis=2).any(axis=0)

@@ -12,7 +12,7 @@ import pandas as pd
 
 ROWS = alt.NamedData("rows")
 RING = "ring"  # a style in the theme: the colour of ink
-LABELLED = "labelled"  # the layer of points beside which the page has Vega place one label per `series`
+LABELLED = "labelled"  # the layer of points where the page has Vega place one label per `series`
 # No rule has red, which marks late exits, nor the colour for wrong answers in the page's styles.
 LIGHT: dict[str, Any] = {
     "background": None,
@@ -23,7 +23,7 @@ LIGHT: dict[str, Any] = {
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
             *("#155e75", "#1f2937", "#a16207", "#3730a3", "#57534e"),
         ],
-        # For artefacts; the first colour is that of their baseline.
+        # For artefacts; their baseline has the first colour.
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},

@@ -121,8 +121,8 @@ def _judged(judge: Judge, several: bool) -> Measure:
 def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str | None) -> list[CostAxis]:
     """Return the senses of saving that have a column.
 
-    They are multiply-adds in theory and as run, the same per right answer where texts have chains of thought, at
-    another model's unit costs (`elsewhere` is its name), and time where measured.
+    They are multiply-adds: theoretical, as run, per right answer where texts have chains of thought, and at another
+    model's unit costs (`elsewhere` is its name). Where measured, time is one too.
     """
     found = [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),

@@ -38,9 +38,8 @@ def skips(row: Row) -> str:
 
 
 def beside(share: float, low: float | None, high: float | None, what: str) -> str:
-    """Return a saving as “5.0% less time (4.0 to 6.5)”, or as more time if it is negative.
-
-    If the interval includes both signs, it is “5.0% less time, not certainly (−2.0 to 9.1)”.
+    """Return a saving as “5.0% less time (4.0 to 6.5)”, or as more if it is negative; if the interval has both signs,
+    as “5.0% less time, not certainly (−2.0 to 9.1)”.
     """
     word = "more" if share < 0 else "fewer" if what.endswith("s") else "less"
     ends = (low, high) if share >= 0 or low is None or high is None else (-high, -low)

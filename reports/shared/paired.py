@@ -74,20 +74,12 @@ class PairedRuns:
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
     def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
-        """Return the paired differences of each configuration from `baseline`, one row each.
+        """Return the paired differences of each configuration, or of the keys `only`, from the configuration of key
+        `baseline`.
 
-        Perplexities are compared by their ratio. The other columns are compared by their difference: those of
-        DIFFERENCES, layers skipped, multiply-adds saved, accuracy and scores. A prompt's difference is the mean over
-        its seeds.
-
-        Args:
-            baseline: Key of the configuration that the others are compared with.
-            only: Keys of the configurations to compare; None: all.
-
-        Returns:
-            The estimates of each column, `baseline`, `n`, and `n_seeds`, the number of seeds with any difference. Empty
-                if
-            `baseline` has no run.
+        Perplexities are compared by their ratio. The other columns are compared by their difference: DIFFERENCES,
+        layers skipped, multiply-adds saved, accuracy and scores. A prompt's difference is the mean over its seeds;
+        `n_seeds` is the number of seeds with any. The frame is empty if `baseline` has no run.
         """
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
@@ -124,7 +116,7 @@ class PairedRuns:
 def _gains(differences: np.ndarray) -> dict[str, float]:
     """Return how many prompts only this configuration or only the baseline has right, and McNemar's exact p-value.
 
-    Seeds of a prompt, and prompts of a group, count as fractions of one. Where there are fractions, the p-value is NaN.
+    Seeds, and prompts of a group, count as fractions of one. Where there are fractions, the p-value is NaN.
     """
     gained, lost = np.maximum(differences, 0).sum(), np.abs(np.minimum(differences, 0)).sum()
     is_whole = bool(np.isin(differences, (-1, 0, 1)).all())

@@ -44,14 +44,11 @@ LOOPING: Final = 0.5  # share of a text; above it, the text is mostly one loop
 def per_configuration(sweep: Sweep) -> pd.DataFrame:
     """Return one row per configuration, with every statistic averaged over prompts.
 
-    Columns:
-
-    - `layers_skipped`, 1 − mean depth, and `perplexity`, the geometric mean over prompts
-    - `contradicted`, the share of early exits on the text of `normal` that the final layer contradicts
-      (`eexit.sweeps.summary.contradicted`), and `contradicted_of`, their number
-    - `<name>_control`, the control's mean, if the sweep has a control of the configuration
-    - `beneath`, in a control's row: the configuration that it controls, if the sweep has that
-    - `looping`, True if more than `LOOPING` of the text is one loop (`loop_share`), unless that is so for `normal` too
+    `layers_skipped` is 1 − mean depth, and `perplexity` the geometric mean over prompts. `contradicted` is the share of
+    early exits on the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and
+    `contradicted_of` their number. `<name>_control` is the mean of the configuration's control, if the sweep has one.
+    In a control's row, `beneath` is the configuration that it controls, if the sweep has that. `looping` is True if
+    more than `LOOPING` of the text is one loop (`loop_share`), unless that is so for `normal` too.
     """
     averaged = [*AVERAGED, *([CORRECT, CUT] if sweep.has_answers else []), *sweep.extra]
     columns = [*averaged, "log_perplexity"]
@@ -173,9 +170,9 @@ _GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
 
 
 def is_share(sweep: Sweep, name: Any) -> bool:
-    """Return True if a column of runs holds shares.
+    """Return True if a column of runs holds shares, by its unit or because its name is a number.
 
-    That is so by its unit, or if its name is a number (a layer's share of the exits, or the depth in a position bin).
+    Numbers name a layer's share of the exits, or the depth in a position bin.
     """
     return name in (*_SHARES, SKIPPED) or isinstance(name, int)
 

@@ -39,12 +39,10 @@ from reports.shared.savings import Savings
 class Quality:
     """One row per configuration except drafts, with the columns of `per_configuration` and `Savings`.
 
-    The best come first, and a control comes after its configuration. Further columns:
-
-    - `<column>_difference`: accuracy or a judge's score, minus that of `normal`
-    - `correct` + GAINED, LOST: prompts that only this configuration or only `normal` has right; + P_VALUE: McNemar's p
-    - `judge_errors`: runs without a usable judgement
-    - `chosen`, `certified`: the bounds for which the configuration was chosen, or is certified
+    Further columns: `<column>_difference` from `normal` of accuracy and each judge's score; `correct` with GAINED, LOST
+    and P_VALUE, the prompts that only this configuration or only `normal` has right, and McNemar's p; `judge_errors`,
+    runs without a usable judgement; `chosen` and `certified`, the bounds for which the configuration was chosen or is
+    certified. The best come first, and a control comes after its configuration.
     """
 
     rows: pd.DataFrame
@@ -72,11 +70,7 @@ class Quality:
 def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
     """Return the quality of a sweep's configurations; None if there are none.
 
-    Args:
-        sweep: The sweep.
-        trade: The frame of `per_configuration`.
-        paired: Paired differences from `normal` (`PairedRuns.beside`).
-        saves: Savings, if any are known; their rows then replace `trade`.
+    `trade` is the frame of `per_configuration`, and `paired` has the differences from `normal` (`PairedRuns.beside`).
     """
     judges = sweep.judges
     if trade.empty:
@@ -192,9 +186,8 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
 
 
 def held_against_normal(quality: Quality, changed: str) -> list[Row]:
-    """Return the online settings whose difference from `normal`, column `changed`, has an interval.
-
-    Counts of settings that are as good as full depth refer to these.
+    """Return the online settings whose difference from `normal`, column `changed`, has an interval. Counts of settings
+    that are as good as full depth refer to them.
     """
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     return [row for row in rows if is_known(row.get(f"{changed}_low"))]

@@ -54,10 +54,10 @@ _COSTS: Final = {
 class Savings:
     """The rows of `per_configuration` with each configuration's savings, and a row of transformers' own `generate`.
 
-    Columns: `theoretical` and `run`, savings as fractions of full depth; for each `Measured`, `realised` with its
-    interval over rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the timed tokens), and `lacks`
-    (by how much the realised saving is less than that). `<saving>_control` is the control's value. `generate` has no
-    row unless timed.
+    Columns: `theoretical` and `run`, savings as fractions of full depth, and for each `Measured`: `realised` with its
+    interval over rounds and their number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and `lacks`,
+    by how much the realised saving is less. `<saving>_control` is the control's value. `generate` has no row unless
+    timed.
     """
 
     rows: pd.DataFrame

@@ -37,7 +37,7 @@ DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of th
 
 @dataclass(frozen=True)
 class Looks:
-    """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, those of controls last."""
+    """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, with controls' last."""
 
     modes: tuple[str, ...]
     rules: tuple[str, ...]

@@ -1,6 +1,5 @@
-"""Simulated accelerators, whose tensors store their values on the CPU.
-
-The tensors report another device, and can't be mixed with tensors on the CPU or on another card.
+"""Simulated accelerators. Their tensors store values on the CPU, report another device, and can't be mixed with the
+CPU's or another card's.
 
     with Card() as card:
         model = card.take(model)
@@ -45,10 +44,8 @@ class Mixed(RuntimeError):
 
 @dataclass
 class Counts:
-    """Numbers of operators on the card without views, of copies to it, from it and between cards, and waits.
-
-    `blocking_to_card` are the copies to the card for which the host waits. `waits` names the operators for which the
-    host needed numbers on the card.
+    """Numbers of operators on the card without views, and of copies. `blocking_to_card` are copies that the host waits
+    for; `waits` names operators for which the host needed numbers on the card.
     """
 
     operators: int = 0

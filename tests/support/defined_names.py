@@ -60,7 +60,7 @@ def of_modules() -> dict[str, set[str]]:
 
 @cache
 def of_classes() -> dict[str, set[str]]:
-    """Return class → methods, fields, attributes of `self`, and those of bases in our packages."""
+    """Return class → methods, fields, attributes of `self`, and the same of bases in our packages."""
     held, bases = {}, {}
     for path in modules().values():
         for node in ast.walk(tree(path)):

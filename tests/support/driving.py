@@ -61,7 +61,7 @@ def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
 
 
 def assert_undisturbed(config: SweepConfig, out: Path) -> None:
-    """Assert that the results are complete, and row for row those of an undisturbed sweep."""
+    """Assert that the results are complete, and equal row for row to an undisturbed sweep's."""
     assert_complete(config, out)
     expected = rows_of(list(plan_runs(config)), config)
     assert_same(pd.read_parquet(out / "generations"), expected.generations.to_pandas(), ["run_id"])

@@ -12,11 +12,10 @@ def save_exiting_model(
     folder: Path, n_layers: int = 20, early: int = 2, late: float = 1e-3, last: float = 1e-3, n_tokens: int = 257,
     width: int = 64, sharp: float = 8.0,
 ) -> None:  # fmt: skip
-    """Save a model whose layers write to the residual stream at different scales.
+    """Save a model whose layers write to the residual stream at scale 1 if `early`, `last` if last, and else `late`.
 
-    The first `early` layers write at scale 1, the last one at scale `last`, and the others at scale `late`. A larger
-    `sharp` makes the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are never the
-    likeliest.
+    A larger `sharp` makes the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are
+    never the likeliest.
     """
     alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS]
     alphabet += [f"<{number}>" for number in range(n_tokens - len(alphabet))]

@@ -228,7 +228,7 @@ def end_process(code: int) -> None:
 
 @contextmanager
 def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
-    """Replace Ray's functions by those of this module within the context."""
+    """Replace Ray's functions by this module's within the context."""
     here = RayHere(cpus)
     for name in REPLACED:
         monkeypatch.setattr(ray, name, getattr(here, name))
@@ -249,6 +249,6 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
 
 @pytest.fixture
 def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
-    """Replace Ray's functions by those of this module."""
+    """Replace Ray's functions by this module's."""
     with ray_in_this_process(monkeypatch) as here:
         yield here

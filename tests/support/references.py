@@ -57,7 +57,7 @@ def reference_of(
 def save_adapter(
     model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES, zero: bool = False
 ) -> str:
-    """Save a LoRA adapter for those of these modules that the model has: random, or without effect if `zero`."""
+    """Save a LoRA adapter for the listed modules that the model has: random, or without effect if `zero`."""
     torch.manual_seed(1)
     there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)

@@ -1,20 +1,20 @@
-"""A generator without a model. Its rows depend on the run alone, and a prompt can tell it how to fail.
+"""A generator without a model. Its rows depend on the run alone, and a prompt can make it fail.
 
-What a prompt can say:
+Prompts with an effect:
 
     raise           the run raises
     die             the run ends its process
     die once        the same, but only the first time
     sleep S         the run takes S seconds
-    wait            the run waits for a file `go` beside the marks
+    wait            the run waits for a file `go` in the folder of marks
     hang            the run never ends
     hungry          more than two runs at once raise an out-of-memory error
     starved         more than two runs at once are killed, as the kernel's OOM killer would do
     broken later    from now on, all runs on this machine raise
     quota once      only the first time: from now on, this process can't write files above 2,000 bytes
-    block           in the folder `out` beside the marks, a file is created where a folder should be
+    block           in the folder `out` next to the marks, a file is created where a folder should be
 
-It records what happened as marks, which are files in the folder that the configuration names as its model.
+The generator records events as marks, which are files in the folder that the configuration names as its model.
 """
 
 import os

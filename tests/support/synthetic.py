@@ -16,7 +16,7 @@ from eexit.results.study_tables import TIMINGS
 
 
 def rules_grid() -> list[Configuration]:
-    """Return `normal`, and two modes × three rules; those of the first rule have a control each."""
+    """Return `normal`, and two modes × three rules; settings of the first rule have a control each."""
     found: list[Configuration] = [Normal()]
     for mode in ("unfrozen", "frozen_residual"):
         for k in (0.25, 1.0, 4.0):

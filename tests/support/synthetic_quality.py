@@ -88,7 +88,7 @@ def quality_in(folder: Path) -> Quality:
 def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
     """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
 
-    `exits` are numbers of the runs except those of `normal`.
+    `exits` are numbers of all runs but `normal`'s.
     """
     runs = []
     for configuration, of_prompts in marks.items():

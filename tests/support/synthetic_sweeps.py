@@ -143,7 +143,7 @@ def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Tab
 
 
 def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
-    """Return the words of a run: those of normal up to 2k + 1, then others that match normal only now and then."""
+    """Return the words of a run: the same as normal's up to 2k + 1, then others that match only now and then."""
     words = [WORDS[(i + prompt) % len(WORDS)] for i in range(n)]
     if k is None:
         return words

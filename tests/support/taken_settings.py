@@ -84,7 +84,7 @@ def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]
 
 
 def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
-    """Return what transformers' `generate`, or that of the setting, generates for these prompts in a batch."""
+    """Return what transformers' own `generate`, or the setting's, generates for these prompts in a batch."""
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
     its: Any = model  # its `generate` is a mixin's
     generate: Any = partial(its.generate, custom_generate=setting)

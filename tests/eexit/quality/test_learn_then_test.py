@@ -196,9 +196,9 @@ def test_what_is_not_valid_misses_the_bound_more_often(procedure: Procedure, pop
 def asked_until_certified(shares: Sequence[float], picks: bool = False) -> list[float]:
     """Return the share of draws with a false certificate so far, after each use of the same prompts.
 
-    Each use has three settings, safe, just above the bound and bold, which lose other prompts than those of other uses.
-    A draw ends when a setting above the bound is certified. If it `picks`, it takes the setting of thirty with the
-    least loss on these very prompts.
+    Each use has three settings, safe, just above the bound and bold, and loses other prompts than other uses. A draw
+    ends when a setting above the bound is certified. If it `picks`, it takes the setting of thirty with the least loss
+    on these very prompts.
     """
     generator, draws, n = np.random.default_rng(5), 4000, 300
     certified_D, after = np.zeros(draws, dtype=bool), []

@@ -90,9 +90,8 @@ NORMAL_RIGHT: Final = 0.6
 
 
 def drawn(n: int, right: float) -> Iterator[list[np.ndarray]]:
-    """Draw costs and right answers of a setting and of normal: log-normal costs of skewness 3.3.
-
-    Expensive texts are right less often.
+    """Draw costs and right answers of a setting and of normal: log-normal costs of skewness 3.3; expensive texts are
+    right less often.
     """
     generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
     for _ in range(DRAWS):

@@ -181,7 +181,7 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
-    """The texts' words are as frequent as those of a language."""
+    """The texts' words are as frequent as a language's."""
     draw = np.random.default_rng(0)
     runs = [
         run_rows(str(prompt), "?", mode, k, [f" word{number}" for number in draw.zipf(1.5, 400) % 500])

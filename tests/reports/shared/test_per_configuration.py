@@ -59,7 +59,7 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> N
 
 
 def repeated(tmp_path: Path, temperature: float = 0.0) -> Path:
-    """Return six prompts and two seeds: runs of `normal` are the same for both, those of `unfrozen/kl/1` are not."""
+    """Return six prompts and two seeds: runs of `normal` are the same for both, runs of `unfrozen/kl/1` are not."""
     runs = []
     for prompt, seed in ((prompt, seed) for prompt in range(6) for seed in (3, 4)):
         for mode, k in (("normal", None), ("unfrozen", 1.0)):

@@ -199,7 +199,7 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
 
 
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
-    """The saving is that of `cost_at`, summed over runs: exits at half depth save most where the head is cheap."""
+    """The saving is by `cost_at`, summed over runs: exits at half depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
     nothing_else = dict.fromkeys((*LOOKS, "keys_written"), 0)
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
