@@ -49,8 +49,7 @@ def create_html_visualization(
     output_file: str | Path | None = None,
     exitable_layers: Sequence[int] | None = None,
 ) -> str:
-    """Return the report on one text, given its tokens and their exit layers, as HTML. Write it to `output_file`, if
-    any.
+    """Return the report on one text, from its tokens and exit layers, as HTML. Write it to `output_file`, if any.
 
     Without `exitable_layers`, the deepest layer that occurs counts as the final one.
     """

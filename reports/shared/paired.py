@@ -74,8 +74,7 @@ class PairedRuns:
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
     def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
-        """Return the paired differences of each configuration, or of the keys `only`, from the configuration of key
-        `baseline`.
+        """Return the paired differences of each configuration, or of the keys `only`, from configuration `baseline`.
 
         Perplexities are compared by their ratio. The other columns are compared by their difference: DIFFERENCES,
         layers skipped, multiply-adds saved, accuracy and scores. A prompt's difference is the mean over its seeds;

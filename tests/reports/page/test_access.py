@@ -27,8 +27,8 @@ PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 
 @pytest.mark.parametrize(
     ("route", "scheme"),
-    # In the dark, one of each kind of page that has colours of its own. What the overview has folded, as tables of
-    # charts, axe sees in that of a sweep with answers.
+    # In the dark scheme, one page of each kind with particular colours. The folded parts of an overview, such as
+    # tables of charts, are checked on a sweep with answers.
     [*((route, "light") for route in ("#/", *ROUTES[1:])), *((route, "dark") for route in ("#/", *DARK))],
 )
 def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> None:
