@@ -219,7 +219,7 @@ def row_of_normal(quality: Quality) -> Row | None:
 
 
 def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
-    """Return the sense of saving to state for these settings: time if any was timed, else as run, else layers."""
+    """Return the sense of saving to state for these settings: time if known, else the last known but theoretical."""
     timed = [cost for cost in quality.costs if cost.measured]
     others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
     known = (cost for cost in [*timed, *reversed(others)] if any(is_known(row[cost.column]) for row in rows))

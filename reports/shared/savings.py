@@ -2,8 +2,7 @@
 
 - Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded. Seeds of a
   prompt are averaged first.
-- Run: the same with cost_run, the cost of the operations that ran. Oracles have none, since they run every layer. Where
-  full depth, too, reads through a screen, run is also stated relative to full depth with the whole head.
+- Run: the same with cost_run, the cost of the operations that ran. Oracles have none, since they run every layer.
 - Elsewhere: as run, for the same exits at another model's unit costs.
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
   `eexit.quality.per_right`.
