@@ -31,7 +31,7 @@ from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
+    """Return 0 if a setting was chosen, 1 if none can be certified or it stopped, 2 for bad input."""
     flags = vars(read_flags(arguments))
     from cluster.studies.run import run_study
     from eexit.studies.choosing.study import ChoosingStudy

@@ -1,4 +1,4 @@
-"""What the steps of an assessment leave, as synthetic sweeps: the pilot, and the run with its choice and times."""
+"""Results of an assessment's steps, as synthetic sweeps: the pilot, and the run with its choice and times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +26,9 @@ CONTENDERS: Final = (Generate(), LOOKUP, Draft(10, 4), Draft(20, 4), SETTING)
 
 @dataclass(frozen=True)
 class Assessed:
-    """What an assessment finds: no setting loses an answer, and times are multiples of full depth's. Of steps, times at
-    layer 20 are given by batch size, as multiples of those of a step at full depth.
+    """The findings of an assessment in which no setting loses an answer; times are multiples of full depth's.
+
+    `steps` are the times of steps to layer 20 by batch size, as multiples of a step at full depth.
     """
 
     ceiling: float = 0.4
@@ -70,7 +71,7 @@ class Assessed:
         return write_runs(folder, runs)
 
     def _replay(self, folder: Path) -> None:
-        """An online rule in exact state, which changes no text."""
+        """Add an online rule with an exact KV cache, which changes no text."""
         of_units = {
             "unit_cost_full": FULL, "unit_cost_exits": FULL * (1 - self.knowing), "unit_cost_looks": FULL * self.looks,
             "unit_disagreement": 0.0, "unit_changed": 0.0,
@@ -98,7 +99,7 @@ class Assessed:
         add(folder, CHOICES, [row | (chosen if self.certified else {})])
 
     def time(self, folder: Path, call: int, times: Mapping[str, float], rounds: int = 8) -> None:
-        """A call with prompts of its own. Steps are timed in the first."""
+        """Add a timing call with separate prompts. The first call times steps too."""
         keys = {each.key: each.columns for each in CONTENDERS}
         every: list[tuple[Mapping[str, Any], int, float]] = [(Normal().columns, self.batch, 1.0)]
         every += [(keys[key], self.batch, time) for key, time in times.items()]

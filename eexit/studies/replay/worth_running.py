@@ -1,7 +1,7 @@
-"""Which settings are worth a run: those of a sweep's replays that cost least within some levels of disagreement.
+"""The configurations worth running: a sweep's cheapest replays within some levels of disagreement.
 
-Replays are in exact state, and say where tokens would exit and what looking there would cost. What a setting loses, and
-what it costs in the state that it is run in, is measured when it runs.
+Replays have a full-depth KV cache, and yield where tokens exit and the cost of exit scores. The loss and the cost in
+the deployed mode are measured in runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from eexit.plan.configuration import EVERY
 from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
 
-# Disagreement that settings are looked for at: a small one can lose many answers, and more in a state that is deployed.
+# Levels of disagreement: a small one can lose many answers, and more in a mode that alters the KV cache.
 AIMS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01)
 Row = Mapping[str, Any]
 
 
 class ReplayedSetting(NamedTuple):
-    """A setting of the replays: its rule, its expected disagreement, and its cost as a share of full depth."""
+    """A replayed configuration: its rule, its expected disagreement, and its cost as a share of full depth."""
 
     rule: str
     parameter: float
@@ -30,9 +30,9 @@ class ReplayedSetting(NamedTuple):
 
 
 def settings_worth_running(results: str) -> tuple[Mapping[str, tuple[float, ...]], str]:
-    """Rules with their parameters, and the exit set in which they save most: at most one setting for each of `AIMS`.
+    """Return at most one rule and parameter for each of `AIMS`, and the exit set in which they save most.
 
-    Raises `UsageError` if `results` is not a finished sweep, or has no replays in which any token exits.
+    Raise `UsageError` if `results` is not a finished sweep, or has no suitable replay in which any token exits.
     """
     sweep = read_finished(results, ["run_id"], "--settings-of")
     looks = {name: sweep.manifest.config[name] for name in ("readout", "decide_on")}
@@ -54,14 +54,12 @@ def settings_worth_running(results: str) -> tuple[Mapping[str, tuple[float, ...]
 
 
 def is_candidate(row: Row) -> bool:
-    """Whether a replay is of an online rule in exact state, without a gate, and its costs are known."""
+    """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
     return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["cost_run"])
 
 
 def cheapest_within_aims(found: Sequence[ReplayedSetting]) -> list[ReplayedSetting]:
-    """For each of `AIMS`, the setting that costs least within so much disagreement, from safe to bold; without any, the
-    one that disagrees least.
-    """
+    """Return the cheapest configuration within each of `AIMS`, from safe to bold; if none, the least disagreeing."""
     within = [[each for each in found if each.disagreement <= aim] for aim in AIMS]
     cheapest = [min(settings, key=lambda each: each.cost) for settings in within if settings]
     return list(dict.fromkeys(cheapest)) or [min(found, key=lambda each: each.disagreement)]
@@ -83,5 +81,5 @@ def _exits(row: Row, n_layers: int) -> bool:
 
 
 def _cost_within(found: Sequence[ReplayedSetting], disagreement: float) -> float:
-    """The least cost of settings with so much disagreement at most; that of full depth where there is none."""
+    """Return the least cost within this disagreement; 1, that of full depth, if there is none."""
     return min([1.0, *(each.cost for each in found if each.disagreement <= disagreement)])
