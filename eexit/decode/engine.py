@@ -200,7 +200,9 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
     return int(FREE_SHARE * max(0, min(free, memory_share * total - used)))
 
 
-def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
+def row_bytes(
+    has_oracles: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]
+) -> int:
     """Return the bytes of a slot: keys and values, logits, and its tokens, all of which may be deferred.
 
     Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside
@@ -209,7 +211,7 @@ def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: i
     decoder, modes = decoders.teacher, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
     keys, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
-    if decoders.are_one and is_taught:
+    if decoders.are_one and has_oracles:
         return 2 * keys + logits
     deferred = 0
     if modes - {NORMAL}:
