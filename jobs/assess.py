@@ -45,7 +45,7 @@ from jobs import choose, replay, sweep, timings, train
 if TYPE_CHECKING:
     from cluster.assessment.assess import Assessment
     from eexit.plan.config import Prompt
-    from eexit.studies.verdict.file import Verdict
+    from eexit.studies.assessment.verdict import Verdict
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
             "timings": timings.main}  # fmt: skip
@@ -91,7 +91,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
     from eexit.plan.exit_layers import every_nth_layer
     from eexit.plan.model_facts import look_at_model
-    from eexit.studies.verdict.file import Bound
+    from eexit.studies.assessment.verdict import Bound
 
     if not 0 < flags.at_most < 1:
         raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
@@ -160,8 +160,8 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
 def finish(verdict: "Verdict", out: str) -> None:
     """Print the verdict, and where it is."""
     from eexit.results.store.folder import open_store
-    from eexit.studies.verdict.file import FILE
-    from eexit.studies.verdict.shown import ANSWERS, cause, reason, tables
+    from eexit.studies.assessment.screen import ANSWERS, cause, reason, tables
+    from eexit.studies.assessment.verdict import FILE
 
     console, run = console_of(columns=110), inside(out, "run")
     console.print(Text(verdict.where))

@@ -22,8 +22,8 @@ from eexit.results.finished_sweep import read_finished, refuse_changed_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.results.store.manifest import LostManifestError, read_manifest
-from eexit.studies.verdict.file import FILE, Bound, Verdict
-from eexit.studies.verdict.judge import AssessmentSteps, conclude
+from eexit.studies.assessment.conclude import AssessmentSteps, conclude
+from eexit.studies.assessment.verdict import FILE, Bound, Verdict
 
 SWEEPS: Final = (TEXTS, PILOT, RUN)
 Do = Callable[[str, Sequence[str]], int]  # a script of `jobs/` with these arguments, in this process; its exit code

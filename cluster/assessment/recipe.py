@@ -23,7 +23,7 @@ from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES, alters
 from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.studies.verdict.file import Bound
+from eexit.studies.assessment.verdict import Bound
 
 TEXTS, LINEAR, STATE, REPLAY, CHOICE, TIMES, AGAIN = (
     "texts", "linear", "state", "replay", "choice", "times", "again",

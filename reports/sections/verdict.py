@@ -1,6 +1,6 @@
 """Whether early exit pays: an answer with its number, which setting it is of, and how sure that is.
 
-An assessment says so itself (`eexit.studies.verdict`). Without one, a sweep's own answers and choices are told.
+An assessment says so itself (`eexit.studies.assessment`). Without one, a sweep's own answers and choices are told.
 """
 
 import math
@@ -12,9 +12,9 @@ import pandas as pd
 
 from eexit.output.text import bracketed, counted, is_known, percent, short_percent
 from eexit.quality.risks import RISKS
+from eexit.studies.assessment import screen
+from eexit.studies.assessment.verdict import Verdict
 from eexit.studies.choosing.certificate import none_certified
-from eexit.studies.verdict import shown
-from eexit.studies.verdict.file import Verdict
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
@@ -60,17 +60,17 @@ def verdict(given: Verdict | None, quality: Quality | None) -> Told | None:
     if given is None:
         return _of_sweep(quality) if quality is not None and len(quality.settings) else None
     return Told(
-        shown.ANSWERS[given.pays],
-        shown.reason(given).removesuffix("."),
+        screen.ANSWERS[given.pays],
+        screen.reason(given).removesuffix("."),
         [],
         given.pays,
         where=given.where,
-        cause=shown.cause(given),
+        cause=screen.cause(given),
         setting=given.setting.key if given.setting and not given.missing else None,
         instead=_instead(given),
         weights=list(_weights_of_ledger(given)),
         about=OF_ASSESSMENT,
-        tables=[_table(each) for each in shown.tables(given)],
+        tables=[_table(each) for each in screen.tables(given)],
     )
 
 
@@ -89,7 +89,7 @@ def _weights_of_ledger(given: Verdict) -> Iterator[dict[str, Any]]:
     """What each restriction takes as the first and as the last; those that were not measured have no bar."""
     for line in given.multiply_adds:
         if line.first is None or line.last is None:
-            yield {"label": line.restriction, "from": None, "to": None, "text": shown.NOT_TRIED}
+            yield {"label": line.restriction, "from": None, "to": None, "text": screen.NOT_TRIED}
             continue
         first, last = line.first.share.mean, line.last.share.mean
         words = f"{percent(first)} first, {percent(last)} last"
@@ -98,7 +98,7 @@ def _weights_of_ledger(given: Verdict) -> Iterator[dict[str, Any]]:
         }
 
 
-def _table(given: shown.TextTable) -> dict[str, Any]:
+def _table(given: screen.TextTable) -> dict[str, Any]:
     rows = pd.DataFrame(given.rows, columns=[*given.heads])
     return {
         "title": given.title,
@@ -113,7 +113,7 @@ def _of_sweep(quality: Quality) -> Told:
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
     said = [*said, _certain(quality.choices)]
-    return Told(shown.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
+    return Told(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
 def _of_oracles(quality: Quality) -> Told:

@@ -9,7 +9,7 @@ import pytest
 from commands import here
 
 from cluster.assessment import recipe
-from eexit.studies.verdict.file import FILE
+from eexit.studies.assessment.verdict import FILE
 from jobs import assess
 
 N_PROMPTS, BOUND = 90, "0.3"

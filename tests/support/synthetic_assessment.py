@@ -12,8 +12,8 @@ from synthetic_sweeps import FINAL, run_rows, write_runs
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.splits import digest
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
-from eexit.studies.verdict.file import Bound
-from eexit.studies.verdict.judge import AssessmentSteps
+from eexit.studies.assessment.conclude import AssessmentSteps
+from eexit.studies.assessment.verdict import Bound
 
 BOUND: Final = Bound(risk="answers", at_most=0.02)
 FULL: Final = 100.0  # multiply-adds of a run at full depth

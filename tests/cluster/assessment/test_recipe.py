@@ -14,7 +14,7 @@ from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
-from eexit.studies.verdict.file import Bound
+from eexit.studies.assessment.verdict import Bound
 from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
 

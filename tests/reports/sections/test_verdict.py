@@ -10,7 +10,7 @@ import pytest
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
-from eexit.studies.verdict.file import (
+from eexit.studies.assessment.verdict import (
     FILE,
     Bound,
     Contender,

@@ -18,8 +18,11 @@ from eexit.output.text import counted, precision
 from eexit.plan.configuration import GENERATE
 from eexit.quality.per_right import COST_RUN
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
-from eexit.studies.choosing.study import choices_made
-from eexit.studies.verdict.file import (
+from eexit.studies.assessment.ledger import Cause, Imposed, Ledger
+from eexit.studies.assessment.tables import PILOT, RUN, PromptTables, columns_of, of_pilot, of_run
+from eexit.studies.assessment.time_ledger import TimeLedger, allowed
+from eexit.studies.assessment.times import Times
+from eexit.studies.assessment.verdict import (
     BATCHES,
     KNOWING,
     OVERHEAD,
@@ -36,10 +39,7 @@ from eexit.studies.verdict.file import (
     Verdict,
     Why,
 )
-from eexit.studies.verdict.instead import Times
-from eexit.studies.verdict.ledger import Cause, Imposed, Ledger
-from eexit.studies.verdict.tables import PILOT, RUN, PromptTables, columns_of, of_pilot, of_run
-from eexit.studies.verdict.time_ledger import TimeLedger, allowed
+from eexit.studies.choosing.study import choices_made
 
 REPLAYS, CHOICE, REPORTING, TIMES = "replays", "choice", "reporting", "times"  # what may be missing of steps
 Row = Mapping[str, Any]

@@ -6,7 +6,7 @@ from typing import Final
 
 from eexit.output.result_table import ResultTable
 from eexit.output.text import short_percent, written
-from eexit.studies.verdict.file import MEANINGS, REASONS, Interval, TakenAfter, Verdict
+from eexit.studies.assessment.verdict import MEANINGS, REASONS, Interval, TakenAfter, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 NOT_TRIED: Final = "not tried"

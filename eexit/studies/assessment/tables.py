@@ -26,9 +26,9 @@ from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.risks import RISKS, losses, numbers
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.study_tables import OF_UNITS, REPLAYS
-from eexit.studies.verdict.file import DECIDING, KNOWING, PROOF, STATE, Bound
-from eexit.studies.verdict.ledger import NONE, Imposed
-from eexit.studies.verdict.options import Best, Option, best_of, most_of
+from eexit.studies.assessment.ledger import NONE, Imposed
+from eexit.studies.assessment.options import Best, Option, best_of, most_of
+from eexit.studies.assessment.verdict import DECIDING, KNOWING, PROOF, STATE, Bound
 
 COSTS: Final = ("cost_full", "cost_exits", "cost_needed", "cost_run")
 ORACLE: Final = "agree"

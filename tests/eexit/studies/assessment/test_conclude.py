@@ -15,7 +15,9 @@ from synthetic_sweeps import write_manifest
 from eexit.errors import UsageError
 from eexit.quality.estimates import Estimate
 from eexit.results.files import Location
-from eexit.studies.verdict.file import (
+from eexit.studies.assessment.conclude import AssessmentSteps, conclude, judge
+from eexit.studies.assessment.screen import ANSWERS, cause, reason, tables
+from eexit.studies.assessment.verdict import (
     BATCHES,
     DECIDING,
     FILE,
@@ -33,8 +35,6 @@ from eexit.studies.verdict.file import (
     Verdict,
     read_verdict,
 )
-from eexit.studies.verdict.judge import AssessmentSteps, conclude, judge
-from eexit.studies.verdict.shown import ANSWERS, cause, reason, tables
 
 CERTIFIED = JudgedSetting(
     key=SETTING.key, certified=True, ask=1, loss=0.0, n=975, reporting_loss=0.01, reporting_n=400,

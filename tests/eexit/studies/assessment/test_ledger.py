@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from eexit.studies.verdict.file import DECIDING, KNOWING, PROOF, RESTRICTIONS, STATE
-from eexit.studies.verdict.ledger import NEEDED, NONE, Cause, Imposed, Ledger
-from eexit.studies.verdict.options import Best, Option, best_of, mixture
+from eexit.studies.assessment.ledger import NEEDED, NONE, Cause, Imposed, Ledger
+from eexit.studies.assessment.options import Best, Option, best_of, mixture
+from eexit.studies.assessment.verdict import DECIDING, KNOWING, PROOF, RESTRICTIONS, STATE
 
 AT_MOST = 0.02
 K, SK, SKD, SKP, ALL = (

@@ -13,8 +13,8 @@ from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal
 from eexit.plan.splits import digest
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.verdict.file import DECIDING, KNOWING, Bound
-from eexit.studies.verdict.tables import PromptTables, columns_of, of_pilot
+from eexit.studies.assessment.tables import PromptTables, columns_of, of_pilot
+from eexit.studies.assessment.verdict import DECIDING, KNOWING, Bound
 
 ANSWERS, DISAGREEMENT = Bound(risk="answers", at_most=0.02), Bound(risk="disagreement", at_most=0.02)
 N = 40

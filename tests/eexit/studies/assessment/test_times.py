@@ -8,8 +8,8 @@ import pytest
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate
-from eexit.studies.verdict.instead import Times, calls_of, fastest, over_calls
-from eexit.studies.verdict.time_ledger import TimeLedger, difference
+from eexit.studies.assessment.time_ledger import TimeLedger, difference
+from eexit.studies.assessment.times import Times, calls_of, fastest, over_calls
 
 KEYS = ("generate", "generate/lookup", "draft/10:4", "draft/20:4", "frozen_residual/confidence/0.9")
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from eexit.quality.estimates import MIN_SAMPLES, NOTHING, Estimate
 from eexit.quality.intervals import student
-from eexit.studies.verdict.file import DECIDING, KNOWING, PROOF, RESTRICTIONS, STATE
-from eexit.studies.verdict.options import Best, SavedByPrompt, most_of
+from eexit.studies.assessment.options import Best, SavedByPrompt, most_of
+from eexit.studies.assessment.verdict import DECIDING, KNOWING, PROOF, RESTRICTIONS, STATE
 
 Imposed = frozenset[str]
 NONE: Final[Imposed] = frozenset()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from eexit.quality.estimates import MIN_ROUNDS, NOTHING, Estimate
+from eexit.studies.assessment.ledger import Cause
+from eexit.studies.assessment.times import half_width
+from eexit.studies.assessment.verdict import BATCHES, OF_TIME, OVERHEAD
 from eexit.studies.timing.steps import step_times
-from eexit.studies.verdict.file import BATCHES, OF_TIME, OVERHEAD
-from eexit.studies.verdict.instead import half_width
-from eexit.studies.verdict.ledger import Cause
 
 Row = Mapping[str, Any]
 
