@@ -160,16 +160,15 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
 def finish(verdict: "Verdict", out: str) -> None:
     """Print the verdict, and where it is."""
     from eexit.results.store.folder import open_store
-    from eexit.studies.assessment.screen import ANSWERS, cause, reason, tables
+    from eexit.studies.assessment.screen import ANSWERS, reason, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
 
     console, run = console_of(columns=110), inside(out, "run")
     console.print(Text(verdict.where))
     console.print(Text(f"Does early exit pay? {ANSWERS[verdict.pays]} {reason(verdict)}", style="bold"))
-    if takes_most := cause(verdict):
-        console.print(Text(takes_most))
-    for table in tables(verdict):
-        console.print(table.printed())
+    tabled = (table.printed() for table in tables(verdict))
+    for line in filter(None, (*sentences(verdict), *tabled, setting_line(verdict))):
+        console.print(Text(line))
     sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
         print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")

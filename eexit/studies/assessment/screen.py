@@ -1,15 +1,18 @@
-"""A verdict in fixed captions and tables of text, which terminal and report share."""
+"""A verdict in sentences and tables of text, which the last screen of an assessment and the report share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eexit.output.result_table import ResultTable
 from eexit.output.text import short_percent, written
-from eexit.studies.assessment.verdict import MEANINGS, REASONS, Interval, TakenAfter, Verdict
+from eexit.plan.configuration import GENERATE
+from eexit.studies.assessment.cells import A, B, C, D
+from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, Timed, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
-NOT_TRIED: Final = "not tried"
+NOT_MEASURED: Final = "not measured"
+EXACT_CACHE: Final = "exact KV cache"
+DECIDED_BY: Final = ("the oracle decides where", "the rule decides where")
 
 
 @dataclass(frozen=True)
@@ -21,101 +24,145 @@ class TextTable:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def printed(self) -> ResultTable:
-        """As a command prints it."""
-        table = ResultTable(self.caption, self.title)
-        table.add("key", self.heads[0])
-        table.add("number", *self.heads[1:])
-        for row in self.rows:
-            table.add_row(*(cell.replace(", after", "\nafter") for cell in row))
-        return table
+    def printed(self) -> str:
+        """Return the table as a command prints it: its caption, and a line for each row."""
+        lines = [self.heads, *self.rows]
+        names, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = [[row[0].ljust(names), *map(str.rjust, row[1:], others)] for row in lines]
+        return "\n".join([*filter(None, [self.caption]), *("  ".join(row).rstrip() for row in rows)])
 
 
 def reason(verdict: Verdict) -> str:
-    """What the answer turns on, and which steps are missing."""
-    return REASONS[verdict.why] + (f" Missing: {', '.join(verdict.missing)}." if verdict.missing else "")
+    """Return what the answer turns on, with its number, and what is missing."""
+    said, setting = REASONS[verdict.why], verdict.setting
+    if verdict.missing:
+        return f"{said} Missing: {', '.join(verdict.missing)}."
+    if setting is None:
+        return said
+    numbers = {
+        "costs": f"saved as run: {share(setting.saved)}",
+        "time": f"time: {times(setting.time)} of full depth's",
+        "answers": f"multiply-adds per right answer: {times(setting.per_right)} of full depth's",
+        "loss": f"lost: {_lost(setting.loss, setting.n)}",
+    }
+    asked = {
+        "costs more": "costs", "costs open": "costs", "slower": "time", "time open": "time", "pays": "time",
+        "dear answers": "answers", "answers open": "answers", "loses too much": "loss", "not certified": "loss",
+    }  # fmt: skip
+    return f"{said[:-1]} ({numbers[asked[verdict.why]]})." if verdict.why in asked else said
 
 
 def cause(verdict: Verdict) -> str | None:
-    """What takes most, as far as that is certain; None where nothing is said of it."""
+    """Return what fixing alone gains most, as far as that is certain; None where nothing is said of it."""
     if verdict.cause:
-        return f"Takes most: {verdict.cause} ({MEANINGS[verdict.cause]})."
+        return f"The cause: {verdict.cause} ({MEANINGS[verdict.cause]})."
     *others, last = verdict.undecided or [""]
-    return f"What takes most is not decided between {', '.join(others)} and {last}." if others else None
+    return f"The cause is not decided between {', '.join(others)} and {last}." if others else None
+
+
+def needed(verdict: Verdict) -> str | None:
+    """Return what would decide an open answer."""
+    if verdict.needed is None:
+        return None
+    how_many = "No number in reach" if verdict.needed.n is None else f"About {verdict.needed.n:,}"
+    return f"{how_many} of {verdict.needed.what} would decide it."
+
+
+def alternative(verdict: Verdict) -> Timed | None:
+    """Return what is faster than full depth, or than a setting that pays, and is not that setting."""
+    own = verdict.setting if verdict.pays else None
+    limit = own.time.mean if own and own.time else 1.0
+    others = [each for each in verdict.timed if not own or each.setting != own.key]
+    faster = [each for each in others if each.time and each.time.mean < limit and (own or each.is_faster)]
+    return min(faster, key=lambda each: each.time.mean if each.time else limit, default=None)
+
+
+def sentences(verdict: Verdict) -> Iterator[str]:
+    """Yield what follows the answer, a line each."""
+    yield from filter(None, (cause(verdict), needed(verdict)))
+    if faster := alternative(verdict):
+        yield f"Faster: {faster.setting}, {times(faster.time)} of full depth's time."
 
 
 def tables(verdict: Verdict) -> Iterator[TextTable]:
-    """One for each kind of number."""
-    yield TextTable(
-        "Multiply-adds",
-        "What each restriction takes of full depth's multiply-adds, as the first and as the last to be imposed (after "
-        "which others), and on the mean of all orders that were measured.",
-        ("restriction", "as the first", "as the last", "on the mean"),
-        [
-            (each.restriction, _taken(each.first), _taken(each.last), _share(each.mean))
-            for each in verdict.multiply_adds
-        ],
-    )
-    yield TextTable(
-        "Best savings",
-        "The best saving of multiply-adds within the bound, by what was imposed. Without deciding, exits alone are "
-        "counted. By: what most prompts have of it.",
-        ("imposed", "saved", "by"),
-        [(", ".join(each.imposed) or "nothing", _share(each.saved), each.setting or "full depth")
-         for each in verdict.levels],
-    )  # fmt: skip
-    yield TextTable(
-        "Time",
-        "What each restriction takes of full depth's time: batches, of what one row's steps would save; overhead, of "
-        "what steps of so many rows would.",
-        ("restriction", "takes"),
-        [(each.restriction, _share(each.taken)) for each in verdict.time],
-    )
-    if (of := verdict.setting) is not None:
-        bound = verdict.bound
-        certified = "a look" if verdict.why == "look" else "yes" if of.certified else "no"
+    """Yield the cells, the gains beside the costs of restrictions, and what of time and of the setting is known."""
+    bound = short_percent(verdict.bound.at_most)
+    if verdict.cells:
         yield TextTable(
-            "Setting",
-            f"Risk {bound.risk}, at most {short_percent(bound.at_most)} with {short_percent(bound.confidence)} "
-            "confidence. Saved: of multiply-adds, by what was run. Time: as a multiple of full depth's.",
-            ("setting", "certified", "ask", "lost", "of those right", "held out", "saved", "time"),
-            [(of.key, certified, str(of.ask), _lost(of.loss, of.n),
-              _lost(of.loss_of_right, of.n_of_right), _lost(of.reporting_loss, of.reporting_n), _share(of.saved),
-              _times(of.time))],
-        )  # fmt: skip
-    again = {verdict.instead.setting: verdict.instead} if verdict.instead else {}
-    yield TextTable(
-        "Instead",
-        "Time as a multiple of full depth's. The fastest of the first rounds is told with an interval by its times in "
-        "other calls alone, on other prompts.",
-        ("contender", "first rounds", "again", "beside generate"),
-        [
-            (each.setting, written(each.time, ".2f"),
-             *((_times(it.time), _times(it.of_generate)) if (it := again.get(each.setting)) else ("", "")))
-            for each in verdict.contenders
-        ],
-    )  # fmt: skip
+            "Cells",
+            f"Saved of multiply-adds if deciding were free, and lost of all prompts, at most {bound} of {_n(verdict)}:",
+            ("", *DECIDED_BY),
+            [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)],
+        )
+        costs = {each.name: each.share for each in verdict.costs}
+        rows = [
+            (
+                each.name,
+                share(each.share),
+                *(share(costs.get(f"{each.name} {how}"), "") for how in ("alone", "on average")),
+            )
+            for each in verdict.gains
+        ]
+        heads = ("of multiply-adds", "fixing it alone gains", "it costs alone", "on average over both orders")
+        yield TextTable("Gains", "", heads, rows)
+    if verdict.timed:
+        gaps = [
+            (f"lost to {each.name}", share(each.share), "") for each in verdict.gaps if each.share and each.share.high
+        ]
+        rows = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
+        calls = max(each.time.n for each in verdict.timed if each.time)
+        heads = (f"over {calls} calls", "of full depth's time", f"of {GENERATE}'s")
+        yield TextTable("Time", "", heads, [*rows, *gaps])
 
 
-def _share(share: Interval | None) -> str:
-    if share is None:
-        return NOT_TRIED
-    ends = "" if share.low is None or share.high is None else f" ({100 * share.low:.1f} to {100 * share.high:.1f})"
-    return f"{100 * share.mean:.1f}%{ends}"
+def cells(verdict: Verdict) -> Iterator[tuple[str, Cell, Cell]]:
+    """Yield the rows of the four cells, each with its label: the oracle's and the rule's."""
+    by_name = {each.name: each for each in verdict.cells}
+    for oracle, rule in ((A, C), (B, D)):
+        if oracle in by_name and rule in by_name:
+            yield EXACT_CACHE if oracle == A else by_name[rule].mode, by_name[oracle], by_name[rule]
 
 
-def _taken(taken: TakenAfter | None) -> str:
-    if taken is None:
-        return NOT_TRIED
-    return _share(taken.share) + (f", after {', '.join(taken.after)}" if taken.after else "")
+def setting_line(verdict: Verdict) -> str | None:
+    """Return what was lost by the setting, of which prompts, and what it saves as run."""
+    of = verdict.setting
+    if of is None:
+        return None
+    found = f"certified (use {of.use})" if of.certified else "not certified"
+    parts = [
+        f"{of.key}: {found}",
+        f"lost {_lost(of.loss, of.n)}",
+        f"of right answers {_lost(of.loss_of_right, of.n_of_right)}" if of.n_of_right else "",
+        f"of test prompts {share(of.test_loss)} of {of.test_loss.n:,}" if of.test_loss else "",
+        f"saved as run {share(of.saved)}",
+        f"per right answer {times(of.per_right)}" if of.per_right else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
-def _times(time: Interval | None) -> str:
-    if time is None:
-        return NOT_TRIED
-    ends = "" if time.low is None or time.high is None else f" ({time.low:.2f} to {time.high:.2f})"
-    return f"{time.mean:.2f}{ends}"
+def share(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
+    """Return a share in percent with its interval."""
+    if found is None:
+        return unknown
+    ends = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{written(found.mean, '.1%')}{ends}"
+
+
+def times(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
+    """Return a multiple with its interval."""
+    if found is None:
+        return unknown
+    ends = "" if found.low is None or found.high is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.mean:.2f}{ends}"
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell.name} {share(cell.saved)}, lost {short_percent(cell.lost)}"
+
+
+def _n(verdict: Verdict) -> str:
+    return f"{verdict.cells[0].saved.n:,}"
 
 
 def _lost(loss: float | None, n: int | None) -> str:
-    return NOT_TRIED if loss is None or n is None else f"{short_percent(loss)} of {n:,}"
+    return NOT_MEASURED if loss is None or n is None else f"{short_percent(loss)} of {n:,}"

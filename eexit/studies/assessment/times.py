@@ -1,12 +1,11 @@
-"""What takes least time of all that may be taken in place of full depth, exits or not.
+"""Times over calls, as multiples of full depth's in the same round: of the setting, `generate` and what is fastest.
 
-Of several contenders that are equally fast, the fastest by a few rounds looks faster than it is. So it is timed again,
-in calls of its own whose prompts are others, and only these calls are told of. The state of a machine, which the rounds
-of a call share, differs between calls. So the call is a random effect: a contender's times of two calls differ by a
-standard deviation of `BETWEEN_CALLS` at least, and by what calls were seen to differ by where there are `MIN_CALLS` or
-more. Times are multiples of full depth's in the same round, by seconds per token that was kept.
+The state of a machine, which the rounds of a call share, differs between calls: so the call is the random effect, and
+an interval is Student's over calls, of logarithms. The first call has most contenders, and picks the fastest of them;
+since the fastest of several equally fast ones looks faster than it is, only further calls on other prompts say how fast
+it is.
 
-Shapes: R rounds.
+Shapes: R rounds, G exitable layers and then the final one.
 """
 
 import math
@@ -19,16 +18,16 @@ import numpy as np
 
 from eexit.plan.configuration import DRAFT, GENERATE, NORMAL, mode_of
 from eexit.quality.estimates import MIN_ROUNDS, NOTHING, Estimate
-from eexit.quality.intervals import NORMAL_TAIL, student
+from eexit.quality.intervals import student
+from eexit.studies.assessment.verdict import BATCHES, OVERHEAD
+from eexit.studies.timing.steps import step_times
 
-BETWEEN_CALLS: Final = 0.05 * math.sqrt(2)  # of the logarithm of a ratio of two times, each of which differs by 5 %
-MIN_CALLS: Final = 3
+MIN_CALLS: Final = 6  # with fewer, a time has no interval
 Row = Mapping[str, Any]
-Call = Mapping[str, np.ndarray]  # of each contender: the logarithm of its time as a multiple of another's, (R,)
 
 
-def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, Call]:
-    """By call, in their order, what was timed at one batch size, as multiples of `beside` in the same round."""
+def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str, np.ndarray]]:
+    """Return by call and configuration the logarithm of its time as a multiple of another's in the same round, (R,)."""
     seconds: dict[str, dict[str, dict[int, float]]] = {}
     for row in timings:
         of_call = seconds.setdefault(row["timing_id"], {})
@@ -44,84 +43,91 @@ def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, Call]:
     }
 
 
-def fastest(first: Call) -> str | None:
-    """The contender that is fastest by the rounds of the first call; None: full depth is."""
-    means = {key: float(log_R.mean()) for key, log_R in first.items()}
-    best = min(means, key=lambda key: means[key], default=None)
-    return best if best is not None and means[best] < 0 else None
-
-
-def over_calls(calls: Sequence[np.ndarray]) -> Estimate:
-    """The time over calls, each with the logarithms of its rounds (R,); no interval below `MIN_ROUNDS` rounds in all.
-
-    The interval has what calls differ by and what rounds of a call do, whose half widths are added as independent.
-    """
-    if not calls:
+def over_calls(log_of_calls: Sequence[float]) -> Estimate:
+    """Return the time over calls, by the mean logarithm of each; no interval below `MIN_CALLS` calls."""
+    n = len(log_of_calls)
+    if not n:
         return NOTHING
-    mean, n = float(np.mean([log_R.mean() for log_R in calls])), sum(map(len, calls))
-    if n < MIN_ROUNDS:
-        return Estimate(math.exp(mean), math.nan, math.nan, n)
-    within = math.hypot(*map(half_width, calls)) / len(calls)
-    between = NORMAL_TAIL * BETWEEN_CALLS / math.sqrt(len(calls))
-    if len(calls) >= MIN_CALLS:
-        between = max(between, half_width(np.array([log_R.mean() for log_R in calls])))
-    half = math.hypot(within, between)
-    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
-
-
-def half_width(values: np.ndarray) -> float:
-    """Half of Student's interval of a mean; infinite of one value."""
-    if len(values) < 2:
-        return math.inf
-    return student(0.0, float(values.var(ddof=1)), len(values))[1]
+    mean = float(np.mean(log_of_calls))
+    low, high = student(mean, float(np.var(log_of_calls, ddof=1)), n) if n >= MIN_CALLS else (math.nan, math.nan)
+    return Estimate(math.exp(mean), math.exp(low), math.exp(high), n)
 
 
 @dataclass(frozen=True)
 class Times:
-    """The timings at one batch size, and the setting that may be taken, if there is one."""
+    """The timings at one batch size, and the setting that may be used, if there is one."""
 
     rows: Sequence[Row]
     setting: str | None
 
     @cached_property
     def _first(self) -> str | None:
-        """The call in which most contenders were timed and, of several, in most rounds: the earliest of them."""
-        sizes = {
-            call: [len(log_R) for log_R in self._contenders(of).values()] for call, of in calls_of(self.rows).items()
-        }
-        return max(sizes, key=lambda call: (len(sizes[call]), sum(sizes[call])), default=None)
+        """The call in which most contenders were timed; of several, the earliest."""
+        calls = calls_of(self.rows)
+        return max(calls, key=lambda call: len(self._contenders(calls[call])), default=None)
 
-    def _contenders(self, call: Call) -> Call:
-        """What keeps the bound: what full depth says itself or verifies, and the setting."""
-        return {key: log_R for key, log_R in call.items() if mode_of(key) in (GENERATE, DRAFT) or key == self.setting}
+    def _contenders(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The mean logarithm of what loses nothing beyond the bound: full depth's own or verified, and the setting."""
+        lossless = {key for key in call if mode_of(key) in (GENERATE, DRAFT)} | {self.setting}
+        return {key: float(log_R.mean()) for key, log_R in call.items() if key in lossless}
 
     @cached_property
-    def first_rounds(self) -> Call:
+    def first_call(self) -> Mapping[str, float]:
         return self._contenders(calls_of(self.rows)[self._first]) if self._first else {}
 
     @property
     def fastest(self) -> str | None:
-        return fastest(self.first_rounds)
+        """The fastest contender of the first call; None: full depth is."""
+        best = min(self.first_call, key=lambda key: self.first_call[key], default=None)
+        return best if best is not None and self.first_call[best] < 0 else None
 
     @property
     def are_whole(self) -> bool:
-        """Whether all contenders were timed together, and the fastest of them again."""
-        if not self.first_rounds or (self.setting and self.setting not in self.first_rounds):
+        """True if the contenders were timed together, and those that are told of in further calls."""
+        if not self.first_call or (self.setting and self.setting not in self.first_call):
             return False
-        return self.fastest is None or self.again(self.fastest).n > 0
+        return all(self.of(key).n for key in {self.setting, self.fastest} - {None} if key)
 
-    def again(self, key: str, beside: str = NORMAL) -> Estimate:
-        """Its time in further calls, whose prompts have no part in the first one."""
+    def of(self, key: str, beside: str = NORMAL) -> Estimate:
+        """The time in further calls, whose prompts have no part in the first one."""
         known = {prompt for row in self.rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
         shared = {row["timing_id"] for row in self.rows if known & {*row["prompt_ids"]}}
-        later = calls_of([row for row in self.rows if row["timing_id"] not in shared], beside)
-        return over_calls([call[key] for call in later.values() if key in call])
+        further = calls_of([row for row in self.rows if row["timing_id"] not in shared], beside)
+        return over_calls([float(call[key].mean()) for call in further.values() if key in call])
 
-    def of(self, key: str) -> Estimate:
-        """Its time in further calls or, if it was not the fastest of the first one, so that it was not picked for its
-        rounds there, in that one.
-        """
-        again = self.again(key)
-        if again.n or key == self.fastest or key not in self.first_rounds:
-            return again
-        return over_calls([self.first_rounds[key]])
+
+def time_gaps(
+    timings: Sequence[Row], batch: int, share: Mapping[int, float], n_layers: int, time: Estimate
+) -> Mapping[str, Estimate]:
+    """Return what batches and overhead take of full depth's time, by what steps of one row and of so many allow."""
+    one_row, rows = (allowed(timings, n, share, n_layers) for n in (1, batch))
+    batches = Estimate(0.0, 0.0, 0.0, rows.n) if batch == 1 and rows.n else difference(one_row, rows)
+    return {BATCHES: batches, OVERHEAD: difference(rows, time.complement)}
+
+
+def allowed(timings: Sequence[Row], batch: int, share: Mapping[int, float], n_layers: int) -> Estimate:
+    """Return what steps of so many rows allow exits to save of the time if deciding were free and all rows exited at
+    the same steps, over rounds; nothing is known where steps were not timed at these layers.
+    """
+    rounds: dict[tuple[str, int], list[Row]] = {}
+    for row in timings:
+        rounds.setdefault((row["timing_id"], row["round"]), []).append(row)
+    saved = []
+    for times in (step_times(rows, n_layers) for rows in rounds.values()):
+        if times is None or batch not in times.seconds:
+            continue
+        if {layer for layer, part in share.items() if part} <= {*times.layers}:
+            saved.append(times.allowed(batch, [share.get(layer, 0.0) for layer in times.layers]))
+    if not saved:
+        return NOTHING
+    n, mean = len(saved), float(np.mean(saved))
+    ends = student(mean, float(np.var(saved, ddof=1)), n) if n >= MIN_ROUNDS else (math.nan, math.nan)
+    return Estimate(mean, *ends, n)
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """Return that of two independent estimates, whose intervals need not be symmetric (Zou and Donner 2008)."""
+    mean = one.mean - other.mean
+    low = mean - math.hypot(one.mean - one.low, other.high - other.mean)
+    high = mean + math.hypot(one.high - one.mean, other.mean - other.low)
+    return Estimate(mean, low, high, min(one.n, other.n))

@@ -1,7 +1,7 @@
-"""What a verdict says: the content of `verdict.json`, which is written once and read by the report.
+"""The content of `verdict.json`, which is written once and read by the report.
 
-Shares of multiply-adds and shares of time are in two tables, and nothing is a sum or a difference of both. What was
-not measured is null.
+Shares of multiply-adds and shares of time are in two tables, and nothing is a sum or a difference of both. What was not
+measured is null.
 """
 
 import math
@@ -15,32 +15,38 @@ from eexit.quality.estimates import Estimate
 from eexit.results.files import Location
 
 FILE: Final = "verdict.json"
-FORMAT: Final = 4
-STATE, KNOWING, DECIDING, PROOF = RESTRICTIONS = ("state", "knowing", "deciding", "proof")  # of multiply-adds
-BATCHES, OVERHEAD = OF_TIME = ("batches", "overhead")
+FORMAT: Final = 5
+CEILING, MODE, KNOWLEDGE, DECIDING, PROOF = OF_MULTIPLY_ADDS = ("ceiling", "mode", "knowledge", "deciding", "proof")
+TIME, BATCHES, OVERHEAD = OF_TIME = ("time", "batches", "overhead")
+BOTH: Final = "both"  # the mode and the knowledge
 MEANINGS: Final = {
-    STATE: "what exits leave behind misleads later tokens",
-    KNOWING: "online rules do not know which tokens may leave",
-    DECIDING: "reads, gates, keys and values",
-    PROOF: "what so many prompts certify",
-    BATCHES: "a step of more rows saves less by fewer layers than one of a single row",
+    CEILING: "even an oracle in the exact KV cache saves little",
+    MODE: "what exits leave in the KV cache misleads later tokens",
+    KNOWLEDGE: "the rule does not find the tokens that an oracle would let exit",
+    DECIDING: "reading layers to decide, and skipped layers' keys and values",
+    PROOF: "more is within the bound than so few prompts certify",
+    TIME: "multiply-adds are saved, and time is not",
+    BATCHES: "a step of several rows saves less by fewer layers than a step of one",
     OVERHEAD: "the clock gives less than such steps would",
 }
 Why = Literal[
-    "pays", "look", "missing", "not certified", "not kept", "saves nothing", "dear answers", "not timed", "slower",
-    "time not sure",
+    "pays", "look", "missing", "loses too much", "not kept", "costs more", "dear answers", "slower", "not certified",
+    "costs open", "answers open", "not timed", "time open",
 ]  # fmt: skip
 REASONS: Final[dict[Why, str]] = {
-    "pays": "A setting is certified, keeps the bound on other prompts, runs less than full depth and takes less time.",
-    "look": "This is a look: it certifies nothing.",
+    "pays": "A setting is certified, keeps the bound on test prompts, runs less than full depth and takes less time.",
+    "look": "A smoke run certifies nothing.",
     "missing": "Not all steps are done.",
-    "not certified": "No setting is certified to keep the bound.",
-    "not kept": "The certified setting does not keep the bound on the prompts for reporting.",
-    "saves nothing": "The certified setting is not shown to run fewer multiply-adds than full depth.",
-    "dear answers": "A right answer is not shown to take fewer multiply-adds than at full depth.",
-    "not timed": "The certified setting was not timed, or in too few rounds for an interval.",
+    "loses too much": "Every setting that was tried loses more than the bound.",
+    "not kept": "The certified setting loses more than the bound on the test prompts.",
+    "costs more": "Deciding costs more than exits save.",
+    "dear answers": "A right answer takes more multiply-adds than at full depth.",
     "slower": "The certified setting takes at least as much time as full depth.",
-    "time not sure": "The interval of the certified setting's time has full depth in it.",
+    "not certified": "No setting that saves is certified to keep the bound.",
+    "costs open": "The certified setting's multiply-adds may be fewer or more than full depth's.",
+    "answers open": "A right answer may take fewer or more multiply-adds than at full depth.",
+    "not timed": "The certified setting was timed in too few calls for an interval.",
+    "time open": "The certified setting may take less or more time than full depth.",
 }
 
 
@@ -51,7 +57,7 @@ class VerdictPart(BaseModel):
 
 
 class Interval(VerdictPart):
-    """An estimate; no ends where there is no interval. `n` counts prompts, or rounds of a timing."""
+    """An estimate; no ends where there is no interval. `n` counts prompts or, of a time, calls."""
 
     mean: float
     low: float | None
@@ -59,13 +65,20 @@ class Interval(VerdictPart):
     n: int
 
     @classmethod
-    def of(cls, estimate: Estimate) -> "Interval | None":
-        """None where nothing is known."""
+    def from_estimate(cls, estimate: Estimate) -> "Interval | None":
+        """Return None where nothing is known."""
         if math.isnan(estimate.mean):
             return None
-        has_ends = not math.isnan(estimate.low)
-        low, high = (estimate.low, estimate.high) if has_ends else (None, None)
-        return cls(mean=estimate.mean, low=low, high=high, n=estimate.n)
+        ends = (estimate.low, estimate.high) if not math.isnan(estimate.low) else (None, None)
+        return cls(mean=estimate.mean, low=ends[0], high=ends[1], n=estimate.n)
+
+    def is_above(self, value: float) -> bool:
+        """True if the whole interval is."""
+        return self.low is not None and self.low > value
+
+    def is_below(self, value: float) -> bool:
+        """True if the whole interval is."""
+        return self.high is not None and self.high < value
 
 
 class Bound(VerdictPart):
@@ -76,105 +89,93 @@ class Bound(VerdictPart):
     confidence: float = 0.95
 
 
-class Level(VerdictPart):
-    """The best saving of multiply-adds under restrictions, a share of full depth, and by which setting mostly."""
+class Cell(VerdictPart):
+    """What one cell saves and loses: shares of full depth's multiply-adds, and of all prompts. `safe_share` of the
+    prompts have its safer setting, `bold_share` the bolder one, and the others full depth.
+    """
 
-    imposed: list[str]
+    name: str
+    mode: str
     saved: Interval
-    setting: str | None
-
-
-class TakenAfter(VerdictPart):
-    """What a restriction takes after these."""
-
-    share: Interval
-    after: list[str]
+    lost: float
+    safe: str | None
+    safe_share: float
+    bold: str
+    bold_share: float
 
 
 class Line(VerdictPart):
-    """What a restriction takes of full depth's multiply-adds as the first and as the last to be imposed, and on the
-    mean over all orders that were measured. Null: not tried.
-    """
+    """A share of full depth's multiply-adds or time, by what it is of; null: not measured."""
 
-    restriction: str
-    first: TakenAfter | None
-    last: TakenAfter | None
-    mean: Interval | None
-
-
-class TimeLine(VerdictPart):
-    """What a restriction takes of full depth's time; null: not tried."""
-
-    restriction: str
-    taken: Interval | None = None
+    name: str
+    share: Interval | None
 
 
 class JudgedSetting(VerdictPart):
-    """The chosen setting or, without one, that with the least loss of those that were tested."""
+    """The certified setting or, without one, that with the least loss of those that were tested."""
 
     key: str
     certified: bool
-    ask: int  # of its prompts for choosing
+    use: int  # of the error budget of its calibration prompts
     loss: float | None
     n: int
     loss_of_right: float | None = None  # of the prompts that full depth gets right
     n_of_right: int | None = None
-    reporting_loss: float | None = None
-    reporting_n: int | None = None
-    saved: Interval | None = None  # of multiply-adds, by what was run
+    test_loss: Interval | None = None
+    saved: Interval | None = None  # of multiply-adds, as run
     per_right: Interval | None = None  # multiply-adds per right answer as a multiple of full depth's, with chains
     time: Interval | None = None  # as a multiple of full depth's
 
 
-class Contender(VerdictPart):
-    """What was timed with the others in the first call: the median over rounds, as a multiple of full depth's time."""
+class Timed(VerdictPart):
+    """A time over calls, as a multiple of full depth's, and of that of transformers' `generate`."""
 
     setting: str
-    time: float
-    rounds: int
-
-
-class Instead(VerdictPart):
-    """What was fastest in the first rounds, and its time in calls of its own; null until it was timed in one."""
-
-    setting: str
-    time: Interval | None = None
-    of_generate: Interval | None = None  # as a multiple of that of transformers' own
+    time: Interval | None
+    of_generate: Interval | None = None
 
     @property
     def is_faster(self) -> bool:
-        """Whether it certainly takes less time than full depth."""
-        return self.time is not None and self.time.high is not None and self.time.high < 1
+        """True if it certainly takes less time than full depth."""
+        return self.time is not None and self.time.is_below(1)
+
+
+class Needed(VerdictPart):
+    """What would decide an open answer with a chance of 80 %, if all stays as it is; null: more than can be had."""
+
+    what: Literal["calibration prompts", "prompts", "calls"]
+    n: int | None
 
 
 class Verdict(VerdictPart):
-    """`pays` is null where that is not known, and `why` says what it turns on. `cause` is the restriction that takes
-    most, both as the first and as the last, and certainly so; where none is, it may be any of `undecided`.
+    """`pays` is null where that is not known, and `why` names what it turns on. `cause` is what fixing alone certainly
+    gains most; where nothing is, it may be any of `undecided`.
     """
 
-    format: Literal[4] = FORMAT
+    format: Literal[5] = FORMAT
     pays: bool | None
     why: Why
     cause: str | None = None
     undecided: list[str] = Field(default_factory=list)
+    needed: Needed | None = None
     missing: list[str] = Field(default_factory=list)  # steps
     bound: Bound
     batch: int  # rows at a time, of all times
     where: str = ""  # what was measured, and where: model, dtype, weights, cores, threads
     setting: JudgedSetting | None = None
-    levels: list[Level] = Field(default_factory=list)
-    multiply_adds: list[Line] = Field(default_factory=list)
-    time: list[TimeLine] = Field(default_factory=list)
-    contenders: list[Contender] = Field(default_factory=list)
-    instead: Instead | None = None
+    cells: list[Cell] = Field(default_factory=list)
+    gains: list[Line] = Field(default_factory=list)  # of fixing one thing alone
+    costs: list[Line] = Field(default_factory=list)  # of each restriction alone, and on average over both orders
+    gaps: list[Line] = Field(default_factory=list)  # of time
+    timed: list[Timed] = Field(default_factory=list)
 
     def to_json(self) -> str:
-        """The content of `verdict.json`."""
+        """Return the content of `verdict.json`."""
         return self.model_dump_json(indent=1) + "\n"
 
 
 def read_verdict(location: Location) -> tuple[Verdict | None, Sequence[str]]:
-    """The verdict, if there is one, and a line if it is left out because it can't be read."""
+    """Return the verdict, if there is one, and a line if it is left out because it can't be read."""
     path = location.path(FILE)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         return None, ()
