@@ -1,15 +1,15 @@
-"""Does early exit pay, for this model on this machine? Nine ordinary commands, and one verdict.
+"""Does early exit pay, for this model on this machine? Ten ordinary commands, and one verdict.
 
     python jobs/assess.py                                   the default model, on generated prompts
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
     python jobs/assess.py --quick                           a look, with a tenth of it all, which certifies nothing
-    python jobs/assess.py --dry-run                         the nine commands, with which it can be done by hand
+    python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
 
-Exits learn from texts of the model's own; a pilot says what an oracle and online rules save, and its replays which
-settings are worth a run; these are run on prompts that have no other part; one of them is certified with a confidence
-that holds, if there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its
-lookup. The verdict says whether it pays and, if it doesn't, what takes most of what exits could save, as far as that
-is certain.
+Exits learn from texts of the model's own; a pilot and its replays predict which settings lose about the bound; these
+and an oracle are run on prompts that have no other part; one of them is certified with a confidence that holds, if
+there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its lookup. The verdict
+is yes, no or not known, each by an interval, and says what fixing one thing alone would gain: the mode, the knowledge
+of where to exit, deciding or proof.
 
 Sizes follow from the test that will be made, and not from time: after the first step it says how long the rest takes
 here. Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open.
@@ -144,17 +144,19 @@ def first_line(assessment: "Assessment") -> str:
 
 def told_before(assessment: "Assessment") -> Iterator[str]:
     """The sizes, and how likely they are to certify a setting."""
-    from cluster.assessment.sizes import promise
+    from cluster.assessment.sizes import gain_told, promise
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
     yield f"prompts: {sizes}, {parts.choosing:,} of these for choosing"
     if assessment.is_look:
-        yield "a look: it certifies nothing, and does not say whether exits pay"
+        yield "a smoke run: it certifies nothing, and does not say whether exits pay"
     elif bound.risk == "answers":
         yield promise(parts.choosing, bound.at_most)
     else:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
+    n = len(parts.of["run"])
+    yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
 
 
 def finish(verdict: "Verdict", out: str) -> None:

@@ -93,7 +93,8 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
 def test_a_gain_has_a_bar_from_nothing_on(answered: Path, tmp_path: Path, visit: Visit) -> None:
     page = visit("#/", path=given(answered, tmp_path / "s"))
     assert weights(page) == [
-        "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)", "deciding not measured",
+        "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)",
+        "deciding not measured",
     ]  # fmt: skip
     assert page.locator(".weight").count() == 3, "what was not measured has no bar"
     mode, knowledge, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
