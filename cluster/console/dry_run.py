@@ -42,7 +42,9 @@ def describe_plan(job: SweepJob, options: Options) -> str:
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     n_new = sum(map(config.limit_of, config.prompts)) * len(grid) * len(config.seeds)
     n_different = count_different_runs(config)
-    repeats = f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
+    repeats = (
+        f"; {n_different:,} are different, others being the same for every seed or mode" if n_different < n_runs else ""
+    )
     product = (
         f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
         f"{counted(len(config.seeds), 'seed')}"

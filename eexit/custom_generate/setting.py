@@ -43,8 +43,8 @@ from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.refusals import refuse_autocast
 from eexit.model.structure import copied
+from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
-from eexit.results.token_columns import LENGTH
 from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer

@@ -84,6 +84,8 @@ class Certificate(_Record):
     loss_of_right: float | None = None  # of the prompts that normal gets right, where answers are the risk
     n_of_right: int | None = None
     p_of_right: float | None = None
+    loss_of_prompts: float | None = None  # mean over single prompts, where n is of groups of unequal size
+    n_of_prompts: int | None = None
     test: str
     order: str
     question: int  # which question about these prompts it was, from 1

@@ -83,15 +83,23 @@ def _guarantee(taken: Taken) -> Iterator[str]:
 
 
 def _certified(certificate: Certificate, quantization: str | None) -> Iterator[str]:
+    of_groups = certificate.loss_of_prompts is not None
+    unit = "groups of prompts, which count once each," if of_groups else "prompts"
     yield (
         f"Certified{with_weights(quantization)}: its {certificate.risk} risk is at most "
         f"{short_percent(certificate.at_most)}, with a confidence of {short_percent(certificate.confidence)}, by "
-        f"{certificate.n} prompts with a mean loss of {short_percent(certificate.mean_loss)} "
+        f"{certificate.n} {unit} with a mean loss of {short_percent(certificate.mean_loss)} "
         f"(p {written(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
     )
-    if certificate.loss_of_right is not None:
+    if certificate.loss_of_prompts is not None:
         yield (
-            f"That is of all prompts: of the {certificate.n_of_right} that full depth gets right, it loses "
+            f"Over their {certificate.n_of_prompts} single prompts, the mean loss is "
+            f"{short_percent(certificate.loss_of_prompts)}, for which nothing is certified."
+        )
+    if certificate.loss_of_right is not None:
+        right = "groups: of the {} where full depth has one" if of_groups else "prompts: of the {} that full depth gets"
+        yield (
+            f"That is of all {right.format(certificate.n_of_right)} right, it loses "
             f"{short_percent(certificate.loss_of_right)} (p {written(certificate.p_of_right, '.2g')}), for which "
             "nothing is certified."
         )

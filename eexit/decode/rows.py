@@ -24,7 +24,8 @@ from eexit.method.states import STATES
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import PERFECT, Exit
-from eexit.results.token_columns import EOS, LENGTH, STOP, recorded
+from eexit.plan.runs import EOS, LENGTH, STOP
+from eexit.results.token_columns import recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
 NONE: Final = -1  # the index of a rule, a state or a layer where there is none

@@ -6,7 +6,7 @@ This module does not import torch.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, Control, Parameter, shown
@@ -268,6 +268,18 @@ def gives_its_exits(configuration: Configuration) -> bool:
         return True
     rule = RULES.get(configuration.rule)
     return rule is not None and not rule.sees and not rule.draws
+
+
+def without_mode(configuration: Configuration) -> Configuration:
+    """Return what all configurations have in common that have the same tokens and exits, whatever their mode.
+
+    Where all tokens exit at one layer, none of them ever runs a layer above it, so that none attends to what an exit
+    leaves in the KV cache there. Only costs differ. A custom mode's function may fail, so that it has runs of its own.
+    """
+    mode = STATES.get(configuration.mode)
+    if isinstance(configuration, Exit) and gives_its_exits(configuration) and mode and mode.source is None:
+        return replace(configuration, state="")
+    return configuration
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:

@@ -20,11 +20,15 @@ from eexit.plan.configuration import (
     hashed,
     parse_drafts,
     parse_exit_set,
+    without_mode,
 )
 from eexit.plan.hashes import content_hash
 
 OK: Final = "ok"  # the status of a run
 ERROR: Final = "error"
+EOS: Final = "eos"  # why a run ended (`finish_reason`)
+LENGTH: Final = "length"  # at max_new_tokens
+STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,19 @@ def same_for_every_seed(config: SweepConfig) -> frozenset[str]:
     return frozenset(each.key for each in configurations(config) if not depends_on_seed(each, config.temperature))
 
 
+def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
+    """Return the modes in which all runs have the same texts, by rule and parameter: fixed/10 → skip, unfrozen."""
+    modes: dict[Configuration, list[str]] = {}
+    for each in configurations(config):
+        modes.setdefault(without_mode(each), []).append(each.mode)
+    return {each.rule_key: of for each, of in modes.items() if isinstance(each, Exit) and len(of) > 1}
+
+
 def count_different_runs(config: SweepConfig) -> int:
-    """How many runs there are if those that are the same for every seed count once."""
-    n_grid, n_same = len(configurations(config)), len(same_for_every_seed(config))
-    return len(config.prompts) * ((n_grid - n_same) * len(config.seeds) + n_same)
+    """Return the number of runs if those that are the same for every seed, or have the same texts, count once."""
+    same = same_for_every_seed(config)
+    n_seeds = {without_mode(each): 1 if each.key in same else len(config.seeds) for each in configurations(config)}
+    return len(config.prompts) * sum(n_seeds.values())
 
 
 def used_by(configuration: Configuration) -> frozenset[str]:

@@ -16,12 +16,14 @@ import numpy as np
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.risks import RISKS, Risk, losses, numbers
+from eexit.quality.text_measures import cut
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS: Final = (
-    "prompt_id", "configuration", "seed", "status", "correct", "disagreement", "mean_depth", "cost_full", "cost_run",
+    "prompt_id", "configuration", "seed", "status", "finish_reason", "correct", "disagreement", "mean_depth",
+    "cost_full", "cost_run",
 )  # fmt: skip
 
 # No loss, but counted as one: how much more often a run is right than that of `normal` with the same prompt and seed.
@@ -33,6 +35,7 @@ class BesideNormal:
     """A setting on some prompts: shares with their intervals, over as many prompts as say anything of them."""
 
     accuracy: Estimate  # right answers, of the prompts that bring one
+    cut: Estimate  # texts that `max_new_tokens` ended, of the same prompts (`eexit.quality.text_measures.cut`)
     difference: Estimate  # of its accuracy less that of `normal`, by run
     lost: Estimate  # answers that `normal` gets right and the setting gets wrong (`RISKS["answers"]`)
     disagreement: Estimate  # decided tokens that full depth, given the same text, would not have said
@@ -59,6 +62,8 @@ def by_kind(
     ids = runs["prompt_id"].to_pylist()
     kind_R = np.array([kind_of.get(each, "") for each in ids])
     runs = runs.append_column("unit", [[unit_of[each] for each in ids]]).append_column("draw", runs["seed"])
+    is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
+    runs = runs.append_column("cut", [np.ma.masked_invalid(is_cut_R)])
     found: dict[str, dict[str, BesideNormal]] = {}
     for kind in sorted({*kind_R[ok_R]} - {""}):
         for key, beside in _beside_normal(runs.filter(ok_R & (kind_R == kind))).items():
@@ -72,6 +77,7 @@ def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
     full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("cost_full", "cost_run"))
     figures = zip(
         _estimates(numbers("correct", runs).loss_PC),
+        _estimates(numbers("cut", runs).loss_PC),
         _estimates(losses(BETTER, runs).loss_PC, ValueKind.DIFFERENCE),
         _estimates(lost.loss_PC),
         _estimates(numbers("disagreement", runs).loss_PC),

@@ -2,7 +2,8 @@
 
 A risk compares a number of a run with the one of the `normal` run of the same prompt and seed. The losses of a prompt
 are averaged over its seeds first, so that a prompt counts once however many seeds there are. Prompts of the same text,
-and those of a group, count once too: they are one unit (`eexit.plan.splits.units`).
+and those of a group, count once too: they are one unit (`eexit.plan.splits.units`). Where units differ in size, their
+mean loss is not that of prompts, and a bound on the one says nothing of the other.
 
 A guarantee over all prompts can't leave out those on which something failed, since prompts may fail for the same reason
 that they are lost. So a run that failed is a loss of 1, whatever `normal` did. Where the `normal` run failed, what it
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from eexit.output.text import short_percent
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import shuffled
@@ -58,6 +60,7 @@ class Losses:
     units: tuple[str, ...]
     configurations: tuple[str, ...]
     loss_PC: np.ndarray
+    n_prompts_PC: np.ndarray  # prompts of the unit that have a loss
 
     def of(self, configuration: str) -> np.ndarray:
         """The losses of one configuration over the units that have one."""
@@ -66,6 +69,15 @@ class Losses:
         loss_P = self.loss_PC[:, self.configurations.index(configuration)]
         known: np.ndarray = loss_P[~np.isnan(loss_P)]
         return known
+
+    def over_prompts(self, configuration: str) -> tuple[float, int] | None:
+        """Return the mean loss over prompts and their number, or None where all units have as many prompts."""
+        at = self.configurations.index(configuration)
+        is_known_P = self.n_prompts_PC[:, at] > 0
+        n_prompts_P, loss_P = self.n_prompts_PC[is_known_P, at], self.loss_PC[is_known_P, at]
+        if len(np.unique(n_prompts_P)) < 2:
+            return None
+        return float(np.average(loss_P, weights=n_prompts_P)), int(n_prompts_P.sum())
 
 
 def _lost_answers(number: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -152,8 +164,16 @@ def losses(risk: Risk, runs: "pa.Table") -> Losses:
     of_unit, units = _codes(runs["unit"])
     unit_I = np.empty(len(ids), dtype=int)
     unit_I[of_id] = of_unit
-    order = shuffled(units)
-    return Losses(tuple(units[at] for at in order), tuple(configurations), means_of_groups(loss_IC, unit_I)[order])
+    n_prompts_PC = np.zeros((len(units), len(configurations)), dtype=int)
+    np.add.at(n_prompts_PC, unit_I, ~np.isnan(loss_IC))
+    order, loss_PC = shuffled(units), means_of_groups(loss_IC, unit_I)
+    return Losses(tuple(units[at] for at in order), tuple(configurations), loss_PC[order], n_prompts_PC[order])
+
+
+def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
+    """Return what is at most the bound, in words; `of_groups`: the mean counts each group of prompts once."""
+    averaged = ", averaged over groups of prompts that count once each," if of_groups else ""
+    return f"{RISKS[risk].bound if risk in RISKS else risk}{averaged} is at most {short_percent(at_most)}"
 
 
 def numbers(column: str, runs: "pa.Table") -> Losses:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import LCSseq
 
+from eexit.plan.runs import LENGTH
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -53,6 +55,17 @@ def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
     until = shorter if equal.all() else int(equal.argmin())
     common = LCSseq.similarity(tokens.tolist(), normal.tolist())
     return Agreement(until, float(equal.sum()) / longer, common / longer)
+
+
+def cut(finish_reason_R: Sequence[str | None], is_marked_R: np.ndarray) -> np.ndarray:
+    """Return 1 for each text that `max_new_tokens` ended, else 0: its mean is the share of cut texts.
+
+    An answer that had not come by then counts as wrong. So where any answer is marked as right or wrong
+    (`is_marked_R`), a text without a mark is NaN: the share stands beside the accuracy, and both are of the same texts.
+    """
+    is_cut_R = np.array([reason == LENGTH for reason in finish_reason_R], dtype=float)
+    shown_R: np.ndarray = np.where(is_marked_R | (not is_marked_R.any()), is_cut_R, np.nan)
+    return shown_R
 
 
 def distinct(tokens: Sequence[int], n: int) -> float | None:

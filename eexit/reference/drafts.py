@@ -19,8 +19,8 @@ from eexit.decode.sampling import pick_tokens
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
+from eexit.plan.runs import EOS, LENGTH
 from eexit.reference.generation import kl_divergence, read_after, read_exits, said
-from eexit.results.token_columns import EOS, LENGTH
 
 
 @torch.inference_mode()

@@ -29,8 +29,8 @@ from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.method.states import STATES, Deeper, Exited, Leaves, State
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, Exit
+from eexit.plan.runs import EOS, LENGTH
 from eexit.reference.rules import Seen, stops_of
-from eexit.results.token_columns import EOS, LENGTH
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import by_kind
 from eexit.quality.per_right import has_chains, per_right
-from eexit.quality.text_measures import log_perplexity, mean_perplexity
+from eexit.quality.text_measures import cut, log_perplexity, mean_perplexity
 from eexit.results.files import once_each
 from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
@@ -25,6 +25,7 @@ from eexit.results.tables import GENERATIONS, OF_PARTS
 RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
 KEYS = ("parameter", "kl_factor", "seed")
 MOST_NAMED: Final = 3
+MANY_CUT: Final = 0.1  # of the texts whose answers are marked; above it, the accuracy may be that of the limit
 MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer says another token
 MEASURES = tuple(
     field.name
@@ -62,10 +63,12 @@ def figures(
 
     Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
 
+    The mean `cut` is the share of texts that `max_new_tokens` ended (`cut_share`).
+
     A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
     `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     """
-    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", *MEASURES])
+    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", "finish_reason", *MEASURES])
     found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
     per_answer = {
         key: {"per_right_answer": {name: taken.as_dict() for name, taken in of.items()}}
@@ -161,8 +164,35 @@ def _of_configuration(
         "runs": found.n_runs,
         "different_runs": found.n_different,
         "errors": found.n_errors,
-        "means": {name: mean_of(name, found.done) for name in MEASURES if name in found.done.column_names},
+        "means": {
+            **{name: mean_of(name, found.done) for name in MEASURES if name in found.done.column_names},
+            "cut": cut_share(found.done),
+        },
     }
+
+
+def cut_share(runs: pa.Table) -> float | None:
+    """Return the share of texts that `max_new_tokens` ended, of those whose answers are marked, or of all if none is.
+
+    None without such a text.
+    """
+    is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
+    return float(np.nanmean(is_cut_R)) if (~np.isnan(is_cut_R)).any() else None
+
+
+def cut_warning(shares: Mapping[str, float | None]) -> str:
+    """Return a warning that names the configurations of which more than `MANY_CUT` of the texts are cut; or "".
+
+    `shares` are those of `cut_share` by key. The worst come first, at most `MOST_NAMED`.
+    """
+    many = {key: share for key, share in shares.items() if share is not None and share > MANY_CUT}  # no NaN is
+    worst_first = sorted(many.items(), key=lambda pair: -pair[1])
+    named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
+    return (
+        f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
+        if named
+        else ""
+    )
 
 
 def mean_of(measure: str, runs: pa.Table) -> float | None:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import ERROR, OK, Run
+from eexit.plan.runs import EOS, ERROR, OK, Run
 from eexit.quality.parts import PARTS
 from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.results.tables import GENERATIONS, TOKENS
-from eexit.results.token_columns import EOS, Column, TokenColumns, recorded
+from eexit.results.token_columns import Column, TokenColumns, recorded
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,12 @@ _TESTED: Final = schema(
         ),
         "n_of_right": int32("prompts", "for choosing that normal gets right"),
         "p_of_right": float64("1", "as p_value, of these alone, though not what was asked"),
+        "loss_of_prompts": float64(
+            "1",
+            "mean over single prompts, where mean_loss and p_value are of groups of unequal size, which count once "
+            "each; null where all groups have as many prompts",
+        ),
+        "n_of_prompts": int32("prompts", "of these groups, likewise"),
     }
 )
 

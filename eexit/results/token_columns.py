@@ -8,16 +8,12 @@ tokens. Without the suffix, the field's name is the column's name.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from eexit.plan.config import Observe
-
-EOS: Final = "eos"  # why a row ended
-LENGTH: Final = "length"
-STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.costs import cost_columns
+from eexit.decode.costs import Ran, cost_columns
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
@@ -22,7 +23,7 @@ from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import NO_MARKS, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal
+from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
@@ -181,8 +182,8 @@ class ModelGenerator:
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
-        """What each request gives. Where a seed changes nothing, the outcome of the first stands for those of all
-        seeds; if that one failed, the others are tried too.
+        """What each request gives. Where a seed or the mode changes no token, the outcome of the first stands for those
+        of all seeds or modes; if that one failed, the others are tried too.
         """
         first: dict[Request, Key] = {}
         for key, request in requests.items():
@@ -194,13 +195,22 @@ class ModelGenerator:
             if isinstance(outcome, Failure):
                 left[key] = requests[key]
             else:
-                outcomes[key] = outcome
+                outcomes[key] = self._in_its_mode(outcome, requests[key])
                 ends.of(requests[key])
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
-        """What all requests have in common that have the same outcome, whatever their seeds."""
-        return replace(request, seed=0) if request.configuration.key in self._same_for_every_seed else request
+        """Return what all requests have in common that have the same tokens and exits, whatever their seed or mode."""
+        seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
+        return replace(request, seed=seed, configuration=without_mode(request.configuration))
+
+    def _in_its_mode(self, trace: Trace, request: Request) -> Trace:
+        """Return the trace of a request, given that of another mode or seed with the same tokens and exits."""
+        configuration = request.configuration
+        if without_mode(configuration) == configuration:
+            return trace
+        layer_X = np.array([*self.engine.decoding.exitable_layers, self.engine.decoder.n_layers - 1])
+        return replace(trace, counts=Ran(trace.exit_layer_T[1:]).counts(configuration, layer_X))
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))

@@ -12,9 +12,9 @@ import pyarrow as pa
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted, precision
+from eexit.output.text import counted, precision, some
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import configurations, count_runs, same_for_every_seed
+from eexit.plan.runs import configurations, count_runs, same_for_every_seed, same_in_several_modes
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -66,7 +66,7 @@ class Summary:
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results.
 
-        `by_kind` has, for each kind of prompt, accuracy, disagreement, and what is saved and lost beside `normal`.
+        `by_kind` has accuracy, cut texts, disagreement, and what is saved and lost beside `normal`, by kind of prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
         planned, same = configurations(self.config), same_for_every_seed(self.config)
@@ -143,12 +143,22 @@ def do_what_is_left(
         if len(found.done) == n_planned:
             display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(out)}")
         else:
+            if line := _same_texts(config):
+                display.say(line)
             tally = do(Remaining(config, store, lease, found))
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
         raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
     return Summary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
+
+
+def _same_texts(config: SweepConfig) -> str:
+    """Return a line that names rules whose texts are the same in several modes; empty without any."""
+    alike = [f"{rule} in {', '.join(modes)}" for rule, modes in same_in_several_modes(config).items()]
+    if not alike:
+        return ""
+    return f"all tokens exit at one layer, so that these have the same texts, decoded once: {'; '.join(some(alike, 3))}"
 
 
 def clear_the_way(left: Remaining, out: str, display: Display) -> int:

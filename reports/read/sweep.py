@@ -18,7 +18,7 @@ from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import groups
 from eexit.quality.estimates import MARGIN
-from eexit.quality.text_measures import log_perplexity
+from eexit.quality.text_measures import cut, log_perplexity
 from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
@@ -47,8 +47,9 @@ class Sweep:
     seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, the
     configuration's (`configurations.COLUMNS`), `log_perplexity` (nats per token), `loop_share` (longest_loop /
     n_tokens), `unit` (what counts as one: the prompt's group, or else the prompt), and those of each judge (`judged`);
-    `correct` is 1 or 0, and `every_seed` says whether the run is that of several seeds. `tokens` and `texts` are Arrow
-    datasets with columns of `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
+    `correct` is 1 or 0, as is `cut` (`eexit.quality.text_measures.cut`), and `every_seed` says whether the run is that
+    of several seeds. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
+    `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -193,6 +194,7 @@ def assemble(read: Sweep) -> Sweep:
         log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
         loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
         correct=generations["correct"].astype(float),
+        cut=cut(generations["finish_reason"].tolist(), generations["correct"].notna().to_numpy()),
         unit=generations["prompt_id"].replace(groups(read.config.get("prompts", []))),
     )
     sweep = replace(read, configurations=configurations(read.about, generations))

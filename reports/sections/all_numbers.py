@@ -16,6 +16,7 @@ def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tup
     measured = savings.measured if savings else ()
     yield "configuration", "Configuration", "text"
     yield measures.CORRECT, "Accuracy", "share"
+    yield measures.CUT, measures.CUT_TEXTS, "share"
     yield f"{measures.CORRECT}{measures.DIFFERENCE}", "Accuracy, beside normal", "points"
     yield f"{measures.CORRECT}{GAINED}", "Right here, wrong in normal", "real"
     yield f"{measures.CORRECT}{LOST}", "Wrong here, right in normal", "real"

@@ -25,6 +25,7 @@ from reports.shared.charts import (
     told,
 )
 from reports.shared.figures import Figure, Slice, Variant
+from reports.shared.measures import CUT, CUT_TEXTS
 from reports.shared.per_configuration import naming
 from reports.shared.styles import Looks
 
@@ -34,11 +35,12 @@ MEASURES: Final = {
     "disagreement": "Disagreement",
     "saved": "Multiply-adds saved, run",
 }
-OF_NORMAL: Final = ("accuracy", "disagreement")  # the others hold a setting beside it
+OF_NORMAL: Final = ("accuracy", CUT, "disagreement")  # the others hold a setting beside it
 KINDS: Final[Columns] = (
     ("kind", "Kind", "text"),
     ("configuration", "Configuration", "text"),
     *((name, label, "share") for name, label in MEASURES.items()),
+    (CUT, CUT_TEXTS, "share"),
     ("difference", "Accuracy, beside normal", "points"),
     ("n", "n prompts", "count"),
 )

@@ -1,15 +1,16 @@
 """The overview's section "Where tokens become certain": what each layer says of the texts of `normal`."""
 
-import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import altair as alt
 import pandas as pd
 import pyarrow.compute as pc
 
-from eexit.output.text import counted
+from eexit.output.text import counted, is_known, percent
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
+from eexit.quality.estimates import ENDS
 from eexit.quality.intervals import LEVEL
 from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, certainty
 from reports.read.sweep import Sweep
@@ -22,18 +23,21 @@ SHADES: Final = RAMP[:5]  # on which ink can be read
 INK: Final = "#16191d"
 ROW_PIXELS: Final = 22
 MOST_WRITTEN: Final = 12  # layers whose shares are written in their cells
+CONTRADICTED: Final = "exits contradicted"
 CERTAINTY: Final[Columns] = (
     ("kind", "Kind", "text"),
     ("measure", "Tokens", "text"),
-    ("first", "First at, median", "text"),
+    ("summary", "In all layers", "text"),
     ("shown_layer", "Layer", "text"),
     ("share", "Share of tokens", "share"),
     ("share_n", "n prompts", "count"),
 )
 CAPTION: Final = (
     "Tokens of normal. Sure: the likeliest token of a layer has this probability at least. Confirmed: and it is the "
-    "final layer's. First at: the first such layer, a median over prompts of medians over tokens. Where sure comes "
-    f"before confirmed, exits on probability alone are wrong. In the table: {LEVEL:.0%} intervals over prompts; n = "
+    "final layer's. Exits contradicted: of the tokens that are sure for the first time at a layer, those of which the "
+    "final layer's likeliest token is another. First at: of tokens whose final layer is sure (its cell), the median "
+    "over prompts of medians. Taken back: confirmed at a layer, and not at a deeper one. In the table: "
+    f"{LEVEL:.0%} intervals over prompts; n = "
 )
 
 
@@ -64,13 +68,23 @@ def certainty_rows(found: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """A row for each threshold, kind, measure and layer; `row` is what the chart calls kind and measure."""
     labels, rows = layer_labels(sweep), []
     for each in found.to_dict("records"):
-        for measure, first in MEASURES.items():
-            at = "never" if math.isinf(each[first]) else f"{each[first]:g}"
+        for measure, column, summary in _measures(each):
+            if not is_known(each[column]):
+                continue  # no token is sure for the first time there
             row: dict[str, Any] = {"sure_from": f"{each['threshold']:g}", "kind": each["kind"], "measure": measure}
-            row |= {"first": at, "row": f"{each['kind']}, {measure}: first at {at}".replace("first at never", "never")}
+            row |= {"summary": summary, "row": f"{each['kind']}, {measure}: {summary}"}
             row |= {"layer": each["layer"], "shown_layer": labels[each["layer"]]}
-            rows.append(row | {f"share{end}": each[f"{measure}{end}"] for end in ("", "_low", "_high", "_n")})
+            rows.append(row | {f"share{end}": each[f"{column}{end}"] for end in ENDS})
     return pd.DataFrame(rows)
+
+
+def _measures(row: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
+    """The measures of a kind of prompts, each with its column by layer and what holds of all layers together."""
+    sure, confirmed = (f"{row[first]:g}" if is_known(row[first]) else "none" for first in MEASURES.values())
+    yield "sure", "sure", f"first at {sure}"
+    back = f", {percent(row['taken_back'])} taken back" if is_known(row["taken_back"]) else ""
+    yield "confirmed", "confirmed", f"first at {confirmed}{back}"
+    yield CONTRADICTED, "contradicted", percent(row["exits_contradicted"])
 
 
 def certainty_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.LayerChart:

@@ -117,6 +117,7 @@ class TradeOff:
         return (
             ("configuration", "Configuration", "text"),
             (self.measure.column, self.measure.label, form),
+            *([(measures.CUT, measures.CUT_TEXTS, "share")] if self.measure.column == measures.CORRECT else []),
             (cost.column, cost.title, "share"),
             (f"{self.measure.column}_control", "Its control", form),
             (f"{cost.column}_control", "Its control's saving", "share"),
@@ -163,6 +164,8 @@ def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
     if measure.higher_is_better is not None:
         yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better."
     yield measure.meaning
+    if measure.column == measures.CORRECT and shown.quality.cut_warning:
+        yield shown.quality.cut_warning
     if sampled and measure.column == DISAGREEMENT:
         yield "Tokens are sampled, so that normal disagrees too."
     if shown.is_logarithmic:

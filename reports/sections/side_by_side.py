@@ -3,14 +3,15 @@
 Two configurations stand beside each other, or a rule beside a mix of another's. A mix of two settings, one of which is
 drawn for each prompt, has a cost and a quality between theirs. So a setting of one series stands beside the best mix of
 another's settings, full depth included, that costs as much, or that is as good. All differences are paired over
-prompts, seeds averaged first, with their intervals over prompts.
+prompts, seeds averaged first, with their intervals over prompts; beside a mix, share and mix are no more certain than
+the prompts that they were found on (`eexit.quality.best_mix`).
 
 Shapes: P prompts, C configurations, M measures.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations, combinations_with_replacement, permutations
+from itertools import combinations, permutations
 from typing import Any, Final
 
 import altair as alt
@@ -19,7 +20,8 @@ import pandas as pd
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import ENDS, ValueKind, estimate_columns
+from eexit.quality.best_mix import beside_best_mix
+from eexit.quality.estimates import ENDS, Estimate, ValueKind, estimate_columns
 from reports.shared.charts import (
     OPACITY,
     ROOM_PIXELS,
@@ -162,6 +164,7 @@ EQUAL_LAYERS: Final = "equal layers skipped"
 EQUAL_RUN: Final = "equal multiply-adds run"
 EQUAL_QUALITY: Final = {CORRECT: "equal right answers", DISAGREEMENT: "equal disagreement"}
 MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a setting beside a mix
+KINDS: Final = [ValueKind.NUMBER if name == RUN else ValueKind.DIFFERENCE for name in MATCHED]
 _IS_BETTER_HIGH: Final = {CORRECT: True, DISAGREEMENT: False, SKIPPED: True, RUN: True}
 
 
@@ -280,39 +283,24 @@ class _Measured:
         return self.values_PCM[:, [self.keys.index(key) for key in keys]]
 
     def estimated(self, differences_PM: np.ndarray) -> dict[str, float]:
-        kinds = [ValueKind.NUMBER if name == RUN else ValueKind.DIFFERENCE for name in MATCHED]
-        estimates = estimate_columns(differences_PM, kinds)
-        named = zip(MATCHED, estimates, strict=True)
-        return {column: number for name, each in named for column, number in each.columns(name).items()}
+        return _columns(estimate_columns(differences_PM, KINDS))
 
     def matched(self, key: str, points: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The setting beside the best mix of two of `points` that is equal to it, for each way of being equal."""
         has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
-        quality = CORRECT if has_answers else DISAGREEMENT
-        for matching in matchings(quality):
-            mix = self._best_mix(key, points, matching)
-            if mix:
-                one, other, share = mix
-                mixed_PM = (1 - share) * self.of_keys([one])[:, 0] + share * self.of_keys([other])[:, 0]
-                differences_PM = self.of_keys([key])[:, 0] - mixed_PM
-                named = asdict(matching) | {"mix": _mix_words(one, other, share)}
-                yield named | self.estimated(differences_PM)
+        values_PCM, keys = self.of_keys([key, *points]), [key, *points]
+        for matching in matchings(CORRECT if has_answers else DISAGREEMENT):
+            at = MATCHED.index(matching.equal), MATCHED.index(matching.best_by)
+            found = beside_best_mix(values_PCM, *at, KINDS, _IS_BETTER_HIGH[matching.best_by])
+            if found:
+                named = asdict(matching) | {"mix": _mix_words(keys[found.one], keys[found.other], found.share)}
+                yield named | _columns(found.differences)
 
-    def _best_mix(self, key: str, points: Sequence[str], matching: Matching) -> tuple[str, str, float] | None:
-        """Two of the points and the share of the second, by means over the prompts that all of the three have."""
-        found: list[tuple[float, tuple[str, str, float]]] = []
-        sign = 1 if _IS_BETTER_HIGH[matching.best_by] else -1
-        measures = [MATCHED.index(name) for name in (matching.equal, matching.best_by)]
-        for one, other in combinations_with_replacement(points, 2):
-            values_PCM = self.of_keys([key, one, other])[:, :, measures]
-            values_PCM = values_PCM[~np.isnan(values_PCM).any(axis=(1, 2))]
-            if not len(values_PCM):
-                continue
-            (target, _), (low, by_low), (high, by_high) = values_PCM.mean(axis=0)
-            if min(low, high) <= target <= max(low, high):
-                share = 0.0 if low == high else float((target - low) / (high - low))
-                found.append((sign * ((1 - share) * by_low + share * by_high), (one, other, share)))
-        return max(found, key=lambda each: each[0])[1] if found else None
+
+def _columns(estimates: Sequence[Estimate]) -> dict[str, float]:
+    """The columns of the estimates of `MATCHED`."""
+    named = zip(MATCHED, estimates, strict=True)
+    return {column: number for name, each in named for column, number in each.columns(name).items()}
 
 
 def _mix_words(one: str, other: str, share: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.output.text import counted, is_known, percent, short_percent
-from eexit.quality.risks import RISKS
+from eexit.quality.risks import bound_of
 from eexit.studies.assessment import screen
 from eexit.studies.assessment.verdict import Line, Verdict
 from eexit.studies.choosing.certificate import none_certified
@@ -95,7 +95,7 @@ def _of_sweep(quality: Quality) -> Told:
         return _of_oracles(quality)
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    said = [*said, _certain(quality.choices)]
+    said = [*said, *filter(None, [quality.cut_warning]), _certain(quality.choices)]
     return Told(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
@@ -180,14 +180,14 @@ def _certain(choices: pd.DataFrame) -> str:
         return "Nothing is certified: python jobs/choose.py RESULTS does that."
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
     row = min(chosen or rows[-1:], key=lambda each: each["at_most"])
+    of_prompts = {each["configuration"]: each.get("loss_of_prompts") for each in row["tested"]}
+    of_groups = any(is_known(loss) for loss in of_prompts.values())
     if not chosen:
-        return none_certified(row["risk"], row["at_most"], row["confidence"])
-    bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
-    confidence, at_most, cost = (short_percent(row[name]) for name in ("confidence", "at_most", "cost"))
-    setting = row["configuration"]
-    return (
-        f"With {confidence} confidence, {bound} is at most {at_most} under {setting}, at {cost} of full depth's cost."
-    )
+        return none_certified(row["risk"], row["at_most"], row["confidence"], of_groups)
+    confidence, cost, setting = short_percent(row["confidence"]), short_percent(row["cost"]), row["configuration"]
+    bound = bound_of(row["risk"], row["at_most"], of_groups)
+    of_single = f" Over single prompts, the loss is {short_percent(of_prompts[setting])}." if of_groups else ""
+    return f"With {confidence} confidence, {bound} under {setting}, at {cost} of full depth's cost.{of_single}"
 
 
 def _weights(row: Row) -> list[dict[str, Any]]:

@@ -12,12 +12,14 @@ from reports.shared.numbers import points
 from reports.shared.quality import Quality, held_against_normal, kept_of, not_held
 
 OF_RIGHT: Final = "loss_of_right"  # of choices by lost answers
+OF_PROMPTS: Final = "loss_of_prompts"  # where groups of unequal size count once each
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
     ("configuration", "Certified, cheapest", "text"),
     ("cost", "Costs", "share"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
-    ("loss", "Loss, of all prompts", "share"),
+    ("loss", "Loss, of all prompts or groups", "share"),
+    (OF_PROMPTS, "Of single prompts of groups", "share"),
     (OF_RIGHT, "Of those full depth has right", "share"),
     ("held_out", "Held out", "text"),
 )
@@ -76,7 +78,8 @@ def _certified(quality: Quality) -> pd.DataFrame:
         key = row["configuration"]
         if isinstance(key, str):
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
-            told[OF_RIGHT] = next(each.get(OF_RIGHT) for each in row["tested"] if each["configuration"] == key)
+            tested = next(each for each in row["tested"] if each["configuration"] == key)
+            told |= {name: tested.get(name) for name in (OF_RIGHT, OF_PROMPTS)}
             told["held_out"] = _held_out(row)
         else:
             told["held_out"] = _none(row)

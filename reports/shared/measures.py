@@ -16,6 +16,8 @@ EARLY_CONTRADICTED: Final = "Early exits contradicted"  # its name wherever it i
 PERPLEXITY: Final = "perplexity"
 FIDELITY: Final = "tokens_until_difference"
 CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
+CUT: Final = "cut"  # the share of texts that max_new_tokens ended, beside the accuracy and of the same texts
+CUT_TEXTS: Final = "Cut by max_new_tokens"  # its name wherever it is shown
 DIFFERENCE: Final = "_difference"  # ends the name of a column of differences from `normal`
 SKIPPED: Final = "layers_skipped"
 LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
@@ -80,7 +82,8 @@ MEASURES: Final = {
             CORRECT,
             "Accuracy",
             "Accuracy (share of prompts with an answer)",
-            "Accuracy: the share of runs whose answer is right, of those whose prompt says what is right.",
+            "Accuracy: the share of runs whose answer is right, of those whose prompt says what is right. A text that "
+            "ended at max_new_tokens before its answer is wrong.",
             is_share=True,
         ),
         Measure(

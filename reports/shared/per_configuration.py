@@ -17,7 +17,7 @@ from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
 from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
-from reports.shared.measures import CONTRADICTED, CORRECT, PERPLEXITY, SKIPPED
+from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIPPED
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
 AVERAGED: Final = (
@@ -46,7 +46,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
     the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING` of
     the text is one loop (`loop_share`) while that is not so for `normal`.
     """
-    averaged = [*AVERAGED, *([CORRECT] if sweep.has_answers else []), *sweep.extra]
+    averaged = [*AVERAGED, *([CORRECT, CUT] if sweep.has_answers else []), *sweep.extra]
     columns = [*averaged, "log_perplexity"]
     numbers = sweep.done.astype(dict.fromkeys([*columns, *OF_CONTRADICTED], float))
     by_prompt = numbers.groupby(["configuration", "unit"])[[*columns, *OF_CONTRADICTED]].mean().reset_index()
@@ -143,6 +143,7 @@ def perplexity_columns(log: Estimate) -> dict[str, float]:
 
 _SHARES: Final = {
     "loop_share",
+    CUT,
     *(f.name for f in GENERATIONS if (f.metadata or {}).get(b"unit", b"").startswith((b"fraction", b"flag"))),
 }
 _GIVEN: Final = ("exit_rate", "mean_depth")  # by a configuration that gives its exits

@@ -13,13 +13,14 @@ import pandas as pd
 from eexit.output.text import counted, is_known, short_percent
 from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
-from eexit.results.means import saved
+from eexit.results.means import cut_warning, saved
 from eexit.results.study_tables import CHOICES, REPLAYS
 from eexit.studies.choosing.asks import hash_of_runs
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
 from reports.shared.measures import (
     CORRECT,
+    CUT,
     DIFFERENCE,
     DISAGREEMENT,
     SKIPPED,
@@ -58,6 +59,13 @@ class Quality:
     def settings(self) -> pd.DataFrame:
         """The configurations that exit early and are no controls, not even of what the sweep lacks."""
         return self.rows[self.rows["rule"].notna() & self.rows["control_of"].isna()]
+
+    @property
+    def cut_warning(self) -> str:
+        """Return what is to be said of texts that `max_new_tokens` ended, which count as wrong; or ""."""
+        return (
+            cut_warning(dict(zip(self.rows["configuration"], self.rows[CUT], strict=True))) if CUT in self.rows else ""
+        )
 
 
 def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:

@@ -144,8 +144,18 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
     add(folder, REPLAYS, rows, call)
 
 
-def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, needed: int | None = None, **change: Any) -> None:
-    """What a call of `jobs/choose.py` said of disagreement: what it chose, or that nothing can be certified."""
+def choose(
+    folder: Path,
+    call: int = 1,
+    chosen: str | None = CHOSEN,
+    needed: int | None = None,
+    of_prompts: float | None = None,
+    **change: Any,
+) -> None:
+    """What a call of `jobs/choose.py` said of disagreement: what it chose, or that nothing can be certified.
+
+    `of_prompts` is the loss over single prompts where groups differ in size.
+    """
     tested = [
         {
             "configuration": key,
@@ -155,6 +165,7 @@ def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, needed: int
             "certified": chosen == key,
             "cost": cost,
             "prompts_needed": needed,
+            "loss_of_prompts": of_prompts,
         }
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), ("unfrozen/confidence/0.7", 0.049, 0.4, 0.62))
     ]

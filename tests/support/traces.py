@@ -7,7 +7,7 @@ import numpy as np
 
 from eexit.decode.requests import Outcome, Request, Trace
 from eexit.plan.configuration import NORMAL, Exit, Normal
-from eexit.results.token_columns import LENGTH
+from eexit.plan.runs import LENGTH
 
 CLOSE = {
     "kl_TE", "evidence_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
@@ -22,12 +23,13 @@ from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
 from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.means import cut_share, cut_warning
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import CHAINS
 from eexit.results.tables import CONFIGURATION
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
-COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "n_thinking_tokens")
+COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "finish_reason", "correct", "n_thinking_tokens")
 CAPTION: Final = (
     "With: right answers after the chain that was written; without: after what follow-up prompts had in its place. "
     "Necessity: with less without, in points, paired over prompts. Beside control: necessity less that of the control, "
@@ -65,9 +67,12 @@ class ChainsStudy(Study):
         steps_of = {self._unit_of[prompt["id"]]: prompt.get("steps") or 0 for prompt in prompts}
         self._steps_P = np.array([steps_of[unit] for unit in self._units])
         self._with = self._rights(self._of_originals(sweep.runs, sweep.runs["prompt_id"].to_pylist(), ""))
+        self._cut_shares = _cut_shares(sweep.runs)
         parts: dict[Kept, list[pa.Table]] = {}
         for number, location in enumerate(follow_ups):
-            for kept, runs in self._followed(read_finished(location, COLUMNS, "--necessity"), number):
+            other = read_finished(location, COLUMNS, "--necessity")
+            self._cut_shares |= _cut_shares(other.runs, f" in {other.name}")
+            for kept, runs in self._followed(other, number):
                 parts.setdefault(kept, []).append(runs)
         self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
 
@@ -148,7 +153,16 @@ class ChainsStudy(Study):
         return needs_P
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
-        return [chains_table([row for row in rows if row["steps"] is None])]
+        return [
+            chains_table([row for row in rows if row["steps"] is None]),
+            *filter(None, [cut_warning(self._cut_shares)]),
+        ]
+
+
+def _cut_shares(runs: pa.Table, where: str = "") -> dict[str, float | None]:
+    """Return the share of texts that `max_new_tokens` ended of each configuration, by its key and `where`."""
+    keys = pc.unique(runs["configuration"]).to_pylist()
+    return {f"{key}{where}": cut_share(runs.filter(pc.field("configuration") == key)) for key in keys}
 
 
 def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:

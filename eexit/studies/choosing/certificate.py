@@ -9,7 +9,7 @@ from eexit.output.text import bracketed, is_known, short_percent, written
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.per_right import COST_RUN, TOKENS
 from eexit.quality.risk_tests import BETTING, EXACT, prompts_without_loss
-from eexit.quality.risks import RISKS
+from eexit.quality.risks import RISKS, bound_of
 from eexit.studies.choosing.choice import Choice, HeldOut, Tested, TestedSequence
 from eexit.studies.choosing.question import COSTS
 
@@ -17,6 +17,10 @@ TESTED = (
     "Tested from safe to bold, until one is not certified. Loss of a prompt: {loss}. Mean loss: over n prompts for "
     "choosing. p: that the risk is above the bound ({test}). Enough: prompts for choosing that would certify it with a "
     "chance of 80%, if losses stay as they are. Cost: {cost}."
+)
+OF_GROUPS = (
+    " Groups differ in size and count once each: mean loss, n, p and enough are of groups, and of prompts is the mean "
+    "loss over single prompts."
 )
 TESTS = {
     EXACT: "the exact binomial tail",
@@ -33,15 +37,18 @@ def tested_table(choice: Choice) -> ResultTable:
     """A section per family, and a line per setting in the order of testing."""
     measured = choice.measured
     loss, cost = RISKS[measured.question.risk].definition, COSTS[measured.question.cost].definition
-    table = ResultTable(TESTED.format(loss=loss, test=TESTS[measured.test], cost=cost))
+    caption = TESTED.format(loss=loss, test=TESTS[measured.test], cost=cost)
+    of_prompts = ["of\nprompts"] if choice.is_of_groups else []
+    table = ResultTable(caption + OF_GROUPS if of_prompts else caption)
     of_right = ["of those that\nnormal has right", "p of\nthese"] if measured.question.risk == "answers" else []
     table.add("key", "setting", shorten=short_name)
-    table.add("number", "mean loss", "n", "p", *of_right, "enough", "cost")
+    table.add("number", "mean loss", *of_prompts, "n", "p", *of_right, "enough", "cost")
     table.add("name", "certified")
     for sequence in choice.sequences:
         for each in sequence.tested:
             right = [short_percent(each.loss_of_right), written(each.p_of_right, ".2g")] if of_right else []
-            numbers = [short_percent(each.mean_loss), f"{each.n:,}", written(each.p_value, ".2g"), *right]
+            means = [short_percent(each.mean_loss), *[_share(each.loss_of_prompts) or ""] * len(of_prompts)]
+            numbers = [*means, f"{each.n:,}", written(each.p_value, ".2g"), *right]
             numbers += [written(each.prompts_needed, ",.0f"), short_percent(each.cost)]
             table.add_in(sequence.name, each.configuration, *numbers, _outcome(each, sequence))
     return table
@@ -58,7 +65,7 @@ def counted_table(choice: Choice) -> ResultTable:
     measured = choice.measured
     (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
-    n_families = len(choice.sequences)
+    n_families, has_answers = len(choice.sequences), measured.accuracy(NORMAL) is not None
     found = {
         "prompts of a pilot, which gave the order and choose nothing": choice.sequences[0].n_pilot,
         "families, which share the error; one that is through passes its part on": n_families > 1 and n_families,
@@ -73,6 +80,7 @@ def counted_table(choice: Choice) -> ResultTable:
         "texts without a usable judgement, which get the worst score, or the best as normal's": measured.n_unusable,
         "mean loss of normal itself, whose tokens are sampled": _share(float(normal.mean())) if is_sampled else None,
         "right answers of normal": _share(measured.accuracy(NORMAL)),
+        "its texts that max_new_tokens cut": _share(measured.cut(NORMAL)) if has_answers else None,
         **(_of_certified(choice, choice.chosen) if choice.chosen else {}),
     }
     table = ResultTable()
@@ -86,8 +94,10 @@ def counted_table(choice: Choice) -> ResultTable:
 
 def _of_certified(choice: Choice, chosen: Tested) -> dict[str, str | None]:
     """Its texts, what right answers take, and how fast it is where it was timed."""
+    cut = _share(choice.measured.cut(chosen.configuration))
     found = {
         "right answers of the certified setting": _share(chosen.accuracy),
+        "of its texts, those that max_new_tokens cut": None if chosen.accuracy is None else cut,
         "its texts that are not those of normal": _share(chosen.changed),
     }
     of_right = choice.measured.per_right(chosen.configuration)
@@ -138,33 +148,39 @@ def certificate(choice: Choice) -> Iterator[str]:
     question, ask, chosen = choice.measured.question, choice.ask, choice.chosen
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
     yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
-    confidence, holds = short_percent(question.confidence), _bound(question.risk, question.at_most)
+    confidence = short_percent(question.confidence)
     if chosen:
         mean, p_value = short_percent(chosen.mean_loss), written(chosen.p_value, ".2g")
+        of_groups = chosen.loss_of_prompts is not None
+        holds = bound_of(question.risk, question.at_most, of_groups)
         yield f"Certified: {chosen.configuration}, the cheapest that is, at {short_percent(chosen.cost)} of full depth."
         yield f"With {confidence} confidence, over prompts like these, {holds}."
-        yield f"n = {chosen.n:,}, mean {mean}, p = {p_value}."
+        yield f"n = {chosen.n:,}{' groups' * of_groups}, mean {mean}, p = {p_value}."
+        if chosen.loss_of_prompts is not None:
+            yield (
+                f"That is of groups: over their {chosen.n_of_prompts:,} prompts the mean is "
+                f"{short_percent(chosen.loss_of_prompts)}, for which nothing is certified."
+            )
         if not choice.saves:
             yield "It does not cost less than full depth. Use normal."
         if chosen.loss_of_right is not None:
             loss, p_value = short_percent(chosen.loss_of_right), written(chosen.p_of_right, ".2g")
+            unit, right = (
+                ("groups", "where normal has one right") if of_groups else ("prompts", "that normal gets right")
+            )
             yield (
-                f"That is of all prompts: of the {chosen.n_of_right:,} that normal gets right, it loses {loss}, for "
-                f"which nothing is certified (p = {p_value})."
+                f"That is of all {unit}: of the {chosen.n_of_right:,} {right}, it loses {loss}, for which nothing is "
+                f"certified (p = {p_value})."
             )
         if chosen.configuration.split("/")[1] in ORACLES:
             yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
     else:
         least = prompts_without_loss(question.at_most, ask.error / len(choice.sequences))
-        yield none_certified(question.risk, question.at_most, question.confidence)
+        yield none_certified(question.risk, question.at_most, question.confidence, choice.is_of_groups)
         yield f"Use normal. A setting without any loss would be certified with {least:,} prompts for choosing."
 
 
-def _bound(risk: str, at_most: float) -> str:
-    """What is to hold."""
-    return f"{RISKS[risk].bound} is at most {short_percent(at_most)}"
-
-
-def none_certified(risk: str, at_most: float, confidence: float) -> str:
-    """The answer to a question for which no setting is certified."""
-    return f"No setting is certified with {short_percent(confidence)} confidence that {_bound(risk, at_most)}."
+def none_certified(risk: str, at_most: float, confidence: float, of_groups: bool = False) -> str:
+    """Return the answer to a question for which no setting is certified."""
+    bound = bound_of(risk, at_most, of_groups)
+    return f"No setting is certified with {short_percent(confidence)} confidence that {bound}."

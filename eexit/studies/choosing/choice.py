@@ -51,6 +51,8 @@ class Tested:
     loss_of_right: float | None = None  # mean loss over the prompts that normal gets right; None but for risk answers
     n_of_right: int | None = None
     p_of_right: float | None = None  # the p-value among these, which is not what was asked
+    loss_of_prompts: float | None = None  # mean loss over single prompts; None where all groups have one size
+    n_of_prompts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Choice:
     def saves(self) -> bool:
         """True if a certified setting costs less than full depth."""
         return self.chosen is not None and self.chosen.cost < FULL_DEPTH
+
+    @property
+    def is_of_groups(self) -> bool:
+        """True if groups of prompts differ in size, so that no mean over them is one over prompts."""
+        tested = [each for sequence in self.sequences for each in sequence.tested]
+        return any(each.loss_of_prompts is not None for each in tested)
 
 
 def choose_setting(measured: LossesAndCosts, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
@@ -136,6 +144,8 @@ def _tested(measured: LossesAndCosts, key: str, ask: Ask) -> Tested:
         return Tested(key, math.nan, 0, 1.0, False, measured.costs[key], None, *texts)
     p_value = RISK_TESTS[measured.test](loss_P, question.at_most, ask.error)
     found = Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, measured.costs[key], None, *texts)
+    if over_prompts := measured.choosing.over_prompts(key):
+        found = replace(found, loss_of_prompts=over_prompts[0], n_of_prompts=over_prompts[1])
     of_right_P = measured.losses_of_right(key)
     if not len(of_right_P):
         return found

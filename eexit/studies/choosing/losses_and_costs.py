@@ -33,7 +33,7 @@ from eexit.quality.risks import (
 from eexit.quality.rubric import ASPECTS
 from eexit.results.files import once_each
 from eexit.results.finished_sweep import FinishedSweep, read_finished
-from eexit.results.means import RUN_OF_ALL_SEEDS
+from eexit.results.means import RUN_OF_ALL_SEEDS, cut_share
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
 
@@ -171,6 +171,11 @@ class LossesAndCosts:
         """The share of right answers of a configuration, over the prompts for choosing that the risk is about."""
         wrong = self._mean_of(WRONG, key)
         return None if wrong is None else 1 - wrong
+
+    def cut(self, key: str) -> float | None:
+        """Return the share of a configuration's texts for choosing that `max_new_tokens` ended, as runs have it."""
+        of_key = self._of_part("choosing").filter(pc.field("configuration") == key)
+        return cut_share(of_key.filter(pc.field("status") == OK))
 
     def losses_of_right(self, key: str) -> np.ndarray:
         """The losses of a configuration over the prompts for choosing that `normal` gets right, (P,), as shares of what

@@ -18,7 +18,7 @@ from eexit.quality.risk_tests import prompts_without_loss
 from eexit.quality.risks import RISKS, SCORE
 from eexit.results.layout import Manifest
 
-_TEXTS: Final = ["correct", "lcs_share"]  # what is told of the texts beside the risk
+_TEXTS: Final = ["correct", "finish_reason", "lcs_share"]  # what is told of the texts beside the risk
 _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
 
 

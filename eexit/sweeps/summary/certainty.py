@@ -2,14 +2,16 @@
 
 A token is sure at a layer whose highest probability is at least a threshold, which is what rule `confidence` asks of a
 layer. It is confirmed where the likeliest token there is also the final layer's. A layer can be sure long before it
-says what the final layer says, so that the depth at which tokens are sure isn't the one at which they could leave.
+predicts what the final layer predicts: a token that exits where it is sure for the first time is contradicted if the
+final layer's likeliest token is another. And a token that is confirmed at a layer can be taken back by a deeper one.
+Where the final layer itself is not sure, no layer can be confirmed: the first layers are of the other tokens.
 
 Prompts are counted, never tokens: a prompt has the mean of its runs, and a run that of its decided tokens.
 
-Shapes: C thresholds, R runs, P prompts, D decided tokens, X layers (the exitable ones, then the final one), M measures.
+Shapes: C thresholds, R runs, P prompts, D decided tokens, X layers (the exitable ones, then the final one), M
+measures.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,12 +21,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.quality.estimates import ValueKind, estimate_columns, estimate_median, means_of_groups
+from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
+from eexit.quality.intervals import of_median
 from eexit.results.landed import nested_array
 
 SURE: Final = 0.9  # the threshold, unless the caller says otherwise
 ALL: Final = "all prompts"  # the first kind of the table
 MEASURES: Final = {"sure": "first_sure", "confirmed": "first_confirmed"}  # the columns of each
+SHARES: Final = ("sure", "confirmed", "exits", "contradicted", "early", "taken_back")  # counted of decided tokens
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 
 
@@ -43,9 +47,13 @@ def certainty(
     as what it counts (`eexit.plan.splits`).
 
     Columns: `threshold`; `kind`; `layer`, 0-based; `sure` and `confirmed`, the shares of decided tokens that are so at
-    this layer; and, the same in all rows of a kind, `first_sure` and `first_confirmed`, the first layer at which a
-    token is, as the median over prompts of the medians over tokens; infinite where half of the tokens never are. Each
-    has the ends of its 95 % interval over prompts and their number beside it (`_low`, `_high`, `_n`).
+    this layer; `contradicted`, of the tokens that are sure for the first time at this exitable layer, those of which
+    the final layer's likeliest token is another; and, the same in all rows of a kind, `exits_contradicted`, that share
+    over all exitable layers; `taken_back`, of the tokens that are confirmed at an exitable layer, those that are not at
+    some deeper one; `first_sure` and `first_confirmed`, the first layer at which a token is whose final layer is sure
+    (that is the share `sure` of the last row), as the median over prompts of the medians over tokens. A median of an
+    even number is the lower one of the two in the middle, so that it is a layer; NaN without such a token. Each has the
+    ends of its 95 % interval over prompts and their number beside it (`_low`, `_high`, `_n`).
 
     Raises `ValueError` for a threshold that is not in (0, 1].
     """
@@ -57,14 +65,15 @@ def certainty(
     prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]
     kind_R = np.array([kind_of.get(prompt_id, "") for prompt_id in prompts])
     unit_R = np.array([unit_of[prompt_id] for prompt_id in prompts])
-    share_CRMX = counts.at_CRMX[:, known_R] / counts.n_R[known_R, None, None]
-    median_CRM = _medians(counts.first_CRMX[:, known_R], np.array([*layers, math.inf]))
+    share_CRX = {name: getattr(counts, name)[:, known_R] / counts.n_R[known_R, None] for name in SHARES}
+    median_CRM = _medians(counts.first_CRMX[:, known_R], np.array(layers))
     rows: list[dict[str, Any]] = []
-    for threshold, share_RMX, median_RM in zip(thresholds, share_CRMX, median_CRM, strict=True):
+    for at, threshold in enumerate(thresholds):
         for kind in [ALL, *sorted({*kind_of.values()})]:
             of_R = kind_R == kind if kind != ALL else np.full(len(prompts), True)
             if of_R.any():
-                of_layers = _of_kind(share_RMX[of_R], median_RM[of_R], unit_R[of_R])
+                shares = {name: share[at, of_R] for name, share in share_CRX.items()}
+                of_layers = _of_kind(shares, median_CRM[at, of_R], unit_R[of_R])
                 named = {"threshold": threshold, "kind": kind}
                 rows += [{**named, "layer": layer, **row} for layer, row in zip(layers, of_layers, strict=True)]
     return pd.DataFrame(rows)
@@ -72,52 +81,103 @@ def certainty(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Decided tokens of each run: all of them, those that are sure or confirmed at a layer, and those that first are
-    there, of which the last are those that never are."""
+    """Decided tokens of each run, (R,); by threshold and layer, (C, R, X), those that are `sure`, `confirmed`, exits
+    where they are sure for the first time before the final layer, and of these the contradicted ones; (C, R, 1), those
+    that are confirmed early, and of these the ones that are taken back; (C, R, M, X), those that are first so there.
+    """
 
     n_R: np.ndarray
-    at_CRMX: np.ndarray
+    sure: np.ndarray
+    confirmed: np.ndarray
+    exits: np.ndarray
+    contradicted: np.ndarray
+    early: np.ndarray
+    taken_back: np.ndarray
     first_CRMX: np.ndarray
+
+    @classmethod
+    def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "_Counts":
+        of_layers = [np.zeros((n_thresholds, n_runs, n_layers)) for _ in range(4)]
+        of_tokens = [np.zeros((n_thresholds, n_runs, 1)) for _ in range(2)]
+        return cls(np.zeros(n_runs), *of_layers, *of_tokens, np.zeros((n_thresholds, n_runs, len(MEASURES), n_layers)))
+
+    def add(self, at: int, run_D: np.ndarray, sure_DX: np.ndarray, is_final_DX: np.ndarray) -> None:
+        """Add tokens by whether layers are sure, and of the final layer's likeliest token, at a threshold's place."""
+        confirmed_DX, rank_X = sure_DX & is_final_DX, np.arange(sure_DX.shape[1])
+        exits_DX = (rank_X == sure_DX.argmax(1)[:, None]) & sure_DX & (rank_X < rank_X[-1])
+        early_D = confirmed_DX[:, :-1].any(1)
+        deeper_D = len(rank_X) - confirmed_DX.argmax(1)  # layers from the first that confirms it on
+        for counted, is_so in (
+            (self.sure, sure_DX),
+            (self.confirmed, confirmed_DX),
+            (self.exits, exits_DX),
+            (self.contradicted, exits_DX & ~is_final_DX),
+            (self.early, early_D[:, None]),
+            (self.taken_back, (early_D & (confirmed_DX.sum(1) < deeper_D))[:, None]),
+        ):
+            np.add.at(counted[at], run_D, is_so)
+        of_sure = sure_DX[:, -1]
+        for measure, is_so_DX in enumerate((sure_DX, confirmed_DX)):
+            np.add.at(self.first_CRMX[at, :, measure], (run_D[of_sure], is_so_DX[of_sure].argmax(1)), 1)
 
 
 def _counts(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
 ) -> _Counts:
-    ids, shape = pa.array(run_ids, pa.string()), (len(thresholds), len(run_ids), len(MEASURES))
-    n_R, at_CRMX, first_CRMX = np.zeros(len(run_ids)), np.zeros((*shape, n_layers)), np.zeros((*shape, n_layers + 1))
+    ids, counts = pa.array(run_ids, pa.string()), _Counts.none(len(thresholds), len(run_ids), n_layers)
     for batch in tokens:
         batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
         if not len(batch):
             continue
         run_D = pc.index_in(batch["run_id"], ids).to_numpy()
-        np.add.at(n_R, run_D, 1)
+        np.add.at(counts.n_R, run_D, 1)
         p_DX, likeliest_DX = (nested_array(batch[name])[..., 0] for name in ("top_prob", "top_token_ids"))
-        for at_RMX, first_RMX, threshold in zip(at_CRMX, first_CRMX, thresholds, strict=True):
-            sure_DX = p_DX >= threshold
-            confirmed_DX = sure_DX & (likeliest_DX == likeliest_DX[:, -1:])
-            for measure, is_so_DX in enumerate((sure_DX, confirmed_DX)):
-                np.add.at(at_RMX[:, measure], run_D, is_so_DX)
-                first_D = np.where(is_so_DX.any(1), is_so_DX.argmax(1), n_layers)
-                np.add.at(first_RMX[:, measure], (run_D, first_D), 1)
-    return _Counts(n_R, at_CRMX, first_CRMX)
+        for at, threshold in enumerate(thresholds):
+            counts.add(at, run_D, p_DX >= threshold, likeliest_DX == likeliest_DX[:, -1:])
+    return counts
 
 
 def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
-    """The median of layers that come so often: (C, R, M)."""
-    below_CRMX, n_CRM1 = count_CRMX.cumsum(-1), count_CRMX.sum(-1, keepdims=True)
-    middle_2CRM = np.stack([(below_CRMX > at).argmax(-1) for at in ((n_CRM1 - 1) // 2, n_CRM1 // 2)])
-    median_CRM: np.ndarray = layer_X[middle_2CRM].mean(0)
+    """Return the lower median of layers that come so often, (C, R, M); NaN where none does."""
+    below_CRMX, n_CRM = count_CRMX.cumsum(-1), count_CRMX.sum(-1)
+    rank_CRM = (below_CRMX > ((n_CRM - 1) // 2)[..., None]).argmax(-1)
+    median_CRM: np.ndarray = np.where(n_CRM > 0, layer_X[rank_CRM], np.nan)
     return median_CRM
 
 
-def _of_kind(share_RMX: np.ndarray, median_RM: np.ndarray, unit_R: np.ndarray) -> list[dict[str, float]]:
-    """The columns of each layer, from runs of a kind of prompt."""
-    n_layers = share_RMX.shape[-1]
-    share_PV = means_of_groups(share_RMX.reshape(len(share_RMX), -1), unit_R)
-    shares = estimate_columns(share_PV, [ValueKind.SHARE] * share_PV.shape[1])
-    firsts: dict[str, float] = {}
-    for first, median_P in zip(MEASURES.values(), means_of_groups(median_RM, unit_R).T, strict=True):
-        firsts |= estimate_median(median_P).columns(first)
+def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np.ndarray) -> list[dict[str, float]]:
+    """Return the columns of each layer, from runs of a kind of prompt."""
+    of_units = {name: means_of_groups(share_RX, unit_R) for name, share_RX in shares.items()}
+    each = {
+        name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES
+    } | {"contradicted": estimate_ratios(of_units["contradicted"], of_units["exits"], ValueKind.SHARE)}
+    of_exits = [of_units[name].sum(1, keepdims=True) for name in ("contradicted", "exits")]
+    of_kind = {
+        "exits_contradicted": estimate_ratios(*of_exits, ValueKind.SHARE)[0],
+        "taken_back": estimate_ratios(of_units["taken_back"], of_units["early"], ValueKind.SHARE)[0],
+        **{
+            first: _median_layer(median_R, unit_R)
+            for first, median_R in zip(MEASURES.values(), median_RM.T, strict=True)
+        },
+    }
+    same = {column: number for name, found in of_kind.items() for column, number in found.columns(name).items()}
     return [
-        shares[rank].columns("sure") | shares[n_layers + rank].columns("confirmed") | firsts for rank in range(n_layers)
+        {column: number for name, found in each.items() for column, number in found[rank].columns(name).items()} | same
+        for rank in range(len(each["sure"]))
     ]
+
+
+def _median_layer(median_R: np.ndarray, unit_R: np.ndarray) -> Estimate:
+    """Return the lower median over prompts of the lower medians over their runs: a layer, as are its ends."""
+    known_R = ~np.isnan(median_R)
+    of_units = [_lower_median(median_R[known_R & (unit_R == unit)]) for unit in np.unique(unit_R[known_R])]
+    if not of_units:
+        return NOTHING
+    values_P = np.array(of_units)
+    low, high = of_median(values_P) or (np.nan, np.nan)
+    return Estimate(_lower_median(values_P), low, high, len(values_P))
+
+
+def _lower_median(values: np.ndarray) -> float:
+    """Return the median, or the lower one of the two values in the middle."""
+    return float(np.sort(values)[(len(values) - 1) // 2])

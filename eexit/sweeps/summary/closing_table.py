@@ -18,11 +18,19 @@ from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
 from eexit.results.landed import read_columns
-from eexit.results.means import contradicted_rules, contradicted_share, mean_of, outcomes, screen_misses
+from eexit.results.means import (
+    contradicted_rules,
+    contradicted_share,
+    cut_share,
+    cut_warning,
+    mean_of,
+    outcomes,
+    screen_misses,
+)
 from eexit.results.store.folder import Store
 
 COLUMNS = [
-    *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
+    *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
     *("exit_rate", "exits_on_normal", "contradicted_on_normal", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
@@ -43,8 +51,11 @@ DIFFERENT_CAPTION = (
     "all seeds have the same run."
 )
 # Of a sweep whose prompts bring answers.
-ANSWERS_HEADING = f"cor{SOFT_HYPHEN}rect"
-ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
+ANSWERS_CAPTION = (
+    " Correct: runs whose answer is right, of those whose prompt says what is. Cut: those of them whose text ended at "
+    "max_new_tokens."
+)
 # Of a sweep whose texts have chains of thought, and answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
 TAKEN_CAPTION = (
@@ -105,8 +116,9 @@ def closing_table(
         DRAFTS_CAPTION: has_drafts,
     }
     shares = {each: contradicted_share(of.done) for each, of in zip(configurations, found, strict=True)}
-    warning = contradicted_rules(shares)
-    caption = f"{warning}\n{CAPTION}" if warning else CAPTION
+    cut_shares = {each.key: cut_share(of.done) for each, of in zip(configurations, found, strict=True)}
+    warnings = [contradicted_rules(shares), cut_warning(cut_shares) if has_answers else ""]
+    caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
     if missed := screen_misses(done):
         caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
@@ -114,7 +126,7 @@ def closing_table(
     table.add("key", "configuration", shorten=short_name)
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
     of_taken = [heading for name in taken for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
-    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
+    table.add("number", *HEADINGS, *ANSWERS_HEADINGS * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
         means = [*_means(of.done, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
@@ -162,7 +174,7 @@ def _means(done: pa.Table, has_answers: bool) -> list[str]:
         percent(pc.mean(loop_share).as_py()),
         written(mean_of("perplexity", done), ".4g"),
         written(mean_of("tokens_until_difference", done), ".1f"),
-        *([percent(mean_of("correct", done))] if has_answers else []),
+        *([percent(mean_of("correct", done)), percent(cut_share(done))] if has_answers else []),
     ]
 
 

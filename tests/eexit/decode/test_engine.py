@@ -19,7 +19,7 @@ from eexit.decode.teacher import padded
 from eexit.model.cache import KVCache
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import Draft, Exit, Normal, exiting_modes
-from eexit.results.token_columns import LENGTH, STOP
+from eexit.plan.runs import LENGTH, STOP
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)

@@ -1,5 +1,6 @@
 """Mode `mapped_residual` with maps of both forms: against the reference, and what they cost."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,13 @@ from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode.engine import Engine
+from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
+from eexit.errors import UsageError
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
+from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 
@@ -116,3 +119,20 @@ def test_rows_that_left_at_different_layers_are_mapped_in_one_batch(llama: PreTr
     requests = [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in exits]
     traces = as_reference(llama, requests, decoding)
     assert len({len(trace.token_id_T) for trace in traces}) > 2
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_where_all_tokens_exit_at_one_layer_every_mode_has_the_same_tokens_and_exits(architecture: str) -> None:
+    """Each mode is decoded by itself; what exits leave above the layer is attended to by no token."""
+    model = shared_model(architecture)
+    decoder = decoder_of(model)
+    decoding, traces = decoding_of(decoder, STREAMS), {}
+    for mode in STATES:
+        with suppress(UsageError):  # a mode that this architecture can't have
+            refuse_mode(mode, decoder)
+            requests = [Request(prompt, Exit(mode, "fixed", float(EXITABLE[1])), seed=3) for prompt in PROMPTS[:2]]
+            traces[mode] = generate(model, requests, decoding)
+    assert {"unfrozen", "frozen_residual", MODE} <= {*traces}
+    for of_mode in traces.values():
+        for one, other in zip(of_mode, traces["unfrozen"], strict=True):
+            assert_same(one, other)

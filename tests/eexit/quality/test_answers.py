@@ -3,15 +3,19 @@
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from byte_model import save_byte_model
+from landed_sweep import land_rows
 from rich.console import Console
+from scripted import sweep_of
 
 from eexit.method.rules import Control
+from eexit.output.result_table import SOFT_HYPHEN
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit
-from eexit.plan.runs import configurations, plan_runs
+from eexit.plan.runs import Run, configurations, plan_runs
 from eexit.quality import answers
 from eexit.quality.answer_types import choices_of
 from eexit.quality.answers import Mark, SlowPatternError, is_same, mark
@@ -226,5 +230,36 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     long = Exit("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
     console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
     lines = console.export_text().splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith((" normal", " U·"))] == ["50.0%"] * 2
+    ends = [line.split()[-2:] for line in lines if line.startswith((" normal", " U·"))]
+    assert ends == [["50.0%", "100.0%"]] * 2, "the byte model never ends a text"
     assert max(map(len, lines)) <= 80
+
+
+def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_of(tmp_path: Path) -> None:
+    """Of ten sums, 7 end at the limit at full depth, of which one has its answer; 1 of the setting's."""
+    prompts = [Prompt(f"{n}", f"sum {n}", answer="4") for n in range(10)]
+    prompts.append(Prompt("open", "a story"))
+    config = sweep_of("a-model", "sum", rules={"confidence": (0.9,)}, modes=["normal", "skip"]).model_copy(
+        update={"prompts": tuple(prompts)}
+    )
+
+    def columns(run: Run) -> dict[str, Any]:
+        is_open, n_cut = run.prompt.id == "open", 7 if run.configuration.key == "normal" else 1
+        is_cut = is_open or int(run.prompt.id) < n_cut
+        right = None if is_open else not is_cut or run.prompt.id == "0"
+        return {"finish_reason": "length" if is_cut else "eos", "correct": right}
+
+    store = open_store(land_rows(tmp_path / "out", config, columns))
+    table, rows = closing_table(store, configurations(config)), figures(store, configurations(config))
+    assert str(table.caption).startswith(
+        "Careful: max_new_tokens cut texts of normal (70.0%); an answer that had not come by then counts as wrong.\n"
+    )
+    columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
+    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70.0%", "10.0%"])
+    assert [row["means"]["cut"] for row in rows] == pytest.approx([0.7, 0.1])
+    open_only = tuple(prompts[-1:])
+    unmarked = config.model_copy(update={"prompts": open_only})
+    store = open_store(land_rows(tmp_path / "open", unmarked, columns))
+    table = closing_table(store, configurations(unmarked))
+    assert "Careful" not in str(table.caption), "no answer that could be missing"
+    assert [row["means"]["cut"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]

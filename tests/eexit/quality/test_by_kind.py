@@ -31,6 +31,7 @@ def runs() -> list[dict[str, Any]]:
             "configuration": key,
             "seed": seed,
             "status": "error" if random.random() < 0.1 else "ok",
+            "finish_reason": ("eos", "length")[(sum(map(ord, prompt["id"])) + seed) % 2],
             "correct": None if prompt["id"].startswith("fact") else random.random() < (0.8 if key == "normal" else 0.6),
             "disagreement": random.random() if key == KEY else 0.0,
             "mean_depth": (sum(map(ord, prompt["id"])) % 7 + seed) / 10,
@@ -52,6 +53,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
     normal_right = normal.correct.reindex(mine.index)
     of_runs = mine.assign(
         accuracy=mine.correct,
+        cut=(mine.finish_reason == "length").where(mine.correct.notna()).astype(float),
         difference=mine.correct - normal_right,
         lost=((normal_right == 1) & (mine.correct == 0))
         .where(normal_right.notna() & mine.correct.notna())
@@ -60,7 +62,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
     of_prompts = of_runs.groupby("prompt_id").mean(numeric_only=True)
     of_units = of_prompts.groupby([of_prompts.index.map(kind_of), of_prompts.index.map(unit_of)]).mean()
     for kind in ("odd", "sum"):
-        for name in ("accuracy", "difference", "lost", "disagreement", "mean_depth"):
+        for name in ("accuracy", "cut", "difference", "lost", "disagreement", "mean_depth"):
             estimate, values = getattr(found[KEY][kind], name), of_units.loc[kind][name].dropna()
             assert (estimate.n, estimate.mean) == (len(values), pytest.approx(values.mean())), name
             assert len(values) >= MIN_SAMPLES
@@ -69,7 +71,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
         assert found[KEY][kind].saved.mean == pytest.approx(1 - run / full)
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     facts = found[KEY]["fact"].as_dict()
-    assert facts["accuracy"] == facts["difference"] == facts["lost"] == nothing
+    assert facts["accuracy"] == facts["cut"] == facts["difference"] == facts["lost"] == nothing
     assert found["normal"]["sum"].as_dict()["saved"] == nothing
     json.dumps(facts, allow_nan=False)
 

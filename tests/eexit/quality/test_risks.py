@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from eexit.quality.learn_then_test import certify
@@ -128,6 +129,51 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
     n_certified = certify([p_values[:, None]], CONFIDENCE)[0].sum()
     delta = 1 - CONFIDENCE
     assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)
+
+
+@pytest.mark.parametrize("large_lost", [0.2, 0.1])
+def test_what_is_certified_of_groups_of_unequal_size_holds_for_groups_and_not_for_prompts(large_lost: float) -> None:
+    """One group in ten has twenty prompts, and is lost with this chance; the others have one prompt, and keep it.
+
+    With 0.2, the risk is at the bound of groups, 2 %, and 13.8 % of prompts are lost: certificates of groups are rare.
+    With 0.1, half as much is lost: many are certified, of which none would be true of prompts.
+    """
+    at_most, n_groups, n_sweeps = 0.02, 400, 300
+    generator = np.random.default_rng(0)
+    is_large_SP = generator.random((n_sweeps, n_groups)) < 0.1
+    is_lost_SP = is_large_SP & (generator.random((n_sweeps, n_groups)) < large_lost)
+    unit_I = np.repeat(np.arange(n_sweeps * n_groups), np.where(is_large_SP, 20, 1).ravel())
+    columns = {
+        "prompt_id": pc.cast(pa.array(np.arange(len(unit_I))), pa.string()),
+        "unit": pc.cast(pa.array(unit_I), pa.string()),
+        "correct": pa.array(np.where(is_lost_SP.ravel()[unit_I], 0.0, 1.0)),
+        **{name: pa.array([each] * len(unit_I)) for name, each in (("draw", "0"), ("status", "ok"))},
+    }
+    of_setting = pa.table({**columns, "configuration": pa.array(["skip/kl/1"] * len(unit_I))})
+    of_normal = pa.table({**columns, "configuration": pa.array(["normal"] * len(unit_I))})
+    of_normal = of_normal.set_column(2, "correct", pa.array(np.ones(len(unit_I))))
+    found = losses(RISKS["answers"], pa.concat_tables([of_setting, of_normal]))
+    loss_SP = found.of("skip/kl/1")[np.argsort([int(unit) for unit in found.units])].reshape(n_sweeps, n_groups)
+    n_certified = int((betting(loss_SP, at_most) <= 1 - CONFIDENCE).sum())
+    risk_of_groups, risk_of_prompts = 0.1 * large_lost, 0.1 * 20 * large_lost / (0.9 + 0.1 * 20)
+    over_prompts = found.over_prompts("skip/kl/1")
+    assert over_prompts is not None
+    assert over_prompts[0] == pytest.approx(risk_of_prompts, rel=0.05)
+    assert over_prompts[1] == len(unit_I)
+    assert risk_of_prompts > 3 * at_most
+    if risk_of_groups >= at_most:
+        delta = 1 - CONFIDENCE
+        assert n_certified / n_sweeps <= delta + 3 * math.sqrt(delta * CONFIDENCE / n_sweeps)
+    else:
+        assert n_certified / n_sweeps > 0.25
+
+
+def test_without_groups_or_in_equal_ones_the_mean_over_prompts_is_that_over_groups() -> None:
+    row = {"configuration": "skip/kl/1", "draw": "0", "status": "ok"}
+    rows = [{**row, "prompt_id": f"{n}", "unit": f"{n // 2}", "disagreement": n / 8} for n in range(8)]
+    assert losses(RISKS["disagreement"], pa.Table.from_pylist(rows)).over_prompts("skip/kl/1") is None
+    unequal = losses(RISKS["disagreement"], pa.Table.from_pylist(rows[1:]))
+    assert unequal.over_prompts("skip/kl/1") == (pytest.approx(sum(range(1, 8)) / 8 / 7), 7)
 
 
 def test_lost_answers_tell_something_only_if_losing_half_of_the_right_ones_breaks_the_bound() -> None:

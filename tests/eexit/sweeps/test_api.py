@@ -225,6 +225,19 @@ def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*modes: str) -> str:
+        asked: dict[str, Any] = {"rules": {"fixed": [2, 4], "confidence": [0.9]}, "exit_every": 2, "max_new_tokens": 2}
+        eexit.sweep(["one"], model=model, modes=modes, out=tmp_path / "_".join(modes), **asked)
+        return capsys.readouterr().err
+
+    line = "all tokens exit at one layer, so that these have the same texts, decoded once: "
+    assert f"{line}fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n" in said("unfrozen", "skip")
+    assert line not in said("normal", "skip")
+
+
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
     code = (
         "import json, sys, eexit\n"

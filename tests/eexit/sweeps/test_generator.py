@@ -13,7 +13,7 @@ import torch
 from byte_model import save_byte_model
 
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.runs import plan_runs
+from eexit.plan.runs import count_different_runs, plan_runs, same_in_several_modes
 from eexit.results.tables import OF_PARTS
 from eexit.sweeps.generator import ModelGenerator
 
@@ -50,6 +50,38 @@ def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) ->
     own = {(run.prompt.id, run.configuration.key, run.seed if temperature or "/kl/" in run.configuration.key else 0)
            for run in runs}  # fmt: skip
     assert sum(generated) == len(own) * (N_TOKENS - 1), "the first token of each comes from the prompt's pass"
+
+
+MODES = ("unfrozen", "frozen_residual", "frozen_cache", "skip")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_all_tokens_exit_at_one_layer_modes_share_one_text_and_have_their_own_costs(
+    model: Path, temperature: float
+) -> None:
+    """Each mode alone, decoded by itself, has the same tokens; together, they are decoded once."""
+    config = SweepConfig(
+        model=str(model), prompts=(Prompt(id="0", prompt="Why?"), Prompt(id="1", prompt="How is it?")), seeds=(3, 4),
+        modes=("normal", *MODES), rules={"fixed": (3.0, 6.0), "entropy": (5.0,)}, exit_every=3, max_new_tokens=9,
+        dtype="float32", temperature=temperature,
+    )  # fmt: skip
+    runs, generated = list(plan_runs(config)), list[int]()
+    together = ModelGenerator(config, "cpu").generate(runs, lambda tokens, runs=0, observed=0: generated.append(tokens))
+    alone = [ModelGenerator(config, "cpu").generate([run]) for run in runs]
+    assert_alike(together.generations, pa.concat_tables([part.generations for part in alone]))
+    assert_alike(together.tokens, pa.concat_tables([part.tokens for part in alone]))
+    assert together.generations["run_id"].to_pylist() == [run.run_id for run in runs], "a row for each run"
+    rows = together.generations.to_pandas().query("rule == 'fixed'")
+    assert (rows.groupby(["prompt_id", "parameter", "seed"])["text"].nunique() == 1).all()
+    assert {*rows["mode"]} == {*MODES}
+    assert rows.groupby("mode")["keys_written"].sum()["frozen_residual"] > 0
+    assert rows.groupby("mode")["keys_written"].sum()["skip"] == 0
+    assert rows.groupby("mode")["cost_run"].sum().nunique() == 2, "keys and values of skipped layers, or none"
+    n_seeds = 2 if temperature else 1
+    n_decoded = 2 * n_seeds * (1 + 2 + len(MODES))  # normal, fixed at two layers, and entropy in each mode
+    assert sum(generated) == n_decoded * 8, "the first token of each comes from the prompt's pass"
+    assert count_different_runs(config) == n_decoded
+    assert same_in_several_modes(config) == {"fixed/3": [*MODES], "fixed/6": [*MODES]}
 
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])

@@ -36,15 +36,18 @@ def test_each_kind_has_the_shares_of_each_layer_and_a_menu_of_thresholds(tmp_pat
     assert missing_fields(figure.data) == set()
     shown = figure.rows[figure.rows["sure_from"] == "0.9"]
     assert list(dict.fromkeys(shown["row"])) == [
-        f"{ALL}, sure: first at 12.5", f"{ALL}, confirmed: first at 24.5",
-        "fact, sure: first at 5", "fact, confirmed: first at 29",
-        "sum, sure: first at 20", "sum, confirmed: first at 20",
+        f"{ALL}, sure: first at 5", f"{ALL}, confirmed: first at 20, 0.0% taken back",
+        f"{ALL}, exits contradicted: 50.0%",
+        "fact, sure: first at 5", "fact, confirmed: first at 29", "fact, exits contradicted: 100.0%",
+        "sum, sure: first at 20", "sum, confirmed: first at 20, 0.0% taken back", "sum, exits contradicted: 0.0%",
     ]  # fmt: skip
+    contradicted = shown[shown["measure"] == "exits contradicted"].set_index(["kind", "shown_layer"])["share"].to_dict()
+    assert contradicted == {(ALL, "5"): 1, (ALL, "20"): 0, ("fact", "5"): 1, ("sum", "20"): 0}
     at_5 = shown[shown["shown_layer"] == "5"].set_index(["kind", "measure"])["share"].to_dict()
     assert at_5[ALL, "sure"] == 0.5
     assert at_5["fact", "sure"] == 1
     assert at_5["fact", "confirmed"] == at_5["sum", "sure"] == 0
-    assert "never" in set(figure.rows.loc[figure.rows["sure_from"] == "0.97", "first"])
+    assert "first at none" in set(figure.rows.loc[figure.rows["sure_from"] == "0.97", "summary"])
     assert figure.caption.endswith("n = 12 prompts.")
 
 

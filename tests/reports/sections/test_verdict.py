@@ -164,7 +164,9 @@ def test_without_one_the_settings_are_held_against_full_depth(answered: Path) ->
     )
     assert said.headline.startswith("No setting is shown to be as good as full depth; the nearest costs ")
     assert said.sentences[1].startswith("Beside full depth, it is at ")
-    assert said.sentences[2] == "Nothing is certified: python jobs/choose.py RESULTS does that."
+    assert set(found.rows["cut"]) == {1.0}
+    assert said.sentences[2].startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
+    assert said.sentences[3] == "Nothing is certified: python jobs/choose.py RESULTS does that."
     assert [weight["label"] for weight in said.weights] == [
         "layers skipped", "saved if deciding were free", "added by deciding",
     ]  # fmt: skip
@@ -199,9 +201,22 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     assert one["held_out"] == "3%, at most 8% (n = 50)"
     said = verdict(None, quality_in(folder))
     assert said
-    assert said.sentences[2].startswith(
+    assert said.sentences[3].startswith(
         "With 95% confidence, the mean share of tokens unlike full depth's is at most 5%"
     )
+
+
+def test_a_certificate_of_groups_of_unequal_size_says_so_and_both_losses(answered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    choose(folder, of_prompts=0.054)
+    section, said = settings_section(quality_in(folder)), verdict(None, quality_in(folder))
+    assert section
+    assert said
+    assert [row["loss_of_prompts"] for row in section["table"]["rows"]] == [0.054]
+    assert "Of single prompts of groups" in [column["label"] for column in section["table"]["columns"]]
+    assert "averaged over groups of prompts that count once each, is at most 5%" in said.sentences[3]
+    assert said.sentences[3].endswith("Over single prompts, the loss is 5.4%.")
 
 
 def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:

@@ -197,7 +197,8 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
         f"That is of all prompts: of the {n_right} that normal gets right, it loses {loss}, for which nothing is "
         f"certified (p = {p_value:.2g})."
     ) in said
-    assert f"right answers of normal {normals} right answers of the certified setting {kept} " in said
+    assert f"right answers of normal {normals} its texts that max_new_tokens cut 100% right answers of the " in said
+    assert f"certified setting {kept} of its texts, those that max_new_tokens cut 100% " in said
     assert f"its texts that are not those of normal {short_percent(1 - changed)} " in said
     lost = round(last_choice(out)["mean_loss"] * len(CHOOSING))
     losses = np.arange(len(CHOOSING)) < lost
@@ -521,8 +522,22 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
     n = n_groups + sum(not for_reporting(prompt) for prompt in PROMPTS[80:])
     assert (row["tested"][0]["n"], row["test"]) == (n, "betting")
     assert row["tested"][0]["mean_loss"] == pytest.approx(0.1 * n_groups / n)
-    _, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
-    assert "prompts that belong to a group 80 groups, each of which counts once 8 " in said
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
+    assert code == 0
+    n_prompts = 10 * n_groups + n - n_groups
+    assert row["tested"][0]["loss_of_prompts"] == pytest.approx(n_groups / n_prompts)
+    assert row["tested"][0]["n_of_prompts"] == n_prompts
+    of_groups, of_prompts = short_percent(0.1 * n_groups / n), short_percent(n_groups / n_prompts)
+    for sentence in (
+        "prompts that belong to a group 80 groups, each of which counts once 8 ",
+        "and of prompts is the mean loss over single prompts.",
+        f"skip/confidence/0.9 {of_groups} {of_prompts} {n} ",
+        "gets right and the setting gets wrong, averaged over groups of prompts that count once each, is at most 20%.",
+        f"n = {n} groups, mean {of_groups}, p = ",
+        f"That is of groups: over their {n_prompts} prompts the mean is {of_prompts}, for which nothing is certified.",
+        f"That is of all groups: of the {n} where normal has one right, it loses {of_groups},",
+    ):
+        assert sentence in said
 
 
 def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:

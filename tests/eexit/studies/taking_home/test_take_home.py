@@ -51,8 +51,8 @@ def out(swept_out: Path, tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def choose(out: Path, key: str | None) -> None:
-    tested = [{"configuration": KEY, "certified": key is not None, **TESTED}]
+def choose(out: Path, key: str | None, **columns: float) -> None:
+    tested = [{"configuration": KEY, "certified": key is not None, **TESTED, **columns}]
     row = {
         **blank(CHOICES), "started": datetime.now(UTC), "status": "ok", "risk": "answers",
         "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "test": "exact", "order": "pareto",
@@ -104,6 +104,20 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
         assert "at 8 rows (realised): 25.0%" in text
         assert "6 rounds on a machine; 0.80 times as fast as generate." in text
         assert "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily" in text
+
+
+def test_a_guarantee_of_groups_of_unequal_size_says_so_with_the_loss_of_single_prompts(
+    out: Path, tmp_path: Path
+) -> None:
+    choose(out, KEY, loss_of_prompts=0.054, n_of_prompts=813)
+    done = take(out, "--chosen", "--out", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    for sentence in (
+        "by 90 groups of prompts, which count once each, with a mean loss of 2%",
+        "Over their 813 single prompts, the mean loss is 5.4%, for which nothing is certified.",
+        "That is of all groups: of the 60 where full depth has one right, it loses 3%",
+    ):
+        assert sentence in done.stdout
 
 
 def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: Path, tmp_path: Path) -> None:

@@ -69,14 +69,33 @@ def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> 
     assert {kind: column(found, "sure_n", kind)[0] for kind in (ALL, "fact", "sum")} == {ALL: 4, "fact": 2, "sum": 1}
 
 
-def test_the_first_layer_is_a_median_and_infinite_where_half_of_the_tokens_never_are() -> None:
+def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_layer_is_sure() -> None:
     found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS)
     assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
-    assert column(found, "first_sure", "fact") == [math.inf] * 3, "half of the group's tokens are never sure"
-    alone = certainty(recorded(), {"fact-1": "fact-1", "fact-1 again": "fact-1"}, LAYERS, KINDS, UNITS)
-    # Its runs: 3, 3, 9 and never, then 3; where they are confirmed 6, 6, 9 and never, then 6.
-    assert column(alone, "first_sure")[0] == (6 + 3) / 2
-    assert column(alone, "first_confirmed")[0] == (7.5 + 6) / 2
+    # Of fact-1, 3, 3 and 9, then 3; of the group, 3 and none; where they are confirmed 6, 6 and 9, then 6; and 6.
+    assert (column(found, "first_sure", "fact"), column(found, "first_confirmed", "fact")) == ([3] * 3, [6] * 3)
+    between = [token("a", SURE_FROM_THE_FIRST), token("a", SURE_AT_THE_END), token("b", SURE_AT_THE_END)]
+    of_two = {"a": "a", "b": "b"}
+    found = certainty([pa.RecordBatch.from_pylist(between, SCHEMA)], of_two, LAYERS, {}, of_two)
+    assert (found["first_sure"][0], found["first_confirmed"][0]) == (3, 6), "no median lies between two layers"
+    doubted = [token("a", [(0.95, 7), (0.95, 7), (0.5, 7)]), token("a", NEVER_SURE)]
+    found = certainty([pa.RecordBatch.from_pylist(doubted, SCHEMA)], of_two, LAYERS, {}, of_two)
+    assert found[["first_sure", "first_confirmed"]].isna().all(axis=None), "the final layer itself is never sure"
+    assert list(found["sure"]) == [0.5, 0.5, 0]
+
+
+def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirmed_is_taken_back() -> None:
+    """Four tokens of a run: one exits at layer 3 and is wrong, one there and right, one at layer 6 and right, none."""
+    taken_back = [(0.95, 7), (0.95, 1), (0.95, 7)]
+    said = [SURE_FROM_THE_FIRST, taken_back, [(0.5, 7), (0.95, 7), (0.95, 7)], SURE_AT_THE_END]
+    runs = {f"{number}": f"{number}" for number in range(6)}
+    texts = [token(run_id, each) for run_id in runs for each in said]
+    found = certainty([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
+    assert column(found, "contradicted") == pytest.approx([1 / 2, 0, math.nan], nan_ok=True)
+    assert column(found, "exits_contradicted") == pytest.approx([1 / 3] * 3)
+    assert column(found, "taken_back") == pytest.approx([1 / 3] * 3), "of the first three, which are confirmed early"
+    assert column(found, "taken_back_n") == [6] * 3
+    assert found["taken_back_low"][0] <= found["taken_back"][0] <= found["taken_back_high"][0]
 
 
 def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
@@ -86,7 +105,7 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
     first = {name: float(found[name].iloc[0]) for name in found if name != "kind"}
     assert (first["sure"], first["sure_n"]) == (0.5, 6)
     assert 0.1 < first["sure_low"] < 0.2 < 0.8 < first["sure_high"] < 0.9, "Clopper and Pearson's, for 3 of 6"
-    assert (first["first_sure_low"], first["first_sure"], first["first_sure_high"]) == (3, 6, 9)
+    assert (first["first_sure_low"], first["first_sure"], first["first_sure_high"]) == (3, 3, 9)
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 

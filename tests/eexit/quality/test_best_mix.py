@@ -1,0 +1,97 @@
+"""The interval of a setting beside the best mix of others, with a truth that is known."""
+
+import numpy as np
+import pytest
+
+from eexit.quality.best_mix import beside_best_mix
+from eexit.quality.estimates import ValueKind, estimate_columns
+
+LOSS, SAVED = 0, 1
+KINDS = [ValueKind.DIFFERENCE, ValueKind.DIFFERENCE]
+N_PROMPTS, N_SWEEPS = 40, 150
+# What each setting loses and saves, the one that is compared first, then those that are mixed; and what a prompt adds
+# to the logarithm of the loss, and by how much of its own each setting's saving varies.
+WORLDS = {
+    "the share is uncertain": ([(0.16, 0.05), (0.0001, 0.0), (0.30, 0.10)], 0.05, 1.0),
+    "another mix may be the best": ([(0.05, 0.15), (0.0001, 0.0), (0.02, 0.1), (0.1, 0.2), (0.4, 0.3)], 0.05, 1.0),
+    "many mixes are equally good": ([(0.15, 0.15), *((at + 1e-4, at) for at in np.linspace(0, 0.3, 6))], 0.3, 0.3),
+}  # fmt: skip
+
+
+def sweep_of(generator: np.random.Generator, means_CM: np.ndarray, noise: float, own: float) -> np.ndarray:
+    """(P, C, M): losses around their mean, mostly alike; savings that are gamma-distributed, in part shared."""
+    loss_C, saved_C = means_CM.T
+    shape = (N_PROMPTS, len(means_CM))
+    logarithm_PC = 0.3 * generator.standard_normal((N_PROMPTS, 1)) + noise * generator.standard_normal(shape)
+    loss_PC = np.clip(loss_C * np.exp(logarithm_PC - (0.3**2 + noise**2) / 2), 0, 1)
+    shared_P1, own_PC = (generator.gamma(2.0, 0.5, size) for size in ((N_PROMPTS, 1), shape))
+    return np.stack([loss_PC, saved_C * ((1 - own) * shared_P1 + own * own_PC)], axis=-1)
+
+
+def truth_of(means_CM: np.ndarray) -> float:
+    """By how much less than the best mix the setting loses, of all pairs and their share."""
+    (loss, saved), *points = means_CM.tolist()
+    mixes = [
+        low[LOSS] + (saved - low[SAVED]) / (high[SAVED] - low[SAVED]) * (high[LOSS] - low[LOSS])
+        for low in points
+        for high in points
+        if low[SAVED] <= saved <= high[SAVED] and low[SAVED] < high[SAVED]
+    ]
+    return float(loss - min(mixes))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(world: str) -> None:
+    """At least 90 % of the intervals at 95 %; and 'certainly more is lost' is false in at most 5 %, as it was stated.
+
+    Where share and mix are taken for known, so that only the paired differences vary, it is far from that.
+    """
+    of_means, noise, own = WORLDS[world]
+    means_CM, generator = np.array(of_means), np.random.default_rng(0)
+    truth, covered, covered_before, falsely_more = truth_of(means_CM), 0, 0, 0
+    for _ in range(N_SWEEPS):
+        values_PCM = sweep_of(generator, means_CM, noise, own)
+        found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+        assert found
+        of = found.differences[LOSS]
+        mixed_PM = (1 - found.share) * values_PCM[:, found.one] + found.share * values_PCM[:, found.other]
+        before = estimate_columns(values_PCM[:, 0] - mixed_PM, KINDS)[LOSS]
+        assert of.mean == pytest.approx(before.mean)
+        assert of.low <= before.low + 1e-12
+        assert before.high - 1e-12 <= of.high
+        covered += of.low <= truth <= of.high
+        covered_before += before.low <= truth <= before.high
+        falsely_more += of.low > truth
+    assert covered >= 0.9 * N_SWEEPS
+    assert falsely_more <= 0.05 * N_SWEEPS + 3 * (0.05 * 0.95 * N_SWEEPS) ** 0.5
+    if own == 1.0:
+        assert covered_before <= 0.3 * N_SWEEPS
+
+
+def test_a_mix_is_the_best_by_means_and_equal_on_average() -> None:
+    values_PCM = sweep_of(np.random.default_rng(1), np.array(WORLDS["the share is uncertain"][0]), 0.05, 1.0)
+    found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+    assert found
+    means_CM = values_PCM.mean(axis=0)
+    assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
+    assert found.differences[LOSS].mean == pytest.approx(truth_of(means_CM))
+    assert {found.one, found.other} == {1, 2}
+    turned = beside_best_mix(values_PCM * [-1, 1], SAVED, LOSS, KINDS, higher_is_better=True)
+    assert turned
+    assert turned.differences[LOSS].low == pytest.approx(-found.differences[LOSS].high)
+    assert turned.differences[LOSS].high == pytest.approx(-found.differences[LOSS].low)
+
+
+def test_a_setting_beside_itself_differs_in_nothing_and_one_out_of_reach_has_no_mix() -> None:
+    values_PCM = np.repeat([[[0.5, 0.1], [0.5, 0.1], [0.5, 0.3]]], 20, axis=0)
+    found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+    assert found
+    assert (found.one, found.other, found.share, found.differences[LOSS].mean) == (1, 1, 0.0, 0.0)
+    assert found.differences[LOSS].low < 0 < found.differences[LOSS].high, "of twenty prompts nothing is certain"
+    assert beside_best_mix(values_PCM * [1, -1] + [0, 1], SAVED, LOSS, KINDS, higher_is_better=False)
+    out_of_reach = values_PCM.copy()
+    out_of_reach[:, 0, SAVED] = 0.9
+    assert beside_best_mix(out_of_reach, SAVED, LOSS, KINDS, higher_is_better=False) is None
+    unknown = values_PCM.copy()
+    unknown[:, 0] = np.nan
+    assert beside_best_mix(unknown, SAVED, LOSS, KINDS, higher_is_better=False) is None
