@@ -11,8 +11,10 @@ multiply-adds are saved and time is not, it is batches or overhead.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
+
+import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.output.text import counted, precision
@@ -135,17 +137,18 @@ def verdict_of(
     timings: Sequence[Row], bound: Bound, batch: int, missing: Sequence[str] = (), is_look: bool = False,
 ) -> Verdict:  # fmt: skip
     """Return the verdict of finished steps, whose tables are read."""
-    attribution, setting = None, setting_of(run, choice, bound) if run and choice else None
-    if run and oracles and settings:
-        certified = setting.key if setting and setting.certified else None
-        attribution = Attribution(PromptTable([run, oracles], bound.risk), settings, bound.at_most, certified)
+    table = PromptTable([each for each in (run, oracles) if each], bound.risk) if run else None
+    setting = setting_of(run, choice, table) if run and choice and table else None
+    certified = setting.key if setting and setting.certified else None
+    attribution = Attribution(table, settings, bound.at_most, certified) if table and oracles and settings else None
     rows = [row for row in timings if row["batch"] == batch]
     times = Times(rows, setting.key if setting and keeps(setting, bound) else None)
     gaps: Mapping[str, Estimate] = {}
     if run and setting:
         time = Times(rows, setting.key).of(setting.key)
         setting = setting.model_copy(update={"time": Interval.from_estimate(time)})
-        share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
+        own = replace(run, runs=run.runs.filter(pc.field("configuration") == setting.key))
+        share = dict(zip(run.exit_layers_G, own.exit_share_G(setting.key), strict=True))
         gaps = time_gaps(timings, batch, share, run.n_layers, time)
     missing = [*missing, *([] if not run or times.are_whole else [TIMES])]
     as_run = Interval.from_estimate(attribution.estimate({AS_RUN: 1})) if attribution else None
@@ -258,7 +261,7 @@ def latest_choice(run: FinishedSweep, bound: Bound) -> Row | None:
     return next((row for row in reversed(made) if (row["risk"], row["at_most"], row["confidence"]) == asked), None)
 
 
-def setting_of(run: FinishedSweep, choice: Row, bound: Bound) -> JudgedSetting:
+def setting_of(run: FinishedSweep, choice: Row, table: PromptTable) -> JudgedSetting:
     """Return the certified setting; without one, that which loses least of those that were tested."""
     chosen = [each for each in choice["tested"] if each["configuration"] == choice["configuration"]]
     tested = (chosen or sorted(choice["tested"], key=lambda each: (each["mean_loss"], each["cost"])))[0]
@@ -273,7 +276,7 @@ def setting_of(run: FinishedSweep, choice: Row, bound: Bound) -> JudgedSetting:
         loss_of_right=tested["loss_of_right"],
         n_of_right=tested["n_of_right"],
         test_loss=Interval.from_estimate(Estimate(mean, *clopper_pearson(mean * n, n), n)) if n else None,
-        saved=Interval.from_estimate(PromptTable([run], bound.risk).saved_as_run(key)),
+        saved=Interval.from_estimate(table.saved_as_run(key)),
         per_right=Interval.from_estimate(per_right[key][COST_RUN].beside_normal) if key in per_right else None,
     )
 
