@@ -111,7 +111,7 @@ def draw_weights(n: int) -> np.ndarray:
     first row is without chance: all prompts alike, and none more.
     """
     drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
-    weights = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
+    weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 

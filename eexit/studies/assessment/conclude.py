@@ -104,10 +104,10 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     columns = columns_of(bound.risk)
     run, oracles = (read_finished(each, columns) if each else None for each in (steps.run, steps.oracles))
     pilot = Pilot.read(steps.pilot, bound.risk, bound.at_most) if steps.pilot else None
-    sweeps = [each for each in (run, oracles, pilot and pilot.sweep) if each is not None]
+    sweeps = [each for each in (run, oracles, pilot.sweep if pilot else None) if each]
     for other in sweeps[1:]:
         refuse_changed_model(other, sweeps[0].manifest.model)
-    settings = cell_settings(pilot, sweeps[:2]) if pilot and run and oracles else None
+    settings = cell_settings(pilot, [run, oracles]) if pilot and run and oracles else None
     choice = latest_choice(run, bound) if run else None
     found = {PILOT: pilot, RUN: run, ORACLES: oracles, CHOICE: choice}
     missing = [*steps.missing, *(name for name, done in found.items() if not done)]
@@ -173,11 +173,11 @@ def verdict_of(
         timed=[
             Timed(
                 setting=key,
-                time=time,
+                time=over,
                 of_generate=None if key == GENERATE else Interval.from_estimate(times.of(key, GENERATE)),
             )
             for key in told
-            if (time := Interval.from_estimate(times.of(key)))
+            if (over := Interval.from_estimate(times.of(key)))
         ],
     )
 
@@ -206,7 +206,7 @@ def judge(
     if per_right and per_right.is_above(1):
         return Answer(False, "dear answers")
     if saved is None or not saved.is_above(0):
-        return Answer(None, "costs open", saved and _needed(saved, 0.0, "prompts"))
+        return Answer(None, "costs open", _needed(saved, 0.0, "prompts") if saved else None)
     if time and time.is_above(1):
         return Answer(False, "slower")
     if per_right and not per_right.is_below(1):

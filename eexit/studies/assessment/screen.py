@@ -109,10 +109,10 @@ def tables(verdict: Verdict) -> Iterator[TextTable]:
         gaps = [
             (f"lost to {each.name}", share(each.share), "") for each in verdict.gaps if each.share and each.share.high
         ]
-        rows = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
+        timed = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
         calls = max(each.time.n for each in verdict.timed if each.time)
         heads = (f"over {calls} calls", "of full depth's time", f"of {GENERATE}'s")
-        yield TextTable("Time", "", heads, [*rows, *gaps])
+        yield TextTable("Time", "", heads, [*timed, *gaps])
 
 
 def cells(verdict: Verdict) -> Iterator[tuple[str, Cell, Cell]]:
