@@ -44,7 +44,7 @@ from eexit.studies.assessment.verdict import (
     JudgedSetting,
     Line,
     Needed,
-    Timed,
+    TimedContender,
     Verdict,
     Why,
 )
@@ -171,7 +171,7 @@ def verdict_of(
         costs=_lines(attribution, COSTS_OF) if attribution else [],
         gaps=[Line(name=name, share=Interval.from_estimate(each)) for name, each in gaps.items()],
         timed=[
-            Timed(
+            TimedContender(
                 setting=key,
                 time=over,
                 of_generate=None if key == GENERATE else Interval.from_estimate(times.of(key, GENERATE)),

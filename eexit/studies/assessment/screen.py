@@ -7,7 +7,7 @@ from typing import Final
 from eexit.output.text import counted, short_percent, written
 from eexit.plan.configuration import GENERATE
 from eexit.studies.assessment.cells import A, B, C, D
-from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, Timed, Verdict
+from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, TimedContender, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 NOT_MEASURED: Final = "not measured"
@@ -68,7 +68,7 @@ def needed(verdict: Verdict) -> str | None:
     return f"{how_many} of {verdict.needed.what} would decide it."
 
 
-def alternative(verdict: Verdict) -> Timed | None:
+def alternative(verdict: Verdict) -> TimedContender | None:
     """Return what is faster than full depth, or than a setting that pays, and is not that setting."""
     own = verdict.setting if verdict.pays else None
     limit = own.time.mean if own and own.time else 1.0

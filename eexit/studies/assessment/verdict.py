@@ -127,7 +127,7 @@ class JudgedSetting(VerdictPart):
     time: Interval | None = None  # as a multiple of full depth's
 
 
-class Timed(VerdictPart):
+class TimedContender(VerdictPart):
     """A time over calls, as a multiple of full depth's, and of that of transformers' `generate`."""
 
     setting: str
@@ -167,7 +167,7 @@ class Verdict(VerdictPart):
     gains: list[Line] = Field(default_factory=list)  # of fixing one thing alone
     costs: list[Line] = Field(default_factory=list)  # of each restriction alone, and on average over both orders
     gaps: list[Line] = Field(default_factory=list)  # of time
-    timed: list[Timed] = Field(default_factory=list)
+    timed: list[TimedContender] = Field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the content of `verdict.json`."""
