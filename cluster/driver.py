@@ -69,7 +69,9 @@ class Driver:
         self._store = open_store(assigned.location)
         self._manifest = self._store.read(MANIFEST)
         self._planned, self._done_before = count_runs(job.config), n_done
-        self._queue = ShardQueue(self._store, job.config, assigned.lease, shards, self._planned - n_done)
+        self._queue = ShardQueue(
+            self._store, job.config, assigned.lease, shards, self._planned - n_done, self._display.say
+        )
         self._pools = pools
         self._own_ray = own_ray
         self._workers: list[Worker] = []

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import cloudpickle
 
 from eexit.errors import UsageError, first_line
-from eexit.method.descriptions import descriptions_of, make_known, own_among, refuse_changed
+from eexit.method.descriptions import captured_by, descriptions_of, make_known, own_among, refuse_changed
 from eexit.method.own import Source, use_text
 from eexit.method.rules import Rule
 from eexit.method.states import State
@@ -28,7 +28,9 @@ class OwnExits:
         """Those with these names. Raises `UsageError` for a function that can't leave this process."""
         entries = own_among(names)
         files = {each.source.digest: each.source for each in entries if each.source and each.source.is_file}
-        functions = [each for each in entries if each.source and not each.source.is_file]
+        functions = [
+            replace(each, captured=captured_by(each)) for each in entries if each.source and not each.source.is_file
+        ]
         return cls(tuple(files.values()), _pickled(functions), descriptions_of(names))
 
     def know(self) -> None:

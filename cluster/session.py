@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.exceptions import RayError
 
 from cluster import interruption
 from cluster.pool import Pool
@@ -58,10 +57,11 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
         _start()
     except SystemExit as error:  # while Ray starts, it handles SIGTERM
         raise KeyboardInterrupt from error
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # of a raylet that is too slow, Ray raises no more than an Exception
+        reason = " ".join(str(error).split()).removesuffix(".")
         if not _joins_cluster():
-            raise UsageError(f"Ray can't be started on this machine: {reason}") from error
+            way_out = ": try again when the machine is less busy" if "timed out" in reason else ""
+            raise UsageError(f"Ray can't be started on this machine ({reason}){way_out}") from error
         address = os.environ[ADDRESS]
         raise UsageError(
             f"the cluster at {ADDRESS}={address} can't be joined ({reason}): see that it runs, and that "

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cluster.console.command import command
-from cluster.console.parser import COMPLETES, Parser, near
+from cluster.console.parser import COMPLETES, Parser
 
 FOLDER = Path(__file__).parent
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.argv = [f"eexit {name}", *others]  # as its help shows it
         code: int = import_module(module_of(scripts[name])).main(others)
         return code
-    parser = Parser(f"Sweeps and prompts that come with it: {near(FOLDER / 'sweeps')}")
+    parser = Parser("Sweeps and prompts that come with it: jobs/sweeps")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=ArgumentParser)
     for each, path in scripts.items():
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""

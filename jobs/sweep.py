@@ -7,7 +7,7 @@
 On a cluster, where --out is an absolute path that all nodes share, or a URI:
 
     export RAY_AUTH_MODE=disabled
-    ray start --head
+    ray start --head --dashboard-agent-listen-port 0
     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path
 """
 
@@ -27,9 +27,9 @@ from cluster.console.sweep_flags import load_job
 from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, reading, shown, without_secrets
-from eexit.output.text import counted
+from eexit.output.text import counted, printable
 from eexit.plan.config import NO_MARKS, SweepConfig
-from eexit.plan.runs import ERROR, configurations, same_for_every_seed
+from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
@@ -81,20 +81,9 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     if figures:
         write_figures(summary, out, figures)
     if summary.errors:
-        print(without_secrets(of_errors(summary, store)), file=sys.stderr)
+        tried = f"{REPORT}#/fail lists them, and the same command tries again"
+        print(printable(without_secrets(f"{summary.of_errors}; {tried}")), file=sys.stderr)
     return 0 if summary.done else 1
-
-
-def of_errors(summary: "Summary", store: "Store") -> str:
-    """How many runs failed, why the first of them did, and where all are."""
-    import pyarrow.compute as pc
-
-    from eexit.results.landed import read_columns
-
-    n, runs = summary.errors, read_columns(store, ["status", "error"])
-    of_all = f"{n:,} of {counted(summary.done + n, 'run')}" if summary.done else f"all {counted(n, 'run')}"
-    reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
-    return f"{of_all} are errors, such as: {reason}; {REPORT}#/fail lists them, and the same command tries again"
 
 
 def of_chains(store: "Store", config: SweepConfig) -> str:

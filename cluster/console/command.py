@@ -8,6 +8,7 @@ from cluster import interruption
 from cluster.console.parser import as_called
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
+from eexit.output.text import printable
 
 
 def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callable[..., int]]:
@@ -26,11 +27,12 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
             try:
                 return work(arguments)
             except UsageError as error:
-                print(as_called(without_secrets(f"error: {error}")), file=sys.stderr)
+                print(printable(as_called(without_secrets(f"error: {error}"))), file=sys.stderr)
                 return 2
             except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-                print("\n".join(filter(None, [without_secrets(f"stopped: {reason}"), kept])), file=sys.stderr)
+                said = printable(without_secrets(f"stopped: {reason}"))
+                print("\n".join(filter(None, [said, kept])), file=sys.stderr)
                 return 1
 
         return main

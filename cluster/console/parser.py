@@ -19,6 +19,7 @@ _JOBS = Path(__file__).parents[2] / "jobs"
 _SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # which is `eexit NAME`, too
 _NAMED = re.compile(r"(?:python )?(?<![\w/])jobs/(?:files/)?(\w+)\.py")
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
+_HOME = re.compile(r"\A(--[a-z][a-z-]*=)(~/.*)", re.DOTALL)  # a shell only expands ~ where a word begins
 COMPLETES = "_ARGCOMPLETE"  # set by a shell that asks: how many words come before the flags, as argcomplete has it
 _MOST_TOLD = 200  # characters of arguments that no flag takes
 
@@ -75,7 +76,7 @@ class Parser(argparse.ArgumentParser):
             import argcomplete
 
             argcomplete.autocomplete(self)
-        known, unknown = self.parse_known_args(arguments)
+        known, unknown = self.parse_known_args([_HOME.sub(_with_home, argument) for argument in arguments])
         if unknown:
             told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line, whatever they are
             self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
@@ -95,6 +96,10 @@ class Parser(argparse.ArgumentParser):
         if known and value not in known and (meant := did_you_mean(str(value), known)):
             raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({meant})")
         super()._check_value(action, value)
+
+
+def _with_home(flag: re.Match[str]) -> str:
+    return flag[1] + os.path.expanduser(flag[2])
 
 
 def installed_version() -> str:

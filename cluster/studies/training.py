@@ -21,7 +21,7 @@ from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted
-from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, parse_card
+from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, is_of_training, parse_card
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.finished_sweep import read_finished
@@ -83,12 +83,14 @@ def train_exits(
 
 
 def _folder(out: str) -> Path:
-    """Raises `UsageError` for what is no folder that can be written to."""
+    """Raise `UsageError` for what is no folder that can be written to, or holds another program's card."""
     if "://" in out:
         raise UsageError(f"--out {shown(out)} is a URI: give a folder, which models are loaded from later")
     folder = Path(location_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
+    if (folder / CARD).is_file() and not is_of_training((folder / CARD).read_bytes()):
+        raise UsageError(f"{folder / CARD} is no training's: choose another --out, or move it elsewhere")
     store = open_store(folder)
     refuse_inside(store, f"--out {out}", *FOR_LEARNED)
     store.probe()

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from eexit.custom_generate.taken import Taken
 from eexit.errors import UsageError
 from eexit.model.quantization import dtype_name, quantization_of
-from eexit.model.refusals import refuse_compiled
-from eexit.model.structure import find_stack
+from eexit.model.refusals import refuse_compiled, refuse_hooked
 from eexit.output.text import some, with_weights
 from eexit.plan.model_description import weights_digest
 
@@ -79,36 +78,11 @@ def config_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def refuse_unusual(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that is compiled, not on one device, hooked outside of its layers or patched.
-
-    Hooks on layers, and on what is in them, are no reason: a layer that runs is called as in a plain forward, and exits
-    are read from what a hook makes of its output. What is outside runs at other times than in plain `generate`: the
-    norm and the head wherever a layer is read. Of a module that holds others, parts may run alone, without a `forward`
-    that it was given.
-    """
+    """Raises `UsageError` for a model that is compiled, not on one device, hooked outside of its layers or patched."""
     refuse_compiled(model)
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
         raise UsageError(
             f"the model is spread over {', '.join(some(devices))}: load it onto one device, without offloading"
         )
-    path, layers = find_stack(model, model.config.get_text_config(decoder=True).num_hidden_layers)
-    in_layers = f"{path}.{layers}." if path else f"{layers}."
-    for name, module in model.named_modules():
-        what = f"the model's {name}" if name else "the model"
-        # Hooks of transformers' own look on when hidden states are asked for.
-        hooks = [hook for kind in ("_forward_hooks", "_forward_pre_hooks") for hook in vars(module)[kind].values()]
-        if not name.startswith(in_layers) and not all(_is_of_transformers(hook) for hook in hooks):
-            raise UsageError(
-                f"{what} has a forward hook, which would see other calls here than in plain generate: remove it (its "
-                "handle has remove()), put it on a layer, or generate without custom_generate"
-            )
-        if "forward" in vars(module) and any(module.children()):
-            raise UsageError(
-                f"{what} has a forward of its own in place of that of its class, and a part of it may run alone here: "
-                "load the model again, or generate without custom_generate"
-            )
-
-
-def _is_of_transformers(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("transformers.")
+    refuse_hooked(model)

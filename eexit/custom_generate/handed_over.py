@@ -4,7 +4,7 @@ Everything that depends on how `generate` prepares a call is in this file. Shape
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -37,6 +37,24 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "num_return_sequences": (None, 1), "prefill_chunk_size": (None,), "token_healing": (None, False),
     "is_assistant": (None, False),
 }  # fmt: skip
+_CACHES: Final = ("cache_implementation", "compile_config", "prefill_chunk_size")  # which change no text
+# The value of generation_config that a processor or criterion follows from, and the attribute that has it there. Those
+# that follow from the model's own file are left out; `generate` makes min_length of min_new_tokens, too.
+_FOLLOW_FROM: Final[Mapping[str, tuple[str, str]]] = {
+    "RepetitionPenaltyLogitsProcessor": ("repetition_penalty", "penalty"),
+    "NoRepeatNGramLogitsProcessor": ("no_repeat_ngram_size", "ngram_size"),
+    "MinLengthLogitsProcessor": ("min_length", "min_length"),
+    "MinNewTokensLengthLogitsProcessor": ("min_new_tokens", "min_new_tokens"),
+    "SuppressTokensLogitsProcessor": ("suppress_tokens", "suppress_tokens"),
+    "SuppressTokensAtBeginLogitsProcessor": ("begin_suppress_tokens", "begin_suppress_tokens"),
+    "ForcedBOSTokenLogitsProcessor": ("forced_bos_token_id", "bos_token_id"),
+    "ForcedEOSTokenLogitsProcessor": ("forced_eos_token_id", "eos_token_id"),
+    "NoBadWordsLogitsProcessor": ("bad_words_ids", "bad_word_ids"),
+    "TopKLogitsWarper": ("top_k", "top_k"),
+    "MinPLogitsWarper": ("min_p", "min_p"),
+    "TypicalLogitsWarper": ("typical_p", "mass"),
+    "MaxTimeCriteria": ("max_time", "max_time"),
+}
 # Arguments of the model's forward that `generate` makes itself, and that change nothing here.
 _MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "use_cache")
 
@@ -55,6 +73,7 @@ class HandedOver:
     streamer: BaseStreamer | None = None
     returns_dict: bool = False
     seeds: Sequence[int] | None = None  # of each row; None: the setting's own for all
+    unapplied: Mapping[str, Any] = field(default_factory=dict)  # of the model's generation_config
 
 
 class Watcher:
@@ -112,10 +131,16 @@ def names_an_eos_token(model: PreTrainedModel) -> bool:
 
 def read_call(
     input_ids: Tensor, processors: Sequence[Any], criteria: Sequence[StoppingCriteria], asked: GenerationConfig,
-    others: Mapping[str, Any], seed: int | None,
+    others: Mapping[str, Any], seed: int | None, own: GenerationConfig | None = None,
 ) -> HandedOver:  # fmt: skip
-    """What is asked for. Raises `UsageError` for what can't be done; `others` are all further arguments."""
-    _refuse_config(asked)
+    """Return what is asked for. Raises `UsageError` for what can't be done; `others` are all further arguments.
+
+    What follows from the model's `own` generation_config alone, and can't be followed, is not applied.
+    """
+    unapplied: dict[str, Any] = {}
+    processors = _without_own(processors, own, input_ids.shape[1], unapplied)
+    criteria = _without_own(criteria, own, input_ids.shape[1], unapplied)
+    _refuse_config(asked, own)
     _refuse_arguments(others)
     prompts = _prompts(input_ids, others.get("attention_mask"), others.get("position_ids"))
     temperature, top_p = _sampling(processors, bool(asked.do_sample))
@@ -137,15 +162,48 @@ def read_call(
         streamer,
         bool(asked.return_dict_in_generate),
         _seeds(seed, len(prompts), temperature),
+        unapplied,
     )
 
 
-def _refuse_config(asked: GenerationConfig) -> None:
+def _without_own(
+    given: Sequence[Any], own: GenerationConfig | None, n_prompt: int, unapplied: dict[str, Any]
+) -> list[Any]:
+    """Return the processors or criteria that do not follow from the model's own file; add values of others."""
+    left: list[Any] = []
+    for each in given:
+        name, attribute = _FOLLOW_FROM.get(type(each).__name__, ("", ""))
+        value = _own_value(own, name, n_prompt)
+        if value is None or _plain(getattr(each, attribute, None)) != _plain(value):
+            left.append(each)
+        elif name != "min_length" or own is None or own.min_new_tokens is None:
+            unapplied[name] = value
+    return left
+
+
+def _own_value(own: GenerationConfig | None, name: str, n_prompt: int) -> Any:
+    """Return the value that a call has of the model's own generation_config; None if that does not set it."""
+    if own is None or not name:
+        return None
+    if name == "min_length" and own.min_new_tokens is not None:
+        return own.min_new_tokens + n_prompt
+    value = getattr(own, name, None)
+    return own._get_default_generation_params()[name] if name == "top_k" and value is None and own.do_sample else value
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers as they stand in generation_config: one token's id may stand there without a list."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _refuse_config(asked: GenerationConfig, own: GenerationConfig | None) -> None:
     mode = asked.get_generation_mode()
     if mode not in _MODES:
         raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: ask for greedy search or sampling")
     for name, neutral in _NEUTRAL.items():
-        if (value := getattr(asked, name, None)) not in neutral:
+        is_own = name in _CACHES and own is not None and getattr(own, name, None) == getattr(asked, name, None)
+        if (value := getattr(asked, name, None)) not in neutral and not is_own:
             raise UsageError(f"{name}={value} can't be followed here: leave it out")
 
 

@@ -8,9 +8,12 @@ tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -26,6 +29,7 @@ from eexit.output.text import did_you_mean
 from eexit.plan.config import MAPPING, SweepConfig
 from eexit.plan.configuration import NORMAL, Exit, Normal, exiting_modes
 from eexit.plan.exit_layers import every_nth_layer
+from eexit.plan.validation_errors import explain
 from eexit.results.original_format import evaluation_of
 from eexit.results.shard_tables import exit_statistics, text_pieces
 
@@ -131,7 +135,10 @@ class KLExitGenerator(EarlyExitGenerator):
 
 
 def load_default_model_and_tokenizer(
-    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+    model: str = DEFAULT_MODEL,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """The default model (or another) and its tokenizer; fetched on first use, quantised if that is asked for.
 
@@ -139,5 +146,9 @@ def load_default_model_and_tokenizer(
     """
     unused_prompt = {"id": "0", "prompt": ""}
     asked = {"model": model, "dtype": dtype, "quantize": quantize}
-    config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
+    try:
+        config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
+    except ValidationError as error:
+        call = Path("load_default_model_and_tokenizer")
+        raise UsageError(explain(error, set(), call, SweepConfig.model_fields)) from error
     return load_model_and_tokenizer(config, device)

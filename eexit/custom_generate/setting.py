@@ -41,8 +41,10 @@ from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.refusals import refuse_autocast
+from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
+from eexit.output.locations import path_from
+from eexit.output.text import unapplied_sentence
 from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
 from eexit.sweeps.generator import decoding_of
@@ -122,7 +124,7 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
     `UsageError` for a folder that is no setting, or was altered.
     """
     use_files(use)
-    path = Path(folder).expanduser()
+    path = path_from(folder, "folder")
     return Setting(read_taken(path), path, packed)
 
 
@@ -172,7 +174,9 @@ class Setting:
         `UsageError` for what can't be done.
         """
         asked = generation_config or model.generation_config or GenerationConfig()
-        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
+        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed, model.generation_config)
+        if call.unapplied:
+            warnings.warn(unapplied_sentence(call.unapplied, "a setting"), stacklevel=2)
         if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         ready = self._ready_for(model)
@@ -182,8 +186,7 @@ class Setting:
 
     def _ready_for(self, model: PreTrainedModel) -> _Ready:
         """What is made once for each model. Raises `UsageError` if the setting is not for this one."""
-        if model.training:
-            raise UsageError("the model is in training mode: call model.eval() before")
+        refuse_training(model)
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:

@@ -18,7 +18,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
-from typing import Any, Final
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,  # Python 3.11's is not pydantic's
+)
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from eexit.method.descriptions import know
 from eexit.plan.hashes import checksum
@@ -66,6 +75,95 @@ class Manifest:
         return {each["id"]: self.config[name] if each.get(name) is None else each[name] for each in prompts}
 
 
+# The types of what readers use of a manifest: whoever wrote it may be anybody. Other keys are left as they are.
+_Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]  # which a terminal may show
+_Index = Annotated[int, Field(ge=0)]
+
+
+@with_config(ConfigDict(strict=True))
+class _Prompt(TypedDict):
+    id: str
+    prompt: str
+    group: NotRequired[str | None]
+    kind: NotRequired[str | None]
+    prefiller: NotRequired[str | None]
+    max_new_tokens: NotRequired[int | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Config(TypedDict):
+    prompts: list[_Prompt]
+    model: NotRequired[_Name]
+    dtype: NotRequired[_Name]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    temperature: float
+    top_p: NotRequired[float]
+    max_new_tokens: NotRequired[int]
+    observe: NotRequired[Literal["all", "final", "none"]]
+    decide_on: NotRequired[_Name | None]
+    readout: NotRequired[_Name | None]
+    probe: NotRequired[_Name | None]
+    gate: NotRequired[_Name | None]
+    adapter: NotRequired[_Name | None]
+    state: NotRequired[_Name | None]
+    digests: NotRequired[dict[str, str]]
+    quantize: NotRequired[_Name | None]
+    trust_remote_code: NotRequired[bool]
+
+
+@with_config(ConfigDict(strict=True))
+class _Columns(TypedDict):
+    key: _Name
+    mode: _Name
+    rule: NotRequired[_Name | None]
+    parameter: NotRequired[float | None]
+    exit_set: NotRequired[Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None]
+    gate: NotRequired[_Name | None]
+    control_of: NotRequired[_Name | None]
+    draft_layer: NotRequired[int | None]
+    draft_length: NotRequired[Annotated[str, Field(pattern=r"^\d+$")] | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Model(TypedDict):
+    name: NotRequired[_Name]
+    n_layers: Annotated[int, Field(ge=1)]
+    revision: NotRequired[_Name | None]
+    parts: NotRequired[dict[_Name, str] | None]
+    digest: NotRequired[_Name | None]
+    dtype: _Name
+    quantization: NotRequired[_Name | None]
+    gguf_bits: NotRequired[int | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Custom(TypedDict):
+    kind: Literal["rule", "state"]
+    name: _Name
+    source: _Name
+    text: str
+    digest: str
+    definition: str
+
+
+@with_config(ConfigDict(strict=True))
+class _Manifest(TypedDict):
+    format: int
+    config: _Config
+    configurations: NotRequired[list[_Columns]]
+    model: _Model
+    dtype_asked: NotRequired[_Name]
+    exitable_layers: list[_Index]
+    learned: NotRequired[dict[str, dict[str, Any]]]
+    own: NotRequired[list[_Custom]]
+    n_runs: NotRequired[_Index | None]
+    versions: NotRequired[dict[_Name, _Name | None]]
+    started: NotRequired[_Name]
+
+
+_TYPES: Final = TypeAdapter(_Manifest)
+
+
 class OtherFormatError(ValueError):
     """A `sweep.json` of a format that this version does not read."""
 
@@ -79,11 +177,11 @@ def encode(manifest: Manifest) -> bytes:
 def decode(content: bytes) -> Manifest:
     """The manifest in a `sweep.json`, which makes its own rules and states known by what it says of them.
 
-    Raises `ValueError` if it is no manifest, damaged, or of an unknown format.
+    Raises `ValueError` if it is no manifest, damaged, of an unknown format, or has what can't be of a sweep.
     """
     try:
         held = json.loads(content)
-    except ValueError as error:  # also raised for bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # ValueError for bytes that are not UTF-8, too
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
@@ -91,6 +189,11 @@ def decode(content: bytes) -> Manifest:
         raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
+    try:
+        _TYPES.validate_python(held)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
     manifest = Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
     know(manifest.own)
     return manifest

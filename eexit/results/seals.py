@@ -3,13 +3,16 @@
 The metadata of a generations file contain the size and the digest of its tokens file, and the digest of the
 generations file itself, computed with zeros in place of that digest. A file of a table about a sweep, such as timings,
 contains its own digest in the same way. Parquet's own page checksums, which are written as well, do not cover page
-headers and footers.
+headers and footers. The schema of generations has the descriptions of the custom rules and modes that made the rows
+(`eexit.method.descriptions`), by which a lost `sweep.json` is written anew.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +20,7 @@ import pyarrow.parquet as pq
 _SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
 _TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
 _NO_DIGEST = "0" * 64
+_CUSTOM = b"eexit.custom"
 
 
 class BrokenSealError(ValueError):
@@ -29,6 +33,17 @@ class Digest:
 
     size: int
     hex: str
+
+
+def with_custom(generations: pa.Table, custom: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the rows with these descriptions of custom rules and modes, which filtered rows keep."""
+    return generations.replace_schema_metadata({_CUSTOM: json.dumps(custom).encode()}) if custom else generations
+
+
+def custom_of(generations: pa.Table) -> list[dict[str, Any]]:
+    """Return the descriptions of the custom rules and modes by which rows were made, as far as they have them."""
+    custom: list[dict[str, Any]] = json.loads((generations.schema.metadata or {}).get(_CUSTOM, b"[]"))
+    return custom
 
 
 def encode_tokens(tokens: pa.Table) -> bytes:

@@ -68,6 +68,8 @@ def schema(columns: Mapping[str, pa.Field]) -> pa.Schema:
     return pa.schema([field.with_name(name) for name, field in columns.items()])
 
 
+ALONE: Final = "of each sequence as if it was decoded alone: a batch runs a layer for all until the last has exited"
+
 # What a run's parts hold; all null where texts have none.
 OF_PARTS: Final = {
     "n_thinking_tokens": int32("tokens", "generated tokens of the chain of thought, its marks included"),
@@ -157,9 +159,10 @@ GENERATIONS: Final = schema(
             "what is run for the row if it is decoded alone: layers, head, and keys and values alone; "
             "1 - cost_run / cost_full is the run saving; null for oracles, which save nothing at run time",
         ),
-        "layers_run": int64("layers", "layers run, summed over decided tokens; null for oracles"),
+        "layers_run": int64("layers", f"layers run, summed over decided tokens; {ALONE}; null for oracles"),
         "head_reads": int64(
-            "reads", "residual streams read with the whole head, for deciding and for the token; null for oracles"
+            "reads",
+            f"hidden states read with the whole head, for deciding and for the token; {ALONE}; null for oracles",
         ),
         "screen_reads": int64("reads", "residual streams read through a screen, for deciding; null for oracles"),
         "probe_reads": int64("reads", "residual streams that a probe looked at; null for oracles"),
@@ -170,7 +173,8 @@ GENERATIONS: Final = schema(
             "oracles",
         ),
         "keys_written": int64(
-            "tokens × layers", "pairs of token and layer of which keys and values alone were computed; null for oracles"
+            "tokens × layers",
+            f"pairs of token and layer of which keys and values alone were computed; {ALONE}; null for oracles",
         ),
         "drafted": int64(
             "tokens", "tokens that were drafted, those after the first wrong one included; null but for mode draft"

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from eexit.errors import UsageError
 from eexit.output.locations import shown
-from eexit.plan.artefacts import CARD, STATE, TEXTS_FOLDER, WEIGHTS
+from eexit.plan.artefacts import CARD, STATE, TEXTS_FOLDER, WEIGHTS, is_of_training
 from eexit.results.files import list_folder
 from eexit.results.layout import FOLDERS, MANIFEST, REPORT, OtherFormatError, decode
 from eexit.results.store.folder import Store, open_store
@@ -127,7 +127,7 @@ def _holds_learned(folder: Store) -> bool:
     """Another program may have a card.json, too, but not with these files beside it, or with roles in it."""
     try:
         has = _there(folder, [STATE, CARD, WEIGHTS])
-        return STATE in has or (CARD in has and (len(has) > 1 or b'"holds"' in (folder.read(CARD) or b"")))
+        return STATE in has or (CARD in has and (len(has) > 1 or is_of_training(folder.read(CARD) or b"")))
     except (OSError, pa.ArrowException):
         return False
 

@@ -4,11 +4,12 @@ sweep = eexit.sweep(["Explain recursion.", {"prompt": "3 + 4?", "answer": "7"}],
 sweep.runs      # a DataFrame, a row per run; sweep.tokens has a row per token
 """
 
-import io
 import os
 import shutil
+import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 
-from eexit.errors import UsageError
+from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import shown
+from eexit.output.locations import path_from, shown
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
@@ -30,7 +30,7 @@ from eexit.plan.splits import kinds, units
 from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.landed import read_columns, runs_with_tokens
-from eexit.results.layout import REPORT, Manifest
+from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 # What says how a model is loaded, which changes nothing of one that is.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
-COLUMNS: Final = 120  # of the table as text
 
 
 class SweepResults:
@@ -86,11 +85,13 @@ class SweepResults:
 
     @property
     def table(self) -> ResultTable:
-        """The table that the command ends with: a line per configuration."""
+        """The table that the command ends with: a line per configuration. Its caption says if runs are missing."""
         config, planned = self.manifest.config, self.configurations
         same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
         computed = precision(self.manifest.model, self.manifest.dtype_asked)
-        return closing_table(self._store, planned, same, config["prompts"], computed)
+        table = closing_table(self._store, planned, same, config["prompts"], computed)
+        table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
+        return table
 
     def certainty(self, sure: float = SURE) -> pd.DataFrame:
         """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
@@ -123,25 +124,34 @@ class SweepResults:
         return written
 
     def __repr__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=COLUMNS, force_jupyter=False).print(self.table)
-        return f"{text.getvalue()}{shown(self.out)}"
+        return f"{self.table}\n{shown(self.out)}"
 
     def _repr_html_(self) -> str:
         """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
-        config, keys = self.manifest.config, [columns["key"] for columns in self.manifest.configurations]
-        prompts = [prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]]
+        config = self.manifest.config
+        order = {columns["key"]: at for at, columns in enumerate(self.manifest.configurations)}
+        prompts = pa.array([prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]], pa.string())
         wanted = (pc.field("seed") == config["seeds"][0]) & pc.field("prompt_id").isin(prompts)
         found = runs_with_tokens(
             self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
         )
-        runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
+        runs = sorted(found, key=lambda each: order.get(each[0]["configuration"], len(order)))
         return texts_as_html(config["prompts"], runs, self._layers) + table_as_html(self.table)
 
     @property
     def _layers(self) -> list[int]:
         """Where tokens can exit, the final layer last."""
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
+
+    def _missing_runs(self) -> list[str]:
+        """Return a line with how much of an unfinished sweep has landed; none for a finished one."""
+        planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
+        landed = read_columns(self._store, ["run_id", "prompt_id"])
+        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
+        if n_runs >= planned:
+            return []
+        landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"
+        return [f"Unfinished: {landed_of}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
@@ -171,10 +181,11 @@ def sweep(
     `device` and so on. `quiet` shows no progress.
 
     `out` is a folder or URI that the command can go on with, too; what has landed there is not run again. Without it,
-    results are in a temporary folder, which is removed with the object that is returned.
+    results are in a temporary folder, which is removed with the object that is returned; a report in there stays.
 
     Raises `ValueError` with a line that names the argument that can't be used, and `SweepStopped` when going on would
-    only fail. What has landed stays in `out`.
+    only fail. What has landed stays in `out`. At a prompt or in a notebook, Ctrl-C returns it, and the same call with
+    its `out` goes on.
     """
     with arguments_named(PlacedSweep):
         loaded = _loaded(model, tokenizer, arguments)
@@ -189,24 +200,51 @@ def sweep(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(done, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(done, _remove_results, folder)
         return done
 
 
 def open(results: str | Path) -> SweepResults:
     """The results of a sweep in a folder or URI, whoever made them. Raises `ValueError` if there are none."""
-    return SweepResults(os.path.expanduser(results))
+    is_uri = isinstance(results, str) and "://" in results
+    return SweepResults(str(results if is_uri else path_from(results, "results")))
 
 
 def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
-    from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
+    display, out = open_display(quiet), asked.out if "://" in asked.out else os.path.abspath(asked.out)
+    try:
+        from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
 
-    display = open_display(quiet)
-    summary = sweep_here(asked, asked.out if "://" in asked.out else os.path.abspath(asked.out), display, loaded)
+        summary = sweep_here(asked, out, display, loaded)
+    except KeyboardInterrupt:
+        if not hasattr(sys, "ps1"):  # a script ends; at a prompt or in a notebook, its user goes on
+            raise
+        return _interrupted(out)
     if summary.errors:
-        n_runs = counted(summary.done + summary.errors, "run")
-        display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
+        display.say(f"{summary.of_errors}; column error of the runs has all")
     return SweepResults(summary.out)
+
+
+def _interrupted(out: str) -> SweepResults:
+    """Return what has landed of a sweep that was interrupted, and print how it goes on. Raises `Interrupted`."""
+    try:
+        results = SweepResults(out)
+    except UsageError:
+        raise Interrupted("interrupted: no run has landed") from None
+    landed = counted(len(read_columns(open_store(out), ["status"])), "run")
+    print(f"interrupted: {landed} landed; the same call with out={shown(out)!r} goes on", file=sys.stderr)
+    return results
+
+
+def _remove_results(folder: str) -> None:
+    """Remove a temporary sweep, except for its report, which a caller was given the path of."""
+    for path in Path(folder).iterdir():
+        if path.is_dir() and path.name != side_folder_name(REPORT):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path.name != REPORT:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # a report is in there
+        os.rmdir(folder)
 
 
 def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | None":
@@ -215,8 +253,15 @@ def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | 
         if tokenizer is not None:
             raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")
         return None
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from eexit.model.refusals import naming, refuse_compiled, refuse_unmerged
+
+    if isinstance(model, nn.Module):  # of a wrapped model, whether it is one of transformers says nothing
+        with naming(type(model).__name__):
+            refuse_compiled(model)  # a copy is not compiled
+            refuse_unmerged(model)
     if not isinstance(model, PreTrainedModel):
         raise UsageError(f"model must be a name, a path or a model of transformers, got {str(model)[:40]!r}")
     if tokenizer is None:

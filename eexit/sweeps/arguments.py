@@ -8,7 +8,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
@@ -29,7 +29,7 @@ def _out(out: str) -> str:
 
 
 CONTROLS_OF, CONTROLS_IN, USE = "controls_of", "controls_in", "use"
-Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
+Out = Annotated[StrictStr, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -84,6 +84,8 @@ def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, with controls in place of what names the sweep that they follow. Raises `UsageError`."""
     others = {name: value for name, value in fields.items() if name not in (CONTROLS_OF, CONTROLS_IN)}
     results, modes = str(fields.get(CONTROLS_OF) or ""), fields.get(CONTROLS_IN) or ()
+    if not isinstance(modes, list | tuple):
+        raise UsageError(f"--controls-in takes a list of modes, got {modes!r}")
     if modes and not results:
         raise UsageError(f"--controls-in {' '.join(modes)} has no effect: give --controls-of RESULTS")
     if foreign := [mode for mode in modes if mode not in STATES]:

@@ -10,7 +10,7 @@ prompts are enough.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from eexit.errors import SweepStopped
+from eexit.errors import SweepStopped, reason_of
 from eexit.plan.runs import Run
 from eexit.sweeps.shards import Shard, halve, split
 
@@ -41,7 +41,7 @@ def failure_of(error: BaseException) -> ShardFailure:
     """The failure of what raised this error, whose process is alive."""
     # torch's error is recognised by its name, since a driver does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, f"{type(error).__name__}: {error}")
+    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason_of(error))
 
 
 def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:

@@ -17,11 +17,12 @@ from eexit.decode.costs import Ran, cost_columns
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
-from eexit.errors import first_line
+from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
+from eexit.model.refusals import refuse_hooked
 from eexit.plan.config import NO_MARKS, SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
@@ -98,7 +99,7 @@ def decoding_of(
 class ModelGenerator:
     """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
 
-    A `loaded` model, with its tokenizer, stays as it is: its weights are shared.
+    A `loaded` model, with its tokenizer, stays as it is: its weights are shared, and hooks in its layers run.
 
     Raises `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an
     adapter does not fit it.
@@ -115,6 +116,7 @@ class ModelGenerator:
         if loaded is None:
             self.model, self.tokenizer = load_model_and_tokenizer(config, device)
         else:
+            refuse_hooked(loaded[0])
             self.model, self.tokenizer = sharing(loaded[0]).eval(), loaded[1]
         both = take_apart(self.model, config.adapter, packed=True)
         decoding = replace(
@@ -227,7 +229,7 @@ class ModelGenerator:
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
             out_of_memory = of_memory or "can't allocate memory" in str(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.

@@ -87,7 +87,7 @@ def _do(left: Remaining, generator: Generator, asked: PlacedSweep, display: Disp
     """Land every run that is left, or its error."""
     n_planned, n_done = count_runs(left.config), clear_the_way(left, asked.out, display)
     shards = cut(plan_runs(left.config), left.found.done, asked.rows_per_shard)
-    queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done)
+    queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done, display.say)
     manifest, looked = left.store.read(MANIFEST), time.monotonic()
 
     def show(last: bool = False) -> None:

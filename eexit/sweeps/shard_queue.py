@@ -2,10 +2,12 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from eexit.errors import SweepStopped
+from eexit.errors import SweepStopped, first_line
 from eexit.output.events import log
+from eexit.output.locations import without_secrets
+from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import Store
@@ -20,9 +22,16 @@ REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehears
 class ShardQueue:
     """Gives shards until every run has landed; `tally` counts those that have since it was made."""
 
-    def __init__(self, store: Store, config: SweepConfig, lease: Lease, shards: Iterator[Shard], n_to_do: int) -> None:
-        """`shards` hold the `n_to_do` runs that have not landed yet, and are consumed as needed."""
-        self._store, self._config, self._lease = store, config, lease
+    def __init__(
+        self, store: Store, config: SweepConfig, lease: Lease, shards: Iterator[Shard], n_to_do: int,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`shards` hold the `n_to_do` runs that have not landed yet, and are consumed as needed.
+
+        `say` is given the reason why the first run, or shard, failed.
+        """
+        self._store, self._config, self._lease, self._say = store, config, lease, say
+        self._has_said = False
         self._shards = shards
         self._to_do = n_to_do
         self._most = n_to_do  # runs per shard; lowered when a shard runs out of memory
@@ -61,6 +70,7 @@ class ShardQueue:
         self.tally += tally
         if tally.errors:
             self._breaker.environment_worked()
+            self._say_first(f"{tally.errors:,} of {counted(tally.runs, 'run')} failed", tally.reason)
         else:
             self._breaker.landed(shard.runs[0])
 
@@ -85,6 +95,7 @@ class ShardQueue:
         There is hope while a shard is done elsewhere that has not failed before. Raises `SweepStopped`.
         """
         log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=ids_of(shard))
+        self._say_first(f"{counted(len(shard.runs), 'run')} failed, and will be tried again", failure.reason)
         if shard.rehearsal:
             self._rehearse(shard, failure)
             return
@@ -103,6 +114,12 @@ class ShardQueue:
                 self._rehearsing = 1
         if not tries:
             self._give_up(shard, failure)
+
+    def _say_first(self, what: str, reason: str) -> None:
+        """Say why runs failed, once: where all fail alike, nobody should have to wait for the end to read why."""
+        if not self._has_said:
+            self._has_said = True
+            self._say(without_secrets(f"{what}: {first_line(reason)}"))
 
     def _rehearse(self, shard: Shard, failure: ShardFailure) -> None:
         if self._rehearsing >= REHEARSAL_TRIES:

@@ -8,13 +8,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted, precision, some
+from eexit.output.text import counted, precision, some, unapplied_sentence
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.results.files import list_files
+from eexit.results.landed import read_columns
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -63,6 +66,14 @@ class Summary:
         """What the model computes in, as users see it."""
         return precision(self.model, self.dtype_asked)
 
+    @property
+    def of_errors(self) -> str:
+        """Return how many runs failed, and why the first of them did, read from the results."""
+        runs = read_columns(open_store(self.out), ["status", "error"])
+        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
+        runs = counted(self.done + self.errors, "run")
+        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
+
     def figures(self) -> list[dict[str, Any]]:
         """The runs, different runs, errors and mean measures of each configuration, read from the results.
 
@@ -94,7 +105,7 @@ def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], 
     refuse_inside(store, f"--out {shown(out)}", *FOR_RESULTS)
     if store.is_local:
         store.probe()
-    _refuse_foreign_report(store)
+    _refuse_foreign(store)
     try:
         held = read_manifest(store)
     except LostManifestError as lost:
@@ -145,6 +156,8 @@ def do_what_is_left(
         else:
             if line := _same_texts(config):
                 display.say(line)
+            if unapplied := _unapplied(manifest, config):
+                display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(Remaining(config, store, lease, found))
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
@@ -159,6 +172,13 @@ def _same_texts(config: SweepConfig) -> str:
     if not alike:
         return ""
     return f"all tokens exit at one layer, so that these have the same texts, decoded once: {'; '.join(some(alike, 3))}"
+
+
+def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
+    """Return the values of the model's generation_config that the sweep does not apply."""
+    applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
+    values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
+    return {name: value for name, value in values.items() if name not in applied or applied[name] != value}
 
 
 def clear_the_way(left: Remaining, out: str, display: Display) -> int:
@@ -179,8 +199,16 @@ def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str],
             say(f"{MANIFEST} was gone and is put back")
 
 
-def _refuse_foreign_report(store: Store) -> None:
-    """Raises `UsageError` if the report or a side file would replace a file that this program did not write."""
+def _refuse_foreign(store: Store) -> None:
+    """Raise `UsageError` for a file of others where the sweep's files belong: it would be replaced, or end all reading.
+
+    `pd.read_parquet` reads whatever is in a table's folder.
+    """
+    if foreign := list_files(store).foreign:
+        raise UsageError(
+            f"{store.path(foreign[0])} is not one of the sweep's files, and tables can't be read with it: choose "
+            "another --out, or move it elsewhere"
+        )
     beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
     for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
         head = store.read(name, REPORT_HEAD_BYTES)

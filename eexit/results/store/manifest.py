@@ -2,22 +2,26 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eexit.errors import UsageError
-from eexit.method.descriptions import descriptions_of, own_among
+from eexit.method.descriptions import descriptions_of, own_among, refuse_changed
+from eexit.output.text import some
 from eexit.plan.artefact_fit import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.files import DamagedError, list_files, read_shards
 from eexit.results.layout import MANIFEST, Manifest, OtherFormatError, decode
+from eexit.results.seals import custom_of
 from eexit.results.store.folder import Store
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
+_SHOWN = ("configuration", "prompt_id", "seed", "mode", "rule")  # columns
+_MOST_NAMED = 3
 
 
 class LostManifestError(UsageError):
@@ -76,18 +80,45 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
-    """Raises `UsageError` unless all results without a manifest are runs of `config`; returns a line to show."""
-    found = read_shards(store, list_files(store), ["run_id"])
-    shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
-    landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
-    if own := own_among(config.exits):
-        raise UsageError(f"{lost}, and whether {own[0].name} is what it was can't be told: choose another --out")
-    if not landed or not landed <= {run.run_id for run in plan_runs(config)}:
-        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out, or remove them")
+    """Return a line that says that the manifest is written anew, since all results without one are runs of `config`.
+
+    Raises `UsageError` if some are not, or were made by custom rules or modes that are others by now.
+    """
+    found = read_shards(store, list_files(store), ["run_id", *_SHOWN])
+    shards = [shard for each in found if (shard := each.shard if isinstance(each, DamagedError) else each)]
+    planned = {run.run_id for run in plan_runs(config)}
+    rows = [row for shard in shards for row in shard.rows.select(["run_id", *_SHOWN]).to_pylist()]
+    others = [row for row in rows if row["run_id"] not in planned]
+    if not rows or len(others) == len(rows):
+        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out")
+    if others:
+        raise UsageError(
+            f"{lost}, and {len(others):,} of its {len(rows):,} runs are not this command's "
+            f"({_what(others, rows, planned)}): give all that the sweep has grown to in one command, or choose another "
+            "--out"
+        )
+    custom = {each.name for each in own_among(config.exits)}
+    for shard in shards:
+        described = custom_of(shard.rows)
+        refuse_changed(described, f"--out {store.root}")
+        names = {name for column in ("mode", "rule") for name in shard.rows[column].to_pylist()}
+        if unknown := sorted(names & custom - {each["name"] for each in described}):
+            raise UsageError(f"{lost}, and whether {unknown[0]} is what it was can't be told: choose another --out")
     return (
-        f"{lost}: it is written anew, since all {len(landed):,} runs that have landed are this command's; "
+        f"{lost}: it is written anew, since all {len(rows):,} runs that have landed are this command's; "
         "whether the model is still the same can't be told"
     )
+
+
+def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], planned: Collection[str]) -> str:
+    """Name what some of the `others` among rows have that no planned row has."""
+    named = {"configuration": "configuration", "prompt_id": "prompt", "seed": "seed"}
+    found = []
+    for column, what in named.items():
+        known = {row[column] for row in rows if row["run_id"] in planned}
+        if more := dict.fromkeys(row[column] for row in others if row[column] not in known):
+            found.append(f"{what} {', '.join(some([*map(str, more)], most=_MOST_NAMED))}")
+    return "; ".join(found) or "in other combinations"
 
 
 def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
@@ -110,7 +141,10 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
             f"--out {store.root} holds results of this model before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
-    stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    # What a sweep doesn't apply changes none of its results.
+    stored, planned = (
+        {**m.model, "exitable_layers": list(m.exitable_layers), "generation_config": None} for m in (held, manifest)
+    )
     refuse_difference(store, first_difference(stored, planned, "model"))
 
 

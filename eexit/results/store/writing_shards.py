@@ -8,11 +8,13 @@ is done again lands under the same name, so that a lost acknowledgement can't du
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.method.descriptions import descriptions_of
 from eexit.output.text import some
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
@@ -27,7 +29,7 @@ from eexit.results.files import (
     without,
 )
 from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.seals import digest_of, encode_generations, encode_tokens, with_custom
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store
 
@@ -40,20 +42,26 @@ class LandingError(Exception):
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs landed, how many of them as errors, and their tokens; tallies can be added."""
+    """How many runs landed, how many of them as errors, and their tokens; tallies can be added.
+
+    `reason` is that of the first error.
+    """
 
     runs: int = 0
     errors: int = 0
     tokens: int = 0
+    reason: str = field(default="", compare=False)
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens)
+        runs, errors, tokens = self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens
+        return Tally(runs, errors, tokens, self.reason or other.reason)
 
 
 def tally_of(generations: pa.Table) -> Tally:
     """The tally of these rows."""
-    errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
-    return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
+    reasons = generations.filter(pc.field("status") == ERROR)["error"]
+    tokens = pc.sum(generations["n_tokens"]).as_py() or 0
+    return Tally(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")
 
 
 def shard_name(runs: Sequence[Run]) -> str:
@@ -97,8 +105,15 @@ def land(
                     raise LandingError(f"{store.root} can't be written to: {error}") from error
                 time.sleep(wait)
 
-    publish_shard(publish, shard_name(runs), results.generations, results.tokens, attempt or time.time_ns())
+    rows = with_custom(results.generations, descriptions_of({name for run in runs for name in _exits(run)}))
+    publish_shard(publish, shard_name(runs), rows, results.tokens, attempt or time.time_ns())
     return tally
+
+
+def _exits(run: Run) -> set[Any]:
+    """Return the names of the run's mode and rule, if it has one."""
+    columns = run.configuration.columns
+    return {columns["mode"], columns["rule"]}
 
 
 def publish_shard(
@@ -115,7 +130,7 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
     """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
     name = shard_name(runs)
     try:
-        shard = read_generations(store, name, ["status", "n_tokens"])
+        shard = read_generations(store, name, ["status", "error", "n_tokens"])
         check_tokens(store, shard, store.filesystem.get_file_info(store.path(tokens_name(name))))
     except DamagedError:
         return None

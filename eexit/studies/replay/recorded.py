@@ -21,10 +21,9 @@ from torch import Tensor
 
 from eexit.decode.costs import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
-from eexit.method.draws import exit_draws
 from eexit.method.rules import ORACLES, RULES, Look
 from eexit.method.states import STATES, alters
-from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
+from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK

@@ -14,6 +14,7 @@ measures.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.errors import UsageError
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
 from eexit.quality.intervals import of_median
 from eexit.results.landed import nested_array
@@ -58,8 +60,8 @@ def certainty(
     Raises `ValueError` for a threshold that is not in (0, 1].
     """
     for threshold in thresholds:
-        if not 0 < threshold <= 1:
-            raise ValueError(f"sure must be a probability above 0, such as {SURE}, got {threshold}")
+        if not isinstance(threshold, Real) or not 0 < threshold <= 1:
+            raise UsageError(f"sure must be a probability above 0, such as {SURE}, got {threshold!r}")
     counts = _counts(tokens, list(prompt_of), len(layers), thresholds)
     known_R = counts.n_R > 0
     prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]

@@ -43,8 +43,8 @@ HEADINGS = tuple(
     for heading in ("layers\nskipped", "dis|agree|ment", "one\nloop", "per|plex|ity", "same\nas\nnormal\nuntil")
 )
 CAPTION = (
-    "Means over runs; layers skipped are no saving. Disagreement: tokens unlike full depth's on the same text. One "
-    "loop: share of the text in its longest loop. Same as normal until: tokens before the first that differs."
+    "Means over runs, each as if decoded alone; layers skipped are no saving. Disagreement: tokens unlike full depth's "
+    "on that text. One loop: share in its longest loop. Same as normal until: tokens before they differ."
 )
 # Of a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
