@@ -121,6 +121,8 @@ class JudgedSetting(VerdictPart):
     n: int
     loss_of_right: float | None = None  # of the prompts that full depth gets right
     n_of_right: int | None = None
+    loss_of_prompts: float | None = None  # where groups of prompts, which `n` counts, differ in size
+    n_of_prompts: int | None = None
     test_loss: Interval | None = None
     saved: Interval | None = None  # of multiply-adds, as run
     per_right: Interval | None = None  # multiply-adds per right answer as a multiple of full depth's, with chains

@@ -139,8 +139,8 @@ def test_with_any_step_missing_nothing_is_concluded(tmp_path: Path) -> None:
         assert (verdict.pays, verdict.why, verdict.cause, verdict.undecided) == (None, "missing", None, [])
         assert {*(missing or ["times"])} <= {*verdict.missing}
         assert "Missing: " in reason(verdict)
-    nothing = conclude(AssessmentSteps(missing=["texts"]), BOUND)
-    assert nothing.missing == ["texts", "pilot", "run", "oracles", "choice"]
+    nothing = conclude(AssessmentSteps(), BOUND)
+    assert nothing.missing == ["pilot", "run", "oracles", "choice"]
     assert (list(tables(nothing)), setting_line(nothing)) == ([], None)
     look = verdict_of(*whole, drawn.bound, BATCH, is_look=True)
     assert (look.pays, look.why) == (None, "look")
