@@ -1,4 +1,4 @@
-"""The way out of every command: its signals, its exit code, and what it says of what stopped it."""
+"""The frame of every command: its signals, its exit code, and the message on an error."""
 
 import functools
 import sys
@@ -12,10 +12,10 @@ from eexit.output.text import printable
 
 
 def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callable[..., int]]:
-    """Makes a command of what does its work: 2 if its input can't be used, 1 if it stopped, with the reason in a line.
+    """Decorate a command to handle errors: exit code 2 for bad input, 1 if it stopped, and one line with the reason.
 
-    It is called with its arguments, and returns its exit code, whatever happens. Without them, it is the command of
-    this process: it takes those of the command line, and its signals. `kept` says what one that stopped has left.
+    The decorated command takes its arguments and returns its exit code. Without arguments, it takes the process's own
+    and handles its signals. `kept` is a line on the results that a stopped command keeps.
     """
 
     def of(work: Callable[[Sequence[str]], int]) -> Callable[..., int]:

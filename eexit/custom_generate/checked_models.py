@@ -1,6 +1,6 @@
-"""Models of others, as settings run them: whether one is the model that a setting is for, and can be run.
+"""Checks that a model is the one that a packaged setting is for, and that it can be run.
 
-It is asked once for each setting and model: whoever changes a model afterwards loads the setting again.
+A setting checks each model once: after changing a model, load the setting again.
 """
 
 from typing import Any, Final
@@ -17,7 +17,7 @@ from eexit.plan.model_description import weights_digest
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
 
 
-# Names of files, of tokens, of what is returned and of how weights are held; none changes what the layers compute.
+# Names of files, tokens, returned values and weight formats, none of which changes what the layers compute.
 _ASIDE: Final = (
     "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "transformers_version",
     "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
@@ -26,7 +26,7 @@ _ASIDE: Final = (
 
 
 def check(model: PreTrainedModel, taken: Taken, name: str) -> None:
-    """Raises `UsageError` unless this model is the one that the setting called `name` is for, as it was loaded."""
+    """Raise `UsageError` unless this is the model that the setting called `name` is for, unchanged since loading."""
     refuse_unusual(model)
     _refuse_precision(model, taken, name)  # before weights are read
     if weights_digest(model) != taken.model.measured[precision(model)].weights:
@@ -40,7 +40,7 @@ def check(model: PreTrainedModel, taken: Taken, name: str) -> None:
 
 
 def precision(model: PreTrainedModel) -> str:
-    """The dtype of a model's weights, such as `float32`."""
+    """Return the dtype of a model's weights, such as `float32`."""
     return dtype_name(model.dtype)
 
 
@@ -72,13 +72,13 @@ def _called(taken: Taken) -> str:
 
 
 def config_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model's configuration says of what it computes, where that differs from the family's defaults."""
+    """Return the values of a model's configuration that affect its output and differ from the family's defaults."""
     found: dict[str, Any] = model.config.to_diff_dict()
     return {name: value for name, value in found.items() if name not in _ASIDE and name[0] != "_"}
 
 
 def refuse_unusual(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that is compiled, not on one device, hooked outside of its layers or patched."""
+    """Raise `UsageError` for a model that is compiled, not on one device, patched, or hooked outside its layers."""
     refuse_compiled(model)
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:

@@ -1,4 +1,4 @@
-"""What writers and readers of a results folder share: its format, its names, and how to tell that a file is ours.
+"""The layout of a results folder, for writers and readers: format, file names, and marks of files that eexit wrote.
 
     sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
     generations/*       a row per run, and the checksums of both files of this name (`eexit.results.seals`)
@@ -9,8 +9,7 @@
     choices/*           a row per call of `jobs/choose.py`
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
-What the tables hold is in `eexit.results.tables` and `eexit.results.study_tables`; reading them is in
-`eexit.results.files`.
+`eexit.results.tables` and `eexit.results.study_tables` define the tables; `eexit.results.files` reads them.
 """
 
 import json
@@ -35,15 +34,15 @@ from eexit.plan.hashes import checksum
 FORMAT: Final = 8
 
 MANIFEST: Final = "sweep.json"
-ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps
+ASSESSMENT: Final = "assessment.json"  # beside the folders of an assessment's steps
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
-FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
+FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # data folders, with the shards' files
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
 REPORT_MARK: Final = '<meta name="generator" content="eexit">'
-REPORT_HEAD_BYTES: Final = 1 << 20  # the mark is among the first of a report
+REPORT_HEAD_BYTES: Final = 1 << 20  # a report's mark is within these bytes from its start
 SIDE_FILE_START: Final = "eexitData("
 
 _SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
@@ -61,7 +60,7 @@ class Manifest:
         default_factory=list
     )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.plan.model_description.ModelDescription`
-    dtype_asked: str = ""  # auto, where the model and the configuration have what it became
+    dtype_asked: str = ""  # `--dtype` as given, such as auto; the model and the configuration have the resolved dtype
     exitable_layers: Sequence[int]
     learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
     own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.descriptions.descriptions_of`
@@ -70,13 +69,13 @@ class Manifest:
     started: str = ""  # ISO 8601, UTC
 
     def of_prompts(self, name: str) -> dict[str, str]:
-        """prompt id → what the prompt brings of its own, such as its `prefiller`, or else the sweep's."""
+        """Return prompt id → this value of the prompt, such as its `prefiller`, or else the sweep's value."""
         prompts = self.config["prompts"]
         return {each["id"]: self.config[name] if each.get(name) is None else each[name] for each in prompts}
 
 
-# The types of what readers use of a manifest: whoever wrote it may be anybody. Other keys are left as they are.
-_Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]  # which a terminal may show
+# Types of the keys that readers use, since a manifest may come from an untrusted source. Other keys are not checked.
+_Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]  # safe to print on a terminal
 _Index = Annotated[int, Field(ge=0)]
 
 
@@ -165,23 +164,23 @@ _TYPES: Final = TypeAdapter(_Manifest)
 
 
 class OtherFormatError(ValueError):
-    """A `sweep.json` of a format that this version does not read."""
+    """A `sweep.json` in a format that this version can't read."""
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of a `sweep.json`."""
+    """Return the bytes of a `sweep.json`."""
     content = asdict(manifest)
     return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False).encode()
 
 
 def decode(content: bytes) -> Manifest:
-    """The manifest in a `sweep.json`, which makes its own rules and states known by what it says of them.
+    """Return the manifest in a `sweep.json`, and register its custom rules and modes from their descriptions.
 
-    Raises `ValueError` if it is no manifest, damaged, of an unknown format, or has what can't be of a sweep.
+    Raise `ValueError` if it is damaged, no manifest, or has impossible values; `OtherFormatError` for another format.
     """
     try:
         held = json.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError for bytes that are not UTF-8, too
+    except (ValueError, RecursionError) as error:  # ValueError also for bytes that are not UTF-8
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
@@ -200,40 +199,40 @@ def decode(content: bytes) -> Manifest:
 
 
 def generations_name(stem: str) -> str:
-    """The name of a shard's generations file."""
+    """Return the name of a shard's generations file."""
     return f"{GENERATIONS_FOLDER}/{stem}.parquet"
 
 
 def tokens_name(stem: str) -> str:
-    """The name of a shard's tokens file."""
+    """Return the name of a shard's tokens file."""
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a study to a call."""
+    """Return True if a file of this name belongs to a shard (in a data folder) or to a call (in a study's folder)."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 
 def is_temporary_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, is an incomplete shard file of a killed process."""
+    """Return True if a file of this name in a data folder is an incomplete shard file of a killed process."""
     return bool(_TEMPORARY_FILE.fullmatch(name))
 
 
 def side_folder_name(report: str) -> str:
-    """The name of the folder with a report's side files, which the page loads on demand, such as `report.data`."""
+    """Return the name of the folder of a report's side files, loaded by the page on demand, such as `report.data`."""
     return PurePath(report).with_suffix(".data").name
 
 
 def side_file_name(number: int) -> str:
-    """The name of the side file with the tokens of the prompt with this number."""
+    """Return the name of the side file with the tokens of the prompt with this number."""
     return SIDE_FILES.replace("*", str(number))
 
 
 def is_report(head: bytes) -> bool:
-    """Whether these are the first bytes of a report that this program wrote."""
+    """Return True if these are the first bytes of a report that this program wrote."""
     return REPORT_MARK.encode() in head
 
 
 def is_side_file(head: bytes) -> bool:
-    """Whether these are the first bytes of a report's side file."""
+    """Return True if these are the first bytes of a report's side file."""
     return head.startswith(SIDE_FILE_START.encode())

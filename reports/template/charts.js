@@ -257,8 +257,8 @@ function withHeight(spec, rows) {
     names = [...new Set(rows.map((row) => row[named]))];
   const longest = Math.max(...names.map((name) => String(name).length)) * LETTER_PIXELS,
     above = spec.width < NARROW && longest > spec.width / 3;
-  const tall = { ...spec, height: Math.max(1, names.length) * (spec.height.step + (above ? NAME_PIXELS : 0)) };
-  return above ? { ...tall, ...withNamesAbove(layers, spec) } : tall;
+  const height = Math.max(1, names.length) * (spec.height.step + (above ? NAME_PIXELS : 0));
+  return { ...spec, ...(above ? withNamesAbove(layers, spec) : {}), height };
 }
 
 const LETTER_PIXELS = 6.5, // of a row's name, on average

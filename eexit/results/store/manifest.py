@@ -25,15 +25,15 @@ _MOST_NAMED = 3
 
 
 class LostManifestError(UsageError):
-    """There are results, but their manifest is missing or damaged; the message says which."""
+    """Missing or damaged manifest of existing results; the message states which."""
 
 
 def make_manifest(
     config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int], dtype_asked: str | None = None
 ) -> Manifest:
-    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`.
+    """Return the manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`.
 
-    `dtype_asked` is that of the command, where the dtype of `config` is what it became.
+    `dtype_asked` is `--dtype` of the command, where `config` has the resolved dtype.
     """
     return Manifest(
         config=config.model_dump(mode="json"),
@@ -50,16 +50,16 @@ def make_manifest(
 
 
 def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
-    """The manifest of a sweep that has grown to `config`; when it began, and with which packages, stays."""
+    """Return the manifest of a sweep that was extended to `config`, with its original start and package versions."""
     grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
     return replace(grown, started=held.started, versions=held.versions)
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """The manifest of the results in `store`, or None if there are none.
+    """Return the manifest of the results in `store`, or None if there are none.
 
-    Raises `UsageError` for a `sweep.json` that no sweep wrote or that has another format, and `LostManifestError` if
-    there are results whose manifest is missing or damaged.
+    Raise `UsageError` for a `sweep.json` that is no sweep's or has another format. Raise `LostManifestError` if there
+    are results whose manifest is missing or damaged.
     """
     has_results = bool(list_files(store).shards)
     content = store.read(MANIFEST)
@@ -80,9 +80,9 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
-    """Return a line that says that the manifest is written anew, since all results without one are runs of `config`.
+    """Return a line about the manifest being rewritten, if all results without a manifest are runs of `config`.
 
-    Raises `UsageError` if some are not, or were made by custom rules or modes that are others by now.
+    Raise `UsageError` if some results are other runs, or if their custom rules or modes have changed.
     """
     found = read_shards(store, list_files(store), ["run_id", *_SHOWN])
     shards = [shard for each in found if (shard := each.shard if isinstance(each, DamagedError) else each)]
@@ -111,7 +111,7 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
 
 
 def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], planned: Collection[str]) -> str:
-    """Name what some of the `others` among rows have that no planned row has."""
+    """Return the values by which `others` differ from planned rows, as words for a message."""
     named = {"configuration": "configuration", "prompt_id": "prompt", "seed": "seed"}
     found = []
     for column, what in named.items():
@@ -122,7 +122,7 @@ def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 
 
 def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
-    """Raises `UsageError` if `--dtype auto` has become another dtype than that of the sweep in `store`."""
+    """Raise `UsageError` if `--dtype auto` resolves to another dtype than that of the sweep in `store`."""
     if auto != held:
         raise UsageError(
             f"--out {store.root} holds a sweep in {held}, and --dtype auto is {auto} where it would go on: "
@@ -131,7 +131,7 @@ def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
 
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
-    """Raises `UsageError` if the sweep in `store` has another model or other exitable layers."""
+    """Raise `UsageError` if the sweep in `store` has another model or other exitable layers."""
     parts = held.model.get("parts") or {}
     changed = [
         name for name, digest in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != digest
@@ -141,7 +141,7 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
             f"--out {store.root} holds results of this model before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
-    # What a sweep doesn't apply changes none of its results.
+    # Values of generation_config that a sweep does not apply change none of its results.
     stored, planned = (
         {**m.model, "exitable_layers": list(m.exitable_layers), "generation_config": None} for m in (held, manifest)
     )
@@ -149,7 +149,7 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
 
 
 def refuse_difference(store: Store, difference: str | None) -> None:
-    """Raises `UsageError` if the sweep in `store` differs from what is asked for, in what `first_difference` found."""
+    """Raise `UsageError` for a difference between the sweep in `store` and the command (see `first_difference`)."""
     if difference:
         raise UsageError(
             f"--out {store.root} holds another sweep ({difference}): choose another --out, or remove that folder"
@@ -157,7 +157,7 @@ def refuse_difference(store: Store, difference: str | None) -> None:
 
 
 def first_difference(stored: object, planned: object, key: str = "") -> str | None:
-    """`key: stored -> planned` of the first value that differs between two JSON values, or None."""
+    """Return `key: stored -> planned` for the first value that differs between two JSON values, or None."""
     if isinstance(stored, dict) and isinstance(planned, dict):
         for name in {**stored, **planned}:
             inner = f"{key}.{name}" if key else str(name)
@@ -173,12 +173,12 @@ def first_difference(stored: object, planned: object, key: str = "") -> str | No
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python and of the packages that results depend on, in this process."""
+    """Return the versions of Python and of packages that results depend on, in this process."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:
-    """The version of a package; None if it is not installed, as in a job that ships this code with it."""
+    """Return the version of a package; None if it is not installed, as in a job that ships this code."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Shards as Parquet files: landing them, finding out what has landed, repairing it, removing what a kill left behind.
+"""Shards as Parquet files: committing, checking and repairing them, and removing files of killed processes.
 
-A shard's name is a hash of its run ids, and its generations file is its commit mark: a run has landed if a generations
-file has its row, and the tokens file of the same name matches that file (`eexit.results.files` checks it). A shard that
-is done again lands under the same name, so that a lost acknowledgement can't duplicate it.
+A shard's name is a hash of its run ids, and its generations file is its commit mark. A run is committed if a
+generations file has its row, and the tokens file of the same name matches that file (checked by `eexit.results.files`).
+A repeated shard is committed under the same name, so that a lost acknowledgement can't duplicate it.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from eexit.results.seals import digest_of, encode_generations, encode_tokens, wi
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store
 
-SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
+SECONDS_BEFORE_TRIES = (0.2, 1.0)  # before writing a file again
 
 
 class LandingError(Exception):
@@ -42,10 +42,7 @@ class LandingError(Exception):
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs landed, how many of them as errors, and their tokens; tallies can be added.
-
-    `reason` is that of the first error.
-    """
+    """Number of committed runs, of errors among them, and of tokens. Tallies add up; `reason` is the first error's."""
 
     runs: int = 0
     errors: int = 0
@@ -58,19 +55,19 @@ class Tally:
 
 
 def tally_of(generations: pa.Table) -> Tally:
-    """The tally of these rows."""
+    """Return the tally of these rows."""
     reasons = generations.filter(pc.field("status") == ERROR)["error"]
     tokens = pc.sum(generations["n_tokens"]).as_py() or 0
     return Tally(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")
 
 
 def shard_name(runs: Sequence[Run]) -> str:
-    """The name of the shard of these runs, whatever their order."""
+    """Return the name of the shard of these runs, in any order."""
     return name_of(run.run_id for run in runs)
 
 
 def name_of(run_ids: Iterable[str]) -> str:
-    """The name of the shard of the runs with these ids, whatever their order."""
+    """Return the name of the shard of runs with these ids, in any order."""
     return hashlib.blake2b("".join(sorted(run_ids)).encode(), digest_size=16).hexdigest()
 
 
@@ -81,10 +78,11 @@ def land(
     attempt: int | None = None,
     refuse: Callable[[], None] = lambda: None,
 ) -> Tally:
-    """Publish the results of `runs`: tokens first, then generations. If it raises `LandingError`, nothing has landed.
+    """Publish the results of `runs`, tokens before generations. If it raises `LandingError`, nothing is committed.
 
-    `attempt` is when the runs were started, in nanoseconds since 1970: of two results of one run, the later attempt
-    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not land.
+    `attempt` is when the runs were started, in ns since 1970; of two results of a run, that of the later attempt
+    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not commit.
+    Raise `ValueError` for results that lack a run's row or disagree with their tokens.
     """
     got = sorted(results.generations["run_id"].to_pylist())
     if got != sorted(run.run_id for run in runs):
@@ -94,7 +92,7 @@ def land(
         raise ValueError(f"the generator returned {results.tokens.num_rows} tokens where its runs have {tally.tokens}")
 
     def publish(name: str, content: bytes) -> None:
-        """Retries brief failures of a shared disk, as clients of object stores do themselves."""
+        """Write a file, retrying after brief failures of a shared disk. Clients of object stores retry themselves."""
         for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
             refuse()
             try:
@@ -111,7 +109,7 @@ def land(
 
 
 def _exits(run: Run) -> set[Any]:
-    """Return the names of the run's mode and rule, if it has one."""
+    """Return the names of the run's mode and rule; a missing rule is None."""
     columns = run.configuration.columns
     return {columns["mode"], columns["rule"]}
 
@@ -119,7 +117,7 @@ def _exits(run: Run) -> set[Any]:
 def publish_shard(
     publish: Callable[[str, bytes], None], name: str, generations: pa.Table, tokens: pa.Table, attempt: int
 ) -> None:
-    """Publish the two files of a shard, the one that is its commit mark last."""
+    """Publish the two files of a shard, its commit mark last."""
     content = encode_tokens(tokens)
     sealed = encode_generations(generations, digest_of(content), attempt)
     publish(tokens_name(name), content)
@@ -127,7 +125,7 @@ def publish_shard(
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
-    """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
+    """Return the tally of the shard with exactly these runs, or None if it is not committed undamaged."""
     name = shard_name(runs)
     try:
         shard = read_generations(store, name, ["status", "error", "n_tokens"])
@@ -139,18 +137,18 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a store holds, and what is wrong with it. Shards are given by their names."""
+    """Contents and damages of a store. Shards are given by name."""
 
-    done: set[str]  # ids of runs that landed without an error
-    n_errors: int  # runs that landed as errors only
-    with_errors: list[str]  # shards that hold errors
-    damaged: dict[str, str]  # shard → reason; its runs have not landed
+    done: set[str]  # ids of successful runs
+    n_errors: int  # runs with nothing but errors
+    with_errors: list[str]  # shards with error rows
+    damaged: dict[str, str]  # shard → reason; its runs are not committed
     superseded: dict[str, set[str]]  # shard → ids of its runs that count in another shard
     foreign: list[str]  # files in the data folders that no sweep wrote
 
 
 def survey(store: Store) -> Survey:
-    """Check everything that has landed, without changing anything."""
+    """Check all committed shards, without changing anything."""
     listing = list_files(store)
     done: set[str] = set()
     errors: set[str] = set()
@@ -171,15 +169,15 @@ def survey(store: Store) -> Survey:
 
 
 def take_stock(store: Store) -> tuple[Survey, list[str]]:
-    """What has landed undamaged, and a message for each repair. The lease must be held.
+    """Repair the store; return its undamaged content, and a message for each repair. The caller must hold the lease.
 
-    A damaged shard is moved to the folder `damaged`, so that its runs are done again. If a run is there twice, the row
-    that does not count is removed. Nothing else is touched: files that no sweep wrote are named and left alone.
+    A damaged shard is moved to the folder `damaged`, so that its runs are repeated. If a run is committed twice, the
+    row that does not count is removed. Foreign files are named in a message and stay.
     """
     found = survey(store)
     lines = []
     for stem, reason in found.damaged.items():
-        # The commit mark goes first: what a kill in between leaves is debris.
+        # The commit mark goes first, so that a kill in between orphans only a tokens file.
         aside = store.set_aside(generations_name(stem), tokens_name(stem))
         lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
     for stem, run_ids in found.superseded.items():
@@ -191,7 +189,7 @@ def take_stock(store: Store) -> tuple[Survey, list[str]]:
 
 
 def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
-    """Remove these runs from a shard; returns how many are left, which land as a new shard before the old one goes."""
+    """Remove these runs from a shard, committing the rest as a new shard first; return how many runs remain."""
     shard = read_generations(store, stem)
     kept = without(shard.rows, run_ids)
     n_left: int = kept.num_rows
@@ -203,7 +201,7 @@ def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
-    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; returns how many."""
+    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; return their number."""
     only = "" if runs is None else shard_name(runs)
     listing = list_files(store)
     kept = {tokens_name(stem) for stem in listing.stems}
@@ -215,7 +213,7 @@ def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
 
 
 def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
-    """Remove the error rows from these shards, so that their runs are done again; returns how many there were."""
+    """Remove the error rows from these shards, so that their runs are repeated; return how many there were."""
     removed = 0
     for stem in with_errors:
         shard = read_generations(store, stem)
@@ -229,6 +227,6 @@ def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
 
 
 def remove_shard(store: Store, stem: str) -> None:
-    """Remove a shard, its commit mark first: what a kill in between leaves is debris."""
+    """Remove a shard, its commit mark first, so that a kill in between orphans only a tokens file."""
     store.remove(generations_name(stem))
     store.remove(tokens_name(stem))

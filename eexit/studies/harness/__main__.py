@@ -1,4 +1,4 @@
-"""The harness's own command, with this model among its models."""
+"""The harness's own command, with `eexit` among its models."""
 
 import sys
 
@@ -9,7 +9,7 @@ from eexit.output.locations import without_secrets
 
 
 def main() -> int:
-    """Return the exit code: 2, after one line, if the model can't be used as asked."""
+    """Run the command; return 2, after printing one line, if the model can't be used with these arguments."""
     try:
         cli_evaluate()
     except UsageError as error:

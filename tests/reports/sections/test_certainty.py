@@ -74,5 +74,5 @@ def test_on_a_phone_the_names_of_rows_leave_the_cells_the_width_of_the_page(walk
     names = re.findall(r">([^<>]+, (?:sure|confirmed): [^<>]+)</text>", svg)
     cells = re.findall(r'aria-roledescription="rect mark"[^>]* d="M[\d.,]+h([\d.]+)v', svg)
     assert f"{kind}, sure: first at 5" in names
-    assert len(cells) == (len(LAYERS) + 1) * len(names)
-    assert sum(map(float, cells)) / len(names) > 0.9 * 320
+    assert len(cells) > (len(LAYERS) + 1) * len(names), "exits contradicted have no cell where no exit is"
+    assert min(map(float, cells)) * (len(LAYERS) + 1) > 0.9 * 320
