@@ -19,7 +19,7 @@ from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.method.states import STATES
 from eexit.output.locations import shown
-from eexit.output.text import did_you_mean, flag
+from eexit.output.text import did_you_mean, flag, some
 from eexit.plan.configuration import EVERY
 from eexit.plan.prompts import read_prompts, with_package
 from eexit.plan.runs import configurations
@@ -85,7 +85,9 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     planned = [each.key for each in configurations(job.config)]
     if unknown := [key for key in job.config.only if key not in planned]:
-        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {did_you_mean(unknown[0], planned)}")
+        grid = [each.key for each in configurations(job.config.model_copy(update={"only": ()}))]
+        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
+        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
     if json_name is not None:
         from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
 
