@@ -54,9 +54,7 @@ EXECUTION_FIELDS: dict[str, FieldInfo] = {
 }
 # All flags and all keys of a TOML file.
 FIELDS: dict[str, FieldInfo] = {
-    name: field
-    for name, field in (SweepConfig.model_fields | EXECUTION_FIELDS).items()
-    if name not in ("digests", "only")
+    name: field for name, field in (SweepConfig.model_fields | EXECUTION_FIELDS).items() if name != "digests"
 }
 
 

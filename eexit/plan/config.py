@@ -358,7 +358,7 @@ class SweepConfig(BaseModel):
     )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     only: tuple[Text, ...] = Field(
-        (), description="keys of the configurations of a sweep that has grown, where they are not the whole product"
+        (), description="keys of configurations: of the whole grid, run these alone (default: all)"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"

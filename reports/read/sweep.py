@@ -24,8 +24,8 @@ from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
+from eexit.studies.assessment.verdict import Verdict, read_verdict
 from eexit.studies.other_models import Shapes
-from eexit.studies.verdict.file import Verdict, read_verdict
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others

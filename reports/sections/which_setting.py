@@ -5,7 +5,6 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.output.text import counted, is_known, short_percent
-from eexit.quality.learn_then_test import FULL_DEPTH
 from reports.shared.charts import Columns
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
@@ -25,8 +24,7 @@ CERTIFIED: Final[Columns] = (
     ("held_out", "Held out", "text"),
 )
 HOW_CERTIFIED: Final = (
-    "Each bound was asked by itself; the cheapest certified setting that costs less than full depth, and its loss on "
-    "prompts that chose nothing."
+    "Each bound was asked by itself; the cheapest certified setting, and its loss on prompts that chose nothing."
 )
 MOST_ROWS: Final = 6
 
@@ -78,7 +76,7 @@ def _certified(quality: Quality) -> pd.DataFrame:
         since = ", before the sweep grew" if row["grown"] else ""
         told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}{since}"}
         key = row["configuration"]
-        if isinstance(key, str) and row["cost"] < FULL_DEPTH:
+        if isinstance(key, str):
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
             tested = next(each for each in row["tested"] if each["configuration"] == key)
             told |= {name: tested.get(name) for name in (OF_RIGHT, OF_PROMPTS)}
@@ -98,10 +96,7 @@ def _held_out(row: dict[Any, Any]) -> str:
 
 
 def _none(row: dict[Any, Any]) -> str:
-    """Return why there is none: the certified settings cost more, or how many prompts would suffice."""
-    certified = sum(setting["certified"] for setting in row["tested"])
-    if certified:
-        return f"{certified} certified, none below full depth's cost"
+    """Return how many settings were tested in vain, and how many prompts would suffice."""
     needed = [setting.get("prompts_needed") for setting in row["tested"]]
     enough = min((n for n in needed if n is not None and is_known(n)), default=None)
     said = f"none of {counted(len(row['tested']), 'setting')}"

@@ -9,18 +9,18 @@ import pytest
 from commands import here
 
 from cluster.assessment import recipe
-from eexit.studies.verdict.file import FILE
+from eexit.studies.assessment.verdict import FILE
 from jobs import assess
 
 N_PROMPTS, BOUND = 90, "0.3"
 SIZES = ("--at-most", BOUND, "--exit-layers", "2", "4", "5", "--max-new-tokens", "12", "--dtype", "float32")
-COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "choice", "times", "again")
+COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "TEXT_TOKENS": 8, "REPLAYED": {"confidence": (0.5, 0.9, 0.99)}, "PROMPTS_OF_A_ROUND": 1, "ROUNDS": 6,
-        "IN_THE_PILOT": {"agree": (), "confidence": (0.9,)},
+        "IN_THE_PILOT": {"confidence": (0.9,)},
     }.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
 
@@ -50,5 +50,5 @@ def settled(out: Path) -> dict[str, Any]:
 
 def done_by(call: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the steps that a call did."""
-    lines = [line.split(" of 9, ")[1] for line in call.stderr.splitlines() if " of 9, " in line]
+    lines = [line.split(" of 10, ")[1] for line in call.stderr.splitlines() if " of 10, " in line]
     return [line.replace(":", " ").split()[0] for line in lines]

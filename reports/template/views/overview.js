@@ -115,9 +115,9 @@ function failedWords() {
 
 const LOOKS = { true: "yes", false: "no", null: "open" };
 
-// Returns the verdict: the answer with its number and setting, how certain it is, alternatives, and the reasons as bars, each
-// from one value to another. An assessment begins with machine and measurements, and has a table of each kind.
-function verdictCard({ answer, headline, sentences, where, instead, pays, cause, weights, about, setting, tables }) {
+// Returns the verdict: the answer with its number and setting, how certain it is, and the reasons: the four cells of an
+// assessment, and bars, each from one value to another. An assessment begins with machine and measurements.
+function verdictCard({ answer, headline, sentences, where, pays, cause, cells, weights, about, setting, tables }) {
   const said = headline ? [headline, ...(setting ? [": ", wayTo(setting)] : [])] : linked(sentences[0]),
     ends = weights.flatMap(({ from, to }) => [from, to]),
     least = Math.min(0, ...ends),
@@ -137,7 +137,6 @@ function verdictCard({ answer, headline, sentences, where, instead, pays, cause,
       where ? h("p.soft", where) : null,
       h("p.answer", h("strong", answer), " ", ...said),
       ...sentences.slice(headline ? 0 : 1).map((sentence) => h("p", ...linked(sentence))),
-      instead ? h("p", h("strong", "Instead: "), ...linked(instead)) : null,
       tables.length
         ? h(
             "details",
@@ -150,12 +149,22 @@ function verdictCard({ answer, headline, sentences, where, instead, pays, cause,
       ? h(
           "div.why",
           h("p", h("strong", cause ?? "Why")),
+          cells.length ? cellsTable(cells) : null,
           bars.length ? h("ul", ...bars) : null,
           about ? h("p.soft", about) : null,
         )
       : null,
   );
 }
+
+// What the oracle and the rule save and lose, in the exact KV cache and in the one that the mode leaves.
+const cellsTable = ([heads, ...rows]) =>
+  h(
+    "table.cells",
+    h("caption", "Saved if deciding were free"),
+    h("thead", h("tr", ...heads.map((head) => (head ? h("th", { scope: "col" }, head) : h("td"))))),
+    h("tbody", ...rows.map(([label, ...cells]) => h("tr", h("th", { scope: "row" }, label), ...cells.map((text) => h("td", text))))),
+  );
 
 const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key}\u00a0→`) : key);
 
