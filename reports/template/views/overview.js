@@ -163,7 +163,12 @@ const cellsTable = ([heads, ...rows]) =>
     "table.cells",
     h("caption", "Saved if deciding were free"),
     h("thead", h("tr", ...heads.map((head) => (head ? h("th", { scope: "col" }, head) : h("td"))))),
-    h("tbody", ...rows.map(([label, ...cells]) => h("tr", h("th", { scope: "row" }, label), ...cells.map((text) => h("td", text))))),
+    h(
+      "tbody",
+      ...rows.map(([label, ...cells]) =>
+        h("tr", h("th", { scope: "row" }, label), ...cells.map((text) => h("td", text))),
+      ),
+    ),
   );
 
 const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key}\u00a0→`) : key);
