@@ -32,6 +32,7 @@ from rich.text import Text
 from cluster.console.command import command
 from cluster.console.flags import seed, study_flags, whole
 from cluster.console.parser import Parser
+from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import inside, shown
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
             "timings": timings.main}  # fmt: skip
-MODEL = ("model", "revision", "trust_remote_code", "dtype", "quantize")
+MODEL = ("model", "revision", "dtype", "quantize")
+TRUST = "trust_remote_code"  # every command is told anew
 READING = ("system", "thinking", "thinking_until")
 
 
@@ -77,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
             stack.enter_context(ray_session(display.say))  # the first one starts Ray, and the others use it
             return COMMANDS[script](given)
 
-        verdict = assess(assessment, do, display.say)
-    finish(verdict, flags.out)
+        verdict, is_another = assess(assessment, do, display.say)
+    finish(verdict, flags.out, is_another)
     return 0
 
 
@@ -104,19 +106,25 @@ def assessment_of(flags: Namespace) -> "Assessment":
         parts = drawn(whole_sizes, least, flags.seed, flags.quick)
     common = {name: getattr(flags, name) for name in MODEL}
     reading = {name: getattr(flags, name) for name in READING}
-    config = config_of(flags, parts.of["run"][:1], common | reading)
+    trust = {TRUST: flags.trust_remote_code}
+    config = config_of(flags, parts.of["run"][:1], common | reading | trust)
     model, layers, memory = look_at_model(config, 1)
     if not flags.exit_layers:
         layers = with_layer_between(every_nth_layer(model["n_layers"]))
     layer_bytes, head_bytes = memory.parts if memory and memory.parts else (0, 0)
     device = None if flags.device == "auto" else flags.device
-    execution = model_flags({"device": device, "quiet": flags.quiet})
+    execution = model_flags({"device": device, "quiet": flags.quiet} | trust)
     recipe = Recipe(
         flags.out, parts, layers, model_flags(common), model_flags(reading), execution, flags.max_new_tokens,
         screens=head_bytes > layer_bytes > 0 and not model.get("quantization"), batch=flags.batch,
     )  # fmt: skip
     bound = Bound(risk=parts.risk, at_most=flags.at_most, confidence=confidence)
-    return Assessment(recipe, bound, model, flags.quick)
+    return Assessment(recipe, bound, model, sweep_of, flags.quick)
+
+
+def sweep_of(arguments: Sequence[str]) -> SweepConfig:
+    """The configuration of a step's sweep."""
+    return load_job(arguments, sweep.DEMO)[0].config
 
 
 def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
@@ -159,8 +167,8 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
 
 
-def finish(verdict: "Verdict", out: str) -> None:
-    """Print the verdict, and where it is."""
+def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
+    """Print the verdict, and where it is; write the report of another one."""
     from eexit.results.store.folder import open_store
     from eexit.studies.assessment.screen import ANSWERS, reason, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
@@ -171,7 +179,8 @@ def finish(verdict: "Verdict", out: str) -> None:
     tabled = (table.printed() for table in tables(verdict))
     for line in filter(None, (*sentences(verdict), *tabled, setting_line(verdict))):
         console.print(Text(line))
-    sweep.write_report(run, open_store(Path(run).expanduser()))
+    if is_another or not (Path(run).expanduser() / REPORT).is_file():
+        sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
         print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")
     print(shown(inside(run, REPORT)))

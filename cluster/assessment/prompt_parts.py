@@ -17,7 +17,6 @@ from cluster.assessment.sizes import Sizes
 from eexit.errors import UsageError
 from eexit.output.whole_files import write_whole
 from eexit.plan.config import Prompt
-from eexit.plan.hashes import content_hash
 from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.splits import for_pilot, for_reporting, is_drawn, shuffled, units
 from eexit.quality.risks import RISKS
@@ -54,11 +53,6 @@ class PromptParts:
     choosing: int
     risk: str
 
-    @property
-    def digest(self) -> str:
-        """A hash of all that is asked of a prompt."""
-        return content_hash({part: [asdict(prompt) for prompt in self.of[part]] for part in PARTS})
-
     def file(self, out: str, part: str) -> str:
         return f"{out.rstrip('/')}/prompts/{part}.jsonl"
 
@@ -69,7 +63,9 @@ class PromptParts:
             rows = [
                 {name: value for name, value in asdict(each).items() if value is not None} for each in self.of[part]
             ]
-            write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+                write_whole(path, content)
 
 
 def split(prompts: Sequence[Prompt], whole: Sizes, least: int, is_look: bool = False) -> PromptParts:

@@ -27,8 +27,6 @@ from jobs.assess import main
         (["--out", ""], "error: --out is empty: give a folder"),
         (["--out", "s3://bucket/assess"], "error: --out s3://bucket/assess is a URI: give a folder"),
         (["--out", "few.jsonl"], "few.jsonl is a file: give a folder"),
-        (["--model", "tiny", "--exit-layers", "2", "--out", "old"], "assessment.json is of another version (format 1)"),
-        (["--model", "tiny", "--exit-layers", "2", "--out", "broken"], "assessment.json is damaged: remove it"),
         (["--model", "tiny", "--exit-layers", "2", "--out", "foreign"], "verdict.json is not of an assessment"),
     ],
 )
@@ -42,8 +40,6 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
     held = {
-        "broken": ("assessment.json", "{"),
-        "old": ("assessment.json", '{"format": 1, "asked": {}, "seconds": {}}'),
         "foreign": ("verdict.json", '{"pays": "me"}'),
     }
     for folder, (name, content) in held.items():

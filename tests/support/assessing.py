@@ -43,7 +43,7 @@ def assess_here(*flags: str) -> subprocess.CompletedProcess[str]:
 def settled(out: Path) -> dict[str, Any]:
     """What the verdict says but for times."""
     held = json.loads((out / FILE).read_text())
-    of_time = ("pays", "why", "cause", "undecided", "time", "contenders", "instead")
+    of_time = ("pays", "why", "cause", "undecided", "needed", "missing", "timed", "gaps")
     setting = {name: value for name, value in held["setting"].items() if name != "time"}
     return {name: value for name, value in held.items() if name not in of_time} | {"setting": setting}
 
