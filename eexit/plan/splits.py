@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 ONE_IN: Final = 4  # prompts is for reporting
@@ -84,5 +85,6 @@ def representative(prompts: Mapping[str, str], n: int) -> list[str]:
     return [prompt_id for prompt_id in prompts if prompt_id in drawn]
 
 
+@lru_cache(maxsize=2**16)
 def _hash(prompt: str, salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8, key=salt.encode()).digest())

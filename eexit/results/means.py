@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.output.text import percent, some
-from eexit.plan.configuration import Configuration, Exit
+from eexit.plan.configuration import Configuration
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import by_kind
@@ -26,7 +26,6 @@ RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs a
 KEYS = ("parameter", "kl_factor", "seed")
 MOST_NAMED: Final = 3
 MANY_CUT: Final = 0.1  # of the texts whose answers are marked; above it, the accuracy may be that of the limit
-MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer says another token
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
@@ -125,34 +124,6 @@ def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
     looked = runs.filter(pc.field("screen_reads") > 0)
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
     return (round(n_left), pc.sum(looked["screen_misses"]).as_py() / n_left) if n_left else None
-
-
-def contradicted_share(runs: pa.Table) -> float | None:
-    """The share of early exits on the text of `normal` that the final layer contradicts, over all these runs.
-
-    None where there is no such exit, or nothing is known of it.
-    """
-    n, contradicted = (pc.sum(runs[name]).as_py() for name in ("exits_on_normal", "contradicted_on_normal"))
-    return contradicted / n if n else None
-
-
-def contradicted_rules(shares: Mapping[Configuration, float | None]) -> str:
-    """A warning that names the settings of online rules most of whose early exits the final layer contradicts; or "".
-
-    `shares` are those of `contradicted_share`. The worst settings come first, at most `MOST_NAMED`.
-    """
-    worst = {
-        of.key: share
-        for of, share in shares.items()
-        if isinstance(of, Exit) and of.is_online and share is not None and share > MOSTLY  # no NaN is
-    }
-    worst_first = sorted(worst.items(), key=lambda pair: -pair[1])
-    named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
-    return (
-        f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
-        if named
-        else ""
-    )
 
 
 def _of_configuration(

@@ -16,7 +16,8 @@ import pandas as pd
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
-from eexit.results.means import contradicted_rules
+from eexit.quality.estimates import ENDS, Estimate
+from eexit.sweeps.summary.contradicted import Contradicted, contradicted_rules
 from reports.read.sweep import Sweep
 from reports.read.timings import timed_over
 from reports.sections.all_numbers import configuration_columns
@@ -41,6 +42,7 @@ from reports.shared.charts import (
 )
 from reports.shared.figures import Figure, Variant, basis, table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
+from reports.shared.per_configuration import CONTRADICTED_EXITS
 from reports.shared.quality import Quality
 from reports.shared.savings import Savings
 from reports.shared.styles import HOLLOW, Looks
@@ -132,8 +134,16 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
     """A chart of each measure against each cost; None if there is nothing to draw."""
     looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
     caption = _how_points_are_read(quality.rows)
-    shares = dict(zip(quality.rows["configuration"], quality.rows[measures.CONTRADICTED], strict=True))
-    if warning := contradicted_rules({each: shares.get(each.key) for each in sweep.configurations}):
+    rows = quality.rows.set_index("configuration").to_dict("index")
+    found = {
+        each: Contradicted(
+            Estimate(*(rows[each.key][f"{measures.CONTRADICTED}{end}"] for end in ENDS)),
+            int(rows[each.key][CONTRADICTED_EXITS]),
+        )
+        for each in sweep.configurations
+        if each.key in rows
+    }
+    if warning := contradicted_rules(found):
         caption = f"{warning} {caption}"
     if quality.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."

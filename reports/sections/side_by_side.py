@@ -4,7 +4,7 @@ Two configurations stand beside each other, or a rule beside a mix of another's.
 drawn for each prompt, has a cost and a quality between theirs. So a setting of one series stands beside the best mix of
 another's settings, full depth included, that costs as much, or that is as good. All differences are paired over
 prompts, seeds averaged first, with their intervals over prompts; beside a mix, share and mix are no more certain than
-the prompts that they were found on (`eexit.quality.best_mix`).
+the prompts that they were found on (`reports.shared.best_mix`).
 
 Shapes: P prompts, C configurations, M measures.
 """
@@ -20,8 +20,8 @@ import pandas as pd
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
-from eexit.quality.best_mix import beside_best_mix
 from eexit.quality.estimates import ENDS, Estimate, ValueKind, estimate_columns
+from reports.shared.best_mix import beside_best_mix
 from reports.shared.charts import (
     OPACITY,
     ROOM_PIXELS,

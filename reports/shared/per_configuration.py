@@ -10,11 +10,14 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import pandas as pd
+import pyarrow.compute as pc
 
+from eexit.plan.config import HEAD
 from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits, mode_of, short_name
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
+from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, on_normal
 from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
 from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIPPED
@@ -33,6 +36,7 @@ AVERAGED: Final = (
     "loop_share",
     "n_tokens",
 )
+CONTRADICTED_EXITS: Final = "contradicted_of"  # the exits that `CONTRADICTED` is a share of
 OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # whose ratio of sums is `CONTRADICTED`
 LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 
@@ -41,7 +45,8 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
     `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. `contradicted` is the share of
-    early exits on the text of `normal` that the final layer contradicts, a ratio of sums over prompts. Where the sweep
+    early exits on the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and
+    `contradicted_of` their number. Where the sweep
     has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath` is
     the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING` of
     the text is one loop (`loop_share`) while that is not so for `normal`.
@@ -51,7 +56,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
     numbers = sweep.done.astype(dict.fromkeys([*columns, *OF_CONTRADICTED], float))
     by_prompt = numbers.groupby(["configuration", "unit"])[[*columns, *OF_CONTRADICTED]].mean().reset_index()
     n_failed, n_seeds = sweep.failed["configuration"].value_counts(), n_seeds_of(sweep.done)
-    rows = []
+    rows, of_normal = [], _contradicted_on_normal(sweep)
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         row = naming(configuration, sweep.marked) | {
@@ -64,10 +69,25 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
             row |= found[name].columns(name)
         row |= perplexity_columns(found["log_perplexity"])
         row |= found["mean_depth"].complement.columns(SKIPPED)
-        above_P1, below_P1 = (runs[[name]].to_numpy(float) for name in OF_CONTRADICTED)
-        row |= estimate_ratios(above_P1, below_P1, ValueKind.SHARE)[0].columns(CONTRADICTED)
+        wrong_P, exits_P = (runs[name].to_numpy(float) for name in OF_CONTRADICTED)
+        found_here = of_normal.get(configuration.key) or Contradicted.of_runs(wrong_P, exits_P, runs["unit"].tolist())
+        row |= found_here.share.columns(CONTRADICTED) | {CONTRADICTED_EXITS: found_here.n_exits}
         rows.append(row)
     return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])
+
+
+def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
+    """Return what follows from the recorded tokens of `normal`, by key."""
+    known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
+    if sweep.final_layer is None or not known or sweep.config.get("decide_on", HEAD) != HEAD:
+        return {}
+    normal = sweep.done[sweep.done["configuration"] == NORMAL]
+    return on_normal(
+        sweep.tokens.to_batches(columns=["run_id", *OF_TOKENS], filter=pc.field("configuration") == NORMAL),
+        dict(zip(normal["run_id"], normal["unit"], strict=True)),
+        [*sweep.exitable_layers, sweep.final_layer],
+        sweep.configurations,
+    )
 
 
 def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:

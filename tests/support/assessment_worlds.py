@@ -5,7 +5,7 @@ Shapes: P prompts, S settings.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -125,7 +125,8 @@ class Drawn:
         columns: dict[str, list[Any]] = {}
         full_P = 100 * np.exp(0.3 * easy_P)
         exits = [each for each in self._exits() if each.key in rates]
-        for each in [*([Normal()] if with_normal else []), *exits]:
+        there: list[Normal | Exit] = [*([Normal()] if with_normal else []), *exits]
+        for each in there:
             loss, saved = (0.0, 0.0) if isinstance(each, Normal) else rates[each.key]
             own_P = 0.07 * (0.7 * easy_P + 0.71 * random.normal(size=n)) * min(1, saved / 12)
             own_rank_P = np.where(random.random(n) < 0.5, rank_P, random.random(n))
@@ -152,7 +153,6 @@ class Drawn:
         nothing = {"thinking_closed": pa.bool_(), "cost_needed": pa.float64(), "n_tokens": pa.int64()}
         for column, kind in nothing.items():
             table = table.append_column(column, pa.nulls(len(table), kind))
-        there = [*([Normal()] if with_normal else []), *exits]
         prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]
         manifest = Manifest(
             config={"model": "tiny", "temperature": 0.0, "observe": "final", "prompts": prompts},
@@ -221,21 +221,23 @@ def summed(levels: Mapping[str, float], weights: Mapping[str, float]) -> float:
     return sum(weight * levels[level] for level, weight in weights.items())
 
 
-GOOD: Final = {"A": 30.0, "B": ((0.3, 20.0), (1.2, 24.0), (5.0, 27.0)), "C": ((0.3, 18.0), (1.2, 22.0), (5.0, 25.0))}
-SAFE: Final = ((0.25, 7.0), (0.5, 11.0), (3.0, 13.0), (6.0, 15.0))
+GOOD: Final = World(
+    A=30, B=((0.3, 20), (1.2, 24), (5, 27)), C=((0.3, 18), (1.2, 22), (5, 25)),
+    D=((0.25, 7), (0.5, 11), (3, 13), (6, 15)), time=0.90,
+)  # fmt: skip
 SPREAD: Final = ((0.7, 4.0), (2.2, 5.2), (4.7, 7.0), (9.0, 9.0))
 LESS, MORE = ((0.5, 9.0), (1.5, 11.0), (5.0, 14.0), (22.0, 30.0)), ((0.3, 11.0), (1.5, 17.0), (3.0, 21.0), (8.0, 28.0))
 LITTLE: Final = ((0.3, 0.5), (1.2, 0.8), (5.0, 1.0), (9.0, 1.2))
 LOSING: Final = ((6.0, 7.0), (9.0, 11.0), (12.0, 13.0), (16.0, 15.0))
 WORLDS: Final[Mapping[str, tuple[World, bool | None, str | None]]] = {
-    "pays": (World(**GOOD, D=SAFE, time=0.90), True, None),
+    "pays": (GOOD, True, None),
     "costs more": (
         World(A=25, B=((0.3, 16), (1.2, 18), (5, 20)), C=((0.3, 15), (1.2, 17), (5, 19)),
               D=((0.3, 12), (0.8, 14), (3, 16), (6, 18)), looks=20), False, "deciding",
     ),
-    "slower": (World(**GOOD, D=SAFE, time=1.08, steps={1: 0.8, BATCH: 0.8}), False, "overhead"),
-    "batches": (World(**GOOD, D=SAFE, time=1.08, steps={1: 0.3, BATCH: 0.98}), False, "batches"),
-    "loses too much": (World(**GOOD, D=LOSING), False, None),
+    "slower": (replace(GOOD, time=1.08, steps={1: 0.8, BATCH: 0.8}), False, "overhead"),
+    "batches": (replace(GOOD, time=1.08, steps={1: 0.3, BATCH: 0.98}), False, "batches"),
+    "loses too much": (replace(GOOD, D=LOSING), False, None),
     "ceiling": (World(A=2, B=LITTLE, C=LITTLE, D=LITTLE), None, "ceiling"),
     "mode": (World(B=LESS, C=MORE, D=SPREAD, looks=6), None, "mode"),
     "knowledge": (World(B=MORE, C=LESS, D=SPREAD, looks=6), None, "knowledge"),

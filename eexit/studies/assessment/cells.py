@@ -20,7 +20,7 @@ Shapes: P prompts or groups, K draws of the bootstrap.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -75,12 +75,14 @@ class PromptTable:
         self._loss = dict(zip(found.configurations, found.loss_PC[known_P].T, strict=True))
         at = {unit: place for place, unit in enumerate(np.array(found.units, dtype=object)[known_P])}
         self.n = len(at)
-        self._costs = {key: np.full((len(COSTS), self.n), np.nan) for key in found.configurations}
+        costs_CNP = np.full((len(found.configurations), len(COSTS), self.n + 1), np.nan)  # last: of no prompt
         done = runs.filter(pc.field("status") == OK).group_by(["configuration", "unit"])
-        for row in done.aggregate([(name, "sum") for name in COSTS]).to_pylist():
-            if row["unit"] in at:
-                sums = [row[f"{name}_sum"] for name in COSTS]
-                self._costs[row["configuration"]][:, at[row["unit"]]] = np.array(sums, dtype=float)
+        sums = done.aggregate([(name, "sum") for name in COSTS])
+        places = [at.get(unit, self.n) for unit in sums["unit"].to_pylist()]
+        rows = [found.configurations.index(key) for key in sums["configuration"].to_pylist()]
+        for number, name in enumerate(COSTS):
+            costs_CNP[rows, number, places] = sums[f"{name}_sum"].cast("float64").to_numpy()
+        self._costs = dict(zip(found.configurations, costs_CNP[:, :, :-1], strict=True))
 
     def lost(self, key: str | None) -> np.ndarray:
         """The loss of each prompt, (P,); none at full depth."""
@@ -103,6 +105,17 @@ class PromptTable:
         return estimate_ratios(run_P[:, None], full_P[:, None])[0].complement
 
 
+@cache
+def draw_weights(n: int) -> np.ndarray:
+    """Return the weights of n prompts in each draw, and last of one further prompt, (K, n + 1): they sum to one. The
+    first row is without chance: all prompts alike, and none more.
+    """
+    drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
+    weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
 @dataclass(frozen=True)
 class Attribution:
     """The cells on these prompts at this bound, and the certified setting, if there is one."""
@@ -112,16 +125,12 @@ class Attribution:
     at_most: float
     certified: str | None
 
-    @cached_property
-    def _weights_KP(self) -> np.ndarray:
-        """Of the prompts in each draw, and last of one further prompt; the first row has none of it, and no chance."""
-        drawn_KP = np.random.default_rng(0).exponential(size=(N_DRAWS, self.table.n + 1))
-        observed_P = np.append(np.ones(self.table.n), 0.0)
-        return np.concatenate([observed_P[None], drawn_KP]) / np.append(self.table.n, drawn_KP.sum(axis=1))[:, None]
-
     def _mean(self, values_P: np.ndarray, further: float | None = None) -> np.ndarray:
         """The mean in each draw, (K,), if the further prompt has this value: the mean, if none is given."""
-        return self._weights_KP @ np.append(values_P, values_P.mean() if further is None else further)
+        weights_KP = draw_weights(self.table.n)
+        further = float(values_P.mean()) if further is None else further
+        mean_K: np.ndarray = weights_KP[:, :-1] @ values_P + weights_KP[:, -1] * further
+        return mean_K
 
     @cached_property
     def _levels(self) -> Mapping[str, np.ndarray]:
@@ -129,28 +138,38 @@ class Attribution:
         saved_K = self._mean(self.table.saved(self.settings.A))
         found = {A: np.stack([saved_K, saved_K])}
         for name, costs in ((B, ("cost_exits",)), (C, ("cost_exits",)), (D, ("cost_exits", "cost_run"))):
-            pair, shares = self.pair(name), [self._shares(name, lost) for lost in (0.0, 1.0)]
+            pair, shares = self.pair(name), self._shares[name]
             for level, cost in zip((name, AS_RUN), costs, strict=False):
                 safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in pair)
-                found[level] = np.stack([each.safe * safe_K + each.bold * bold_K for each in shares])
+                found[level] = shares.safe * safe_K + shares.bold * bold_K
         run_K = self._mean(self.table.saved(self.certified, "cost_run"))
         return found | {CERTIFIED: np.stack([run_K, run_K])}
 
-    def pair(self, cell: str) -> Neighbours:
-        found: Neighbours = getattr(self.settings, cell)
+    @cached_property
+    def _shares(self) -> Mapping[str, Shares]:
+        """The shares of each cell with two settings in each draw if the further prompt is kept or lost, (2, K)."""
+        lost_K, found = draw_weights(self.table.n)[:, -1], {}
+        for name in (B, C, D):
+            safe, bold = self.pair(name)
+            kept_K = [self._mean(self.table.lost(key), 0.0) for key in (safe, bold)]
+            safe_2K, bold_2K = (
+                np.stack([each, each + lost_K * (key is not None)])
+                for each, key in zip(kept_K, (safe, bold), strict=True)
+            )
+            found[name] = Shares.at_bound(safe_2K, bold_2K, self.at_most)
         return found
 
-    def _shares(self, cell: str, lost: float) -> Shares:
-        safe, bold = self.pair(cell)
-        safe_K = self._mean(self.table.lost(safe), lost if safe else 0.0)
-        return Shares.at_bound(safe_K, self._mean(self.table.lost(bold), lost), self.at_most)
+    def pair(self, cell: str) -> Neighbours:
+        """The two settings of a cell."""
+        found: Neighbours = getattr(self.settings, cell)
+        return found
 
     def mixture(self, cell: str) -> tuple[float, float, float]:
         """The shares of the safer and of the bolder setting, and what is lost of all prompts."""
         if cell == A:
             return 0.0, 1.0, float(self.table.lost(self.settings.A).mean())
-        shares, pair = self._shares(cell, 0.0), self.pair(cell)
-        safe, bold = float(shares.safe[0]), float(shares.bold[0])
+        shares, pair = self._shares[cell], self.pair(cell)
+        safe, bold = float(shares.safe[0, 0]), float(shares.bold[0, 0])
         return safe, bold, float(safe * self.table.lost(pair.safe).mean() + bold * self.table.lost(pair.bold).mean())
 
     def estimate(self, weights: Weights) -> Estimate:

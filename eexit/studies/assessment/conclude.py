@@ -11,8 +11,10 @@ multiply-adds are saved and time is not, it is batches or overhead.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
+
+import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.output.text import counted, precision
@@ -102,10 +104,10 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     columns = columns_of(bound.risk)
     run, oracles = (read_finished(each, columns) if each else None for each in (steps.run, steps.oracles))
     pilot = Pilot.read(steps.pilot, bound.risk, bound.at_most) if steps.pilot else None
-    sweeps = [each for each in (run, oracles, pilot and pilot.sweep) if each is not None]
+    sweeps = [each for each in (run, oracles, pilot.sweep if pilot else None) if each]
     for other in sweeps[1:]:
         refuse_changed_model(other, sweeps[0].manifest.model)
-    settings = cell_settings(pilot, sweeps[:2]) if pilot and run and oracles else None
+    settings = cell_settings(pilot, [run, oracles]) if pilot and run and oracles else None
     choice = latest_choice(run, bound) if run else None
     found = {PILOT: pilot, RUN: run, ORACLES: oracles, CHOICE: choice}
     missing = [*steps.missing, *(name for name, done in found.items() if not done)]
@@ -135,17 +137,18 @@ def verdict_of(
     timings: Sequence[Row], bound: Bound, batch: int, missing: Sequence[str] = (), is_look: bool = False,
 ) -> Verdict:  # fmt: skip
     """Return the verdict of finished steps, whose tables are read."""
-    attribution, setting = None, setting_of(run, choice, bound) if run and choice else None
-    if run and oracles and settings:
-        certified = setting.key if setting and setting.certified else None
-        attribution = Attribution(PromptTable([run, oracles], bound.risk), settings, bound.at_most, certified)
+    table = PromptTable([each for each in (run, oracles) if each], bound.risk) if run else None
+    setting = setting_of(run, choice, table) if run and choice and table else None
+    certified = setting.key if setting and setting.certified else None
+    attribution = Attribution(table, settings, bound.at_most, certified) if table and oracles and settings else None
     rows = [row for row in timings if row["batch"] == batch]
     times = Times(rows, setting.key if setting and keeps(setting, bound) else None)
     gaps: Mapping[str, Estimate] = {}
     if run and setting:
         time = Times(rows, setting.key).of(setting.key)
         setting = setting.model_copy(update={"time": Interval.from_estimate(time)})
-        share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
+        own = replace(run, runs=run.runs.filter(pc.field("configuration") == setting.key))
+        share = dict(zip(run.exit_layers_G, own.exit_share_G(setting.key), strict=True))
         gaps = time_gaps(timings, batch, share, run.n_layers, time)
     missing = [*missing, *([] if not run or times.are_whole else [TIMES])]
     as_run = Interval.from_estimate(attribution.estimate({AS_RUN: 1})) if attribution else None
@@ -170,11 +173,11 @@ def verdict_of(
         timed=[
             Timed(
                 setting=key,
-                time=time,
+                time=over,
                 of_generate=None if key == GENERATE else Interval.from_estimate(times.of(key, GENERATE)),
             )
             for key in told
-            if (time := Interval.from_estimate(times.of(key)))
+            if (over := Interval.from_estimate(times.of(key)))
         ],
     )
 
@@ -203,7 +206,7 @@ def judge(
     if per_right and per_right.is_above(1):
         return Answer(False, "dear answers")
     if saved is None or not saved.is_above(0):
-        return Answer(None, "costs open", saved and _needed(saved, 0.0, "prompts"))
+        return Answer(None, "costs open", _needed(saved, 0.0, "prompts") if saved else None)
     if time and time.is_above(1):
         return Answer(False, "slower")
     if per_right and not per_right.is_below(1):
@@ -258,7 +261,7 @@ def latest_choice(run: FinishedSweep, bound: Bound) -> Row | None:
     return next((row for row in reversed(made) if (row["risk"], row["at_most"], row["confidence"]) == asked), None)
 
 
-def setting_of(run: FinishedSweep, choice: Row, bound: Bound) -> JudgedSetting:
+def setting_of(run: FinishedSweep, choice: Row, table: PromptTable) -> JudgedSetting:
     """Return the certified setting; without one, that which loses least of those that were tested."""
     chosen = [each for each in choice["tested"] if each["configuration"] == choice["configuration"]]
     tested = (chosen or sorted(choice["tested"], key=lambda each: (each["mean_loss"], each["cost"])))[0]
@@ -273,7 +276,7 @@ def setting_of(run: FinishedSweep, choice: Row, bound: Bound) -> JudgedSetting:
         loss_of_right=tested["loss_of_right"],
         n_of_right=tested["n_of_right"],
         test_loss=Interval.from_estimate(Estimate(mean, *clopper_pearson(mean * n, n), n)) if n else None,
-        saved=Interval.from_estimate(PromptTable([run], bound.risk).saved_as_run(key)),
+        saved=Interval.from_estimate(table.saved_as_run(key)),
         per_right=Interval.from_estimate(per_right[key][COST_RUN].beside_normal) if key in per_right else None,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eexit.output.text import short_percent, written
+from eexit.output.text import counted, short_percent, written
 from eexit.plan.configuration import GENERATE
 from eexit.studies.assessment.cells import A, B, C, D
 from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, Timed, Verdict
@@ -85,34 +85,26 @@ def sentences(verdict: Verdict) -> Iterator[str]:
 
 
 def tables(verdict: Verdict) -> Iterator[TextTable]:
-    """Yield the cells, the gains beside the costs of restrictions, and what of time and of the setting is known."""
-    bound = short_percent(verdict.bound.at_most)
+    """Yield the cells, the gains beside the costs of restrictions, and the times."""
     if verdict.cells:
-        yield TextTable(
-            "Cells",
-            f"Saved of multiply-adds if deciding were free, and lost of all prompts, at most {bound} of {_n(verdict)}:",
-            ("", *DECIDED_BY),
-            [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)],
+        n, bound = verdict.cells[0].saved.n, short_percent(verdict.bound.at_most)
+        caption = f"Saved of multiply-adds if deciding were free, and lost of all prompts, at most {bound} of {n:,}:"
+        rows = [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)]
+        yield TextTable("Cells", caption, ("", *DECIDED_BY), rows)
+        costs = {each.name: share(each.share) for each in verdict.costs}
+        alone, average = (
+            [costs.get(f"{each.name} {how}", "") for each in verdict.gains] for how in ("alone", "on average")
         )
-        costs = {each.name: each.share for each in verdict.costs}
-        rows = [
-            (
-                each.name,
-                share(each.share),
-                *(share(costs.get(f"{each.name} {how}"), "") for how in ("alone", "on average")),
-            )
-            for each in verdict.gains
-        ]
+        gains = [(each.name, share(each.share)) for each in verdict.gains]
         heads = ("of multiply-adds", "fixing it alone gains", "it costs alone", "on average over both orders")
-        yield TextTable("Gains", "", heads, rows)
+        found = [(*gain, *of) for gain, *of in zip(gains, alone, average, strict=True)]
+        yield TextTable("Gains", "", heads, found)
     if verdict.timed:
-        gaps = [
-            (f"lost to {each.name}", share(each.share), "") for each in verdict.gaps if each.share and each.share.high
-        ]
-        rows = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
-        calls = max(each.time.n for each in verdict.timed if each.time)
-        heads = (f"over {calls} calls", "of full depth's time", f"of {GENERATE}'s")
-        yield TextTable("Time", "", heads, [*rows, *gaps])
+        timed = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
+        gaps = [(f"lost to {gap.name}", share(gap.share), "") for gap in verdict.gaps if gap.share and gap.share.high]
+        calls = counted(max(each.time.n for each in verdict.timed if each.time), "call")
+        of_time = (f"over {calls}", "of full depth's time", f"of {GENERATE}'s")
+        yield TextTable("Time", "", of_time, [*timed, *gaps])
 
 
 def cells(verdict: Verdict) -> Iterator[tuple[str, Cell, Cell]]:
@@ -158,10 +150,6 @@ def times(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
 
 def _cell(cell: Cell) -> str:
     return f"{cell.name} {share(cell.saved)}, lost {short_percent(cell.lost)}"
-
-
-def _n(verdict: Verdict) -> str:
-    return f"{verdict.cells[0].saved.n:,}"
 
 
 def _lost(loss: float | None, n: int | None) -> str:

@@ -102,7 +102,7 @@ class Pilot:
     @property
     def mode(self) -> str:
         """The mode that alters the KV cache. Raises `UsageError` if the pilot has none."""
-        modes = [each["mode"] for each in self.sweep.manifest.configurations if each["rule"]]
+        modes: list[str] = [each["mode"] for each in self.sweep.manifest.configurations if each["rule"]]
         found = next((mode for mode in modes if alters(STATES[mode])), None)
         if found is None:
             raise UsageError(f"{self.sweep.name} has no settings in a mode that alters the KV cache: sweep with one")

@@ -97,9 +97,10 @@ class _Counts:
 
     @classmethod
     def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "_Counts":
-        of_layers = [np.zeros((n_thresholds, n_runs, n_layers)) for _ in range(4)]
-        of_tokens = [np.zeros((n_thresholds, n_runs, 1)) for _ in range(2)]
-        return cls(np.zeros(n_runs), *of_layers, *of_tokens, np.zeros((n_thresholds, n_runs, len(MEASURES), n_layers)))
+        by_layer = {name: np.zeros((n_thresholds, n_runs, n_layers)) for name in SHARES[:4]}
+        of_tokens = {name: np.zeros((n_thresholds, n_runs, 1)) for name in SHARES[4:]}
+        first_CRMX = np.zeros((n_thresholds, n_runs, len(MEASURES), n_layers))
+        return cls(n_R=np.zeros(n_runs), first_CRMX=first_CRMX, **by_layer, **of_tokens)
 
     def add(self, at: int, run_D: np.ndarray, sure_DX: np.ndarray, is_final_DX: np.ndarray) -> None:
         """Add tokens by whether layers are sure, and of the final layer's likeliest token, at a threshold's place."""
@@ -151,9 +152,9 @@ def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np
     each = {
         name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES
     } | {"contradicted": estimate_ratios(of_units["contradicted"], of_units["exits"], ValueKind.SHARE)}
-    of_exits = [of_units[name].sum(1, keepdims=True) for name in ("contradicted", "exits")]
+    wrong_P1, exits_P1 = (of_units[name].sum(1, keepdims=True) for name in ("contradicted", "exits"))
     of_kind = {
-        "exits_contradicted": estimate_ratios(*of_exits, ValueKind.SHARE)[0],
+        "exits_contradicted": estimate_ratios(wrong_P1, exits_P1, ValueKind.SHARE)[0],
         "taken_back": estimate_ratios(of_units["taken_back"], of_units["early"], ValueKind.SHARE)[0],
         **{
             first: _median_layer(median_R, unit_R)

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
-from eexit.plan.configuration import Configuration, Draft, short_name
+from eexit.plan.config import HEAD
+from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import COLUMNS as OF_KINDS
@@ -17,10 +18,9 @@ from eexit.quality.by_kind import by_kind
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
-from eexit.results.landed import read_columns
+from eexit.results.landed import read_columns, runs_with_tokens
+from eexit.results.layout import MANIFEST
 from eexit.results.means import (
-    contradicted_rules,
-    contradicted_share,
     cut_share,
     cut_warning,
     mean_of,
@@ -28,6 +28,8 @@ from eexit.results.means import (
     screen_misses,
 )
 from eexit.results.store.folder import Store
+from eexit.results.store.manifest import read_manifest
+from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
 
 COLUMNS = [
     *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
@@ -115,9 +117,9 @@ def closing_table(
         TAKEN_CAPTION: bool(taken),
         DRAFTS_CAPTION: has_drafts,
     }
-    shares = {each: contradicted_share(of.done) for each, of in zip(configurations, found, strict=True)}
+    contradicted = _contradicted(store, configurations, [of.done for of in found], units(prompts))
     cut_shares = {each.key: cut_share(of.done) for each, of in zip(configurations, found, strict=True)}
-    warnings = [contradicted_rules(shares), cut_warning(cut_shares) if has_answers else ""]
+    warnings = [contradicted_rules(contradicted), cut_warning(cut_shares) if has_answers else ""]
     caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
     if missed := screen_misses(done):
@@ -133,6 +135,35 @@ def closing_table(
         drafts = _of_drafts(of.done) if has_drafts else []
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table
+
+
+def _contradicted(
+    store: Store, configurations: Sequence[Configuration], done: Sequence[pa.Table], unit_of: Mapping[str, str]
+) -> dict[Configuration, Contradicted]:
+    """Return the early exits on the text of `normal` that are contradicted, of each configuration that has any."""
+
+    def units_of(runs: pa.Table) -> list[str]:
+        return [unit_of.get(prompt_id, prompt_id) for prompt_id in runs["prompt_id"].to_pylist()]
+
+    found = {}
+    for configuration, runs in zip(configurations, done, strict=True):
+        contradicted_R, exits_R = (
+            runs[name].cast("float64").to_numpy() for name in ("contradicted_on_normal", "exits_on_normal")
+        )
+        found[configuration] = Contradicted.of_runs(contradicted_R, exits_R, units_of(runs))
+    manifest = read_manifest(store) if store.has(MANIFEST) else None
+    if manifest is None or manifest.config["decide_on"] != HEAD:
+        return found
+    wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
+    columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]
+    normal = read_columns(store, columns).filter(wanted)
+    tokens = (
+        batch for _, of_run in runs_with_tokens(store, columns, wanted, OF_TOKENS) for batch in of_run.to_batches()
+    )
+    layers = [*manifest.exitable_layers, manifest.model["n_layers"] - 1]
+    unit_of_run = dict(zip(normal["run_id"].to_pylist(), units_of(normal), strict=True))
+    of_all = on_normal(tokens, unit_of_run, layers, configurations)
+    return {each: of_all.get(each.key, of) for each, of in found.items()}
 
 
 def kinds_table(

@@ -104,7 +104,7 @@ def test_a_rule_that_the_final_layer_mostly_contradicts_is_named_first(
     trade = payload(read_sweep(str(folder)), "A sweep")[0]["trade"]
     said = "Careful: while the text is normal's, the final layer contradicts most early exits of"
     assert (
-        trade["caption"].startswith(f"{said} skip/confidence/0.7 (80.0%).")
+        trade["caption"].startswith(f"{said} skip/confidence/0.7 (80.0% [80.0, 80.0] of 30 exits).")
         == ("Careful" in trade["caption"])
         == is_named
     )

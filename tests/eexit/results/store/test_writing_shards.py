@@ -128,7 +128,10 @@ def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(t
         lambda run: dict(zip(names, exits[run.configuration.key][int(run.prompt.id)], strict=True)),
     )
     store, planned = open_store(tmp_path / "out"), configurations(config)
-    named = "skip/confidence/0.3 (90.0%), skip/confidence/0.5 (75.0%), skip/margin/0.5 (56.0%), and 1 more"
+    named = (
+        "skip/confidence/0.3 (90.0% of 10 exits), skip/confidence/0.5 (75.0% of 4 exits), "
+        "skip/margin/0.5 (56.0% of 25 exits), and 1 more"
+    )
     said = f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}.\n"
     assert str(closing_table(store, planned).caption).startswith(said)
     others = [each for each in planned if each.key in ("normal", "skip/kl/1", "skip/fixed/5", "skip/confidence/0.9")]

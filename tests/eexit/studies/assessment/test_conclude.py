@@ -134,7 +134,8 @@ def test_with_any_step_missing_nothing_is_concluded(tmp_path: Path) -> None:
         ((*whole[:3], None, whole[4]), ["choice"]),
         ((*whole[:4], []), []),
     ):
-        verdict = verdict_of(*given, drawn.bound, BATCH, missing)
+        run, oracles, settings, choice, timings = given
+        verdict = verdict_of(run, oracles, settings, choice, timings, drawn.bound, BATCH, missing)
         assert (verdict.pays, verdict.why, verdict.cause, verdict.undecided) == (None, "missing", None, [])
         assert {*(missing or ["times"])} <= {*verdict.missing}
         assert "Missing: " in reason(verdict)

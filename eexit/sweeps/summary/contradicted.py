@@ -1,0 +1,121 @@
+"""Early exits that the final layer contradicts, of each online rule, on the text of `normal`.
+
+Where what a rule reads was recorded of the tokens of `normal`, its exits follow for all decided tokens of these texts.
+Of other rules, those exits are known that a run made while its text was still that of `normal`.
+
+Shapes: D decided tokens, X layers (the exitable ones, then the final one), K top tokens, R runs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.method.rules import DISTRIBUTION, ONLINE, Look
+from eexit.output.text import bracketed, percent, some
+from eexit.plan.configuration import Configuration, Exit
+from eexit.quality.estimates import Estimate, ValueKind, estimate_ratios, means_of_groups
+from eexit.results.landed import nested_array
+
+OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
+MOST_NAMED: Final = 3
+MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer predicts another token
+
+
+@dataclass(frozen=True)
+class Contradicted:
+    """The share of early exits that the final layer contradicts, with its interval over prompts."""
+
+    share: Estimate
+    n_exits: int
+
+    @classmethod
+    def of_runs(cls, contradicted_R: np.ndarray, exits_R: np.ndarray, unit_R: Sequence[Any]) -> "Contradicted":
+        """Σ contradicted / Σ exits over prompts, seeds averaged first; NaN where a run knows nothing of it."""
+        of_units = means_of_groups(np.stack([contradicted_R, exits_R], axis=1).astype(float), unit_R)
+        (share,) = estimate_ratios(of_units[:, :1], of_units[:, 1:], ValueKind.SHARE)
+        return cls(share, int(np.nansum(exits_R)))
+
+
+def on_normal(
+    tokens: Iterable[pa.RecordBatch],
+    unit_of_run: Mapping[str, str],
+    layers: Sequence[int],
+    configurations: Sequence[Configuration],
+) -> dict[str, Contradicted]:
+    """Return what follows for all decided tokens of `normal`, by key; nothing of rules that read what isn't recorded.
+
+    `tokens` have `run_id` and `OF_TOKENS`; those of runs in `unit_of_run` count. `layers` end with the final one.
+    """
+    known = [each for each in configurations if isinstance(each, Exit) and _reads_distribution(each)]
+    ids = pa.array([*unit_of_run], pa.string())
+    counts = {each.key: np.zeros((len(ids), 2)) for each in known}
+    for batch in tokens:
+        batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
+        if not len(batch) or not known:
+            continue
+        run_D = pc.index_in(batch["run_id"], ids).to_numpy()
+        p_DXK, likeliest_DX = nested_array(batch["top_prob"]), nested_array(batch["top_token_ids"])[..., 0]
+        for each in known:
+            exits_DX = _first_met(each, p_DXK, layers)
+            if exits_DX is not None:
+                is_wrong_DX = exits_DX & (likeliest_DX[:, :-1] != likeliest_DX[:, -1:])
+                np.add.at(counts[each.key], run_D, np.stack([is_wrong_DX.any(1), exits_DX.any(1)], axis=1))
+    return {
+        key: Contradicted.of_runs(count_R2[:, 0], count_R2[:, 1], [*unit_of_run.values()])
+        for key, count_R2 in counts.items()
+        if count_R2.any()
+    }
+
+
+def _reads_distribution(configuration: Exit) -> bool:
+    """True if its exits follow from a layer's distribution alone: by a rule of ours, a threshold and no gate."""
+    rule = ONLINE.get(configuration.rule)
+    its_own = rule is not None and rule.needs == DISTRIBUTION and rule.source is None and not rule.gives_chance
+    return its_own and not configuration.gate and isinstance(configuration.parameter, float)
+
+
+def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
+    """Return where tokens exit before the final layer, (D, X − 1); None if the rule reads more than top probabilities.
+
+    Rules use what arrays and tensors share.
+    """
+    rule, threshold = ONLINE[configuration.rule], configuration.parameter
+    assert isinstance(threshold, float)
+    met_DX = np.zeros((len(p_DXK), len(layers) - 1), dtype=bool)
+    for rank in configuration.ranks(layers[:-1]):
+        top_p: Any = p_DXK[:, rank, :2]
+        try:
+            seen_D: Any = rule.function(Look(layers[rank], top_p=top_p))
+        except (AttributeError, IndexError):  # another attribute, or more tokens than were recorded
+            return None
+        met_DX[:, rank] = seen_D <= threshold if rule.at_most else seen_D >= threshold
+    first_DX: np.ndarray = met_DX & (np.arange(met_DX.shape[1]) == met_DX.argmax(1)[:, None])
+    return first_DX
+
+
+def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:
+    """Return a warning that names the settings of online rules most of whose early exits are contradicted; or "".
+
+    The worst settings come first, at most `MOST_NAMED`, each with the interval of its share and its exits.
+    """
+    worst = {
+        of.key: each
+        for of, each in found.items()
+        if isinstance(of, Exit) and of.is_online and each.share.mean > MOSTLY  # no NaN is
+    }
+    worst_first = sorted(worst.items(), key=lambda pair: -pair[1].share.mean)
+    named = ", ".join(some([f"{key} ({_words(each)})" for key, each in worst_first], MOST_NAMED))
+    return (
+        f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
+        if named
+        else ""
+    )
+
+
+def _words(found: Contradicted) -> str:
+    ends = bracketed(100 * found.share.low, 100 * found.share.high, ".1f")
+    return f"{percent(found.share.mean)}{ends} of {found.n_exits:,} exits"

@@ -1,0 +1,65 @@
+"""Exits that the final layer contradicts, over all decided tokens of `normal`, by hand."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.quality.estimates import Estimate
+from eexit.results.tables import TOKENS
+from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
+
+CONFIDENCE = Exit("skip", "confidence", 0.9)
+# Of six runs, each exits at layer 3, wrong and right; at 6, wrong; and not before the final layer, twice.
+LAYERS = (3, 6, 9)
+WRONG_AT_6 = [(0.1, 7), (0.97, 1), (0.95, 7)]
+AT_3 = [(0.95, 1), (0.95, 7), (0.95, 7)], [(0.95, 7)] * 3
+SAID = [*AT_3, WRONG_AT_6, [(0.2, 7), (0.89, 7), (0.9, 7)], [(0.5, 7)] * 3]
+SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOKENS)])
+RUNS = {f"{number}": f"prompt {number}" for number in range(6)}
+
+
+def token(run_id: str, said: Sequence[tuple[float, int]], decided: bool = True) -> dict[str, Any]:
+    """The likeliest token of each layer with its probability, and another one."""
+    top = {"top_prob": [[p, 0.01] for p, _ in said], "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
+    return {"run_id": run_id, "decided": decided, **top}
+
+
+def recorded() -> list[pa.RecordBatch]:
+    rows = [row for run_id in RUNS for row in (token(run_id, said) for said in SAID)]
+    rows += [token("0", WRONG_AT_6, decided=False), token("not of normal", WRONG_AT_6)]
+    return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:7], rows[7:])]
+
+
+def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thresholds() -> None:
+    at_6, margin = Exit("skip", "confidence", 0.9, layers=(6,)), Exit("unfrozen", "margin", 0.955)
+    unknown: list[Configuration] = [
+        Exit("skip", "entropy", 5.0),
+        Exit("skip", "patience", 2.0),
+        Exit("skip", "fixed", 3.0),
+        Normal(),
+    ]
+    gated = Exit("skip", "confidence", 0.9, gate="0.1")
+    found = on_normal(recorded(), RUNS, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown])
+    shares = {key: (each.share.mean, each.n_exits, each.share.n) for key, each in found.items()}
+    assert shares == {
+        CONFIDENCE.key: (pytest.approx(2 / 3), 18, 6),
+        at_6.key: (pytest.approx(1 / 3), 18, 6),
+        margin.key: (1.0, 6, 6),
+    }
+    assert 0 < found[margin.key].share.low < found[margin.key].share.high == 1
+
+
+def test_a_warning_has_the_interval_and_the_number_of_exits() -> None:
+    found = Contradicted(Estimate(0.64, 0.571, 0.709, 40), 1812)
+    oracle, few = Exit("skip", "kl", 1.0), Contradicted(Estimate(0.8, math.nan, math.nan, 2), 30)
+    said = "Careful: while the text is normal's, the final layer contradicts most early exits of "
+    named = "skip/confidence/0.9 (64.0% [57.1, 70.9] of 1,812 exits)."
+    half = Contradicted(Estimate(0.5, 0.4, 0.6, 40), 10)
+    shown: dict[Configuration, Contradicted] = {CONFIDENCE: found, oracle: few, Exit("skip", "margin", 0.5): half}
+    assert contradicted_rules(shown) == f"{said}{named}"
+    assert contradicted_rules({CONFIDENCE: few}) == f"{said}skip/confidence/0.9 (80.0% of 30 exits)."
+    assert contradicted_rules({oracle: few}) == ""
