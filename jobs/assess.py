@@ -94,16 +94,22 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from eexit.plan.exit_layers import every_nth_layer
     from eexit.plan.model_facts import look_at_model
     from eexit.studies.assessment.verdict import Bound
+    from eexit.studies.timing.study import LEAST_TOKENS
 
     if not 0 < flags.at_most < 1:
         raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
+    if flags.max_new_tokens < LEAST_TOKENS:
+        raise UsageError(
+            f"--max-new-tokens must be at least {LEAST_TOKENS}, since the first two of a text are not timed, got "
+            f"{flags.max_new_tokens}"
+        )
     folder_of(flags.out)
     whole_sizes, confidence = sizes_at(flags.at_most), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
     least = least_choosing(flags.at_most, confidence)
     if flags.prompts:
-        parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick)
+        parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
     else:
-        parts = drawn(whole_sizes, least, flags.seed, flags.quick)
+        parts = drawn(whole_sizes, least, flags.seed, flags.quick, flags.batch)
     common = {name: getattr(flags, name) for name in MODEL}
     reading = {name: getattr(flags, name) for name in READING}
     trust = {TRUST: flags.trust_remote_code}
