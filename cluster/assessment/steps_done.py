@@ -10,24 +10,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.assessment.recipe import AGAIN, CHOICE, LINEAR, REPLAY, STATE, TEXTS, TIMES, Command, Recipe
+from cluster.assessment import recipe as of_recipe
+from cluster.assessment.recipe import CHOICE, LINEAR, REPLAY, STATE, TEXTS, TIMES, Command, Recipe
 from eexit.errors import UsageError
 from eexit.plan.artefacts import CARD
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import GENERATE
+from eexit.plan.configuration import GENERATE, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import count_runs
 from eexit.quality.risks import RISKS
 from eexit.results.files import DamagedError
-from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import read_finished
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
 from eexit.results.store.growth import grown, stored_config, with_places
 from eexit.results.store.manifest import LostManifestError, read_manifest, with_grid
 from eexit.results.store.writing_shards import survey
-from eexit.results.study_tables import REPLAYS, STUDY_TABLES, TIMINGS
+from eexit.results.study_tables import REPLAYS, STUDY_TABLES
 from eexit.studies.assessment.conclude import latest_choice
 from eexit.studies.assessment.verdict import Bound
+from eexit.studies.timing.calls import Times, whole_calls
+from eexit.studies.timing.study import FIRST_STATE
 from eexit.training.plan import DamagedArtefactError, WhatToTrain, is_finished, make_training_plan
 from eexit.training.texts import read_texts
 
@@ -86,18 +89,14 @@ class StepsDone:
         choice = latest_choice(sweep, bound)
         if command.name == CHOICE:
             return choice is not None and choice["results"] == sweep.digest
-        n_calls = {TIMES: 1, AGAIN: 2}[command.name]
-        return len(self._whole_calls(sweep, choice and choice["configuration"])) >= n_calls
-
-    def _whole_calls(self, sweep: FinishedSweep, setting: str | None) -> Sequence[str]:
-        """The calls in which what was chosen, and `generate`, were timed in all rounds, at the batch size."""
+        setting = choice["configuration"] if choice else None
         keys = {GENERATE, *([setting] if setting else [])}
-        rounds: dict[str, set[tuple[str, int]]] = {}
-        for row in TIMINGS.rows(sweep.store):
-            if row["batch"] == self.recipe.batch:
-                rounds.setdefault(row["timing_id"], set()).add((row["configuration"], row["round"]))
-        wanted = {(key, number) for key in keys for number in range(1, self.recipe.rounds + 1)}
-        return [call for call, found in rounds.items() if wanted <= found]
+        if command.name == TIMES:
+            steps = {Exit(FIRST_STATE, "fixed", float(layer)).key for layer in self.recipe.layers}
+            return bool(whole_calls(sweep.timings, {NORMAL, *keys, *steps}, {1, self.recipe.batch}, of_recipe.ROUNDS))
+        times = Times([row for row in sweep.timings if row["batch"] == self.recipe.batch], setting)
+        keys |= {times.fastest} if times.fastest else set()
+        return all(times.of(key).n >= of_recipe.N_CALLS for key in keys)
 
 
 def manifest_at(folder: str) -> Manifest | None:

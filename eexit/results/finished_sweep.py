@@ -79,11 +79,13 @@ class FinishedSweep:
         """A hash of the model, the artefacts and all runs as they landed, which says what was made from them."""
         model = {name: value for name, value in self.manifest.model.items() if name != "parts"}
         runs = read_columns(self.store, ["run_id", "status", "text"]).to_pylist()
-        return content_hash(model, self.manifest.config["digests"], sorted(runs, key=lambda run: run["run_id"]))
+        return content_hash(model, self.manifest.config.get("digests", {}), sorted(runs, key=lambda run: run["run_id"]))
 
     def digest_as_read(self, config: Mapping[str, Any]) -> str:
         """Return a hash of all that replays are made from where layers are read as this configuration has it."""
-        return content_hash(self.digest, config["digests"].get(READOUT, config["readout"]), str(config["decide_on"]))
+        return content_hash(
+            self.digest, config.get("digests", {}).get(READOUT, config["readout"]), str(config["decide_on"])
+        )
 
     @cached_property
     def unit_of(self) -> Mapping[str, str]:

@@ -24,7 +24,6 @@ class Measured:
     rounds: int  # of all calls
     prompts: int  # of a call, at most
     calls: int = 1
-    calls_left_out: int = 0  # since they have too few rounds, and others have enough
 
     def column(self, name: str) -> str:
         """The name of a column that was measured here."""
@@ -46,10 +45,8 @@ def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple
         each = found[batch, setup]
         label = f"batch {batch}" + (f", {setup}" if setups.nunique() > 1 else "")
         prompts = int(timings["prompts"][(timings["batch"] == batch) & (setups == setup)].max())
-        rounds, calls, left_out = (
-            max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls", "calls_left_out")
-        )
-        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls, left_out), each))
+        rounds, calls = (max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls"))
+        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls), each))
     return measured
 
 
@@ -77,5 +74,4 @@ def timed_over(measured: Sequence[Measured]) -> str:
 
 def _calls(each: Measured) -> str:
     """Nothing of a single call."""
-    left_out = f", without {each.calls_left_out} of too few rounds" if each.calls_left_out else ""
-    return f"{counted(each.calls, 'call')}{left_out}: " if each.calls > 1 or left_out else ""
+    return f"{counted(each.calls, 'call')}: " if each.calls > 1 else ""

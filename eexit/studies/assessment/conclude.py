@@ -27,7 +27,7 @@ from eexit.quality.risk_tests import MOST_PROMPTS
 from eexit.quality.risks import RISKS
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS, A, Attribution, B, C, D, PromptTable
-from eexit.studies.assessment.times import Times, difference, time_gaps
+from eexit.studies.assessment.times import difference, time_gaps
 from eexit.studies.assessment.verdict import (
     BATCHES,
     BOTH,
@@ -50,6 +50,7 @@ from eexit.studies.assessment.verdict import (
 )
 from eexit.studies.choosing.study import choices_made
 from eexit.studies.replay.worth_running import CellSettings, Pilot
+from eexit.studies.timing.calls import Times
 
 PILOT, RUN, ORACLES, CHOICE, TIMES = "pilot", "run", "oracles", "choice", "times"  # what may be missing of steps
 SMALL: Final = 0.05  # a ceiling below this share of full depth is itself the cause

@@ -30,7 +30,6 @@ def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
     return {
         "model": config["model"],
         "runs": hash_of_runs(config, sweep.manifest.model),
-        "results": sweep.digest,
         "units": sorted(digest(unit) for unit in units),
     }
 

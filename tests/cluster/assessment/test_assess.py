@@ -22,7 +22,7 @@ from eexit.results.files import list_files, read_generations, read_tokens
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
 from eexit.results.store.writing_shards import publish_shard
-from eexit.results.study_tables import REPLAYS
+from eexit.results.study_tables import REPLAYS, TIMINGS
 from eexit.results.tables import GENERATIONS
 from eexit.studies.assessment.verdict import FILE, Verdict
 from jobs.assess import COMMANDS as SCRIPTS
@@ -200,6 +200,18 @@ def test_replays_of_other_results_are_made_again(flags: list[str], tmp_path: Pat
     REPLAYS.publish(store, rows[0]["replay_id"], rows)
     call = assess_here(*flags[:-1], str(out))
     assert (call.returncode, done_by(call)) == (0, ["replay"]), call.stderr
+
+
+def test_times_without_steps_are_not_done(flags: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(flags[-1], out)
+    store = open_store(out / "run")
+    rows = [row for row in TIMINGS.rows(store) if row["rule"] != "fixed"]
+    shutil.rmtree(out / "run" / "timings")
+    for call in {row["timing_id"] for row in rows}:
+        TIMINGS.publish(store, call, [row for row in rows if row["timing_id"] == call])
+    call = assess_here(*flags[:-1], str(out))
+    assert (call.returncode, done_by(call)) == (0, ["times"]), call.stderr
 
 
 def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_a_step(
