@@ -1,7 +1,6 @@
-"""The actor: a process, perhaps on another machine, that holds one loaded generator and lands its results.
+"""The sweep's actor: a process, perhaps on another machine, that holds a loaded generator and commits its results.
 
-It is a plain class, which the driver turns into a Ray actor. Results leave it as Parquet files only; its answers to the
-driver are counts.
+It is a plain class, which the driver turns into a Ray actor. It writes Parquet files and returns only counts.
 """
 
 import gc
@@ -28,16 +27,13 @@ from eexit.results.store.lease import is_fenced
 from eexit.results.store.writing_shards import LandingError, Tally, shard_name
 from eexit.sweeps.shard_runner import InFlight, ShardRunner
 
-# Makes a generator for a sweep on a device: auto, cpu, cuda, mps or, for all GPUs of the process, balanced.
+# Makes a generator for a sweep on a device: auto, cpu, cuda, mps or balanced, which is all GPUs of the process.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
 BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
 class Metrics:
-    """What an actor counts for Prometheus since it started, and its rows in flight.
-
-    They are on its node's metrics endpoint, where their names begin with `ray_`.
-    """
+    """Prometheus metrics of an actor since its start; Ray serves them at the node's endpoint, prefixed with `ray_`."""
 
     def __init__(self) -> None:
         self.runs = Counter("eexit_runs", "runs landed, errors included")
@@ -50,12 +46,12 @@ class Metrics:
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
-    """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory.
+    """Load the model of `config`, with one thread per CPU of the actor and the actor's share of the GPU's memory.
 
-    The log says how long that took, and how many bytes the weights of a layer and of the head have.
+    Log the seconds, and the bytes of a layer's weights and of the lm_head's. Set torch's number of threads.
     """
     began = time.monotonic()
-    gc.disable()  # these imports make, and keep, 400,000 objects: looking for garbage among them takes a second
+    gc.disable()  # these imports create 400,000 lasting objects, whose garbage collection takes a second
     import torch  # neither the driver nor actors with another generator need it
 
     from eexit.sweeps.generator import ModelGenerator
@@ -76,7 +72,7 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
 
 
 class SweepActor:
-    """Holds one generator. `do` is called with one shard at a time; meanwhile another thread answers `progress`."""
+    """Actor with one generator: `do` gets one shard at a time, while another thread answers `progress`."""
 
     def __init__(
         self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str
@@ -94,7 +90,7 @@ class SweepActor:
         log_to_stderr()
 
     def load(self, own: OwnExits) -> None:
-        """Load the generator. This is not in the constructor, whose exceptions Ray would pass on as text only."""
+        """Load the generator. An exception in the constructor would reach the driver as text only."""
         own.know()
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
@@ -105,7 +101,7 @@ class SweepActor:
         self._runner = ShardRunner(generator, self._store, self._refuse_if_fenced, self._end_if_broken, self._count)
 
     def do(self, runs: Sequence[Run]) -> Tally:
-        """Do a shard and land it. Raises `LandingError` if its results can't be written."""
+        """Do a shard and commit it. Raise `LandingError` if its results can't be written."""
         began = time.monotonic()
         with self._at_work(runs) as runner:
             tally = runner.do(runs)
@@ -124,12 +120,12 @@ class SweepActor:
         return tally
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
-        """Do runs that have landed before, without landing them, to see whether they still work."""
+        """Do committed runs again without committing them, to test that they still work."""
         with self._at_work(runs) as runner:
             return runner.rehearse(runs)
 
     def progress(self) -> InFlight:
-        self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
+        self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for a few seconds only
         return self._runner.in_flight if self._runner else InFlight()
 
     @contextmanager
@@ -148,7 +144,7 @@ class SweepActor:
             self._metrics.tokens.inc(tokens)
 
     def _end_if_broken(self, results: Results) -> None:
-        """End this process if its device caused errors, and would cause more: the driver starts another one."""
+        """End this process if a broken device caused errors and would cause more; the driver replaces the actor."""
         if results.generations["error"].null_count < len(results.generations) and _device_is_broken():
             log("the device is broken", logging.ERROR, run_ids=results.generations["run_id"].to_pylist())
             os._exit(1)
@@ -163,19 +159,19 @@ class SweepActor:
 
 
 def device_here(device: str) -> str:
-    """The device for an actor's model: `device`, or what stands for it in an actor with these resources."""
+    """Return `device` or, for auto and cuda, the device that the actor's resources allow."""
     if device not in ("auto", "cuda"):
         return device
     if n_gpus := len(ray.get_gpu_ids()):
         return "cuda" if n_gpus == 1 else "balanced"
     if device == "cuda":
         return device
-    # An actor without GPUs still sees all of them, and must not use one. Ray does not count Apple GPUs.
+    # An actor without GPUs still has access to all, and must not use one. Ray does not count Apple GPUs.
     return "auto" if sys.platform == "darwin" else "cpu"
 
 
 def auto_dtype(config: SweepConfig, device: str) -> str:
-    """What `--dtype auto` is in a process with an actor's resources."""
+    """Return the dtype of `--dtype auto` in a process with an actor's resources."""
     from eexit.model.loading import choose_device, choose_dtype  # the driver needs no torch
     from eexit.model.quantization import dtype_name
 
@@ -183,7 +179,7 @@ def auto_dtype(config: SweepConfig, device: str) -> str:
 
 
 def _device_is_broken() -> bool:
-    """Whether this process's CUDA context is unusable, as it is permanently after some errors."""
+    """Return True if this process's CUDA context is permanently unusable, as after some errors."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False

@@ -1,7 +1,7 @@
-"""The loop that gives shards to actors until every planned run has landed, even if actors die.
+"""The loop that gives shards to actors until every planned run is committed, even if actors die.
 
-Actors write a shard's Parquet files themselves, and only counts come back. The driver never waits for a single actor:
-actors that are ready get shards, actors that die are replaced, and the loop ends when the last run has landed.
+Actors write a shard's Parquet files themselves and return only counts. The driver never waits for a single actor: it
+gives shards to actors that are ready, and replaces actors that die.
 """
 
 import logging
@@ -38,14 +38,14 @@ from eexit.sweeps.shard_runner import InFlight, sweep_progress
 from eexit.sweeps.shards import Shard
 from eexit.sweeps.steps import put_manifest_back
 
-SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
-RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early
+SHARDS_PER_ACTOR = 2  # the current one and the next one
+RUNS_LEFT_PER_RUN_GIVEN = 4  # while at least as many remain, actors get their next shard early
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a driver is to do. `location` is the job's `out` as a path or URI that is the same for every process."""
+    """Arguments of a driver; `location` is the job's `out` as a path or URI that is the same for every process."""
 
     job: SweepJob
     location: str
@@ -60,30 +60,32 @@ class Driver:
     def __init__(
         self, assigned: Assignment, shards: Iterator[Shard], n_done: int, pools: Sequence[Pool], own_ray: bool
     ) -> None:
-        """`shards` hold the runs that have not landed yet, and are consumed as needed; `n_done` runs have landed.
+        """`shards` have the uncommitted runs, and are consumed as needed; `n_done` runs are committed.
 
-        `own_ray` says that Ray was started for this sweep only, so that no nodes will join.
+        `own_ray`: Ray was started for this sweep only, so that no nodes will join.
         """
         job, self._lease, self._display = assigned.job, assigned.lease, assigned.display
         self._config, self._timeout = job.config, job.timeout
         self._store = open_store(assigned.location)
         self._manifest = self._store.read(MANIFEST)
         self._planned, self._done_before = count_runs(job.config), n_done
-        self._queue = ShardQueue(self._store, job.config, assigned.lease, shards, self._planned - n_done)
+        self._queue = ShardQueue(
+            self._store, job.config, assigned.lease, shards, self._planned - n_done, self._display.say
+        )
         self._pools = pools
         self._own_ray = own_ray
         self._workers: list[Worker] = []
-        self._vacant: list[Pool] = []  # pools of actors that could not load; replaced once something lands
+        self._vacant: list[Pool] = []  # pools of actors that could not load; refilled after the next commit
         self._looked = 0.0
-        # Runs carry their prompts, so that actors need not get all prompts of the sweep.
+        # Runs include their prompts, so that actors need no other prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
         self._own = OwnExits.among(job.config.exits)
         self._arguments = (assigned.make_generator, lean, assigned.location, job.device, assigned.lease.token)
 
     def drive(self) -> Tally:
-        """Land every run; returns how many landed, with their errors and tokens.
+        """Commit every run; return the number of committed runs, errors and tokens.
 
-        Raises `UsageError` if the model can't be loaded, and `SweepStopped` if going on would only make errors.
+        Raise `UsageError` if the model can't be loaded, and `SweepStopped` if all further runs would be errors.
         """
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
@@ -98,12 +100,12 @@ class Driver:
         finally:
             for worker in self._workers:
                 worker.kill()
-            with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what this one can't
+            with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears the rest
                 clear_debris(self._store)
         return self._queue.tally
 
     def _feed(self) -> None:
-        """Give every ready actor a shard, and a second one as long as many runs are left."""
+        """Give every ready actor a shard, and a second one while many runs remain."""
         for depth in range(SHARDS_PER_ACTOR):
             given = sum(len(shard.runs) for worker in self._workers for shard in worker.shards.values())
             if depth and self._queue.n_left < RUNS_LEFT_PER_RUN_GIVEN * given:
@@ -143,10 +145,10 @@ class Driver:
             self._workers.append(hire(self._vacant.pop(), self._arguments, self._own))
 
     def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
-        """A call ended in an exception; its actor is alive."""
+        """Handle an exception of a call, whose actor is alive."""
         failure = failure_of_call(error)
         if ref == worker.loading:
-            if self._queue.has_worked:  # the model was loaded elsewhere: this node is to blame
+            if self._queue.has_worked:  # the model loaded elsewhere: this node is at fault
                 self._lost(worker, failure)
                 return
             cause = error.cause
@@ -155,14 +157,14 @@ class Driver:
         if isinstance(error.cause, LandingError):
             self._queue.not_landed(shard, error.cause)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
-            self._landed(shard, tally)  # the exception came after landing
+            self._landed(shard, tally)  # the exception came after the commit
         else:
             self._failed(shard, failure)
 
     def _lost(self, worker: Worker, failure: ShardFailure, preempted: bool = False) -> None:
-        """An actor's process is gone, unreachable or hanging: replace it, and find out which of its shards landed.
+        """Replace an actor that is gone, unreachable or hanging, and find out which of its shards are committed.
 
-        No run is to blame if its machine was preempted.
+        No run is blamed if the machine was preempted.
         """
         self._lease.fence(worker.token)
         worker.kill()
@@ -179,7 +181,7 @@ class Driver:
             elif blamed:
                 self._queue.again(shard)
             else:
-                # It did them in order, so that only the first can have caused its death.
+                # Shards are done in order, so that only the first can have caused the death.
                 blamed = True
                 self._failed(shard, failure)
         if self._queue.n_left:
@@ -188,7 +190,7 @@ class Driver:
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
         if self._queue.has_worked and any(other.loading is None for other in self._workers):
-            # A bad node must not end the sweep of the others, nor be tried again in a tight loop.
+            # A bad node must not end the sweep, nor be tried again in a tight loop.
             self._display.say(f"{reason}; the others go on")
             self._vacant.append(worker.pool)
         else:
@@ -200,7 +202,7 @@ class Driver:
         self._queue.failed(shard, failure, hope)
 
     def _look(self, liveness: Liveness) -> None:
-        """About once a second: show progress, replace actors that hang, and stop if the sweep can't go on."""
+        """Show progress, replace hanging actors, and stop if the sweep can't go on; about once a second."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
@@ -221,7 +223,7 @@ class Driver:
         in_flight = InFlight(
             tokens=sum(worker.in_flight.tokens for worker in busy),
             runs=sum(worker.in_flight.runs for worker in busy if worker.does_runs),
-            observed=sum(observed) if all(observed) else 0,  # else tokens are made meanwhile
+            observed=sum(observed) if all(observed) else 0,  # else some actors still generate tokens
         )
         ready = sum(worker.loading is None for worker in self._workers)
         actors = (ready, len(self._workers) + len(self._vacant))

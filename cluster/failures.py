@@ -1,4 +1,4 @@
-"""How a call or an actor of Ray failed, as the failure of the shard that it was doing."""
+"""Failures of Ray's calls and actors, as failures of the shard in progress."""
 
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
@@ -9,18 +9,18 @@ CAUSES = ("The actor is dead because", "The actor died because")
 
 
 def failure_of_call(error: RayTaskError) -> ShardFailure:
-    """The failure of a call that raised; its actor is alive."""
+    """Return the failure of a call that raised; its actor is alive."""
     return failure_of(error.cause if isinstance(error.cause, Exception) else error)
 
 
 def failure_of_actor(error: RayError) -> ShardFailure:
-    """The failure of an actor whose process is gone or unreachable."""
+    """Return the failure of an actor whose process is gone or unreachable."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
     kind = Kind.MEMORY if out_of_memory else Kind.DIED
     return ShardFailure(kind, f"the process that did it died: {_cause(error)}")
 
 
 def _cause(error: RayError) -> str:
-    """What Ray knows of an actor's end, which it says last, in one line without its advice."""
+    """Return Ray's cause of an actor's end, the last one in its message, in one line without advice."""
     said = [line.strip() for line in str(error).splitlines() if line.strip().startswith(CAUSES)]
     return said[-1].partition(" Some common causes")[0] if said else first_line(error)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way.
+"""Handling of Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal): all end a sweep alike.
 
 Windows has no SIGHUP.
 """
@@ -17,10 +17,10 @@ _listening = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """A context in which the first of these signals raises `KeyboardInterrupt`, and further ones are ignored.
+    """Context in which the first of these signals raises `KeyboardInterrupt`, and further ones are ignored.
 
-    So cleaning up is not interrupted. After the context the process ignores them all: it has nothing left to do but to
-    end, and the default handlers would kill it while it is still cleaning up.
+    Cleaning up is thus never interrupted. After the context the process ignores all of them until it ends: the default
+    handlers would kill it while it cleans up.
     """
     global _listening
     _came.clear()
@@ -35,9 +35,9 @@ def listening() -> Iterator[None]:
 
 
 def listen_again() -> None:
-    """Install the handlers again, after a library may have replaced them, perhaps from outside Python.
+    """Install the handlers again inside `listening`, after a library may have replaced them, perhaps outside Python.
 
-    Signals that the shell had this process ignore, as `nohup` does, stay ignored. Does nothing outside `listening`.
+    Signals that the process was started to ignore, as by `nohup`, stay ignored.
     """
     if _listening:
         for number in SIGNALS:
@@ -46,7 +46,7 @@ def listen_again() -> None:
 
 
 def check() -> None:
-    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
+    """Raise `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
     if _listening and _came.is_set():
         raise KeyboardInterrupt
 

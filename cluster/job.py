@@ -1,4 +1,4 @@
-"""A sweep, and how and where it is executed. Needs no Ray, which takes a second to import."""
+"""A sweep with the settings of its execution. Needs no Ray, whose import takes a second."""
 
 import json
 import os
@@ -23,7 +23,7 @@ GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_
 
 
 class SweepJob(PlacedSweep):
-    """A sweep, and how and where it is executed, which does not change its results."""
+    """A sweep, and the settings of its execution, which do not change its results."""
 
     actors: Count | None = Field(
         None,
@@ -52,21 +52,21 @@ class SweepJob(PlacedSweep):
 EXECUTION_FIELDS: dict[str, FieldInfo] = {
     name: field for name, field in SweepJob.model_fields.items() if name != "config"
 }
-# All flags, and all keys of a TOML file.
+# All flags and all keys of a TOML file.
 FIELDS: dict[str, FieldInfo] = {
     name: field for name, field in (SweepConfig.model_fields | EXECUTION_FIELDS).items() if name != "digests"
 }
 
 
 def job_of(fields: Mapping[str, Any]) -> SweepJob:
-    """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
+    """Return the job with these values of `FIELDS`, for the sweep and its execution alike. Raise `ValidationError`."""
     return placed(SweepJob, fields)
 
 
 def location_for_all(out: str, flag: str = "--out") -> str:
-    """The location of results as a URI or an absolute path; `flag` is the one that named it, for messages.
+    """Return the location of results as a URI or an absolute path; `flag` names it in messages.
 
-    Raises `UsageError` for a relative path in a job whose working directory Ray removes.
+    Raise `UsageError` for a relative path in a job whose working directory Ray removes.
     """
     if "://" in out or os.path.isabs(out):
         return out

@@ -1,15 +1,15 @@
-"""Own rules and states on their way to actors: what files of them say is run there, and functions come as they are."""
+"""Custom rules and modes on their way to actors: the text of files, and pickled functions."""
 
 import sys
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import cloudpickle
 
 from eexit.errors import UsageError, first_line
-from eexit.method.descriptions import descriptions_of, make_known, own_among, refuse_changed
+from eexit.method.descriptions import captured_by, descriptions_of, make_known, own_among, refuse_changed
 from eexit.method.own import Source, use_text
 from eexit.method.rules import Rule
 from eexit.method.states import State
@@ -17,22 +17,24 @@ from eexit.method.states import State
 
 @dataclass(frozen=True)
 class OwnExits:
-    """The own rules and states that a process knows; none of their files need be where an actor is."""
+    """The custom rules and modes that a process needs; their files need not exist on the actor's node."""
 
     files: tuple[Source, ...]
-    functions: bytes  # pickled by value, of rules and states that are of no such file
-    own: list[dict[str, Any]]  # what all of them are
+    functions: bytes  # of other rules and modes, pickled by value
+    own: list[dict[str, Any]]  # descriptions of all of them
 
     @classmethod
     def among(cls, names: Collection[str]) -> "OwnExits":
-        """Those with these names. Raises `UsageError` for a function that can't leave this process."""
+        """Return those with these names. Raise `UsageError` for a function that can't be pickled."""
         entries = own_among(names)
         files = {each.source.digest: each.source for each in entries if each.source and each.source.is_file}
-        functions = [each for each in entries if each.source and not each.source.is_file]
+        functions = [
+            replace(each, captured=captured_by(each)) for each in entries if each.source and not each.source.is_file
+        ]
         return cls(tuple(files.values()), _pickled(functions), descriptions_of(names))
 
     def know(self) -> None:
-        """Make them known here. Raises `UsageError` if that fails."""
+        """Register them in this process. Raise `UsageError` if that fails."""
         for source in self.files:
             use_text(source)
         for each in cloudpickle.loads(self.functions):
@@ -41,7 +43,7 @@ class OwnExits:
 
 
 def _pickled(entries: list[Rule | State]) -> bytes:
-    """With what they use of their modules, which need not be where an actor is either."""
+    """Return the pickled entries with their modules, which need not exist on the actor's node. Raise `UsageError`."""
     with ExitStack() as by_value:
         modules = {sys.modules.get(each.function.__module__) for each in entries} - {sys.modules["__main__"], None}
         for module in modules:
@@ -49,7 +51,7 @@ def _pickled(entries: list[Rule | State]) -> bytes:
             by_value.callback(cloudpickle.unregister_pickle_by_value, module)
         try:
             found: bytes = cloudpickle.dumps(entries)
-        except Exception as error:  # of whatever the functions use
+        except Exception as error:  # of any module that the functions use
             names = ", ".join(each.name for each in entries)
             raise UsageError(
                 f"{names} can't be sent to other processes ({type(error).__name__}: {first_line(error)}): put it into "

@@ -1,4 +1,4 @@
-"""How many actors to start, with which resources each, given the job's wishes and the cluster's nodes."""
+"""The number of actors and the resources of each, from the job's settings and the cluster's nodes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,18 +9,18 @@ from eexit.errors import UsageError
 from eexit.plan.model_facts import Memory, size
 from eexit.plan.runs import count_runs
 
-# An actor with one CPU has no threads to wait for, but is slow with few rows. On two CPUs, one actor against two:
-# 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps). With
+# An actor with one CPU waits for no threads, but is slow with few slots. On two CPUs, one actor against two:
+# 27 slots 164 and 118 tokens/s, 108 slots 371 and 389, 216 slots 430 and 507 (means of two sweeps). With
 # four times as many parameters, 440 runs of Qwen2.5-Coder-0.5B took 7:54 with one and 7:04 with two (one sweep).
 CPUS_PER_ACTOR, RUNS_PER_ACTOR = 8, 100  # at most; at least
 ACCELERATOR = "accelerator_type:"
 
-Node = Mapping[str, float]  # the resources of a node, as Ray names them
+Node = Mapping[str, float]  # a node's resources, by Ray's names
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Actors wanted, and the resources of each; memory in bytes. Those that do not fit now start when there is room."""
+    """Actors of one kind and their resources; memory in bytes. Actors that don't fit now start when there is room."""
 
     actors: int
     cpus: float
@@ -38,7 +38,7 @@ class Pool:
         return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.each}"
 
     def fits(self, node: Node) -> bool:
-        """Whether the node, if it were empty, had the CPUs and GPUs for one of these actors; memory is not checked."""
+        """Return True if the empty node would have the CPUs and GPUs of one actor; memory is not checked."""
         has_type = self.accelerator is None or f"{ACCELERATOR}{self.accelerator}" in node
         return has_type and node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus
 
@@ -46,10 +46,10 @@ class Pool:
 def plan_pools(
     job: SweepJob, nodes: Sequence[Node], memory: Memory | None = None, nodes_may_come: bool = True
 ) -> list[Pool]:
-    """A pool for each accelerator type that `job` names, or one pool.
+    """Return a pool for each accelerator type of `job`, or one pool.
 
-    Raises `UsageError` for actors that fit no node, unless `job` says how many there are to be and nodes may join; and
-    for runs so long that no node has enough memory for one.
+    Raise `UsageError` if a run needs more memory than any node has. Raise it if an actor fits no node, unless nodes may
+    join and `job` fixes the number of actors.
     """
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:
@@ -70,7 +70,7 @@ def plan_pools(
 
 
 def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | None) -> Iterator[str]:
-    """Messages about pools that have to wait for a node, or may run out of memory."""
+    """Yield messages on pools that have to wait for a node, or may run out of memory."""
     for pool in pools:
         if not any(map(pool.fits, nodes)):
             yield f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
@@ -89,7 +89,7 @@ def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None, me
     if job.device == "cuda" and not per_actor:
         raise UsageError("--device cuda needs GPUs: leave out --gpus-per-actor 0")
     if per_actor:
-        room = sum(int(node.get("GPU", 0) / per_actor) for node in fitting)  # an actor's GPUs are of one node
+        room = sum(int(node.get("GPU", 0) / per_actor) for node in fitting)  # an actor's GPUs are on one node
         return Pool(job.actors or max(1, room), job.cpus_per_actor or 1, per_actor, accelerator)
     nodes = [node for node in fitting if node.get("CPU", 0) >= 1] or [{"CPU": 1}]
     return replace(_cpu_pool(job, nodes, memory.of_node(0) if memory else 0), accelerator=accelerator)
@@ -111,10 +111,10 @@ def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
 
 
 def _with_memory(pool: Pool, nodes: Sequence[Node], memory: Memory) -> Pool:
-    """The pool with a request for memory, so that Ray does not put too many actors on a node.
+    """Return the pool with a request for memory, so that Ray does not put too many actors on a node.
 
-    An estimate must not keep a sweep from trying: an actor that needs more than any node has asks for all of the
-    largest node. If no node fits yet, no memory is requested: an autoscaler may not know the memory of new nodes.
+    An estimate must not prevent a sweep: an actor that needs more than any node has requests all memory of the largest
+    node. If no node fits yet, none is requested: the memory of an autoscaler's new nodes may be unknown to it.
     """
     largest = max((int(node.get("memory", 0)) for node in nodes if pool.fits(node)), default=0)
     return replace(pool, memory=min(memory.of_node(pool.gpus), largest))

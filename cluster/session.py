@@ -1,4 +1,4 @@
-"""The Ray that a sweep uses: a cluster, or one that is started for it on this machine; and whether it still works."""
+"""The Ray session of a sweep: a cluster's, or one started on this machine; and its liveness."""
 
 import logging
 import os
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.exceptions import RayError
 
 from cluster import interruption
 from cluster.pool import Pool
@@ -21,21 +20,21 @@ from eexit.errors import SweepStopped, UsageError
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_JOIN = 10.0
 SECONDS_BETWEEN_LISTENING = 0.002
-NO_PRESTART = ("RAY_enable_worker_prestart", "0")  # else Ray starts a process per CPU, of which an actor needs one
-OBJECT_STORE_BYTES = 100_000_000  # enough, since only runs and counts go through it
-# Ray kills a driver silently when the head of its cluster has been gone for 60 s. Until then the head may come back;
-# that of a Ray on this machine alone never does.
+NO_PRESTART = ("RAY_enable_worker_prestart", "0")  # else Ray starts a process per CPU, and an actor needs one
+OBJECT_STORE_BYTES = 100_000_000  # enough for runs and counts
+# Ray kills a driver silently when the cluster's head has been gone for 60 s. Until then the head may come back;
+# the head of a Ray on this machine alone never does.
 SECONDS_WITHOUT_HEAD = {"own": 5.0, "cluster": 30.0}
-# Nodes may join a cluster. On a single machine, an actor comes up in seconds, or in minutes if the machine is busy.
+# Nodes may join a cluster. On a single machine, an actor starts in seconds, or in minutes if the machine is busy.
 SECONDS_WITHOUT_ACTOR = {"own": 600.0, "cluster": 3600.0}
 SECONDS_TO_ANSWER = 2.0
 
 
 @dataclass(frozen=True)
 class Session:
-    """The resources of each node, as Ray names them, and whether Ray was started for this sweep on this machine alone.
+    """The nodes' resources, by Ray's names; `is_here`: Ray has no other machine now.
 
-    No node ever joins such a Ray. `is_here` says that no other machine is in it now.
+    `is_own`: Ray was started for this sweep, on this machine alone, and no node ever joins it.
     """
 
     nodes: list[Mapping[str, float]]
@@ -45,10 +44,9 @@ class Session:
 
 @contextmanager
 def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Session]:
-    """Use the Ray that this process has joined; else join the cluster that a job or RAY_ADDRESS names; else start one.
+    """Use the Ray that this process has joined, else join the cluster of a job or of RAY_ADDRESS, else start one.
 
-    Leaves what it has joined, and ends what it has started. `say` is told which of them takes its seconds. Raises
-    `UsageError` if Ray can't be joined or started.
+    Leave a joined Ray and end a started one. `say` gets a line on the step that takes its seconds. Raise `UsageError`.
     """
     if ray.is_initialized():
         yield _session(is_own=False)
@@ -58,10 +56,11 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
         _start()
     except SystemExit as error:  # while Ray starts, it handles SIGTERM
         raise KeyboardInterrupt from error
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # Ray raises a plain Exception for a slow raylet
+        reason = " ".join(str(error).split()).removesuffix(".")
         if not _joins_cluster():
-            raise UsageError(f"Ray can't be started on this machine: {reason}") from error
+            way_out = ": try again when the machine is less busy" if "timed out" in reason else ""
+            raise UsageError(f"Ray can't be started on this machine ({reason}){way_out}") from error
         address = os.environ[ADDRESS]
         raise UsageError(
             f"the cluster at {ADDRESS}={address} can't be joined ({reason}): see that it runs, and that "
@@ -76,7 +75,7 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
 
 
 def _joins_cluster() -> bool:
-    """Whether a sweep would run on an existing cluster, which more nodes may join."""
+    """Return True if a sweep would run on an existing cluster, which more nodes may join."""
     return bool(os.environ.get(ADDRESS))
 
 
@@ -104,10 +103,10 @@ def _start() -> None:
 
 
 def _end() -> None:
-    """Leave Ray, which in doing so resets SIGTERM to the default handler, which kills this process.
+    """Shut down Ray, which resets SIGTERM to the default handler, and reinstall our handlers meanwhile.
 
-    Ray resets it once and outside Python, so that a SIGTERM before our next look still kills. SIGINT and SIGHUP keep
-    their handlers.
+    Ray resets it once, outside Python; SIGTERM before our next iteration still kills. Other signals keep their
+    handlers.
     """
     ending = threading.Thread(target=ray.shutdown)
     ending.start()
@@ -117,20 +116,20 @@ def _end() -> None:
 
 
 def _knock(address: str, seconds: float) -> None:
-    """Raises `OSError` if nothing accepts connections at `address`, which Ray itself takes minutes to notice."""
+    """Raise `OSError` if nothing accepts connections at `address`; Ray itself takes minutes to notice."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), seconds).close()
 
 
 class Liveness:
-    """Checks Ray about once a second; made after Ray has been joined.
+    """Watchdog of Ray, created after joining it and checked about once a second.
 
-    If it no longer works, calls of actors would never be answered.
+    Without it, calls to actors of a broken Ray would wait forever.
     """
 
     def __init__(self, own: bool, pools: Sequence[Pool], say: Callable[[str], None]) -> None:
-        """`own` says that this process started Ray, on this machine alone."""
+        """`own`: this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
         own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)
@@ -142,7 +141,7 @@ class Liveness:
         self._told = False
 
     def check(self, at_work: bool) -> None:
-        """Raises `SweepStopped` if the sweep can't go on. `at_work` says whether any actor is up."""
+        """Raise `SweepStopped` if the sweep can't go on. `at_work` is True if any actor is up."""
         now = time.monotonic()
         if at_work:
             self._at_work, self._told = now, False
@@ -157,7 +156,7 @@ class Liveness:
             )
 
     def check_raylet(self) -> None:
-        """Raises `SweepStopped` if this machine's part of Ray has died, which takes actors with it: no run is to blame.
+        """Raise `SweepStopped` if this machine's raylet has died, which ends actors: no run is to blame.
 
         Ray itself notices it seconds later.
         """
@@ -169,7 +168,7 @@ class Liveness:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         can_hold = any(pool.fits(node["Resources"]) for pool in self._pools for node in nodes)
         if self._kind == "cluster" and can_hold:
-            return  # it is busy with other work, and will be free later
+            return  # the cluster is busy with other work, and will be free later
         if not can_hold and not self._told and idle > SECONDS_TO_ANSWER:
             self._say("no node can hold an actor: waiting for one to join")
             self._told = True
@@ -179,7 +178,7 @@ class Liveness:
 
 
 def answers(address: str) -> bool:
-    """Whether HOST:PORT accepts connections. Ray itself would wait for a head that is gone."""
+    """Return True if HOST:PORT accepts connections. Ray itself would wait for a missing head."""
     try:
         _knock(address, SECONDS_TO_ANSWER)
     except OSError:

@@ -1,4 +1,4 @@
-"""Sweeps on Ray: `run_sweep` from Python, and `run_job`, which does what it and `jobs/sweep.py` are asked for."""
+"""Sweeps on Ray: `run_sweep` for Python, and `run_job`, on which it and `jobs/sweep.py` are built."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,29 +35,31 @@ from eexit.sweeps.steps import Remaining, Summary, clear_the_way, do_what_is_lef
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What is known of a sweep before anything is written. A sweep of which runs have landed has no session yet."""
+    """The facts of a sweep before anything is written; a sweep with committed runs has no session yet."""
 
     manifest: Manifest
-    dtype_here: str  # what `config.dtype` is on this machine
+    dtype_here: str  # `config.dtype`, with auto as resolved on this machine
     memory: Memory | None  # of an actor
     session: Session | None
 
 
 def run_sweep(prompts: Any, *, quiet: bool = False, **arguments: Any) -> SweepResults:
-    """Run prompts under each configuration and seed on Ray, or go on with that in `out`; returns the results.
+    """Run prompts under each configuration and seed on Ray, or resume the sweep in `out`; return the results.
 
         from cluster.sweep import run_sweep
 
         sweep = run_sweep(["Explain recursion."], kl_factors=[0.5, 1], out="results/one")
         print(sweep.runs.groupby("configuration", sort=False).mean_depth.mean())
 
-    Prompts and arguments are those of `eexit.sweep`, but for a model that is loaded; all flags of `jobs/sweep.py` are
-    arguments here. `out` is a folder, or a URI that all nodes reach. Calling again goes on where the last call stopped,
-    and tries runs again that ended in errors. Ray is the one that this process has joined, else the cluster that
-    RAY_ADDRESS names, else one that is started for this call. `quiet` shows no progress.
+    Prompts and arguments are those of `eexit.sweep`, except for a loaded model; all flags of `jobs/sweep.py` are
+    arguments. `out` is a folder, or a URI that all nodes reach. Another call resumes where the last one stopped, and
+    repeats runs that ended in errors. Ray is the one that this process has joined, else RAY_ADDRESS's cluster, else one
+    started for this call. `quiet` shows no progress.
 
-    Raises `ValueError` with a line that names the argument that can't be used, `SweepStopped` when going on would only
-    fail, and `OSError` where a disk is full before anything has landed; what has landed stays.
+    Raises:
+        ValueError: an argument can't be used; the message has one line with its name.
+        SweepStopped: all further runs would fail; committed runs stay.
+        OSError: a disk is full before anything is committed.
     """
     with arguments_named(SweepJob):
         job = from_python(SweepJob, prompts, arguments, "run_sweep")
@@ -73,15 +75,17 @@ def run_job(
     make_generator: MakeGenerator = model_generator,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> Summary:
-    """Do every run of a sweep that has not landed yet, on Ray; returns once all have.
+    """Do every run of a sweep that is not committed yet, on Ray, and return when all are.
 
-    `display` shows progress: by default on standard error. With `make_generator`, the actors run another generator than
-    the model's. `look` says what is written of its model in `sweep.json`, at which layers it may exit and what memory
-    an actor needs; it is given the sweep's configuration and `rows_per_shard`. By default it looks at the model that
-    the sweep names.
+    Args:
+        display: shows progress; by default on standard error.
+        make_generator: makes the actors' generator; by default the model's.
+        look: returns the model's description for `sweep.json`, its exitable layers and an actor's memory, from the
+            sweep's configuration and `rows_per_shard`; by default for the model that the sweep names.
 
-    Raises `UsageError` for what can't be used: a model, or an `out` that holds another sweep, is in use or can't be
-    written to. Raises `SweepStopped` and `OSError` as `run_sweep` does.
+    Raises:
+        UsageError: the model can't be used, or `out` holds another sweep, is in use or can't be written to.
+        SweepStopped, OSError: as in `run_sweep`.
     """
     display = display or open_display()
     location = location_for_all(job.out)
@@ -107,10 +111,10 @@ def run_job(
 def _prepare(
     job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> _Prepared:
-    """Refuse what can't work before anything is loaded or written.
+    """Refuse bad input before anything is loaded or written. Raise `UsageError`.
 
-    Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
-    then holds that session. Raises `UsageError`.
+    Without committed runs, Ray starts meanwhile in `on_ray`, as another process reads the model's facts: both take
+    seconds.
     """
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
@@ -118,15 +122,16 @@ def _prepare(
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
-    # A sweep that goes on has a dtype, with which that of its actors is compared where any run is left to do.
+    # A resumed sweep has a dtype, which the actors' is compared with if any run remains.
     dtype = _dtype(job, model["dtype"], memory, session, display) if session else held.config["dtype"] if held else ""
     manifest = manifest_for(store, held, job.config, model, exitable_layers, dtype)
     return _Prepared(manifest, model["dtype"], memory, session)
 
 
 def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, display: Display) -> str:
-    """The dtype of all actors. What `--dtype auto` becomes is asked where the first actor will be; `here` is that of
-    this machine.
+    """Return the dtype of all actors; `--dtype auto` is resolved with the first actor's resources.
+
+    `here` is this machine's dtype for auto.
     """
     if job.config.dtype != AUTO_DTYPE:
         return job.config.dtype
@@ -146,7 +151,7 @@ def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, di
 
 
 def _drive(assigned: Assignment, left: Remaining, memory: Memory | None, session: Session) -> Tally:
-    """Do the runs that have not landed, on Ray."""
+    """Do the runs that are not committed, on Ray."""
     job, display, n_planned = assigned.job, assigned.display, count_runs(left.config)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)

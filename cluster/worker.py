@@ -20,24 +20,24 @@ from eexit.sweeps.shards import Shard
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end
 ACCELERATOR_SHARE = (
-    0.001  # of a node's `accelerator_type:…` resource; the share that Ray itself requests to place an actor there
+    0.001  # of a node's `accelerator_type:…` resource; Ray itself requests this share to place an actor there
 )
 
 
 @dataclass(eq=False)
 class Worker:
-    """An actor's unanswered calls, and the state of its current shard. Times are monotonic seconds."""
+    """An actor's pending calls, and the state of its current shard. Times are monotonic seconds."""
 
     handle: Any
     pool: Pool
-    token: str  # by which the lease can fence it off
+    token: str  # for fencing it off by the lease
     loading: Any  # reference to the answer of load(); None once that has come
     shards: dict[Any, Shard] = field(default_factory=dict)  # by reference to the answer of do(), in order
-    asked: Any = None  # reference to the answer of progress(); None if not asked
-    is_up: bool = False  # whether it has answered anything: until then it may be waiting for resources
-    in_flight: InFlight = field(default_factory=InFlight)  # how far the current shard is
+    asked: Any = None  # reference to the answer of progress(); None if not requested
+    is_up: bool = False  # True once it has answered; until then it may be waiting for resources
+    in_flight: InFlight = field(default_factory=InFlight)  # progress of the current shard
     began: float = 0.0  # when the current shard, or loading, was started
-    moved: float = 0.0  # when the last new token or end was seen
+    moved: float = 0.0  # when progress last changed
 
     def loaded(self) -> None:
         self._is_up()
@@ -50,23 +50,23 @@ class Worker:
         self.shards[method.remote(shard.runs)] = shard
 
     def take(self, ref: Any) -> Shard:
-        """Remove and return the shard whose call was answered; the next one starts."""
+        """Remove and return the shard whose call was answered, and start timing the next one."""
         self._begin()
-        self.asked = None  # the answer may be of the shard before
+        self.asked = None  # the answer may concern the previous shard
         return self.shards.pop(ref)
 
     @property
     def does_runs(self) -> bool:
-        """Whether the current shard's runs are to land: it is no rehearsal."""
+        """True if the current shard's runs are to be committed, which those of a rehearsal are not."""
         return any(not shard.rehearsal for shard in islice(self.shards.values(), 1))
 
     def look(self) -> None:
-        """Read the answer of progress(), if it has come, and ask again, without waiting."""
+        """Read the answer of progress(), if it has come, and request it again, without waiting."""
         if self.asked is not None and ray.wait([self.asked], timeout=0)[0]:
             try:
                 in_flight = ray.get(self.asked)
             except RayError:
-                in_flight = self.in_flight  # the other calls show what happened
+                in_flight = self.in_flight  # the other calls raise the cause
             else:
                 self._is_up()
             if in_flight != self.in_flight:
@@ -79,9 +79,9 @@ class Worker:
         self.asked = self.handle.progress.options(concurrency_group="progress").remote()
 
     def hangs(self, timeout: float) -> bool:
-        """Whether the current shard had no new token for `timeout` seconds, or took longer than that for each run.
+        """Return True if the current shard has had no new token for `timeout` seconds, or took longer for each run.
 
-        While the actor loads, whether loading has taken longer than `timeout`.
+        While the actor loads, return True if loading has taken longer than `timeout`.
         """
         now = time.monotonic()
         if self.loading is not None:
@@ -92,7 +92,7 @@ class Worker:
         return now - self.moved > timeout or now - self.began > timeout * len(shard.runs)
 
     def kill(self) -> None:
-        """Kill the actor's process, and wait until it can land nothing more."""
+        """Kill the actor's process, and wait until it can commit nothing more."""
         ray.kill(self.handle)
         if self.shards:
             ray.wait(list(self.shards), num_returns=len(self.shards), timeout=SECONDS_TO_DIE)
@@ -108,12 +108,12 @@ class Worker:
 
 
 def ask(pool: Pool, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The reference to a function's answer in a process with a pool's resources."""
+    """Call a function in a process with a pool's resources; return a reference to its result."""
     return _remote(pool)(function).remote(*arguments)
 
 
 def waited_for(ref: Any, look: Callable[[], None]) -> Any:
-    """The answer of a call, with a look about once a second at whether it can still come."""
+    """Return a call's result; while waiting, call `look` about once a second, which may raise."""
     while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
         interruption.check()
         look()
@@ -132,7 +132,7 @@ def _remote(pool: Pool, **options: Any) -> Any:
 
 
 def hire(pool: Pool, arguments: tuple[Any, ...], own: OwnExits) -> Worker:
-    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it, and knows `own`.
+    """Request one more actor of `pool` from Ray, with the custom rules and modes `own`; it starts when there is room.
 
     Another of its threads answers calls of the group `progress`.
     """

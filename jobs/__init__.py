@@ -1,9 +1,9 @@
 """The commands: thin scripts over `cluster` and `eexit`, and the sweeps and prompts that come with them.
 
-`eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; so with every script in this folder,
-and those in `files/`: `eexit export …`. What a command does is elsewhere: a script has its flags, and prints what came
-of it. What it works with is imported once its flags are read, so that `--help`, or a mistake in a flag, takes no
-seconds, and Ctrl-C meanwhile ends it in a line.
+`eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; likewise for every script in this
+folder and in `files/`: `eexit export …`. A script has its command's flags and prints the outcome; the work is done
+elsewhere. It imports the modules for the work after reading its flags. So `--help`, or a mistake in a flag, takes no
+seconds, and Ctrl-C meanwhile ends the command with one line.
 """
 
 import ast
@@ -15,14 +15,14 @@ from importlib import import_module
 from pathlib import Path
 
 from cluster.console.command import command
-from cluster.console.parser import COMPLETES, Parser, near
+from cluster.console.parser import COMPLETES, Parser
 
 FOLDER = Path(__file__).parent
 
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """The exit code of the script that the first argument names, which gets the others."""
+    """Run the script that the first argument names with the other arguments; return its exit code."""
     scripts = find_scripts()
     if COMPLETES in os.environ:
         arguments = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")[1:-1]
@@ -30,10 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     if name in scripts:
         if COMPLETES in os.environ:
             os.environ[COMPLETES] = "2"
-        sys.argv = [f"eexit {name}", *others]  # as its help shows it
+        sys.argv = [f"eexit {name}", *others]  # for its help
         code: int = import_module(module_of(scripts[name])).main(others)
         return code
-    parser = Parser(f"Sweeps and prompts that come with it: {near(FOLDER / 'sweeps')}")
+    parser = Parser("Sweeps and prompts that come with it: jobs/sweeps")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=ArgumentParser)
     for each, path in scripts.items():
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
@@ -43,11 +43,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_scripts() -> dict[str, Path]:
-    """The script of each command, by its name."""
+    """Return the commands' scripts by name."""
     paths = [path for folder in (FOLDER, FOLDER / "files") for path in folder.glob("[!_]*.py")]
     return {path.stem.replace("_", "-"): path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def module_of(script: Path) -> str:
-    """The name that a script is imported by."""
+    """Return the name by which a script is imported."""
     return ".".join([__name__, *script.relative_to(FOLDER).with_suffix("").parts])

@@ -32,7 +32,7 @@ from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """0: a setting that costs less than full depth is certified. 1: none is, or it stopped. 2: bad input."""
+    """Return 0 if a setting below full depth's cost is certified, 1 if none is or it stopped, 2 for bad input."""
     flags = vars(read_flags(arguments))
     from cluster.studies.run import run_study
     from eexit.studies.choosing.study import ChoosingStudy

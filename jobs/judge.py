@@ -36,12 +36,12 @@ RESPONSE_FORMATS = ("json_schema", "json_object", "text")
 THAT_COUNT = (
     ".query(\"status == 'ok'\").sort_values('started').drop_duplicates(['run_id', 'judge', 'rubric'], keep='last')"
 )
-THE_ENDPOINTS = "endpoint"  # in place of a temperature
+THE_ENDPOINTS = "endpoint"  # instead of a temperature
 
 
 @command("what was judged stays in judgements: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
+    """Return 0 if texts were judged or judged before, 1 if it stopped or all questions failed, 2 for bad input."""
     flags = read_flags(arguments)
     key = None if flags.dry_run or flags.no_key else read_key(flags.key_from)
     try:
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         how["response_format"] = {"type": flags.response_format}
     judge = judging.Endpoint(flags.base_url, key, flags.timeout, model=flags.model, **how)
     store, display = open_store(flags.results), open_display(quiet=flags.quiet)
-    manifest_of(store, shown(flags.results))  # a folder that holds no sweep gets no lease
+    manifest_of(store, shown(flags.results))  # a folder without a sweep gets no lease
     store.probe("the folder")
     with hold(store, use=JUDGING) as lease:
-        plan = judging.plan_judging(*asked)  # what another call has judged meanwhile is not asked for
+        plan = judging.plan_judging(*asked)  # planned under the lease: another call may have judged texts meanwhile
         done = judging.judge_sweep(plan, judge, flags.concurrency, display, lease)
     rows = judging.judged_by(store, flags.model)
     console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.groups))
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_key(name: str) -> str:
-    """The key in this environment variable. Raises `UsageError`, which never shows what might be a key."""
+    """Return the key in this environment variable. Raise `UsageError`, which never shows a possible key."""
     where = name if name == KEY_FROM else "the environment variable that --key-from names"
     key = os.environ.get(name, "").strip()
     if not re.fullmatch("[!-~]+", key):
@@ -90,7 +90,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     add("--base-url", type=_address, required=True, metavar="URL", help="where the endpoint is, up to its /v1")
     add("--model", required=True, metavar="NAME", help="the model that judges, as the endpoint calls it")
     add("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable ({KEY_FROM})")
-    add("--key", "--api-key", dest="key", help=SUPPRESS)  # to be refused without being shown
+    add("--key", "--api-key", dest="key", help=SUPPRESS)  # refused without being shown
     add("--no-key", action="store_true", help="the endpoint needs no key, and is sent none")
     parser.several("--configurations", "KEY", "keys of configurations, as in the sweep's table (default: all)")
     add("--limit", type=whole, metavar="N", help="judge N prompts only: a hash draws them, of each sort its share")
@@ -111,7 +111,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
 def _address(url: str) -> str:
     try:
         HttpUrl(url)
-    except ValidationError as error:  # which would show what may be a password
+    except ValidationError as error:  # whose message would show a possible password
         reason = error.errors()[0]["msg"]
         raise ArgumentTypeError(f"must be an address such as http://localhost:8000/v1: {reason}") from None
     return url

@@ -37,7 +37,7 @@ REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "state": 
 
 @command("the settings that were finished stay in replays")
 def main(arguments: Sequence[str]) -> int:
-    """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
+    """Return 0 if all configurations were replayed, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
     from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def threshold(text: str) -> str:
-    """A chance, or `PERFECT`, as in keys. Raises `ValueError`."""
+    """Return a probability, or `PERFECT`, as keys have it. Raise `ValueError`."""
     return text if text == PERFECT else f"{float(text):g}"
 
 

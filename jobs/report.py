@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """0: it is written, or was served. 1: it stopped. 2: the flags can't be used, or the results can't be read."""
+    """Return 0 if the report was written or served, 1 if it stopped, 2 for bad flags or unreadable results."""
     flags = read_flags(arguments)
     if flags.serve is not None:
         from reports.page.serve import serve
@@ -80,7 +80,7 @@ def _margin(text: str) -> float:
 
 
 def options_of(flags: Namespace) -> "PageOptions":
-    """What the page has, whether it is a file or served."""
+    """Return the page's options, for a file or for serving."""
     from reports.page.build import PageOptions
     from reports.read.prompt_choice import MOST
 

@@ -7,7 +7,7 @@
 On a cluster, where --out is an absolute path that all nodes share, or a URI:
 
     export RAY_AUTH_MODE=disabled
-    ray start --head
+    ray start --head --dashboard-agent-listen-port 0
     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path
 """
 
@@ -27,9 +27,9 @@ from cluster.console.sweep_flags import load_job
 from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, reading, shown, without_secrets
-from eexit.output.text import counted
+from eexit.output.text import counted, printable
 from eexit.plan.config import NO_MARKS, SweepConfig
-from eexit.plan.runs import ERROR, configurations, same_for_every_seed
+from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 @command("what has landed stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
+    """Return 0 if every run is committed, 1 if it stopped or all runs are errors, 2 for bad input."""
     job, options = load_job(arguments, DEMO, __doc__ or "")
     log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
     if options.dry_run:
@@ -54,19 +54,19 @@ def main(arguments: Sequence[str]) -> int:
         n_controls = counted(len(job.config.controls), "configuration")
         display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
     display.say("importing Ray")
-    from cluster.sweep import run_job  # not above, since a first line comes before what takes seconds
+    from cluster.sweep import run_job  # not above: the import takes seconds, and a first line comes before it
 
     summary = run_job(job, display)
     return finish(summary, job.out, options.json)
 
 
 def finish(summary: "Summary", out: str, figures: Path | None) -> int:
-    """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
+    """Write the report and the figures, print the tables and how to read the results; return the exit code."""
     from eexit.results.store.folder import open_store
     from eexit.sweeps.summary.closing_table import closing_table, kinds_table
 
     store = open_store(summary.out)
-    if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
+    if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may leave an empty one
         write_report(summary.out, store)
     config = summary.config
     prompts = [asdict(prompt) for prompt in config.prompts]
@@ -81,24 +81,13 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     if figures:
         write_figures(summary, out, figures)
     if summary.errors:
-        print(without_secrets(of_errors(summary, store)), file=sys.stderr)
+        tried = f"{REPORT}#/fail lists them, and the same command tries again"
+        print(printable(without_secrets(f"{summary.of_errors}; {tried}")), file=sys.stderr)
     return 0 if summary.done else 1
 
 
-def of_errors(summary: "Summary", store: "Store") -> str:
-    """How many runs failed, why the first of them did, and where all are."""
-    import pyarrow.compute as pc
-
-    from eexit.results.landed import read_columns
-
-    n, runs = summary.errors, read_columns(store, ["status", "error"])
-    of_all = f"{n:,} of {counted(summary.done + n, 'run')}" if summary.done else f"all {counted(n, 'run')}"
-    reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
-    return f"{of_all} are errors, such as: {reason}; {REPORT}#/fail lists them, and the same command tries again"
-
-
 def of_chains(store: "Store", config: SweepConfig) -> str:
-    """What texts say of their chains of thought that the reader may not have meant; empty if nothing."""
+    """Return a warning on the texts' thinking, if it has no marks or never closes; else an empty text."""
     import pyarrow.compute as pc
 
     from eexit.results.landed import read_columns
@@ -123,7 +112,7 @@ def write_report(results: str, store: "Store") -> None:
 
 
 def publish_report(page: Path, store: "Store") -> None:
-    """Put a report beside its results: first the side files of a large page, then the page."""
+    """Put a report beside its results: first a large page's side files, then the page."""
     from reports.page.build import side_folder
 
     beside = side_folder(page)

@@ -29,7 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @command("nothing was written: start over")
 def main(arguments: Sequence[str]) -> int:
-    """0: taken home. 1: it stopped. 2: the input can't be used."""
+    """Return 0 if the package was written, 1 if it stopped, 2 for bad input."""
     flags = read_flags(arguments)
     from eexit.custom_generate.words import call_to_load, described
     from eexit.studies.taking_home.take_home import Wanted, take_home

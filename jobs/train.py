@@ -33,7 +33,7 @@ from eexit.training.setup import WAYS
 
 @command("what was learned and saved stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
+    """Return 0 if the artefact is written, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.training import train_exits
     from eexit.training.plan import WhatToTrain
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def options_of(flags: Namespace) -> dict[str, Any]:
-    """The options that were given, by their names in `eexit.training.plan.WhatToTrain`."""
+    """Return the given options by their names in `eexit.training.plan.WhatToTrain`."""
     given = {"layers": flags.layers, "readout": flags.readout, "adapter": flags.adapter}
     if flags.rules:
         given["rules"] = [

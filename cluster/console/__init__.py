@@ -1,1 +1,1 @@
-"""What commands share: flags and files to a job, progress, logs, tables, and how a command ends."""
+"""Shared parts of the commands: flags and their files, the parser, the plan of a dry run, signals and exit codes."""

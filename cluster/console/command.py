@@ -1,4 +1,4 @@
-"""The way out of every command: its signals, its exit code, and what it says of what stopped it."""
+"""The frame of every command: its signals, its exit code, and the message on an error."""
 
 import functools
 import sys
@@ -8,13 +8,14 @@ from cluster import interruption
 from cluster.console.parser import as_called
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
+from eexit.output.text import printable
 
 
 def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callable[..., int]]:
-    """Makes a command of what does its work: 2 if its input can't be used, 1 if it stopped, with the reason in a line.
+    """Decorate a command to handle errors: exit code 2 for bad input, 1 if it stopped, and one line with the reason.
 
-    It is called with its arguments, and returns its exit code, whatever happens. Without them, it is the command of
-    this process: it takes those of the command line, and its signals. `kept` says what one that stopped has left.
+    The decorated command takes its arguments and returns its exit code. Without arguments, it takes the process's own
+    and handles its signals. `kept` is a line on the results that a stopped command keeps.
     """
 
     def of(work: Callable[[Sequence[str]], int]) -> Callable[..., int]:
@@ -26,11 +27,12 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
             try:
                 return work(arguments)
             except UsageError as error:
-                print(as_called(without_secrets(f"error: {error}")), file=sys.stderr)
+                print(printable(as_called(without_secrets(f"error: {error}"))), file=sys.stderr)
                 return 2
             except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-                print("\n".join(filter(None, [without_secrets(f"stopped: {reason}"), kept])), file=sys.stderr)
+                said = printable(without_secrets(f"stopped: {reason}"))
+                print("\n".join(filter(None, [said, kept])), file=sys.stderr)
                 return 1
 
         return main

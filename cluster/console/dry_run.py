@@ -1,4 +1,4 @@
-"""The plan that `--dry-run` prints: everything that results depend on, and the amount of work."""
+"""The plan that `--dry-run` prints: everything that determines the results, and the amount of work."""
 
 import json
 import math
@@ -27,14 +27,14 @@ from eexit.results.store.growth import grown, growth, stored_config
 from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.study_tables import TIMINGS
 
-OBSERVED: Final = {  # where full depth is asked less than everything
+OBSERVED: Final = {  # for values of `--observe` other than all
     "final": "full depth at its final layer alone",
     "none": "nothing of full depth: texts and answers only",
 }
 
 
 def describe_plan(job: SweepJob, options: Options) -> str:
-    """The plan as lines of text. The model is looked up, but nothing is written. Raises `UsageError`."""
+    """Return the plan as lines of text, from facts of the model, without writing anything. Raise `UsageError`."""
     config, by = _grown(job)
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
@@ -83,7 +83,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
 
 
 def _grown(job: SweepJob) -> tuple[SweepConfig, str]:
-    """The sweep that `--out` would hold, and by what it would have grown; what a URI holds is not looked at."""
+    """Return the sweep that `--out` would hold, and a text on its growth; URIs are not read."""
     if "://" in job.out:
         return job.config, ""
     store, held = open_store(job.out), None
@@ -108,19 +108,19 @@ def _to_fetch(config: SweepConfig) -> str:
 
 
 def bytes_to_fetch(model: str, revision: str | None) -> int | None:
-    """The bytes of the weights that a name on the hub has yet to bring to this machine; None if that can't be told.
+    """Return the bytes of weights that are yet to be downloaded for a model on the hub; None if unknown.
 
-    Whatever else a model may be is on this machine, or is fetched when it is looked at.
+    Any other model is on this machine, or is downloaded with its facts.
     """
     if model == DEFAULT_MODEL or files_of(model):
         return 0
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if not hub_is_reachable():
-        return 0  # what is not in the cache is refused
+        return 0  # models outside the cache are refused
     try:
         files = HfApi().model_info(model, revision=revision, files_metadata=True).siblings or []
-    except Exception:  # of the hub's client, whose errors change with what it is made of
+    except Exception:  # the hub client's errors depend on its HTTP library
         return None
     sizes = {each.rfilename: each.size or 0 for each in files}
     weights = [name for name in sizes if fnmatch(name, "model*.safetensors")]
@@ -130,7 +130,7 @@ def bytes_to_fetch(model: str, revision: str | None) -> int | None:
 
 
 def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
-    """How long a step takes at full depth, by the latest timings of this model in `out` or a folder beside it."""
+    """Return the times of a full-depth decode step, from this model's latest timings in `out` or a sibling folder."""
     rows: list[dict[str, Any]] = []
     for folder in sorted(Path(out).expanduser().parent.glob(f"*/{TIMINGS.name}")) if "://" not in out else ():
         with suppress(DamagedError, OSError):
@@ -148,7 +148,7 @@ def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
 
 
 def _of_prompts(config: SweepConfig, name: str) -> str:
-    """A text that each prompt has from the sweep unless it brings its own."""
+    """Return a line on the sweep's text of this kind, and on prompts with one of their own."""
     n_own = sum(getattr(prompt, name) is not None for prompt in config.prompts)
     if n_own == len(config.prompts):
         return "each prompt's own"

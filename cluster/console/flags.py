@@ -1,4 +1,4 @@
-"""Flags that several commands have, and the types of their values."""
+"""Flags that several commands share, and their argparse types."""
 
 import argparse
 import re
@@ -9,20 +9,20 @@ from cluster.console.parser import Parser
 from eexit.method.own import use_files
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED, SweepConfig
 
-_WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
+_WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses numbers of thousands of digits
 
 
 def study_parser(description: str | None, results: str = "folder or URI of a finished sweep") -> Parser:
-    """A parser for what is asked of a sweep, whose folder comes first."""
+    """Return a parser for a study, whose first argument is the sweep's folder."""
     parser = Parser(description)
     parser.add_argument("results", help=results)
     return parser
 
 
 def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool = True) -> argparse.Namespace:
-    """What `arguments` say, of the flags that `parser` has, and of those that come last where a model is loaded.
+    """Add the flags of commands that load a model, and parse `arguments`. Raise `UsageError`.
 
-    Own rules and states are known then; without them, there is no flag for their files. Raises `UsageError`.
+    Custom rules and modes are loaded; without `with_own_exits`, there is no flag for their files.
     """
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
@@ -38,13 +38,13 @@ def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool =
 
 
 def trust_flag(parser: Parser) -> None:
-    """Add the flag that every command asks for anew: what is stored only says that it was needed."""
+    """Add `--trust-remote-code`, which every command requires anew: a sweep only records that it was needed."""
     described = SweepConfig.model_fields["trust_remote_code"].description
     parser.add_argument("--trust-remote-code", action="store_true", help=described)
 
 
 def use_flag(parser: Parser, group: str = "") -> None:
-    """Add the flag that files of own rules and states are given by."""
+    """Add the flag for files of custom rules and modes."""
     (parser.group(group) if group else parser).add_argument(
         "--use", action="extend", nargs="+", metavar="FILE", default=[],
         help="files of Python with rules and states of your own, which are run, and known by their names then",
@@ -52,7 +52,7 @@ def use_flag(parser: Parser, group: str = "") -> None:
 
 
 def number(text: str) -> float:
-    """A type for argparse: a number."""
+    """Parse a number, as an argparse type."""
     try:
         return float(text)
     except ValueError as error:
@@ -67,7 +67,7 @@ def _within(text: str, least: int, most: int, what: str) -> int:
     return int(text)
 
 
-# Types for argparse: a count, a layer, a share, and what generators of random numbers take.
+# Types for argparse: a count, a layer, a share, and a seed of random number generators.
 whole = partial(_within, least=1, most=MOST_COUNT, what="a whole number above 0")
 layer = partial(_within, least=0, most=MOST_COUNT, what="a layer, 0 or more")
 per_cent = partial(_within, least=0, most=100, what="whole per cent from 0 to 100")

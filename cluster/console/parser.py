@@ -1,4 +1,4 @@
-"""The parser of every command: what it refuses is a `UsageError`, and its help and completion are of libraries."""
+"""The parser of every command: it raises `UsageError`, and takes help and completion from libraries."""
 
 import argparse
 import os
@@ -16,33 +16,34 @@ from eexit.errors import UsageError
 from eexit.output.text import did_you_mean
 
 _JOBS = Path(__file__).parents[2] / "jobs"
-_SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # which is `eexit NAME`, too
+_SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # also called as `eexit NAME`
 _NAMED = re.compile(r"(?:python )?(?<![\w/])jobs/(?:files/)?(\w+)\.py")
-_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers, and lists of them, that argparse would take for flags
-COMPLETES = "_ARGCOMPLETE"  # set by a shell that asks: how many words come before the flags, as argcomplete has it
-_MOST_TOLD = 200  # characters of arguments that no flag takes
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers and lists of numbers that argparse would take for flags
+_HOME = re.compile(r"\A(--[a-z][a-z-]*=)(~/.*)", re.DOTALL)  # a shell only expands ~ where a word begins
+COMPLETES = "_ARGCOMPLETE"  # set by a completing shell, as argcomplete defines it: the number of words before the flags
+_MOST_TOLD = 200  # characters of unknown arguments
 
 
 class _Help(RawDescriptionRichHelpFormatter):
-    text_markup = help_markup = False  # brackets are what they are
+    text_markup = help_markup = False  # brackets are no markup
 
 
 def near(path: Path) -> str:
-    """A path as it is written from the current folder, if it is in there."""
+    """Return a path relative to the current folder, if it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def as_called(text: str) -> str:
-    """A text whose commands are those of this process: `eexit train` for `jobs/train.py`, if it is `eexit` itself."""
+    """Return a text with commands as this process is called: `eexit train` for `jobs/train.py` in `eexit` itself."""
     if not Path(sys.argv[0]).name.startswith("eexit "):
         return text
     return _NAMED.sub(lambda script: f"eexit {script[1].replace('_', '-')}", text)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` for arguments it can't parse.
+    """Argument parser that raises `UsageError`.
 
-    The examples of its description, and the files that they name, are shown as they are called from the current folder.
+    The examples of its description, and the files in them, are shown as they are called from the current folder.
     """
 
     def __init__(self, description: str | None) -> None:
@@ -60,24 +61,24 @@ class Parser(argparse.ArgumentParser):
         return as_called(super().format_help())
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
-        """The group of flags with this title in the help."""
+        """Return the group of flags with this title, creating it if it is missing."""
         if title not in self._groups:
             self._groups[title] = self.add_argument_group(title)
         return self._groups[title]
 
     def several(self, name: str, metavar: str, text: str, **how: Any) -> None:
-        """Add a flag that takes several values; by default none."""
+        """Add a flag with several values; by default none."""
         self.add_argument(name, nargs=argparse.ONE_OR_MORE, metavar=metavar, help=text, **{"default": (), **how})
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
-        if COMPLETES in os.environ:  # a shell asks how its line may go on, is answered, and the process ends
+        """Parse the arguments. Raise `UsageError` for an unknown flag, with the likeliest known one."""
+        if COMPLETES in os.environ:  # a shell requests completions, and the process ends
             import argcomplete
 
             argcomplete.autocomplete(self)
-        known, unknown = self.parse_known_args(arguments)
+        known, unknown = self.parse_known_args([_HOME.sub(_with_home, argument) for argument in arguments])
         if unknown:
-            told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line, whatever they are
+            told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line
             self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
         return known
 
@@ -97,8 +98,12 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+def _with_home(flag: re.Match[str]) -> str:
+    return flag[1] + os.path.expanduser(flag[2])
+
+
 def installed_version() -> str:
-    """The version that is installed, or words for none."""
+    """Return the installed version, or words for none."""
     try:
         return version("eexit")
     except PackageNotFoundError:

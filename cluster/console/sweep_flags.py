@@ -1,4 +1,4 @@
-"""The flags of `jobs/sweep.py`: a sweep and how it is executed, from them and a TOML file, merged and validated once.
+"""The flags of `jobs/sweep.py`: they and a TOML file are merged, and validated once, into a job.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
@@ -19,14 +19,14 @@ from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.method.states import STATES
 from eexit.output.locations import shown
-from eexit.output.text import did_you_mean, flag
+from eexit.output.text import did_you_mean, flag, some
 from eexit.plan.configuration import EVERY
 from eexit.plan.prompts import read_prompts, with_package
 from eexit.plan.runs import configurations
 from eexit.plan.validation_errors import explain
 from eexit.sweeps.arguments import CONTROLS_IN, CONTROLS_OF, with_controls
 
-# The flags as `--help` groups them.
+# The groups of flags in `--help`.
 WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
     "what to run", "where tokens exit", "learned exits", "where it runs", "output"
 )  # fmt: skip
@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """The flags that do not belong to the job itself."""
+    """The flags that are no fields of the job."""
 
     dry_run: bool  # only print the plan
     quiet: bool  # show no progress
@@ -57,10 +57,9 @@ class Options:
 
 
 def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, Options]:
-    """The job that flags and `--config` describe, and the other flags.
+    """Return the job that the flags and `--config` describe, and the other flags; custom rules and modes are loaded.
 
-    `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
-    be used.
+    `default` is the `--config` if the flags give neither one nor prompts. Raise `UsageError` for bad input.
     """
     parser = _make_parser(description, demo=_read_toml(default))
     _add_further_flags(parser, default)
@@ -86,16 +85,18 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     planned = [each.key for each in configurations(job.config)]
     if unknown := [key for key in job.config.only if key not in planned]:
-        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {did_you_mean(unknown[0], planned)}")
+        grid = [each.key for each in configurations(job.config.model_copy(update={"only": ()}))]
+        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
+        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
     if json_name is not None:
-        from eexit.results.whereabouts import refuse_for_file  # here, since flags are read without pyarrow
+        from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
 
         refuse_for_file(json_name, "--json", planned=job.out)
     return job, Options(dry_run, quiet, figures, prompts_from, controls_from)
 
 
 def _add_further_flags(parser: Parser, default: Path) -> None:
-    """Those that are no field of a job."""
+    """Add the flags that are no fields of a job."""
     parser.group(WHAT).add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near(default)})"
     )
@@ -144,7 +145,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
     from eexit.studies.replay.worth_running import ORACLE, settings_worth_running
 
     of_oracle = flags.get("rules") == [ORACLE]
-    if given := [name for name in ("rules", "exit_sets", "kl_factors") if name in flags and not of_oracle]:
+    if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
         raise UsageError(f"--settings-of says which rules are run, and {flag(given[0])} too: give one of them")
     risk, _, share = within.partition("=")
     if risk not in RISKS or not share.replace(".", "", 1).isdecimal() or not 0 < float(share) < 1:
@@ -163,7 +164,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
 
 
 def _figures(name: str | None) -> Path | None:
-    """The file of `--json`. Raises `UsageError` if it can't be written."""
+    """Return the path of `--json`. Raise `UsageError` if it can't be written."""
     path = None if name is None else Path(name)
     if path and (path.is_dir() or not next(folder for folder in path.parents if folder.exists()).is_dir()):
         raise UsageError(f"--json {path} can't be written: give the name of a file in a folder")
@@ -171,7 +172,7 @@ def _figures(name: str | None) -> Path | None:
 
 
 def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
-    """The TOML file that `--config`, which is taken from `flags`, names or leaves out, and what it says."""
+    """Return the path and the content of the TOML file, and remove `--config` from `flags`."""
     file = flags.pop("config", None)
     if file and "://" in file:
         raise UsageError(f"--config {shown(file)} is a URL: give a local file")
@@ -180,7 +181,7 @@ def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _prompts(flag: str | None, entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
-    """The file that prompts are from, and the prompts, if any are given: by `--prompts`, or by an entry of the TOML."""
+    """Return the source of the prompts, and the prompts, if `--prompts` or the TOML file gives any."""
     if flag is not None:
         return flag, {"prompts": read_prompts(flag)}
     if isinstance(entry, str):
@@ -206,7 +207,7 @@ def _texts(name: str, value: Any, path: Path) -> list[str]:
 
 
 def _with_id(entry: Any, index: int) -> Any:
-    """The entry with its index as its id if it has none; an id may be an integer, as in a file of prompts."""
+    """Return the entry with its index as its id if it has none; an id may be an integer, as in a file of prompts."""
     if not isinstance(entry, dict):
         return entry
     name = entry.get("id", index)
@@ -215,14 +216,14 @@ def _with_id(entry: Any, index: int) -> Any:
 
 
 def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
-    """A flag for each of `FIELDS` with the field's description as its help, in the group that names it.
+    """Return a parser with a flag for each of `FIELDS`, described by the field, in the group that lists it.
 
-    The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
+    The help shows where `demo`, which has the values used without any flag, differs from a field's default.
     """
     parser = Parser(description)
     title_of = {name: title for title, names in GROUPS.items() for name in names}
     for name in sorted(FIELDS, key=list(title_of).index):
-        if name in ("prompts", "controls"):  # which are read from what other flags name
+        if name in ("prompts", "controls"):  # read from files and sweeps
             continue
         field, group = FIELDS[name], parser.group(title_of[name])
         help_text = _help(field, demo.get(name, field.default))
@@ -232,13 +233,13 @@ def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
         many = "+" if _is_tuple(field.annotation) else None
         metavar = name.removesuffix("s").rpartition("_")[2].upper() if many else name.upper()
         metavar = "N" if _is_number(field.annotation) else metavar
-        action = "extend" if many else "store"  # so that of `--rules agree --rules fixed=10` none is lost
+        action = "extend" if many else "store"  # keeps both of `--rules agree --rules fixed=10`
         group.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
     return parser
 
 
 def _split(name: str, values: list[str]) -> list[str]:
-    """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so are an exit set and a mark."""
+    """Split lists at commas; a value with a colon, as in 10,20:2,4, stays whole, and so do exit sets and marks."""
     is_whole = name in ("exit_sets", "only", "thinking", "use")
     parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]

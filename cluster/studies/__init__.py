@@ -1,3 +1,4 @@
-"""What does the studies of `eexit.studies`: in this process, or on Ray in an actor that has its node or GPU for itself,
-or in a pool. Training is here too, which keeps more than rows.
+"""Execution of the studies of `eexit.studies`, and of trainings, which keep more than rows.
+
+Work runs in this process, in one Ray actor that has a node's CPUs or a GPU to itself, or in a pool of actors.
 """

@@ -1,5 +1,6 @@
-"""The actor that does what needs a model: one process that has loaded it. To measure times, or to train, it shares its
-node's CPUs, or its GPU, with nothing else of the cluster.
+"""The actor for work with a model: one process that has loaded it.
+
+To measure times, or to train, it shares its node's CPUs, or its GPU, with nothing else of the cluster.
 """
 
 import os
@@ -28,41 +29,41 @@ from eexit.output.progress import Display
 from eexit.studies.study import Work
 from eexit.sweeps.failed_shards import Kind
 
-SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
+SECONDS_TO_GET_FREE = 20.0  # for work that has just ended to release its resources
 
 
 class StudyActor:
-    """Holds a study, or a training. It does one thing at a time."""
+    """Actor with a study or a training; it does one thing at a time."""
 
     def __init__(self, work: Work) -> None:
-        os.environ["TQDM_DISABLE"] = "1"  # bars of progress would be lines of a log
+        os.environ["TQDM_DISABLE"] = "1"  # progress bars would fill the log
         self._work: Any = work
 
     def load(self, device: str, threads: int, own: OwnExits) -> Sequence[str]:
-        """Load the work's model; returns what users should know of it. Raises `UsageError` if it can't be loaded."""
+        """Load the work's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
         own.know()
-        import torch  # not above: what it answers needs no torch, so that the driver need not import it
+        import torch  # not above, so that the driver need not import it
 
         torch.set_num_threads(threads)
         remarks: Sequence[str] = self._work.load(device_here(device))
         return remarks
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What a method of the work, or of a part of it, returns."""
+        """Call a method of the work, or of an attribute of it."""
         return attrgetter(method)(self._work)(*arguments)
 
 
 def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
-    """The resources of an actor that is alone: all CPUs of a node, or a whole GPU with a CPU to drive it.
+    """Return the resources of an exclusive actor: all CPUs of a node, or a whole GPU with a CPU to drive it.
 
-    `device` is auto, cpu, cuda or mps. Raises `UsageError` if no node has them.
+    `device` is auto, cpu, cuda or mps. Raise `UsageError` if no node has them.
     """
     has_gpu = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1 for node in nodes)
     if device == "cuda" and not has_gpu:
         raise UsageError("--device cuda needs a node with a GPU, and Ray knows of none: leave --device out")
     if has_gpu and device in ("auto", "cuda"):
         return {"CPU": 1, "GPU": 1}
-    # All CPUs of the largest nodes: on a larger node, the same number would not be all.
+    # All CPUs of the largest nodes: fewer would not be all CPUs of such a node.
     most = int(max((node.get("CPU", 0) for node in nodes), default=0))
     if not most:
         raise UsageError("no node of this Ray has a CPU: start it with --num-cpus")
@@ -75,18 +76,18 @@ def _told(room: Node) -> str:
 
 @dataclass(frozen=True)
 class OwnActor:
-    """An actor that works alone. What it is asked is waited for as long as it and Ray are alive."""
+    """An exclusive actor; calls wait for their result while it and Ray are alive."""
 
     handle: Any
     liveness: Liveness
     if_memory_is_short: str
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What a method of its work returns. Raises what `wait` raises."""
+        """Call a method of its work, and return the result. Raise as `wait` does."""
         return self.wait(self.handle.call.remote(method, *arguments))
 
     def wait(self, ref: Any) -> Any:
-        """The answer. Raises what was raised if it is a `UsageError`, else `SweepStopped`."""
+        """Return a call's result. Raise its `UsageError`, or `SweepStopped` for any other failure."""
         try:
             return waited_for(ref, partial(self.liveness.check, at_work=True))
         except RayTaskError as error:
@@ -101,9 +102,9 @@ class OwnActor:
 
 @contextmanager
 def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
-    """A context with an actor that has loaded what this work needs, and has its room for itself.
+    """Context with an exclusive actor that has loaded the model for this work; Ray is started if need be.
 
-    Ray is started for it, if need be. Raises `UsageError` if the room is not free.
+    Raise `UsageError` if the resources are not free.
     """
     with ray_session() as session:
         room = room_for(device, session.nodes)
@@ -117,7 +118,7 @@ def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
 
 @contextmanager
 def _alone(work: Work, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
-    """`own_ray` says that Ray ends soon after, so that the room need not be given back."""
+    """Context with an actor in a placement group; with `own_ray`, Ray ends soon after and the group is not removed."""
     group = placement_group([room])
     handle: Any = None
     try:
@@ -133,7 +134,7 @@ def _alone(work: Work, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
     finally:
         if handle is not None:
             ray.kill(handle)
-        # It waits for the head of Ray, for ever if a signal to all processes has ended that one too.
+        # Removing waits for the head of Ray, forever if a signal to all processes has ended the head too.
         if not own_ray and answers(ray.get_runtime_context().gcs_address):
             remove_placement_group(group)
 

@@ -1,7 +1,6 @@
-"""Doing a study of a finished sweep, whatever it is: `run_study`, which the scripts of `jobs/` use.
+"""Execution of a study of a finished sweep: `run_study`, for the scripts of `jobs/`.
 
-A study that needs no model is done in this process, and no Ray is started. For all others, one actor has a node's
-CPUs, or a GPU, for itself.
+A study without a model runs in this process, without Ray. Any other has an actor with a node's CPUs or a GPU to itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,13 +31,13 @@ S = TypeVar("S", bound=Study)
 
 @dataclass(frozen=True)
 class Studied(Generic[S]):
-    """A study that is done, and the rows that it has."""
+    """A finished study and its rows."""
 
     study: S
     rows: Sequence[Row]
 
     def show(self, results: str, columns: int) -> None:
-        """Print the tables that end it, so many columns wide where it is no terminal, and how to read the rows."""
+        """Print the closing tables, `columns` wide where the output is no terminal, and a hint on reading the rows."""
         console = console_of(columns)
         for each in self.study.closing(self.rows):
             console.print(Text(each) if isinstance(each, str) else each)
@@ -56,17 +55,17 @@ def run_study(
 ) -> Studied[S]:
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
-    `columns` are those of the runs that `plan` needs. `look` is as in `run_job`. `trusts_code` lets the Python code
-    that the model brings be run. Raises `UsageError` for what can't be done, such as timing what is in use, and
-    `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
+    `columns` are those of the runs that `plan` needs, and `look` is as in `run_job`. With `trusts_code`, the model's
+    own Python code may run. Raise `UsageError` for bad input or for timing a folder in use, and `SweepStopped` or
+    `OSError` if all further work would fail. Rows that were published before stay.
     """
     display = display or open_display()
     found = read_finished(location_for_all(results, "the folder"), columns, trusts_code=trusts_code)
     sweep = replace(found, name=shown(results))
     sweep.store.probe("the folder")
     study = plan(sweep)
-    if study.times and sweep.store.is_local:  # it has the results for itself
-        refuse_if_held(open_store(Path(sweep.store.root).parent), ASSESSING)  # of another process than this one
+    if study.times and sweep.store.is_local:  # it locks the results
+        refuse_if_held(open_store(Path(sweep.store.root).parent), ASSESSING)  # by another process
     with hold(sweep.store, display.say, TIMING) if study.times else nullcontext():
         return _done(study, sweep, device, display, look)
 
@@ -95,7 +94,7 @@ def _done(
 
 @dataclass
 class Call:
-    """One call of a command: the rows that it adds to a sweep, and the file that they are in."""
+    """One call of a command: the rows that it adds to a sweep, and their file."""
 
     study: Study
     store: Store
@@ -103,7 +102,7 @@ class Call:
     rows: list[Row] = field(default_factory=list)
 
     def left(self, units: Sequence[Unit], display: Display) -> list[Unit]:
-        """The units that have not landed, or that landed damaged: what is damaged is set aside."""
+        """Return the units that are not committed; damaged files are set aside, and their units are among them."""
         if any(unit.unit_id for unit in units):
             for name, aside in self.study.table.set_damaged_aside(self.store):
                 display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.again}")
@@ -113,7 +112,7 @@ class Call:
         return bool(unit.unit_id) and self.store.has(self.study.table.file(unit.unit_id))
 
     def landed(self, units: Sequence[Unit]) -> Sequence[Row]:
-        """The rows of these units, in order; of those with an id, whichever call has published them."""
+        """Return the rows of these units, in order; units with an id may have been published by other calls."""
         order = {unit.unit_id: rank for rank, unit in enumerate(units) if unit.unit_id}
         if not order:
             return self.rows
@@ -123,7 +122,7 @@ class Call:
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
     def settle(self, unit: Unit, parts: Sequence[Done], began: datetime) -> None:
-        """Publish the rows of a unit, with those before it or in a file of its own."""
+        """Publish the rows of a unit, with the previous ones or in a file of its own."""
         file_id = unit.unit_id or self.call_id
         rows = self.study.rows(unit, [done.result for done in parts])
         new = self.study.table.named(file_id, [{"started": began, **row} for row in rows])
@@ -138,7 +137,7 @@ def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], disp
     with display:
         for unit in left:
             parts: list[Done] = []
-            if unit.unit_id or not call.rows:  # so that warming up is not in it
+            if unit.unit_id or not call.rows:  # excludes the warm-up
                 began = datetime.now(UTC)
             for part in unit.parts:
                 interruption.check()

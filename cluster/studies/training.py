@@ -1,8 +1,7 @@
-"""Training exits on the texts of a finished sweep: `train_exits`, which `jobs/train.py` uses.
+"""Training of exits on the texts of a finished sweep: `train_exits`, for `jobs/train.py`.
 
-One actor has a node's CPUs, or a GPU, for itself. What it has learned is saved every so often and when it is
-interrupted, and the same call goes on from there. It answers with numbers and text only, so that the driver need not
-import torch.
+One actor has a node's CPUs, or a GPU, to itself. Its sums are saved regularly and on interruption, and the same call
+resumes from them. It returns numbers and text only, so that the driver need not import torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from eexit.output.display import open_display
 from eexit.output.locations import shown
 from eexit.output.progress import Display
 from eexit.output.text import counted
-from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, parse_card
+from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, is_of_training, parse_card
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.finished_sweep import read_finished
@@ -40,8 +39,8 @@ from eexit.training.plan import (
 from eexit.training.setup import rule_and_parameter
 from eexit.training.texts import distinct, read_texts
 
-SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
-SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current block has to end first
+SECONDS_PER_CALL = 2.0  # of the actor; between calls, progress is shown and interruptions are handled
+SECONDS_TO_SAVE = 120.0  # on interruption: the current block has to end first
 
 
 def train_exits(
@@ -52,12 +51,10 @@ def train_exits(
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     trusts_code: bool = False,
 ) -> Card:
-    """Train what is asked for on the `normal` texts of the finished sweep in `results`, and write the artefact.
+    """Train on the `normal` texts of the finished sweep in `results`, write the artefact and return its card.
 
-    `look` is as in `run_job`, and `trusts_code` as in `run_study`. Returns the artefact's card. A damaged artefact is
-    set aside and trained again.
-
-    Raises `UsageError` for what can't be used, and `SweepStopped` or `OSError` when going on would only fail.
+    A damaged artefact is set aside and trained again. `look` is as in `run_job`, and `trusts_code` as in `run_study`.
+    Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
     """
     display = display or open_display()
     folder = _folder(asked.out)
@@ -83,12 +80,14 @@ def train_exits(
 
 
 def _folder(out: str) -> Path:
-    """Raises `UsageError` for what is no folder that can be written to."""
+    """Return the artefact's folder. Raise `UsageError` if it can't be written to, or holds another program's card."""
     if "://" in out:
         raise UsageError(f"--out {shown(out)} is a URI: give a folder, which models are loaded from later")
     folder = Path(location_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
+    if (folder / CARD).is_file() and not is_of_training((folder / CARD).read_bytes()):
+        raise UsageError(f"{folder / CARD} is no training's: choose another --out, or move it elsewhere")
     store = open_store(folder)
     refuse_inside(store, f"--out {out}", *FOR_LEARNED)
     store.probe()
@@ -96,7 +95,7 @@ def _folder(out: str) -> Path:
 
 
 class TrainingWork(Work):
-    """One training, which resumes inside what it has learned: once loaded, a `eexit.training.loop.Training`."""
+    """One training, which can resume; once loaded, its `training` is an `eexit.training.loop.Training`."""
 
     doing, if_memory_is_short = "training", "give --device cpu"
 
@@ -112,9 +111,9 @@ class TrainingWork(Work):
         return frozenset(name for name, _ in map(rule_and_parameter, self._plan.options.rules))
 
     def load(self, device: str) -> Sequence[str]:
-        """Load the model and, if the training began before, what it has learned.
+        """Load the model and the saved sums, if any; return a remark on these.
 
-        Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
+        Raise `UsageError` if the model can't be loaded, or the folder does not exist on this node.
         """
         from eexit.decode.requests import take_apart
         from eexit.model.loading import load_model_and_tokenizer
@@ -150,7 +149,7 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
                     is_done, progress = actor.call("training.advance", SECONDS_PER_CALL)
             except KeyboardInterrupt:
                 display.say("saving what was learned")
-                with suppress(RayError):  # if that fails or takes too long, what was saved last stays
+                with suppress(RayError):  # if saving fails or takes too long, the last state stays
                     ray.get(actor.handle.call.remote("training.save"), timeout=SECONDS_TO_SAVE)
                 raise
             actor.call("training.save")

@@ -82,15 +82,22 @@ def is_whole(weight: object) -> bool:
 
 
 def pack_linear_layers(*models: nn.Module) -> None:
-    """Replace the models' linear layers by packed ones, in place; those that can't be packed stay as they are, and so
-    do quantised ones: a packed layer would compute with the numbers that they stand for.
+    """Replace the models' linear layers by packed ones, in place.
+
+    Layers that can't be packed stay as they are, and so do quantised layers, whose packed form would compute with the
+    numbers that they stand for, and layers with hooks or a forward of their own, which packing would drop.
 
     Layers that have the same memory, in one model or in several, become one packed layer.
     """
     uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
         for name, module in model.named_modules():
-            if type(module) is nn.Linear and is_whole(module.weight) and _can_pack(module.weight):
+            if (
+                type(module) is nn.Linear
+                and is_whole(module.weight)
+                and _can_pack(module.weight)
+                and _is_untouched(module)
+            ):
                 memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
                 uses.setdefault(memory, []).append((model, name))
     first = [model.get_submodule(name) for (model, name), *_ in uses.values()]
@@ -157,6 +164,11 @@ def _available_bytes() -> float:
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return 0
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Return True for a module without forward hooks, and with the forward of its class."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -1,3 +1,1 @@
-"""What the code of others calls: settings that were taken home, which go into transformers' `custom_generate`, and the
-original module's names. Both are thin over the engine.
-"""
+"""Entry points for other code: packaged settings for transformers' `custom_generate`, and the original module's API."""

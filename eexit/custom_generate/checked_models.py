@@ -1,6 +1,6 @@
-"""Models of others, as settings run them: whether one is the model that a setting is for, and can be run.
+"""Checks that a model is the one that a packaged setting is for, and that it can be run.
 
-It is asked once for each setting and model: whoever changes a model afterwards loads the setting again.
+A setting checks each model once: after changing a model, load the setting again.
 """
 
 from typing import Any, Final
@@ -10,15 +10,14 @@ from transformers import PreTrainedModel
 from eexit.custom_generate.taken import Taken
 from eexit.errors import UsageError
 from eexit.model.quantization import dtype_name, quantization_of
-from eexit.model.refusals import refuse_compiled
-from eexit.model.structure import find_stack
+from eexit.model.refusals import refuse_compiled, refuse_hooked
 from eexit.output.text import some, with_weights
 from eexit.plan.model_description import weights_digest
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
 
 
-# Names of files, of tokens, of what is returned and of how weights are held; none changes what the layers compute.
+# Names of files, tokens, returned values and weight formats, none of which changes what the layers compute.
 _ASIDE: Final = (
     "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "transformers_version",
     "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
@@ -27,7 +26,7 @@ _ASIDE: Final = (
 
 
 def check(model: PreTrainedModel, taken: Taken, name: str) -> None:
-    """Raises `UsageError` unless this model is the one that the setting called `name` is for, as it was loaded."""
+    """Raise `UsageError` unless this is the model that the setting called `name` is for, unchanged since loading."""
     refuse_unusual(model)
     _refuse_precision(model, taken, name)  # before weights are read
     if weights_digest(model) != taken.model.measured[precision(model)].weights:
@@ -41,7 +40,7 @@ def check(model: PreTrainedModel, taken: Taken, name: str) -> None:
 
 
 def precision(model: PreTrainedModel) -> str:
-    """The dtype of a model's weights, such as `float32`."""
+    """Return the dtype of a model's weights, such as `float32`."""
     return dtype_name(model.dtype)
 
 
@@ -73,42 +72,17 @@ def _called(taken: Taken) -> str:
 
 
 def config_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model's configuration says of what it computes, where that differs from the family's defaults."""
+    """Return the values of a model's configuration that affect its output and differ from the family's defaults."""
     found: dict[str, Any] = model.config.to_diff_dict()
     return {name: value for name, value in found.items() if name not in _ASIDE and name[0] != "_"}
 
 
 def refuse_unusual(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that is compiled, not on one device, hooked outside of its layers or patched.
-
-    Hooks on layers, and on what is in them, are no reason: a layer that runs is called as in a plain forward, and exits
-    are read from what a hook makes of its output. What is outside runs at other times than in plain `generate`: the
-    norm and the head wherever a layer is read. Of a module that holds others, parts may run alone, without a `forward`
-    that it was given.
-    """
+    """Raise `UsageError` for a model that is compiled, not on one device, patched, or hooked outside its layers."""
     refuse_compiled(model)
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
         raise UsageError(
             f"the model is spread over {', '.join(some(devices))}: load it onto one device, without offloading"
         )
-    path, layers = find_stack(model, model.config.get_text_config(decoder=True).num_hidden_layers)
-    in_layers = f"{path}.{layers}." if path else f"{layers}."
-    for name, module in model.named_modules():
-        what = f"the model's {name}" if name else "the model"
-        # Hooks of transformers' own look on when hidden states are asked for.
-        hooks = [hook for kind in ("_forward_hooks", "_forward_pre_hooks") for hook in vars(module)[kind].values()]
-        if not name.startswith(in_layers) and not all(_is_of_transformers(hook) for hook in hooks):
-            raise UsageError(
-                f"{what} has a forward hook, which would see other calls here than in plain generate: remove it (its "
-                "handle has remove()), put it on a layer, or generate without custom_generate"
-            )
-        if "forward" in vars(module) and any(module.children()):
-            raise UsageError(
-                f"{what} has a forward of its own in place of that of its class, and a part of it may run alone here: "
-                "load the model again, or generate without custom_generate"
-            )
-
-
-def _is_of_transformers(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("transformers.")
+    refuse_hooked(model)

@@ -1,10 +1,10 @@
-"""What transformers' `generate` hands to a callable: the arguments that exits follow, and refusals of others by name.
+"""Arguments that transformers' `generate` passes to a callable: parsing of supported ones, refusal of others by name.
 
-Everything that depends on how `generate` prepares a call is in this file. Shapes: B rows, T tokens.
+Everything that depends on how `generate` prepares a call is in this file. Shapes: B sequences, T tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -27,38 +27,57 @@ from transformers.generation.streamers import BaseStreamer
 from eexit.decode.requests import RowSoFar
 from eexit.errors import UsageError
 
-# What `generate` (5.24) takes and does not pass on to a callable.
+# Arguments that `generate` (5.24) takes and does not pass on to a callable.
 _KEPT_BACK: Final = ("streamer", "assistant_model", "synced_gpus")
 _MODES: Final = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-# Settings of generation that nothing here follows, with the values that ask for nothing.
+# Unsupported generation settings, with their neutral values.
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "output_scores": (None, False), "output_logits": (None, False), "output_attentions": (None, False),
     "output_hidden_states": (None, False), "cache_implementation": (None, "dynamic"), "compile_config": (None,),
     "num_return_sequences": (None, 1), "prefill_chunk_size": (None,), "token_healing": (None, False),
     "is_assistant": (None, False),
 }  # fmt: skip
-# Arguments of the model's forward that `generate` makes itself, and that change nothing here.
+_CACHES: Final = ("cache_implementation", "compile_config", "prefill_chunk_size")  # these change no text
+# For each processor or criterion, the value of generation_config that sets it, and the attribute that has this value.
+# Processors set by the model's own file are dropped; `generate` also converts min_new_tokens to min_length.
+_FOLLOW_FROM: Final[Mapping[str, tuple[str, str]]] = {
+    "RepetitionPenaltyLogitsProcessor": ("repetition_penalty", "penalty"),
+    "NoRepeatNGramLogitsProcessor": ("no_repeat_ngram_size", "ngram_size"),
+    "MinLengthLogitsProcessor": ("min_length", "min_length"),
+    "MinNewTokensLengthLogitsProcessor": ("min_new_tokens", "min_new_tokens"),
+    "SuppressTokensLogitsProcessor": ("suppress_tokens", "suppress_tokens"),
+    "SuppressTokensAtBeginLogitsProcessor": ("begin_suppress_tokens", "begin_suppress_tokens"),
+    "ForcedBOSTokenLogitsProcessor": ("forced_bos_token_id", "bos_token_id"),
+    "ForcedEOSTokenLogitsProcessor": ("forced_eos_token_id", "eos_token_id"),
+    "NoBadWordsLogitsProcessor": ("bad_words_ids", "bad_word_ids"),
+    "TopKLogitsWarper": ("top_k", "top_k"),
+    "MinPLogitsWarper": ("min_p", "min_p"),
+    "TypicalLogitsWarper": ("typical_p", "mass"),
+    "MaxTimeCriteria": ("max_time", "max_time"),
+}
+# Arguments of the model's forward that `generate` creates itself, without effect here.
 _MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "use_cache")
 
 
 @dataclass(frozen=True)
 class HandedOver:
-    """What a call of `generate` asks for. Temperature 0 is greedy."""
+    """Parsed arguments of a call of `generate`. Temperature 0 is greedy."""
 
     prompts: Sequence[tuple[int, ...]]  # without padding
     max_new_tokens: int
-    eos_token_ids: frozenset[int]  # none if neither the call nor the model names one
+    eos_token_ids: frozenset[int]  # empty if neither the call nor the model has an EOS token
     pad_token_id: int | None
     temperature: float
     top_p: float
     criteria: Sequence[StopStringCriteria] = ()
     streamer: BaseStreamer | None = None
     returns_dict: bool = False
-    seeds: Sequence[int] | None = None  # of each row; None: the setting's own for all
+    seeds: Sequence[int] | None = None  # one per sequence; None: the setting's seed for all
+    unapplied: Mapping[str, Any] = field(default_factory=dict)  # values of the model's generation_config
 
 
 class Watcher:
-    """Looks at rows while they decode: shows a single row's tokens, and says whether a criterion ends a row."""
+    """Callback on slots while they decode: streams the tokens of a single slot, and checks the stop criteria."""
 
     def __init__(self, criteria: Sequence[StopStringCriteria], streamer: BaseStreamer | None, device: torch.device):
         self._criteria, self._streamer, self._device, self._n_shown = criteria, streamer, device, 0
@@ -70,7 +89,7 @@ class Watcher:
         return any(bool(torch.as_tensor(each(token_1T, None)).all()) for each in self._criteria)
 
     def _show(self, streamer: BaseStreamer, row: RowSoFar) -> None:
-        put_exits = getattr(streamer, "put_exits", None)  # which takes the exit layers of the tokens to come
+        put_exits = getattr(streamer, "put_exits", None)  # receives the exit layers of the next tokens
         for token_id, layer in zip(row.token_ids[self._n_shown :], row.exit_layers[self._n_shown :], strict=True):
             if put_exits is not None:
                 put_exits([layer])
@@ -85,9 +104,9 @@ class Watcher:
 def with_stop_strings(
     model: PreTrainedModel, asked: Mapping[str, Any], tokenizer: Any, strings: str | Sequence[str] | None
 ) -> dict[str, Any]:
-    """The arguments of a call, with stop strings as a criterion. Raises `UsageError` if that takes a tokenizer.
+    """Return a call's arguments, with stop strings as a criterion. Raise `UsageError` if they lack a tokenizer.
 
-    Stop strings may also stand in the configuration of generation that is given, or in that of the model.
+    Stop strings may also be set in the given generation_config, or in that of the model.
     """
     given: GenerationConfig | None = asked.get("generation_config")
     strings = strings or (given and given.stop_strings) or getattr(model.generation_config, "stop_strings", None)
@@ -101,21 +120,27 @@ def with_stop_strings(
 
 
 def kept_back(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments of a call that `generate` does not pass on."""
+    """Return the arguments of a call that `generate` does not pass on."""
     return {name: asked[name] for name in _KEPT_BACK if asked.get(name) is not None}
 
 
 def names_an_eos_token(model: PreTrainedModel) -> bool:
-    """Whether the model has an EOS token, so that a call without one is meant to have none."""
+    """Return True if the model has an EOS token, so that a call without one is deliberate."""
     return getattr(model.config.get_text_config(decoder=True), "eos_token_id", None) is not None
 
 
 def read_call(
     input_ids: Tensor, processors: Sequence[Any], criteria: Sequence[StoppingCriteria], asked: GenerationConfig,
-    others: Mapping[str, Any], seed: int | None,
+    others: Mapping[str, Any], seed: int | None, own: GenerationConfig | None = None,
 ) -> HandedOver:  # fmt: skip
-    """What is asked for. Raises `UsageError` for what can't be done; `others` are all further arguments."""
-    _refuse_config(asked)
+    """Return the parsed call; `others` are all further arguments. Raise `UsageError` for an unsupported argument.
+
+    Unsupported values that follow from the model's `own` generation_config alone are not applied.
+    """
+    unapplied: dict[str, Any] = {}
+    processors = _without_own(processors, own, input_ids.shape[1], unapplied)
+    criteria = _without_own(criteria, own, input_ids.shape[1], unapplied)
+    _refuse_config(asked, own)
     _refuse_arguments(others)
     prompts = _prompts(input_ids, others.get("attention_mask"), others.get("position_ids"))
     temperature, top_p = _sampling(processors, bool(asked.do_sample))
@@ -137,15 +162,48 @@ def read_call(
         streamer,
         bool(asked.return_dict_in_generate),
         _seeds(seed, len(prompts), temperature),
+        unapplied,
     )
 
 
-def _refuse_config(asked: GenerationConfig) -> None:
+def _without_own(
+    given: Sequence[Any], own: GenerationConfig | None, n_prompt: int, unapplied: dict[str, Any]
+) -> list[Any]:
+    """Return the processors or criteria not set by the model's own file; add the others' values to `unapplied`."""
+    left: list[Any] = []
+    for each in given:
+        name, attribute = _FOLLOW_FROM.get(type(each).__name__, ("", ""))
+        value = _own_value(own, name, n_prompt)
+        if value is None or _plain(getattr(each, attribute, None)) != _plain(value):
+            left.append(each)
+        elif name != "min_length" or own is None or own.min_new_tokens is None:
+            unapplied[name] = value
+    return left
+
+
+def _own_value(own: GenerationConfig | None, name: str, n_prompt: int) -> Any:
+    """Return the value that the model's own generation_config gives a call; None if it sets none."""
+    if own is None or not name:
+        return None
+    if name == "min_length" and own.min_new_tokens is not None:
+        return own.min_new_tokens + n_prompt
+    value = getattr(own, name, None)
+    return own._get_default_generation_params()[name] if name == "top_k" and value is None and own.do_sample else value
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers as in generation_config, where a single token id may be without a list."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _refuse_config(asked: GenerationConfig, own: GenerationConfig | None) -> None:
     mode = asked.get_generation_mode()
     if mode not in _MODES:
         raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: ask for greedy search or sampling")
     for name, neutral in _NEUTRAL.items():
-        if (value := getattr(asked, name, None)) not in neutral:
+        is_own = name in _CACHES and own is not None and getattr(own, name, None) == getattr(asked, name, None)
+        if (value := getattr(asked, name, None)) not in neutral and not is_own:
             raise UsageError(f"{name}={value} can't be followed here: leave it out")
 
 
@@ -158,7 +216,7 @@ def _refuse_arguments(others: Mapping[str, Any]) -> None:
 
 
 def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | None) -> list[tuple[int, ...]]:
-    """Each row's tokens without its padding."""
+    """Return each sequence's tokens without padding."""
     if not input_ids.numel():
         raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one row with one token")
     real_BT = torch.ones_like(input_ids, dtype=torch.bool) if mask_BT is None else mask_BT.bool().to(input_ids.device)
@@ -175,7 +233,7 @@ def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | No
 
 
 def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]:
-    """Temperature and top-p."""
+    """Return temperature and top-p. Raise `UsageError` for any other processor."""
     temperature, top_p = 1.0, 1.0
     for processor in processors:
         match processor:
@@ -193,13 +251,13 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
                     "what asks for it, or, if the model's generation_config does, give its neutral value, as in "
                     "repetition_penalty=1.0"
                 )
-    if not do_sample or top_p == 0:  # which keeps the likeliest token alone
+    if not do_sample or top_p == 0:  # 0 keeps only the likeliest token
         return 0.0, 1.0
     return float(temperature), float(top_p)
 
 
 def _stop_strings(criteria: Sequence[StoppingCriteria]) -> list[StopStringCriteria]:
-    """Those that look at one row at a time; length and EOS are the engine's own."""
+    """Return the stop-string criteria, which act on one sequence at a time; the engine handles length and EOS."""
     found: list[StopStringCriteria] = []
     for each in criteria:
         match each:
@@ -213,7 +271,7 @@ def _stop_strings(criteria: Sequence[StoppingCriteria]) -> list[StopStringCriter
 
 
 def _seeds(seed: int | None, n_rows: int, temperature: float) -> list[int] | None:
-    """A row's draws follow from its seed and its prompt."""
+    """Return a seed per sequence, by default from torch's generator; None for greedy decoding without a seed."""
     if seed is not None:
         return [seed] * n_rows
     if not temperature:

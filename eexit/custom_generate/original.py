@@ -1,4 +1,4 @@
-"""One generation at a time, with the names and signatures of the original module; it runs as a batch of one.
+"""Generation of one text at a time, with the names and signatures of the original module, as a batch of one.
 
 generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
                             exitable_layers=get_early_exit_indices(model))
@@ -8,9 +8,12 @@ tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -26,13 +29,14 @@ from eexit.output.text import did_you_mean
 from eexit.plan.config import MAPPING, SweepConfig
 from eexit.plan.configuration import NORMAL, Exit, Normal, exiting_modes
 from eexit.plan.exit_layers import every_nth_layer
+from eexit.plan.validation_errors import explain
 from eexit.results.original_format import evaluation_of
 from eexit.results.shard_tables import exit_statistics, text_pieces
 
 
 @dataclass(frozen=True)
 class PredictionObject:
-    """What was recorded while generating. T tokens, E exitable layers; KL, logprob and entropy are in nats."""
+    """Record of a generation. T tokens, E exitable layers; KL, logprob and entropy are in nats."""
 
     text: str
     finish_reason: str
@@ -46,12 +50,12 @@ class PredictionObject:
 
 
 def get_early_exit_indices(model: PreTrainedModel, every: int = 5) -> list[int]:
-    """The default exitable layers: l with 0 < l < L-1 and l % `every` == 0. Raises `UsageError` if there is none."""
+    """Return the default exitable layers: l with 0 < l < L-1 and l % `every` == 0. Raise `UsageError` for none."""
     return list(every_nth_layer(model.config.get_text_config(decoder=True).num_hidden_layers, every))
 
 
 class EarlyExitGenerator(ABC):
-    """A model and its exitable layers. Raises `UsageError` for a mode, layers or a model that can't be used."""
+    """A model and its exitable layers. Raise `UsageError` for a mode, layers or a model that can't be used."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: Tokenizer, mode: str = "unfrozen",
@@ -82,12 +86,12 @@ class EarlyExitGenerator(ABC):
     def generate(
         self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any
     ) -> tuple[list[str], list[int], PredictionObject]:
-        """The texts of the tokens, the exit layer of each, and everything that was recorded."""
+        """Return the texts of the tokens, the exit layer of each token, and the record of the generation."""
 
     def evaluate_response(
         self, tokens: Sequence[str], exit_layers: Sequence[int], inputs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
-        """The `evaluation` of the original file format. The first token is not decided and does not count."""
+        """Return the original format's `evaluation`. The first token has no exit decision and does not count."""
         exits = exit_statistics(np.array(exit_layers), self.exitable_layers, self.decoder.n_layers)
         return evaluation_of(
             tokens=tokens,
@@ -100,7 +104,7 @@ class EarlyExitGenerator(ABC):
 
 
 class KLExitGenerator(EarlyExitGenerator):
-    """Exits by rule `kl`: with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one."""
+    """Generator with rule `kl`: exit probability 2·sigmoid(−k·KL) at a layer, with KL(final ‖ layer) in nats."""
 
     def generate(
         self, inputs: Mapping[str, Tensor], kl_strength: float = 1.0, max_new_tokens: int = 100, seed: int = 0,
@@ -108,7 +112,7 @@ class KLExitGenerator(EarlyExitGenerator):
     ) -> tuple[list[str], list[int], PredictionObject]:  # fmt: skip
         """Generate from `inputs["input_ids"]` (1, T). `kl_strength` is the KL factor k, ≥ 0; higher exits later.
 
-        Raises `UsageError` for a prompt that is empty or too long, and for a negative `kl_strength`.
+        Raise `UsageError` for a prompt that is empty or too long, and for a negative `kl_strength`.
         """
         if not kl_strength >= 0:
             raise UsageError(f"kl_strength must be ≥ 0, got {kl_strength}")
@@ -131,13 +135,20 @@ class KLExitGenerator(EarlyExitGenerator):
 
 
 def load_default_model_and_tokenizer(
-    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+    model: str = DEFAULT_MODEL,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """The default model (or another) and its tokenizer; fetched on first use, quantised if that is asked for.
+    """Return the default model (or another) and its tokenizer; download it on first use, and quantise it on request.
 
-    Raises `UsageError` if it can't be found or loaded.
+    Raise `UsageError` if it can't be found or loaded.
     """
     unused_prompt = {"id": "0", "prompt": ""}
     asked = {"model": model, "dtype": dtype, "quantize": quantize}
-    config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
+    try:
+        config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
+    except ValidationError as error:
+        call = Path("load_default_model_and_tokenizer")
+        raise UsageError(explain(error, set(), call, SweepConfig.model_fields)) from error
     return load_model_and_tokenizer(config, device)

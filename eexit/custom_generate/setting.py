@@ -1,9 +1,10 @@
-"""A setting that was taken home, as transformers' `generate` calls it.
+"""A packaged setting, as a callable for transformers' `generate`.
 
     setting = eexit.load("settings/mine")
     output = model.generate(**inputs, custom_generate=setting)
 
-It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N generated tokens of the longest.
+It is a thin layer over the batched engine, on the same code path as sweeps. Shapes: B sequences, N generated tokens (of
+the longest).
 """
 
 import warnings
@@ -41,22 +42,24 @@ from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.refusals import refuse_autocast
+from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
+from eexit.output.locations import path_from
+from eexit.output.text import unapplied_sentence
 from eexit.plan.runs import LENGTH
 from eexit.results.means import saved
 from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer
-_counting: Final = Lock()  # of all stats, since an object that has a lock can't be copied or pickled
+_counting: Final = Lock()  # shared by all stats, since an object with a lock can't be copied or pickled
 
 
 @dataclass
 class ExitOutput(GenerateDecoderOnlyOutput):
-    """What `generate` returns with `return_dict_in_generate`.
+    """Output of `generate` with `return_dict_in_generate`.
 
-    `exit_layers` (B, N) are those that the generated tokens were read after, −1 behind a row's end. `costs` are those
-    columns of `generations` for each row that say what its decided tokens cost, such as `cost_run`, in multiply-adds.
+    `exit_layers` (B, N) are the exit layers of generated tokens, −1 after a sequence's end. `costs` has, for each
+    sequence, the columns of `generations` with the cost of its decided tokens, such as `cost_run`, in multiply-adds.
     """
 
     exit_layers: Tensor | None = None
@@ -65,19 +68,19 @@ class ExitOutput(GenerateDecoderOnlyOutput):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A setting with a model: all that doesn't change from call to call, so that several threads may use it."""
+    """A setting bound to a model: everything that stays the same between calls, so that several threads may use it."""
 
     decoders: Decoders
     decoding: Decoding
     prices: Prices
 
 
-# Beside settings, which can be copied and pickled, and models, which are freed when nobody else holds them.
+# Outside of settings, so that they can be copied and pickled, and with weak keys, so that models can be freed.
 _READY: Final[MutableMapping["Setting", MutableMapping[PreTrainedModel, _Ready]]] = WeakKeyDictionary()
 
 
 class Stats:
-    """What rows generated and cost, as counters that Prometheus could collect. Several threads may use it."""
+    """Counters of generated sequences and their costs, as Prometheus can collect them. Threads may share them."""
 
     def __init__(self, n_layers: int) -> None:
         self._n_layers = n_layers
@@ -85,7 +88,7 @@ class Stats:
         self._exits: Counter[int] = Counter()
 
     def add(self, trace: Trace, costs: Mapping[str, float | int | None]) -> None:
-        """Count a row, with what it cost (`eexit.decode.costs.cost_columns`)."""
+        """Count a sequence and its cost (`eexit.decode.costs.cost_columns`)."""
         decided = trace.exit_layer_T[1:]
         with _counting:
             self._exits.update(decided.tolist())
@@ -98,9 +101,9 @@ class Stats:
             self._totals.update({name: int(costs[name] or 0) for name in COSTS})
 
     def read(self) -> dict[str, float]:
-        """Each total by its name, and exits by layer; layers and multiply-adds are those of decided tokens.
+        """Return each total by name, and exits by layer; layers and multiply-adds cover decided tokens.
 
-        `eexit_saved_ratio` is 1 − cost_run / cost_full: what was saved of full depth's multiply-adds.
+        `eexit_saved_ratio` is 1 − cost_run / cost_full, the saved share of full-depth multiply-adds.
         """
         with _counting:
             totals, exits = Counter(self._totals), Counter(self._exits)
@@ -114,25 +117,26 @@ class Stats:
 
 
 def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[str | Path] = ()) -> "Setting":
-    """The setting in a folder that `jobs/take_home.py` made, which is a `custom_generate` of transformers' `generate`.
+    """Return the setting in a folder of `jobs/take_home.py`, as a `custom_generate` for transformers' `generate`.
 
-    With `packed`, the model's linear layers are copied once into a layout that CPUs compute faster with, which takes as
-    much memory again as they do; without it, nothing is copied. `use` are files with rules and states of one's own,
-    which are run: those that the setting needs, as they were. What the folder holds of their text is never run. Raises
-    `UsageError` for a folder that is no setting, or was altered.
+    With `packed`, the model's linear layers are copied once into a layout that is faster on CPUs and takes as much
+    memory again; otherwise nothing is copied. `use` are files with the setting's custom rules and modes, unchanged,
+    which are run; their text in the folder never is. Raise `UsageError` for a folder that is no setting, or was
+    altered.
     """
     use_files(use)
-    path = Path(folder).expanduser()
+    path = path_from(folder, "folder")
     return Setting(read_taken(path), path, packed)
 
 
 class Setting:
-    """A callable that generates with exits, by a model's own layers. The model stays as it is, and several threads may
-    use it meanwhile.
+    """Callable that generates with exits, using a model's own layers.
+
+    The model stays unchanged, and several threads may use it meanwhile.
     """
 
     def __init__(self, taken: Taken, folder: Path, packed: bool = False):
-        """Raises `UsageError` for a setting that this version can't follow."""
+        """Raise `UsageError` for a setting that this version does not support."""
         self.taken, self.folder, self._packed = taken, folder, packed
         self._config, self._follows = config_of(taken, folder), taken.follows
         self._stats = Stats(taken.model.n_layers)
@@ -142,20 +146,20 @@ class Setting:
 
     @property
     def stats(self) -> dict[str, float]:
-        """What the setting has done since it was loaded: counters by the names that Prometheus would give them."""
+        """Counters since the setting was loaded, by Prometheus names."""
         return self._stats.read()
 
     def describe(self) -> str:
-        """What the setting is, what it saved, and what its guarantee covers, in sentences."""
+        """Return sentences about the setting, its savings, and the scope of its guarantee."""
         return described(self.taken)
 
     def generate(
         self, model: PreTrainedModel, *inputs: Tensor, tokenizer: Tokenizer | None = None,
         stop_strings: str | Sequence[str] | None = None, **asked: Any,
     ) -> Any:  # fmt: skip
-        """`model.generate(…, custom_generate=self)`, with stop strings and a streamer too.
+        """Call `model.generate(…, custom_generate=self)`, with support for stop strings and a streamer.
 
-        `generate` passes neither a streamer on nor the tokenizer that stop strings need.
+        `generate` itself passes on neither a streamer nor the tokenizer that stop strings need.
         """
         asked = with_stop_strings(model, asked, tokenizer, stop_strings)
         return model.generate(*inputs, custom_generate=partial(self, **kept_back(asked)), **asked)  # type: ignore[operator]  # of a mixin
@@ -165,14 +169,16 @@ class Setting:
         stopping_criteria: Sequence[StoppingCriteria] = (), generation_config: GenerationConfig | None = None,
         seed: int | None = None, **others: Any,
     ) -> Tensor | ExitOutput:  # fmt: skip
-        """The rows of `input_ids` and what follows them, (B, T + N), as `generate` returns them.
+        """Return the sequences of `input_ids` with their generated tokens, (B, T + N), as `generate` returns them.
 
-        `seed` fixes the draws, as a sweep's seed does, so that rows of the same prompt have the same. Without it, those
-        of sampling come from torch's generator, and a rule that leaves exits to chance has the sweep's. Raises
-        `UsageError` for what can't be done.
+        `seed` fixes the draws, as a sweep's seed does, so that equal prompts have equal draws. Without it, sampling
+        uses torch's generator, and a rule with random exits uses the sweep's seed. Raise `UsageError` for unsupported
+        arguments.
         """
         asked = generation_config or model.generation_config or GenerationConfig()
-        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
+        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed, model.generation_config)
+        if call.unapplied:
+            warnings.warn(unapplied_sentence(call.unapplied, "a setting"), stacklevel=2)
         if not call.eos_token_ids and not names_an_eos_token(model):
             call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         ready = self._ready_for(model)
@@ -181,14 +187,13 @@ class Setting:
         return self._returned(input_ids, call, traces, costs)
 
     def _ready_for(self, model: PreTrainedModel) -> _Ready:
-        """What is made once for each model. Raises `UsageError` if the setting is not for this one."""
-        if model.training:
-            raise UsageError("the model is in training mode: call model.eval() before")
+        """Return the setting bound to this model, checking it once. Raise `UsageError` if it is for another model."""
+        refuse_training(model)
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:
             check(model, self.taken, str(self.folder))
-            # The outermost module alone is copied, so that the model can be freed. Packing changes the others too.
+            # Only the outermost module is copied, so that the model can be freed. Packing changes the others too.
             decoders = take_apart(sharing(model) if self._packed else copied(model), self._config.adapter, self._packed)
             moment = self.folder / MOMENT.format(dtype=precision(model))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
@@ -219,7 +224,7 @@ class Setting:
         return [traces[row] for row in range(len(requests))]
 
     def _count(self, ready: _Ready, prompt: Sequence[int], trace: Trace) -> dict[str, float | int | None]:
-        """What a row's decided tokens cost; counted among `stats`."""
+        """Return the cost of a sequence's decided tokens, and add it to `stats`."""
         exits, layers = trace.exit_layer_T[1:], ready.decoding.exitable_layers
         costs = cost_columns(ready.prices, trace.counts, exits, layers, self._follows.mode, len(prompt))
         self._stats.add(trace, costs)
@@ -238,7 +243,7 @@ class Setting:
 
 
 def _padded(rows: Sequence[np.ndarray], padding: int) -> Tensor:
-    """Rows of different lengths, padded on the right, (B, N)."""
+    """Return arrays of different lengths, padded on the right, (B, N)."""
     longest = max(map(len, rows))
     return torch.tensor([[*row.tolist(), *[padding] * (longest - len(row))] for row in rows])
 

@@ -1,13 +1,13 @@
-"""What a setting's folder holds: `setting.json`, and copies of the artefacts that it names.
+"""The content of a package: `setting.json`, and copies of the artefacts that it names.
 
-    setting.json     what is followed, for which model, with which guarantee: a `Taken`, with a checksum
-    artefacts/       what was trained, in a folder for each role, as jobs/train.py makes them; and screens/
+    setting.json     the setting, its model and its guarantee: a `Taken`, with a checksum
+    artefacts/       trained artefacts, in a folder for each role, as jobs/train.py makes them; and screens/
     README.md        the setting and its guarantee, in sentences
     custom_generate/ for a repository on the Hugging Face Hub (`jobs/take_home.py --hub`)
 
-The setting is a sweep's configuration without prompts and with one setting in place of a grid, so that whatever a sweep
-may use is in it without a word here: a further artefact is one more field of `eexit.plan.config.SweepConfig`, and one
-more role in `eexit.plan.artefacts.FLAGS`. This module does not import torch.
+A setting is a sweep's configuration without prompts and with one setting in place of a grid. It therefore covers all
+that a sweep may use: a new artefact needs only one more field of `eexit.plan.config.SweepConfig` and one more role in
+`eexit.plan.artefacts.FLAGS`. This module does not import torch.
 """
 
 import json
@@ -28,7 +28,7 @@ from eexit.plan.runs import used_by
 SETTING: Final = "setting.json"
 README: Final = "README.md"
 ARTEFACTS: Final = "artefacts"
-MOMENT: Final = f"{ARTEFACTS}/screens/{{dtype}}.safetensors"  # what screens are made of, by precision
+MOMENT: Final = f"{ARTEFACTS}/screens/{{dtype}}.safetensors"  # the second moment that fits screens, by precision
 FORMAT: Final = 1
 _CHECKSUM: Final = "checksum"
 _NO_PROMPTS: Final = {"prompts": [{"id": "0", "prompt": ""}]}
@@ -40,30 +40,30 @@ class _Record(BaseModel):
 
 
 class Equivalence(_Record):
-    """That a model in one precision writes the sweep's texts: how many of some runs, token for token."""
+    """Test that a model in one precision reproduces the sweep's texts: `identical` of `runs`, token for token."""
 
-    device: str  # a type, such as cpu
-    weights: str  # of the model as it is loaded in this precision: `eexit.plan.model_description.weights_digest`
+    device: str  # device type, such as cpu
+    weights: str  # `eexit.plan.model_description.weights_digest` of the model loaded in this precision
     runs: int
     identical: int
 
 
 class TakenModel(_Record):
-    """The model that a setting is for. `measured` is by precision, and `config` are the facts of its configuration."""
+    """The model that a setting is for. `measured` is by precision, and `config` has the values of its configuration."""
 
     name: str
     revision: str | None
-    dtype: str  # of the sweep
-    dtype_asked: str  # auto, where `dtype` is what it became
+    dtype: str  # dtype of the sweep
+    dtype_asked: str  # auto, where `dtype` is the resolved one
     architecture: str
     n_layers: int
     config: dict[str, Any]
     measured: dict[str, Equivalence]
-    quantization: str | None = None  # of its weights, such as int8, if they are quantised
+    quantization: str | None = None  # of the weights, such as int8; None if not quantised
 
 
 class HeldOutCheck(_Record):
-    """The setting on prompts that chose nothing. `upper` is what the risk is at most by these alone."""
+    """The setting on the test split. `upper` bounds the risk by these prompts alone."""
 
     mean_loss: float
     n: int
@@ -72,28 +72,28 @@ class HeldOutCheck(_Record):
 
 
 class Certificate(_Record):
-    """That a risk is at most a bound, with a confidence, for prompts drawn as the n prompts for choosing were."""
+    """Certificate that a risk is at most a bound, with a confidence, for prompts drawn as its calibration prompts."""
 
     risk: str
-    loss: str  # what it is, in words
+    loss: str  # definition of the loss, in words
     at_most: float
     confidence: float
-    n: int  # prompts for choosing
+    n: int  # calibration prompts
     mean_loss: float
     p_value: float
-    loss_of_right: float | None = None  # of the prompts that normal gets right, where answers are the risk
+    loss_of_right: float | None = None  # on the prompts that normal gets right, where answers are the risk
     n_of_right: int | None = None
     p_of_right: float | None = None
     loss_of_prompts: float | None = None  # mean over single prompts, where n is of groups of unequal size
     n_of_prompts: int | None = None
     test: str
     order: str
-    question: int  # which question about these prompts it was, from 1
+    question: int  # number of this use of the calibration prompts, from 1
     held_out: HeldOutCheck | None
 
 
 class Drawn(_Record):
-    """The sweep's prompts, and how their texts were made: what a guarantee is about."""
+    """The sweep's prompts and how their texts were generated, which delimit the guarantee."""
 
     n: int
     kinds: dict[str, int]  # by `eexit.plan.splits.kinds`
@@ -106,32 +106,32 @@ class Drawn(_Record):
 
 
 class TimedAt(_Record):
-    """Where the setting was timed, at one number of rows. Savings are fractions of full depth's time."""
+    """Timing of the setting at one batch size. Savings are fractions of full depth's time."""
 
     rows: int
     tokens_per_second: float
     saved: float
-    low: float | None  # the ends of its interval
+    low: float | None  # ends of the interval of `saved`
     high: float | None
     rounds: int
     machine: str | None
-    beside_generate: float | None = None  # how many times as fast as transformers' own
+    beside_generate: float | None = None  # speed as a multiple of that of transformers' own generation
 
 
 class Taken(_Record):
-    """A setting that was taken home."""
+    """A packaged setting."""
 
     format: Literal[1] = FORMAT
     configuration: dict[str, Any]  # `eexit.plan.configuration.Configuration.columns`
-    config: dict[str, Any]  # a `SweepConfig` without prompts; its artefacts are folders in this one
+    config: dict[str, Any]  # a `SweepConfig` without prompts; its artefacts are folders in the package
     eos_token_ids: list[int]
     model: TakenModel
     prompts: Drawn
     certificate: Certificate | None
     timed: list[TimedAt]
-    saved: dict[str, float | None]  # theoretical and run, as fractions of full depth's multiply-adds, in the sweep
-    own: list[dict[str, Any]] = []  # its own rule and state: `eexit.method.descriptions.descriptions_of`
-    files: dict[str, str]  # SHA-256 of each file beside this one that the setting needs, by its name
+    saved: dict[str, float | None]  # theoretical and run savings in the sweep, as fractions of full-depth multiply-adds
+    own: list[dict[str, Any]] = []  # its custom rule and mode: `eexit.method.descriptions.descriptions_of`
+    files: dict[str, str]  # SHA-256 of each file that the setting needs beside this one, by file name
     versions: dict[str, str | None]
     made: str  # ISO 8601, UTC
 
@@ -141,12 +141,12 @@ class Taken(_Record):
 
     @property
     def follows(self) -> Configuration:
-        """The configuration that all rows have."""
+        """Configuration of all sequences."""
         return configuration_of(self.configuration)
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """Where tokens may exit, or where they are drafted."""
+        """Layers where tokens may exit, or where they are drafted."""
         match self.follows:
             case Exit(layers=layers) if layers:
                 return layers
@@ -156,12 +156,12 @@ class Taken(_Record):
 
     @property
     def seed(self) -> int:
-        """Of the sweep's first runs."""
+        """Seed of the sweep's first runs."""
         return int(self.config["seeds"][0])
 
 
 def single(config: SweepConfig, configuration: Configuration, exitable_layers: list[int]) -> dict[str, Any]:
-    """A sweep's configuration without prompts and with one setting in place of its grid, as JSON has it."""
+    """Return a sweep's configuration as JSON, without prompts and with one setting in place of its grid."""
     grid: dict[str, Any] = {**NO_EXITS, "exit_sets": (EVERY,)}
     match configuration:
         case Exit(state, rule, parameter):
@@ -183,7 +183,7 @@ def encode(taken: Taken) -> str:
 
 
 def read_taken(folder: Path) -> Taken:
-    """What is in a setting's folder, once everything in it is found to be as it was taken home. Raises `UsageError`."""
+    """Return the setting in a folder, after verifying all files. Raise `UsageError` for missing or altered ones."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder that is there: give one that jobs/take_home.py made")
     try:
@@ -215,9 +215,9 @@ def read_taken(folder: Path) -> Taken:
 
 
 def config_of(taken: Taken, folder: Path) -> SweepConfig:
-    """The sweep's configuration, with artefacts where they are now; it loads no model, and trusts no model's code.
+    """Return the sweep's configuration with the artefacts' current paths, without loading a model or trusting its code.
 
-    Raises `UsageError`, also unless an own rule and an own state are given again.
+    Raise `UsageError` if this version can't read it, or unless its custom rule and mode are given again.
     """
     refuse_changed(taken.own, str(folder))
     artefacts = {role: str(inside(folder, name)) for role, name in locations_of(taken.config).items()}
@@ -231,7 +231,7 @@ def config_of(taken: Taken, folder: Path) -> SweepConfig:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file in a folder. Raises `UsageError` for a name that leads out of it."""
+    """Return the path of a file in a folder. Raise `UsageError` for a name outside the folder."""
     path = folder / name
     if PurePosixPath(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{folder}/{SETTING} names {name}, which is outside of that folder: {_TAKE_AGAIN}")

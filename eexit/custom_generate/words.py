@@ -1,4 +1,4 @@
-"""A setting in sentences: what it is, what it saved, and what its guarantee covers."""
+"""Description of a packaged setting in sentences: its method, its savings, and the scope of its guarantee."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,12 @@ from eexit.plan.configuration import Draft, Exit, all_modes
 
 
 def described(taken: Taken) -> str:
-    """A paragraph per subject, each a line."""
+    """Return the description, a line per paragraph."""
     return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
 
 
 def call_to_load(taken: Taken, folder: str) -> str:
-    """The Python that loads the setting in a folder."""
+    """Return the Python call that loads the setting in a folder."""
     files = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
     return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 

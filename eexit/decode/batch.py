@@ -122,12 +122,11 @@ class Batch(ABC):
         self.student.keep(kept)
 
     def _settle(self) -> None:
-        """Run what rows in flight owe."""
-        if self.student.owed and self.rows.n_rows:
-            position_B1 = self.rows.asked.position_B1 - 1
-            latest = Inputs(torch.zeros_like(position_B1), position_B1, self.rows.seen(self.rows.end))
-            self.student.settle(Leaving.of(self.student, self.rows, self.rows.n_rows), latest)
-        self.student.owed.clear()
+        """Run the deferred tokens of rows in flight."""
+        if self.student.deferred and self.rows.n_rows:
+            leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
+            self.student.settle(leaving, self._latest(self.rows.end))
+        self.student.deferred.clear()
 
     # ---- what a step asks
 
@@ -136,14 +135,21 @@ class Batch(ABC):
         if n_columns := self.rows.shift():
             for cache in self.caches:
                 cache.move_left(n_columns)
+        return self._latest(self.rows.end + 1)
+
+    def _latest(self, end: int) -> Inputs:
+        """Return the rows' latest tokens as inputs whose columns end before column `end`."""
         asked = self.rows.asked
-        return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(self.rows.end + 1))
+        return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(end), self.rows.first_column)
 
     def deciding(self) -> Deciding:
         """Return what decides the exits of the rows' latest tokens."""
         asked = self.rows.asked
         u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
-        return Deciding(self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit)
+        return Deciding(
+            self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit,
+            checked=self.rows.checked,
+        )  # fmt: skip
 
     def record(self, columns: Mapping[str, Tensor]) -> None:
         """Add a token to every row, whose pass has filled one more column of the caches."""

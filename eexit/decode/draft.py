@@ -8,6 +8,7 @@ Shapes: B rows in flight, A drafts of a round, N = A + 1 tokens of a row that ar
 final one last, V vocabulary.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ class DraftingBatch(OnlineBatch):
         assert isinstance(draft, Draft)
         super().__init__(n_slots, length + draft.n_tokens, decoders, decoding, requests)
         self.draft = draft  # of all rows
+        self.student.most_tokens = math.inf  # all tokens of a round are verified in one pass
         self.rounds: defaultdict[int, list[list[int]]] = defaultdict(list)
 
     @torch.inference_mode()
@@ -79,7 +81,8 @@ class DraftingBatch(OnlineBatch):
         """Return the tokens at an index of the round as inputs; those that a row has no room for are not kept."""
         [last_B1] = to_device([(self.rows.n_prompt + self.rows.limit - 1)[: self.rows.n_rows, None]], self.device)
         position_B1 = torch.minimum(self.rows.asked.position_B1 + index, last_B1)
-        return Inputs(token_B1, position_B1, self.rows.seen(self.rows.end + 1 + index))
+        seen_BC = self.rows.seen(self.rows.end + 1 + index)
+        return Inputs(token_B1, position_B1, seen_BC, self.rows.first_column)
 
     def _draws(self, u_BP: Tensor, index: int) -> Tensor:
         """Return the uniform draws for the tokens that follow those at an index of the round, (B,)."""

@@ -7,6 +7,7 @@ batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teach
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -23,6 +24,7 @@ from eexit.plan.configuration import NORMAL, Draft, Normal
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
 PREFILLED_COLUMNS: Final = 4096  # of a cache, in which prompts go through the layers together before rows have them
+DEFERRED_BYTES: Final = 3 * 8 + 1  # of a deferred token besides hidden states: id, position, exit and a flag
 FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
@@ -53,7 +55,8 @@ class Engine:
         progress: Tell = lambda n_tokens: None,
         observed: Tell = lambda n_tokens: None,
     ) -> Iterator[tuple[int, Outcome]]:
-        """Yields (index into requests, outcome) as rows end; calls `progress` with the number of tokens of each step.
+        """Yields (index into requests, outcome) as rows end; calls `progress` with the number of tokens of each step,
+        and with 0 after each block of deferred tokens within one.
 
         `observed` is called with the number of tokens of finished texts that full depth was asked about, often.
 
@@ -85,7 +88,7 @@ class Engine:
         """Return what batch a request is decoded in, and what all rows of a batch have in common."""
         beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
         if isinstance(request.configuration, Draft):
-            return DraftingBatch, (request.configuration, beyond_switch)
+            return DraftingBatch, (request.configuration, beyond_switch, self._reaches_context(request))
         is_taught = request.is_oracle or (has_oracles and isinstance(request.configuration, Normal))
         return OracleBatch if is_taught else OnlineBatch, beyond_switch
 
@@ -94,6 +97,7 @@ class Engine:
         observed: Tell,
     ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
         batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
+        batch.student.tell_block = partial(progress, 0)
         waiting.reverse()
         while waiting or batch.rows.n_rows:
             while waiting and batch.rows.n_rows < batch.n_slots:
@@ -126,11 +130,19 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
+    def _reaches_context(self, request: Request) -> bool:
+        """Return True if drafts of other rows may be in columns beyond the model's context beside this row."""
+        if self.decoder.context is None or not isinstance(request.configuration, Draft):
+            return False
+        length = len(request.prompt_token_ids) + self._limit(request)
+        return length + request.configuration.n_tokens > self.decoder.context
+
     def _new_batch(self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // row_bytes(kind is OracleBatch, decoders, self.decoding, length, requests)
-        self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
+        most = 1 if any(map(self._reaches_context, requests)) else self.decoding.rows
+        self.n_slots = max(1, min(len(requests), most, fit))
         return kind(self.n_slots, length, decoders, self.decoding, requests)
 
     def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:
@@ -176,9 +188,10 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
 
 
 def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-    """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be owed.
+    """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be deferred.
 
-    Beside a teacher that is the same decoder, nothing is owed, and the student's keys and values begin above the fork.
+    Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside a
+    teacher that is the same decoder, none is deferred, and the student's keys and values begin above the fork.
     Where drafts are sampled, the logits that they were drafted and verified with are kept. Two decoders take twice as
     much.
     """
@@ -188,8 +201,12 @@ def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: i
     if decoders.are_one and is_taught:
         fork = fork_of(decoding, requests)
         return keys * (2 * decoder.n_layers - 1 - fork) // decoder.n_layers + logits
-    owed = decoder.width * decoder.dtype.itemsize * min(decoding.max_new_tokens, length) if modes - {NORMAL} else 0
+    deferred = 0
+    if modes - {NORMAL}:
+        n_states = 1 + len({need for mode in modes if mode in STATES for need in STATES[mode].needs})
+        token = n_states * decoder.width * decoder.dtype.itemsize + DEFERRED_BYTES
+        deferred = token * min(decoding.max_new_tokens, length)
     if decoding.temperature > 0:
         drafts = (request.configuration for request in requests)
         logits *= 1 + 2 * max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
-    return (keys + owed + logits) * (1 if decoders.are_one else 2)
+    return (keys + deferred + logits) * (1 if decoders.are_one else 2)

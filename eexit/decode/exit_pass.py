@@ -8,7 +8,7 @@ last, W width of the residual stream, H width of what the head takes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from torch.profiler import record_function
 from eexit.cpu.chosen import Chosen
 from eexit.decode.reading import LayerReading, Picked, Reader, Reading, read_ready, read_tokens
 from eexit.decode.requests import Decoding
-from eexit.decode.rows import MISSED, NONE, RuleOfRows
+from eexit.decode.rows import MISSED, NONE, CheckedNumbers, RuleOfRows
 from eexit.decode.student import Leaving, Left, Passing
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Chances, Look, Rule
 from eexit.method.screen import ScreenReading
@@ -40,6 +40,7 @@ class Deciding:
     u_token_D: Tensor
     is_everywhere: bool
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
+    checked: CheckedNumbers = field(default_factory=CheckedNumbers)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
         of_rule_D1, seen_DE = (deciding.rule_D == index)[:, None], None
         if name in ORACLES:
             assert reading, f"{name} looks at the teacher"
-            seen_DE = ORACLES[name].evidence(Look.at_final(reading, deciding.parameter_DE))
+            checks = deciding.checked.are_due(f"rule {name}", reading.kl_BE.device)
+            checked_D1 = checks and of_rule_D1
+            seen_DE = ORACLES[name].evidence(Look.at_final(reading, deciding.parameter_DE), checked_D1)
             in_set_DE = seen_DE.masked_fill(deciding.parameter_DE.isnan(), torch.nan)
             evidence_DE = torch.where(of_rule_D1, in_set_DE, evidence_DE)
         chances = RULES[name].chances_in_set(seen_DE, deciding.parameter_DE)
@@ -303,7 +306,8 @@ class ExitPass(KnownExits):
         if rule.probes:
             assert self.decoding.probe
             seen["predicted_kl"] = self.decoding.probe.predicted_kl(seen["after"], layer, parameter_N)
-        evidence_N = rule.evidence(Look(layer, parameter=parameter_N, **seen))
+        checks = self.deciding.checked.are_due(f"rule {rule.name}", parameter_N.device)
+        evidence_N = rule.evidence(Look(layer, parameter=parameter_N, **seen), checks and tokens.flag_D[rows])
         chances = rule.chances(evidence_N[:, None], parameter_N[:, None])
         passed_N = self.passed_D[rows]
         tokens.put(self.evidence_DE[:, rank], evidence_N)

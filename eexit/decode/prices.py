@@ -1,46 +1,148 @@
-"""What the parts of a model cost: their matrix products, counted by torch's flop counter while one token runs.
+"""Unit costs of a model's parts: the matrix products of one token's pass, counted operator by operator.
 
-The product of a vector of length n with an n × m matrix costs n·m multiply-adds, half of what the counter calls flops.
-Norms, activations and softmax are not products, and are left out, as the counter leaves them out. Experts are counted
-where they are run, even if their outputs are multiplied by zero: Llama 4 runs all of them for every token. Quantised
-weights cost the multiply-adds of those that they stand for; that they take fewer bytes, `weight_bytes_L` says.
+The product of a vector of length n with an n × m matrix costs n·m multiply-adds. Norms, activations and softmax are
+not products, and cost nothing. Experts are counted where they are run, even if their outputs are multiplied by zero:
+Llama 4 runs all of them for every token. Quantised weights cost the multiply-adds of the weights that they stand for;
+`weight_bytes_L` has the fewer bytes.
+
+Operators are counted in the thread that runs the pass. Nothing is set on the process or on the model, so other threads
+may run the same model meanwhile.
 
 What layers compute for each position that a token attends to is found by running them with one and with two positions.
 
-Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K kinds of looks.
+Shapes: W width of a hidden state, L layers, E exitable layers, X = E + 1, K kinds of looks.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from eexit.cpu.packed_linear import PackedLinear, is_whole
 from eexit.decode.costs import LOOKS, Prices
 from eexit.decode.reading import Reader
 from eexit.decode.requests import Decoding
+from eexit.errors import UsageError
 from eexit.method.state_maps import KEYS
+from eexit.model.adapters import sharing
 from eexit.model.layers import Decoder, Inputs, Layer
 from eexit.model.quantization import weight_bytes
 
 
+class _ProductCounter(TorchDispatchMode):
+    """The multiply-adds of the operators that this thread runs within the context."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        self._flops, self._formulas = 0, _formulas()
+        self._began: list[int] = []  # flops before each linear module that runs
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, formula = kwargs or {}, self._formulas.get(operator.overloadpacket)
+        if formula is None and _is_composite(operator):
+            with self:
+                return operator.decompose(*args, **kwargs)
+        result = operator(*args, **kwargs)
+        if formula is not None:
+            self._flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+    def count(self, run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
+        """Return what a function returns, and how many multiply-adds it took."""
+        before = self._flops
+        result = run(*args)
+        return result, (self._flops - before) // 2
+
+    def watching(self, decoder: Decoder) -> Decoder:
+        """Return a decoder whose linear modules are counted by their shapes where no known operator runs in them.
+
+        Few of the operators that multiply quantised weights are known, and some aren't operators of torch. Modules with
+        such weights are watched in a copy of the model, which shares all weights.
+        """
+        if all(_is_counted(module) for module in decoder.model.modules()):
+            return decoder
+        watched = Decoder(sharing(decoder.model))
+        for module in watched.model.modules():
+            if not _is_counted(module):
+                module.register_forward_pre_hook(self._begin)
+                module.register_forward_hook(self._end)
+        return watched
+
+    def _begin(self, *_: object) -> None:
+        self._began.append(self._flops)
+
+    def _end(self, module: Any, _: object, output: Tensor) -> None:
+        if self._began.pop() == self._flops:
+            self._flops += 2 * output.numel() * module.in_features
+
+
+def _is_counted(module: nn.Module) -> bool:
+    """Return True if all products of the module itself are operators with a formula."""
+    if not hasattr(module, "in_features") or isinstance(module, PackedLinear):
+        return True
+    return is_whole(getattr(module, "weight", None))
+
+
+@cache
+def _is_composite(operator: Any) -> bool:
+    """Return True if torch makes the operator of others."""
+    return bool(operator._can_decompose())
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Return the flops of torch's attention, by shapes: (…, queries, n), (…, positions, n), (…, positions, m)."""
+    return 2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _packed_flops(input: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    """Return the flops of a packed linear layer."""
+    return 2 * out_val.numel() * input.shape[-1]
+
+
+def _grouped_flops(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    """Return the flops of experts: each row of (n_rows, n) times one of the matrices (n_experts, n, m)."""
+    return 2 * input.numel() * weight.shape[-1]
+
+
+# Operators without a formula of torch's: namespace and name. Not every machine has them all.
+OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
+    ("aten", "scaled_dot_product_attention"): _attention_flops,  # whichever kernel the device has for it
+    ("mkldnn", "_linear_pointwise"): _packed_flops,
+    ("aten", "_grouped_mm"): _grouped_flops,
+    ("transformers", "grouped_mm_fallback"): _grouped_flops,
+}
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Return the flops of each operator that multiplies matrices, as functions of its arguments and `out_val`."""
+    others = {(space, name): getattr(getattr(torch.ops, space), name, None) for space, name in OTHER_PRODUCTS}
+    return flop_registry | {operator: OTHER_PRODUCTS[key] for key, operator in others.items() if operator is not None}
+
+
 @torch.inference_mode()
 def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
-    """Run a single token through the parts of a model, three times in all, and count what they cost."""
-    with sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
-        hidden_1W, at_one_L, before = _price_layers(decoder, 1)
-        _, at_two_L, _ = _price_layers(decoder, 2)
-        keys_L, mapped_LL = _price_keys(decoder, decoding)
-        look_XK = _price_looks(decoder, decoding, hidden_1W)
+    """Return the unit costs of a model's parts, from three passes of a single token.
+
+    Raises:
+        UsageError: For a model whose costs with one and with two positions contradict each other.
+    """
+    counter = _ProductCounter()
+    counted = counter.watching(decoder)
+    with counter:
+        hidden_1W, at_one_L, before = _price_layers(counted, counter, 1)
+        _, at_two_L, _ = _price_layers(counted, counter, 2)
+        keys_L, mapped_LL = _price_keys(counted, counter, decoding)
+        look_XK = _price_looks(counted, counter, decoding, hidden_1W)
     head = decoder.head_alone.get_output_embeddings()
-    return Prices(
+    prices = Prices(
         before=before,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
@@ -51,6 +153,26 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
+    _refuse_impossible(prices)
+    return prices
+
+
+def _refuse_impossible(prices: Prices) -> None:
+    """Raise `UsageError` for costs that no pass can have: below zero, or of keys alone above the whole layer's."""
+    counts = {
+        "what runs before layer 0": np.array([prices.before]), "layer": prices.layer_L, "keys and values of layer":
+        prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.look_XK.min(1),
+    }  # fmt: skip
+    for part, count in counts.items():
+        if (count < 0).any():
+            at = int(count.argmin())
+            raise UsageError(f"multiply-adds can't be counted: {part} {at} would have {count[at]}")
+    if (prices.keys_L > (whole_L := prices.layer_L + prices.position_L)).any():
+        at = int((prices.keys_L - whole_L).argmax())
+        raise UsageError(
+            f"multiply-adds can't be counted: keys and values alone of layer {at} have {prices.keys_L[at]}, and all of "
+            f"the layer {whole_L[at]}"
+        )
 
 
 def _token(decoder: Decoder, n_positions: int) -> Inputs:
@@ -59,10 +181,10 @@ def _token(decoder: Decoder, n_positions: int) -> Inputs:
     return Inputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
-def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
+def _price_layers(decoder: Decoder, counter: _ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
     """Run a token through the layers and count multiply-adds.
 
-    Returns its residual stream after the last layer, (1, W), and the multiply-adds of each layer, (L,), and of what
+    Returns its hidden state after the last layer, (1, W), and the multiply-adds of each layer, (L,), and of what
     runs before layer 0.
     """
     of_layer: list[int] = []
@@ -70,18 +192,18 @@ def _price_layers(decoder: Decoder, n_positions: int) -> tuple[Tensor, np.ndarra
 
     def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
         after_11W: Tensor
-        after_11W, multiply_adds = _counted(layer.run, hidden_11W)
+        after_11W, multiply_adds = counter.count(layer.run, hidden_11W)
         of_layer.append(multiply_adds)
         streams[:] = [after_11W[0].to(decoder.device)]
         return after_11W
 
     cache = decoder.cache(1, n_positions)
-    _, whole = _counted(decoder.run, visit, _token(decoder, n_positions), cache)
-    _, after_layers = _counted(decoder.normed, streams[0])  # which runs in the model's own pass, too
+    _, whole = counter.count(decoder.run, visit, _token(decoder, n_positions), cache)
+    _, after_layers = counter.count(decoder.normed, streams[0])  # which runs in the model's own pass, too
     return streams[0], np.array(of_layer), whole - sum(of_layer) - after_layers
 
 
-def _price_keys(decoder: Decoder, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
+def _price_keys(decoder: Decoder, counter: _ProductCounter, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
     """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of state maps', (L, L).
 
     The latter are by exit layer and then layer.
@@ -91,10 +213,10 @@ def _price_keys(decoder: Decoder, decoding: Decoding) -> tuple[np.ndarray, np.nd
     maps = decoding.state_maps
 
     def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
-        own[layer.index] = mapped_LL[:, layer.index] = _counted(layer.write_keys, hidden_11W)[1]
+        own[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11W)[1]
         for (exit_layer, index), of_layer in maps.of_layers.items() if maps else ():
             if index == layer.index:
-                mapped_LL[exit_layer, index] = _counted(write, layer, hidden_11W, of_layer)[1]
+                mapped_LL[exit_layer, index] = counter.count(write, layer, hidden_11W, of_layer)[1]
         return hidden_11W
 
     def write(layer: Layer, hidden_11W: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
@@ -113,60 +235,19 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
     return project(given)
 
 
-def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
+def _price_looks(decoder: Decoder, counter: _ProductCounter, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
     """Count the multiply-adds of each of LOOKS, (X, K); probe and gate look at no final layer."""
     reader, screen = Reader(decoder, decoding.readout), decoding.screen
     prices: list[dict[str, int]] = []
     for layer in (*decoding.exitable_layers, reader.final):
-        ready_1H, ready = _counted(reader.ready, hidden_1W, layer)
-        price = {"head_reads": ready + _counted(decoder.head, ready_1H)[1]}
+        ready_1H, ready = counter.count(reader.ready, hidden_1W, layer)
+        price = {"head_reads": ready + counter.count(decoder.head, ready_1H)[1]}
         if screen:
-            price["screen_reads"] = ready + _counted(screen.read, ready_1H)[1]
+            price["screen_reads"] = ready + counter.count(screen.read, ready_1H)[1]
         if decoding.probe and layer != reader.final:
             one_1 = torch.ones_like(hidden_1W[:, 0])
-            price["probe_reads"] = _counted(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]
+            price["probe_reads"] = counter.count(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]
         if decoding.gate and layer != reader.final:
-            price["gate_reads"] = _counted(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
+            price["gate_reads"] = counter.count(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
         prices.append(price)
     return np.array([[price.get(name, 0) for name in LOOKS] for price in prices])
-
-
-def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-    """Return what a function returns, and how many multiply-adds it took.
-
-    Linear modules of which the counter sees nothing are counted by their shapes: it knows few of the operators by which
-    packed and quantised weights are multiplied.
-    """
-    began: list[int] = []
-    uncounted: list[int] = []  # flops
-
-    def begin(module: nn.Module, _: Any) -> None:
-        if hasattr(module, "in_features"):
-            began.append(counter.get_total_flops() + sum(uncounted))
-
-    def end(module: Any, _: Any, output: Any) -> None:
-        if hasattr(module, "in_features") and began.pop() == counter.get_total_flops() + sum(uncounted):
-            uncounted.append(2 * output.numel() * module.in_features)
-
-    with FlopCounterMode(display=False, custom_mapping=_other_products()) as counter, ExitStack() as hooks:
-        hooks.callback(register_module_forward_pre_hook(begin).remove)
-        hooks.callback(register_module_forward_hook(end).remove)
-        result = run(*args)
-    return result, (counter.get_total_flops() + sum(uncounted)) // 2
-
-
-def _grouped_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of experts: each row of (n_rows, n) is multiplied with one of the matrices (n_experts, n, m)."""
-    return 2 * prod(input) * weight[-1]
-
-
-# Products that torch's counter does not know: namespace and name of their operators. Not every machine has them all.
-OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
-    ("aten", "_grouped_mm"): _grouped_flops,
-    ("transformers", "grouped_mm_fallback"): _grouped_flops,
-}
-
-
-def _other_products() -> dict[Any, Callable[..., int]]:
-    found = {(space, name): getattr(getattr(torch.ops, space), name, None) for space, name in OTHER_PRODUCTS}
-    return {operator: OTHER_PRODUCTS[key] for key, operator in found.items() if operator is not None}

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from eexit.decode.costs import Ran
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import PERFECT, Exit
@@ -71,6 +71,22 @@ class AskedOfRows:
     position_B1: Tensor  # of the latest one
 
 
+class CheckedNumbers:
+    """Says when numbers of custom rules and modes are checked: always on a CPU, elsewhere once a batch.
+
+    Elsewhere, the host has to wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def are_due(self, name: str, device: torch.device) -> bool:
+        """Return True if the numbers of this rule or mode are to be checked now, and note that they are."""
+        is_first = name not in self.names
+        self.names.add(name)
+        return is_first or device.type == "cpu"
+
+
 class Rows:
     """Slots for rows of these requests, of up to `length` tokens each."""
 
@@ -87,6 +103,7 @@ class Rows:
         self.longest_prompt = max(len(request.prompt_token_ids) for request in requests)
         self.end = self.longest_prompt  # behind the column of the rows' latest token but one
         self.requests: dict[int, Request] = {}
+        self.checked = CheckedNumbers()
         self.request, self.n_prompt, self.n_tokens, self.limit = np.zeros((4, n_slots), np.int64)
         self.rule, self.state = np.full((2, n_slots), NONE)
         self.prefix = np.zeros(n_slots, np.int64)  # beside a teacher: the slot of its cache that a row shares
@@ -131,7 +148,7 @@ class Rows:
 
     def shift(self) -> int:
         """Return by how many columns, unused by now, the caches are to move to the left; 0 while these are few."""
-        unused = min(int(self.first.min()), self.end - self.longest_prompt)
+        unused = min(self.first_column, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS:
             return 0
         self.end -= unused
@@ -188,6 +205,11 @@ class Rows:
         return first_B
 
     @property
+    def first_column(self) -> int:
+        """The first column that holds a token of a row in flight."""
+        return int(self.first.min())
+
+    @property
     def last_token(self) -> np.ndarray:
         """Each row's latest token id, (B,)."""
         last_B: np.ndarray = self.token[self.slots, self.n_tokens[: self.n_rows] - 1]
@@ -207,8 +229,8 @@ class Rows:
         return self._asked
 
     def seen(self, n_columns: int) -> Tensor:
-        """Flag the columns among the first `n_columns` that hold tokens of each row: (B, C) bool."""
-        return torch.arange(n_columns, device=self.device) >= self.asked.first_B1
+        """Flag the columns from `first_column` to before `n_columns` that hold tokens of each row: (B, C) bool."""
+        return torch.arange(self.first_column, n_columns, device=self.device) >= self.asked.first_B1
 
     def prompt(self, slot: int) -> tuple[int, ...]:
         """Return the token ids of the prompt of the row in a slot."""

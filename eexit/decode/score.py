@@ -23,7 +23,7 @@ from eexit.decode.requests import Decoders, Decoding, Request
 from eexit.decode.rows import NONE, Rows, to_device
 from eexit.decode.student import Leaving, Student
 from eexit.decode.teacher import prefill, teacher_pass
-from eexit.method.draws import exit_draws
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.layers import Decoder, Inputs
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left

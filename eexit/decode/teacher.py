@@ -118,7 +118,8 @@ class Prefixes:
         if len(source_P):
             self.cache.copy_rows(self.cache, source, target)
         asked, exits = rows.asked, [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
-        inputs = Inputs(asked.token_B1[row], asked.position_B1[row], rows.seen(rows.end + 1)[row])
+        seen_UC = rows.seen(rows.end + 1)[row]
+        inputs = Inputs(asked.token_B1[row], asked.position_B1[row], seen_UC, rows.first_column)
         with record_function("teacher"):
             kept = [*exits, self.fork] if self.fork >= 0 else exits
             streams_UXW = teacher_pass(self.decoder, kept, inputs, self.cache)[:, 0]

@@ -9,7 +9,10 @@ import inspect
 import linecache
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,10 +21,15 @@ from types import ModuleType
 from typing import Any, Final
 
 from eexit.errors import UsageError, first_line
+from eexit.method.captured_values import code_digest
+from eexit.output.locations import path_from
 
 OURS: Final = "eexit."  # how the modules of our own rules and states begin
 PYTHON: Final = ".py"
 SHOWN: Final = 8  # letters of a digest
+RAISED: Final = (Exception, SystemExit, GeneratorExit)  # what a user's code may raise, but for Ctrl-C
+PACKAGE: Final = Path(__file__).parents[1]
+SECONDS_UNSAID: Final = 3.0  # that running a file may take without a word
 RESERVED: Final = ("normal", "draft", "generate")  # what keys of configurations begin with already
 
 
@@ -54,9 +62,18 @@ class Definition:
 
     name: str
     definition: str
+    function: Callable[..., Any]
     source: Source | None = None  # of an own one
     given: bool = True  # False: an own one that is known from results, by what they say of it, and can't be run
+    captured: Mapping[str, str] | None = None  # values that its function captures, described elsewhere; None: find them
     short: str = ""  # what stands for the name in short names; empty: the name
+
+    def cause(self, error: BaseException) -> str:
+        """Return what its function raised, with the file and line; of what was found wrong with it, where it stands."""
+        code = inspect.unwrap(self.function).__code__
+        what = cause_of(error, code.co_filename)
+        is_placed = any(frame.filename == code.co_filename for frame in traceback.extract_tb(error.__traceback__))
+        return what if is_placed else f"{what} ({_file_name(code.co_filename)}, line {code.co_firstlineno})"
 
     def refuse_if_not_given(self) -> None:
         """Raises `UsageError` for one that is known from results alone."""
@@ -79,8 +96,27 @@ def text_of(function: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
-        code = function.__code__
-        return f"# no source: {code.co_code.hex()} {code.co_names} {code.co_consts}\n"
+        return f"# no source: compiled to code of SHA-256 {code_digest(function.__code__)}\n"
+
+
+def refuse_no_function(what: str, function: object) -> None:
+    """Raises `UsageError` for what has neither a name nor a text, such as a number or a `functools.partial`."""
+    if not callable(function) or not hasattr(function, "__name__") or not hasattr(inspect.unwrap(function), "__code__"):
+        raise UsageError(f"a {what} is made of a function that has a name, as def gives it one, got {function!r}")
+
+
+def check_shape_and_dtype(given: Any, shape: Sequence[int], dtype: Any = None, what: str = "", kind: str = "") -> None:
+    """Raise `TypeError` unless a custom function gives a tensor of this shape and, unless it is None, of this dtype.
+
+    `what` names the tensor in the error, and `kind` its elements.
+    """
+    if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+        elements = f" of {kind}" if kind else ""
+        raise TypeError(f"gives {what}a {type(given).__name__}, not a {tuple(shape)} tensor{elements}")
+    if tuple(given.shape) != tuple(shape):
+        raise TypeError(f"gives {what}{tuple(given.shape)}, not {tuple(shape)}")
+    if dtype not in (None, given.dtype):
+        raise TypeError(f"gives {what}{given.dtype}, not {dtype}")
 
 
 def refuse_name(what: str, name: str, known: dict[str, Any]) -> None:
@@ -111,12 +147,13 @@ def use_files(paths: str | Path | Sequence[str | Path]) -> tuple[Source, ...]:
     Raises `UsageError` for a file that can't be read or run.
     """
     sources = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
+    given: Sequence[Any] = paths if isinstance(paths, list | tuple) else [paths]
+    for path in (path_from(each, "--use") for each in given):
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--use {path} can't be read: {first_line(error)}") from error
-        source = Source(Path(path).name, text)
+        source = Source(path.name, text)
         if not source.is_file:
             raise UsageError(f"--use {path} is no file of Python: give one whose name ends in {PYTHON}")
         sources.append(source)
@@ -133,11 +170,53 @@ def use_text(source: Source) -> None:
     linecache.cache[module.__file__] = len(source.text), None, source.text.splitlines(keepends=True), module.__file__
     sys.modules[name] = module
     try:
-        with _reading(source):
+        with _reading(source), _run_by_name(source.name, module):
             exec(compile(source.text, module.__file__, "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
-        if not isinstance(error, Exception):
+        if not isinstance(error, RAISED):
             raise
-        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        raise UsageError(f"{source.name} can't be used: {kind}{first_line(error)}") from error
+        raise UsageError(f"{source.name} can't be used: {cause_of(error, module.__file__)}") from error
+
+
+@contextmanager
+def _run_by_name(name: str, module: ModuleType) -> Iterator[None]:
+    """Print what a file prints behind its name, and say so where running it takes long: nothing else has begun yet."""
+    began = time.monotonic()
+
+    def say(*values: object, file: Any = None, **options: Any) -> None:
+        if file is None:
+            values, file = (f"{name}:", *values), sys.stderr
+        print(*values, file=file, **options)
+
+    slow = threading.Timer(SECONDS_UNSAID, say, ["it is still being run"])
+    slow.daemon = True
+    vars(module)["print"] = say
+    slow.start()
+    try:
+        yield
+    finally:
+        slow.cancel()
+        if vars(module).get("print") is say:
+            del vars(module)["print"]
+        if (seconds := time.monotonic() - began) >= SECONDS_UNSAID:
+            say(f"it took {seconds:.1f} seconds to run")
+
+
+def cause_of(error: BaseException, file: str) -> str:
+    """Return what a user's code raised, and the last line of a file that led there; of our own errors the message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    of_file = [frame for frame in frames if frame.filename == file]
+    if isinstance(error, SystemExit):
+        what = f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    elif Path(frames[-1].filename).is_relative_to(PACKAGE) and not isinstance(error, SyntaxError):
+        what = first_line(error)
+    else:
+        what = f"{type(error).__name__}: {first_line(error)}"
+    return f"{what} ({_file_name(file)}, line {of_file[-1].lineno}: {of_file[-1].line})" if of_file else what
+
+
+def _file_name(file: str) -> str:
+    """Return the name of a file, or of what stands for a file that was run from its text."""
+    name = file.strip("<>")
+    return (name.rpartition(" ")[0] or name) if file.startswith("<") else Path(file).name

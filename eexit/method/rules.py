@@ -14,10 +14,17 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, refuse_name, source_of
+from eexit.method.own import (
+    RAISED,
+    Definition,
+    check_shape_and_dtype,
+    refuse_name,
+    refuse_no_function,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +115,11 @@ class Look:
         way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
 
+    @property
+    def is_finite(self) -> Tensor:
+        """Flag the tokens whose pass has finite numbers here: (B,) bool, or (B, E) at the final layer."""
+        return self.kl.isfinite() if self.index < 0 else self.after.isfinite().all(-1)
+
     @classmethod
     def at_final(cls, teacher: Divergence, parameter_BE: Tensor) -> Look:
         """What oracles look at."""
@@ -124,7 +136,6 @@ class Rule(Definition):
     parameter, the function gives the chance to exit.
     """
 
-    function: Callable[..., Tensor]
     takes_parameter: bool = False
     needs: str = DISTRIBUTION  # one of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
@@ -185,22 +196,30 @@ class Rule(Definition):
         """
         return [parameter if isinstance(parameter, float) else 0.0] * len(exitable_layers)
 
-    def evidence(self, look: Look) -> Tensor:
-        """What the rule sees at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
+    def evidence(self, look: Look, checked_B: Tensor | bool = True) -> Tensor:
+        """Return the exit score at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
 
-        Raises `UsageError` for an own rule whose function fails, or gives anything else.
+        Raises `UsageError`, in a line with rule and layer, for a custom rule whose function fails, or gives other
+        shapes or dtypes. Of the tokens in `checked_B`, if any, for which the host waits, also if the score is NaN.
         """
         given = (look, look.parameter) if self.takes_parameter else (look,)
+        seen: Tensor
         if self.source is None:
-            return self.function(*given)
+            seen = self.function(*given)
+            return seen
         try:
             seen = self.function(*given)
-            if seen.shape != look.parameter.shape:
-                raise TypeError(f"it gives shape {tuple(seen.shape)}, not {tuple(look.parameter.shape)}")
+            wanted = "bool" if self.gives_chance and not self.draws else "numbers"
+            check_shape_and_dtype(seen, look.parameter.shape, kind=wanted)
             if self.gives_chance and not self.draws and str(seen.dtype) != "torch.bool":
-                raise TypeError("it gives numbers, not True or False: if they are chances, say draws=True")
-        except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"rule {self.name}, at layer {look.index}: {error}") from error
+                raise TypeError("gives numbers, not True or False: if they are chances, say draws=True")
+            if checked_B is not False:
+                counts_B = ~look.parameter.isnan() & look.is_finite & checked_B
+                if n_nan := int((counts_B & seen.isnan()).sum()):
+                    raise ValueError(f"gives NaN, {n_nan} times of {seen.numel()}")
+        except RAISED as error:
+            where = f"layer {look.index}" if look.index >= 0 else "all layers"
+            raise UsageError(f"rule {self.name}, {where}: {self.cause(error)}") from error
         return seen.float()
 
     def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
@@ -300,11 +319,24 @@ ONLINE: Final[dict[str, Rule]] = {}  # they look only at layers that have been r
 BLIND: Final[dict[str, Rule]] = {}  # they look at nothing
 
 
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+
+
+@overload
 def rule(
     *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
     draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
     example: float | None = None, kind: type[Rule] = Rule, **further: Any,
-) -> Callable[[Callable[..., Any]], Rule]:  # fmt: skip
+) -> Callable[[Callable[..., Any]], Rule]: ...  # fmt: skip
+
+
+def rule(
+    function: Callable[..., Any] | None = None, /,
+    *, parameter: str = "", unit: str = "", needs: str = DISTRIBUTION, sees: str = "", at_most: bool = False,
+    draws: bool = False, higher_exits_later: bool | None = None, least: float = -math.inf, most: float = math.inf,
+    example: float | None = None, kind: type[Rule] = Rule, **further: Any,
+) -> Rule | Callable[[Callable[..., Any]], Rule]:  # fmt: skip
     """Make a function a rule, whose name is the function's, and whose definition is its docstring.
 
     `function(layer, parameter)` gives (B,) bool: whether tokens exit at the layer; `parameter` is (B,), and may be left
@@ -321,10 +353,11 @@ def rule(
     """
 
     def made(function: Callable[..., Any]) -> Rule:
+        refuse_no_function("rule", function)
         name, source = function.__name__, source_of(function)
         refuse_name(f"rule {name}", name, RULES)
         n_taken = len(inspect.signature(function).parameters)
-        if needs not in NEEDS or (source and needs == NOTHING):
+        if needs not in [*NEEDS] or (source and needs == NOTHING):
             known = ", ".join(each for each in NEEDS if each != NOTHING)
             raise UsageError(f"rule {name}: needs is one of {known}, got {needs!r}")
         if n_taken not in ((1, 2) if parameter else (1,)):
@@ -340,7 +373,7 @@ def rule(
         register(entry)
         return entry
 
-    return made
+    return made if function is None else made(function)
 
 
 def register(entry: Rule) -> None:

@@ -16,7 +16,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import Definition, refuse_name, source_of
+from eexit.method.own import (
+    RAISED,
+    Definition,
+    check_shape_and_dtype,
+    refuse_name,
+    refuse_no_function,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +101,6 @@ class Model(Protocol):
 class State(Definition):
     """`definition` says what later tokens see. `keeps_stream`: what deeper layers make keys of is that at the exit."""
 
-    function: Callable[..., Any]
     leaves: Leaves
     needs: Sequence[str] = ()  # of `Exited`: "before", "embedding"
     keeps_stream: bool = False
@@ -135,23 +141,39 @@ class State(Definition):
                 "its layers are given no masks of what is seen, so that no position can be hidden in one alone"
             )
 
-    def left(self, exited: Exited, deeper: Deeper) -> Any:
-        """What the function says of a deeper layer: a stream (N, W), or keys and values (N, n) each.
+    def left(self, exited: Exited, deeper: Deeper, checks_numbers: bool = True) -> Any:
+        """Return what the function gives of a deeper layer: hidden states (N, W), or keys and values (N, n) each.
 
-        Raises `UsageError` for an own state whose function fails, or gives anything else.
+        Raises `UsageError`, in a line with mode and layer, for a custom mode whose function fails, or gives other
+        shapes or dtypes. With `checks_numbers`, for which the host waits, also if numbers are not finite of a token
+        whose hidden state is.
         """
         if self.source is None:
             return self.function(exited, deeper)
         try:
             said = self.function(exited, deeper)
-            parts = said if self.leaves is Leaves.KEYS else (said,)
-            if self.leaves is Leaves.KEYS and len(parts) != 2:
-                raise TypeError("it leaves keys and values: give both")
-            if any(len(part) != len(exited.stream) or part.ndim != exited.stream.ndim for part in parts):
-                raise TypeError(f"it gives shapes {[tuple(p.shape) for p in parts]} of {len(exited.stream)} tokens")
-        except Exception as error:  # a user's code may raise anything
-            raise UsageError(f"state {self.name}, at layer {deeper.index}: {error}") from error
+            if self.leaves is Leaves.KEYS and not (isinstance(said, tuple | list) and len(said) == 2):
+                raise TypeError("gives no pair of keys and values")
+            parts = dict(zip(("keys ", "values "), said, strict=True)) if self.leaves is Leaves.KEYS else {"": said}
+            for (what, part), width in zip(parts.items(), self._widths(exited, deeper), strict=True):
+                check_shape_and_dtype(part, (len(exited.stream), width), exited.stream.dtype, what)
+                if checks_numbers:
+                    # Elsewhere than on a CPU, other tokens than those that have left before the layer are there, too.
+                    counts_N = exited.stream.isfinite().all(-1) & (exited.layer < deeper.index)
+                    if n_off := int((counts_N & ~part.isfinite().all(-1)).sum()):
+                        raise ValueError(
+                            f"gives {what or 'numbers '}that are not finite, of {n_off} of {len(counts_N)} tokens"
+                        )
+        except RAISED as error:
+            raise UsageError(f"mode {self.name}, layer {deeper.index}: {self.cause(error)}") from error
         return said
+
+    def _widths(self, exited: Exited, deeper: Deeper) -> Sequence[int]:
+        """Return the width of each tensor that the function gives."""
+        if self.leaves is not Leaves.KEYS:
+            return [exited.stream.shape[1]]
+        projections: Sequence[Any] = deeper.key, deeper.value
+        return [projection.out_features for projection in projections]
 
 
 def alters(state: State) -> bool:
@@ -180,13 +202,15 @@ def state(
 
     `function(exit, layer)` says what a deeper layer gets of tokens that have left: a stream (N, W), of which the layer
     makes keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles.
-    `exit` is an `Exited`, and `layer` a `Deeper`. What leaves "copy" (of the exit layer's keys and values) or "nothing"
-    is not asked. With `needs`, "before" or "embedding", `exit` has these streams too.
+    Both are of the dtype of `exit.stream`, and finite. `exit` is an `Exited`, and `layer` a `Deeper`. What leaves
+    "copy" (of the exit layer's keys and values) or "nothing" is not asked. With `needs`, "before" or "embedding",
+    `exit` has these streams too.
 
     Raises `UsageError` for a function that can't be a state, and for a name that is taken by one of ours.
     """
 
     def made(function: Callable[..., Any]) -> State:
+        refuse_no_function("state", function)
         name = function.__name__
         refuse_name(f"state {name}", name, STATES)
         given = {each.value: each for each in Leaves}

@@ -1,14 +1,21 @@
 """Stick-breaking: which exitable layer a token is read from, given the chance to exit at each, and what that yields.
 
+The uniform draws that choose are of counter-based streams (Philox, Salmon et al. 2011), keyed by the seed, the prompt's
+tokens and the position alone. So no run depends on its neighbours, and all configurations of a prompt are compared
+under common random numbers.
+
 An online rule looks at one layer after the other: there the same formula is followed layer by layer, in
 `eexit.decode.exit_pass`.
 
 Shapes: B rows, N tokens, E exitable layers, X = E + 1 with the final layer last.
 """
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.random import Generator, Philox
 from torch import Tensor
 
 from eexit.method.rules import Chances
@@ -49,3 +56,18 @@ def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
     agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
     kl_N, agreement_N = ((prob_NX * value_NX).sum(1) for value_NX in (kl_NX, agrees_NX))
     return Expected(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())
+
+
+def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
+    """The fp32 uniforms in [0, 1) that choose exits, (n_tokens,); a longer stream starts with the shorter ones."""
+    return _stream("exit", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
+
+
+def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
+    """The fp32 uniforms in [0, 1) that sample tokens, (n_tokens,), independent of `exit_draws`."""
+    return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
+
+
+def _stream(purpose: str, seed: int, prompt_token_ids: list[int]) -> Generator:
+    key = hashlib.blake2b(repr((purpose, seed, prompt_token_ids)).encode(), digest_size=16).digest()
+    return Generator(Philox(key=int.from_bytes(key, "little")))

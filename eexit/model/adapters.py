@@ -8,12 +8,13 @@ import copy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import is_whole
+from eexit.cpu.packed_linear import PackedLinear, is_whole
 from eexit.errors import UsageError, first_line
 from eexit.model.checkpoint import quietly
 from eexit.model.quantization import quantization_of
@@ -84,10 +85,23 @@ def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model's modules, with parameters of its own that have the same memory, but for quantised ones."""
+    """Return a copy of the model's modules, with parameters of its own that have the same memory.
+
+    Quantised parameters and packed layers, which nothing changes, are the model's. So are forward hooks, and objects of
+    which a module's own forward is a method: what they do is done to the object that their author has.
+    """
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    shared |= {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}
     shared |= {id(each): _parameter(each) if is_whole(each) else each for each in model.parameters()}
+    shared |= {id(each): each for module in model.modules() for each in _functions_of(module)}
     return copy.deepcopy(model, shared)
+
+
+def _functions_of(module: nn.Module) -> list[object]:
+    """Return a module's forward hooks, and its own forward where that is a method of something else than a module."""
+    own = vars(module).get("forward")
+    is_foreign = isinstance(own, MethodType) and not isinstance(own.__self__, nn.Module)
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *([own] if is_foreign else ())]
 
 
 def _parameter(parameter: Tensor) -> nn.Parameter:

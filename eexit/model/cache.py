@@ -45,7 +45,7 @@ class LayerColumns(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write a pass's keys and values, (B, H, T, D), and return those of all columns up to its last one."""
+        """Write a pass's keys and values, (B, H, T, D), and return those of its columns, up to its last one."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self.cache
@@ -57,7 +57,7 @@ class LayerColumns(CacheLayerMixin):
         values[:, :, cache.start : end] = value_states
         if cache.only_keys:
             raise KeysWritten
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[:, :, cache.first : end], values[:, :, cache.first : end]
 
     def grow(self) -> None:
         """Make room for as many columns as the cache has."""
@@ -68,10 +68,10 @@ class LayerColumns(CacheLayerMixin):
                 part[:, :, : held.shape[2]] = held
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.start + query_length, 0
+        return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.start
+        return self.cache.start - self.cache.first
 
     def get_max_length(self) -> int:
         return -1
@@ -80,7 +80,8 @@ class LayerColumns(CacheLayerMixin):
 class KVCache(Cache):
     """Keys and values of `n_slots` rows of up to `length` tokens.
 
-    A pass is over the first `n_rows` slots, and its first token is in column `start`. On a CPU, room grows by
+    A pass is over the first `n_rows` slots, and its first token is in column `start`; layers are given the columns from
+    `first` on. On a CPU, room grows by
     whole blocks; elsewhere it is allocated at once, since growing needs the old and the new tensors together.
     """
 
@@ -90,7 +91,7 @@ class KVCache(Cache):
         self.columns: Sequence[LayerColumns] = columns
         self.n_slots, self.length = n_slots, length + SLACK_COLUMNS
         self.capacity = 0 if grows else self.length
-        self.n_rows, self.start, self.only_keys = n_slots, 0, False
+        self.n_rows, self.start, self.first, self.only_keys = n_slots, 0, 0, False
         self.rewrite: Rewrite | None = None
         self.hidden: dict[int, Tensor] = {}  # by layer, the columns (S, C) that later tokens don't attend to there
 
@@ -99,9 +100,12 @@ class KVCache(Cache):
         """The keys and the values of each layer that has written some."""
         return [part for each in self.columns if each.is_initialized for part in (each.keys, each.values)]
 
-    def begin(self, n_rows: int, start: int, n_tokens: int) -> None:
-        """Begin a pass of the first rows over so many tokens each, of which the first is in column `start`."""
-        self.n_rows, self.start = n_rows, start
+    def begin(self, n_rows: int, start: int, n_tokens: int, first: int = 0) -> None:
+        """Begin a pass of the first rows over so many tokens each, of which the first is in column `start`.
+
+        Layers are given the columns from `first` on.
+        """
+        self.n_rows, self.start, self.first = n_rows, start, first
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS
             for each in self.columns:

@@ -73,7 +73,8 @@ class Layer:
         """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
         if hidden_SC is None or (mask := self.mask) is None:
             return self
-        hidden = hidden_SC[: self.cache.n_rows, None, None, : mask.shape[-1]].to(mask.device)
+        columns = slice(self.cache.first, self.cache.first + mask.shape[-1])
+        hidden = hidden_SC[: self.cache.n_rows, None, None, columns].to(mask.device)
         call = self._call
         call.arguments["attention_mask"] = (
             mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
@@ -100,11 +101,14 @@ class Inputs:
     """Tokens of a pass: those of each row are to the right, behind padding.
 
     `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last.
+    They begin with column `first_column`. Layers get no columns before it, and so no more than the longest row has
+    tokens: some models have masks or biases for no more columns than their context has positions.
     """
 
     token_BT: Tensor
     position_BT: Tensor
     seen_BC: Tensor
+    first_column: int = 0
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], device: torch.device, end: int = 0) -> "Inputs":
@@ -115,8 +119,7 @@ class Inputs:
         token_BT = (token_BT.pin_memory() if can_pin else token_BT).to(device, non_blocking=can_pin)
         seen_BT = token_BT >= 0
         position_BT = seen_BT.cumsum(1) - 1
-        seen_BC = nn.functional.pad(seen_BT, (max(0, end - longest), 0))
-        return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BC)
+        return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BT, max(0, end - longest))
 
 
 class Decoder:
@@ -130,6 +133,8 @@ class Decoder:
         with refusals.naming(type(model).__name__):
             refusals.refuse_unsupported(model.config)
             refusals.refuse_compiled(model)
+            refusals.refuse_unmerged(model)
+            refusals.refuse_training(model)
             refusals.refuse_autocast(model.device)
             refusals.refuse_offloaded(model)
             config, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()
@@ -159,7 +164,8 @@ class Decoder:
         Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
-        cache.begin(n_rows, inputs.seen_BC.shape[1] - n_tokens, n_tokens)
+        start = inputs.first_column + inputs.seen_BC.shape[1] - n_tokens
+        cache.begin(n_rows, start, n_tokens, inputs.first_column)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
 
         def visit_from_first(layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -247,7 +253,7 @@ class Decoder:
         self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
         self.windows = self._windows(config)
         why = "" if self.takes_positions else "; it takes no position_ids"
-        refusals.refuse_mixed(self._last_two, texts, own_TV[-2:].float(), self.dtype, why)
+        refusals.refuse_mixed(self._last_four, texts, own_TV[-4:].float(), self.dtype, why)
 
     def _visit_each(
         self, stack: nn.Module, name: str, inputs: Inputs, cache: "_ClaimingCache"
@@ -306,22 +312,38 @@ class Decoder:
             self.run(visit, far, self.cache(1, farthest))
         return windows
 
-    def _last_two(self, texts: refusals.Texts, nudge: float) -> Tensor:
-        """The logits behind all but the last token of texts and, in a second pass, behind that one, (B, 2, V).
+    def _last_four(self, texts: refusals.Texts, nudge: float) -> Tensor:
+        """Return the logits behind the last four tokens of texts, (B, 4, V), by each kind of pass that there is.
 
-        The residual stream is nudged before every layer, by up to so much of its size.
+        The first of the four ends a pass over all tokens before, the second has a pass of its own, and the last two are
+        deferred: each runs half of the layers by itself, and they run the others together. The hidden state is nudged
+        before every layer, by up to so much of its size.
         """
         whole, cache = Inputs.of(texts, self.device), self.cache(len(texts), len(texts[0]))
-        generator, length, logits = torch.Generator().manual_seed(0), len(texts[0]), list[Tensor]()
+        generator, length, half = torch.Generator().manual_seed(0), len(texts[0]), self.n_layers // 2
+        deferred: list[Tensor] = []
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
             noise = torch.rand(hidden_BTW.shape, generator=generator).to(hidden_BTW) * 2 - 1
             return layer.run(hidden_BTW * (1 + nudge * noise) if nudge else hidden_BTW)
 
-        for at in (slice(0, length - 1), slice(length - 1, length)):
-            part = Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, : at.stop])
-            logits.append(self.head(self.run(visit, part, cache)[:, -1]).float())
-        return torch.stack(logits, 1)
+        def defer(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+            if layer.index == half:
+                deferred.append(hidden_BTW)
+            return visit(layer, hidden_BTW) if layer.index < half else hidden_BTW
+
+        def part(start: int, end: int) -> Inputs:
+            at = slice(start, end)
+            return Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, :end])
+
+        first = self.run(visit, part(0, length - 3), cache)[:, -1:]
+        second = self.run(visit, part(length - 3, length - 2), cache)
+        for at in (length - 2, length - 1):
+            self.run(defer, part(at, at + 1), cache)
+        later = self.run(visit, part(length - 2, length), cache, half, torch.cat(deferred, 1))
+        ready_B4H = torch.cat([first, second, later], 1)
+        logits_B4V: Tensor = self.head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4))
+        return logits_B4V.float()
 
 
 class _ClaimingCache(KVCache):

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from eexit.errors import UsageError, first_line
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import quietly, refuse_cut_off, refuse_misfit, refuse_not_finite
+from eexit.model.generation_config import values_in
 from eexit.model.quantization import INT4, method_of, quantizing, refuse_left_whole, refuse_quantize
 from eexit.model.refusals import naming, refuse_offloaded, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, hub_is_reachable, locate, no_tokenizer
@@ -37,7 +38,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
 
     The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
     """
-    location, chosen_device = locate(config.model), choose_device(device)
+    location, chosen_device = locate(config.model, config.revision), choose_device(device)
     dtype = choose_dtype(config.dtype, chosen_device, config.quantize)
     is_quantized = method_of(read_config(config, location))
     tokenizer = load_tokenizer(config)
@@ -127,7 +128,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
 
 def load_tokenizer(config: ModelOptions) -> Tokenizer:
     """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
-    location = locate(config.model)
+    location = locate(config.model, config.revision)
     try:
         with quietly():
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(location, **_fetching(config, location))
@@ -152,6 +153,12 @@ def read_config(config: ModelOptions, location: str) -> Any:
         refuse_unsupported(found)
     refuse_quantize(config.quantize, found)
     return found
+
+
+def read_generation_config(config: ModelOptions, location: str, found: Any) -> dict[str, Any]:
+    """Return the values of the model's generation_config that change texts; `found` is its configuration."""
+    with loading(config):
+        return values_in(location, found, **_fetching(config, location))
 
 
 def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:

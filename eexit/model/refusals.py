@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from eexit.errors import UsageError, first_line
+from eexit.model.structure import find_stack
 
 CHECKED_TOKENS: Final = (29, 6)  # lengths of the prompts that a model is observed with
 # How far a row may be, relative to its size, from what it is alone.
@@ -69,6 +70,52 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def refuse_unmerged(model: nn.Module) -> None:
+    """Raise `UsageError` for a model that peft wraps, or in whose modules peft has an adapter that is not merged."""
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise UsageError(
+            "it has an adapter of peft that is not merged: give what merge_and_unload() of the PeftModel returns or, "
+            "to a sweep, the model without it and the adapter's folder as adapter=…"
+        )
+
+
+def refuse_training(model: nn.Module) -> None:
+    """Raise `UsageError` for a model in training mode, in which it may drop activations, or its cache for gradients."""
+    if model.training:
+        raise UsageError("the model is in training mode: call model.eval() before")
+
+
+def refuse_hooked(model: PreTrainedModel) -> None:
+    """Raise `UsageError` for a model with forward hooks outside of its layers, or a patched module that holds others.
+
+    Hooks on layers, and on modules in them, are no reason: a layer that runs is called as in a plain forward, and exits
+    are read from what a hook makes of its output. What is outside runs at other times than in plain `generate`: the
+    norm and the head wherever a layer is read. Of a module that holds others, parts may run alone, without the
+    `forward` that was put on it.
+    """
+    path, layers = find_stack(model, model.config.get_text_config(decoder=True).num_hidden_layers)
+    in_layers = f"{path}.{layers}." if path else f"{layers}."
+    for name, module in model.named_modules():
+        what = f"the model's {name}" if name else "the model"
+        # Hooks of transformers' own look on when hidden states are asked for.
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if not name.startswith(in_layers) and not all(_is_of(hook, "transformers") for hook in hooks):
+            raise UsageError(
+                f"{what} has a forward hook, which would see other calls here than in plain generate: remove it (its "
+                "handle has remove()), put it on a layer, or use plain generate"
+            )
+        is_patched = "forward" in vars(module) and not _is_of(getattr(module, "_hf_hook", None), "accelerate")
+        if is_patched and any(module.children()):
+            raise UsageError(
+                f"{what} has a forward of its own in place of that of its class, and a part of it may run alone here: "
+                "load the model again, or use plain generate"
+            )
+
+
+def _is_of(hook: object, library: str) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(f"{library}.")
+
+
 def refuse_autocast(device: torch.device) -> None:
     """Raises `UsageError` under torch.autocast, which has operators compute in another dtype than the weights' own."""
     if torch.is_autocast_enabled(device.type):
@@ -99,20 +146,36 @@ def checked_texts(vocabulary: int, context: int | None) -> Texts:
 
 
 def refuse_mixed(
-    say: Callable[[Texts, float], Tensor], texts: Texts, own_2V: Tensor, dtype: torch.dtype, why: str
+    say: Callable[[Texts, float], Tensor], texts: Texts, own_4V: Tensor, dtype: torch.dtype, why: str
 ) -> None:
-    """Raises `UsageError`, which ends with `why`, unless the last text says beside longer ones what it says alone.
+    """Refuse a model whose logits depend on other rows of the batch, or on when deferred tokens run.
 
     Padded beside others, a row comes from products of other sizes. Where rounding alone moves logits far, as in a
-    mixture of experts that may choose other ones, so may this. `own_2V` is what the model itself says of the text's
-    last two tokens, and `say` gives those logits of texts, (B, 2, V), if the residual stream is nudged before
-    every layer by up to so much of its size.
+    mixture of experts that may choose other ones, so may this.
+
+    Args:
+        say: returns the logits behind the last four tokens of texts, (B, 4, V), if the hidden state is nudged before
+            every layer by up to so much of its size. The last two tokens are deferred.
+        own_4V: the model's own logits behind the same tokens of the last text, run alone.
+        why: what the first refusal ends with.
+
+    Raises:
+        UsageError: the last text has other logits beside longer ones, or if its last tokens are deferred.
     """
-    off = _distance(say(texts, 0.0)[-1], own_2V)
-    if not off <= TOLERANCE[dtype]:
-        first_2V, *others = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+    refused = (
+        (slice(0, 2), f"a row beside a longer one is {{:.1%}} off what it says alone{why}"),
+        (slice(2, 4), "tokens whose deeper layers run later are {:.1%} off what they say at once"),
+    )
+    ran_4V, nudged_B4V = say(texts, 0.0)[-1], None
+    for at, message in refused:
+        off = _distance(ran_4V[at], own_4V[at])
+        if off <= TOLERANCE[dtype]:
+            continue
+        if nudged_B4V is None:
+            nudged_B4V = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+        first_2V, *others = nudged_B4V[:, at]
         if not off <= BEYOND_ROUNDING * max(_distance(other_2V, first_2V) for other_2V in others):
-            raise UsageError(f"a row beside a longer one is {off:.1%} off what it says alone{why}")
+            raise UsageError(message.format(off))
 
 
 def _distance(logits: Tensor, other: Tensor) -> float:

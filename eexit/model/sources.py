@@ -34,11 +34,22 @@ MODEL_CONFIG: Final = "config.json"
 PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def locate(model: str) -> str:
+def locate(model: str, revision: str | None = None) -> str:
     """The folder of a model, or its Hugging Face name unchanged.
 
-    Raises `UsageError` for a folder or file that is missing or is not a model.
+    Raises `UsageError` for a folder or file that is missing or is not a model, and for a revision of a model that is
+    none of Hugging Face's.
     """
+    location = _locate(model)
+    if revision and Path(location).is_dir():
+        raise UsageError(
+            f"--revision {revision} has no effect: model {model} is not fetched by a Hugging Face name, so leave "
+            "--revision out"
+        )
+    return location
+
+
+def _locate(model: str) -> str:
     if model == DEFAULT_MODEL:
         return str(_cached(DEFAULT_MODEL, _fetch_default))
     path = Path(model).expanduser()

@@ -1,4 +1,5 @@
-"""The progress of a sweep, or of timing one, on standard error: a live bar on a terminal, plain lines elsewhere.
+"""The progress of a sweep, or of timing one: a live bar on a terminal, one output that is updated in a notebook, and
+plain lines on standard error elsewhere.
 
 And how wide the tables are that end a command.
 """
@@ -6,7 +7,7 @@ And how wide the tables are that end a command.
 import sys
 import time
 from collections import deque
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -14,10 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from eexit.output.progress import Display, Progress, Silence
+from eexit.output.text import printable
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
 SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
 MOST_SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_UPDATES = 0.25  # in a notebook
 BAR_COLUMNS = 16  # leaves room for the text in 80 columns
 
 
@@ -72,7 +75,7 @@ class Lines:
             self.say(f"{progress.tokens:,} tokens · {told}")
 
     def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class Bar:
@@ -100,14 +103,65 @@ class Bar:
             self._console.print(line)
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(printable(line), highlight=False, markup=False)
+
+
+class CellOutput:
+    """One output of a notebook's cell: the messages so far, and beneath them the progress, which is updated in place.
+
+    It is plain text, and needs no widgets.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._progress = ""
+        self._handle: Any = None
+        self._pace = Pace()
+        self._next = 0.0
+
+    def __enter__(self) -> "CellOutput":
+        self._pace = Pace()
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, progress: Progress, last: bool = False) -> None:
+        n_full, told = round(progress.share * BAR_COLUMNS), self._pace.describe(progress)
+        self._progress = f"{'█' * n_full}{'░' * (BAR_COLUMNS - n_full)} {told}"
+        if last:
+            self._lines.append(self._progress)
+            self._progress = ""
+        if last or time.monotonic() >= self._next:
+            self._next = time.monotonic() + SECONDS_BETWEEN_UPDATES
+            self._update()
+
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+        self._update()
+
+    def _update(self) -> None:
+        from IPython.display import display
+
+        text = {"text/plain": "\n".join(filter(None, [*self._lines, self._progress]))}
+        if self._handle is None:
+            self._handle = display(text, raw=True, display_id=True)
+        else:
+            self._handle.update(text, raw=True)
 
 
 def open_display(quiet: bool = False) -> Display:
-    """A display on standard error."""
+    """Return a display for where this process runs."""
     if quiet:
         return Silence()
+    if is_notebook():
+        return CellOutput()
     return Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
+
+
+def is_notebook() -> bool:
+    """Return True in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def console_of(columns: int) -> Console:

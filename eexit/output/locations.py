@@ -4,15 +4,29 @@
 's3://…@bucket/mine?…'
 """
 
+import os
 import re
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
+
+from eexit.errors import UsageError
 
 HIDDEN: Final = "…"
 S3_SCHEMES: Final = ("s3", "s3a", "s3n")
 PUBLIC_OPTIONS: Final = ("scheme", "endpoint_override", "region")  # options that a reader needs and that are no secrets
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _PUNCTUATION = "\"'`.,:;()[]{}<>"
+
+
+def path_from(value: object, name: str) -> Path:
+    """Return a path that Python was given as the argument `name`, with the user's folder for `~`.
+
+    Raises `UsageError` for what is no path.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
+        raise UsageError(f"{name} must be a path, as text or a Path, got {value!r}")
+    return Path(path).expanduser()
 
 
 def shown(location: str) -> str:

@@ -4,6 +4,7 @@ broken, never numbers.
 Words of headings are broken at soft hyphens, unless all of a table has room as it is.
 """
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
@@ -12,6 +13,8 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
+
+from eexit.output.text import printable
 
 Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and intervals of numbers
 
@@ -28,6 +31,7 @@ _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
     {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
 )
 SOFT_HYPHEN: Final = "\u00ad"
+TEXT_COLUMNS: Final = 120  # of a table as text
 _WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # which columns get what a plan leaves of the room
 
 
@@ -60,8 +64,14 @@ class ResultTable(Table):
         self._section = section
         self.add_row(*cells)
 
+    def __repr__(self) -> str:
+        """Return the table as `print` and a Python prompt show it."""
+        text = io.StringIO()
+        Console(file=text, width=TEXT_COLUMNS, force_jupyter=False).print(self)
+        return text.getvalue().rstrip("\n")
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        cells_CR = [[*map(str, column.cells)] for column in self.columns]
+        cells_CR = [[printable(str(cell)) for cell in column.cells] for column in self.columns]
         natural = self._widths(cells_CR, _PLANS[0], hyphen="")
         unbroken = _in_style(self, cells_CR, hyphen="")
         lines = console.measure(unbroken, options=options.update(width=sum(natural) + 1000)).maximum
@@ -112,7 +122,7 @@ def _heading(column: Column, hyphen: str) -> str:
 
 def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str, example: str = "") -> Table:
     """A plain table like this one, with these cells, and with the example at the end of its caption."""
-    caption = f"{table.caption or ''} {example}".strip() or None
+    caption = printable(f"{table.caption or ''} {example}".strip()) or None
     plain = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=caption)
     plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:

@@ -1,12 +1,22 @@
 """Numbers, counts and lists as text, the same in every table and sentence."""
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 SHORT: Final = 3  # names of so many letters are alike by chance: gpu and cpu
+
+
+def printable(text: str) -> str:
+    """Return the text as a terminal may show it: control characters but line ends and tabs as Python writes them.
+
+    >>> printable("a\\x1b[2Jmodel")
+    'a\\\\x1b[2Jmodel'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def is_known(number: Any) -> bool:
@@ -114,3 +124,14 @@ def precision(model: Mapping[str, Any], dtype_asked: str) -> str:
 
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def unapplied_sentence(values: Mapping[str, Any], what: str) -> str:
+    """Return the line that names values of a model's generation_config that `what` does not apply.
+
+    >>> unapplied_sentence({"do_sample": True, "suppress_tokens": [*range(99)]}, "a sweep")
+    "the model's generation_config sets do_sample=true, suppress_tokens=[0, 1, 2, 3, 4…, which a sweep does not apply"
+    """
+    shown = {name: json.dumps(value) for name, value in values.items()}
+    listed = ", ".join(f"{name}={text if len(text) <= 30 else text[:14] + '…'}" for name, text in shown.items())
+    return f"the model's generation_config sets {listed}, which {what} does not apply"

@@ -101,6 +101,11 @@ def write_card(folder: Path, card: Card) -> None:
     write_whole(folder / CARD, sealed.model_dump_json(indent=1) + "\n")
 
 
+def is_of_training(content: bytes) -> bool:
+    """Return True if a training wrote this card, damaged or not: other programs have a card.json, too."""
+    return b'"holds"' in content
+
+
 def parse_card(content: bytes) -> Card:
     """The card of a file's content. Raises `ValueError` if it is damaged, or of another version."""
     card = Card.model_validate_json(content)

@@ -12,7 +12,16 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 import regex
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
@@ -49,6 +58,11 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError as error:
         raise PydanticKnownError("string_unicode") from error
     return text
+
+
+def _dtype_name(value: Any) -> Any:
+    """The name of a dtype of torch, which this module does not import."""
+    return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
 
 
 def _number(value: Any) -> Any:
@@ -105,7 +119,7 @@ def _opens_and_closes(marks: tuple[str, ...]) -> tuple[str, ...]:
     return marks
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[StrictStr, AfterValidator(_encodable)]
 Cell = Annotated[Text | None, BeforeValidator(_as_text)]
 Whole = Annotated[int | None, BeforeValidator(_as_count)]
 Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
@@ -275,6 +289,7 @@ GateThresholds = Annotated[
     AfterValidator(partial(_distinguishable, name="gate_thresholds")),
 ]  # fmt: skip
 Modes = Annotated[tuple[Annotated[Text, AfterValidator(_mode)], ...], Field(min_length=1), AfterValidator(_distinct)]
+DType = Annotated[Literal["auto", "bfloat16", "float16", "float32"], BeforeValidator(_dtype_name)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
@@ -315,7 +330,7 @@ class SweepConfig(BaseModel):
     model: Text = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
     revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
     trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+    dtype: DType = Field(
         AUTO_DTYPE, description="auto: bfloat16 where the hardware runs it natively, and with int4, else float32"
     )
     quantize: Literal["int8", "int4"] | None = Field(

@@ -21,7 +21,15 @@ from eexit.errors import UsageError, first_line
 from eexit.model.adapters import refuse_merging, refuse_without_peft
 from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import refuse_cut_off, refuse_misfit
-from eexit.model.loading import choose_device, choose_dtype, load_tokenizer, loading, read_config
+from eexit.model.generation_config import values_of
+from eexit.model.loading import (
+    choose_device,
+    choose_dtype,
+    load_tokenizer,
+    loading,
+    read_config,
+    read_generation_config,
+)
 from eexit.model.quantization import (
     GROUP,
     INT4,
@@ -49,6 +57,7 @@ class ModelDescription:
     of the GGUF file. A model from the hub has neither: it is identified by its revision. `dtype` is what it is loaded
     in, on this machine where that depends on it. `quantization` is how its weights are quantised, if they are: at
     loading, or in the checkpoint. `gguf_bits` are those that most weights had in the GGUF file, if it comes from one.
+    `generation_config` has the values of the model's own that change what plain `generate` writes.
     """
 
     name: str
@@ -60,6 +69,7 @@ class ModelDescription:
     dtype: str
     quantization: str | None
     gguf_bits: int | None
+    generation_config: dict[str, Any]
 
 
 def describe_model(config: SweepConfig) -> ModelDescription:
@@ -67,7 +77,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
 
     Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
     """
-    location = locate(config.model)
+    location = locate(config.model, config.revision)
     found = read_config(config, location)
     n_layers = found.get_text_config(decoder=True).num_hidden_layers
     digest, parts = _file_digest(config.model, location), None
@@ -86,6 +96,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
         dtype=dtype_name(choose_dtype(config.dtype, choose_device("auto"), config.quantize)),
         quantization=config.quantize or method_of(found),
         gguf_bits=_gguf_bits(config.model),
+        generation_config=read_generation_config(config, location, found),
     )
 
 
@@ -132,6 +143,7 @@ def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescri
         dtype=dtype_name(model.dtype),
         quantization=quantization_of(model),
         gguf_bits=None,
+        generation_config=values_of(model.generation_config),
     )
 
 
@@ -169,7 +181,7 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
     whole ones. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
     `describe_model` does, and for an adapter that does not fit.
     """
-    found = read_config(config, locate(config.model))
+    found = read_config(config, locate(config.model, config.revision))
     text = found.get_text_config(decoder=True)
     model = _without_weights(config, found)
     if config.quantize is not None:

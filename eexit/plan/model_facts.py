@@ -36,7 +36,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
 
-FORMAT: Final = 2  # of what is kept, and of how it is found
+FORMAT: Final = 3  # of what is kept, and of how it is found
 # What is found depends on these fields of a sweep, on these packages, on the devices that a process may use, and on its
 # CPU: what `--dtype auto` becomes does.
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.decode.costs import Rounds
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
-from eexit.method.draws import exit_draws, sampling_draws
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.plan.runs import EOS, LENGTH

@@ -21,12 +21,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.method.states import STATES, Deeper, Exited, Leaves, State
+from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, Exit
 from eexit.plan.runs import EOS, LENGTH

@@ -1,3 +1,4 @@
-"""What is stored, and how: the tables with every column's unit and meaning, files with checksums, and the store of one
-sweep. Studies of a finished sweep, which add tables of their own, are in `eexit.studies`.
+"""What a sweep stores, and how: tables with the unit and definition of each column, checksums, and the store.
+
+Studies of a finished sweep, which add tables of their own, are in `eexit.studies`.
 """

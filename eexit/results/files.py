@@ -1,7 +1,7 @@
-"""A sweep's Parquet files: checking which of them are undamaged, and reading those.
+"""Reading and checking a sweep's Parquet files.
 
-A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
-second holds the checksums of both (`eexit.results.seals`).
+A shard is two files with one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
+generations file contains the checksums of both (`eexit.results.seals`).
 """
 
 import hashlib
@@ -33,11 +33,11 @@ READ_AHEAD_FILES = 32
 READ_BYTES = 1 << 20
 
 _NEEDED = {"run_id", "status", "n_tokens"}  # columns
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # what reading damaged bytes may raise
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # raised on damaged bytes
 
 
 class DamagedError(UsageError):
-    """A data file is missing or is not what was written; the message is one line that names it.
+    """A missing or altered data file; the message is one line that names the file.
 
     `shard` is the content of the generations file, if only the tokens file is damaged.
     """
@@ -47,7 +47,7 @@ class DamagedError(UsageError):
 
 @dataclass(frozen=True)
 class Location:
-    """A folder on a pyarrow file system. Names inside are relative to it: `generations/ab12….parquet`."""
+    """A folder on a pyarrow file system. Names are relative to it: `generations/ab12….parquet`."""
 
     filesystem: fs.FileSystem
     root: str
@@ -57,15 +57,15 @@ class Location:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """The path of this name on `filesystem`."""
+        """Return the path of this name on `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}"
 
 
 @dataclass(frozen=True)
 class Generations:
-    """Some columns of an undamaged generations file, and what it says about its shard.
+    """Some columns of an undamaged generations file, with the metadata of its shard.
 
-    `attempt` is the time at which its runs were started, in nanoseconds since 1970, `tokens` the tokens file's digest.
+    `attempt` is when the runs were started, in nanoseconds since 1970, and `tokens` the digest of the tokens file.
     """
 
     stem: str
@@ -76,10 +76,9 @@ class Generations:
 
 @dataclass(frozen=True)
 class Listing:
-    """The names of all files in the data folders.
+    """Names of the shard files, of temporary files of killed processes, and of foreign files in the data folders.
 
-    They are the shards' files, temporary files of killed processes, and files that no sweep wrote (foreign ones).
-    Hidden foreign files are left out, since every reader ignores them.
+    Foreign files are files that no sweep wrote; hidden ones are omitted, since every reader ignores them.
     """
 
     shards: dict[str, fs.FileInfo]
@@ -88,13 +87,13 @@ class Listing:
 
     @property
     def stems(self) -> list[str]:
-        """The names of the shards that have a generations file, without folder and extension."""
+        """Names of the shards that have a generations file, without folder and extension."""
         folder, ending = f"{GENERATIONS_FOLDER}/", ".parquet"
         return sorted(name[len(folder) : -len(ending)] for name in self.shards if name.startswith(folder))
 
 
 def list_files(location: Location) -> Listing:
-    """List the data folders. Raises `UsageError` for a file where a folder of results should be."""
+    """List the data folders. Raise `UsageError` for a file in place of a data folder."""
     listing = Listing({}, [], [])
     for folder in FOLDERS:
         if location.filesystem.get_file_info(location.path(folder)).type == fs.FileType.File:
@@ -112,24 +111,25 @@ def list_files(location: Location) -> Listing:
 
 
 def read_generations(location: Location, stem: str, columns: Sequence[str] | None = None) -> Generations:
-    """Check the seal of a generations file, and read these of its columns (None: all), along with `_NEEDED`.
+    """Verify the checksum of a generations file, and read these columns (None: all) and `_NEEDED`.
 
-    Raises `DamagedError`, and `OSError` if the file can't be read at all.
+    Raise `DamagedError`, or `OSError` if the file can't be read at all.
     """
     path = location.path(generations_name(stem))
     content = _read(location, path)
     with _naming(path):
         check_seal(content)
-        # ParquetFile rather than pyarrow.dataset, which would import pandas: 50 MB per process.
+        # ParquetFile, since pyarrow.dataset would import pandas: 50 MB per process.
         file = pq.ParquetFile(pa.BufferReader(content))
         rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
         return Generations(stem, rows, *read_seal(file.metadata.metadata))
 
 
 def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | None) -> None:
-    """Raises `DamagedError` unless the shard's tokens file, described by `info`, is there and undamaged.
+    """Raise `DamagedError` if the shard's tokens file, described by `info`, is missing or damaged.
 
-    A local file's checksum is verified. Under a URI only its size is, since object stores check their bytes themselves.
+    A local file's checksum is verified. Under a URI only its size is, since object stores verify their bytes
+    themselves.
     """
     path = location.path(tokens_name(shard.stem))
     if info is None or info.type != fs.FileType.File:
@@ -139,7 +139,7 @@ def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | Non
 
 
 def read_tokens(location: Location, shard: Generations) -> pa.Table:
-    """A shard's tokens table. Raises `DamagedError`, and `OSError` if the file can't be read at all."""
+    """Return a shard's tokens table. Raise `DamagedError`, or `OSError` if the file can't be read at all."""
     path = location.path(tokens_name(shard.stem))
     content = _read(location, path)
     if digest_of(content) != shard.tokens:
@@ -148,9 +148,9 @@ def read_tokens(location: Location, shard: Generations) -> pa.Table:
 
 
 def stream_tokens(location: Location, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
-    """Some columns of a shard's tokens, in tables of at most so many rows, however large the file is.
+    """Yield these columns of a shard's tokens, in tables of at most `most_rows` rows, however large the file is.
 
-    Its pages' checksums are verified; that of the whole file is not, which `check_tokens` does. Raises `DamagedError`.
+    The checksums of pages are verified; `check_tokens` verifies that of the whole file. Raise `DamagedError`.
     """
     path = location.path(tokens_name(shard.stem))
     with location.filesystem.open_input_file(path) as source, _naming(path):
@@ -160,13 +160,13 @@ def stream_tokens(location: Location, shard: Generations, columns: Sequence[str]
 
 
 def list_folder(location: Location, folder: str) -> list[str]:
-    """The names of all files of a table, sorted."""
+    """Return the names of all files of a table, sorted."""
     infos = location.filesystem.get_file_info(fs.FileSelector(location.path(folder), allow_not_found=True))
     return sorted(f"{folder}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
 
 
 def read_sealed(location: Location, name: str) -> pa.Table:
-    """The rows of a file that seals itself. Raises `DamagedError`, and `OSError` if it can't be read at all."""
+    """Return the rows of a file with its own checksum. Raise `DamagedError`, or `OSError` if it can't be read."""
     path = location.path(name)
     content = _read(location, path)
     with _naming(path):
@@ -177,7 +177,7 @@ def read_sealed(location: Location, name: str) -> pa.Table:
 def read_shards(
     location: Location, listing: Listing, columns: Sequence[str] | None
 ) -> Iterator[Generations | DamagedError]:
-    """Each shard's generations, or the error if one of its two files is damaged, in the order of their names."""
+    """Yield each shard's generations, or the error if one of its two files is damaged, in the order of their names."""
 
     def read(stem: str) -> Generations | DamagedError:
         shard = None
@@ -196,9 +196,9 @@ def read_shards(
 
 
 def superseded(shards: Sequence[Generations]) -> dict[str, set[str]]:
-    """For runs that landed more than once, the rows that do not count: shard name → run ids.
+    """Return the rows that do not count of runs that were committed more than once: shard name → run ids.
 
-    A successful row counts rather than an error; among equals, the row of the later attempt counts.
+    A successful row takes precedence over an error; among equals, the row of the later attempt counts.
     """
     run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
     landed = run_ids.value_counts()
@@ -217,8 +217,9 @@ def superseded(shards: Sequence[Generations]) -> dict[str, set[str]]:
 
 
 def once_each(rows: pa.Table, names: Sequence[str], latest: bool = False) -> pa.Table:
-    """Of rows that are the same in these columns one: without an error if there is such a row, and of those the first,
-    or the latest.
+    """Return one row for each combination of values in these columns: without an error if possible, else any.
+
+    Among equals, the first counts, or the latest.
     """
     counts: dict[tuple[object, ...], int] = {}
     is_ok = [status == OK for status in rows["status"].to_pylist()]
@@ -230,14 +231,14 @@ def once_each(rows: pa.Table, names: Sequence[str], latest: bool = False) -> pa.
 
 
 def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
-    """The table without the rows of these runs."""
+    """Return the table without the rows of these runs."""
     return (
         table.filter(pc.invert(pc.is_in(table["run_id"], pa.array(sorted(run_ids), pa.string())))) if run_ids else table
     )
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of `schema`, filled with null where the table lacks one."""
+    """Return the table with the columns of `schema`, filled with null where the table lacks a column."""
     has = set(table.column_names)
     columns = [
         table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
@@ -247,7 +248,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _read(location: Location, path: str) -> bytes:
-    """Raises `DamagedError` if the file is missing, and `OSError`, naming it, if it can't be read."""
+    """Return a file's bytes. Raise `DamagedError` if it is missing, or an `OSError` that names it."""
     try:
         with location.filesystem.open_input_stream(path) as stream:
             content: bytes = stream.read()
@@ -272,7 +273,7 @@ def _changed(path: str) -> DamagedError:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Raises `DamagedError`, which names the file, for whatever reading damaged bytes raises."""
+    """Convert whatever reading damaged bytes raises to a `DamagedError` that names the file."""
     try:
         yield
     except DamagedError:

@@ -1,4 +1,4 @@
-"""A finished sweep, for what builds on one, such as controls of it, timing it and replaying it."""
+"""A finished sweep, as controls, timings and replays use it."""
 
 import math
 from collections import Counter
@@ -34,23 +34,23 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class FinishedSweep:
-    """A sweep all of whose runs have landed, and the columns of them that were asked for.
+    """A sweep with all runs committed, and its runs with the columns that were read, which some properties need.
 
-    What is derived from columns of runs needs these to be among them. Shapes: G exitable layers and then the final one.
+    Shapes: G exitable layers and the final one.
     """
 
     store: Store
     manifest: Manifest
     runs: pa.Table
-    name: str  # what messages call it
-    trusts_code: bool = False  # whether the Python code that its model brings may be run
+    name: str  # the sweep's name in messages
+    trusts_code: bool = False  # True if Python code that the model brings may be run
 
     def config(self, way_out: str = ": run that sweep again", with_exits: bool = True) -> SweepConfig:
-        """The sweep's configuration, by which its model is loaded; without exits, with full depth alone.
+        """Return the configuration that loads the sweep's model; without exits, a configuration with full depth alone.
 
-        Raises `UsageError`, ending in the way out, if another version made the sweep; where its model's code is not
-        trusted, since whoever wrote `sweep.json` can't decide that for whoever reads it; and unless own rules and
-        states that it has are given again.
+        Raise `UsageError` for a sweep of another version, ending in `way_out`, and unless its custom rules and modes
+        are given again, unchanged. An untrusted model with Python code is refused too: the reader decides, not the
+        author of `sweep.json`.
         """
         if with_exits:
             refuse_changed(self.manifest.own, self.name)
@@ -71,7 +71,7 @@ class FinishedSweep:
 
     @property
     def exit_layers_G(self) -> list[int]:
-        """Where tokens can exit."""
+        """Exitable layers, then the final one."""
         return [*self.manifest.exitable_layers, self.n_layers - 1]
 
     @cached_property
@@ -89,12 +89,12 @@ class FinishedSweep:
 
     @cached_property
     def unit_of(self) -> Mapping[str, str]:
-        """What the prompt with this id counts as (`eexit.plan.splits.units`)."""
+        """Prompt id → sampling unit of the prompt (`eexit.plan.splits.units`)."""
         return units(self.manifest.config["prompts"])
 
     @cached_property
     def runs_of_units(self) -> pa.Table:
-        """All runs with what is counted as one (`unit`), and what a prompt's losses are averaged over (`draw`)."""
+        """All runs, with the sampling unit (`unit`) and the seed, over which losses are averaged (`draw`)."""
         ids, prompts = (self.runs[name].to_pylist() for name in ("prompt_id", "prompt"))
         unit = [self.unit_of.get(prompt_id, prompt) for prompt_id, prompt in zip(ids, prompts, strict=True)]
         with_draws = self.runs.append_column("draw", self.runs["seed"].cast(pa.string()))
@@ -102,7 +102,7 @@ class FinishedSweep:
 
     @cached_property
     def done(self) -> Mapping[str, Sequence[Row]]:
-        """The runs without an error, by configuration."""
+        """Successful runs by configuration."""
         found: dict[str, list[Row]] = {}
         for row in self.runs.to_pylist():
             if row["status"] == OK:
@@ -111,22 +111,22 @@ class FinishedSweep:
 
     @cached_property
     def exit_counts(self) -> Mapping[str, Counter[int]]:
-        """How many decided tokens of each configuration exited at each layer."""
+        """Number of decided tokens by configuration and exit layer."""
         return exit_counts(self.runs)
 
     def exit_share_G(self, key: str) -> list[float]:
-        """Where a configuration's decided tokens exit; NaN where it decided none."""
+        """Return the share of a configuration's decided tokens at each exit layer; NaN if it has none."""
         counts = self.exit_counts.get(key, Counter())
         total = counts.total()
         return [counts[layer] / total if total else math.nan for layer in self.exit_layers_G]
 
     def saved(self, key: str, cost: str) -> float | None:
-        """The share of full depth's multiply-adds, over all runs of a configuration; None where it is not known."""
+        """Return the saved share of full-depth multiply-adds over all runs of a configuration; None if unknown."""
         return share_saved(self.runs, key, cost)
 
     @cached_property
     def per_right(self) -> Mapping[str, Mapping[str, PerRight]]:
-        """What a right answer takes, by configuration."""
+        """Cost and tokens of a right answer, by configuration."""
         return per_right(self.runs.select(OF_RIGHT), self.unit_of)
 
     @cached_property
@@ -135,10 +135,9 @@ class FinishedSweep:
 
 
 def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_code: bool = False) -> FinishedSweep:
-    """Read these columns of all runs; `flag` is the one that named the sweep, for messages.
+    """Read these columns of all runs of a finished sweep. Raise `UsageError` if `results` is not a finished sweep.
 
-    `trusts_code` says that the Python code that its model brings may be run. Raises `UsageError` if `results` is not a
-    finished sweep.
+    `flag` named the sweep, for messages. With `trusts_code`, Python code that the model brings may be run.
     """
     store, name = open_store(results), f"{flag} {shown(results)}".strip()
     manifest = manifest_of(store, name)
@@ -150,7 +149,7 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_c
 
 
 def manifest_of(store: Store, name: str) -> Manifest:
-    """What the results in `store`, which messages call `name`, were made from. Raises `UsageError` if they are none."""
+    """Return the manifest of the results in `store`, called `name` in messages. Raise `UsageError` if there is none."""
     content = store.read(MANIFEST)
     if content is None:
         raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
@@ -161,7 +160,7 @@ def manifest_of(store: Store, name: str) -> Manifest:
 
 
 def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None:
-    """Raises `UsageError` if the sweep's model is another one by now."""
+    """Raise `UsageError` if the model differs from the one in the sweep's manifest."""
     if difference := first_difference(sweep.manifest.model, model, "model"):
         raise UsageError(
             f"the model of {sweep.name} is not the one that the sweep had ({difference}): "
@@ -170,7 +169,7 @@ def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None
 
 
 def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str, what: str = "configuration") -> None:
-    """Raises `UsageError` for a key that is not among the `known` ones of the results with this name."""
+    """Raise `UsageError` for a key that is not among the `known` keys of the results with this name."""
     for key in keys:
         if key not in known:
             way_out = did_you_mean(key, known, f"it has {', '.join(some(known))}", most=3)

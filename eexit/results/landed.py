@@ -1,6 +1,6 @@
-"""Reading the runs of a sweep that have landed: studies, trainings, exports and tables all go through this.
+"""Reading the committed runs of a sweep, for studies, trainings, exports and tables.
 
-A damaged file is an error here. A report leaves it out (`reports.read.shards`), and a sweep that goes on repairs it
+A damaged file is an error here. A report skips it (`reports.read.shards`), and a sweep that resumes repairs it
 (`eexit.results.store.writing_shards.take_stock`).
 """
 
@@ -31,9 +31,9 @@ TOKENS_AT_ONCE: Final = 8192
 
 
 def read_columns(location: Location, columns: Sequence[str]) -> pa.Table:
-    """These columns of all landed runs, null where a file lacks one; tokens are not looked at.
+    """Read these columns of all committed runs, with null where a file lacks a column. Raise `DamagedError`.
 
-    Raises `DamagedError`.
+    Tokens files are not opened.
     """
     schema = pa.schema([GENERATIONS.field(name) for name in columns])
     with ThreadPoolExecutor(READER_THREADS) as readers:
@@ -43,9 +43,9 @@ def read_columns(location: Location, columns: Sequence[str]) -> pa.Table:
 
 
 def tokens_of(location: Location, shard: Generations, runs: pa.Table, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The tokens of some runs of a shard, in tables of some thousand rows that hold whole runs.
+    """Yield the tokens of some runs of a shard, in tables of a few thousand rows that contain whole runs.
 
-    `columns` have `run_id`. However large a shard is, no more of it is in memory. Raises `DamagedError`.
+    `columns` must include `run_id`. Memory use does not grow with the shard. Raise `DamagedError`.
     """
     run_ids = runs["run_id"].combine_chunks()
     batches = stream_tokens(location, shard, columns, TOKENS_AT_ONCE)
@@ -55,9 +55,10 @@ def tokens_of(location: Location, shard: Generations, runs: pa.Table, columns: S
 def runs_with_tokens(
     location: Location, columns: Sequence[str], wanted: pc.Expression, of_tokens: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Each run that is wanted, by these columns of it, and has tokens: its row, and what its tokens have `of_tokens`.
+    """Yield each run that matches `wanted` and has tokens: its row, and a table of its tokens with columns `of_tokens`.
 
-    Raises `DamagedError`, also for a damaged file without such a run, and `OSError`.
+    `wanted` filters by `columns`. Raise `OSError`, or `DamagedError` for a damaged file, even one without a matching
+    run.
     """
     for shard in read_shards(location, list_files(location), columns):
         if isinstance(shard, DamagedError):
@@ -76,7 +77,7 @@ def runs_with_tokens(
 
 
 def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Cut the rows of a tokens table only where one run ends and another begins."""
+    """Cut the rows of a tokens table only between runs."""
     rest: pa.Table | None = None
     for batch in batches:
         table = batch if rest is None else pa.concat_tables([rest, batch])
@@ -91,7 +92,7 @@ def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def nested_array(column: pa.Array) -> np.ndarray:
-    """Nested lists of numbers, all of the same lengths and none of them null, as an array with an axis per level."""
+    """Return nested lists of numbers, of equal lengths and without nulls, as an array with an axis per level."""
     shape = [len(column)]
     while pa.types.is_list(column.type):
         flat = column.flatten()

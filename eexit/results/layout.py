@@ -1,4 +1,4 @@
-"""What writers and readers of a results folder share: its format, its names, and how to tell that a file is ours.
+"""The layout of a results folder, for writers and readers: format, file names, and marks of files that eexit wrote.
 
     sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
     generations/*       a row per run, and the checksums of both files of this name (`eexit.results.seals`)
@@ -9,8 +9,7 @@
     choices/*           a row per call of `jobs/choose.py`
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
-What the tables hold is in `eexit.results.tables` and `eexit.results.study_tables`; reading them is in
-`eexit.results.files`.
+`eexit.results.tables` and `eexit.results.study_tables` define the tables; `eexit.results.files` reads them.
 """
 
 import json
@@ -18,7 +17,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
-from typing import Any, Final
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,  # Python 3.11's is not pydantic's
+)
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from eexit.method.descriptions import know
 from eexit.plan.hashes import checksum
@@ -26,15 +34,15 @@ from eexit.plan.hashes import checksum
 FORMAT: Final = 8
 
 MANIFEST: Final = "sweep.json"
-ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps
+ASSESSMENT: Final = "assessment.json"  # beside the folders of an assessment's steps
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
-FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
+FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # data folders, with the shards' files
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
 REPORT_MARK: Final = '<meta name="generator" content="eexit">'
-REPORT_HEAD_BYTES: Final = 1 << 20  # the mark is among the first of a report
+REPORT_HEAD_BYTES: Final = 1 << 20  # a report's mark is within these bytes from its start
 SIDE_FILE_START: Final = "eexitData("
 
 _SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
@@ -52,7 +60,7 @@ class Manifest:
         default_factory=list
     )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.plan.model_description.ModelDescription`
-    dtype_asked: str = ""  # auto, where the model and the configuration have what it became
+    dtype_asked: str = ""  # `--dtype` as given, such as auto; the model and the configuration have the resolved dtype
     exitable_layers: Sequence[int]
     learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
     own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.descriptions.descriptions_of`
@@ -61,29 +69,118 @@ class Manifest:
     started: str = ""  # ISO 8601, UTC
 
     def of_prompts(self, name: str) -> dict[str, str]:
-        """prompt id → what the prompt brings of its own, such as its `prefiller`, or else the sweep's."""
+        """Return prompt id → this value of the prompt, such as its `prefiller`, or else the sweep's value."""
         prompts = self.config["prompts"]
         return {each["id"]: self.config[name] if each.get(name) is None else each[name] for each in prompts}
 
 
+# Types of the keys that readers use, since a manifest may come from an untrusted source. Other keys are not checked.
+_Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]  # safe to print on a terminal
+_Index = Annotated[int, Field(ge=0)]
+
+
+@with_config(ConfigDict(strict=True))
+class _Prompt(TypedDict):
+    id: str
+    prompt: str
+    group: NotRequired[str | None]
+    kind: NotRequired[str | None]
+    prefiller: NotRequired[str | None]
+    max_new_tokens: NotRequired[int | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Config(TypedDict):
+    prompts: list[_Prompt]
+    model: NotRequired[_Name]
+    dtype: NotRequired[_Name]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    temperature: float
+    top_p: NotRequired[float]
+    max_new_tokens: NotRequired[int]
+    observe: NotRequired[Literal["all", "final", "none"]]
+    decide_on: NotRequired[_Name | None]
+    readout: NotRequired[_Name | None]
+    probe: NotRequired[_Name | None]
+    gate: NotRequired[_Name | None]
+    adapter: NotRequired[_Name | None]
+    state: NotRequired[_Name | None]
+    digests: NotRequired[dict[str, str]]
+    quantize: NotRequired[_Name | None]
+    trust_remote_code: NotRequired[bool]
+
+
+@with_config(ConfigDict(strict=True))
+class _Columns(TypedDict):
+    key: _Name
+    mode: _Name
+    rule: NotRequired[_Name | None]
+    parameter: NotRequired[float | None]
+    exit_set: NotRequired[Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None]
+    gate: NotRequired[_Name | None]
+    control_of: NotRequired[_Name | None]
+    draft_layer: NotRequired[int | None]
+    draft_length: NotRequired[Annotated[str, Field(pattern=r"^\d+$")] | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Model(TypedDict):
+    name: NotRequired[_Name]
+    n_layers: Annotated[int, Field(ge=1)]
+    revision: NotRequired[_Name | None]
+    parts: NotRequired[dict[_Name, str] | None]
+    digest: NotRequired[_Name | None]
+    dtype: _Name
+    quantization: NotRequired[_Name | None]
+    gguf_bits: NotRequired[int | None]
+
+
+@with_config(ConfigDict(strict=True))
+class _Custom(TypedDict):
+    kind: Literal["rule", "state"]
+    name: _Name
+    source: _Name
+    text: str
+    digest: str
+    definition: str
+
+
+@with_config(ConfigDict(strict=True))
+class _Manifest(TypedDict):
+    format: int
+    config: _Config
+    configurations: NotRequired[list[_Columns]]
+    model: _Model
+    dtype_asked: NotRequired[_Name]
+    exitable_layers: list[_Index]
+    learned: NotRequired[dict[str, dict[str, Any]]]
+    own: NotRequired[list[_Custom]]
+    n_runs: NotRequired[_Index | None]
+    versions: NotRequired[dict[_Name, _Name | None]]
+    started: NotRequired[_Name]
+
+
+_TYPES: Final = TypeAdapter(_Manifest)
+
+
 class OtherFormatError(ValueError):
-    """A `sweep.json` of a format that this version does not read."""
+    """A `sweep.json` in a format that this version can't read."""
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of a `sweep.json`."""
+    """Return the bytes of a `sweep.json`."""
     content = asdict(manifest)
     return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False).encode()
 
 
 def decode(content: bytes) -> Manifest:
-    """The manifest in a `sweep.json`, which makes its own rules and states known by what it says of them.
+    """Return the manifest in a `sweep.json`, and register its custom rules and modes from their descriptions.
 
-    Raises `ValueError` if it is no manifest, damaged, or of an unknown format.
+    Raise `ValueError` if it is damaged, no manifest, or has impossible values; `OtherFormatError` for another format.
     """
     try:
         held = json.loads(content)
-    except ValueError as error:  # also raised for bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # ValueError also for bytes that are not UTF-8
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
@@ -91,46 +188,51 @@ def decode(content: bytes) -> Manifest:
         raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
+    try:
+        _TYPES.validate_python(held)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
     manifest = Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
     know(manifest.own)
     return manifest
 
 
 def generations_name(stem: str) -> str:
-    """The name of a shard's generations file."""
+    """Return the name of a shard's generations file."""
     return f"{GENERATIONS_FOLDER}/{stem}.parquet"
 
 
 def tokens_name(stem: str) -> str:
-    """The name of a shard's tokens file."""
+    """Return the name of a shard's tokens file."""
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a study to a call."""
+    """Return True if a file of this name belongs to a shard (in a data folder) or to a call (in a study's folder)."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 
 def is_temporary_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, is an incomplete shard file of a killed process."""
+    """Return True if a file of this name in a data folder is an incomplete shard file of a killed process."""
     return bool(_TEMPORARY_FILE.fullmatch(name))
 
 
 def side_folder_name(report: str) -> str:
-    """The name of the folder with a report's side files, which the page loads on demand, such as `report.data`."""
+    """Return the name of the folder of a report's side files, loaded by the page on demand, such as `report.data`."""
     return PurePath(report).with_suffix(".data").name
 
 
 def side_file_name(number: int) -> str:
-    """The name of the side file with the tokens of the prompt with this number."""
+    """Return the name of the side file with the tokens of the prompt with this number."""
     return SIDE_FILES.replace("*", str(number))
 
 
 def is_report(head: bytes) -> bool:
-    """Whether these are the first bytes of a report that this program wrote."""
+    """Return True if these are the first bytes of a report that this program wrote."""
     return REPORT_MARK.encode() in head
 
 
 def is_side_file(head: bytes) -> bool:
-    """Whether these are the first bytes of a report's side file."""
+    """Return True if these are the first bytes of a report's side file."""
     return head.startswith(SIDE_FILE_START.encode())

@@ -1,4 +1,4 @@
-"""The results of each configuration of a sweep, as numbers."""
+"""Means over the runs of each configuration of a sweep."""
 
 import math
 from collections import Counter
@@ -22,10 +22,10 @@ from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
 from eexit.results.tables import GENERATIONS, OF_PARTS
 
-RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
+RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # runs that are equal in these columns count once
 KEYS = ("parameter", "kl_factor", "seed")
 MOST_NAMED: Final = 3
-MANY_CUT: Final = 0.1  # of the texts whose answers are marked; above it, the accuracy may be that of the limit
+MANY_CUT: Final = 0.1  # share of texts with marked answers; above it, the token limit may determine the accuracy
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
@@ -38,9 +38,9 @@ Numbers = TypeVar("Numbers", float, np.ndarray)
 
 @dataclass(frozen=True)
 class Outcomes:
-    """How many runs of a configuration there are, how many of them are different and how many are errors.
+    """Number of runs, of different runs and of errors of a configuration, with its successful rows.
 
-    Where all seeds have the same run, it counts once: in `n_different`, and in `done`, the rows without an error.
+    Where all seeds give the same run, it counts once, both in `n_different` and in `done`, the rows without an error.
     """
 
     n_runs: int
@@ -55,17 +55,15 @@ def figures(
     same_for_every_seed: Collection[str] = (),
     prompts: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
+    """Return the number of runs and errors of each configuration, and the mean of each measure over its different runs.
 
-    Of `prompts`, as `sweep.json` has them, those that are of a kind say what each configuration does to it, `by_kind`.
-    Where texts have chains of thought, `per_right_answer` says what one takes.
-
-    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once.
-
+    `GENERATIONS` defines the measures. A mean is None if no run has the measure or if it is not finite. The mean of
+    `correct` is the accuracy, and that of `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
     The mean `cut` is the share of texts that `max_new_tokens` ended (`cut_share`).
 
-    A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
-    `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
+    In configurations with keys in `same_for_every_seed`, a prompt's runs count once. `prompts` are as in `sweep.json`.
+    Their kinds give the entry `by_kind` and, where texts have chains of thought, `per_right_answer` has the cost of a
+    right answer.
     """
     generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", "finish_reason", *MEASURES])
     found = by_kind(generations, kinds(prompts), units(prompts)) if prompts else {}
@@ -86,7 +84,10 @@ def figures(
 
 
 def outcomes(configuration: Configuration, generations: pa.Table, same_for_every_seed: Collection[str]) -> Outcomes:
-    """Columns: prompt_id, configuration, status, and those that `done` is to have."""
+    """Return the counts and the successful runs of a configuration.
+
+    `generations` has the columns prompt_id, configuration and status, and all that `done` should have.
+    """
     runs = generations.filter(pc.field("configuration") == configuration.key)
     n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
     if configuration.key in same_for_every_seed:
@@ -95,20 +96,20 @@ def outcomes(configuration: Configuration, generations: pa.Table, same_for_every
 
 
 def saved(cost: Numbers, full: Numbers) -> Numbers:
-    """The share of full depth's cost that is saved, of sums over runs or run by run; below 0 where it costs more."""
+    """Return the saved share of the cost of full depth, from sums or run by run; below 0 where the cost is higher."""
     share: Numbers = 1 - cost / full
     return share
 
 
 def share_saved(runs: pa.Table, configuration: str, cost: str) -> float | None:
-    """What a configuration's runs saved of full depth's multiply-adds, by this cost; None where that is not known."""
+    """Return the share of full-depth multiply-adds that a configuration's runs saved by this cost; None if unknown."""
     known = runs.filter((pc.field("configuration") == configuration) & pc.field(cost).is_valid())
     full = pc.sum(known["cost_full"]).as_py()
     return saved(float(pc.sum(known[cost]).as_py()), full) if full else None
 
 
 def exit_counts(runs: pa.Table) -> dict[str, Counter[int]]:
-    """How many decided tokens of each configuration's runs exited at each layer, by its key."""
+    """Return how many decided tokens exited at each layer, by configuration key."""
     counts: dict[str, Counter[int]] = {}
     keys, by_run = (runs[name].to_pylist() for name in ("configuration", "exit_layer_counts"))
     for key, of_run in zip(keys, by_run, strict=True):
@@ -117,9 +118,9 @@ def exit_counts(runs: pa.Table) -> dict[str, Counter[int]]:
 
 
 def screen_misses(runs: pa.Table) -> tuple[int, float] | None:
-    """How many tokens exited by what a screen let through, and the share of them that was without the likeliest token.
+    """Return how many tokens exited by a screen, and for which share of them the screen lacked the likeliest token.
 
-    None where no rule looked through a screen.
+    Return None where no rule used a screen.
     """
     looked = runs.filter(pc.field("screen_reads") > 0)
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
@@ -143,20 +144,20 @@ def _of_configuration(
 
 
 def cut_share(runs: pa.Table) -> float | None:
-    """Return the share of texts that `max_new_tokens` ended, of those whose answers are marked, or of all if none is.
+    """Return the share of texts that `max_new_tokens` ended, among texts with marked answers; None without a text.
 
-    None without such a text.
+    If no text has a marked answer, all texts count.
     """
     is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
     return float(np.nanmean(is_cut_R)) if (~np.isnan(is_cut_R)).any() else None
 
 
 def cut_warning(shares: Mapping[str, float | None]) -> str:
-    """Return a warning that names the configurations of which more than `MANY_CUT` of the texts are cut; or "".
+    """Return a warning that names the configurations with more than `MANY_CUT` of their texts cut, or "".
 
-    `shares` are those of `cut_share` by key. The worst come first, at most `MOST_NAMED`.
+    `shares` has `cut_share` by key. The highest shares come first, `MOST_NAMED` at most.
     """
-    many = {key: share for key, share in shares.items() if share is not None and share > MANY_CUT}  # no NaN is
+    many = {key: share for key, share in shares.items() if share is not None and share > MANY_CUT}  # False for NaN
     worst_first = sorted(many.items(), key=lambda pair: -pair[1])
     named = ", ".join(some([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
     return (
@@ -167,7 +168,7 @@ def cut_warning(shares: Mapping[str, float | None]) -> str:
 
 
 def mean_of(measure: str, runs: pa.Table) -> float | None:
-    """The mean of a measure over runs; None if no run has it, or if it is not finite."""
+    """Return the mean of a measure over runs; None if no run has it or if it is not finite."""
     known = runs[measure].drop_null()
     if measure == "perplexity" and len(known):
         mean = mean_perplexity(float(np.mean(log_perplexity(known.to_numpy()))))

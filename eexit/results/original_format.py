@@ -1,8 +1,8 @@
 """Writing and reading the original file format, `early_exit_analysis.json`.
 
-A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`; the keys of an evaluation are
-in `evaluation_of`. Files that other programs wrote are read too: a key that is missing, or holds a value of another
-type, counts as empty or None.
+A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`; `evaluation_of` lists the
+keys of an evaluation. Files of other programs can be read too: a missing key, or one with a value of another type,
+counts as empty or None.
 """
 
 import json
@@ -25,9 +25,9 @@ def evaluation_of(
     n_prompt_tokens: int,
     mean_depth: float | None,
 ) -> dict[str, Any]:
-    """The `evaluation` of one generation.
+    """Return the `evaluation` of one generation.
 
-    `decided_at` counts the decided tokens by exit layer; its largest key is the final layer.
+    `decided_at` counts decided tokens by exit layer; its largest key is the final layer.
     """
     total = sum(decided_at.values())
     early = total - decided_at[max(decided_at)]
@@ -52,7 +52,7 @@ def evaluation_of(
 def entry_of_text(
     prompt: str, tokens: Sequence[str], exit_layers: Sequence[int | None], exitable_layers: Sequence[int]
 ) -> dict[str, Any]:
-    """A prompt with a single result, of which only the tokens and their exit layers are known."""
+    """Return a prompt with a single result that has only tokens and their exit layers."""
     evaluation = {
         "tokens": list(tokens),
         "chosen_exit_layers": list(exit_layers),
@@ -67,7 +67,7 @@ def write(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The prompts and their results, as a file has them. Raises `ValueError` if it is not a list of prompts."""
+    """Return the entries of a file, one per prompt. Raise `ValueError` if the file is not a list of prompts."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -79,17 +79,17 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Result:
-    """One of a prompt's `results`. A layer is None where the final one is written without its number."""
+    """One entry of a prompt's `results`. A layer is None where the file marks the final layer without a number."""
 
-    prompt: int  # its index in the file
+    prompt: int  # index in the file
     mode: str
     kl_factor: float | None
     error: str | None
     response: str | None
     tokens: list[str]
-    chosen_exit_layers: list[int | None]  # the layer that each token was read from
+    chosen_exit_layers: list[int | None]  # exit layer of each token
     exitable_layers: list[int | None]  # as listed; some files list the final layer too
-    layer_distribution: dict[int | None, int]  # tokens by layer; some files count early exits alone
+    layer_distribution: dict[int | None, int]  # tokens by layer; some files count early exits only
     total_tokens: float | None
     early_exits: float | None
     early_exit_rate: float | None
@@ -99,12 +99,12 @@ class Result:
 
 
 def prompts_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The text of each prompt."""
+    """Return the text of each prompt."""
     return [text_of(entry.get("prompt")) for entry in entries]
 
 
 def results_of(entries: Sequence[Mapping[str, Any]]) -> list[Result]:
-    """The results of all prompts, in the file's order."""
+    """Return the results of all prompts, in the file's order."""
     return [
         _result(number, given)
         for number, entry in enumerate(entries)
@@ -141,7 +141,7 @@ def _result(prompt: int, given: Mapping[str, Any]) -> Result:
 
 
 def _layer(value: Any) -> int | None:
-    """A layer's index; None for null, -1 and infinity, with which some files write the final layer."""
+    """Return a layer's index; None for null, -1 and infinity, with which some files mark the final layer."""
     number = number_of(value)
     return None if number is None or number < 0 else int(number)
 
@@ -157,12 +157,12 @@ def _list(value: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def text_of(value: Any) -> str:
-    """A value as valid UTF-8 text: lone surrogates, which JSON strings may hold, are replaced."""
+    """Return a value as valid UTF-8 text; lone surrogates, which JSON strings may contain, are replaced."""
     return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, or a text that is one; None for anything else."""
+    """Return a finite number, also one written as text; None for anything else."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""From runs to tables that are ready for Parquet: the interface of a generator, and the rows of what runs generated."""
+"""The tables of a shard, ready for Parquet, and the interface of the generator that produces them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,35 +17,35 @@ from eexit.results.token_columns import Column, TokenColumns, recorded
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of some runs, with the schemas `tables.GENERATIONS` and `tables.TOKENS`."""
+    """Tables of some runs, with the schemas `tables.GENERATIONS` and `tables.TOKENS`."""
 
     generations: pa.Table
     tokens: pa.Table
 
 
 class OnProgress(Protocol):
-    """What a generator tells of its progress."""
+    """Callback by which a generator reports progress."""
 
     def __call__(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
-        """So many tokens were generated, runs ended, and tokens of finished texts observed, since the last call."""
+        """Count generated tokens, ended runs, and tokens of finished texts observed since the last call."""
 
 
 class Generator(Protocol):
-    """Anything that can do runs. A run that fails becomes an error row in the results, never an exception."""
+    """Executor of runs. A run that fails becomes an error row in the tables and raises no exception."""
 
     def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
-        """Do the runs together; calls `progress` now and then."""
+        """Execute the runs together; calls `progress` now and then."""
         ...
 
 
 def error_results(runs: Sequence[Run], config: SweepConfig, error: str) -> Results:
-    """The results of runs that failed: rows with the reason, and null for everything that was not generated."""
+    """Return tables of failed runs: a row each with the reason, and null in every column of generated output."""
     rows = [{**run_columns(run, config), "status": ERROR, "error": error} for run in runs]
     return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
 
 def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
-    """The columns of a generations row that do not depend on how the run went."""
+    """Return the columns of a generations row that do not depend on the run's output."""
     return {
         "run_id": run.run_id,
         "prompt_id": run.prompt.id,
@@ -59,7 +59,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
 
 
 def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
-    """The columns of a run's exit layers; its first token is not decided and does not count."""
+    """Return the columns about a run's exit layers. Its first token has no exit decision and does not count."""
     return _of_decided(np.asarray(exit_layer_T)[1:], exitable_layers, n_layers)
 
 
@@ -75,7 +75,7 @@ def _of_decided(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_laye
 def part_columns(
     trace: TokenColumns, part_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
 ) -> dict[str, Any]:
-    """The columns of a generations row that tell the parts of its text apart, but `thinking_closed`."""
+    """Return the columns of a generations row about thinking and answer, except `thinking_closed`."""
     columns: dict[str, Any] = {}
     for part in PARTS:
         is_of_T = np.array(part_T) == part
@@ -91,7 +91,7 @@ def part_columns(
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """Each token's text; they concatenate to the whole text. A character made of several tokens is the last one's."""
+    """Return each token's text; they concatenate to the whole text. A multi-token character goes to its last token."""
     pieces: list[str] = []
     start = done = 0  # tokens before `done` have their text; decoding starts one piece earlier, for context
     for end in range(1, len(token_ids) + 1):
@@ -106,7 +106,7 @@ def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of a token on its own."""
+    """Return the text of a single token, decoded alone."""
     return _decode(tokenizer, [token_id])
 
 
@@ -122,7 +122,7 @@ def generation_columns(
     exitable_layers: Sequence[int],
     n_layers: int,
 ) -> dict[str, Any]:
-    """The columns of a generations row that follow from the trace: text, exits and quality."""
+    """Return the columns of a generations row that follow from the run's output: text, exits and quality."""
     tokens = trace.token_id_T
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
     if normal and trace.exit_top_token_ids_TK.size and len(trace.final_token_id_T):
@@ -143,7 +143,7 @@ def generation_columns(
 
 
 def _exits_on_normal(trace: TokenColumns, n_equal: int, n_layers: int) -> dict[str, int]:
-    """Count early exits while the text is that of `normal`: of decided tokens up to the first after `n_equal` ones."""
+    """Count early exits while the text equals that of `normal`: up to the decided token after `n_equal` equal ones."""
     after_equal = slice(1, n_equal + 1)
     is_early_D = trace.exit_layer_T[after_equal] < n_layers - 1
     differs_D = trace.exit_top_token_ids_TK[after_equal, 0] != trace.final_token_id_T[after_equal]
@@ -151,7 +151,7 @@ def _exits_on_normal(trace: TokenColumns, n_equal: int, n_layers: int) -> dict[s
 
 
 def text_pieces(tokenizer: Any, trace: TokenColumns) -> list[str]:
-    """A run's text, token by token. An EOS token that ends the run has an empty text."""
+    """Return the text of each token of a run; an EOS token that ends the run has an empty text."""
     token_ids = trace.token_id_T.tolist()
     if trace.finish_reason == EOS:
         return [*token_pieces(tokenizer, token_ids[:-1]), ""]
@@ -165,7 +165,7 @@ def tokens_table(
     text_of: Callable[[int], str],
     part_T: Sequence[str] | None = None,
 ) -> pa.Table:
-    """One row per generated token of a run; `text_of` gives the text of a token on its own."""
+    """Return a table with one row per generated token of a run; `text_of` decodes a single token."""
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)
 
@@ -191,7 +191,7 @@ def tokens_table(
 
 
 def _lists(values: np.ndarray, column: Column) -> pa.Array:
-    """A number per token, or nested lists of numbers; null where nothing was recorded, which is NaN in `values`."""
+    """Return a number or nested lists of numbers per token; NaN in `values` becomes null in nullable columns."""
     flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
     if values.ndim == 1 or not column.nullable or values.dtype.kind != "f":
         return _nested(flat, values.shape)
@@ -205,7 +205,7 @@ def _texts(token_ids: np.ndarray, text_of: Callable[[int], str]) -> pa.Array:
 
 
 def _nested(flat: pa.Array, shape: tuple[int, ...], absent_T: np.ndarray | None = None) -> pa.Array:
-    """The flat array as nested lists: one level for each dimension of `shape` after the first."""
+    """Return the flat array as nested lists, one level for each dimension of `shape` after the first."""
     for axis in reversed(range(1, len(shape))):
         offsets = pa.array(np.arange(int(np.prod(shape[:axis])) + 1, dtype=np.int32) * shape[axis])
         mask = None if axis > 1 or absent_T is None else pa.array(absent_T)

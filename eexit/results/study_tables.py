@@ -1,4 +1,4 @@
-"""The tables about a finished sweep: its times, judgements, choices, replays and chains, each declared once.
+"""The tables about a finished sweep: timings, judgements, choices, replays and chains, each declared once.
 
 >>> print(TIMINGS.describe())
 """
@@ -112,7 +112,7 @@ JUDGEMENTS: Final = Table(
 
 
 def _of_setting(start: str, which: str) -> dict[str, pa.Field]:
-    """The columns about the setting of a choice that is `which`, whose names begin with `start`."""
+    """Return the columns about the setting of a choice that `which` describes; their names begin with `start`."""
 
     def column(of: Callable[[str, str], pa.Field], unit: str, means: str) -> pa.Field:
         return of(unit, f"of {which}: {means}; null if there is none")
@@ -211,7 +211,7 @@ CHOICES: Final = Table(
     once=("choice_id",),
 )
 
-# Of each prompt, or group of them, of a replay; NaN where no model was loaded.
+# Lists with a number for each prompt or group of a replay; NaN where no model was loaded.
 OF_UNITS: Final = {
     "unit_cost_full": ("multiply-adds", "what full depth costs"),
     "unit_cost_exits": ("multiply-adds", "of the layers up to the exits and one read of each token"),

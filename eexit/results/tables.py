@@ -1,11 +1,11 @@
 """The tables of a sweep: a row per run, and a row per generated token.
 
-Names, units and definitions of the columns are given here once, as Arrow field metadata:
+Arrow field metadata defines the name, unit and meaning of each column, in this one place:
 
     >>> print(describe(GENERATIONS))
 
-Columns that a step records are declared in `eexit.results.token_columns`. Decided tokens are those whose exit was
-drawn: every token but a run's first, which always comes from the final layer.
+Columns that a step records are declared in `eexit.results.token_columns`. A decided token is one with an exit decision:
+every token of a run but the first, which always comes from the final layer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,18 +22,18 @@ from eexit.results.token_columns import recorded
 
 
 def nested(kind: pa.DataType, axes: str) -> pa.DataType:
-    """Nested lists of `kind`, one level per axis."""
+    """Return nested lists of `kind`, one level per axis."""
     for _ in axes:
         kind = pa.list_(kind)
     return kind
 
 
 def described(name: str, kind: pa.DataType, unit: str, definition: str, nullable: bool = True) -> pa.Field:
-    """A column of a table, with its unit and meaning as metadata."""
+    """Return a column of a table, with its unit and definition as metadata."""
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
 
 
-# A column of each type, whose name the table gives: `int32("tokens", "what they are", nullable=False)`.
+# A column constructor for each type, as in `int32("tokens", "what they are", nullable=False)`; the table sets the name.
 boolean, int32, int64, float64, string, strings, moment = (
     partial(described, "", kind)
     for kind in (
@@ -41,14 +41,14 @@ boolean, int32, int64, float64, string, strings, moment = (
     )
 )  # fmt: skip
 
-# The identity of a run, in both tables.
+# Columns that identify a run, in both tables.
 RUN: Final = {
     "run_id": string("hash", "content hash of model, prompt, configuration and seed", nullable=False),
     "prompt_id": string("id", "the prompt's id, unique in the sweep", nullable=False),
 }
 SEED: Final = {"seed": int64("id", "seed of the exit and sampling draws", nullable=False)}
 
-# The configuration of a run, in both tables: what `columns` of each kind of `eexit.plan.configuration` gives.
+# Columns of a run's configuration, in both tables: the `columns` of each kind of `eexit.plan.configuration`.
 CONFIGURATION: Final = {
     "configuration": string("name", "mode/rule/parameter, or normal: what to group by", nullable=False),
     "mode": string("name", "; ".join(f"{mode}: {does}" for mode, does in all_modes().items()), nullable=False),
@@ -64,11 +64,13 @@ CONFIGURATION: Final = {
 
 
 def schema(columns: Mapping[str, pa.Field]) -> pa.Schema:
-    """The schema of a table with these columns."""
+    """Return the schema of a table with these columns."""
     return pa.schema([field.with_name(name) for name, field in columns.items()])
 
 
-# What a run's parts hold; all null where texts have none.
+ALONE: Final = "of each sequence as if it was decoded alone: a batch runs a layer for all until the last has exited"
+
+# Columns about thinking and answer; all null where texts have no chain of thought.
 OF_PARTS: Final = {
     "n_thinking_tokens": int32("tokens", "generated tokens of the chain of thought, its marks included"),
     "n_answer_tokens": int32("tokens", "the other generated tokens, with the one that ended the text"),
@@ -157,9 +159,10 @@ GENERATIONS: Final = schema(
             "what is run for the row if it is decoded alone: layers, head, and keys and values alone; "
             "1 - cost_run / cost_full is the run saving; null for oracles, which save nothing at run time",
         ),
-        "layers_run": int64("layers", "layers run, summed over decided tokens; null for oracles"),
+        "layers_run": int64("layers", f"layers run, summed over decided tokens; {ALONE}; null for oracles"),
         "head_reads": int64(
-            "reads", "residual streams read with the whole head, for deciding and for the token; null for oracles"
+            "reads",
+            f"hidden states read with the whole head, for deciding and for the token; {ALONE}; null for oracles",
         ),
         "screen_reads": int64("reads", "residual streams read through a screen, for deciding; null for oracles"),
         "probe_reads": int64("reads", "residual streams that a probe looked at; null for oracles"),
@@ -170,7 +173,8 @@ GENERATIONS: Final = schema(
             "oracles",
         ),
         "keys_written": int64(
-            "tokens × layers", "pairs of token and layer of which keys and values alone were computed; null for oracles"
+            "tokens × layers",
+            f"pairs of token and layer of which keys and values alone were computed; {ALONE}; null for oracles",
         ),
         "drafted": int64(
             "tokens", "tokens that were drafted, those after the first wrong one included; null but for mode draft"
@@ -236,7 +240,7 @@ GENERATIONS: Final = schema(
 
 
 def token_fields() -> Iterator[pa.Field]:
-    """The recorded columns of the `tokens` table, each followed by the column with the texts of its ids, if any."""
+    """Yield the recorded columns of the `tokens` table; after a column of token ids, the column of their texts."""
     for _, name, axes, column in recorded():
         left_out = [each for each in get_args(Observe) if each not in column.observed]
         when = f"; null with --observe {' or '.join(left_out)}" if left_out else ""
@@ -265,7 +269,7 @@ TOKENS: Final = schema(
 
 
 def describe(schema: pa.Schema) -> str:
-    """One line per column: name, type, unit, definition."""
+    """Return one line per column: name, type, unit, definition."""
     return "\n".join(
         f"{field.name}: {field.type}, {field.metadata[b'unit'].decode()}. {field.metadata[b'definition'].decode()}"
         for field in schema

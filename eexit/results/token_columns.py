@@ -1,8 +1,8 @@
-"""The columns of the `tokens` table that a step records: each is declared once, as a field of `TokenColumns`.
+"""The recorded columns of the `tokens` table, each declared once, as a field of `TokenColumns`.
 
-From the field follow the arrays of a batch, the copy from the device, what a row has in the end, and the column of the
-table. The suffix of a field is its shape: T tokens, E exitable layers, X = E + 1 with the final layer last, K top
-tokens. Without the suffix, the field's name is the column's name.
+A field determines the arrays of a batch, the copy from the device, the arrays of a finished request and the table's
+column. Its suffix is its shape: T tokens, E exitable layers, X = E and the final one, K top tokens. Without the suffix,
+the field's name is the column's name.
 """
 
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ from eexit.plan.config import Observe
 
 @dataclass(frozen=True)
 class Column:
-    """A recorded column. If it holds token ids, `texts` is the name of the column with the text of each."""
+    """Declaration of a recorded column. For a column of token ids, `texts` names the column with their texts."""
 
-    kind: pa.DataType  # of one number
+    kind: pa.DataType  # type of one number
     unit: str
     definition: str
     nullable: bool = False
     texts: str = ""
-    observed: Sequence[Observe] = ("all", "final", "none")  # the settings of `observe` with which it is recorded
+    observed: Sequence[Observe] = ("all", "final", "none")  # values of `observe` that record the column
 
 
 def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any:
-    """A field of `TokenColumns` that is this `Column`."""
+    """Return a field of `TokenColumns` that declares this `Column`."""
     return field(metadata={"column": Column(kind, unit, definition, **options)})
 
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """What a row generated: its recorded columns, of which those that were not observed are empty, and why it ended.
+    """Recorded columns of a finished request, and why it ended. Columns that were not observed are empty.
 
-    The first token is not decided: it comes from the final layer of the prompt's full-depth pass.
+    The first token has no exit decision: it comes from the final layer of the prefill.
     """
 
     finish_reason: str
@@ -109,8 +109,10 @@ class TokenColumns:
 
 @cache
 def recorded(observe: Observe = "all") -> tuple[tuple[str, str, str, Column], ...]:
-    """Each column that is recorded with this `observe`: its field of `TokenColumns`, its name, its axes after T, and
-    its declaration."""
+    """Return the columns that are recorded with this `observe`.
+
+    Each has the name of its field in `TokenColumns`, its own name, its axes after T, and its declaration.
+    """
     found = []
     for each in fields(TokenColumns):
         declared = each.metadata.get("column")

@@ -1,8 +1,8 @@
-"""What kind of folder a location is in, and where a command may write: all commands that take a target ask here.
+"""Folders that eexit owns, and where a command may write. All commands that take a target use this module.
 
-A folder of results holds what a sweep landed, and a folder of learned exits an artefact or a training.
-Nothing may be written inside of one that is not its own: one foreign file, and `pd.read_parquet` can't read a table.
-Paths through links and `..` are followed, and what can't be looked at counts as nobody's.
+A results folder contains a sweep's files, and an artefact folder contains an artefact or a training. Nothing else may
+be written inside: a single foreign file stops `pd.read_parquet` from reading a table. Links and `..` in paths are
+resolved; a location that can't be accessed counts as not owned.
 """
 
 import os
@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from eexit.errors import UsageError
 from eexit.output.locations import shown
-from eexit.plan.artefacts import CARD, STATE, TEXTS_FOLDER, WEIGHTS
+from eexit.plan.artefacts import CARD, STATE, TEXTS_FOLDER, WEIGHTS, is_of_training
 from eexit.results.files import list_folder
 from eexit.results.layout import FOLDERS, MANIFEST, REPORT, OtherFormatError, decode
 from eexit.results.store.folder import Store, open_store
@@ -29,7 +29,7 @@ TABLE_FOLDERS = (*FOLDERS, *(table.name for table in STUDY_TABLES))
 
 
 class FolderKind(Enum):
-    """What a folder of ours holds, as messages call it."""
+    """Kind of a folder that eexit owns, as messages name it."""
 
     RESULTS = "the sweep's results"
     LEARNED = "a folder of learned exits"
@@ -37,7 +37,7 @@ class FolderKind(Enum):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The innermost folder of ours that a location is or is in, and its name there; empty: that folder itself."""
+    """Innermost owned folder around a location; `name` is the location in it, empty for the folder itself."""
 
     kind: FolderKind
     root: str
@@ -45,15 +45,15 @@ class Whereabouts:
 
 
 Allowed = tuple[FolderKind, str]
-# Where a sweep may land: a training keeps the sweep of its own further texts.
+# Where a sweep may be written: a training contains the sweep of its additional texts.
 FOR_RESULTS: Final[Sequence[Allowed]] = ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER))
 FOR_LEARNED: Final[Sequence[Allowed]] = ((FolderKind.LEARNED, ""),)
 
 
 def whereabouts(location: Store, planned: Store | None = None) -> Whereabouts | None:
-    """Where a folder or file is, which need not exist; None: in no folder of ours.
+    """Return the owned folder around a location, which need not exist; None if there is none.
 
-    `planned` is a location where results will be by then.
+    `planned` is a location where this command will write results.
     """
     results = _followed(planned) if planned else None
     for folder, name in _upwards(_followed(location)):
@@ -65,9 +65,9 @@ def whereabouts(location: Store, planned: Store | None = None) -> Whereabouts | 
 
 
 def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
-    """Raises `UsageError` where something of ours may not be written: in or inside of a folder of ours.
+    """Raise `UsageError` if a location is or lies in an owned folder where this kind of file may not be written.
 
-    `name` is what messages call the location. What is allowed is a kind of folder and the name in it, or none.
+    `name` is the location in messages. `allowed` are pairs of a kind of folder and a name in it.
     """
     found = whereabouts(location)
     if found and (found.kind, found.name) not in allowed:
@@ -75,9 +75,9 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
 
 
 def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
-    """Raises `UsageError` where no file may be: among the files of results or of learned exits.
+    """Raise `UsageError` for a path among the files of results or artefacts.
 
-    Beside a sweep's tables it may, under another name than theirs. `planned` is where this command's results will be.
+    Beside a sweep's tables, files with other names are allowed. `planned` is where this command's results will be.
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {shown(str(path))} is a URI: give the name of a local file")
@@ -92,13 +92,13 @@ def _refusal(name: str, found: Whereabouts) -> UsageError:
 
 
 def _followed(store: Store) -> Store:
-    """The same location by its only name: without links, `..` and slashes at the end."""
+    """Return the same location by its canonical path: without links, `..` and trailing slashes."""
     root = os.path.realpath(store.root) if store.is_local else posixpath.normpath(store.root)
     return replace(store, root=root)
 
 
 def _upwards(store: Store) -> Iterator[tuple[Store, str]]:
-    """The location itself and the folders above it, each with its name there."""
+    """Yield the location itself and the folders above it, each with the location's name relative to it."""
     path = PurePosixPath(store.root)
     for folder in (path, *path.parents):
         if str(folder) != ".":
@@ -124,15 +124,15 @@ def _is_manifest(content: bytes) -> bool:
 
 
 def _holds_learned(folder: Store) -> bool:
-    """Another program may have a card.json, too, but not with these files beside it, or with roles in it."""
+    """Return True for an artefact folder: a foreign card.json has neither such files beside it nor roles in it."""
     try:
         has = _there(folder, [STATE, CARD, WEIGHTS])
-        return STATE in has or (CARD in has and (len(has) > 1 or b'"holds"' in (folder.read(CARD) or b"")))
+        return STATE in has or (CARD in has and (len(has) > 1 or is_of_training(folder.read(CARD) or b"")))
     except (OSError, pa.ArrowException):
         return False
 
 
 def _there(folder: Store, names: list[str]) -> list[str]:
-    """Those of these names that are there, found by one call, which object stores answer at once."""
+    """Return the names that exist, found by one call, since object stores answer a single call at once."""
     infos = folder.filesystem.get_file_info([folder.path(name) for name in names])
     return [name for name, info in zip(names, infos, strict=True) if info.type != fs.FileType.NotFound]

@@ -1,7 +1,7 @@
-"""A sweep as teacher data for other people's training code: `export`, which `jobs/files/export.py` uses. No Ray.
+"""A sweep as teacher data for other training code: `export`, for `jobs/files/export.py`. Needs no Ray.
 
-Each row is a run, as chat messages and token ids, with what the full-depth model made of each token: its exit, the KLs
-of all exitable layers, and the distribution over exits at any KL factors, by the engine's own rule and stick-breaking.
+A row is a run: its messages, token ids and exits, the KLs of all exitable layers, and exit distributions at any KL
+factors. These come from the engine's own rule and stick-breaking.
 
 Shapes: T tokens, E exitable layers, X = E + 1 with the final layer last, F KL factors.
 """
@@ -31,7 +31,7 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import GENERATIONS, TOKENS, described, nested
 from eexit.results.whereabouts import refuse_inside
 
-TOKENS_PER_FILE = 100_000  # about: no more are in memory
+TOKENS_PER_FILE = 100_000  # about; no more are in memory
 OF_RUNS: Final = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "seed", "finish_reason")
 OF_PROMPTS: Final = ("prompt_token_ids", "n_tokens")
 OF_TOKENS: Final = (
@@ -72,7 +72,7 @@ CONVERSATIONS: Final = pa.schema(
 
 @dataclass
 class _DataFiles:
-    """Data files of bounded size: conversations are kept in memory until they fill one."""
+    """Data files of bounded size; conversations are buffered in memory until they fill one."""
 
     target: Store
     names: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class _DataFiles:
         self.rows.clear()
 
     def remove(self) -> None:
-        """Remove all files that were published, and the folder if it is empty then."""
+        """Remove all published files, and the folder if it is then empty."""
         for name in self.names:
             with suppress(OSError, pa.ArrowException):
                 self.target.remove(name)
@@ -95,10 +95,9 @@ class _DataFiles:
 
 
 def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[float], display: Display) -> int:
-    """Write the runs of these configurations that have landed in the sweep `results` to the empty location `out`.
+    """Write the committed runs of these configurations to the empty location `out`, and return their number.
 
-    Returns how many there are. If anything is raised, what was written is removed again. Raises `UsageError` for what
-    can't be exported.
+    On any exception, the files written so far are removed. Raise `UsageError` for bad input.
     """
     store, target, name = open_store(results), open_store(out), shown(results)
     manifest = manifest_of(store, name)
@@ -120,7 +119,7 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
         with display:
             for run, tokens in runs_with_tokens(store, columns, wanted, OF_TOKENS):
                 if run["run_id"] in done:
-                    continue  # it was done twice
+                    continue  # a repeated run
                 said = {"system": systems[run["prompt_id"]], "user": run["prompt"]}
                 said["assistant"] = prefillers[run["prompt_id"]] + run["text"]
                 files.rows.append(
@@ -151,7 +150,7 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
 
 
 def _refuse_taken(target: Store, out: str) -> None:
-    """Raises `UsageError` if `target` is in a folder of ours, or holds anything but hidden files, such as git's."""
+    """Raise `UsageError` if `target` is inside a results folder, or has entries that aren't hidden, as git's are."""
     refuse_inside(target, f"--out {out}")
     if target.filesystem.get_file_info(target.root).type == fs.FileType.File:
         raise UsageError(f"--out {out} is a file: give a folder")
@@ -162,7 +161,7 @@ def _refuse_taken(target: Store, out: str) -> None:
 
 
 def _kl_exit_prob(tokens: pa.Table, kl_factors: Sequence[float]) -> list[Any]:
-    """The distribution over layers that rule kl draws from at each KL factor, (T, F, X)."""
+    """Return rule `kl`'s distribution over layers at each KL factor, (T, F, X)."""
     kl_TE, decided_T = torch.tensor(tokens["kl"].to_pylist()), torch.tensor(tokens["decided"].to_pylist())
     chances = [RULES["kl"].chances(kl_TE, torch.full_like(kl_TE[:1], k)) for k in kl_factors]
     drawn_TFX = torch.stack([exit_probabilities(each) for each in chances], 1)

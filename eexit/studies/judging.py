@@ -1,8 +1,8 @@
-"""What a language model says of a sweep's texts: `judge_sweep`, for `jobs/judge.py`. Needs no Ray.
+"""Scores of a sweep's texts by a language model as judge: `judge_sweep`, for `jobs/judge.py`. Needs no Ray.
 
-Retries, rate limits and the schema of answers are those of `openai` (extra `judge`). The endpoint is not trusted: size
-and time of a reply are bounded, no redirect is followed, and failures are told by their status in words of our own,
-since what an endpoint says may echo the key.
+Retries, rate limits and the answers' schema come from `openai` (extra `judge`). The endpoint is not trusted: the size
+and time of a reply are bounded, and redirects are refused. Messages on failures have fixed words for each status, since
+the endpoint's own words may echo the key.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from eexit.results.study_table import Row
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import CONFIGURATION
 
-TRIES: Final = 5  # of one text, if each fails in a way that may pass
-MOST_BYTES: Final = 2**20  # of a reply; a usual one has a few thousand
-MOST_FAILURES: Final = 5  # in a row; of texts, only if none was ever judged
+TRIES: Final = 5  # per text, if each failure may be temporary
+MOST_BYTES: Final = 2**20  # of a reply; most have a few thousand
+MOST_FAILURES: Final = 5  # in a row; failures due to the text count only before the first success
 SECONDS_BETWEEN_FILES = 15.0
 HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")  # for 80 columns
 
 _KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry")
-_FINAL: Final = {  # statuses with which no text will work
+_FINAL: Final = {  # statuses that are the same for all texts
     **dict.fromkeys(range(300, 400), "has moved, and a request is not sent on: give --base-url its new address"),
     **dict.fromkeys((401, 402), "lets nobody in without its key: is it right (--key-from), and has it quota left?"),
     **dict.fromkeys((404, 405), "has nothing there: are --base-url and --model right?"),
@@ -58,21 +58,21 @@ _IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
 
 @dataclass(frozen=True)
 class JudgingPlan:
-    """What a judge is asked: runs, with `text_hash`, whose text has no scores yet; one question for each text."""
+    """The questions for a judge: one for each text without scores, with its runs by `text_hash`."""
 
     store: Store
     judge: str
     asked: Mapping[str, Sequence[Row]]
-    known: Sequence[tuple[Row, Row]]  # runs without a row of the judge, whose text has one, and that row
+    known: Sequence[tuple[Row, Row]]  # runs not judged whose text has scores, and the row with the scores
     keys: Sequence[str]  # configurations, in the sweep's order
-    groups: Mapping[str, str]  # prompt id → the group that it is one of, where it names one
-    told: str  # how much that is
+    groups: Mapping[str, str]  # prompt id → group, for prompts with one
+    told: str  # a summary for users
 
 
 def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int | None) -> JudgingPlan:
-    """What there is to judge, in a finished sweep or another. `n_prompts` are drawn (`eexit.plan.splits`); None: all.
+    """Return the plan of judging a sweep, finished or not; `n_prompts` are drawn (`eexit.plan.splits`), None: all.
 
-    Raises `UsageError` if there is nothing that could be judged.
+    Raise `UsageError` if there is nothing to judge.
     """
     store, name = open_store(results), shown(results)
     manifest = manifest_of(store, name)
@@ -82,7 +82,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     prompts = {prompt["id"]: prompt["prompt"] for prompt in manifest.config["prompts"]}
     prompt_ids = list(prompts) if n_prompts is None else representative(prompts, n_prompts)
     landed = read_columns(store, [*_IDENTITY, "prompt", "status", "text"]).sort_by([("status", "ascending")])
-    runs = list({row["run_id"]: row for row in landed.to_pylist()}.values())  # ok, where an error was done again
+    runs = list({row["run_id"]: row for row in landed.to_pylist()}.values())  # keeps ok where an error was retried
     place = {prompt_id: at for at, prompt_id in enumerate(prompt_ids)}
     runs = [run for run in runs if run["prompt_id"] in place and run["configuration"] in chosen]
     runs.sort(key=lambda run: (place[run["prompt_id"]], run["seed"], chosen.index(run["configuration"])))
@@ -113,28 +113,27 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
 
 
 def judged_by(store: Store, judge: str) -> list[Row]:
-    """The rows of this judge under this rubric that count."""
+    """Return the valid rows of this judge under the current rubric."""
     return [row for row in JUDGEMENTS.rows(store) if (row["judge"], row["rubric"]) == (judge, RUBRIC)]
 
 
 class AskingError(openai.OpenAIError):
-    """A text has no scores. Another text may, if it is `of_text`; none will, if it `is_final`."""
+    """Error for a text without scores: due to the text if `of_text`; the same for all texts if `is_final`."""
 
     def __init__(self, reason: str, *, of_text: bool = False, is_final: bool = False) -> None:
         super().__init__(reason)
         self.of_text, self.is_final = of_text, is_final
 
 
-class _Completion(BaseModel):  # what is read of one
+class _Completion(BaseModel):  # the fields of a completion that are read
     text: str = Field(validation_alias=AliasPath("choices", 0, "message", "content"))
     tokens: int = Field(0, validation_alias=AliasPath("usage", "total_tokens"))
 
 
 class _BoundedClient(openai.DefaultAsyncHttpxClient):
-    """Reads at most `MOST_BYTES` of a reply, as they were sent, within seconds of the request; follows no redirect.
+    """HTTP client that reads at most `MOST_BYTES` of a reply within `seconds` of the request, without redirects.
 
-    A compressed reply is refused, since it may be a thousand times as large as what was sent. Of its headers, only
-    those stay that say when to try again: a charset, too, can make much of little.
+    Replies must be uncompressed, and only headers on retries are kept: compression or a charset may expand a reply.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -159,7 +158,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 
 
 class Endpoint:
-    """Asks one judge. `timeout`: seconds for one try, until all of its reply is there; `how`: the rest of a request."""
+    """Connection to one judge; `timeout` is in seconds, for a whole try, and `how` has further fields of a request."""
 
     def __init__(self, base_url: str, key: str | None, timeout: float, **how: Any) -> None:
         self.client = openai.AsyncOpenAI(
@@ -173,7 +172,7 @@ class Endpoint:
         self._how: dict[str, Any] = {"response_format": TextScores, **how}
 
     async def ask(self, messages: Any) -> tuple[TextScores, int]:
-        """The judge's scores, and the tokens that they took. Raises `AskingError`, in words of our own."""
+        """Return the judge's scores and the tokens used. Raise `AskingError` without the endpoint's own words."""
         try:
             response = await self.client.chat.completions.with_raw_response.parse(messages=messages, **self._how)
             completion = _Completion.model_validate_json(response.http_response.content)
@@ -184,13 +183,13 @@ class Endpoint:
             raise _meaning(error.status_code) from None
         except openai.APIConnectionError as error:
             raise AskingError(f"the endpoint can't be reached ({_of_system(error)})") from None
-        except ValueError as error:  # of which neither our words nor pydantic's quote anything of the reply
+        except ValueError as error:  # neither our message nor pydantic's quotes the reply
             said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise AskingError(f"no usable answer ({said})", of_text=True) from None
 
 
 def _meaning(status: int) -> AskingError:
-    """What a status other than success means."""
+    """Return the error for a status other than success."""
     if reason := _FINAL.get(status):
         return AskingError(f"the endpoint {reason} (status {status})", is_final=True)
     of_text = status < 500 and status not in (408, 409, 429)
@@ -200,25 +199,25 @@ def _meaning(status: int) -> AskingError:
 
 
 def _of_system(error: BaseException | None) -> str:
-    """Why there is no connection in the words of the operating system or of TLS, if it is they that refuse it."""
+    """Return the message of the operating system or of TLS for a refused connection, else a general one."""
     while error is not None and not getattr(error, "strerror", None):
-        several = error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # an attempt for each address
+        several = error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # one per address
         error = several[0] if several else error.__cause__ or error.__context__
     return getattr(error, "strerror", "it breaks off, or what it sends is no HTTP")
 
 
 def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: Display, lease: Lease) -> "Judging":
-    """Ask about all texts of the plan, and land the scores in the sweep's `judgements/`.
+    """Send all questions of the plan to the judge, and commit the scores to the sweep's `judgements/`.
 
-    Texts are asked about in a thread of its own, since signals interrupt the main thread only: all answers that have
-    come land, whatever is raised. `lease` is that of judging, under which the plan was made, so that no two calls pay
-    for the same answers. Raises `SweepStopped` when it is lost, or going on would only fail.
+    They are sent in another thread, since signals interrupt the main thread only. All answers received are committed,
+    whatever is raised. The plan was made under `lease`, so that no two calls pay for the same answers. Raise
+    `SweepStopped` if the lease is lost, or all further questions would fail.
     """
     judging, loop = Judging(plan), asyncio.new_event_loop()
     asking = loop.create_task(_ask_all(judging, judge, concurrency))
 
     def ask_all() -> None:
-        """In the thread of the event loop: return when all are answered, or given up. Raises `SweepStopped`."""
+        """Run the event loop until all questions are answered or given up, then commit. Raise `SweepStopped`."""
         try:
             with suppress(asyncio.CancelledError):
                 loop.run_until_complete(asking)
@@ -235,7 +234,7 @@ def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: D
                 lease.check()
                 display.show(judging.progress)
         finally:
-            with suppress(RuntimeError):  # the loop is closed, since all is answered
+            with suppress(RuntimeError):  # the loop is closed: all questions are answered
                 loop.call_soon_threadsafe(asking.cancel)
             all_asked.result()
         display.show(judging.progress, last=True)
@@ -260,10 +259,10 @@ async def _ask_all(judging: "Judging", judge: Endpoint, concurrency: int) -> Non
 
 
 class Judging:
-    """Makes rows of answers, and lands them. `progress` may be read from other threads."""
+    """Writer of the judge's answers as rows; `progress` may be read from other threads."""
 
     def __init__(self, plan: JudgingPlan) -> None:
-        self.plan, self.reason = plan, ""  # of the last error
+        self.plan, self.reason = plan, ""  # the last error's message
         self.counts = Counter[str]()  # of rows, by status
         self._n_scored = self._n_failed = self._n_in_a_row = self._tokens = 0  # of questions
         self._started, self._rows, self._last_landing = datetime.now(UTC), list[Row](), time.monotonic()
@@ -281,7 +280,7 @@ class Judging:
         self._add(runs, status=OK, **scores.model_dump())
 
     def fail(self, runs: Sequence[Row], error: AskingError) -> None:
-        """Raises `SweepStopped` if going on would only fail."""
+        """Add rows with the error. Raise `SweepStopped` if all further questions would fail."""
         self._n_failed, self.reason = self._n_failed + 1, str(error)
         self._add(runs, status=ERROR, error=self.reason)
         self._n_in_a_row += not (error.of_text and self._n_scored)
@@ -294,7 +293,7 @@ class Judging:
         self._rows, self._last_landing = [], time.monotonic()
 
     def _add(self, runs: Sequence[Row], **columns: Any) -> None:
-        """Make a row of each run with these columns, and land all so far if that is due."""
+        """Add a row with these columns for each run, and commit the rows so far if a commit is due."""
         about = {"judge": self.plan.judge, "rubric": RUBRIC, "started": self._started} | columns
         self._rows += [{name: run[name] for name in (*_IDENTITY, "text_hash")} | about for run in runs]
         self.counts[columns["status"]] += len(runs)
@@ -303,7 +302,7 @@ class Judging:
 
 
 def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[str, str]) -> ResultTable:
-    """A line per configuration, of rows of one judge that count. The prompts of a group (id → group) count once."""
+    """Return a table of one judge's valid rows by configuration; prompts of a group (id → group) count once."""
     table = ResultTable(
         "Scores from 1 to 5, higher is better. Means over n prompts of the means over each prompt's seeds; beneath, a "
         f"{LEVEL:.0%} interval over prompts, from {MIN_SAMPLES} prompts on."

@@ -1,9 +1,8 @@
-"""What the exits of one model would cost at the prices of another: the same counts, by share of depth.
+"""The cost of one model's exits at another model's unit costs: the same operation counts, scaled by depth.
 
-A read of the head costs eight layers on SmolLM2-135M and two thirds of a layer on Llama 2 7B, so that a verdict on what
-deciding costs is one on the model's shape. Where tokens of the other model would exit is not known: this says what
-these exits would be worth there. Attention over positions, which both would have, is left out. This module does not
-import torch.
+A read of the lm_head costs eight layers on SmolLM2-135M, and two thirds of a layer on Llama 2 7B. So the cost of
+deciding depends on the model's shape. The other model's tokens might exit elsewhere: the figures are for the given
+exits. Attention over positions, which both models have, is left out. This module does not import torch.
 """
 
 import json
@@ -21,7 +20,7 @@ from eexit.output.text import did_you_mean
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of a decoder with gated MLPs and grouped-query attention, whose head is one matrix."""
+    """Shapes of a decoder with gated MLPs, grouped-query attention and an unfactored lm_head."""
 
     name: str
     layers: int
@@ -39,12 +38,12 @@ class Shapes:
 
     @property
     def layer(self) -> int:
-        """Of one token in one layer."""
+        """Multiply-adds of one token in one layer."""
         return 2 * self.width * self.heads * self.head_width + self.keys + 3 * self.width * self.inner
 
     @property
     def head(self) -> int:
-        """Of one read of the head."""
+        """Multiply-adds of one read of the lm_head."""
         return self.width * self.vocabulary
 
     @property
@@ -74,9 +73,9 @@ EXAMPLE: Final = "layers=32,width=4096,heads=32,kv_heads=8,head_width=128,inner=
 
 
 def shapes_of(text: str) -> Shapes:
-    """The shapes of a known model, of a folder with a config.json, or of a text such as `EXAMPLE`.
+    """Return the shapes of a known model, of a folder with a config.json, or of a text such as `EXAMPLE`.
 
-    Raises `UsageError` for anything else.
+    Raise `UsageError` for anything else.
     """
     if text in KNOWN:
         return KNOWN[text]
@@ -112,7 +111,7 @@ def _of_config(config: Mapping[str, Any], name: str) -> Shapes:
 
 
 def _checked(name: str, numbers: Mapping[str, Any], text: str) -> Shapes:
-    """Raises `UsageError` for shapes that make no decoder."""
+    """Return the shapes. Raise `UsageError` for shapes that make no decoder."""
     try:
         whole = {key: int(number) for key, number in numbers.items()}
     except (TypeError, ValueError) as error:
@@ -125,9 +124,9 @@ def _checked(name: str, numbers: Mapping[str, Any], text: str) -> Shapes:
 
 
 def cost_at(shapes: Shapes, counts: Mapping[str, np.ndarray], n_layers: int, screen: ScreenSize | None) -> np.ndarray:
-    """The multiply-adds of runs at these prices; `counts` are columns of `generations`, and `n_layers` their model's.
+    """Return the multiply-adds of runs at these unit costs.
 
-    `screen` is the one that their rules looked through, if they did.
+    `counts` are columns of `generations`, `n_layers` is that of the model that ran, and `screen` is the rules', if any.
     """
     screened = 0
     if screen:
@@ -144,6 +143,6 @@ def cost_at(shapes: Shapes, counts: Mapping[str, np.ndarray], n_layers: int, scr
 
 
 def full_cost_at(shapes: Shapes, n_decided: np.ndarray) -> np.ndarray:
-    """The multiply-adds of as many decided tokens at full depth."""
+    """Return the multiply-adds of as many decided tokens at full depth."""
     cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + shapes.head)
     return cost

@@ -1,7 +1,7 @@
-"""A study: whatever is asked of a finished sweep. Who adds one says here what is done; `cluster.studies` does it.
+"""The interface of a study of a finished sweep; `cluster.studies` executes it.
 
-A study is cut into units, and these into parts. Between parts, progress is shown and interruptions are heard. Once all
-parts of a unit are done, its rows are published: what is finished stays, whatever happens next.
+A study is cut into units of work, and a unit into parts. Between parts, progress is shown and interruptions are
+handled. When all parts of a unit are done, its rows are published and stay.
 """
 
 from abc import ABC, abstractmethod
@@ -18,19 +18,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """What is done in one go; `what` tells `Study.do`, and `text` tells users."""
+    """A step of a unit, done in one go: `what` is for `Study.do`, and `text` is for users."""
 
     text: str
     what: Any = None
-    size: float = 1.0  # its part of all there is to do, in whatever the study counts
+    size: float = 1.0  # for progress, in the study's own measure
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is published together.
+    """Work whose rows are published together.
 
-    A unit with an id, a content hash, has a file of its own, and is not done again once that has landed. The rows of
-    all others are in one file per call, which grows.
+    A unit with an id, a content hash, has a file of its own, and is not repeated once the file is committed. The rows
+    of all other units are in one growing file per call.
     """
 
     parts: Sequence[Part]
@@ -39,44 +39,41 @@ class Unit:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a part: what `Study.rows` makes rows of, and how many tokens it took."""
+    """Output of a part: the input of `Study.rows`, and the number of tokens."""
 
     result: Any = None
     tokens: int = 0
 
 
 class Work:
-    """What needs a loaded model, and so is sent to a process that has one. To be subclassed, as `Study` is."""
+    """Base class of work that needs a loaded model, and is sent to a process that has one."""
 
-    doing: ClassVar[str] = ""  # as in: timing needs all CPUs of a node
-    if_memory_is_short: ClassVar[str] = ""  # what to do then
-    opening: str = ""  # what is told before it begins
+    doing: ClassVar[str] = ""  # a participle for messages, such as timing
+    if_memory_is_short: ClassVar[str] = ""  # advice on running out of memory
+    opening: str = ""  # a message before the work begins
 
     @property
     def exits(self) -> frozenset[str]:
-        """The names of the rules and states that it needs."""
+        """Names of the rules and modes that the work needs."""
         return frozenset()
 
     def load(self, device: str) -> Sequence[str]:
-        """Load what is needed; returns what users should know of it.
-
-        Raises `UsageError` if that can't be done.
-        """
+        """Load the model and artefacts; return remarks for users. Raise `UsageError` if they can't be loaded."""
         return ()
 
 
 class Study(Work, ABC):
-    """What is asked of a sweep, and how it is done. To be subclassed: what has a value here need not be said.
+    """Base class of a study; members with a value here are optional.
 
-    A study that needs the model is sent to another process, and does its parts there, where `load` was called.
+    A study that needs the model is sent to another process, which calls `load` and does its parts.
     """
 
-    table: ClassVar[Table]  # that rows are added to; the id of a file and when it began are filled in
-    noun: ClassVar[str] = "unit"  # what a unit is called
-    again: ClassVar[str] = "done again"  # what happens with a unit whose file is damaged
+    table: ClassVar[Table]  # of the rows; its columns for the file's id and the start are filled in
+    noun: ClassVar[str] = "unit"  # for a unit, in messages
+    again: ClassVar[str] = "done again"  # for units whose file is damaged, in messages
     needs_model: bool = False
-    times: bool = False  # whether it measures time, and so wants the results for itself
-    config: SweepConfig  # whose model that is
+    times: bool = False  # True if it measures time, and so locks the results
+    config: SweepConfig  # of the model
 
     @property
     def exits(self) -> frozenset[str]:
@@ -84,16 +81,16 @@ class Study(Work, ABC):
 
     @abstractmethod
     def units(self) -> Sequence[Unit]:
-        """In order. Once the study is loaded, these are the units that can be done."""
+        """Return the units in order; once the study is loaded, only those that can be done."""
 
     @abstractmethod
     def do(self, part: Part) -> Done:
-        """Raises `UsageError` for what can't be done."""
+        """Do a part. Raise `UsageError` if it can't be done."""
 
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
-        """The rows of a unit, given the results of its parts; none: nothing is published."""
+        """Return the rows of a unit from the results of its parts; if empty, nothing is published."""
         return [row for result in results for row in result]
 
     @abstractmethod
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
-        """The tables, and sentences on them, that end it; `rows` are all that were published."""
+        """Return the closing tables and sentences; `rows` are all rows that were published."""

@@ -1,5 +1,4 @@
-"""Doing a sweep's runs: cutting them into shards, a loaded model that does a shard, landing, and what Python has of it.
+"""Execution of a sweep's runs: cutting them into shards, generating and committing a shard, and the Python interface.
 
-What a run is stands in `plan`, how it decodes in `decode`, and how its results are stored in `results`. `cluster` does
-the same shards on many machines.
+`plan` defines a run, `decode` decodes it, and `results` stores it. `cluster` executes the same shards on many machines.
 """

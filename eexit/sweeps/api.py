@@ -1,14 +1,15 @@
-"""What a notebook has of sweeps: `eexit.sweep` does one in this process, and `eexit.open` opens the results of any.
+"""Sweeps in a notebook: `eexit.sweep` runs one in this process, and `eexit.open` opens the results of any.
 
 sweep = eexit.sweep(["Explain recursion.", {"prompt": "3 + 4?", "answer": "7"}], rules={"confidence": [0.7, 0.9]})
 sweep.runs      # a DataFrame, a row per run; sweep.tokens has a row per token
 """
 
-import io
 import os
 import shutil
+import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 
-from eexit.errors import UsageError
+from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import shown
+from eexit.output.locations import path_from, shown
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
@@ -30,7 +30,7 @@ from eexit.plan.splits import kinds, units
 from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.landed import read_columns, runs_with_tokens
-from eexit.results.layout import REPORT, Manifest
+from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
@@ -44,34 +44,33 @@ if TYPE_CHECKING:
     from eexit.model.chat import Tokenizer
     from eexit.sweeps.here import Loaded
 
-# What says how a model is loaded, which changes nothing of one that is.
+# Arguments about loading a model, which have no effect on a loaded one.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
-COLUMNS: Final = 120  # of the table as text
 
 
 class SweepResults:
-    """A sweep's results in a folder or URI, `out`. `runs` and `tokens` are those when they are first asked for."""
+    """A sweep's results in a folder or URI, `out`. The first access to `runs` and `tokens` reads them."""
 
     def __init__(self, out: str) -> None:
-        """Raises `UsageError` if there are no results in `out`."""
+        """Raise `UsageError` if there are no results in `out`."""
         self.out = out
         self._store = open_store(out)
         manifest_of(self._store, shown(out))
 
     @property
     def manifest(self) -> Manifest:
-        """What `sweep.json` says now, since a sweep may grow."""
+        """Current content of `sweep.json`, since a sweep may be extended."""
         return manifest_of(self._store, shown(self.out))
 
     @property
     def configurations(self) -> list[Configuration]:
-        """What was planned, in order."""
+        """Planned configurations, in order."""
         return [configuration_of(columns) for columns in self.manifest.configurations]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row per run in the order of the plan, failed ones too: their `status` is `error`, and `error` says why."""
+        """A row per run in the order of the plan. Failed runs have the `status` `error`, and the reason in `error`."""
         return self._in_order(read_columns(self._store, GENERATIONS.names))
 
     @cached_property
@@ -86,18 +85,20 @@ class SweepResults:
 
     @property
     def table(self) -> ResultTable:
-        """The table that the command ends with: a line per configuration."""
+        """The command's closing table, with a line per configuration. Its caption states if runs are missing."""
         config, planned = self.manifest.config, self.configurations
         same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
         computed = precision(self.manifest.model, self.manifest.dtype_asked)
-        return closing_table(self._store, planned, same, config["prompts"], computed)
+        table = closing_table(self._store, planned, same, config["prompts"], computed)
+        table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
+        return table
 
     def certainty(self, sure: float = SURE) -> pd.DataFrame:
-        """At which depth the tokens of `normal` become certain: a row per kind of prompt, all of them first, and layer.
+        """Return the depth at which tokens of `normal` become certain, a row per kind of prompt (all first) and layer.
 
-        `sure` is the share of tokens of which the layer gives one at least this probability, and `confirmed` the share
-        for which that token is also the final layer's likeliest; `eexit.sweeps.summary.certainty` has all columns.
-        Raises `ValueError` for a `sure` outside (0, 1], and where nothing of it was recorded.
+        `sure` is the share of tokens with at least this top probability at the layer. `confirmed` is the share in which
+        that token is also the final layer's likeliest. `eexit.sweeps.summary.certainty` defines all columns. Raise
+        `ValueError` for a `sure` outside (0, 1], or if top probabilities were not recorded.
         """
         wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
         runs = read_columns(self._store, SHOWN).filter(wanted)
@@ -114,34 +115,43 @@ class SweepResults:
         return found
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the report, one page of HTML, beside the results or to `path`; returns where it is."""
+        """Write the report, one page of HTML, beside the results or to `path`; return its path."""
         if path is None and not self._store.is_local:
             raise UsageError(f"path is missing: the report of {shown(self.out)} is a local file: give its name")
-        # By its name: what makes reports stands above the engine, which runs without it.
+        # Imported by name, since reports depend on the engine, which must run without them.
         build_report = import_module("reports").build_report
         written: Path = build_report(self.out, path or Path(self._store.path(REPORT)))
         return written
 
     def __repr__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=COLUMNS, force_jupyter=False).print(self.table)
-        return f"{text.getvalue()}{shown(self.out)}"
+        return f"{self.table}\n{shown(self.out)}"
 
     def _repr_html_(self) -> str:
-        """Texts of the first prompts, each token coloured by the layer that it left after, and the table."""
-        config, keys = self.manifest.config, [columns["key"] for columns in self.manifest.configurations]
-        prompts = [prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]]
+        """Return the texts of the first prompts, with each token coloured by its exit layer, and the table."""
+        config = self.manifest.config
+        order = {columns["key"]: at for at, columns in enumerate(self.manifest.configurations)}
+        prompts = pa.array([prompt["id"] for prompt in config["prompts"][:MOST_PROMPTS]], pa.string())
         wanted = (pc.field("seed") == config["seeds"][0]) & pc.field("prompt_id").isin(prompts)
         found = runs_with_tokens(
             self._store, SHOWN, wanted & (pc.field("status") == OK), ["token", "exit_layer", "position"]
         )
-        runs = sorted(found, key=lambda each: keys.index(each[0]["configuration"]))
+        runs = sorted(found, key=lambda each: order.get(each[0]["configuration"], len(order)))
         return texts_as_html(config["prompts"], runs, self._layers) + table_as_html(self.table)
 
     @property
     def _layers(self) -> list[int]:
-        """Where tokens can exit, the final layer last."""
+        """Exitable layers, then the final one."""
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
+
+    def _missing_runs(self) -> list[str]:
+        """Return a line about the committed part of an unfinished sweep; none for a finished one."""
+        planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
+        landed = read_columns(self._store, ["run_id", "prompt_id"])
+        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
+        if n_runs >= planned:
+            return []
+        landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"
+        return [f"Unfinished: {landed_of}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
@@ -162,19 +172,21 @@ def sweep(
     quiet: bool = False,
     **arguments: Any,
 ) -> SweepResults:
-    """Run prompts under each configuration and seed in this process, or go on with that in `out`; returns the results.
+    """Run prompts under each configuration and seed in this process, or resume such a sweep; return the results.
 
-    `prompts` are a list of texts or dicts (`prompt`, and what else a file of prompts may have, such as `answer`), a
-    DataFrame with these columns, or the path of such a file. `model` is a name, a folder, a GGUF file or, with its
-    `tokenizer`, a model that is loaded, which stays as it is. The other arguments are the flags of `jobs/sweep.py`, by
-    the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`, `exit_layers`, `max_new_tokens`, `seeds`, `dtype`,
-    `device` and so on. `quiet` shows no progress.
+    At a prompt or in a notebook, Ctrl-C returns the committed results, and the same call with their `out` resumes.
+    Raise `ValueError` with a line that names an invalid argument, or `SweepStopped` when continuing would only fail.
+    Committed runs stay in `out`.
 
-    `out` is a folder or URI that the command can go on with, too; what has landed there is not run again. Without it,
-    results are in a temporary folder, which is removed with the object that is returned.
-
-    Raises `ValueError` with a line that names the argument that can't be used, and `SweepStopped` when going on would
-    only fail. What has landed stays in `out`.
+    Args:
+        prompts: a list of texts or dicts, a DataFrame, or the path of a file of prompts. Dicts and columns have the
+            fields of such a file: `prompt`, and others such as `answer`.
+        model: a name, a folder, a GGUF file or, with its `tokenizer`, a loaded model, which stays unchanged.
+        out: a folder or URI; the command can resume the sweep there too, and committed runs are not repeated. By
+            default a temporary folder, removed with the returned object, except for a report in it.
+        quiet: show no progress.
+        arguments: the flags of `jobs/sweep.py`, by the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`,
+            `exit_layers`, `max_new_tokens`, `seeds`, `dtype`, `device` and so on.
     """
     with arguments_named(PlacedSweep):
         loaded = _loaded(model, tokenizer, arguments)
@@ -189,34 +201,68 @@ def sweep(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(done, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(done, _remove_results, folder)
         return done
 
 
 def open(results: str | Path) -> SweepResults:
-    """The results of a sweep in a folder or URI, whoever made them. Raises `ValueError` if there are none."""
-    return SweepResults(os.path.expanduser(results))
+    """Return the results of a sweep in a folder or URI, whoever made them. Raise `ValueError` if there are none."""
+    is_uri = isinstance(results, str) and "://" in results
+    return SweepResults(str(results if is_uri else path_from(results, "results")))
 
 
 def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
-    from eexit.sweeps.here import sweep_here  # here and below, since results are read without torch
+    display, out = open_display(quiet), asked.out if "://" in asked.out else os.path.abspath(asked.out)
+    try:
+        from eexit.sweeps.here import sweep_here  # imported here and below, since reading results needs no torch
 
-    display = open_display(quiet)
-    summary = sweep_here(asked, asked.out if "://" in asked.out else os.path.abspath(asked.out), display, loaded)
+        summary = sweep_here(asked, out, display, loaded)
+    except KeyboardInterrupt:
+        if not hasattr(sys, "ps1"):  # a script ends; at a prompt or in a notebook, the user continues
+            raise
+        return _interrupted(out)
     if summary.errors:
-        n_runs = counted(summary.done + summary.errors, "run")
-        display.say(f"{summary.errors:,} of {n_runs} are errors: column error of the runs says why")
+        display.say(f"{summary.of_errors}; column error of the runs has all")
     return SweepResults(summary.out)
 
 
+def _interrupted(out: str) -> SweepResults:
+    """Return an interrupted sweep's committed results, and print how to resume it. Raise `Interrupted` without any."""
+    try:
+        results = SweepResults(out)
+    except UsageError:
+        raise Interrupted("interrupted: no run has landed") from None
+    landed = counted(len(read_columns(open_store(out), ["status"])), "run")
+    print(f"interrupted: {landed} landed; the same call with out={shown(out)!r} goes on", file=sys.stderr)
+    return results
+
+
+def _remove_results(folder: str) -> None:
+    """Remove a temporary sweep, except for its report, whose path the caller has."""
+    for path in Path(folder).iterdir():
+        if path.is_dir() and path.name != side_folder_name(REPORT):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path.name != REPORT:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # the folder contains a report
+        os.rmdir(folder)
+
+
 def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | None":
-    """The model that is loaded, with its tokenizer; None for a name. Raises `UsageError`."""
+    """Return the loaded model with its tokenizer; None if `model` is a name. Raise `UsageError`."""
     if isinstance(model, str | Path):
         if tokenizer is not None:
             raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")
         return None
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from eexit.model.refusals import naming, refuse_compiled, refuse_unmerged
+
+    if isinstance(model, nn.Module):  # first, since a wrapped model may not be a PreTrainedModel
+        with naming(type(model).__name__):
+            refuse_compiled(model)  # since a copy would not be compiled
+            refuse_unmerged(model)
     if not isinstance(model, PreTrainedModel):
         raise UsageError(f"model must be a name, a path or a model of transformers, got {str(model)[:40]!r}")
     if tokenizer is None:

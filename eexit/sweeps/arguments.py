@@ -1,4 +1,4 @@
-"""A sweep's arguments as Python gives them: they have the names of the command's flags, and one meaning with these."""
+"""A sweep's arguments from Python. They have the names and the meanings of the command's flags."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
@@ -29,12 +29,12 @@ def _out(out: str) -> str:
 
 
 CONTROLS_OF, CONTROLS_IN, USE = "controls_of", "controls_in", "use"
-Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
+Out = Annotated[StrictStr, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class PlacedSweep(BaseModel):
-    """A sweep, and where it is done, which does not change its results."""
+    """A sweep's configuration, with its location, device and shard size, which do not change the results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,14 +52,14 @@ Placed = TypeVar("Placed", bound=PlacedSweep)
 
 
 def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
-    """The sweep with these values, of its configuration and of where it is done alike. Raises `ValidationError`."""
+    """Return the sweep with these values for its configuration, location and device. Raise `ValidationError`."""
     where = {name: value for name, value in fields.items() if name in kind.model_fields and name != "config"}
-    config = {name: value for name, value in fields.items() if name not in where}  # SweepConfig refuses unknown ones
+    config = {name: value for name, value in fields.items() if name not in where}  # SweepConfig refuses unknown names
     return kind.model_validate({"config": config, **where})
 
 
 def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
-    """All arguments of a sweep of this kind but its prompts, with their defaults."""
+    """Return the arguments of a sweep of this kind and their defaults, without prompts."""
     fields = {name: field.default for name, field in {**SweepConfig.model_fields, **kind.model_fields}.items()}
     aside = {"prompts", "digests", "only", "controls", "config"}
     of_fields = {name: default for name, default in fields.items() if name not in aside}
@@ -67,7 +67,7 @@ def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
 
 
 def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], call: str) -> Placed:
-    """The sweep that the arguments of a call describe. Raises `UsageError`, which names the argument."""
+    """Return the sweep that a call describes, running files in `use`. Raise `UsageError` that names the argument."""
     known = names_of(kind)
     use_files(arguments.get(USE, ()))
     fields = {
@@ -81,22 +81,24 @@ def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], 
 
 
 def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, with controls in place of what names the sweep that they follow. Raises `UsageError`."""
+    """Return the fields with controls in place of the sweep that they follow. Raise `UsageError`."""
     others = {name: value for name, value in fields.items() if name not in (CONTROLS_OF, CONTROLS_IN)}
     results, modes = str(fields.get(CONTROLS_OF) or ""), fields.get(CONTROLS_IN) or ()
+    if not isinstance(modes, list | tuple):
+        raise UsageError(f"--controls-in takes a list of modes, got {modes!r}")
     if modes and not results:
         raise UsageError(f"--controls-in {' '.join(modes)} has no effect: give --controls-of RESULTS")
     if foreign := [mode for mode in modes if mode not in STATES]:
         raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
     if not results:
         return others
-    from eexit.sweeps.controls import controls_of  # here, since flags are read without pyarrow
+    from eexit.sweeps.controls import controls_of  # imported here, since flags are read without pyarrow
 
     return {**others, "controls": controls_of(results, modes)}
 
 
 def signature_of(kind: type[PlacedSweep], **own: Any) -> Signature:
-    """What `help` shows of a function that takes prompts and then arguments by name; `own` are its further defaults."""
+    """Return the signature, for `help`, of a function of prompts and keyword arguments; `own` has further defaults."""
     given = {name: None if default is PydanticUndefined else default for name, default in names_of(kind).items()}
     named = [Parameter(name, Parameter.KEYWORD_ONLY, default=default) for name, default in {**given, **own}.items()]
     return Signature([Parameter("prompts", Parameter.POSITIONAL_OR_KEYWORD), *named])
@@ -104,17 +106,17 @@ def signature_of(kind: type[PlacedSweep], **own: Any) -> Signature:
 
 @contextmanager
 def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
-    """A context whose `UsageError` name arguments in place of flags: `max_new_tokens` for `--max-new-tokens`."""
+    """Convert a `UsageError` to one that names arguments in place of flags: `max_new_tokens` for `--max-new-tokens`."""
     names = {flag(name): name for name in (*names_of(kind), "prompts")}
     try:
         yield
     except UsageError as error:
         said = re.sub(r"--[a-z][a-z-]*", lambda found: names.get(found[0], found[0]), str(error))
-        raise UsageError(said) from error.__cause__  # what it was made from is said once
+        raise UsageError(said) from error.__cause__  # so that the original error is shown once
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, ranges and paths as lists and texts, and own rules and states by their names, which are known then."""
+    """Return arrays, ranges and paths as lists and texts, and custom rules and modes as names, registering them."""
     if isinstance(value, Rule | State):
         make_known(value)
         return value.name

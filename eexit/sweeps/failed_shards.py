@@ -1,27 +1,27 @@
-"""What to do with a shard that failed: try it again, cut it into parts, give up on its only run, or stop the sweep.
+"""Policy for failed shards: retry the shard, split it, give up on its only run, or stop the sweep.
 
 A full disk or a broken machine must not turn all remaining runs into errors, but bad prompts must not stop a sweep.
 Failures of the environment (results can't be written, the model can't be loaded) are counted. A run that fails by
-itself is blamed on its prompt, unless the runs of many prompts fail in a row: then a run that has worked before is
-repeated, as a rehearsal, and if it fails as well, the environment is broken. If no run has ever worked, many failed
+itself is attributed to its prompt, unless the runs of many prompts fail in a row. Then a run that has succeeded before
+is repeated, as a rehearsal; if it fails too, the environment is broken. If no run has ever succeeded, many failed
 prompts are enough.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from eexit.errors import SweepStopped
+from eexit.errors import SweepStopped, reason_of
 from eexit.plan.runs import Run
 from eexit.sweeps.shards import Shard, halve, split
 
 SHARD_TRIES = 2
-RUN_TRIES = 3  # since an actor can die of something else than the run it was doing
+RUN_TRIES = 3  # since an actor can die of another cause than its current run
 FAILURES_IN_A_ROW = 5
 PROMPTS_IN_A_ROW = 10
 
 
 class Kind(StrEnum):
-    """How a shard failed."""
+    """Kind of a shard's failure."""
 
     RAISED = "raised"
     DIED = "died"
@@ -31,24 +31,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """How a shard failed, and the reason for its error row."""
+    """Kind of a shard's failure, and the reason for its error row."""
 
     kind: Kind
     reason: str
 
 
 def failure_of(error: BaseException) -> ShardFailure:
-    """The failure of what raised this error, whose process is alive."""
-    # torch's error is recognised by its name, since a driver does not import torch.
+    """Return the failure of a shard whose live process raised this error."""
+    # torch's error is recognised by name, since a driver does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, f"{type(error).__name__}: {error}")
+    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason_of(error))
 
 
 def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:
-    """The shards to try next; none if the only run of this one is given up.
+    """Return the shards to try next; none if the only run of this shard is given up.
 
-    Halves keep most runs together. But as long as no run has ever worked, single runs of many prompts show sooner
-    whether any run can.
+    Halves keep most runs together. But until a run has succeeded, single runs of many prompts show sooner if any can.
     """
     failures = shard.failures + 1
     if len(shard.runs) == 1:
@@ -59,30 +58,30 @@ def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:
 
 
 class Breaker:
-    """The circuit breaker, which stops a sweep that only fails: counts failures as long as nothing lands in between."""
+    """Circuit breaker that stops a sweep that only fails. It counts failures until a shard is committed."""
 
     def __init__(self) -> None:
         self.known_good: Run | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forget all failures: a run has worked."""
+        """Clear all failures, since a run has succeeded."""
         self._kind = ""
         self._count = 0
         self._prompts: set[str] = set()
         self._reason = ""
 
     def landed(self, run: Run) -> None:
-        """This run has landed without an error."""
+        """Record that this run was committed without an error, and clear all failures."""
         self.known_good = run
         self.reset()
 
     def environment_worked(self) -> None:
-        """Something has landed, though with errors."""
+        """Record that a shard was committed, though with errors."""
         self._kind, self._count = "", 0
 
     def environment_failed(self, kind: str, reason: str) -> None:
-        """The environment failed rather than a run. Raises `SweepStopped` after FAILURES_IN_A_ROW of one kind."""
+        """Count a failure of the environment. Raise `SweepStopped` after FAILURES_IN_A_ROW of one kind."""
         if kind != self._kind:
             self._kind, self._count = kind, 0
         self._count += 1
@@ -90,9 +89,9 @@ class Breaker:
             raise SweepStopped(f"{self._count} failures in a row, the last: {reason}")
 
     def run_failed(self, run: Run, reason: str, hope: bool) -> None:
-        """This run failed by itself. Raises `SweepStopped` if no run ever worked, many failed, and there is no `hope`.
+        """Record a failed run. Raise `SweepStopped` if many prompts failed, no run ever succeeded, and `hope` is False.
 
-        There is hope while an actor works on a shard that has not failed before.
+        There is hope while an actor executes a shard that has not failed before.
         """
         self._prompts.add(run.prompt.id)
         self._reason = reason
@@ -100,7 +99,7 @@ class Breaker:
             raise SweepStopped(f"{len(self._prompts)} prompts failed and none worked, the last: {reason}")
 
     def rehearsal_failed(self, reason: str) -> None:
-        """A run that has worked before fails now. Raises `SweepStopped`."""
+        """Raise `SweepStopped`, since a run that has succeeded before fails now."""
         raise SweepStopped(
             f"{len(self._prompts)} prompts in a row failed, the last: {self._reason}; "
             f"a run that had worked now fails too: {reason}"
@@ -108,5 +107,5 @@ class Breaker:
 
     @property
     def doubtful(self) -> bool:
-        """Whether a rehearsal is due."""
+        """True if a rehearsal is due."""
         return len(self._prompts) >= PROMPTS_IN_A_ROW

@@ -1,4 +1,4 @@
-"""The generator of a sweep: one loaded model that can do any run of the sweep."""
+"""The generator of a sweep: a loaded model that can execute any run of the sweep."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ from eexit.decode.costs import Ran, cost_columns
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
-from eexit.errors import first_line
+from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
+from eexit.model.refusals import refuse_hooked
 from eexit.plan.config import NO_MARKS, SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
@@ -43,11 +44,11 @@ from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.learned import load_gate, load_probe, load_readout, load_state_maps
 from eexit.sweeps.screening import moment_of, read_moment
 
-Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
+Key = tuple[str, int, str]  # prompt id, seed and configuration key of a run
 
 
 def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
-    """How texts of a sweep say where they think; None if nothing says so, so that they have no parts."""
+    """Return how a sweep's texts mark their chain of thought; None if nothing does, so that texts have no parts."""
     if config.thinking_until is not None:
         return Until(config.thinking_until)
     marks = thinking_marks(tokenizer) if config.thinking is None else config.thinking
@@ -55,7 +56,7 @@ def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
 
 
 def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """What opens and closes a chain of thought, where the chat template or the vocabulary has both."""
+    """Return the opening and closing mark of a chain of thought, if the chat template or the vocabulary has both."""
     names, template = tokenizer.get_vocab(), tokenizer.get_chat_template() if tokenizer.chat_template else ""
     for opening, closing in THINKING_MARKS:
         if {opening, closing} <= names.keys() or (opening in template and closing in template):
@@ -66,10 +67,10 @@ def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
 def decoding_of(
     config: SweepConfig, decoders: Decoders, eos_token_ids: frozenset[int], moment: Path | None = None
 ) -> Decoding:
-    """How all rows of a sweep decode, with what its rules look at; a setting that was taken home decodes so too.
+    """Return how all slots of a sweep decode, with the artefacts of its rules and modes. Packaged settings use it too.
 
-    `moment` is the file with what a screen is made of, if it is not in the user's cache. Raises `UsageError` if a mode,
-    a rule or an artefact does not fit the model.
+    `moment` is the file of the second moment that fits a screen, if not in the user's cache. Raise `UsageError` if a
+    mode, a rule or an artefact does not fit the model.
     """
     decoder, student = decoders.teacher, decoders.student
     for mode in {configuration.mode for configuration in configurations(config)}:
@@ -96,12 +97,10 @@ def decoding_of(
 
 
 class ModelGenerator:
-    """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
+    """Generator that loads a sweep's model once. It may use `memory_share` of a GPU's memory.
 
-    A `loaded` model, with its tokenizer, stays as it is: its weights are shared.
-
-    Raises `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an
-    adapter does not fit it.
+    A `loaded` model, with its tokenizer, stays unchanged: its weights are shared, and hooks in its layers run. Raise
+    `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an adapter does not fit it.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class ModelGenerator:
         if loaded is None:
             self.model, self.tokenizer = load_model_and_tokenizer(config, device)
         else:
+            refuse_hooked(loaded[0])
             self.model, self.tokenizer = sharing(loaded[0]).eval(), loaded[1]
         both = take_apart(self.model, config.adapter, packed=True)
         decoding = replace(
@@ -128,10 +128,10 @@ class ModelGenerator:
         self._same_for_every_seed = same_for_every_seed(config)
 
     def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0, observed=0: None) -> Results:
-        """Do the runs together. A run that fails becomes an error row, and does not affect the others.
+        """Execute the runs together. A run that fails becomes an error row, and does not affect the others.
 
-        If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
-        if it is not among `runs`; then it is not returned.
+        If the sweep has mode `normal`, each prompt and seed is decoded in it too, for comparison. A `normal` run that
+        is not among `runs` is not returned.
         """
         requests = self.requests(runs)
         ends = _Ends(progress, Counter(map(requests.get, map(_key, runs))))
@@ -148,9 +148,9 @@ class ModelGenerator:
         )
 
     def requests(self, runs: Sequence[Run]) -> dict[Key, Request]:
-        """The requests to decode, by prompt, seed and configuration; those of one prompt are next to each other.
+        """Return the requests by prompt, seed and configuration; requests of one prompt are adjacent.
 
-        Runs whose prompt can't be tokenised are left out.
+        Runs whose prompt can't be tokenised are omitted.
         """
         requests: dict[Key, Request] = {}
         for run in sorted(runs, key=lambda run: run.prompt.id):
@@ -163,9 +163,9 @@ class ModelGenerator:
         return requests
 
     def _tokenize(self, run: Run) -> tuple[tuple[int, ...], str]:
-        """The token ids of a run's prompt, or the error if it can't be tokenised.
+        """Return the token ids of a run's prompt, or the error if it can't be tokenised.
 
-        An empty prompt has no tokens, whatever a chat template would put around it.
+        An empty prompt has no tokens, even if a chat template would add some.
         """
         if not run.prompt.prompt.strip():
             return (), ""
@@ -182,8 +182,9 @@ class ModelGenerator:
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
-        """What each request gives. Where a seed or the mode changes no token, the outcome of the first stands for those
-        of all seeds or modes; if that one failed, the others are tried too.
+        """Return the outcome of each request; requests with the same tokens in another mode or seed share an outcome.
+
+        If the first of these requests fails, the others are tried too.
         """
         first: dict[Request, Key] = {}
         for key, request in requests.items():
@@ -200,12 +201,12 @@ class ModelGenerator:
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
-        """Return what all requests have in common that have the same tokens and exits, whatever their seed or mode."""
+        """Return the common request of all requests with the same tokens and exits, whatever their seed or mode."""
         seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
         return replace(request, seed=seed, configuration=without_mode(request.configuration))
 
     def _in_its_mode(self, trace: Trace, request: Request) -> Trace:
-        """Return the trace of a request, given that of another mode or seed with the same tokens and exits."""
+        """Return a request's output, given the output with the same tokens and exits in another mode or seed."""
         configuration = request.configuration
         if without_mode(configuration) == configuration:
             return trace
@@ -216,9 +217,9 @@ class ModelGenerator:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
 
     def _decode(self, requests: list[Request], ends: "_Ends") -> list[Outcome]:
-        """Decode the requests together; if the model raises, find the requests that make it raise by bisection.
+        """Decode the requests together; if the model raises, find the requests at fault by bisection.
 
-        What has ended by then is not decoded again.
+        Requests that have finished by then are not decoded again.
         """
         outcomes: dict[int, Outcome] = {}
         reason, out_of_memory = "", False
@@ -227,10 +228,10 @@ class ModelGenerator:
                 outcomes[index] = outcome
                 ends.of(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
             out_of_memory = of_memory or "can't allocate memory" in str(error)
-        # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
+        # Outside the except block, the exception no longer keeps the KV cache in its frames alive.
         left = [index for index in range(len(requests)) if index not in outcomes]
         again = [requests[index] for index in left]
         if not again:
@@ -246,7 +247,7 @@ class ModelGenerator:
         return [outcomes[index] for index in range(len(requests))]
 
     def _fewer_rows(self) -> bool:
-        """Halve the number of rows in flight, from now on; False if it is 1 already."""
+        """Halve the number of slots from now on; return False if it is 1 already."""
         rows = self.engine.n_slots // 2
         if not rows:
             return False
@@ -254,7 +255,7 @@ class ModelGenerator:
         return True
 
     def _use(self, **changed: Any) -> None:
-        """Decode with these fields of `Decoding` changed, from now on; by the same engine if it has these values."""
+        """Decode with these fields of `Decoding` from now on. The engine stays if it has these values."""
         engine = self.engine
         if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
             self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student)
@@ -299,11 +300,11 @@ class ModelGenerator:
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens)
 
     def _chains(self, run: Run, text: str) -> Chains | None:
-        """Where the text thinks; None if nothing says so. Raises `SlowPatternError`."""
+        """Return the text's chain of thought; None if nothing marks it. Raise `SlowPatternError`."""
         if self._thinks is None:
             return None
         before = self.config.prefiller_of(run.prompt)
-        if isinstance(self._thinks, Marks):  # which the chat template may have written before
+        if isinstance(self._thinks, Marks):  # the chat template may have written a mark already
             before = self._before(self.config.system_of(run.prompt)) + before
         return self._thinks.chains(before, text)
 
@@ -316,10 +317,10 @@ class ModelGenerator:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Tells `progress` once of each run whose row has ended, also of those that are decoded again."""
+    """Progress of runs: reports each finished run to `progress` once, even if it is decoded again."""
 
     progress: OnProgress
-    runs_left: Counter[Request | None]  # by what they ask for; None for runs whose prompt can't be tokenised
+    runs_left: Counter[Request | None]  # by request; None for runs whose prompt can't be tokenised
 
     def observed(self, n_tokens: int) -> None:
         self.progress(0, observed=n_tokens)

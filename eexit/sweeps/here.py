@@ -1,4 +1,4 @@
-"""A sweep in this process: one loaded model does all shards, one after the other."""
+"""A sweep in this process: one loaded model executes all shards, one after the other."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -46,10 +46,10 @@ Loaded = tuple[PreTrainedModel, Tokenizer]
 
 
 def sweep_here(asked: PlacedSweep, location: str, display: Display, loaded: Loaded | None = None) -> Summary:
-    """Do every run of a sweep that has not landed in `location` yet, a path or URI; returns once all have.
+    """Execute all runs of a sweep that are not committed in `location`, a path or URI.
 
-    `loaded` is the model and its tokenizer; without it, the one that the sweep names is loaded if any run is left.
-    Raises `UsageError` for what can't be used, and `SweepStopped` when going on would only fail.
+    Without `loaded`, a model and its tokenizer, the sweep's model is loaded if any run remains. Raise `UsageError` for
+    invalid input, and `SweepStopped` when continuing would only fail.
     """
     store = open_store(location)
     held = read_held(store, asked.config, asked.out, display.say)
@@ -73,7 +73,7 @@ def sweep_here(asked: PlacedSweep, location: str, display: Display, loaded: Load
 
 
 def _facts(config: SweepConfig, rows: int, loaded: Loaded | None) -> tuple[Mapping[str, Any], Sequence[int]]:
-    """A description of the model, and its exitable layers. Raises `UsageError` for what does not fit it."""
+    """Return the model's description and its exitable layers. Raise `UsageError` for an artefact that misfits."""
     if loaded is None:
         model, layers, _ = facts_here(config, rows)
         return model, layers
@@ -84,10 +84,10 @@ def _facts(config: SweepConfig, rows: int, loaded: Loaded | None) -> tuple[Mappi
 
 
 def _do(left: Remaining, generator: Generator, asked: PlacedSweep, display: Display) -> Tally:
-    """Land every run that is left, or its error."""
+    """Commit every remaining run, or its error."""
     n_planned, n_done = count_runs(left.config), clear_the_way(left, asked.out, display)
     shards = cut(plan_runs(left.config), left.found.done, asked.rows_per_shard)
-    queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done)
+    queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done, display.say)
     manifest, looked = left.store.read(MANIFEST), time.monotonic()
 
     def show(last: bool = False) -> None:
@@ -95,7 +95,7 @@ def _do(left: Remaining, generator: Generator, asked: PlacedSweep, display: Disp
         display.show(sweep_progress(n_planned, n_done, queue.tally, runner.in_flight, most), last)
 
     def look(tokens: int) -> None:
-        """About once a second, as the shard goes on."""
+        """Update the display about once a second while a shard is executed."""
         nonlocal looked
         if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
             looked = time.monotonic()
@@ -115,7 +115,7 @@ def _do(left: Remaining, generator: Generator, asked: PlacedSweep, display: Disp
                 queue.not_landed(shard, error)
             except SweepStopped:
                 raise
-            except Exception as error:  # whatever a model raises is the failure of these runs, or of its surroundings
+            except Exception as error:  # a model may raise anything: the fault of these runs or of the environment
                 queue.failed(shard, failure_of(error))
             else:
                 queue.landed(shard, tally)

@@ -1,4 +1,4 @@
-"""Loading what was learned, for a model that is loaded."""
+"""Loading the artefacts of a sweep, for a loaded model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from eexit.plan.config import SweepConfig
 
 
 def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:
-    """The readout of a sweep. Raises `UsageError` for an artefact that can't be used."""
+    """Return the readout of a sweep. Raise `UsageError` for an artefact that can't be used."""
     if READOUT not in cards_of(config):
         return READOUTS[config.readout]
     held = load_file(Path(config.readout).expanduser() / WEIGHTS)
@@ -26,7 +26,7 @@ def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
 
 
 def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:
-    """The gate of a sweep, in fp32; None without one. Raises `UsageError` for an artefact that can't be used."""
+    """Return the gate of a sweep, in fp32; None without one. Raise `UsageError` for an artefact that can't be used."""
     if config.gate is None:
         return None
     rules = cards_of(config)[GATE].settings["rules"]
@@ -34,7 +34,7 @@ def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> G
 
 
 def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:
-    """The probe of a sweep, in fp32; None without one. Raises `UsageError` for an artefact that can't be used."""
+    """Return the probe of a sweep, in fp32; None without one. Raise `UsageError` for an artefact that can't be used."""
     if config.probe is None:
         return None
     held = load_file(Path(config.probe).expanduser() / WEIGHTS)
@@ -42,10 +42,10 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
 
 
 def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> StateMaps | None:
-    """The state maps of a sweep, in fp32 where the decoder uses them; None without any.
+    """Return the KV maps of a sweep, in fp32 where the decoder uses them; None without any.
 
-    Raises `UsageError` for an artefact that can't be used, and for maps to keys and values of a model that makes them
-    by no modules of their own.
+    Raise `UsageError` for an artefact that can't be used, such as maps to keys and values that the model computes
+    without separate modules.
     """
     if config.state is None:
         return None

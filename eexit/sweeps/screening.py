@@ -1,9 +1,9 @@
-"""What a screen is fitted with: the second moment of what goes into a model's head, from texts of the model's own.
+"""The second moment of a model's head input, to which a screen is fitted, from texts of the model itself.
 
-Texts are sampled from the model, each behind a token of its vocabulary, so that any model gives its own without data.
-The moment is kept in the user's cache folder, with a checksum, by a digest of the model and of how it was made.
+Texts are sampled from the model, each starting with a token of its vocabulary, so that no data are needed. The user's
+cache folder stores the moment with a checksum, by a digest of the model and of the sampling.
 
-Shapes: B rows, H width of what the head takes, V vocabulary.
+Shapes: B sequences, H width of a head input, V vocabulary.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from eexit.model.quantization import parts_of
 from eexit.output.whole_files import keep
 
 ROWS: Final = 32
-TOKENS: Final = 96  # of each row
-TOP_P: Final = 0.95  # of what is sampled, so that texts are such as the model is asked for
+TOKENS: Final = 96  # of each sequence
+TOP_P: Final = 0.95  # in sampling, so that texts resemble the model's usual outputs
 NAME: Final = "moment"
 CHECKSUM: Final = "sha256"
 
 
 def moment_of(decoder: Decoder, folder: Path | None = None) -> Tensor:
-    """The second moment of what goes into a model's head, (H, H), fp32; it is made once, and kept in a folder."""
+    """Return the second moment of a model's head input, (H, H), fp32. It is computed once and cached in a folder."""
     path = (folder or user_cache_path("eexit") / "screens") / f"{_key(decoder)}.safetensors"
     with suppress(OSError, SafetensorError, ValueError):
         return read_moment(path).to(decoder.device)
@@ -44,13 +44,13 @@ def moment_of(decoder: Decoder, folder: Path | None = None) -> Tensor:
 
 
 def keep_moment(path: Path, moment_HH: Tensor) -> None:
-    """Keep a moment with its checksum, or do without where that can't be written."""
+    """Write a moment with its checksum; a file that can't be written is skipped."""
     moment_HH = moment_HH.cpu().contiguous()
     keep(path, save({NAME: moment_HH}, metadata={CHECKSUM: _digest([moment_HH])}))
 
 
 def read_moment(path: Path) -> Tensor:
-    """Read a moment that was kept. Raises `OSError`, `SafetensorError`, or `ValueError` for a file that is damaged."""
+    """Read a cached moment. Raise `OSError`, `SafetensorError`, or `ValueError` for a damaged file."""
     with safe_open(path, framework="pt") as held:
         moment_HH: Tensor = held.get_tensor(NAME)
         if (held.metadata() or {}).get(CHECKSUM) != _digest([moment_HH]):
@@ -59,17 +59,17 @@ def read_moment(path: Path) -> Tensor:
 
 
 def _key(decoder: Decoder) -> str:
-    """The digest of all that the moment depends on: weights, configuration, device, packages, and how it is made."""
+    """Return the digest of all inputs of the moment: weights, configuration, device, packages, and sampling."""
     versions = [version(name) for name in ("torch", "transformers")]
     held = (getattr(module, "config", None) for module in decoder.model.modules())
     configs = {id(each): each.to_json_string(use_diff=False) for each in held if isinstance(each, PreTrainedConfig)}
-    said = list(configs.values())  # modules share them
+    said = list(configs.values())  # modules share configurations
     how = [ROWS, TOKENS, TOP_P, decoder.context, decoder.device.type, str(decoder.dtype), versions, said]
     return _digest(_weights(decoder), repr(how))
 
 
 def _weights(decoder: Decoder) -> Iterator[Tensor]:
-    """All weights, those of packed layers as they were before."""
+    """Yield all weights; weights of packed layers are unpacked."""
     modules = {id(each): each for root in (decoder.head_alone, *decoder.layers) for each in root.modules()}
     for module in modules.values():
         if isinstance(module, PackedLinear):
@@ -81,7 +81,7 @@ def _weights(decoder: Decoder) -> Iterator[Tensor]:
 
 
 def _digest(tensors: Iterable[Tensor], how: str = "") -> str:
-    """SHA-256 of the shapes, dtypes and numbers of tensors, and of a text."""
+    """Return the SHA-256 of the shapes, dtypes and numbers of tensors, and of a text."""
     content = hashlib.sha256(how.encode())
     for tensor in tensors:
         content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -91,7 +91,7 @@ def _digest(tensors: Iterable[Tensor], how: str = "") -> str:
 
 @torch.inference_mode()
 def second_moment(decoder: Decoder) -> Tensor:
-    """The mean of h·hᵀ over what goes into the head at every token of texts that the model samples, (H, H), fp32."""
+    """Return the mean of h·hᵀ over the head input at every token of sampled texts, (H, H), fp32."""
     device, generator = decoder.device, torch.Generator().manual_seed(0)
     tokens = min(TOKENS, decoder.context_of(1) or TOKENS)
     token_B = torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device)

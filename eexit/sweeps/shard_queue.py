@@ -1,11 +1,13 @@
-"""The shards of a sweep that are left: which is next, and what becomes of one that failed. Wherever they are done."""
+"""The queue of a sweep's remaining shards, and its reaction to failures, in this process or on a cluster."""
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from eexit.errors import SweepStopped
+from eexit.errors import SweepStopped, first_line
 from eexit.output.events import log
+from eexit.output.locations import without_secrets
+from eexit.output.text import counted
 from eexit.plan.config import SweepConfig
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import Store
@@ -14,15 +16,22 @@ from eexit.results.store.writing_shards import LandingError, Tally, clear_debris
 from eexit.sweeps.failed_shards import Breaker, Kind, ShardFailure, next_tries
 from eexit.sweeps.shards import Shard, halve
 
-REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehearsal
+REHEARSAL_TRIES = 3  # since an actor can die of another cause than the rehearsal
 
 
 class ShardQueue:
-    """Gives shards until every run has landed; `tally` counts those that have since it was made."""
+    """Queue of shards until every run is committed; `tally` counts runs committed since it was created."""
 
-    def __init__(self, store: Store, config: SweepConfig, lease: Lease, shards: Iterator[Shard], n_to_do: int) -> None:
-        """`shards` hold the `n_to_do` runs that have not landed yet, and are consumed as needed."""
-        self._store, self._config, self._lease = store, config, lease
+    def __init__(
+        self, store: Store, config: SweepConfig, lease: Lease, shards: Iterator[Shard], n_to_do: int,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Queue `shards` with the `n_to_do` runs that are not committed yet, consuming them as needed.
+
+        `say` receives the reason of the first failure.
+        """
+        self._store, self._config, self._lease, self._say = store, config, lease, say
+        self._has_said = False
         self._shards = shards
         self._to_do = n_to_do
         self._most = n_to_do  # runs per shard; lowered when a shard runs out of memory
@@ -33,17 +42,17 @@ class ShardQueue:
 
     @property
     def n_left(self) -> int:
-        """How many runs have not landed."""
+        """Number of runs that are not committed."""
         return self._to_do - self.tally.runs
 
     @property
     def has_worked(self) -> bool:
-        """Whether a run has landed without an error."""
+        """True if a run was committed without an error."""
         return self._breaker.known_good is not None
 
     def next(self) -> Shard | None:
-        """The shard to do next; None if all are given."""
-        # New shards come before those that failed. But until a run has worked, failed ones show whether any can.
+        """Remove and return the next shard; None if no shard is waiting."""
+        # New shards come before failed shards. But until a run has succeeded, failed shards show if any can.
         if self._again and (self._again[0].rehearsal or not self.has_worked):
             return self._again.popleft()
         shard = next(self._shards, None) or (self._again.popleft() if self._again else None)
@@ -53,7 +62,7 @@ class ShardQueue:
         return shard
 
     def landed(self, shard: Shard, tally: Tally) -> None:
-        """A shard has landed or, if it was a rehearsal, has worked."""
+        """Record that a shard was committed or, if it was a rehearsal, has succeeded."""
         if shard.rehearsal:
             self._rehearsing = 0
             self._breaker.reset()
@@ -61,30 +70,32 @@ class ShardQueue:
         self.tally += tally
         if tally.errors:
             self._breaker.environment_worked()
+            self._say_first(f"{tally.errors:,} of {counted(tally.runs, 'run')} failed", tally.reason)
         else:
             self._breaker.landed(shard.runs[0])
 
     def again(self, shard: Shard) -> None:
-        """A shard was not done, through no fault of its runs."""
+        """Requeue a shard that was not executed, through no fault of its runs."""
         self._again.append(shard)
 
     def not_landed(self, shard: Shard, error: LandingError) -> None:
-        """A shard's results could not be written. Raises `SweepStopped` if that goes on."""
+        """Requeue a shard whose results could not be written. Raise `SweepStopped` if that continues."""
         log("landing failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
         self._lease.check()
         self._breaker.environment_failed("landing", str(error))
         self.again(shard)
 
     def not_loaded(self, reason: str) -> None:
-        """A model could not be loaded. Raises `SweepStopped` if that goes on."""
+        """Record that a model could not be loaded. Raise `SweepStopped` if that continues."""
         self._breaker.environment_failed("loading", reason)
 
     def failed(self, shard: Shard, failure: ShardFailure, hope: bool = False) -> None:
-        """Try a shard again, then parts of it; in the end, land its only run as an error.
+        """Retry a shard, then parts of it; in the end, commit its only run as an error.
 
-        There is hope while a shard is done elsewhere that has not failed before. Raises `SweepStopped`.
+        There is `hope` while a shard that has not failed before is executed elsewhere. Raise `SweepStopped`.
         """
         log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=ids_of(shard))
+        self._say_first(f"{counted(len(shard.runs), 'run')} failed, and will be tried again", failure.reason)
         if shard.rehearsal:
             self._rehearse(shard, failure)
             return
@@ -103,6 +114,12 @@ class ShardQueue:
                 self._rehearsing = 1
         if not tries:
             self._give_up(shard, failure)
+
+    def _say_first(self, what: str, reason: str) -> None:
+        """Report why runs failed, once: if all fail alike, nobody should have to wait for the end to read why."""
+        if not self._has_said:
+            self._has_said = True
+            self._say(without_secrets(f"{what}: {first_line(reason)}"))
 
     def _rehearse(self, shard: Shard, failure: ShardFailure) -> None:
         if self._rehearsing >= REHEARSAL_TRIES:

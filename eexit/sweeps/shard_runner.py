@@ -1,4 +1,4 @@
-"""Doing a shard with a loaded generator, and landing it; how far that is, and how far a sweep is."""
+"""Executing a shard with a loaded generator and committing it, and the progress of a shard and of a sweep."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from eexit.results.store.writing_shards import Tally, land, tally_of
 
 
 class InFlight(NamedTuple):
-    """How far a shard is that is being done."""
+    """Progress of the current shard."""
 
     tokens: int = 0  # generated so far
-    runs: int = 0  # whose text has ended
-    observed: int = 0  # tokens of finished texts that full depth was asked about since a token was generated
+    runs: int = 0  # runs whose text has ended
+    observed: int = 0  # tokens of finished texts observed at full depth since a token was generated
 
 
 class ShardRunner:
-    """Does one shard at a time. `in_flight` says how far the current one is; another thread may read it.
+    """Executor of one shard at a time. Another thread may read `in_flight`, the progress of the current shard.
 
-    `refuse` is called before anything is written, and raises `LandingError` if this process may not land; `inspect`
-    gets results before they land; `tell` is called with each number of tokens that were generated since the last call.
+    `refuse` is called before each write, and raises `LandingError` if this process may not commit. `inspect` receives
+    results before they are committed, and `tell` the number of tokens generated since its last call.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class ShardRunner:
         self.in_flight = InFlight()
 
     def do(self, runs: Sequence[Run]) -> Tally:
-        """Do a shard and land it. Raises `LandingError` if its results can't be written."""
+        """Execute a shard and commit it. Raise `LandingError` if its results can't be written."""
         attempt = time.time_ns()
         try:
             results = self._generate(runs)
             self._inspect(results)
             return land(self._store, runs, results, attempt, self._refuse)
         finally:
-            self.in_flight = InFlight()  # from now on, what has landed is counted
+            self.in_flight = InFlight()  # from now on, the committed runs are counted
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
-        """Do runs that have landed before, without landing them, to see whether they still work."""
+        """Execute runs that were committed before, without committing them, to test if they still succeed."""
         try:
             return tally_of(self._generate(runs).generations)
         finally:
@@ -75,11 +75,12 @@ def sweep_progress(
     max_new_tokens: int,
     actors: tuple[int, int] | None = None,
 ) -> Progress:
-    """Of what this start of the sweep has landed and has in flight, and of actors that are ready and wanted.
+    """Return the progress of this start of the sweep, from committed shards and shards in flight.
 
-    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
-    share that is done, unfinished runs count by their tokens. While full depth is asked about finished texts, which
-    makes no tokens, that is said in place of a rate and of the time left.
+    Runs in flight are runs of unfinished shards whose text has ended; they count as done, but are not committed. In the
+    share that is done, unfinished runs count by their tokens. While finished texts are observed, which generates no
+    tokens, this is shown in place of rate and remaining time. `actors` are the numbers of ready and of requested
+    actors.
     """
     to_do = planned - done_before
     per_run = max(1.0, tally.tokens / tally.runs) if tally.tokens and tally.runs else max_new_tokens

@@ -1,4 +1,4 @@
-"""Cutting the planned runs into shards; an actor does one shard per call."""
+"""Cutting the planned runs into shards; an actor executes one shard per call."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -10,9 +10,9 @@ from eexit.plan.runs import Run
 
 @dataclass(frozen=True)
 class Shard:
-    """Runs that are done and landed together, and how often that has failed.
+    """Runs that are executed and committed together, with the number of their failures.
 
-    The results of a rehearsal are discarded: it only shows whether its run still works.
+    The results of a rehearsal are discarded: it only tests if its run still succeeds.
     """
 
     runs: tuple[Run, ...]
@@ -21,15 +21,15 @@ class Shard:
 
 
 def rows_for(n_runs: int, actors: int, at_most: int) -> int:
-    """Rows per shard: `at_most`, or fewer if some actors would otherwise get no shard."""
+    """Return the number of runs per shard: `at_most`, or fewer if some actors would otherwise get no shard."""
     return max(1, min(at_most, math.ceil(n_runs / actors)))
 
 
 def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard]:
-    """Shards of about `rows` runs; all configurations of one prompt and seed are in the same shard.
+    """Yield shards of about `rows` runs; all configurations of one prompt and seed are in the same shard.
 
-    The whole plan is cut before runs that are done are left out, so that a shard that has not landed is the same after
-    a restart. The rest of partly landed shards is collected in shards of its own.
+    The whole plan is cut before finished runs are removed, so that an uncommitted shard is the same after a restart.
+    The rest of partly committed shards is collected in separate shards.
     """
     leftovers: list[Run] = []
     for shard in _cut_whole(runs, rows):
@@ -46,13 +46,13 @@ def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard
 
 
 def halve(shard: Shard) -> list[Shard]:
-    """The two halves of a shard; each is halved again at its first failure."""
+    """Return the two halves of a shard; each is halved again at its first failure."""
     middle = len(shard.runs) // 2
     return [Shard(runs, failures=1) for runs in (shard.runs[:middle], shard.runs[middle:])]
 
 
 def split(shard: Shard) -> list[Shard]:
-    """A shard's runs one by one, prompts alternating, so that a bad prompt does not cause failures in a row."""
+    """Return a shard for each run, prompts alternating, so that a bad prompt does not cause failures in a row."""
     runs_by_prompt: dict[str, list[Run]] = {}
     for run in shard.runs:
         runs_by_prompt.setdefault(run.prompt.id, []).append(run)

@@ -1,4 +1,4 @@
-"""What stands around a sweep's runs, wherever they are done: what is refused before, and what has landed after."""
+"""The steps around a sweep's runs, in this process or on a cluster: checks before, and a summary after."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +8,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import shown
 from eexit.output.progress import Display
-from eexit.output.text import counted, precision, some
+from eexit.output.text import counted, precision, some, unapplied_sentence
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.results.files import list_files
+from eexit.results.landed import read_columns
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -43,11 +46,11 @@ from eexit.results.whereabouts import FOR_RESULTS, refuse_inside
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a sweep.
+    """Outcome of a sweep. `model` and `dtype_asked` are as in `sweep.json`.
 
-    `out` is an absolute path or a URI. `done` runs have landed with a result, and `errors` runs with an error; together
-    they are all runs of `config`. `tally` counts the runs that this call has landed, which are none if nothing was left
-    to do. `model` and `dtype_asked` are those of `sweep.json`.
+    `out` is an absolute path or a URI. `done` runs were committed with a result, and `errors` runs with an error;
+    together they are all runs of `config`. `tally` counts the runs committed by this call, none if nothing remained to
+    do.
     """
 
     config: SweepConfig
@@ -60,13 +63,22 @@ class Summary:
 
     @property
     def precision(self) -> str:
-        """What the model computes in, as users see it."""
+        """Precision in which the model computes, as messages name it."""
         return precision(self.model, self.dtype_asked)
 
-    def figures(self) -> list[dict[str, Any]]:
-        """The runs, different runs, errors and mean measures of each configuration, read from the results.
+    @property
+    def of_errors(self) -> str:
+        """Number of failed runs and the reason of the first, read from the results."""
+        runs = read_columns(open_store(self.out), ["status", "error"])
+        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
+        runs = counted(self.done + self.errors, "run")
+        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
 
-        `by_kind` has accuracy, cut texts, disagreement, and what is saved and lost beside `normal`, by kind of prompt.
+    def figures(self) -> list[dict[str, Any]]:
+        """Return runs, different runs, errors and mean measures of each configuration, read from the results.
+
+        `by_kind` has accuracy, cut texts, disagreement, and savings and losses compared with `normal`, by kind of
+        prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
         planned, same = configurations(self.config), same_for_every_seed(self.config)
@@ -75,26 +87,26 @@ class Summary:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left of a sweep: whoever does it holds the lease. `config` has the dtype that it is done in."""
+    """The remaining part of a sweep, for the holder of the lease. `config` has the resolved dtype."""
 
     config: SweepConfig
     store: Store
     lease: Lease
-    found: Survey  # what has landed
+    found: Survey  # committed shards
 
 
 def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
-    """The manifest that what has landed in `store`, which messages call `out`, grows to by `config`, or None if that
-    begins there. `say` is told by what it grows.
+    """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
 
-    Raises `UsageError` if no sweep can be written there, or not this one.
+    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
+    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
     """
     if not store.is_local:
-        store.probe()  # first, since whatever else asks a place that is out of reach waits for a minute
+        store.probe()  # first, since any other access to an unreachable location waits for a minute
     refuse_inside(store, f"--out {shown(out)}", *FOR_RESULTS)
     if store.is_local:
         store.probe()
-    _refuse_foreign_report(store)
+    _refuse_foreign(store)
     try:
         held = read_manifest(store)
     except LostManifestError as lost:
@@ -116,9 +128,9 @@ def manifest_for(
     exitable_layers: Sequence[int],
     dtype: str,
 ) -> Manifest:
-    """The manifest of a sweep in `dtype`, which `config` has or leaves to the machine, with the grid of `held` if any.
+    """Return the manifest of a sweep in `dtype`, the resolved dtype of `config`, with the grid of `held` if any.
 
-    Raises `UsageError` if that is of another model.
+    Raise `UsageError` if `held` is of another model.
     """
     fixed = (stored_config(store, held) if held else config).model_copy(update={"dtype": dtype})
     manifest = make_manifest(fixed, {**model, "dtype": dtype}, exitable_layers, config.dtype)
@@ -130,10 +142,10 @@ def manifest_for(
 def do_what_is_left(
     manifest: Manifest, location: str, out: str, display: Display, do: Callable[[Remaining], Tally]
 ) -> Summary:
-    """Have `do` land all runs of a sweep that have not landed in `location`, which messages call `out`.
+    """Have `do` commit all runs of a sweep that are not in `location`, which messages call `out`.
 
-    `manifest` is that of the sweep, whose dtype is that of all runs. Raises `UsageError`, and `SweepStopped` when going
-    on would only fail.
+    `manifest` is the sweep's, with the dtype of all runs. Raise `UsageError`, or `SweepStopped` when continuing would
+    only fail.
     """
     store = open_store(location)
     with hold(store) as lease, written(store, manifest) as config:
@@ -145,6 +157,8 @@ def do_what_is_left(
         else:
             if line := _same_texts(config):
                 display.say(line)
+            if unapplied := _unapplied(manifest, config):
+                display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(Remaining(config, store, lease, found))
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
@@ -161,8 +175,15 @@ def _same_texts(config: SweepConfig) -> str:
     return f"all tokens exit at one layer, so that these have the same texts, decoded once: {'; '.join(some(alike, 3))}"
 
 
+def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
+    """Return the values of the model's generation_config that the sweep does not apply."""
+    applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
+    values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
+    return {name: value for name, value in values.items() if name not in applied or applied[name] != value}
+
+
 def clear_the_way(left: Remaining, out: str, display: Display) -> int:
-    """Remove debris, and errors, whose runs are tried again; say what has landed, and return how many runs have."""
+    """Remove debris and error rows, whose runs are retried; report and return the number of committed runs."""
     clear_debris(left.store)
     retried, n_done = remove_errors(left.store, left.found.with_errors), len(left.found.done)
     if n_done or retried:
@@ -172,15 +193,23 @@ def clear_the_way(left: Remaining, out: str, display: Display) -> int:
 
 
 def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:
-    """Write a missing manifest again: without it, results can't be read, and actors refuse to load."""
-    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, landing finds out
+    """Rewrite a missing manifest: without it, results can't be read, and actors refuse to load."""
+    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, committing raises
         if manifest and not store.has(MANIFEST):
             store.publish(MANIFEST, manifest)
             say(f"{MANIFEST} was gone and is put back")
 
 
-def _refuse_foreign_report(store: Store) -> None:
-    """Raises `UsageError` if the report or a side file would replace a file that this program did not write."""
+def _refuse_foreign(store: Store) -> None:
+    """Raise `UsageError` for a foreign file in place of a sweep's file: it would be replaced, or prevent all reading.
+
+    `pd.read_parquet` reads every file in a table's folder.
+    """
+    if foreign := list_files(store).foreign:
+        raise UsageError(
+            f"{store.path(foreign[0])} is not one of the sweep's files, and tables can't be read with it: choose "
+            "another --out, or move it elsewhere"
+        )
     beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
     for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
         head = store.read(name, REPORT_HEAD_BYTES)
@@ -189,7 +218,7 @@ def _refuse_foreign_report(store: Store) -> None:
 
 
 def _look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[str]]:
-    """What has landed undamaged, and messages about repairs; prints those that were not printed before."""
+    """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
     found, lines = take_stock(store)
     for line in lines:
         if line not in said:

@@ -1,5 +1,5 @@
-"""Exits that learn, in closed form: readouts, probes, gates and state maps, from a sweep's texts at full depth.
+"""Closed-form training of readouts, probes, gates and KV maps on the full-depth texts of a sweep.
 
-Every training adds up sums over blocks of texts (`loop`) and solves regressions from them. What needs gradients is a
-recipe on transformers' `Trainer` (`jobs/files/student.py`).
+Each training adds up sums over blocks of texts (`loop`) and solves ridge regressions from these sums. Training with
+gradients is a recipe on transformers' `Trainer` (`jobs/files/student.py`).
 """

@@ -1,10 +1,9 @@
-"""`linear`: a linear map per layer from its normalised stream to the final one's, by closed-form ridge regression.
+"""`linear`: a readout that maps a layer's normalised hidden state linearly to the final layer's.
 
-After Yom Din et al. 2023 ("Jump to Conclusions"). The map is drawn towards the logit lens or towards the mean, and as
-strongly, as suits the training texts that choose; then it is fitted to all training texts.
+The maps are closed-form ridge regressions, after Yom Din et al. 2023 ("Jump to Conclusions"). The validation texts
+choose each map's penalty and prior, which is the logit lens or the mean. Each map is then fitted to all training texts.
 
-Shapes: N tokens, X layers with the final one last, H width of what the head takes, J = H + 1 with a constant 1 in
-front.
+Shapes: N tokens, X exitable layers and the final one, W width of a hidden state, H of a head input, J = H + 1 inputs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from eexit.training.texts import Text
 
 
 class LinearTrainer:
-    """Fits all layers in one pass over the texts."""
+    """Trainer of all layers' maps in one pass over the texts."""
 
     def __init__(self, setup: Setup):
         self.decoder, self.layers = setup.decoder, setup.options.layers
@@ -47,7 +46,7 @@ class LinearTrainer:
         }
 
     def table(self, texts: Sequence[Text]) -> list[CardRow]:
-        """How often each layer says what the final one says, through the logit lens and through the maps."""
+        """Return how often each layer's likeliest token is the final layer's, by the logit lens and by the maps."""
         readouts = {"lens": READOUTS["lens"], "linear": Linear.placed(self.of_layer, self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
         for states_NXW in decided_streams(self.decoder, texts, self.layers):

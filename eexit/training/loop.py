@@ -1,7 +1,7 @@
-"""How a training goes: sums over blocks of texts, block after block, then a solve; whatever is trained.
+"""The training loop, for whatever is trained: sums over blocks of texts, then a solve.
 
-The sums, and how many blocks are in them, are saved every so often, and that is all the state there is. From there, the
-same training goes on with the next block: an interrupted one has the result of an undisturbed one, value for value.
+Only the sums and the number of blocks in them are saved, every `SECONDS_BETWEEN_SAVES`. An interrupted training resumes
+from them with the next block, and its result equals that of an uninterrupted one, value for value.
 """
 
 import time
@@ -24,29 +24,29 @@ from eexit.training.saving import Saved, load_state, read_saved, save_state, sav
 from eexit.training.setup import WAYS
 from eexit.training.texts import Text, blocks, n_tokens, parted
 
-BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
+BLOCK_TOKENS: Final = 2048  # answer tokens whose hidden states are computed at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0
-MEASURED_TOKENS: Final = 2000  # of held-out answers, at most, that a card's table is of
+MEASURED_TOKENS: Final = 2000  # at most, of held-out answers, for a card's table
 
 
 class Trainer(Protocol):
-    """A way to train: which inputs, which targets, and what the artefact holds."""
+    """Interface of a way to train: the inputs and targets of its regressions, and its artefact."""
 
     def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        """Of each regression its name, and the inputs (N, D) and targets (N, H) of N tokens of these texts."""
+        """Yield each regression's name, inputs (N, D) and targets (N, H), for N tokens of these texts."""
 
     def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
-        """The tensors of the artefact, fp32, from the sums over all texts."""
+        """Return the artefact's tensors, fp32, from the sums over all texts."""
 
     def table(self, texts: Sequence[Text]) -> list[CardRow]:
-        """The card's table, of texts that nothing was learned from; once it is solved."""
+        """Return the card's rows, measured on held-out texts; call `solve` first."""
 
 
 class Training:
-    """A trainer, and the sums over the blocks of texts that it has seen."""
+    """A trainer and its sums over the blocks so far."""
 
     def __init__(self, trainer: Trainer, plan: TrainingPlan):
-        """Goes on from the state in the plan's folder, which must be of the same identity, if there is one."""
+        """Resume from the state in the plan's folder if there is one; it must be of the same identity."""
         self.trainer, self.plan = trainer, plan
         self.blocks, self.total = blocks(plan.learn, BLOCK_TOKENS), n_tokens(plan.learn)
         self.saved = read_saved(plan.folder) or Saved(plan.identity)
@@ -56,14 +56,14 @@ class Training:
         self.saved_at = time.monotonic()
 
     def told(self) -> tuple[bool, Progress]:
-        """Whether all blocks are in the sums, and how far it is."""
+        """Return whether all blocks are in the sums, and the progress."""
         reached = self.reached
         share = reached.tokens / self.total
         progress = Progress(self.plan.options.what, reached.tokens, share, share > 0, with_rate=True)
         return reached.blocks == len(self.blocks), progress
 
     def advance(self, seconds: float) -> tuple[bool, Progress]:
-        """Add up block after block, for about so long; one block at least. Returns what `told` tells then."""
+        """Add up one block or more, for about `seconds`, and save the state when due. Return as `told` does."""
         began = time.monotonic()
         while self.reached.blocks < len(self.blocks):
             self._add(self.blocks[self.reached.blocks])
@@ -85,12 +85,15 @@ class Training:
         )
 
     def save(self) -> None:
-        """Save the state. Raises `OSError`."""
+        """Save the state. Raise `OSError` if it can't be written."""
         save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.sums.state())
         self.saved_at = time.monotonic()
 
     def finish(self) -> Card:
-        """Solve, measure on held-out texts, and write the artefact: its weights, then its card. Raises `OSError`."""
+        """Solve, measure on held-out texts, write the artefact and remove the state.
+
+        The weights are written before the card. Raise `OSError` if a file can't be written.
+        """
         plan, options, began = self.plan, self.plan.options, time.monotonic()
         weights = self.trainer.solve(self.sums)
         table = self.trainer.table(measured(plan.held_out))
@@ -117,7 +120,7 @@ class Training:
 
 
 def measured(texts: Sequence[Text]) -> list[Text]:
-    """Texts of `MEASURED_TOKENS` at most, drawn from these; the last one may be shortened."""
+    """Return a random sample of texts with at most `MEASURED_TOKENS` answer tokens; the last text may be cut."""
     drawn: list[Text] = []
     for text in Random(0).sample(texts, len(texts)):
         if (room := MEASURED_TOKENS - n_tokens(drawn)) > 1:  # the first token has no exit

@@ -1,4 +1,4 @@
-"""What is trained on a finished sweep: its texts, the options, and whether the folder for it is free."""
+"""The plan of a training on a finished sweep: its texts and options, and a check of its folder."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,35 +31,35 @@ class WhatToTrain:
 
     what: str
     out: str  # the folder of the artefact
-    prompts: Sequence[Prompt] = ()  # more of them, whose texts are generated first
+    prompts: Sequence[Prompt] = ()  # further prompts, whose texts are generated first
     options: Mapping[str, Any] = field(default_factory=dict)  # layers, and those of `eexit.training.setup.WAYS`
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training: `config` says which model, read how, and `identity` all that decides the result, as in JSON."""
+    """A training: `config` has the model and its readout; `identity` determines the result and is as in JSON."""
 
     config: SweepConfig
     model: Mapping[str, Any]  # a `ModelDescription`
     options: TrainingOptions
     learn: Sequence[Text]
     held_out: Sequence[Text]
-    data: Mapping[str, Any]  # of the card
+    data: Mapping[str, Any]  # for the card
     folder: Path
-    dtype_asked: str = ""  # of the sweep
+    dtype_asked: str = ""  # the sweep's
 
     @property
     def identity(self) -> dict[str, Any]:
-        data = {name: value for name, value in self.data.items() if name != "sweep"}  # which may lie elsewhere
+        data = {name: value for name, value in self.data.items() if name != "sweep"}  # its path may change
         return {"settings": self.options.as_dict(), "model": dict(self.model), "data": data}
 
 
 def make_training_plan(
     sweep: FinishedSweep, asked: WhatToTrain, texts: Sequence[Text], look: Callable[[SweepConfig, int], ModelFacts]
 ) -> TrainingPlan:
-    """The training on these texts, with options that `refuse_options` let pass.
+    """Return the plan of a training on these texts; `look` returns the facts of a configuration's model.
 
-    Raises `UsageError` for what can't be used.
+    `refuse_options` has accepted the options. Raise `UsageError` if the texts or the model can't be used.
     """
     given = asked.options
     learn, held_out = split(texts, sweep.name)
@@ -82,7 +82,7 @@ def make_training_plan(
 
 
 def refuse_options(asked: WhatToTrain) -> None:
-    """Raises `UsageError` for what can't be trained, or has no such option."""
+    """Raise `UsageError` if `asked` names nothing that can be trained, or an option that it does not take."""
     what, given = asked.what, asked.options
     if what not in WAYS:
         meant = did_you_mean(what, WAYS, f"choose from {', '.join(WAYS)}")
@@ -96,7 +96,7 @@ def refuse_options(asked: WhatToTrain) -> None:
 
 
 def _refuse_rules(rules: Sequence[str]) -> None:
-    """Raises `UsageError` for rules that no gate can be trained for."""
+    """Raise `UsageError` for rules that no gate can be trained for."""
     if not rules:
         raise UsageError("a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1")
     for name, _ in map(rule_and_parameter, rules):
@@ -107,7 +107,10 @@ def _refuse_rules(rules: Sequence[str]) -> None:
 
 
 def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
-    """The texts to learn from, and those that are held out. Raises `UsageError` if there are too few prompts."""
+    """Return the training texts (with validation texts) and the held-out texts.
+
+    Texts without decided tokens are left out. Raise `UsageError` if there are too few prompts.
+    """
     usable = [text for text in texts if len(text.token_ids) > 1]  # the first token has no exit
     if not usable:
         raise UsageError(f"{name} has no {NORMAL} runs with texts to learn from: run a sweep with --modes {NORMAL}")
@@ -123,13 +126,13 @@ def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
 
 
 class DamagedArtefactError(UsageError):
-    """The folder holds an artefact that is damaged, and not provably another training's; the message says what is."""
+    """Error for a damaged artefact that is not provably another training's; the message names the damage."""
 
 
 def is_finished(plan: TrainingPlan) -> bool:
-    """Whether the folder holds the artefact of this very training, undamaged.
+    """Return True if the folder holds this training's artefact, undamaged.
 
-    Raises `DamagedArtefactError` if it is damaged, and `UsageError` if the folder holds something else.
+    Raise `DamagedArtefactError` if it is damaged, and `UsageError` if the folder holds another training.
     """
     card = _read_card(plan.folder / CARD)
     if card:
@@ -147,7 +150,7 @@ def is_finished(plan: TrainingPlan) -> bool:
 
 
 def _read_card(path: Path) -> Card | None:
-    """The card; None if there is none, or it is damaged. Raises `UsageError` for one of another version."""
+    """Return the card; None if it is missing or damaged. Raise `UsageError` if it has another version's format."""
     if not path.is_file():
         return None
     content = path.read_bytes()
@@ -170,7 +173,7 @@ def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
 
 
 def _config(sweep: FinishedSweep, given: Mapping[str, Any]) -> SweepConfig:
-    """The sweep's configuration, without its grid, and read as asked."""
+    """Return the sweep's configuration without its grid, and with the layers, readout and adapter of the training."""
     config = sweep.config(with_exits=False)
     grid = {**NO_EXITS, "prompts": config.prompts[:1]}
     reading = {

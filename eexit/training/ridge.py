@@ -1,6 +1,6 @@
-"""Ridge regression from sums over tokens, so that it needs one pass over the data and a memory that does not grow.
+"""Ridge regression from sums over tokens: one pass over the data, in constant memory.
 
-Shapes: N tokens, J = D + 1 inputs with a constant 1 in front, for the bias; D inputs, H targets.
+Shapes: N tokens, D inputs, J = D + 1 with a constant 1 in front for the bias, H targets.
 """
 
 import time
@@ -18,26 +18,26 @@ from eexit.decode.engine import cache_budget
 from eexit.method.affine import has_float64, in_float64
 
 CPU: Final = torch.device("cpu")
-MOST_TIMES: Final = 2.0  # as long as in float32: below, products are made in float64
-TIMED_WIDTH: Final = 2048  # of the matrices whose products are timed
-TIMED: Final = 4  # products, of which the fastest counts
-BLOCK_TOKENS: Final = 256  # whose products are added in float32
-ROOM_SHARE: Final = 0.25  # of the memory that is free on a device: what one more sum may take there
-# In units of the standardised inputs' variance.
+MOST_TIMES: Final = 2.0  # the time in float32; products that take less are made in float64
+TIMED_WIDTH: Final = 2048  # of the matrices in a timed product
+TIMED: Final = 4  # products; the fastest counts
+BLOCK_TOKENS: Final = 256  # per float32 product
+ROOM_SHARE: Final = 0.25  # of a device's free memory, which one more sum may take
+# In units of the variance of standardised inputs.
 PENALTIES: Final = tuple(10 ** (exponent / 2) for exponent in range(-12, 5))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over tokens of products of inputs and targets; float64, where the tokens are unless that has no float64."""
+    """Sums over tokens of products of inputs and targets; float64, on the tokens' device unless it lacks float64."""
 
     inputs_JJ: Tensor
     both_JH: Tensor
-    squares_H: Tensor  # of the targets
+    squares_H: Tensor  # of targets
 
     @classmethod
     def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
-        """Add up these tokens on the device of the inputs, in float64 or, where that is slow, in float32 blocks."""
+        """Add up these tokens on the inputs' device: in float64 or, where that is slow, in float32 blocks."""
         target_NH = target_NH.to(input_ND.device)
         if adds_in_float64(input_ND.device):
             return cls._products(input_ND.double(), target_NH.double())
@@ -51,7 +51,7 @@ class Sums:
 
     @classmethod
     def _about_their_means(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
-        """Of a block in float32: products of what is left without the block's means, which are added in float64."""
+        """Add up a block: float32 products of the centred values, to which the means are added in float64."""
         mean_D, mean_H = input_ND.mean(0), target_NH.mean(0)
         left = cls._products(input_ND - mean_D, target_NH - mean_H).in_float64()
         mean_J, mean_H = (in_float64(mean) for mean in (F.pad(mean_D, (1, 0)), mean_H))
@@ -83,7 +83,7 @@ class Sums:
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     def targets(self, some: slice) -> "Sums":
-        """The sums of some of the targets alone."""
+        """Return the sums for a slice of the targets."""
         return Sums(self.inputs_JJ, self.both_JH[:, some], self.squares_H[some])
 
     @property
@@ -100,30 +100,30 @@ class Sums:
 
     @property
     def std_D(self) -> Tensor:
-        """Standard deviations of the inputs; 1 for an input that is constant."""
+        """Standard deviations of the inputs; 1 for a constant input."""
         std_D = self.covariance_DD.diagonal().clamp_min(0).sqrt()
         return torch.where(std_D > 0, std_D, 1.0)
 
     @property
     def variance(self) -> float:
-        """The targets' variance, summed over H."""
+        """Variance of the targets, summed over H."""
         mean_H = self.both_JH[0] / self.n
         return (self.squares_H / self.n - mean_H.square()).sum().item()
 
     def error(self, map_JH: Tensor) -> float:
-        """The mean squared error of a map, summed over H."""
+        """Return the mean squared error of a map, summed over H."""
         explained = (map_JH * (2 * self.both_JH - self.inputs_JJ @ map_JH)).sum()
         return ((self.squares_H.sum() - explained) / self.n).item()
 
 
 class SplitSums:
-    """The sums of each regression: of the texts that regressions are fitted to, and of those that choose a penalty.
+    """The sums of each regression, for training and validation texts.
 
-    They are added on the device that they come from, as long as there is plenty of room, and else on the CPU.
+    They stay on the tokens' device while it has plenty of free memory, and are on the CPU otherwise.
     """
 
     def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
-        self._parts = dict(parts or {})  # by names such as "5.learn" and "5.choose"
+        self._parts = dict(parts or {})  # by name, such as "5.learn" or "5.choose"
 
     def add(self, regression: str, chooses: bool, more: Sums) -> None:
         name, device = _name(regression, chooses), more.n.device
@@ -133,7 +133,7 @@ class SplitSums:
             self._parts[name] = more if more.n_bytes < ROOM_SHARE * cache_budget(device, 1.0) else more.to(CPU)
 
     def of(self, regression: str) -> tuple[Sums, Sums]:
-        """What is to be fitted, and what chooses; on the CPU."""
+        """Return a regression's training sums and validation sums, on the CPU."""
         learn, choose = (self._parts[_name(regression, chooses)].to(CPU) for chooses in (False, True))
         return learn, choose
 
@@ -143,14 +143,14 @@ class SplitSums:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "SplitSums":
-        """The sums in a state, which may have other tensors too."""
+        """Restore the sums from a state, which may have other tensors too."""
         names = {key.rpartition(".")[0] for key in state if key.startswith("sums.")}
         return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
 
 
 @cache
 def adds_in_float64(device: torch.device) -> bool:
-    """Whether products are made in float64 on a device: on a CPU, and on a GPU that takes little longer for them."""
+    """Return True if products are made in float64: on a CPU, or on a GPU that is not twice as slow for them."""
     if device.type == "cpu" or not has_float64(device):
         return device.type == "cpu"
     return _seconds_of_a_product(device, torch.float64) < MOST_TIMES * _seconds_of_a_product(device, torch.float32)
@@ -174,7 +174,7 @@ def _name(regression: str, chooses: bool) -> str:
 
 @dataclass(frozen=True)
 class Axes:
-    """The principal axes of standardised inputs, and the variances along them: the same for all targets."""
+    """Principal axes of standardised inputs and the variances along them; the same for all targets."""
 
     variance_D: Tensor
     axes_DD: Tensor
@@ -185,9 +185,9 @@ class Axes:
 
 
 class Ridge:
-    """Ridge regressions of the same data, with any penalty on standardised weights' distance from a prior's.
+    """Ridge regressions of the same data with any penalty on the distance of the standardised weights from a prior's.
 
-    The bias has no penalty. `axes` are those of the same inputs, if they are known.
+    The bias has no penalty. `axes` are those of the same inputs, if already computed.
     """
 
     def __init__(self, sums: Sums, prior_DH: Tensor, axes: Axes | None = None):
@@ -200,7 +200,7 @@ class Ridge:
         self.turned_DH = self.axes_DD.mT @ missing_DH
 
     def fit(self, penalty: float) -> Tensor:
-        """The map (J, H)."""
+        """Return the map (J, H)."""
         shrunk_DH = self.turned_DH / (self.variance_D.clamp_min(0) + penalty)[:, None]
         weight_DH = self.prior_DH + (self.axes_DD @ shrunk_DH) / self.std_D[:, None]
         return torch.cat([(self.target_mean_H - self.mean_D @ weight_DH)[None], weight_DH])
@@ -213,9 +213,10 @@ def best_fit(
     refit: bool = True,
     axes: tuple[Axes | None, Axes | None] = (None, None),
 ) -> Tensor:
-    """The map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
+    """Return the map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
 
-    With `refit`, it is then fitted to all data. `axes` are those of the inputs to learn from, and of all, if known.
+    With `refit`, the chosen map is then fitted to all data. `priors` are weights (D, H). `axes` are those of the
+    training inputs and of all inputs, if already computed.
     """
     ridges = [Ridge(learn, prior_DH, axes[0]) for prior_DH in priors]
     tried = [

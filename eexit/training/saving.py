@@ -1,6 +1,6 @@
-"""The state of a training in the artefact's folder, so that it can go on: one file, replaced in one step.
+"""The saved state of a training: one file in the artefact's folder, replaced in one step, from which it resumes.
 
-Reading how far a training has come does not import torch.
+Reading the progress of a training does not import torch.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _METADATA: Final = "training"
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a training has come, whatever it trains."""
+    """Progress of a training."""
 
-    blocks: int = 0  # that are in the sums
-    tokens: int = 0  # of their answers
+    blocks: int = 0  # in the sums
+    tokens: int = 0  # of the answers in these blocks
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder's training is, as in JSON, and how far it has come."""
+    """Identity of a folder's training, as in JSON, and its progress."""
 
     identity: Mapping[str, Any]
     reached: Reached = field(default_factory=Reached)
 
 
 def read_saved(folder: Path) -> Saved | None:
-    """The training that `folder` holds the state of; None if it holds none. Raises `UsageError` for a damaged one."""
+    """Return the training whose state is in `folder`; None without a state. Raise `UsageError` for a damaged state."""
     path = folder / STATE
     if not path.exists():
         return None
@@ -56,7 +56,7 @@ def read_saved(folder: Path) -> Saved | None:
 
 
 def load_state(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the state that `folder` holds, on the CPU."""
+    """Load the tensors of the state in `folder`, on the CPU."""
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = load_file(folder / STATE)
@@ -64,12 +64,12 @@ def load_state(folder: Path) -> dict[str, Tensor]:
 
 
 def save_state(folder: Path, saved: Saved, state: Mapping[str, Tensor]) -> None:
-    """Replace the state in `folder`. Raises `OSError`; then the one before is still there."""
+    """Replace the state in `folder`. If `OSError` is raised, the previous state is still there."""
     save_tensors(folder / STATE, state, {_METADATA: json.dumps(asdict(saved))})
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a file of tensors, whole or not at all. Raises `OSError`."""
+    """Write a file of tensors, whole or not at all. Raise `OSError` if that fails."""
     from safetensors.torch import save_file
 
     with becoming(path) as temporary, plain_errors(path):

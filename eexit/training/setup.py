@@ -1,6 +1,6 @@
-"""What a training is made from: options that decide its result, the model, and the texts.
+"""The options, the model and the texts that a trainer is made from.
 
-This module does not import torch, so that the command line can check options without it.
+This module does not import torch: the command line checks options with it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from eexit.model.layers import Decoder
     from eexit.training.texts import Text
 
-KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # that probes are calibrated for and measured at
+KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # at which probes are calibrated and measured
 
 
 @dataclass(frozen=True)
 class WayToTrain:
-    """The role of what is trained, and the options that it takes besides layers and an adapter."""
+    """Role of a kind of artefact, and the options that its training takes besides layers and an adapter."""
 
     role: str
     takes: tuple[str, ...] = ()
 
 
-WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
+WAYS: Final[Mapping[str, WayToTrain]] = {  # by kind of artefact
     "linear": WayToTrain(READOUT),
     "probe": WayToTrain(PROBE, ("readout",)),
     "gate": WayToTrain(GATE, ("readout", "rules")),
@@ -38,16 +38,16 @@ WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Everything but model and texts that the result of a training depends on."""
+    """All that determines the result of a training besides model and texts."""
 
     what: str
-    layers: tuple[int, ...]  # exitable ones
-    readout: str = "lens"  # what layers are read through: a name, or a learned readout's digest
-    rules: tuple[str, ...] = ()  # that a gate is for, such as "confidence/0.97"
-    adapter: str | None = None  # the digest of the adapter that makes a student of the model
+    layers: tuple[int, ...]  # exitable layers
+    readout: str = "lens"  # its name, or a trained readout's digest
+    rules: tuple[str, ...] = ()  # of a gate, such as "confidence/0.97"
+    adapter: str | None = None  # the digest of the student's adapter
 
     def as_dict(self) -> dict[str, Any]:
-        """The options that this way to train has, as JSON has them."""
+        """Return the options that apply to this kind of training, as in JSON."""
         options = {name: getattr(self, name) for name in ("what", "layers", "adapter", *WAYS[self.what].takes)}
         own = descriptions_of({name for name, _ in map(rule_and_parameter, self.rules)})
         return {
@@ -58,16 +58,16 @@ class TrainingOptions:
 
 
 def rule_and_parameter(key: str) -> tuple[str, float]:
-    """Of a text such as "confidence/0.97"."""
+    """Split a key such as "confidence/0.97"."""
     rule, _, parameter = key.partition("/")
     return rule, float(parameter)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trainer is made from. `texts` are all that it learns from, without the held-out ones."""
+    """Arguments of a trainer; `texts` are the training texts with the validation texts, without the held-out ones."""
 
     decoder: Decoder
     options: TrainingOptions
-    readout: Readout  # what layers are read through
+    readout: Readout
     texts: Sequence[Text]

@@ -1,9 +1,9 @@
-"""Residual streams of texts, and what layers say there: likeliest tokens, and how far layers are from the final one.
+"""Hidden states of texts at full depth, the layers' likeliest tokens, and the divergence of layers from the final one.
 
-Streams are recomputed whenever they are needed: for a whole sweep they would be too large to keep.
+Hidden states are recomputed at each use: those of a whole sweep are too large to store.
 
-Shapes: B rows (one), T tokens of a text, N tokens or positions of a block's answers, E exitable layers, X layers with
-the final one last, W width of the residual stream.
+Shapes: B sequences (one), T tokens of an answer, N tokens of a block's answers, E exitable layers, X = E + 1 with the
+final layer last, W width of a hidden state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ from eexit.method.readouts import READOUTS, Readout
 from eexit.model.layers import Decoder, Inputs
 from eexit.training.texts import Text, blocks
 
-BLOCK_TOKENS: Final = 2048  # of the streams that are there at a time
-READ_TOKENS: Final = 64  # that are read at a time, since a reading keeps the final layer's logits
-ARGMAX_TOKENS: Final = 256  # whose likeliest tokens are found at a time
+BLOCK_TOKENS: Final = 2048  # answer tokens whose hidden states are in memory at a time
+READ_TOKENS: Final = 64  # read at a time, since a reading keeps the final layer's logits
+ARGMAX_TOKENS: Final = 256  # per pass through the lm_head in `likeliest`
 LENS: Final = READOUTS["lens"]
 
 
 def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], decided_only: bool = False) -> Tensor:
-    """The residual streams after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
+    """Return the hidden states after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
 
-    N are the positions from which an answer's tokens are read; with `decided_only`, without the first of each answer,
-    for which no exit is drawn. They can be used in a computation of gradients, though they have none themselves.
+    N are all answer tokens or, with `decided_only`, all but the first of each answer. The result is usable in a
+    computation of gradients, but has none itself.
     """
     kept = [*layers, decoder.n_layers - 1]
     with torch.inference_mode():
@@ -41,27 +41,26 @@ def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], deci
 
 @torch.inference_mode()
 def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
-    """A text's streams at full depth after `kept` where its answer's tokens are read, (T, X, W): up to the token before
-    the last, whose position is the last that something is read from."""
+    """Return a text's hidden states at full depth after `kept`, (T, X, W), where its answer tokens are predicted."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
     inputs = Inputs.of([ids], decoder.device)
     return teacher_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 
 def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:
-    """The streams (N, X, W) of the texts' decided tokens, some texts at a time."""
+    """Yield the hidden states (N, X, W) of the texts' decided tokens, a block of texts at a time."""
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
         yield streams(decoder, block, layers, decided_only=True)
 
 
 @torch.inference_mode()
 def read_all(decoder: Decoder, decoding: Decoding, states_NXW: Tensor) -> Divergence:
-    """How exitable layers compare with the final one, some tokens at a time; on the CPU."""
+    """Return the divergence of exitable layers from the final one, on the CPU, reading a few tokens at a time."""
     return joined([read_layers(decoder, some_NXW, decoding) for some_NXW in states_NXW.split(READ_TOKENS)])
 
 
 def joined(parts: Sequence[Divergence]) -> Divergence:
-    """Of the tokens of all parts; on the CPU."""
+    """Concatenate divergences over tokens, on the CPU."""
     names = [field.name for field in fields(Divergence)]
     return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
 
@@ -73,7 +72,7 @@ def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NX
 
 @torch.inference_mode()
 def likeliest(decoder: Decoder, hidden_NW: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
-    """The likeliest tokens, (N,), as streams after a layer are read; None: as the model reads its last one."""
+    """Return the likeliest tokens (N,) of hidden states after `layer`; None: after the final layer, with no readout."""
 
     def read(some_NW: Tensor) -> Tensor:
         return decoder.head(decoder.normed(some_NW) if layer is None else readout.before_head(decoder, some_NW, layer))

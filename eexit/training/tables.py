@@ -1,4 +1,4 @@
-"""The table that ends a training, and how to use what was trained."""
+"""The closing table of a training, and the flags for its artefact."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ USES: Final = {
 
 
 def training_table(card: Card) -> ResultTable:
-    """A card's table, with a column for each layer."""
+    """Return a card's table, with a column for each layer."""
     layers = list(dict.fromkeys(row.layer for row in card.table))
     table = ResultTable(CAPTION, title=f"{card.table[0].n:,} held-out tokens")
     table.add("key", "")
@@ -40,7 +40,7 @@ def _cell(row: CardRow) -> str:
 
 
 def how_to_use(card: Card, out: str) -> str:
-    """A line of flags that a sweep uses the artefact with."""
+    """Return a line with the flags by which a sweep uses the artefact."""
     parameters: dict[str, list[str]] = {}
     for key in card.settings.get("rules", ()):
         rule, _, parameter = key.partition("/")

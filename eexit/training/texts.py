@@ -1,6 +1,6 @@
-"""The texts that exits learn from: what the model wrote at full depth, split into training and held-out prompts.
+"""Full-depth texts for training, split into training, validation and held-out prompts.
 
-The split goes by the prompt's text, never by token, so that it is the same for every sweep and every way to train.
+The split depends on the prompt's text alone, so that it is the same for every sweep and every kind of training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +17,15 @@ from eexit.results.files import Location
 from eexit.results.landed import runs_with_tokens
 
 _GOOD: Final = (pc.field("mode") == NORMAL) & (pc.field("status") == OK)
-ONE_IN: Final = 5  # prompts is held out, and of the others as many choose options
+ONE_IN: Final = 5  # prompts is held out; of the others, one in five is for validation
 
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt and the answer to it, as token ids.
+    """A prompt and its answer, as token ids.
 
-    Nothing is learned from texts that are `held_out`: tables are made of them. Of the others, those that `choose` are
-    also used to choose options, such as the strength of a penalty.
+    Texts that are `held_out` are for reported figures only. Of the others, those with `chooses` form the validation
+    split, which chooses options such as a penalty.
     """
 
     prompt_id: str
@@ -36,19 +36,19 @@ class Text:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt is held out: one in five, by a hash of its text."""
+    """Return True if a hash of the prompt's text assigns it to the held-out split: one in five prompts."""
     return is_drawn(prompt, "held out", ONE_IN)
 
 
 def chooses(prompt: str) -> bool:
-    """Whether a prompt that is not held out is used to choose options: one in five, by another hash of its text."""
+    """Return True if another hash of the text assigns the prompt to the validation split: one in five not held out."""
     return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 
 def read_texts(location: Location) -> list[Text]:
-    """The texts of a sweep's `normal` runs that went well, in the order of prompt ids; equal ones once.
+    """Return the distinct texts of a sweep's `normal` runs without an error, in the order of prompt ids.
 
-    Raises `DamagedError` for a damaged file, and `OSError`.
+    Raise `DamagedError` for a damaged file, and `OSError`.
     """
     columns = ["prompt_id", "prompt", "mode", "status", "prompt_token_ids"]
     texts = [
@@ -59,28 +59,28 @@ def read_texts(location: Location) -> list[Text]:
 
 
 def text_of(run: Mapping[str, Any], tokens: pa.Table) -> Text:
-    """What a run wrote, from its row and its tokens."""
+    """Return a run's text, from its row and its tokens."""
     return Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
 
 
 def distinct(texts: Iterable[Text]) -> list[Text]:
-    """The texts without repeats, which other seeds and other sweeps of the same prompts may bring."""
+    """Remove repeated texts, which other seeds or other sweeps of the same prompts may bring."""
     return list({(text.prompt_token_ids, text.token_ids): text for text in reversed(list(texts))}.values())[::-1]
 
 
 def parted(texts: Sequence[Text]) -> list[tuple[bool, list[Text]]]:
-    """The texts that are learned from alone, and those that choose: whether they do, and which, if there are any."""
+    """Return the training texts as (False, texts) and the validation texts as (True, texts), without an empty split."""
     parts = [(chooses, [text for text in texts if text.chooses == chooses]) for chooses in (False, True)]
     return [(chooses, part) for chooses, part in parts if part]
 
 
 def n_tokens(texts: Sequence[Text]) -> int:
-    """Tokens of the answers."""
+    """Return the number of answer tokens."""
     return sum(len(text.token_ids) for text in texts)
 
 
 def blocks(texts: Sequence[Text], most_tokens: int) -> list[list[Text]]:
-    """Successive texts together, as many as have at most so many tokens in their answers, but at least one."""
+    """Group successive texts into blocks of at most `most_tokens` answer tokens, but at least one text."""
     cut: list[list[Text]] = []
     room = 0
     for text in texts:

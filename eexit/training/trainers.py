@@ -1,4 +1,4 @@
-"""The ways to train: each is a `Trainer`, made from a `Setup`."""
+"""The trainers by kind of artefact; each makes a `Trainer` from a `Setup`."""
 
 from collections.abc import Callable
 from typing import Final

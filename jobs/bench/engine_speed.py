@@ -62,7 +62,7 @@ OBSERVATION: Final = "observation"
 
 @dataclass
 class Timed:
-    """Seconds of single steps of so many rows, of all rounds."""
+    """Seconds of single decode steps with `rows` slots, over all rounds."""
 
     rows: int
     what: str
@@ -70,12 +70,12 @@ class Timed:
 
     @property
     def step(self) -> float:
-        """Milliseconds."""
+        """Median step, in milliseconds."""
         return 1e3 * median(self.steps)
 
 
 class Bench:
-    """The demo's model, as the engine runs it and as transformers loads it, and rows to time both with."""
+    """The demo's model, in the engine and as loaded by transformers, and the prompts for timing both."""
 
     def __init__(self, arguments: Sequence[str], n_tokens: int):
         job, _ = load_job(arguments, SWEEPS / "demo.toml")
@@ -94,7 +94,7 @@ class Bench:
         self.questions = list(usable_prompts(generator, n_tokens).values())
 
     def round(self, n_rows: int) -> dict[str, list[float]]:
-        """The seconds of each step of all contenders, in their order."""
+        """Return each contender's seconds per step, in the order of the contenders."""
         prompts = [*islice(cycle(self.questions), n_rows)]
         times = {GENERATE: self._generate(prompts)}
         for configuration in (Normal(), FROZEN, DEFERRED):
@@ -105,7 +105,7 @@ class Bench:
         return {**times, OBSERVATION: [observed / (self.n_tokens - 1)]}
 
     def _oracles(self, n_rows: int) -> list[Request]:
-        """The first rows of the grid and its repeats with other seeds; fewer than it has are from all parts of it."""
+        """Return `n_rows` requests of the grid: evenly spaced ones if it has more, else repeats with further seeds."""
         if n_rows < len(self.grid):
             taken = [self.grid[-1 - at * len(self.grid) // n_rows] for at in range(n_rows)]
             return [Request(prompt, configuration, 0) for prompt, configuration in taken]
@@ -119,7 +119,7 @@ class Bench:
         return seconds_between(steps)
 
     def _decode(self, requests: Sequence[Request], observe: Observe) -> tuple[list[float], float]:
-        """The seconds of each step, and those from the last step to the last outcome."""
+        """Return the seconds of each step, and those from the last step to the last output."""
         decoding = replace(
             self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), observe=observe,
             rows=len(requests),
@@ -133,12 +133,12 @@ class Bench:
         return seconds_between(steps), now(self.engine.decoder.device) - steps[-1]
 
     def _watch(self) -> tuple[list[float], Callable[[int], None]]:
-        """The moments at which steps end, and what is to be called then."""
+        """Return a list for the times at which steps end, and the callback that fills it."""
         moments: list[float] = []
         return moments, lambda n_tokens: moments.append(now(self.plain.device))
 
     def about(self) -> dict[str, str]:
-        """The hardware, the model, its dtype and kernels, and the versions of packages."""
+        """Return the hardware, the model, its dtype and kernels, and the packages' versions."""
         no_logits = torch.empty(0, 1, 0, dtype=self.plain.dtype, device=self.plain.device)
         return {
             "machine": describe_machine(self.plain.device),
@@ -155,7 +155,7 @@ def seconds_between(moments: Sequence[float]) -> list[float]:
 
 
 def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[Timed]:
-    """Time all contenders, taking turns."""
+    """Time all contenders in turns."""
     timings: dict[tuple[int, str], Timed] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for n in rows:
@@ -165,7 +165,7 @@ def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[Timed]:
 
 
 def figures_of(timings: Sequence[Timed]) -> list[dict[str, Any]]:
-    """A record of each contender and number of rows."""
+    """Return a record for each contender and number of slots."""
     own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
     return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
 

@@ -25,13 +25,13 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
 ]
 
-# The first is the same without its windows, which nobody sees here: it opens reports in three quarters of the time.
+# The first is Chromium without windows, which opens reports in three quarters of the time.
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A headless browser found on PATH, for tests too. Raises `FileNotFoundError` if there is none."""
+    """Open a headless browser found on PATH, for tests too. Raise `FileNotFoundError` without one."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -25,12 +25,12 @@ from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estim
 SAMPLE: Final = Path(__file__).parents[2] / "reports" / "sample"
 STUDY: Final = SAMPLE / "study"
 LATEST, FIRST = "mapped_residual/confidence/0.9@23+gate0.3", "frozen_residual/confidence/0.9@25+gate0.3"
-ASKED: Final = {"again": LATEST, "run": FIRST, "longer/run": FIRST}  # sweep, in both dtypes → the announced setting
+ASKED: Final = {"again": LATEST, "run": FIRST, "longer/run": FIRST}  # sweep, without its dtype → the announced setting
 DTYPES: Final = ("float32", "bfloat16")
 PILOT: Final = ("pilot", "mapped", "tried", "late", "tried-mapped")
 EXITS: Final = "instead/exits"
-CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 6, 8))  # their prompts and full depth are those of `EXITS`
-AT_MOST: Final = 0.02  # of the prompts, that full depth gets right and the setting gets wrong
+CUTS: Final = tuple(f"instead/cut-{n}" for n in (1, 2, 3, 4, 6, 8))  # with the prompts and full depth of `EXITS`
+AT_MOST: Final = 0.02  # share of prompts that full depth gets right and the setting gets wrong
 
 
 @cache
@@ -40,7 +40,7 @@ def manifest(name: str) -> dict[str, Any]:
 
 @cache
 def runs_of(name: str) -> pd.DataFrame:
-    """A row per run, with what counts as one prompt (`unit`)."""
+    """Return a row per run, with its group of prompts (`unit`)."""
     runs = pd.read_parquet(STUDY / name / "generations")
     if name in CUTS:
         full = runs_of(EXITS)
@@ -58,7 +58,7 @@ def by_prompt(name: str, key: str, column: str) -> pd.Series:
 
 
 def gained(name: str, key: str) -> pd.Series:
-    """By prompt: how much more of its runs a setting gets right than `normal`."""
+    """Return, by group, the accuracy of a setting minus that of `normal`."""
     return by_prompt(name, key, "correct") - by_prompt(name, "normal", "correct")
 
 
@@ -67,8 +67,9 @@ def mean_of(values: pd.Series, kind: ValueKind = ValueKind.SHARE) -> Estimate:
 
 
 def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = None) -> Estimate:
-    """The share that `normal` gets right and the setting gets wrong: of all prompts, or of those that `normal` gets
-    right; of those for reporting, for choosing, or both (None).
+    """Return the share of groups, or with `of_right` of those that `normal` gets right, that the setting gets wrong.
+
+    `normal` gets all of them right. `reporting`: True for the test split, False for the others, None for both.
     """
     difference = gained(name, key)
     if of_right:
@@ -79,19 +80,19 @@ def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = N
 
 
 def ratio(name: str, key: str, above: Callable[[pd.DataFrame], Any], below: str) -> Estimate:
-    """Σ above / Σ below over prompts."""
+    """Return Σ above / Σ below over groups."""
     runs = runs_of(name).query("configuration == @key and n_decided > 0").assign(above=above)
     sums = runs.dropna(subset=["above", below]).groupby("unit")[["above", below]].sum().to_numpy(float)
     return estimate_ratios(sums[:, :1], sums[:, 1:])[0]
 
 
 def saved(name: str, key: str, cost: str = "cost_run") -> Estimate:
-    """The share of full depth's multiply-adds that was not run; `cost_needed`: that was not needed."""
+    """Return the share of full-depth multiply-adds that was not run; with `cost_needed`, that was not needed."""
     return ratio(name, key, lambda runs: runs.cost_full - runs[cost].astype(float), "cost_full")
 
 
 def saved_by_exits(name: str, key: str) -> Estimate:
-    """What exits save if deciding them and writing keys and values were free."""
+    """Return the share that exits would save if exit scores and state propagation were free."""
     at = {int(each.rpartition("/")[2]): saved("look", each, "cost_needed").mean for each in settings("look")[:-1]}
 
     def share(counts: Sequence[tuple[int, int]]) -> float:
@@ -101,14 +102,14 @@ def saved_by_exits(name: str, key: str) -> Estimate:
 
 
 def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:
-    """Seconds per timed token beside those of another contender in the same round, by call, (R,) each."""
+    """Return, by call, a contender's seconds per timed token over another's in the same round; (R,), R rounds."""
     rows = pd.read_parquet(STUDY / name / "timings").assign(per_token=lambda rows: rows.seconds / rows.tokens)
     of_round = rows[rows.batch == batch].pivot(index=["started", "round"], columns="configuration", values="per_token")
     return [each.to_numpy() for _, each in (of_round[key] / of_round[beside]).dropna().groupby("started")]
 
 
 def tested() -> Iterator[dict[str, Any]]:
-    """The announced tests, and beside each the same test among the prompts that full depth gets right."""
+    """Yield the announced tests, each also among the prompts that full depth gets right."""
     for what, dtype, of_right in product(("again", "run"), DTYPES, (False, True)):
         found = lost(f"{what}-{dtype}", ASKED[what], of_right, reporting=False)
         p_value = round(binom.cdf(round(found.mean * found.n), found.n, AT_MOST), 4)
@@ -136,7 +137,7 @@ def gained_lost(difference: pd.Series) -> str:
 
 
 def ledger() -> Iterator[dict[str, Any]]:
-    """What is left under each restriction, in float32."""
+    """Yield the savings that remain under each restriction, in float32."""
     places = {key: name for name in PILOT for key in settings(name) if not key.startswith("unfrozen")}
     within = {key: saved_by_exits(name, key) for key, name in places.items() if lost(name, key).mean <= AT_MOST}
     yield {"restriction": "", "left": saved_by_exits("pilot", "unfrozen/agree"), "by": "unfrozen/agree"}
@@ -148,7 +149,7 @@ def ledger() -> Iterator[dict[str, Any]]:
 
 
 def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Each contender's time as a multiple of that of another, over calls and in each of them."""
+    """Yield each contender's time as a multiple of another one's, over all calls and in each."""
     for name, beside in product(names, ("normal", "generate")):
         rows = pd.read_parquet(STUDY / name / "timings")
         for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):
@@ -164,7 +165,7 @@ def of_card(name: str, table: str, rows: str, columns: Sequence[str], values: st
 
 
 def tables() -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each table with its heading in FINDINGS.md."""
+    """Yield each table with its heading in FINDINGS.md."""
     yield "The announced test", pd.DataFrame(tested())
     yield "Of all prompts", pd.DataFrame(beside_normal([f"{what}-{dtype}" for what, dtype in product(ASKED, DTYPES)]))
     kind = runs_of("again-float32").drop_duplicates("unit").set_index("unit").prompt_id.map(sort_of)
@@ -193,7 +194,7 @@ def shown(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all are printed."""
+    """Print all tables, and return 0."""
     Parser(__doc__).read(arguments)
     for title, table in tables():
         print(f"\n## {title}\n\n{table.map(shown).to_string()}")

@@ -1,4 +1,4 @@
-"""Commands that only make or convert files: prompts, training data, and results in fewer files. No model is loaded.
+"""Commands that make or convert files, such as prompts and training data; only `student` loads a model.
 
 A notebook beside them reads the results of the demo.
 """

@@ -24,7 +24,7 @@ KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
 @command("the sweep is unchanged, and the unfinished export was removed: start over")
 def main(arguments: Sequence[str]) -> int:
-    """0: exported. 1: it stopped. 2: the input can't be used."""
+    """Return 0 if the sweep was exported, 1 if it stopped, 2 for bad input."""
     parser = study_parser(__doc__, "folder or URI of a sweep")
     parser.add_argument("--out", required=True, help="folder or URI for the data; it must be empty, or not be there")
     keys = f"keys of configurations, as in the sweep's table (default: {NORMAL})"

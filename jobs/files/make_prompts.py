@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """0: written. 2: the input can't be used, or the file can't be written."""
+    """Return 0 if the prompts were written, 2 for bad input or an unwritable file."""
     parser = Parser(__doc__)
     parser.add_argument("--n", type=whole, default=2000, help="how many prompts (default: 2000)")
     parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_prompts(out: str, prompts: Sequence["Prompt"]) -> Path:
-    """Write prompts to a new file that a sweep can read. Raises `UsageError`."""
+    """Write prompts to a new file that a sweep can read, and return its path. Raise `UsageError`."""
     from eexit.output.whole_files import write_whole
     from eexit.results.whereabouts import refuse_for_file
 
@@ -64,7 +64,7 @@ def write_prompts(out: str, prompts: Sequence["Prompt"]) -> Path:
     ]
     try:
         refuse_for_file(out, "--out")
-        if path.exists() and path.stat().st_size:  # a full disk may have left an empty one
+        if path.exists() and path.stat().st_size:  # a full disk may leave an empty one
             raise UsageError(f"--out {path} is there already: choose another name")
         write_whole(path, "".join(lines))
     except OSError as error:

@@ -24,13 +24,13 @@ from cluster.console.parser import Parser
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 
-OUTSIDE = -100  # the label of a token that no loss is of
+OUTSIDE = -100  # the label of a token without loss
 FP32, NONE = {"dtype": "float32", "adapter": None}, Prompt(id="0", prompt="?")
 
 
 @command("checkpoints stay: --resume_from_checkpoint goes on from one")
 def main(arguments: Sequence[str]) -> int:
-    """0: the adapter is there. 1: it stopped before. 2: the input can't be used."""
+    """Return 0 if the adapter was saved, 1 if it stopped before, 2 for bad input."""
     parser = Parser(__doc__)
     parser.add_argument("texts", help="folder or URI of a finished sweep that has mode normal, or a text file")
     parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="where texts are of a file")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
-    """The model in fp32, and the tokens of each text with their labels."""
+    """Return the model in fp32, and the tokens of each text with their labels. Raise `UsageError` without any."""
     from eexit.model.loading import load_model_and_tokenizer
     from eexit.results.finished_sweep import read_finished
     from eexit.training.texts import read_texts
@@ -89,7 +89,7 @@ def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
 
 
 def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """Rows of one length, padded on the right."""
+    """Pad sequences on the right to one length."""
     from torch import ones_like, tensor
     from torch.nn.utils.rnn import pad_sequence
 
@@ -99,7 +99,7 @@ def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 
 def early_trainer(decoder: Any, layers: Sequence[int], flags: Namespace) -> Any:
-    """A `Trainer` whose loss is read after the final layer and after one that is drawn."""
+    """Return a `Trainer` whose loss is that of the final layer and of a randomly drawn exitable layer."""
     from torch import nn, no_grad
     from transformers import Trainer
 

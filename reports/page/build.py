@@ -17,7 +17,7 @@ import vl_convert
 
 from eexit.errors import UsageError
 from eexit.output.palette import exit_colours, ink_on
-from eexit.output.text import counted, some
+from eexit.output.text import counted, printable, some
 from eexit.output.whole_files import write_all
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
@@ -30,6 +30,7 @@ from eexit.results.layout import (
     side_file_name,
     side_folder_name,
 )
+from eexit.results.whereabouts import refuse_for_file
 from eexit.studies.other_models import Shapes
 from reports.page.packing import KINDS, Packed, squeeze
 from reports.page.payload import payload
@@ -96,17 +97,17 @@ def build_report(
 
     An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
     Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
-    report's.
+    report's, or put one among the files of a sweep's tables or of learned exits.
     """
+    _refuse_place(Path(out))
     progress("reading runs")
     sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
     for line in some(sweep.left_out):
-        print(f"report: left out: {line}", file=sys.stderr)
+        print(printable(f"report: left out: {line}"), file=sys.stderr)
     if missing := sweep.missing:
         names = "; ".join(some(missing, most=MOST_NAMED))
-        print(
-            f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}", file=sys.stderr
-        )
+        said = f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}"
+        print(printable(said), file=sys.stderr)
     name = sweep.about["model"].get("name", "")
     try:
         return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", options, progress)
@@ -119,9 +120,9 @@ def build_report(
 def write_report(
     sweep: Sweep, out: str | Path, title: str, options: PageOptions = PageOptions(), progress: Progress = ignore
 ) -> Path:
-    """Write the page of a sweep of any origin. Raises `UsageError` if it would replace a file that isn't a report's."""
+    """Write the page of a sweep of any origin. Raises `UsageError` as `build_report` does."""
     out = Path(out)
-    _refuse_foreign(out)
+    _refuse_place(out)
     data, packed = payload(sweep, title, options.prompts, progress)
     progress("writing the page")
     kept, outside = split(packed, options.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
@@ -153,8 +154,9 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
     return kept, outside
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Raise `UsageError` if writing the report would replace or remove files that are not a report's."""
+def _refuse_place(out: Path) -> None:
+    """Raise `UsageError` if the report would be among results or replace files that are no report's."""
+    refuse_for_file(out, "the report", is_report=True)
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
     foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
     if foreign:

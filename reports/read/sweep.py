@@ -278,8 +278,6 @@ def _read_about(results: str, location: Location) -> dict[str, Any]:
         about = vars(decode(content))
     except ValueError as error:
         raise NotASweepError(f"not a sweep, or damaged: {results}/{MANIFEST} ({error})") from error
-    if "n_layers" not in about["model"]:
-        raise NotASweepError(f"not a sweep: {results}/{MANIFEST} lacks the model's n_layers")
     return about
 
 

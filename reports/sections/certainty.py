@@ -24,6 +24,7 @@ INK: Final = "#16191d"
 ROW_PIXELS: Final = 22
 MOST_WRITTEN: Final = 12  # layers whose shares are written in their cells
 CONTRADICTED: Final = "exits contradicted"
+DIGITS_WIDE: Final = 2.6  # "100%", in font sizes
 CERTAINTY: Final[Columns] = (
     ("kind", "Kind", "text"),
     ("measure", "Tokens", "text"),
@@ -94,6 +95,7 @@ def certainty_chart(frame: pd.DataFrame, labels: list[str], description: str) ->
     colour = alt.Color("share:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
     cells = base.mark_rect().encode(color=colour, tooltip=tooltip)
     text = alt.Text("share:Q", format=".0%")
-    words = base.mark_text(aria=False, fontSize=12, color=INK).encode(text=text, tooltip=tooltip)
+    size = alt.ExprRef(f"min(12, bandwidth('x') / {DIGITS_WIDE})")
+    words = base.mark_text(aria=False, fontSize=size, color=INK).encode(text=text, tooltip=tooltip)
     layers = [cells, *[words] * (len(labels) <= MOST_WRITTEN)]
     return layered(*layers, description=description, height=alt.Step(ROW_PIXELS))

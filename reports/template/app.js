@@ -103,7 +103,7 @@ async function route(why) {
   document.title = [$("main").querySelector("h1").textContent, DATA.title].join(" · ");
   const pinned = document.querySelector(".pinned");
   scrollTo(0, y ?? 0);
-  if (y === null && pinned) pinned.scrollIntoView({ block: isNumber(asked.t ?? asked.o) ? "center" : "nearest" });
+  if (y === null && pinned) reveal(pinned, isNumber(asked.t ?? asked.o) ? "center" : "nearest");
   else if (y === null && asked.at) goTo(asked.at);
   redraw(false);
   document.body.dataset.ready = hash;
@@ -166,6 +166,7 @@ async function start() {
   document.addEventListener("click", closePaneBeside);
   explainTerms();
   $("print").onclick = printPage;
+  addEventListener("keydown", printByKey);
   addEventListener("beforeprint", preparePrint);
   new ResizeObserver(() => redraw(false)).observe($("main"));
   keepPlaces();

@@ -248,11 +248,38 @@ function inTooltip(told) {
 
 const FLAT = 200; // the height in pixels of a chart on paper, where a high one would often leave half of a page empty
 
-// The specification with its height in pixels: where it is given by row, Vega warns of a step beside a width that fits.
+// The specification with its height in pixels: where it is given by row, Vega warns of a step beside a width that fits. Names
+// that would take more than a third of a narrow plot stand above their rows.
 function withHeight(spec, rows) {
   if (!spec.height?.step) return paper ? { ...spec, height: FLAT } : spec;
-  const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
-  return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
+  const layers = spec.layer ?? [spec],
+    named = layers.map(({ encoding }) => encoding.y?.field).find(Boolean),
+    names = [...new Set(rows.map((row) => row[named]))];
+  const longest = Math.max(...names.map((name) => String(name).length)) * LETTER_PIXELS,
+    above = spec.width < NARROW && longest > spec.width / 3;
+  const height = Math.max(1, names.length) * (spec.height.step + (above ? NAME_PIXELS : 0));
+  return { ...spec, ...(above ? withNamesAbove(layers, spec) : {}), height };
+}
+
+const LETTER_PIXELS = 6.5, // of a row's name, on average
+  NAME_PIXELS = 17; // the height of a name above its row
+
+function withNamesAbove(layers, { layer, height: { step }, width }) {
+  const changed = layers.map(({ encoding: { y, ...others }, ...rest }) => {
+    if (!y?.scale) return { ...rest, encoding: { ...others, ...(y ? { y } : {}) } };
+    const band = step * (1 - y.scale.paddingInner),
+      padding = 1 - band / (step + NAME_PIXELS);
+    const place = { labelAlign: "left", labelBaseline: "bottom", labelPadding: 0, labelOffset: -band / 2 - 1 };
+    const axis = { ...y.axis, ...place, labelLimit: width, ticks: false, domain: false };
+    return {
+      ...rest,
+      encoding: {
+        ...others,
+        y: { ...y, axis, scale: { ...y.scale, paddingInner: padding, paddingOuter: padding / 2 } },
+      },
+    };
+  });
+  return layer ? { layer: changed } : changed[0];
 }
 
 // Highlight one configuration in every chart; "" shows all alike.

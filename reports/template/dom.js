@@ -85,6 +85,22 @@ function formed(value, how) {
 
 const shorten = (text, length) => (text.length > length ? `${Array.from(text).slice(0, length).join("")}…` : text);
 
+// Scroll the page, and what scrolls within it, until an element is in view. `scrollIntoView` would do that too, but some
+// browsers then let the Tab key go on from that element, also where nothing has the focus.
+function reveal(element, block = "nearest") {
+  const { scrollMarginTop, scrollMarginBottom } = getComputedStyle(element);
+  for (let box = element.parentElement; box; box = box.parentElement) {
+    const isPage = box === document.documentElement;
+    if (!isPage && !/auto|scroll/.test(getComputedStyle(box).overflowY)) continue;
+    const place = element.getBoundingClientRect(),
+      frame = isPage ? { top: 0, bottom: innerHeight } : box.getBoundingClientRect(),
+      above = place.top - parseFloat(scrollMarginTop) - frame.top,
+      below = place.bottom + parseFloat(scrollMarginBottom) - frame.bottom;
+    if (block === "center") box.scrollTop += (above + below) / 2;
+    else box.scrollTop += above < 0 ? above : Math.min(above, Math.max(0, below));
+  }
+}
+
 // A button that turns something on and off.
 function toggle(label, isOn, flip) {
   const onclick = () => {

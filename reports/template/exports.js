@@ -159,7 +159,8 @@ function cell(value) {
 
 const ACROSS = 680; // the width in pixels of a portrait page, A4 or letter
 
-const unfolded = []; // what was opened for printing
+const unfolded = [], // what was opened for printing
+  lengthened = []; // functions that take back what tables show on paper alone
 
 // Open what is folded on this page, and what is folded in that, and fill it at once.
 function openFolds() {
@@ -172,11 +173,22 @@ function openFolds() {
     }
 }
 
-// The charts of what was folded need the libraries, which may not be there yet.
+// Charts and texts that are shown on paper alone need libraries and tokens, which may not be there yet.
 async function printPage() {
   openFolds();
-  await redraw(false);
+  for (const box of $("main").querySelectorAll(".tabled")) {
+    const shorten = shortTables.get(box)?.();
+    if (shorten) lengthened.push(shorten);
+  }
+  await Promise.allSettled([redraw(false), ...awaited]);
   print();
+}
+
+// The browser's own key for printing, which would not wait for them.
+function printByKey(event) {
+  if (event.key !== "p" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  printPage();
 }
 
 // For printing, what is folded is opened, and charts are drawn on white and in the width of the paper; afterwards the page is
@@ -194,6 +206,7 @@ function preparePrint() {
       paper = 0;
       setTheme(dark);
       for (const details of unfolded.splice(0)) details.open = false;
+      for (const shorten of lengthened.splice(0)) shorten();
       redraw(true);
     },
     { once: true },

@@ -3,6 +3,8 @@
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
 
+const shortTables = new WeakMap(); // of those that show fewer rows at first: the function that shows more
+
 function table(caption, columns, rows, { page = AT_ONCE, name = caption, records, inAll } = {}) {
   const body = h("tbody"),
     said = h("span.soft", { role: "status" });
@@ -53,13 +55,22 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
     said.textContent = `${form(Math.min(shown, rows.length), "count")} of ${form(rows.length, "count")} rows`;
   }
   fill();
+  // Show as many rows as are shown at once elsewhere, since paper has no button for more; returns what undoes that.
+  const lengthen = () => {
+    const before = shown;
+    shown = Math.max(shown, AT_ONCE);
+    fill();
+    return () => {
+      shown = before;
+      fill();
+    };
+  };
   const grid = h("table", h("caption", caption), h("thead", h("tr", ...heads)), body);
   const scroll = h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
-  return h(
-    "div.tabled",
-    scroll,
-    h("div.below", h("span", said, " ", more), savesOf(name, records ?? (() => exported(columns, ordered)), inAll)),
-  );
+  const saves = savesOf(name, records ?? (() => exported(columns, ordered)), inAll),
+    box = h("div.tabled", scroll, h("div.below", h("span", said, " ", more), saves));
+  if (page < Math.min(AT_ONCE, rows.length)) shortTables.set(box, lengthen);
+  return box;
 }
 
 // The rows sorted by value, ascending or descending. Rows without a value are last in both.

@@ -113,7 +113,7 @@ def test_an_actor_that_cannot_load_later_stops_nothing(tmp_path: Path) -> None:
     log = io.StringIO()
     assert drive(config, tmp_path / "out", scripted.loadable_twice, log=log).errors == 0
     assert any(tmp_path.glob("tried-*"))
-    assert "an actor could not load the model: UsageError: model 'nowhere' can't be found" in log.getvalue()
+    assert "an actor could not load the model: model 'nowhere' can't be found" in log.getvalue()
     assert_undisturbed(config, tmp_path / "out")
 
 

@@ -73,7 +73,7 @@ def test_it_lists_every_script_with_the_first_line_of_its_docstring(
     for script in SCRIPTS:
         first = (ROOT / "jobs" / f"{script}.py").read_text().removeprefix('"""').partition("\n")[0]
         assert f" {named(script)} {first}" in listed
-    assert str(ROOT / "jobs" / "sweeps") in listed
+    assert f" that come with it: {ROOT / 'jobs' / 'sweeps'} Options: " in listed
 
 
 def test_its_help_takes_well_under_a_second(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Rules and states of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pandas as pd
 import pytest
+import with_threshold as captured
 from commands import here, refusal
 from landed_sweep import land_all
 from page_content import content_of
@@ -17,7 +19,9 @@ from cluster.own_exits import OwnExits
 from eexit.custom_generate.taken import SETTING
 from eexit.method.own import use_files
 from eexit.plan.config import SweepConfig
+from eexit.results.files import read_generations
 from eexit.results.finished_sweep import manifest_of
+from eexit.results.seals import encode_generations
 from eexit.results.store.folder import open_store
 from eexit.studies.choosing.question import families
 from jobs import replay, report, sweep, take_home, timings
@@ -90,36 +94,109 @@ def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(ou
     assert held.own[1]["draws"] is True
 
 
+def test_a_lost_manifest_of_own_rules_is_written_anew_if_they_are_what_they_were(
+    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
+) -> None:
+    held = manifest_of(open_store(out), "out")
+    (out / "sweep.json").unlink()
+    prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
+    grid: dict[str, Any] = {"rules": RULES, "modes": MODES, "dtype": "float32", "max_new_tokens": 10, "exit_every": 2}
+    again = partial(eexit.sweep, prompts, model=tiny, out=out, quiet=True, **grid)
+    other = tmp_path / "my_exits.py"
+    other.write_text(MINE.read_text() + "\n# changed\n")
+    with pytest.raises(ValueError, match=r"has another rule sure than my_exits\.py now has: give use my_exits\.py"):
+        again(use=[other])
+    own_exits()
+    assert len(again(use=[MINE]).runs) == 3 * 7
+    assert manifest_of(open_store(out), "out").own == held.own
+    (shard,) = (out / "generations").iterdir()
+    kept = read_generations(open_store(out), shard.stem)
+    sealed = encode_generations(kept.rows.replace_schema_metadata(), kept.tokens, kept.attempt)
+    shard.write_bytes(sealed)  # as versions wrote it that recorded nothing of own rules
+    (out / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="and whether as_it_was is what it was can't be told: choose another out"):
+        again(use=[MINE])
+
+
 def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
+    @cache
+    def highest_once(layer: Any) -> Any:
+        return layer.top_p[:, 0]
+
+    @eexit.rule()
+    def cached(layer: Any) -> Any:
+        return highest_once(layer) > 0
+
+    with pytest.raises(ValueError, match=r"cached can't be sent to other processes \(.*: .*: put it into a file"):
+        OwnExits.among({"cached"})
+
+
+GRID: dict[str, Any] = {"exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32"}
+
+
+def test_a_rule_goes_on_with_the_values_that_it_had(
+    tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
+    monkeypatch.setattr(captured, "threshold", 0.3)
+    rule = eexit.rule(parameter="layer")(captured.beyond_threshold)
+
+    def run(at: float) -> pd.DataFrame:
+        sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [at]}, modes=["skip"], **GRID)
+        return sweep.runs
+
+    assert len(run(2)) == 1
+    assert len(run(4)) == 2
+    monkeypatch.setattr(captured, "threshold", 0.6)
+    with pytest.raises(
+        ValueError,
+        match=r"has rule beyond_threshold where is_above\.threshold was 0\.3, and it is 0\.6 now: set it as it was, or",
+    ):
+        run(6)
+    monkeypatch.setattr(captured, "threshold", 0.3)
+    assert len(run(6)) == 3
+
+
+def test_a_mode_whose_values_can_not_be_recorded_is_refused(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     lock = Lock()
 
-    @eexit.rule()
-    def locked(layer: Any) -> Any:
+    @eexit.state
+    def locked(exit: Any, layer: Any) -> Any:
         with lock:
-            return layer.top_p[:, 0] > 0
+            return exit.stream
 
     with pytest.raises(
-        ValueError, match=r"locked can't be sent to other processes \(TypeError: .*: put it into a file"
+        ValueError, match=r"^locked uses lock \(lock\): .*: results record what a custom rule or mode us"
     ):
-        OwnExits.among({"locked"})
+        eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={"agree": []}, modes=[locked], **GRID)
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_rule_fails_is_a_row_with_its_error(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
+def test_a_run_whose_rule_fails_is_a_row_with_its_error_and_the_first_is_said_at_once(
+    tiny: Path, tmp_path: Path, own_exits: Forget, capsys: pytest.CaptureFixture[str]
+) -> None:
     @eexit.rule()
     def fails(layer: Any) -> Any:
-        raise ZeroDivisionError("no")
+        raise ZeroDivisionError("no")  # found
 
     asked: dict[str, Any] = {"rules": {fails: None, "agree": None}, "modes": ["skip"], "exit_every": 2}
-    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, quiet=True, **asked).runs.set_index(
-        "configuration"
-    )
+    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, **asked).runs.set_index("configuration")
     assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
-    assert runs["error"].to_list()[::2] == 2 * ["UsageError: rule fails, at layer 2: no"]
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# found"))
+    where = f'test_own_exits.py, line {line}: raise ZeroDivisionError("no")  # found'
+    reason = f"rule fails, layer 2: ZeroDivisionError: no ({where})"
+    assert runs["error"].to_list()[::2] == [reason, reason]
+    said = [line for line in capsys.readouterr().err.splitlines() if "ZeroDivisionError" in line]
+    assert said == [
+        f"2 of 4 runs failed: {reason}",
+        f"2 of 4 runs are errors, such as: {reason}; column error of the runs has all",
+    ]
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
     "sweep": (sweep.main,),
     "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
+    "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
     "timings": (timings.main, "OUT"),
     "take_home": (take_home.main, "OUT", "--configuration", KEY, "--out", "HOME"),
 }
@@ -141,7 +218,10 @@ def test_whoever_goes_on_gives_the_file_as_it_was(
     use = ("--use", str(tmp_path / "my_exits.py")) if text else ()
     run, *arguments = COMMANDS[command]
     given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
-    if run is sweep.main:
+    if command == "controls":
+        given = [*asked(tiny, tmp_path / "other"), *given]
+        reason = reason.replace("rule sure", "state as_it_was")
+    if command == "sweep":
         given = asked(tiny, out, "--rules", "sure=0.3,0.6" if text else "margin=0.3", "--modes", "skip")
     assert reason in refusal(run, *given, *use)
 

@@ -71,7 +71,7 @@ LEFT_OUT = {
     "pytest": "these tests",
     "python jobs/assess.py": ASSESSES,
     "python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess": ASSESSES,
-    "ray start --head": CLUSTER,
+    "ray start --head --dashboard-agent-listen-port 0": CLUSTER,
     "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
 }
 MINE = """id,prompt,answer

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from byte_model import save_byte_model
 from pandas.testing import assert_frame_equal
-from ray_head import ROOT, Head, started_head
+from ray_head import ROOT, Head, held_agent_port, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
 from cluster.console.sweep_flags import load_job
@@ -61,8 +61,8 @@ def swept_home(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def head(swept_home: Path) -> Iterator[Head]:
-    """Started there; the last test that uses it kills it."""
-    with started_head(swept_home) as head:
+    """Started there, beside another Ray; the last test that uses it kills it."""
+    with held_agent_port(), started_head(swept_home) as head:
         yield head
 
 

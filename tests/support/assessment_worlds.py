@@ -226,7 +226,7 @@ GOOD: Final = World(
     D=((0.25, 7), (0.5, 11), (3, 13), (6, 15)), time=0.90,
 )  # fmt: skip
 SPREAD: Final = ((0.7, 4.0), (2.2, 5.2), (4.7, 7.0), (9.0, 9.0))
-LESS, MORE = ((0.5, 9.0), (1.5, 11.0), (5.0, 14.0), (22.0, 30.0)), ((0.3, 11.0), (1.5, 17.0), (3.0, 21.0), (8.0, 28.0))
+LESS, MORE = ((0.5, 9.0), (1.5, 11.0), (5.0, 14.0), (22.0, 30.0)), ((0.3, 11.0), (1.5, 19.0), (3.0, 23.0), (8.0, 28.0))
 LITTLE: Final = ((0.3, 0.5), (1.2, 0.8), (5.0, 1.0), (9.0, 1.2))
 LOSING: Final = ((6.0, 7.0), (9.0, 11.0), (12.0, 13.0), (16.0, 15.0))
 WORLDS: Final[Mapping[str, tuple[World, bool | None, str | None]]] = {
@@ -242,7 +242,7 @@ WORLDS: Final[Mapping[str, tuple[World, bool | None, str | None]]] = {
     "mode": (World(B=LESS, C=MORE, D=SPREAD, looks=6), None, "mode"),
     "knowledge": (World(B=MORE, C=LESS, D=SPREAD, looks=6), None, "knowledge"),
     "proof": (
-        World(A=20, B=((0.3, 13), (1.8, 14), (5, 15)), C=((0.3, 13), (1.8, 14), (5, 15)),
-              D=((1.7, 12), (2.4, 13), (5, 14), (9, 15))), None, "proof",
+        World(A=22, B=((0.3, 15), (1.8, 16), (5, 17)), C=((0.3, 15), (1.8, 16), (5, 17)),
+              D=((1.8, 14), (2.4, 15), (5, 16), (9, 17))), None, "proof",
     ),
 }  # fmt: skip

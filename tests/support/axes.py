@@ -41,6 +41,7 @@ FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # whose random logit
     "cohere2": {"kl": [1.0, 8.0], "confidence": [0.07]},
     "gemma2": {"confidence": [0.85]},
     "gemma3_text": {"kl": [0.5, 6.0], "confidence": [0.9], "margin": [0.8], "entropy": [0.7], "similarity": [0.9]},
+    "gemma4_text": {"confidence": [0.16]},
     "gpt2": {"confidence": [0.3]},
     "granite": {"kl": [1.0, 6.0], "confidence": [0.07]},
     "nemotron": {"confidence": [0.5]},

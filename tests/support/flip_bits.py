@@ -33,7 +33,7 @@ def make_sweep(folder: Path) -> None:
     """Four shards of nine runs."""
     config = sweep_of("a-model", "one", "two", "three", "four")
     runs, store = list(plan_runs(config)), open_store(folder)
-    with written(store, make_manifest(config, {"name": "a-model", "n_layers": 30}, [5])):
+    with written(store, make_manifest(config, {"name": "a-model", "n_layers": 30, "dtype": "float32"}, [5])):
         for start in range(0, len(runs), 9):
             some = runs[start : start + 9]
             land(store, some, rows_of(some, config))

@@ -36,5 +36,7 @@ def land_rows(
     """Rows of scripted runs, with these columns instead of their own."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     land(store, runs, rows_of(runs, config, columns))
-    store.publish(MANIFEST, encode(make_manifest(config, {"name": config.model, "n_layers": 30}, [5])))
+    store.publish(
+        MANIFEST, encode(make_manifest(config, {"name": config.model, "n_layers": 30, "dtype": "float32"}, [5]))
+    )
     return out

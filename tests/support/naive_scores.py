@@ -10,9 +10,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request
-from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
 from eexit.method.states import STATES
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run

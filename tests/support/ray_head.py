@@ -4,17 +4,17 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# A Ray that another test has started may hold the port that a head's agent has by default: any free one will do.
-FREE_AGENT_PORT = "--dashboard-agent-listen-port 0"
+AGENT_PORT = 52365  # that a head's agent has by default
 # Of a head that was started a moment ago, the part that takes jobs comes last, and on a busy machine late.
 NO_AGENT = "No available agent to submit job"
 
@@ -71,11 +71,20 @@ class Head:
 
 
 @contextmanager
+def held_agent_port() -> Iterator[None]:
+    """Hold the port on which the agent of another Ray on this machine listens by default."""
+    with socket.socket() as agent:
+        with suppress(OSError):  # another Ray does
+            agent.bind(("", AGENT_PORT))
+        yield
+
+
+@contextmanager
 def started_head(home: Path) -> Iterator[Head]:
     temporary = tempfile.mkdtemp(prefix="eexit-")
     head = Head(home, temporary)
     try:
-        head.sh(f"{readme_lines()[1]} {FREE_AGENT_PORT}")
+        head.sh(readme_lines()[1])
         yield head
     finally:
         head.stop()

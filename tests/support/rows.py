@@ -35,6 +35,7 @@ ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every r
 KINDS = (
     *ARCHITECTURES,  # without windows and with; queries, keys and values from one matrix; experts
     "gpt2", "opt",  # arguments by position and learned positions; a projection before the head
+    "gemma4",  # arguments by token ids
     "phimoe", "deepseek_v3", "gpt_oss",  # angles that switch at a length; keys that are expanded; sinks
     "gpt_neo", "falcon", "bloom", "mpt", "diffllama",  # attention of their own, each with other arguments
 )  # fmt: skip

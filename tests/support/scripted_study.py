@@ -29,7 +29,7 @@ from eexit.results.study_table import Table
 from eexit.results.tables import int32, moment, string
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
-MODEL = {"name": "m", "n_layers": 30}
+MODEL = {"name": "m", "n_layers": 30, "dtype": "float32"}
 TABLE = Table(
     "marks",
     "mark_id",
@@ -44,7 +44,7 @@ TABLE = Table(
 
 def land_nothing(out: Path) -> Path:
     """A finished sweep without a run."""
-    config = {"model": "m", "prompts": []}
+    config = {"model": "m", "prompts": [], "seeds": [0], "temperature": 0.0}
     open_store(out).publish(MANIFEST, encode(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0)))
     return out
 

@@ -46,6 +46,13 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: tf.Gemma3TextConfig(
         **SLIDING | {"sliding_window_pattern": 3}, head_dim=8, query_pre_attn_scalar=8
     ),
+    "gemma4": lambda: tf.Gemma4TextConfig(
+        **SLIDING | {"initializer_range": 0.2, "num_global_key_value_heads": 2, "global_head_dim": 16},
+        head_dim=8,
+        layer_types=[*["sliding_attention", "full_attention"] * 3, "full_attention"],
+        hidden_size_per_layer_input=32,
+        vocab_size_per_layer_input=VOCABULARY,
+    ),
     "phi3": lambda: tf.Phi3Config(**GROUPED),
     "gpt2": lambda: tf.GPT2Config(**SIZES),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZES),

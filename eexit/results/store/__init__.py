@@ -1,2 +1,1 @@
-"""The folder or URI that holds one sweep: who may write, what has landed, what is damaged, and what it was made
-from."""
+"""The folder or URI of one sweep: its lease, committed shards, damaged files and manifest."""

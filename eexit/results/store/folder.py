@@ -1,6 +1,6 @@
-"""A folder of results, on a local disk or under a URI that `pyarrow.fs` supports (s3://, gs://).
+"""A results folder on a local disk or under a URI that `pyarrow.fs` supports (s3://, gs://).
 
-A file is either there with all of its content or not at all: files are published in one step, and never appended to.
+A file exists with its complete content or not at all: files are published in one step and never appended to.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from eexit.output.whole_files import temporary_name, write_whole
 from eexit.results.files import Location
 
 DAMAGED_FOLDER = "damaged"
-# The client's default, for a missing bucket or network, is a quarter of an hour. Of a write it takes up to twice these.
+# The client's default, for a missing bucket or network, is a quarter of an hour. A write takes up to twice as long.
 GCS_RETRY_SECONDS, GCS_PROBE_SECONDS = 60, 2
 
 
 @dataclass(frozen=True)
 class Store(Location):
-    """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
+    """A results folder. Names are relative to it, with forward slashes: `generations/ab12.parquet`."""
 
     uri: str = field(
         default="", repr=False, compare=False
-    )  # as it was given, perhaps with secrets; empty for a local folder
+    )  # as the user gave it, perhaps with secrets; empty for a local folder
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Make all of `content` visible under `name` in one step, replacing what was there. Raises `OSError`."""
+        """Write `content` to `name` in one step, replacing any previous file. Raise `OSError`."""
         if not self.is_local:
-            # In one write: an exception between several ones would publish what was written so far.
+            # One write, since an exception between several writes would publish an incomplete file.
             with self.filesystem.open_output_stream(self.path(name)) as stream:
                 stream.write(content)
             return
@@ -44,7 +44,7 @@ class Store(Location):
         write_whole(final, content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Publish unless `name` exists; returns whether it did. This is atomic only on file systems with hard links."""
+        """Publish `name` unless it exists; return True if it was published. Atomic only where hard links exist."""
         if not self.is_local:
             return self._create_unsure(name, content)
         final = Path(self.path(name))
@@ -68,7 +68,7 @@ class Store(Location):
         return self.read(name) == content
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """The content under `name`, or its first `most` bytes; None if there is no such file."""
+        """Return the content of `name`, or its first `most` bytes; None if there is no such file."""
         try:
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 content: bytes = stream.read(most)
@@ -77,9 +77,9 @@ class Store(Location):
         return content
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files in `folder`, temporary ones too; none if there is no such folder.
+        """Return the names of the files in `folder`, including temporary ones; none if there is no such folder.
 
-        Raises `UsageError` for a file where the folder should be.
+        Raise `UsageError` for a file in place of the folder.
         """
         if self.has(folder):
             raise UsageError(f"{self.path(folder)} is a file where a folder of results should be: remove it")
@@ -95,7 +95,7 @@ class Store(Location):
 
     @property
     def is_there(self) -> bool:
-        """Whether the folder exists; object stores have no folders, only names."""
+        """True if the folder exists. Object stores have no folders, only names."""
         return bool(self.filesystem.get_file_info(self.root).type == fs.FileType.Directory)
 
     def remove_if_empty(self, folder: str = "") -> None:
@@ -105,7 +105,7 @@ class Store(Location):
                 Path(self.path(folder)).rmdir()
 
     def set_aside(self, *names: str) -> str:
-        """Move unusable files, in this order, to a folder that nothing reads; returns that folder."""
+        """Move unusable files, in this order, to a folder that nothing reads; return that folder."""
         aside = f"{DAMAGED_FOLDER}/{datetime.now(UTC):%Y-%m-%dT%H.%M.%S.%f}"
         for name in filter(self.has, names):
             if self.is_local:
@@ -114,13 +114,13 @@ class Store(Location):
         return aside
 
     def probe(self, flag: str = "--out") -> None:
-        """Write and remove a file where the results will go. Raises `UsageError` if that can't be done.
+        """Write and remove a file where the results will be. Raise `UsageError` if that fails.
 
-        `flag` is the one that named the place, for messages.
+        `flag` is the flag that named the location, for messages.
         """
         try:
             if self.is_local:
-                # In the nearest existing folder, so that a sweep that is refused later leaves nothing behind.
+                # In the nearest existing folder, so that a sweep that is refused later has created nothing.
                 root = Path(self.root)
                 _refuse_dangling_link(root)
                 existing = next(path for path in (root, *root.parents) if path.exists())
@@ -145,9 +145,9 @@ def _refuse_dangling_link(root: Path) -> None:
 
 
 def open_store(out: str | Path, retry_seconds: int = GCS_RETRY_SECONDS) -> Store:
-    """The store at a folder or URI; nothing is created. Raises `UsageError` for a URI that can't be used.
+    """Return the store at a folder or URI, without creating anything. Raise `UsageError` for a URI that can't be used.
 
-    On Google's cloud, `retry_seconds` are those after which it counts as out of reach, unless the URI says so.
+    Google's cloud counts as out of reach after `retry_seconds`, unless the URI sets a limit.
     """
     if "://" not in str(out):
         return Store(fs.LocalFileSystem(), os.path.abspath(out))

@@ -1,8 +1,8 @@
-"""How a sweep grows: what was asked for before and what is asked for now become one grid.
+"""Extending a sweep: the stored grid and the requested grid become one.
 
-The grid of a sweep is prompts × configurations × seeds, and each of the three is a union. So a threshold that is added
-runs for all prompts, and prompts that are added run under all configurations. Whatever else two askings differ in would
-make their runs incomparable, and is refused.
+A sweep's grid is prompts × configurations × seeds, and each of the three is a union. So an added threshold runs for all
+prompts, and added prompts run under all configurations. Any other difference would make runs incomparable and is
+refused.
 """
 
 from collections.abc import Iterator, Set
@@ -33,10 +33,10 @@ from eexit.results.store.manifest import (
 
 
 def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
-    """The configuration that the sweep in `store` has once it has grown by what is asked for; needs no model.
+    """Return the configuration of the sweep in `store` once it is extended by `asked`; no model is needed.
 
-    It is that of `held` where this has all that is asked for. What `--dtype auto` becomes is compared once that is
-    known (`refuse_other_dtype`). Raises `UsageError` for runs that can't stand in one sweep.
+    It is the stored configuration if this contains all of `asked`. `refuse_other_dtype` compares `--dtype auto` later,
+    once it is resolved. Raise `UsageError` for runs that can't be in one sweep.
     """
     stored = stored_config(store, held)
     before = with_places(stored, asked)
@@ -67,9 +67,9 @@ def with_places(stored: SweepConfig, asked: SweepConfig) -> SweepConfig:
 
 
 def stored_config(store: Store, held: Manifest) -> SweepConfig:
-    """The configuration in a manifest.
+    """Return the configuration in a manifest.
 
-    Raises `UsageError` for one that this version does not know, and unless its own rules and states are given again.
+    Raise `UsageError` if this version can't read it, or unless its custom rules and modes are given again, unchanged.
     """
     refuse_changed(held.own, f"--out {store.root}")
     try:
@@ -79,7 +79,7 @@ def stored_config(store: Store, held: Manifest) -> SweepConfig:
 
 
 def growth(before: SweepConfig, after: SweepConfig) -> str:
-    """By what a sweep has grown, such as `2 prompts and 1 seed: 36 runs more`; empty if it has not."""
+    """Return how a sweep was extended, such as `2 prompts and 1 seed: 36 runs more`; empty if it was not."""
     sizes = (
         (len(after.prompts) - len(before.prompts), "prompt"),
         (len(configurations(after)) - len(configurations(before)), "configuration"),
@@ -91,11 +91,11 @@ def growth(before: SweepConfig, after: SweepConfig) -> str:
 
 @contextmanager
 def written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
-    """A context in which the manifest is beside the results, as actors require; gives the configuration that it has.
+    """Write the manifest beside the results, as actors require, and yield the sweep's configuration.
 
-    That is `manifest`'s, or what the results that are there grow to by it. If nothing lands, the manifest is what it
-    was before, and there is none without results. The lease must be held. Raises `UsageError` if the results are
-    another sweep's by now, and `OSError`.
+    That is the configuration of `manifest`, or its union with that of existing results. A damaged manifest is set
+    aside. If no shard is committed, the previous manifest is restored, or removed if there are no results. The caller
+    must hold the lease. Raise `OSError`, or `UsageError` if the results are another sweep's by now.
     """
     config = stored_config(store, manifest)
     try:
@@ -112,12 +112,12 @@ def written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
     try:
         yield config
     finally:
-        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to undo it must not hide the real error
+        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to undo must not hide the real error
             _undo(store, manifest, held, there)
 
 
 def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[str]) -> None:
-    """Put back the manifest that was there, or remove what there is of a sweep of which nothing has landed."""
+    """Restore the previous manifest if no shard was added, or remove the files of a sweep without any shard."""
     found = list_files(store)
     if held and manifest != held and {*found.stems} <= there:
         store.publish(MANIFEST, encode(held))
@@ -128,7 +128,7 @@ def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[st
 
 
 def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig) -> None:
-    """Raises `UsageError` for a prompt that is there with other contents, and for a control with other exits."""
+    """Raise `UsageError` for a stored prompt with other contents, or a stored control with other exits."""
     prompts = {prompt.id: prompt for prompt in before.prompts}
     for prompt in asked.prompts:
         if (stored := prompts.get(prompt.id, prompt)) != prompt:
@@ -147,13 +147,13 @@ def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig
 
 
 def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
-    """What has to be the same in both askings: without the grid, and what was trained for some, where one has none."""
+    """Return what must be equal in both configurations: no grid, and no optional artefacts that one of them lacks."""
     alike = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in other.digests}
     return {**config.model_dump(mode="json", exclude={*GRID, *OF_SOME}), "digests": alike}
 
 
 def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
-    """Both in each field of GRID, what was there first, and all that was trained."""
+    """Return the union of both configurations in each field of GRID, stored values first, and all artefacts."""
     lists = ("prompts", "modes", "draft", "seeds", "exit_sets")
     found: dict[str, Any] = {
         name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists

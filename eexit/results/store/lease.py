@@ -1,13 +1,13 @@
-"""One driver at a time on one `--out`, and one judging: a file beside the results says who holds the lease of either.
+"""Leases: files beside the results by which only one process at a time drives, times, judges or assesses a sweep.
 
-A lease is a random token that is valid as long as it is renewed. A second driver that finds a lease watches it by its
-own clock: the place is free once the lease has not changed for `STALE_SECONDS`, so that clocks of different machines
-are never compared. If both share a process-id namespace, the second driver looks up the holder's process instead of
-waiting; elsewhere (on another machine, in another container) the same id may belong to another process.
+A lease is a random token that is valid as long as it is renewed. A second driver that finds a lease observes it by its
+own clock: the location is free once the lease has not changed for `STALE_SECONDS`. Clocks of different machines are
+therefore never compared. If both drivers share a process-id namespace, the second one checks the holder's process
+instead of waiting. Elsewhere (on another machine, in another container) the same id may belong to another process.
 
-An actor lands results only under the lease that it was started with, so that actors of a dead driver do not interfere
-with its successor; and only unless the lease fences it off, since a driver that gives up on an actor can't be sure that
-it has ended.
+An actor commits results only under the lease that it was started with, so that a dead driver's actors can't interfere
+with its successor. The lease can also fence off an actor: a driver that gives up on an actor can't be sure that it has
+ended.
 """
 
 import atexit
@@ -32,18 +32,18 @@ LEASE = "lease.json"
 SECONDS_BETWEEN_RENEWALS = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
 STALE_SECONDS = 60.0
-SETTLE_SECONDS = 0.5  # if two drivers take a dead one's lease at once, the last to write gets it
+SETTLE_SECONDS = 0.5  # if two drivers take a dead driver's lease at once, the last to write gets it
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Use:
-    """What only one process at a time may do with results: the file of its lease, and how messages call it."""
+    """Activity that only one process at a time may perform: the file of its lease, and words for messages."""
 
     file: str
-    in_use: str  # before its holder; {} is the location
+    in_use: str  # precedes the holder in messages; {} is the location
     way_out: str
-    late: str  # the way out for a process that was a moment slower
+    late: str  # way out for a process that was a moment slower
 
 
 DRIVING = Use(
@@ -60,10 +60,10 @@ ASSESSING = Use(
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
+    """Process that holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
 
-    `namespace` identifies the process-id namespace, and `process_started` tells apart processes that had the same id;
-    both are empty on systems that do not tell.
+    `namespace` identifies the process-id namespace, and `process_started` distinguishes processes that had the same id.
+    Both are empty on systems that do not provide them.
     """
 
     token: str
@@ -73,7 +73,7 @@ class Holder:
     renewed: float
     namespace: str = ""
     process_started: str = ""
-    fenced: Sequence[str] = ()  # tokens of actors that were given up
+    fenced: Sequence[str] = ()  # tokens of actors that the driver has given up on
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -81,7 +81,7 @@ class Holder:
 
 
 class Lease:
-    """A lease; after `take`, a thread renews it until it is released."""
+    """A lease. After `take`, a thread renews it until it is released."""
 
     def __init__(self, store: Store, use: Use = DRIVING) -> None:
         self._store, self._use = store, use
@@ -99,28 +99,28 @@ class Lease:
         return self._holder.token
 
     def take(self, say: Callable[[str], object]) -> None:
-        """Become the holder, or the successor of a dead one. Raises `UsageError` if a living driver holds the lease."""
+        """Become the holder, or the successor of a dead one. Raise `UsageError` if a living driver holds the lease."""
         held = self._read()
         if held or not self._store.create(self._use.file, _content(self._holder)):
             self._succeed(held or self._read(), say)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises `SweepStopped` if another driver has taken the lease."""
+        """Raise `SweepStopped` if another driver has taken over the lease."""
         if self._lost:
             raise SweepStopped(self._lost)
 
     def fence(self, actor: str) -> None:
-        """Have the actor with this token land nothing from now on, even if its process goes on or wakes up later."""
+        """Forbid the actor with this token to commit from now on, even if its process continues or wakes up later."""
         self._holder = replace(self._holder, fenced=(*self._holder.fenced, actor))
-        self._renew()  # if it can't be written now, the next renewal writes it
+        self._renew()  # if writing fails now, the next renewal writes it
 
     def release(self) -> None:
-        """Remove the lease, if it is held; and the folder, if this lease made it and nothing else is in it."""
+        """Remove this process's lease, and the folder if this lease created it and it is empty."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
-        # A lease that can't be removed now, since the disk failed, is soon that of a dead process.
+        # If a failing disk keeps the lease from being removed, it soon belongs to a dead process.
         with suppress(OSError, pa.ArrowException, UsageError):
             if (holder := self._read()) and holder.token == self.token:
                 self._store.remove(self._use.file)
@@ -142,7 +142,7 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        # If the location can't be written to, landing finds out.
+        # If the location can't be written to, committing a shard raises.
         with self._writing, suppress(OSError, pa.ArrowException, UsageError):
             holder = self._read()
             if holder and holder.token != self.token:
@@ -163,9 +163,9 @@ def say_aside(line: str) -> None:
 
 @contextmanager
 def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIVING) -> Iterator[Lease]:
-    """A context that holds the lease for a use of the results in `store`; calls `say` if it has to wait for it.
+    """Hold the lease for a use of the results in `store`; call `say` if it has to wait for the lease.
 
-    Raises `UsageError` if a living driver holds it.
+    Raise `UsageError` if a living driver holds the lease.
     """
     lease = Lease(store, use)
     atexit.register(lease.release)  # a signal may come at any moment, also during the release
@@ -178,23 +178,20 @@ def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIV
 
 
 def refuse_if_held(store: Store, use: Use) -> None:
-    """Raises `UsageError` if another process that is seen to be alive holds the lease for this use."""
+    """Raise `UsageError` if another process that is known to be alive holds the lease for this use."""
     held = _read(store, use)
     if held and _is_alive(held) and held.pid != os.getpid():
         raise UsageError(f"{use.in_use.format(store.root)} {held}, which is running: {use.way_out}")
 
 
 def is_fenced(store: Store, token: str, actor: str) -> bool:
-    """Whether the actor with this token was given up by the driver whose lease has `token`, or that lease is over.
-
-    Raises `OSError`.
-    """
+    """Return True if the lease with `token` is over, or fences off the actor with this token. Raise `OSError`."""
     holder = _read(store, DRIVING)
     return holder is None or holder.token != token or actor in holder.fenced
 
 
 def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[str], object]) -> None:
-    """Return once the lease `held` is known to be over. Raises `UsageError` once its holder is known to be alive."""
+    """Return once the lease `held` is known to be over. Raise `UsageError` once its holder is known to be alive."""
     in_use = use.in_use.format(store.root)
     alive = _is_alive(held)
     if alive:
@@ -217,7 +214,7 @@ def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[st
 
 
 def _is_alive(holder: Holder) -> bool | None:
-    """Whether the holder's process is alive; None if it is on another machine or in another container."""
+    """Return True if the holder's process is alive; None if it is on another machine or in another container."""
     if not holder.namespace or (holder.host, holder.namespace) != (socket.gethostname(), _namespace()):
         return None
     try:
@@ -230,9 +227,9 @@ def _is_alive(holder: Holder) -> bool | None:
 
 
 def _namespace() -> str:
-    """Identifies the boot of this machine and the process-id namespace; empty if unknown."""
+    """Return an identifier of this machine's boot and the process-id namespace; empty if unknown."""
     try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # /proc is of another namespace than this process
+        if os.readlink("/proc/self") != str(os.getpid()):  # /proc belongs to another namespace
             return ""
         return f"{BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -240,9 +237,9 @@ def _namespace() -> str:
 
 
 def _process_started(pid: int) -> str:
-    """When a process started, in clock ticks since boot.
+    """Return when a process started, in clock ticks since boot.
 
-    Raises `ProcessLookupError` if it has ended or is a zombie, and `OSError` if it is not visible.
+    Raise `ProcessLookupError` if it has ended or is a zombie, or `OSError` if it is not visible.
     """
     # The second field is the program's name in parentheses, which may contain anything.
     state, *process_fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -2,34 +2,38 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eexit.errors import UsageError
-from eexit.method.descriptions import descriptions_of, own_among
+from eexit.method.descriptions import descriptions_of, own_among, refuse_changed
+from eexit.output.text import some
 from eexit.plan.artefact_fit import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.files import DamagedError, list_files, read_shards
 from eexit.results.layout import MANIFEST, Manifest, OtherFormatError, decode
+from eexit.results.seals import custom_of
 from eexit.results.store.folder import Store
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
+_SHOWN = ("configuration", "prompt_id", "seed", "mode", "rule")  # columns
+_MOST_NAMED = 3
 
 
 class LostManifestError(UsageError):
-    """There are results, but their manifest is missing or damaged; the message says which."""
+    """Missing or damaged manifest of existing results; the message states which."""
 
 
 def make_manifest(
     config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int], dtype_asked: str | None = None
 ) -> Manifest:
-    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`.
+    """Return the manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`.
 
-    `dtype_asked` is that of the command, where the dtype of `config` is what it became.
+    `dtype_asked` is `--dtype` of the command, where `config` has the resolved dtype.
     """
     return Manifest(
         config=config.model_dump(mode="json"),
@@ -46,16 +50,16 @@ def make_manifest(
 
 
 def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
-    """The manifest of a sweep that has grown to `config`; when it began, and with which packages, stays."""
+    """Return the manifest of a sweep that was extended to `config`, with its original start and package versions."""
     grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
     return replace(grown, started=held.started, versions=held.versions)
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """The manifest of the results in `store`, or None if there are none.
+    """Return the manifest of the results in `store`, or None if there are none.
 
-    Raises `UsageError` for a `sweep.json` that no sweep wrote or that has another format, and `LostManifestError` if
-    there are results whose manifest is missing or damaged.
+    Raise `UsageError` for a `sweep.json` that is no sweep's or has another format. Raise `LostManifestError` if there
+    are results whose manifest is missing or damaged.
     """
     has_results = bool(list_files(store).shards)
     content = store.read(MANIFEST)
@@ -76,22 +80,49 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
-    """Raises `UsageError` unless all results without a manifest are runs of `config`; returns a line to show."""
-    found = read_shards(store, list_files(store), ["run_id"])
-    shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
-    landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
-    if own := own_among(config.exits):
-        raise UsageError(f"{lost}, and whether {own[0].name} is what it was can't be told: choose another --out")
-    if not landed or not landed <= {run.run_id for run in plan_runs(config)}:
-        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out, or remove them")
+    """Return a line about the manifest being rewritten, if all results without a manifest are runs of `config`.
+
+    Raise `UsageError` if some results are other runs, or if their custom rules or modes have changed.
+    """
+    found = read_shards(store, list_files(store), ["run_id", *_SHOWN])
+    shards = [shard for each in found if (shard := each.shard if isinstance(each, DamagedError) else each)]
+    planned = {run.run_id for run in plan_runs(config)}
+    rows = [row for shard in shards for row in shard.rows.select(["run_id", *_SHOWN]).to_pylist()]
+    others = [row for row in rows if row["run_id"] not in planned]
+    if not rows or len(others) == len(rows):
+        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out")
+    if others:
+        raise UsageError(
+            f"{lost}, and {len(others):,} of its {len(rows):,} runs are not this command's "
+            f"({_what(others, rows, planned)}): give all that the sweep has grown to in one command, or choose another "
+            "--out"
+        )
+    custom = {each.name for each in own_among(config.exits)}
+    for shard in shards:
+        described = custom_of(shard.rows)
+        refuse_changed(described, f"--out {store.root}")
+        names = {name for column in ("mode", "rule") for name in shard.rows[column].to_pylist()}
+        if unknown := sorted(names & custom - {each["name"] for each in described}):
+            raise UsageError(f"{lost}, and whether {unknown[0]} is what it was can't be told: choose another --out")
     return (
-        f"{lost}: it is written anew, since all {len(landed):,} runs that have landed are this command's; "
+        f"{lost}: it is written anew, since all {len(rows):,} runs that have landed are this command's; "
         "whether the model is still the same can't be told"
     )
 
 
+def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], planned: Collection[str]) -> str:
+    """Return the values by which `others` differ from planned rows, as words for a message."""
+    named = {"configuration": "configuration", "prompt_id": "prompt", "seed": "seed"}
+    found = []
+    for column, what in named.items():
+        known = {row[column] for row in rows if row["run_id"] in planned}
+        if more := dict.fromkeys(row[column] for row in others if row[column] not in known):
+            found.append(f"{what} {', '.join(some([*map(str, more)], most=_MOST_NAMED))}")
+    return "; ".join(found) or "in other combinations"
+
+
 def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
-    """Raises `UsageError` if `--dtype auto` has become another dtype than that of the sweep in `store`."""
+    """Raise `UsageError` if `--dtype auto` resolves to another dtype than that of the sweep in `store`."""
     if auto != held:
         raise UsageError(
             f"--out {store.root} holds a sweep in {held}, and --dtype auto is {auto} where it would go on: "
@@ -100,7 +131,7 @@ def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
 
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
-    """Raises `UsageError` if the sweep in `store` has another model or other exitable layers."""
+    """Raise `UsageError` if the sweep in `store` has another model or other exitable layers."""
     parts = held.model.get("parts") or {}
     changed = [
         name for name, digest in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != digest
@@ -110,12 +141,15 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
             f"--out {store.root} holds results of this model before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
-    stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    # Values of generation_config that a sweep does not apply change none of its results.
+    stored, planned = (
+        {**m.model, "exitable_layers": list(m.exitable_layers), "generation_config": None} for m in (held, manifest)
+    )
     refuse_difference(store, first_difference(stored, planned, "model"))
 
 
 def refuse_difference(store: Store, difference: str | None) -> None:
-    """Raises `UsageError` if the sweep in `store` differs from what is asked for, in what `first_difference` found."""
+    """Raise `UsageError` for a difference between the sweep in `store` and the command (see `first_difference`)."""
     if difference:
         raise UsageError(
             f"--out {store.root} holds another sweep ({difference}): choose another --out, or remove that folder"
@@ -123,7 +157,7 @@ def refuse_difference(store: Store, difference: str | None) -> None:
 
 
 def first_difference(stored: object, planned: object, key: str = "") -> str | None:
-    """`key: stored -> planned` of the first value that differs between two JSON values, or None."""
+    """Return `key: stored -> planned` for the first value that differs between two JSON values, or None."""
     if isinstance(stored, dict) and isinstance(planned, dict):
         for name in {**stored, **planned}:
             inner = f"{key}.{name}" if key else str(name)
@@ -139,12 +173,12 @@ def first_difference(stored: object, planned: object, key: str = "") -> str | No
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python and of the packages that results depend on, in this process."""
+    """Return the versions of Python and of packages that results depend on, in this process."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:
-    """The version of a package; None if it is not installed, as in a job that ships this code with it."""
+    """Return the version of a package; None if it is not installed, as in a job that ships this code."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,18 +1,20 @@
-"""Shards as Parquet files: landing them, finding out what has landed, repairing it, removing what a kill left behind.
+"""Shards as Parquet files: committing, checking and repairing them, and removing files of killed processes.
 
-A shard's name is a hash of its run ids, and its generations file is its commit mark: a run has landed if a generations
-file has its row, and the tokens file of the same name matches that file (`eexit.results.files` checks it). A shard that
-is done again lands under the same name, so that a lost acknowledgement can't duplicate it.
+A shard's name is a hash of its run ids, and its generations file is its commit mark. A run is committed if a
+generations file has its row, and the tokens file of the same name matches that file (checked by `eexit.results.files`).
+A repeated shard is committed under the same name, so that a lost acknowledgement can't duplicate it.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.method.descriptions import descriptions_of
 from eexit.output.text import some
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
@@ -27,11 +29,11 @@ from eexit.results.files import (
     without,
 )
 from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.seals import digest_of, encode_generations, encode_tokens, with_custom
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store
 
-SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
+SECONDS_BEFORE_TRIES = (0.2, 1.0)  # before writing a file again
 
 
 class LandingError(Exception):
@@ -40,29 +42,32 @@ class LandingError(Exception):
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs landed, how many of them as errors, and their tokens; tallies can be added."""
+    """Number of committed runs, of errors among them, and of tokens. Tallies add up; `reason` is the first error's."""
 
     runs: int = 0
     errors: int = 0
     tokens: int = 0
+    reason: str = field(default="", compare=False)
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens)
+        runs, errors, tokens = self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens
+        return Tally(runs, errors, tokens, self.reason or other.reason)
 
 
 def tally_of(generations: pa.Table) -> Tally:
-    """The tally of these rows."""
-    errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
-    return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
+    """Return the tally of these rows."""
+    reasons = generations.filter(pc.field("status") == ERROR)["error"]
+    tokens = pc.sum(generations["n_tokens"]).as_py() or 0
+    return Tally(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")
 
 
 def shard_name(runs: Sequence[Run]) -> str:
-    """The name of the shard of these runs, whatever their order."""
+    """Return the name of the shard of these runs, in any order."""
     return name_of(run.run_id for run in runs)
 
 
 def name_of(run_ids: Iterable[str]) -> str:
-    """The name of the shard of the runs with these ids, whatever their order."""
+    """Return the name of the shard of runs with these ids, in any order."""
     return hashlib.blake2b("".join(sorted(run_ids)).encode(), digest_size=16).hexdigest()
 
 
@@ -73,10 +78,11 @@ def land(
     attempt: int | None = None,
     refuse: Callable[[], None] = lambda: None,
 ) -> Tally:
-    """Publish the results of `runs`: tokens first, then generations. If it raises `LandingError`, nothing has landed.
+    """Publish the results of `runs`, tokens before generations. If it raises `LandingError`, nothing is committed.
 
-    `attempt` is when the runs were started, in nanoseconds since 1970: of two results of one run, the later attempt
-    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not land.
+    `attempt` is when the runs were started, in ns since 1970; of two results of a run, that of the later attempt
+    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not commit.
+    Raise `ValueError` for results that lack a run's row or disagree with their tokens.
     """
     got = sorted(results.generations["run_id"].to_pylist())
     if got != sorted(run.run_id for run in runs):
@@ -86,7 +92,7 @@ def land(
         raise ValueError(f"the generator returned {results.tokens.num_rows} tokens where its runs have {tally.tokens}")
 
     def publish(name: str, content: bytes) -> None:
-        """Retries brief failures of a shared disk, as clients of object stores do themselves."""
+        """Write a file, retrying after brief failures of a shared disk. Clients of object stores retry themselves."""
         for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
             refuse()
             try:
@@ -97,14 +103,21 @@ def land(
                     raise LandingError(f"{store.root} can't be written to: {error}") from error
                 time.sleep(wait)
 
-    publish_shard(publish, shard_name(runs), results.generations, results.tokens, attempt or time.time_ns())
+    rows = with_custom(results.generations, descriptions_of({name for run in runs for name in _exits(run)}))
+    publish_shard(publish, shard_name(runs), rows, results.tokens, attempt or time.time_ns())
     return tally
+
+
+def _exits(run: Run) -> set[Any]:
+    """Return the names of the run's mode and rule; a missing rule is None."""
+    columns = run.configuration.columns
+    return {columns["mode"], columns["rule"]}
 
 
 def publish_shard(
     publish: Callable[[str, bytes], None], name: str, generations: pa.Table, tokens: pa.Table, attempt: int
 ) -> None:
-    """Publish the two files of a shard, the one that is its commit mark last."""
+    """Publish the two files of a shard, its commit mark last."""
     content = encode_tokens(tokens)
     sealed = encode_generations(generations, digest_of(content), attempt)
     publish(tokens_name(name), content)
@@ -112,10 +125,10 @@ def publish_shard(
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
-    """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
+    """Return the tally of the shard with exactly these runs, or None if it is not committed undamaged."""
     name = shard_name(runs)
     try:
-        shard = read_generations(store, name, ["status", "n_tokens"])
+        shard = read_generations(store, name, ["status", "error", "n_tokens"])
         check_tokens(store, shard, store.filesystem.get_file_info(store.path(tokens_name(name))))
     except DamagedError:
         return None
@@ -124,18 +137,18 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a store holds, and what is wrong with it. Shards are given by their names."""
+    """Contents and damages of a store. Shards are given by name."""
 
-    done: set[str]  # ids of runs that landed without an error
-    n_errors: int  # runs that landed as errors only
-    with_errors: list[str]  # shards that hold errors
-    damaged: dict[str, str]  # shard → reason; its runs have not landed
+    done: set[str]  # ids of successful runs
+    n_errors: int  # runs with nothing but errors
+    with_errors: list[str]  # shards with error rows
+    damaged: dict[str, str]  # shard → reason; its runs are not committed
     superseded: dict[str, set[str]]  # shard → ids of its runs that count in another shard
     foreign: list[str]  # files in the data folders that no sweep wrote
 
 
 def survey(store: Store) -> Survey:
-    """Check everything that has landed, without changing anything."""
+    """Check all committed shards, without changing anything."""
     listing = list_files(store)
     done: set[str] = set()
     errors: set[str] = set()
@@ -156,15 +169,15 @@ def survey(store: Store) -> Survey:
 
 
 def take_stock(store: Store) -> tuple[Survey, list[str]]:
-    """What has landed undamaged, and a message for each repair. The lease must be held.
+    """Repair the store; return its undamaged content, and a message for each repair. The caller must hold the lease.
 
-    A damaged shard is moved to the folder `damaged`, so that its runs are done again. If a run is there twice, the row
-    that does not count is removed. Nothing else is touched: files that no sweep wrote are named and left alone.
+    A damaged shard is moved to the folder `damaged`, so that its runs are repeated. If a run is committed twice, the
+    row that does not count is removed. Foreign files are named in a message and stay.
     """
     found = survey(store)
     lines = []
     for stem, reason in found.damaged.items():
-        # The commit mark goes first: what a kill in between leaves is debris.
+        # The commit mark goes first, so that a kill in between orphans only a tokens file.
         aside = store.set_aside(generations_name(stem), tokens_name(stem))
         lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
     for stem, run_ids in found.superseded.items():
@@ -176,7 +189,7 @@ def take_stock(store: Store) -> tuple[Survey, list[str]]:
 
 
 def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
-    """Remove these runs from a shard; returns how many are left, which land as a new shard before the old one goes."""
+    """Remove these runs from a shard, committing the rest as a new shard first; return how many runs remain."""
     shard = read_generations(store, stem)
     kept = without(shard.rows, run_ids)
     n_left: int = kept.num_rows
@@ -188,7 +201,7 @@ def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
-    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; returns how many."""
+    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; return their number."""
     only = "" if runs is None else shard_name(runs)
     listing = list_files(store)
     kept = {tokens_name(stem) for stem in listing.stems}
@@ -200,7 +213,7 @@ def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
 
 
 def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
-    """Remove the error rows from these shards, so that their runs are done again; returns how many there were."""
+    """Remove the error rows from these shards, so that their runs are repeated; return how many there were."""
     removed = 0
     for stem in with_errors:
         shard = read_generations(store, stem)
@@ -214,6 +227,6 @@ def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
 
 
 def remove_shard(store: Store, stem: str) -> None:
-    """Remove a shard, its commit mark first: what a kill in between leaves is debris."""
+    """Remove a shard, its commit mark first, so that a kill in between orphans only a tokens file."""
     store.remove(generations_name(stem))
     store.remove(tokens_name(stem))

@@ -44,7 +44,7 @@ from eexit.studies.assessment.verdict import (
     JudgedSetting,
     Line,
     Needed,
-    Timed,
+    TimedContender,
     Verdict,
     Why,
 )
@@ -74,12 +74,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class AssessmentSteps:
-    """The folders of the finished sweeps of an assessment; None where a step is not done. `missing` names others."""
+    """The folders of the finished sweeps of an assessment; None where a step is not done."""
 
     pilot: str | None = None
     run: str | None = None
     oracles: str | None = None
-    missing: Sequence[str] = ()
 
 
 class Answer(NamedTuple):
@@ -111,7 +110,7 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     settings = cell_settings(pilot, [run, oracles]) if pilot and run and oracles else None
     choice = latest_choice(run, bound) if run else None
     found = {PILOT: pilot, RUN: run, ORACLES: oracles, CHOICE: choice}
-    missing = [*steps.missing, *(name for name, done in found.items() if not done)]
+    missing = [name for name, done in found.items() if not done]
     if not missing and settings is None:
         missing = ["settings of the cells"]
     return verdict_of(run, oracles, settings, choice, run.timings if run else [], bound, batch, missing, is_look)
@@ -172,7 +171,7 @@ def verdict_of(
         costs=_lines(attribution, COSTS_OF) if attribution else [],
         gaps=[Line(name=name, share=Interval.from_estimate(each)) for name, each in gaps.items()],
         timed=[
-            Timed(
+            TimedContender(
                 setting=key,
                 time=over,
                 of_generate=None if key == GENERATE else Interval.from_estimate(times.of(key, GENERATE)),
@@ -276,6 +275,8 @@ def setting_of(run: FinishedSweep, choice: Row, table: PromptTable) -> JudgedSet
         n=tested["n"],
         loss_of_right=tested["loss_of_right"],
         n_of_right=tested["n_of_right"],
+        loss_of_prompts=tested.get("loss_of_prompts"),
+        n_of_prompts=tested.get("n_of_prompts"),
         test_loss=Interval.from_estimate(Estimate(mean, *clopper_pearson(mean * n, n), n)) if n else None,
         saved=Interval.from_estimate(table.saved_as_run(key)),
         per_right=Interval.from_estimate(per_right[key][COST_RUN].beside_normal) if key in per_right else None,

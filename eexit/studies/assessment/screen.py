@@ -7,11 +7,12 @@ from typing import Final
 from eexit.output.text import counted, short_percent, written
 from eexit.plan.configuration import GENERATE
 from eexit.studies.assessment.cells import A, B, C, D
-from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, Timed, Verdict
+from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, TimedContender, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 NOT_MEASURED: Final = "not measured"
 EXACT_CACHE: Final = "exact KV cache"
+LOST: Final = {"answers": "right answers lost, of all prompts"}  # what is lost where it is not the risk's name
 DECIDED_BY: Final = ("the oracle decides where", "the rule decides where")
 
 
@@ -68,7 +69,7 @@ def needed(verdict: Verdict) -> str | None:
     return f"{how_many} of {verdict.needed.what} would decide it."
 
 
-def alternative(verdict: Verdict) -> Timed | None:
+def alternative(verdict: Verdict) -> TimedContender | None:
     """Return what is faster than full depth, or than a setting that pays, and is not that setting."""
     own = verdict.setting if verdict.pays else None
     limit = own.time.mean if own and own.time else 1.0
@@ -88,7 +89,8 @@ def tables(verdict: Verdict) -> Iterator[TextTable]:
     """Yield the cells, the gains beside the costs of restrictions, and the times."""
     if verdict.cells:
         n, bound = verdict.cells[0].saved.n, short_percent(verdict.bound.at_most)
-        caption = f"Saved of multiply-adds if deciding were free, and lost of all prompts, at most {bound} of {n:,}:"
+        lost = LOST.get(verdict.bound.risk, verdict.bound.risk)
+        caption = f"Saved of multiply-adds if deciding were free, and {lost}, at most {bound} of {n:,}:"
         rows = [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)]
         yield TextTable("Cells", caption, ("", *DECIDED_BY), rows)
         costs = {each.name: share(each.share) for each in verdict.costs}
@@ -123,7 +125,8 @@ def setting_line(verdict: Verdict) -> str | None:
     found = f"certified (use {of.use})" if of.certified else "not certified"
     parts = [
         f"{of.key}: {found}",
-        f"lost {_lost(of.loss, of.n)}",
+        f"lost {_lost(of.loss, of.n)}" + " groups" * (of.n_of_prompts is not None),
+        f"of their prompts {_lost(of.loss_of_prompts, of.n_of_prompts)}" if of.n_of_prompts else "",
         f"of right answers {_lost(of.loss_of_right, of.n_of_right)}" if of.n_of_right else "",
         f"of test prompts {share(of.test_loss)} of {of.test_loss.n:,}" if of.test_loss else "",
         f"saved as run {share(of.saved)}",

@@ -121,13 +121,15 @@ class JudgedSetting(VerdictPart):
     n: int
     loss_of_right: float | None = None  # of the prompts that full depth gets right
     n_of_right: int | None = None
+    loss_of_prompts: float | None = None  # where groups of prompts, which `n` counts, differ in size
+    n_of_prompts: int | None = None
     test_loss: Interval | None = None
     saved: Interval | None = None  # of multiply-adds, as run
     per_right: Interval | None = None  # multiply-adds per right answer as a multiple of full depth's, with chains
     time: Interval | None = None  # as a multiple of full depth's
 
 
-class Timed(VerdictPart):
+class TimedContender(VerdictPart):
     """A time over calls, as a multiple of full depth's, and of that of transformers' `generate`."""
 
     setting: str
@@ -167,7 +169,7 @@ class Verdict(VerdictPart):
     gains: list[Line] = Field(default_factory=list)  # of fixing one thing alone
     costs: list[Line] = Field(default_factory=list)  # of each restriction alone, and on average over both orders
     gaps: list[Line] = Field(default_factory=list)  # of time
-    timed: list[Timed] = Field(default_factory=list)
+    timed: list[TimedContender] = Field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the content of `verdict.json`."""

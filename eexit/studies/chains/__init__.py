@@ -1,1 +1,1 @@
-"""Chains of thought in follow-up prompts, cut, replaced or moved, and whether the answers need them."""
+"""Follow-up prompts with the thinking cut, replaced or shuffled, and a study of how much the answers need it."""

@@ -1,8 +1,7 @@
-"""Follow-up prompts of a finished sweep: each has a chain of thought as prefiller, and the original's id as `group`.
+"""Follow-up prompts of a finished sweep: the prefiller has edited thinking, and `group` is the original prompt's id.
 
-What is kept of a chain, or stands in its place, follows Lanham et al. 2023, "Measuring faithfulness in chain-of-thought
-reasoning". An id says which prompt it was, what became of the chain, and who wrote it, as in `sum-3/keep-50/normal`;
-where nothing is left of it, nobody did: `sum-3/keep-0`.
+The edits follow Lanham et al. 2023, "Measuring faithfulness in chain-of-thought reasoning". An id has the original's
+id, the edit and the thinking's writer, as in `sum-3/keep-50/normal`; without any thinking, it is `sum-3/keep-0`.
 """
 
 from collections import Counter
@@ -33,14 +32,14 @@ SENTENCE_END: Final = regex.compile(r"((?<=[.!?])\s+|\n+)")
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of thought: what opens it in the text, the texts of its tokens, and what closes it, if anything does."""
+    """The thinking of a text: its opening mark, its tokens' texts and its closing mark, each empty if missing."""
 
     opening: str
     tokens: Sequence[str]
     closing: str
 
     def prefiller(self, kept: str) -> str:
-        """What an answer starts with that follows on what was kept of the chain, or on what stands in its place."""
+        """Return the start of an answer after `kept`, which is a part of this thinking or its replacement."""
         whole = "".join(self.tokens)
         if kept == whole:
             return self.opening + whole + self.closing
@@ -50,15 +49,15 @@ class Chain:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to become of each chain."""
+    """The edits to make to each text's thinking."""
 
-    keep: Sequence[int] = ()  # per cent
+    keep: Sequence[int] = ()  # per cent of the tokens
     budgets: Sequence[int] = ()  # tokens
     filler: bool = False
     shuffle: bool = False
 
     def kept(self, chain: Chain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-        """What each change is called, and what it keeps of the chain or puts in its place."""
+        """Yield each edit's name and the edited thinking."""
         n = len(chain.tokens)
         for share in self.keep:
             yield f"keep-{share}", "".join(chain.tokens[: round(n * share / 100)])
@@ -72,10 +71,10 @@ class Changes:
 
 
 def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes) -> tuple[list[Prompt], int]:
-    """The prompts, and how many originals have no chain, so that what follows on it is nothing.
+    """Return the follow-up prompts, and the number of originals without thinking, which their follow-ups lack too.
 
-    The chains are those that `writer` wrote with the first seed, on prompts that `reader` answered too. Raises
-    `UsageError` for a sweep without chains of it.
+    `writer` wrote the thinking with the first seed; `reader` answered the prompts too. Raise `UsageError` without
+    thinking.
     """
     config = sweep.config(with_exits=False)
     refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
@@ -103,7 +102,7 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
 
 
 def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until | None) -> dict[str, Chain]:
-    """The chain of each prompt; what opens and closes one that lacks it is what does in most."""
+    """Return the thinking of each prompt, with the commonest marks in place of missing ones."""
     prefillers = sweep.manifest.of_prompts("prefiller")
     columns = ["prompt_id", "configuration", "seed", "status", "text"]
     wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
@@ -132,7 +131,7 @@ def _until(marked: Until, before: str, text: str, tokens: Sequence[str]) -> Chai
 
 
 def _between(marked: Marks, text: str, tokens: Sequence[Mapping[str, Any]]) -> Chain:
-    """The first chain of a text, which may have been opened before it."""
+    """Return the first thinking of a text; its opening may stand in the prompt."""
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:
@@ -145,13 +144,13 @@ def _between(marked: Marks, text: str, tokens: Sequence[Mapping[str, Any]]) -> C
 
 
 def _within(tokens: Sequence[str], start: int, end: int) -> list[str]:
-    """What of the tokens lies between two characters of their text."""
+    """Return the tokens' texts between two characters of their concatenation."""
     text, ends = "".join(tokens), [0, *accumulate(map(len, tokens))]
     return [text[max(a, start) : min(b, end)] for a, b in pairwise(ends) if max(a, start) < min(b, end)]
 
 
 def _shuffled(whole: str) -> str:
-    """Its sentences in another order, where there are several."""
+    """Return its sentences in another order, if it has several."""
     kept = whole.rstrip()
     parts = SENTENCE_END.split(kept)
     order = shuffled(parts[::2])

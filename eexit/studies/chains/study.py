@@ -1,9 +1,9 @@
-"""Necessity: right answers with the chain of thought less those of follow-up prompts without it, by configuration.
+"""Necessity: accuracy with the thinking minus accuracy of follow-up prompts without it, by configuration.
 
-It joins a finished sweep and the sweeps of its follow-up prompts (`follow_ups`) by the prompts' `group`. Seeds are
-averaged first, prompts that depend on each other count once, and a run that failed is wrong.
+A finished sweep and the sweeps of its follow-up prompts (`follow_ups`) are joined by the prompts' `group`. Seeds are
+averaged first, a group of prompts counts once, and a failed run counts as wrong.
 
-Shapes: P units of prompts.
+Shapes: P groups of prompts, C configurations.
 """
 
 import math
@@ -35,27 +35,27 @@ CAPTION: Final = (
     "Necessity: with less without, in points, paired over prompts. Beside control: necessity less that of the control, "
     "which exits as often at each layer, whatever the token. Intervals at 95 %."
 )
-Rights = Mapping[str, np.ndarray]  # configuration → the share of right answers of each unit, (P,); NaN where unknown
+Rights = Mapping[str, np.ndarray]  # configuration → accuracy of each group, (P,); NaN where unknown
 
 
 class Kept(NamedTuple):
-    """What became of the chains of some follow-up prompts, and who wrote them; empty where nothing is left of them."""
+    """The edit that made some follow-up prompts, and the writer of their thinking; without thinking no writer."""
 
     chain: str
     writer: str
 
     def beside(self, key: str, control: str) -> "Kept":
-        """What the control of a configuration is to be compared by: chains of its own, if the other had its own."""
+        """Return the edit to compare a control by: of the control's own thinking, if the configuration had its own."""
         return Kept(self.chain, control) if self.writer == key else self
 
 
 class ChainsStudy(Study):
-    """All rows come at once."""
+    """Study of necessity; a single unit of work makes all rows."""
 
     table, doing = CHAINS, "comparing"
 
     def __init__(self, sweep: FinishedSweep, follow_ups: Sequence[str]) -> None:
-        """Raises `UsageError` for a sweep without chains or answers, and for sweeps that don't follow it up."""
+        """Raise `UsageError` for a sweep without thinking or checked answers, or for follow-up prompts of another."""
         if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
             raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
         if sweep.runs["correct"].null_count == len(sweep.runs):
@@ -77,7 +77,7 @@ class ChainsStudy(Study):
         self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
 
     def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[Kept, pa.Table]]:
-        """The runs of a sweep of follow-up prompts, by what became of the chain, as runs of the originals."""
+        """Yield each edit of a follow-up sweep, and its runs relabelled with the original prompts."""
         sweep = self._sweep
         if difference := first_difference(sweep.manifest.model, other.manifest.model, "model"):
             raise UsageError(f"--necessity {other.name} is not of the model of {sweep.name} ({difference})")
@@ -97,7 +97,7 @@ class ChainsStudy(Study):
             yield kept, runs.filter(pa.array([kept_of[each] == kept for each in ids], pa.bool_()))
 
     def _of_originals(self, runs: pa.Table, ids: Sequence[str], before: str) -> pa.Table:
-        """Runs as `losses` takes them, of these prompts; seeds of other sweeps are further draws."""
+        """Return the runs of these prompts with the columns of `losses`; seeds of other sweeps are further draws."""
         draws = [f"{before}{seed}" for seed in runs["seed"].to_pylist()]
         named = {"prompt_id": ids, "unit": [self._unit_of[each] for each in ids], "draw": draws}
         table = runs.select(["configuration", "status", "correct"])
@@ -147,7 +147,7 @@ class ChainsStudy(Study):
                         }
 
     def _needs(self, key: str, kept: Kept) -> np.ndarray:
-        """By how much more often a configuration is right with the chain, (P,)."""
+        """Return a configuration's accuracy with the thinking minus that without, (P,)."""
         unknown_P = np.full(len(self._units), np.nan)
         needs_P: np.ndarray = self._with.get(key, unknown_P) - self._without.get(kept, {}).get(key, unknown_P)
         return needs_P
@@ -160,7 +160,7 @@ class ChainsStudy(Study):
 
 
 def _cut_shares(runs: pa.Table, where: str = "") -> dict[str, float | None]:
-    """Return the share of texts that `max_new_tokens` ended of each configuration, by its key and `where`."""
+    """Return the share of texts that `max_new_tokens` ended, by configuration key followed by `where`."""
     keys = pc.unique(runs["configuration"]).to_pylist()
     return {f"{key}{where}": cut_share(runs.filter(pc.field("configuration") == key)) for key in keys}
 
@@ -170,7 +170,7 @@ def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
 
 
 def _twice(half: Estimate) -> Estimate:
-    """A difference of differences, which goes from −2 to 2, by the interval of its half, which is one of shares."""
+    """Double an estimate: a difference of differences in [−2, 2] gets the interval of its half, which is in [−1, 1]."""
     return replace(half, mean=2 * half.mean, low=2 * half.low, high=2 * half.high)
 
 
@@ -179,7 +179,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 
 def chains_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """A section for each thing that became of the chains, and a line for each configuration that went on from it."""
+    """Return the table: a section for each edit, a line for each configuration."""
     table = ResultTable(CAPTION)
     table.add("key", "setting")
     table.add("name", "chain")

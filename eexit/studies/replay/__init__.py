@@ -1,1 +1,1 @@
-"""What settings that were never run would have done on the texts that are there."""
+"""Replays: exits of configurations that were never run, on the given texts of a finished sweep."""

@@ -1,11 +1,10 @@
-"""Replay: what exits would be worth on texts that are there already, for settings that were never run.
+"""Replay from recorded data: exits of other configurations on given texts.
 
-A replay is teacher-forced: every token is decided given a text that was written under another setting. What a setting's
-own tokens would have led to is not in it. Where an exit leaves the state alone, everything follows from the full-depth
-pass, so that chances to exit need no draws: what is computed are expectations.
+A replay is teacher-forced: every token is decided given a text of another configuration. It does not include the effect
+of the configuration's own tokens. Where a mode keeps the full-depth KV cache, everything follows from the full-depth
+pass. Results are then expectations over exit probabilities, without draws.
 
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, T texts, P prompts, K top
-tokens.
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1, the final layer last, T texts, P groups, K top tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,9 @@ from torch import Tensor
 
 from eexit.decode.costs import Prices, Ran, cost_columns
 from eexit.method.divergence import Divergence
-from eexit.method.draws import exit_draws
 from eexit.method.rules import ORACLES, RULES, Look
 from eexit.method.states import STATES, alters
-from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
+from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit, gives_its_exits
 from eexit.plan.runs import OK
@@ -44,7 +42,7 @@ ESTIMATED: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Transcript:
-    """What a run wrote, and what the full-depth model says of its decided tokens; None if not all was recorded."""
+    """A run's text, and the divergence of its decided tokens in the full-depth pass; None if it was not recorded."""
 
     text: Text
     seed: int
@@ -52,7 +50,7 @@ class Transcript:
 
 
 class Costs(NamedTuple):
-    """Multiply-adds of a text's decided tokens, as the columns of the same names; NaN where they are not known."""
+    """Multiply-adds of a text's decided tokens, named as the columns; NaN if unknown."""
 
     cost_full: float
     cost_exits: float
@@ -65,7 +63,7 @@ UNPRICED: Final = Costs(*[np.nan] * len(Costs._fields))
 
 @dataclass(frozen=True)
 class Pricing:
-    """The exitable layers, what parts of the model cost, and whether rules that read do so through a screen."""
+    """The exitable layers, the model's unit costs, and True if rules read layers through a screen."""
 
     layers: Sequence[int]
     prices: Prices
@@ -77,10 +75,9 @@ OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
 
 
 def read_transcripts(location: Location, key: str, once: bool = False) -> list[Transcript]:
-    """What the runs of the configuration with this key wrote, by prompt and seed; those that decided no token are not
-    there. With `once`, one run of each prompt is enough, that of the lowest seed.
+    """Return the texts of this configuration's runs with decided tokens, by prompt and seed.
 
-    Raises `DamagedError` for a damaged file, and `OSError`.
+    With `once`, only each prompt's lowest seed. Raise `DamagedError` for a damaged file, and `OSError`.
     """
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {
@@ -94,7 +91,7 @@ def read_transcripts(location: Location, key: str, once: bool = False) -> list[T
 
 
 def _teacher(decided: pa.Table) -> Divergence | None:
-    """All but the log-sum-exp was recorded, or no top tokens."""
+    """Return the recorded divergence, with NaN for the log-sum-exp; None if top tokens were not recorded."""
     if decided["top_token_ids"].null_count:
         return None
     top_token_NXK, top_prob_NXK = (
@@ -113,10 +110,9 @@ def _teacher(decided: pa.Table) -> Divergence | None:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A text under a setting: means over its decided tokens, and what all of them cost.
+    """A text under a configuration: means over its decided tokens, and its total costs.
 
-    `changed` is the chance that any token differs from full depth's, and `drawn` says whether what is read depends on
-    draws.
+    `changed` is the probability that any token differs from full depth's. `drawn` is True if results depend on draws.
     """
 
     share_X: np.ndarray
@@ -128,13 +124,15 @@ class Replayed:
 
 
 def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
-    """Whether what is read at exits is in the full-depth pass: they alter nothing, and no adapter does either."""
+    """Return True if the full-depth pass has all that exits read: no altered KV cache, and no adapter."""
     return not is_adapted and not alters(STATES[setting.state])
 
 
 def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
-    """The settings in groups that one pass over a text serves: those of a rule, whatever its parameter, exit set and
-    gate, if their exits follow from the full-depth pass. Others have a pass of their own each."""
+    """Group the configurations that one pass over a text serves: those of a rule and mode, whatever else differs.
+
+    A configuration whose exits do not follow from the full-depth pass is a group of its own.
+    """
 
     def group(setting: Exit) -> tuple[str, ...]:
         return (setting.state, setting.rule) if follows_from_full_depth(setting, is_adapted) else (setting.key,)
@@ -146,7 +144,7 @@ def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
 
 
 def replay_recorded(settings: Sequence[Exit], transcript: Transcript, layers: Sequence[int]) -> list[Replayed]:
-    """A text under settings of an oracle that follow from the full-depth pass, of which all was recorded."""
+    """Replay a text with oracles that follow from the recorded full-depth pass."""
     teacher = transcript.teacher
     assert teacher is not None
     return [
@@ -156,7 +154,7 @@ def replay_recorded(settings: Sequence[Exit], transcript: Transcript, layers: Se
 
 
 def seen_at_final(setting: Exit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
-    """What an oracle sees of a text, (N, E)."""
+    """Return an oracle's exit scores on a text, (N, E)."""
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
     return ORACLES[setting.rule].evidence(Look.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
 
@@ -164,9 +162,9 @@ def seen_at_final(setting: Exit, teacher: Divergence, layers: Sequence[int]) -> 
 def replay_at_full_depth(
     setting: Exit, transcript: Transcript, evidence_NE: Tensor | None, layers: Sequence[int], pricing: Pricing | None
 ) -> Replayed:
-    """A text under a setting that follows from the full-depth pass and sees this evidence, None if it looks at nothing.
+    """Replay a text with a configuration that follows from the full-depth pass, given its exit scores, if it has any.
 
-    Costs are those of exits drawn with the run's seed, since layers that are deferred depend on all exits of a text.
+    Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
     """
     teacher = transcript.teacher
     assert teacher is not None
@@ -182,9 +180,9 @@ def replay_at_full_depth(
 
 
 def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: Pricing) -> Costs:
-    """What a text costs whose tokens exit there, indices into X, if the rule saw this evidence.
+    """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
 
-    What is run beside what is needed is looking. An oracle, which saves nothing at run time, has no cost of that.
+    `cost_run` minus `cost_needed` is the cost of exit scores; an oracle has no `cost_run`, since it saves nothing.
     """
     layers, prices = pricing.layers, pricing.prices
     layer_X = np.array([*layers, len(prices.layer_L) - 1])
@@ -198,7 +196,7 @@ def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_pr
 def replay_row(
     config: SweepConfig, setting: Exit | Draft, text_of: str, n_tokens: int, means: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A row of `REPLAYS`: the `summary` of a setting on so many tokens of the configuration `text_of`."""
+    """Return a row of `REPLAYS`: a configuration's `summary` on `n_tokens` of the configuration `text_of`."""
     read = {"readout": config.readout, "decide_on": config.decide_on, "model": config.model}
     return {**setting.columns, "text_of": text_of, "tokens": n_tokens, **means, **read}
 
@@ -207,7 +205,7 @@ def summary(
     setting: Exit | Draft, replayed_T: Sequence[Replayed], unit_T: Sequence[str], exitable_layers: Sequence[int],
     n_layers: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Means over prompts or groups of them, seeds averaged first; `unit_T` says which text is of which."""
+    """Return the columns of means over prompts or groups (`unit_T`: each text's), with seeds averaged first."""
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])

@@ -1,6 +1,4 @@
-"""Replaying settings that were never run on the texts of a finished sweep: which, whether that takes the model, and the
-table that ends it.
-"""
+"""The replay study: its configurations, its use of recorded data or of the model, and its closing table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +41,7 @@ from eexit.training.texts import blocks
 TOKENS_PER_PART: Final = 1024
 GATE_THRESHOLDS: Final = "gate_thresholds"
 UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
-# Broken so that the table fits in 80 columns.
+# Broken so that the table fits 80 columns.
 HEADINGS = (
     "layers\nskipped",
     f"{LEVEL:.0%}\ninterval",
@@ -65,9 +63,9 @@ DRAWN = " *: exits left to chance alter the state, so that KL and disagreement a
 
 
 class ReplayStudy(Study):
-    """Settings, as `config` has them, on the texts of the configuration with the key `text_of`.
+    """Replay of configurations on the texts of the configuration `text_of`.
 
-    A unit is a group of settings that are replayed together, and a part replays them on some of the texts.
+    A unit of work is a group of configurations that are replayed together; its parts are ranges of texts.
     """
 
     table = REPLAYS
@@ -81,7 +79,7 @@ class ReplayStudy(Study):
         self._groups, self._results = groups, results
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
-        self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # the first text of each part, and its end
+        self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
         is_recorded = all(transcript.teacher is not None for transcript in transcripts) and all(
             setting.is_oracle and follows_from_full_depth(setting, self._is_adapted) for setting in settings
         )
@@ -91,7 +89,7 @@ class ReplayStudy(Study):
         self.opening = f"replaying {n_settings} on {n_texts} of {text_of}{from_where}"
 
     def load(self, device: str) -> Sequence[str]:
-        """Raises `UsageError` if the model can't be loaded, or does not fit what is asked of it."""
+        """Load the model. Raise `UsageError` if it can't be loaded, or does not fit the configurations."""
         from eexit.studies.replay.with_model import Replayer
 
         self._replayer = Replayer.of_sweep(self.config, device)
@@ -105,7 +103,7 @@ class ReplayStudy(Study):
         ]
 
     def do(self, part: Part) -> Done:
-        """For each of some texts, the result under each setting."""
+        """Return, for each text of the part, the results under all configurations."""
         settings, start, end = part.what
         replayed = [
             self._replayer.replay(settings, transcript)
@@ -138,24 +136,24 @@ def _text(group: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class SettingsToReplay:
-    """The settings to replay: all of these KL factors and rules, in all of these modes and exit sets.
+    """The grid of configurations to replay: all KL factors and rules, in all modes and exit sets.
 
-    With thresholds of a gate, rules that read are replayed behind it, `PERFECT` behind one that always knows.
+    With gate thresholds, rules that read layers are replayed behind the gate; `PERFECT` stands for an ideal gate.
     """
 
     kl_factors: Sequence[float]
     rules: Mapping[str, Sequence[float]]
-    modes: Sequence[str] = ()  # none: those of the sweep
+    modes: Sequence[str] = ()  # empty: the sweep's
     exit_sets: Sequence[str] = (EVERY,)
     gate_thresholds: Sequence[str] = ()
-    replaced: Mapping[str, str] = field(default_factory=dict)  # settings of the sweep, such as decide_on, by name
+    replaced: Mapping[str, str] = field(default_factory=dict)  # the sweep's fields to replace, such as decide_on
 
 
 def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str) -> ReplayStudy:
-    """What to replay. Raises `UsageError` for what can't be replayed.
+    """Return the study. Raise `UsageError` for configurations that can't be replayed.
 
-    Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
-    they need was recorded, and others in the modes of the sweep.
+    Without `modes`, oracles are replayed in modes that keep the full-depth KV cache, where all their inputs are
+    recorded. Other rules are replayed in the modes of the sweep.
     """
     kl_factors, rules, modes = asked.kl_factors, asked.rules, asked.modes
     if not kl_factors and not rules:
@@ -177,7 +175,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
         grid[GATE_THRESHOLDS] = thresholds
     config = _config(stored, grid, sweep.manifest.exitable_layers, asked.replaced)
     n_layers = sweep.n_layers
-    resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
+    resolve_exitable_layers(config, n_layers)  # refuses misfitting parameters
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     exits = [each for each in configurations(config) if isinstance(each, Exit)]
     if PERFECT in asked.gate_thresholds:
@@ -198,7 +196,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
 def _config(
     stored: SweepConfig, grid: Mapping[str, Any], exitable_layers: Sequence[int], replaced: Mapping[str, str]
 ) -> SweepConfig:
-    """The sweep's configuration with another grid: what checks the settings is what checks those of sweeps."""
+    """Return the sweep's configuration with another grid, validated as any sweep's."""
     rules = [ONLINE[name] for name in grid["rules"] if name in ONLINE]
     uses = {
         PROBE: any(rule.probes for rule in rules),
@@ -206,11 +204,11 @@ def _config(
         STATE_MAPS: any(STATES[mode].maps for mode in grid["modes"] if mode in STATES),
     }
     unused = {role: None for role, used in uses.items() if not used}
-    # What was not recorded is found with the model.
+    # The model computes what was not recorded.
     reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "observe": "all"}
     same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "only", "digests")}
     known = {role: digest for role, digest in stored.digests.items() if role not in unused}
-    digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # of other artefacts they are found out
+    digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # else computed anew
     plain = {GATE_THRESHOLDS: SweepConfig.model_fields[GATE_THRESHOLDS].default}
     try:
         config = SweepConfig.model_validate({**same, **plain, **unused, **grid, **reading, **replaced, **digests})
@@ -223,7 +221,7 @@ def _config(
 
 
 def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """A line per setting; `rows` are those of one replay."""
+    """Return a table with a line for each row of one replay."""
     drawn = DRAWN if any(row["drawn"] for row in rows) else ""
     caption = CAPTION.format(
         text_of=rows[0]["text_of"], drawn=drawn, **{name: f"{rows[0][name]:,}" for name in ("prompts", "texts")}
@@ -251,6 +249,6 @@ def _line(row: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    """In percent, which the column's other cells say."""
+    """Format an interval in percent, without the sign."""
     low, high = (None if end is None else 100 * end for end in (low, high))
     return interval(low, high, ".1f")

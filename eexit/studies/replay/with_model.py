@@ -1,7 +1,6 @@
-"""Replaying texts with the model: what rules see on them, and what is read at exits that alter the state.
+"""Replay with the model: exit scores of online rules on given texts, and tokens of exits that alter the KV cache.
 
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, W width of the residual
-stream.
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, W width of a hidden state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from eexit.training.streams import read_all, streams
 
 
 class Replayer:
-    """Replays texts with a model, whose student may be another one."""
+    """Replay of texts with a model, whose early-exit pass may have other weights."""
 
     def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
         self.decoders, self.decoding = decoders, decoding
@@ -47,7 +46,7 @@ class Replayer:
 
     @classmethod
     def of_sweep(cls, config: SweepConfig, device: str = "auto") -> "Replayer":
-        """With the model of a sweep. Raises `UsageError` as `ModelGenerator` does."""
+        """Load the model of a sweep. Raise `UsageError` as `ModelGenerator` does."""
         generator = ModelGenerator(config, device)
         engine = generator.engine
         decoders = Decoders.of(engine.decoder, engine.student)
@@ -55,7 +54,7 @@ class Replayer:
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[Exit], transcript: Transcript) -> list[Replayed]:
-        """A text under each of these settings, which see the same of it, as `recorded.together` groups them."""
+        """Replay a text with configurations that `recorded.together` has grouped."""
         if not follows_from_full_depth(settings[0], not self.decoders.are_one):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)
@@ -66,9 +65,9 @@ class Replayer:
         ]
 
     def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
-        """What the setting's rule sees, NaN where a gate lets it see nothing; None if it looks at nothing.
+        """Return the exit scores, NaN at layers that a gate blocks; None if the rule has no scores.
 
-        Few settings see anything of their own: one pass over a text serves all parameters, exit sets and gates.
+        One pass over a text serves all parameters, exit sets and gates of most rules.
         """
         if setting.rule in ORACLES:
             return seen_at_final(setting, teacher, self.layers)
@@ -81,7 +80,7 @@ class Replayer:
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
     def _seen_by(self, setting: Exit, transcript: Transcript) -> Tensor:
-        """What an online rule sees without a gate; at every exitable layer, where that is the same for all sets."""
+        """Return an online rule's ungated exit scores: at all exitable layers, unless they depend on the exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.compares else ()
         key = (setting.rule, setting.parameter if rule.sees_parameter else None, layers, transcript)
@@ -92,7 +91,7 @@ class Replayer:
         return self._seen[key]
 
     def _chances_of(self, transcript: Transcript) -> Mapping[str, Tensor]:
-        """How likely the gate says each of its rules is to exit, (N, E), by rule."""
+        """Return the gate's predicted exit probabilities, (N, E), by rule."""
         gate = self.decoding.gate
         assert gate
         states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
@@ -103,9 +102,9 @@ class Replayer:
         }
 
     def _as_drawn(self, setting: Exit, transcript: Transcript) -> Replayed:
-        """With exits as the run's seed draws them, and what the student says there.
+        """Replay with exits drawn by the run's seed, and compare the tokens read there with full depth's.
 
-        The exits' distribution is known in full for rules that do not look at the student.
+        The exits' distribution is exact for rules that do not read the early-exit pass.
         """
         scored = self._score(setting, transcript)
         n_exits = len(self.layers) + 1
@@ -118,7 +117,7 @@ class Replayer:
         n_prompt = len(transcript.text.prompt_token_ids)
         costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
         kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()
-        is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
+        is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers with a chance
         changed = float(unlike_N.any())
         return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)
 
@@ -128,12 +127,12 @@ class Replayer:
         return score(self.decoders.teacher, self.decoding, request, text.token_ids, self.decoders.student, u_exit_T)
 
     def _teacher_of(self, transcript: Transcript) -> Divergence:
-        """What the full-depth model says: as recorded, or found now."""
+        """Return the full-depth divergence, as recorded or computed now."""
         if transcript.teacher is not None:
             return transcript.teacher
         states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
         return read_all(self.decoders.teacher, self.decoding, states_NXW)
 
     def _final_of(self, transcript: Transcript) -> Tensor:
-        """The residual streams after the model's final layer, (N, W), kept on the CPU."""
+        """Return the hidden states after the model's final layer, (N, W), on the CPU."""
         return streams(self.decoders.teacher, [transcript.text], (), decided_only=True)[:, -1].cpu()

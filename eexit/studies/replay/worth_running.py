@@ -192,7 +192,7 @@ def settings_worth_running(
 
 
 def is_candidate(row: Row) -> bool:
-    """Return True if a replay is of an online rule in exact state, without a gate, and its costs are known."""
+    """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
     return row["rule"] in ONLINE and not alters(STATES[row["mode"]]) and not row["gate"] and bool(row["cost_run"])
 
 

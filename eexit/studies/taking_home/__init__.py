@@ -1,1 +1,1 @@
-"""Taking a setting of a sweep home: a folder that needs nothing else, and that `eexit.load` makes a callable of."""
+"""Packages: self-contained folders with one setting of a sweep, which `eexit.load` makes callable."""

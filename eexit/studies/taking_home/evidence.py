@@ -1,4 +1,4 @@
-"""What a sweep knows of a setting that is taken home: its guarantee, prompts and savings, and some of its texts."""
+"""A sweep's evidence on a packaged setting: its certificate, prompts and savings, and some of its texts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ from eexit.studies.choosing.study import choices_made
 from eexit.studies.timing.speedups import speedups_of
 from eexit.training.texts import Text, text_of
 
-N_EXAMPLES: Final = 3  # prompts that the folder quotes
+N_EXAMPLES: Final = 3  # prompts in the package
 EXAMPLE_LENGTH: Final = 200  # characters of each
-N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
+N_TEXTS: Final = 4  # that are generated again and compared
 
 
 def chosen_key(sweep: FinishedSweep) -> str:
-    """The setting that the latest choice chose. Raises `UsageError` if none did."""
+    """Return the setting of the latest choice. Raise `UsageError` if it selected none."""
     choices = choices_made(sweep.store)
     if not choices:
         raise UsageError(f"{sweep.name} has no choices: choose with jobs/choose.py, or give --configuration KEY")
@@ -43,7 +43,7 @@ def chosen_key(sweep: FinishedSweep) -> str:
 
 
 def certificate_of(store: Store, key: str) -> Certificate | None:
-    """What the latest choice that certified this setting says of it; None if none did."""
+    """Return the setting's latest certificate; None without any."""
     for row in reversed(choices_made(store)):
         for tested in row["tested"]:
             if tested["configuration"] == key and tested["certified"]:
@@ -62,7 +62,7 @@ def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certifica
 
 
 def drawn(config: SweepConfig) -> Drawn:
-    """The sweep's prompts, and how texts were made from them."""
+    """Return the sweep's prompts and sampling."""
     how = {name: getattr(config, name) for name in Drawn.model_fields.keys() & SweepConfig.model_fields.keys()}
     examples = [prompt.prompt[:EXAMPLE_LENGTH] for prompt in config.prompts[:N_EXAMPLES]]
     return Drawn(
@@ -74,7 +74,7 @@ def drawn(config: SweepConfig) -> Drawn:
 
 
 def timed(store: Store, key: str) -> list[TimedAt]:
-    """What it saved in time on the machine where it was timed last."""
+    """Return the setting's time savings, as last measured."""
     rows = TIMINGS.rows(store)
     beside_generate = {each.batch: each.speedup for each in speedups_of(rows, key, GENERATE)}
     return [
@@ -93,13 +93,13 @@ def timed(store: Store, key: str) -> list[TimedAt]:
 
 
 def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
-    """The share of full depth's multiply-adds that its runs saved."""
+    """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
     costs = {"theoretical": "cost_needed", "run": "cost_run"}
     return {name: sweep.saved(key, cost) for name, cost in costs.items()}
 
 
 def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[Text]:
-    """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
+    """Return a few texts of a setting with this seed. Raise `UsageError` if there is none."""
     columns = ["prompt_id", "status", "configuration", "seed", "prompt_token_ids"]
     is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
     runs = runs_with_tokens(sweep.store, columns, is_asked, ["token_id"])

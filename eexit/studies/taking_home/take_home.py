@@ -1,7 +1,7 @@
-"""Taking a setting home: `take_home`, which `jobs/take_home.py` uses. Needs no Ray.
+"""Packaging a setting: `take_home`, for `jobs/take_home.py`. Needs no Ray.
 
-The folder is made beside its place and renamed at the end, so that half a setting never stands there. Beside the
-setting, it has a README for whoever gets it and, if it has a name on the Hub, the files of a repository there.
+The package is built in a scratch folder and renamed at the end, so that `out` never has half of one. It includes a
+README and, if it has a name on the Hub, the files of a repository there.
 """
 
 import shutil
@@ -61,19 +61,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The flags of `jobs/take_home.py`. Without a key, it is what the latest choice chose."""
+    """The flags of `jobs/take_home.py`; without a key, the latest choice's setting is packaged."""
 
     results: str
     out: str
     key: str | None = None
-    hub: str | None = None  # a repository's name
-    dtypes: Sequence[str] = ()  # further precisions to measure the setting in
+    hub: str | None = None  # repository name
+    dtypes: Sequence[str] = ()  # further precisions to measure
     device: str = "auto"
-    trusts_code: bool = False  # lets the Python code that the model brings be run
+    trusts_code: bool = False  # runs the model's Python code
 
 
 def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
-    """Write the setting's folder. Raises `UsageError` for what can't be taken home."""
+    """Write the setting's package. Raise `UsageError` if the setting can't be packaged."""
     out = _free_place(wanted.out)
     if wanted.hub is not None:
         _refuse_hub(wanted.hub)
@@ -100,7 +100,7 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
 
 
 class _Taking:
-    """One setting on its way into one folder."""
+    """Builder of one setting's package in one folder."""
 
     def __init__(self, sweep: FinishedSweep, config: SweepConfig, configuration: Configuration, folder: Path):
         self._sweep, self._folder, self._configuration = sweep, folder, configuration
@@ -110,7 +110,7 @@ class _Taking:
         self._of_sweep = config
 
     def take(self, texts: Sequence[Text], wanted: Wanted, say: Say) -> Taken:
-        """What is written, once the model that is loaded in each precision wrote the sweep's texts again."""
+        """Return the package's content, after the model has generated the sweep's texts again in each precision."""
         taken = self._unmeasured()
         for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
             taken = self._measured(taken, dtype, texts, wanted, say)
@@ -141,7 +141,7 @@ class _Taking:
         )
 
     def _measured(self, taken: Taken, dtype: str, texts: Sequence[Text], wanted: Wanted, say: Say) -> Taken:
-        """The setting with one precision more, in which some texts of the sweep are generated again."""
+        """Return the content with one more precision, in which some texts of the sweep are generated again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), precision(model), model.device.type
         unknown = Equivalence(device=device, weights=weights, runs=len(texts), identical=0)
@@ -164,7 +164,7 @@ class _Taking:
         return taken.model_copy(update={"model": of_model.model_copy(update={"measured": held})})
 
     def _keep_screen(self, model: PreTrainedModel, taken: Taken) -> None:
-        """Copy what a screen was fitted with: another machine would not make quite the same."""
+        """Copy the second moment that a screen was fitted with: another machine would compute slightly other values."""
         if not self._of_sweep.screen:
             return
         adapter = locations_of(taken.config).get("adapter")
@@ -173,7 +173,7 @@ class _Taking:
 
 
 def _free_place(out: str) -> Path:
-    """The folder, which must not be there, or be empty. Raises `UsageError`."""
+    """Return the folder's path. Raise `UsageError` unless it is missing or empty."""
     if "://" in out:
         raise UsageError(f"--out {shown(out)} is a URI: give a local folder")
     path = Path(out).expanduser()
@@ -186,7 +186,7 @@ def _free_place(out: str) -> Path:
 
 
 def _refuse_hub(name: str) -> None:
-    """Raises `UsageError` for what is no repository's name, which code is written with."""
+    """Raise `UsageError` for an invalid repository name, since the name is written into code."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -194,7 +194,7 @@ def _refuse_hub(name: str) -> None:
 
 
 def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
-    """The sweep's configuration with this key. Raises `UsageError` for one that can't be taken home."""
+    """Return the sweep's configuration with this key. Raise `UsageError` if it can't be packaged."""
     planned = {str(each["key"]): each for each in sweep.manifest.configurations}
     refuse_unknown([key], list(planned), sweep.name)
     match configuration := configuration_of(planned[key]):
@@ -214,7 +214,7 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
 
 
 def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Copies the artefacts of a sweep into the folder; their new places by role. Raises `UsageError`."""
+    """Copy the sweep's artefacts into the folder, and return their new paths by role. Raise `UsageError`."""
     places: dict[str, str] = {}
     for role, location in locations_of(config).items():
         name, card = f"{ARTEFACTS}/{role}", read_card(location, role)
@@ -228,8 +228,8 @@ def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], config: SweepConfig) -> int:
-    """How many of these texts the setting writes again, in one batch that is padded on the left."""
-    prompts = [*dict.fromkeys(text.prompt_token_ids for text in texts)]  # a second row of a prompt has another seed
+    """Return how many of the texts the setting generates identically, in one batch that is padded on the left."""
+    prompts = [*dict.fromkeys(text.prompt_token_ids for text in texts)]  # a repeated prompt would get another seed
     width, pad = max(map(len, prompts)), 0
     rows = [[*[pad] * (width - len(ids)), *ids] for ids in prompts]
     masks = [[*[0] * (width - len(ids)), *[1] * len(ids)] for ids in prompts]
@@ -245,12 +245,12 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], 
         return_dict_in_generate=True,
         pad_token_id=pad,
         eos_token_id=setting.taken.eos_token_ids or None,
-        repetition_penalty=1.0,  # whatever the model's own configuration of generation says
+        repetition_penalty=1.0,  # in place of the model's generation_config
         **sampling,
     )
     made = [row[width:][exits >= 0].tolist() for row, exits in zip(output.sequences, output.exit_layers, strict=True)]
     texts_by_prompt = dict(zip(prompts, map(tuple, made), strict=True))
-    # A text may have ended at a limit of its prompt's own.
+    # A text may have ended at its prompt's own limit.
     return sum(texts_by_prompt[text.prompt_token_ids][: len(text.token_ids)] == text.token_ids for text in texts)
 
 
@@ -278,7 +278,7 @@ def generate(model, **arguments):
 
 
 def readme(taken: Taken, out: str) -> dict[str, str]:
-    """The README, by its name."""
+    """Return the README by its file name."""
     model = taken.model
     facts = "\n".join(f"- {line}" for line in described(taken).splitlines())
     loading, made = _loading(taken), with_versions(taken.versions)
@@ -302,7 +302,7 @@ is used first, and any other model is refused. It stays as it was. Made {taken.m
 
 
 def _loading(taken: Taken) -> str:
-    """The lines of Python that load the model."""
+    """Return Python lines that load the model."""
     model, dtype = taken.model, next(iter(taken.model.measured))
     quantize = taken.config.get("quantize")
     if quantize or model.name == DEFAULT_MODEL or model.name.lower().endswith(".gguf"):
@@ -319,7 +319,7 @@ def _loading(taken: Taken) -> str:
 
 
 def hub_files(hub: str | None) -> dict[str, str]:
-    """The files that make the folder a repository of `custom_generate`, by name; none without a repository's name."""
+    """Return a `custom_generate` repository's files by name; none without a repository name."""
     if hub is None:
         return {}
     return {"custom_generate/generate.py": GENERATE.format(hub=hub), "custom_generate/requirements.txt": "eexit\n"}

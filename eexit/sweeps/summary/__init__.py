@@ -1,3 +1,1 @@
-"""What is told of a sweep's results without a report: its closing table, where its tokens become certain, and its first
-texts, coloured by exit layer.
-"""
+"""Summaries of a sweep's results without a report: closing table, certainty by depth, and the first texts in colour."""

@@ -1,19 +1,19 @@
-"""At which depth tokens become certain, by kind of prompt: what each layer says of the texts of `normal`.
+"""Depth at which tokens become certain, by kind of prompt: predictions of each layer on the texts of `normal`.
 
-A token is sure at a layer whose highest probability is at least a threshold, which is what rule `confidence` asks of a
-layer. It is confirmed where the likeliest token there is also the final layer's. A layer can be sure long before it
-predicts what the final layer predicts: a token that exits where it is sure for the first time is contradicted if the
-final layer's likeliest token is another. And a token that is confirmed at a layer can be taken back by a deeper one.
-Where the final layer itself is not sure, no layer can be confirmed: the first layers are of the other tokens.
+A token is sure at a layer whose highest probability reaches a threshold, which is the criterion of rule `confidence`.
+It is confirmed where the layer's likeliest token is also the final layer's. A layer can be sure long before it predicts
+the final layer's token. A token that exits at the first sure layer is contradicted if the final layer's likeliest token
+is another. A token that is confirmed at a layer can be taken back by a deeper layer. Where the final layer itself is
+not sure, no layer can be confirmed: first layers cover only the other tokens.
 
-Prompts are counted, never tokens: a prompt has the mean of its runs, and a run that of its decided tokens.
+Prompts are counted, never tokens: a prompt has the mean of its runs, and a run the mean of its decided tokens.
 
-Shapes: C thresholds, R runs, P prompts, D decided tokens, X layers (the exitable ones, then the final one), M
-measures.
+Shapes: C thresholds, R runs, P prompts, D decided tokens, X exitable layers and the final one, M measures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -21,14 +21,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.errors import UsageError
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
 from eexit.quality.intervals import of_median
 from eexit.results.landed import nested_array
 
-SURE: Final = 0.9  # the threshold, unless the caller says otherwise
+SURE: Final = 0.9  # default threshold
 ALL: Final = "all prompts"  # the first kind of the table
 MEASURES: Final = {"sure": "first_sure", "confirmed": "first_confirmed"}  # the columns of each
-SHARES: Final = ("sure", "confirmed", "exits", "contradicted", "early", "taken_back")  # counted of decided tokens
+SHARES: Final = ("sure", "confirmed", "exits", "contradicted", "early", "taken_back")  # of decided tokens
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 
 
@@ -40,26 +41,25 @@ def certainty(
     unit_of: Mapping[str, str],
     thresholds: Sequence[float] = (SURE,),
 ) -> pd.DataFrame:
-    """A row for each threshold, kind of prompt, all prompts first, and X layer; no row if nothing was recorded.
+    """Return a row for each threshold, kind of prompt, all prompts first, and layer; no row if nothing was recorded.
 
-    `tokens` have `run_id` and `OF_TOKENS`; those of runs in `prompt_of` (run id → prompt id) count. `layers` are the
-    exitable ones and the final one. `kind_of` and `unit_of` (prompt id → name) say what kind a prompt is, if any, and
-    as what it counts (`eexit.plan.splits`).
+    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `prompt_of` (run id → prompt id) count. `layers` are the
+    exitable layers and the final one. `kind_of` and `unit_of` map prompt ids to kinds, if any, and to sampling units
+    (`eexit.plan.splits`). Raise `ValueError` for a threshold outside (0, 1].
 
-    Columns: `threshold`; `kind`; `layer`, 0-based; `sure` and `confirmed`, the shares of decided tokens that are so at
-    this layer; `contradicted`, of the tokens that are sure for the first time at this exitable layer, those of which
-    the final layer's likeliest token is another; and, the same in all rows of a kind, `exits_contradicted`, that share
-    over all exitable layers; `taken_back`, of the tokens that are confirmed at an exitable layer, those that are not at
-    some deeper one; `first_sure` and `first_confirmed`, the first layer at which a token is whose final layer is sure
-    (that is the share `sure` of the last row), as the median over prompts of the medians over tokens. A median of an
-    even number is the lower one of the two in the middle, so that it is a layer; NaN without such a token. Each has the
-    ends of its 95 % interval over prompts and their number beside it (`_low`, `_high`, `_n`).
-
-    Raises `ValueError` for a threshold that is not in (0, 1].
+    Columns, each share and first layer with its 95 % interval over prompts and their number (`_low`, `_high`, `_n`):
+        threshold, kind, layer: `layer` is 0-based.
+        sure, confirmed: shares of decided tokens that are so at this layer.
+        contradicted: share of contradicted tokens among tokens that are first sure at this exitable layer.
+        exits_contradicted: that share over all exitable layers; like the following columns, the same for a whole kind.
+        taken_back: share of tokens not confirmed at some deeper layer, among tokens confirmed at an exitable layer.
+        first_sure, first_confirmed: first such layer of tokens whose final layer is sure (share `sure` of the last
+            row). It is the median over prompts of the medians over tokens; NaN without such a token. A median of an
+            even number is the lower of the two in the middle, so that it is a layer.
     """
     for threshold in thresholds:
-        if not 0 < threshold <= 1:
-            raise ValueError(f"sure must be a probability above 0, such as {SURE}, got {threshold}")
+        if not isinstance(threshold, Real) or not 0 < threshold <= 1:
+            raise UsageError(f"sure must be a probability above 0, such as {SURE}, got {threshold!r}")
     counts = _counts(tokens, list(prompt_of), len(layers), thresholds)
     known_R = counts.n_R > 0
     prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]
@@ -81,9 +81,11 @@ def certainty(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Decided tokens of each run, (R,); by threshold and layer, (C, R, X), those that are `sure`, `confirmed`, exits
-    where they are sure for the first time before the final layer, and of these the contradicted ones; (C, R, 1), those
-    that are confirmed early, and of these the ones that are taken back; (C, R, M, X), those that are first so there.
+    """Counts of decided tokens: `n_R` of all tokens, the others by threshold.
+
+    (C, R, X): tokens that are `sure` or `confirmed`, early `exits` at the first sure layer, and `contradicted` exits.
+    (C, R, 1): tokens confirmed `early`, and among them tokens `taken_back`. (C, R, M, X): tokens that are first so at a
+    layer.
     """
 
     n_R: np.ndarray
@@ -103,11 +105,11 @@ class _Counts:
         return cls(n_R=np.zeros(n_runs), first_CRMX=first_CRMX, **by_layer, **of_tokens)
 
     def add(self, at: int, run_D: np.ndarray, sure_DX: np.ndarray, is_final_DX: np.ndarray) -> None:
-        """Add tokens by whether layers are sure, and of the final layer's likeliest token, at a threshold's place."""
+        """Add tokens at a threshold's index: where layers are sure, and where they predict the final layer's token."""
         confirmed_DX, rank_X = sure_DX & is_final_DX, np.arange(sure_DX.shape[1])
         exits_DX = (rank_X == sure_DX.argmax(1)[:, None]) & sure_DX & (rank_X < rank_X[-1])
         early_D = confirmed_DX[:, :-1].any(1)
-        deeper_D = len(rank_X) - confirmed_DX.argmax(1)  # layers from the first that confirms it on
+        deeper_D = len(rank_X) - confirmed_DX.argmax(1)  # layers from the first that confirms the token
         for counted, is_so in (
             (self.sure, sure_DX),
             (self.confirmed, confirmed_DX),
@@ -139,7 +141,7 @@ def _counts(
 
 
 def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
-    """Return the lower median of layers that come so often, (C, R, M); NaN where none does."""
+    """Return the lower median of layers with these counts, (C, R, M); NaN where all are 0."""
     below_CRMX, n_CRM = count_CRMX.cumsum(-1), count_CRMX.sum(-1)
     rank_CRM = (below_CRMX > ((n_CRM - 1) // 2)[..., None]).argmax(-1)
     median_CRM: np.ndarray = np.where(n_CRM > 0, layer_X[rank_CRM], np.nan)
@@ -169,7 +171,7 @@ def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np
 
 
 def _median_layer(median_R: np.ndarray, unit_R: np.ndarray) -> Estimate:
-    """Return the lower median over prompts of the lower medians over their runs: a layer, as are its ends."""
+    """Return the lower median over prompts of the lower medians over their runs. It is a layer, as are its ends."""
     known_R = ~np.isnan(median_R)
     of_units = [_lower_median(median_R[known_R & (unit_R == unit)]) for unit in np.unique(unit_R[known_R])]
     if not of_units:

@@ -1,4 +1,4 @@
-"""The tables that are printed at the end of a sweep: one line per configuration."""
+"""The tables that are printed at the end of a sweep, with one line per configuration."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -37,41 +37,41 @@ COLUMNS = [
     *("exit_rate", "exits_on_normal", "contradicted_on_normal", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
-# The report's words, which are broken where the table has no room in 80 columns.
+# The report's words, hyphenated where the table exceeds 80 columns.
 HEADINGS = tuple(
     heading.replace("|", SOFT_HYPHEN)
     for heading in ("layers\nskipped", "dis|agree|ment", "one\nloop", "per|plex|ity", "same\nas\nnormal\nuntil")
 )
 CAPTION = (
-    "Means over runs; layers skipped are no saving. Disagreement: tokens unlike full depth's on the same text. One "
-    "loop: share of the text in its longest loop. Same as normal until: tokens before the first that differs."
+    "Means over runs, each as if decoded alone; layers skipped are no saving. Disagreement: tokens unlike full depth's "
+    "on that text. One loop: share in its longest loop. Same as normal until: tokens before they differ."
 )
-# Of a sweep with several seeds.
+# For a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
     " Different: runs without repeats, over which means are. Where tokens are greedy and exits are not left to chance, "
     "all seeds have the same run."
 )
-# Of a sweep whose prompts bring answers.
+# For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
 ANSWERS_CAPTION = (
     " Correct: runs whose answer is right, of those whose prompt says what is. Cut: those of them whose text ended at "
     "max_new_tokens."
 )
-# Of a sweep whose texts have chains of thought, and answers.
+# For a sweep whose texts have chains of thought, and whose prompts have answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
 TAKEN_CAPTION = (
     " Cost per right: multiply-adds of all runs over right answers, as a multiple of those of normal; with the 95 % "
     "interval over prompts, as that of tokens per right."
 )
-# Of a sweep that asks full depth nothing.
+# For a sweep without full-depth observations.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
-# Of a sweep with rules that look through a screen.
+# For a sweep with rules that use a screen.
 SCREENED_CAPTION = (
     " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
     "likeliest to the whole head."
 )
-# Of a sweep with drafts: what the report says of them, too.
+# For a sweep with drafts; the report uses the same words.
 DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
 DRAFTS_CAPTION = (
     " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
@@ -79,7 +79,7 @@ DRAFTS_CAPTION = (
     "it."
 )
 
-# Beside it, where prompts are of several kinds, but not so many that the table is too wide.
+# A second table, where prompts are of several kinds, but not of so many that it is too wide.
 MOST_KINDS = 8
 KINDS_CAPTION = "By kind of prompt: {what}. --json FILE has more of it, with intervals."
 
@@ -91,11 +91,11 @@ def closing_table(
     prompts: Sequence[Mapping[str, Any]] = (),
     precision: str = "",
 ) -> ResultTable:
-    """Means over the different runs of each configuration; agreement is with the prompt's normal run.
+    """Return the table of means over different runs of each configuration; agreement is with the prompt's normal run.
 
-    Of configurations that are `same_for_every_seed`, by their keys, a prompt's runs count once. What a right answer
-    takes is told where `prompts`, as `sweep.json` has them, were answered after a chain of thought. `precision` is what
-    the model computed in.
+    In configurations with keys in `same_for_every_seed`, a prompt's runs count once. Costs of a right answer are
+    included where `prompts`, as in `sweep.json`, were answered after a chain of thought. `precision` is that of the
+    model.
     """
     generations = read_columns(store, list(dict.fromkeys([*COLUMNS, *OF_RIGHT])))
     has_answers = generations["correct"].null_count < len(generations)
@@ -106,7 +106,7 @@ def closing_table(
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
     of_right = per_right(generations, units(prompts)) if prompts else {}
-    # What is free to decide stands beside what was run where some of that is not known, as of oracles.
+    # The cost with free decisions is shown where the cost of what was run is unknown, as for oracles.
     lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in of_right.values())
     taken = [name for name in TAKEN if name != COST_NEEDED or lacks] if of_right else []
     captions = {
@@ -140,7 +140,7 @@ def closing_table(
 def _contradicted(
     store: Store, configurations: Sequence[Configuration], done: Sequence[pa.Table], unit_of: Mapping[str, str]
 ) -> dict[Configuration, Contradicted]:
-    """Return the early exits on the text of `normal` that are contradicted, of each configuration that has any."""
+    """Return the early exits on the text of `normal` that the final layer contradicts, by configuration."""
 
     def units_of(runs: pa.Table) -> list[str]:
         return [unit_of.get(prompt_id, prompt_id) for prompt_id in runs["prompt_id"].to_pylist()]
@@ -169,7 +169,7 @@ def _contradicted(
 def kinds_table(
     store: Store, configurations: Sequence[Configuration], prompts: Sequence[Mapping[str, Any]]
 ) -> ResultTable | None:
-    """Right answers of each configuration by kind of prompt, or disagreement where no prompt has an answer."""
+    """Return correct answers by configuration and kind, else disagreement; None for one kind or too many."""
     kind_of = kinds(prompts)
     if not 1 < len({*kind_of.values()}) <= MOST_KINDS:
         return None
@@ -205,12 +205,12 @@ def _means(done: pa.Table, has_answers: bool) -> list[str]:
         percent(pc.mean(loop_share).as_py()),
         written(mean_of("perplexity", done), ".4g"),
         written(mean_of("tokens_until_difference", done), ".1f"),
-        *([percent(mean_of("correct", done)), percent(cut_share(done))] if has_answers else []),
+        *([percent(mean_of("correct", done)), percent(cut_share(done), 0)] if has_answers else []),
     ]
 
 
 def _of_drafts(done: pa.Table) -> list[str]:
-    """Ratios of sums over runs: acceptance, and the expected speed-up, for which a run counts by its serial cost."""
+    """Return ratios of sums over runs: acceptance, and expected speed-up, weighted by a run's serial cost."""
     accepted, drafted = (pc.sum(done[name]).as_py() for name in ("accepted", "drafted"))
     decided = pc.multiply(done["passes"], done["tokens_per_pass"])
     n_decided, serial = (pc.sum(it).as_py() for it in (decided, pc.divide(decided, done["expected_speedup"])))

@@ -1,4 +1,4 @@
-"""Texts whose tokens are coloured by the layer that they left after, and a result table, as HTML for a notebook."""
+"""Texts with tokens coloured by exit layer, and a result table, as HTML for a notebook."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -10,7 +10,7 @@ import pyarrow as pa
 from eexit.output.palette import exit_colours, ink_on
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 
-MOST_PROMPTS: Final = 3  # whose texts are shown
+MOST_PROMPTS: Final = 3  # prompts whose texts are shown
 CELL: Final = "padding: 2px 8px; vertical-align: top"
 LEFT: Final = f"{CELL}; text-align: left; white-space: pre-wrap"
 
@@ -18,10 +18,10 @@ LEFT: Final = f"{CELL}; text-align: left; white-space: pre-wrap"
 def texts_as_html(
     prompts: Sequence[Mapping[str, Any]], runs: Iterable[tuple[Mapping[str, Any], pa.Table]], layers: Sequence[int]
 ) -> str:
-    """The first prompts, and under each the texts of its runs by configuration, coloured; then what colours mean.
+    """Return the first prompts, each with the coloured texts of its runs by configuration, and a legend.
 
-    `runs` are rows of `generations` with their tokens' `token` and `exit_layer`; `layers` are those where tokens can
-    exit, the final one last, which has no colour.
+    `runs` are rows of `generations` with columns `token` and `exit_layer` of their tokens. `layers` are the exitable
+    layers and the final one, which has no colour.
     """
     colours = dict(zip(layers[:-1], exit_colours(len(layers)), strict=False))
     rows: dict[str, list[str]] = {}
@@ -39,7 +39,7 @@ def texts_as_html(
 
 
 def table_as_html(table: ResultTable) -> str:
-    """A result table, with its caption under it."""
+    """Return a result table with its caption below."""
     styles = [f"{CELL}; text-align: {column.justify}" for column in table.columns]
     heads = [str(column.header).replace(SOFT_HYPHEN, "").replace("-\n", "-") for column in table.columns]
     rows = zip(*([*map(str, column.cells)] for column in table.columns), strict=True)
@@ -54,7 +54,7 @@ def _cell(kind: str, text: str, style: str) -> str:
 
 
 def _coloured(tokens: pa.Table, colours: Mapping[int, str]) -> str:
-    """Tokens in order, each with its layer to be seen under the pointer."""
+    """Return the tokens in order, each with its exit layer as a tooltip."""
     spans = []
     for token, layer in zip(tokens["token"].to_pylist(), tokens["exit_layer"].to_pylist(), strict=True):
         style = f' style="{_ink(colours[layer])}"' if layer in colours else ""

@@ -1,9 +1,9 @@
-"""Early exits that the final layer contradicts, of each online rule, on the text of `normal`.
+"""Early exits that the final layer contradicts, for each online rule, on the text of `normal`.
 
-Where what a rule reads was recorded of the tokens of `normal`, its exits follow for all decided tokens of these texts.
-Of other rules, those exits are known that a run made while its text was still that of `normal`.
+If the input of a rule was recorded for the tokens of `normal`, its exits follow for all decided tokens of these texts.
+For other rules, only exits that a run made while its text equalled that of `normal` are known.
 
-Shapes: D decided tokens, X layers (the exitable ones, then the final one), K top tokens, R runs.
+Shapes: D decided tokens, X exitable layers and the final one, K top tokens, R runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from eexit.results.landed import nested_array
 
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 MOST_NAMED: Final = 3
-MOSTLY: Final = 0.5  # of early exits; above it, a rule is sure mostly where the final layer predicts another token
+MOSTLY: Final = 0.5  # share of early exits; above it, a rule mostly exits where the final layer predicts another token
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Contradicted:
 
     @classmethod
     def of_runs(cls, contradicted_R: np.ndarray, exits_R: np.ndarray, unit_R: Sequence[Any]) -> "Contradicted":
-        """Σ contradicted / Σ exits over prompts, seeds averaged first; NaN where a run knows nothing of it."""
+        """Return Σ contradicted / Σ exits over prompts, seeds averaged first; NaN marks runs with unknown exits."""
         of_units = means_of_groups(np.stack([contradicted_R, exits_R], axis=1).astype(float), unit_R)
         (share,) = estimate_ratios(of_units[:, :1], of_units[:, 1:], ValueKind.SHARE)
         return cls(share, int(np.nansum(exits_R)))
@@ -46,9 +46,9 @@ def on_normal(
     layers: Sequence[int],
     configurations: Sequence[Configuration],
 ) -> dict[str, Contradicted]:
-    """Return what follows for all decided tokens of `normal`, by key; nothing of rules that read what isn't recorded.
+    """Return contradicted exits over all decided tokens of `normal`, by key, for rules whose input was recorded.
 
-    `tokens` have `run_id` and `OF_TOKENS`; those of runs in `unit_of_run` count. `layers` end with the final one.
+    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `unit_of_run` count. `layers` end with the final one.
     """
     known = [each for each in configurations if isinstance(each, Exit) and _reads_distribution(each)]
     ids = pa.array([*unit_of_run], pa.string())
@@ -72,16 +72,16 @@ def on_normal(
 
 
 def _reads_distribution(configuration: Exit) -> bool:
-    """True if its exits follow from a layer's distribution alone: by a rule of ours, a threshold and no gate."""
+    """Return True if exits follow from a layer's distribution alone: a built-in rule with a threshold, and no gate."""
     rule = ONLINE.get(configuration.rule)
     its_own = rule is not None and rule.needs == DISTRIBUTION and rule.source is None and not rule.gives_chance
     return its_own and not configuration.gate and isinstance(configuration.parameter, float)
 
 
 def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
-    """Return where tokens exit before the final layer, (D, X − 1); None if the rule reads more than top probabilities.
+    """Return where tokens exit before the final layer, (D, X − 1); None if the rule needs more than top probabilities.
 
-    Rules use what arrays and tensors share.
+    Rules use only operations that arrays and tensors share.
     """
     rule, threshold = ONLINE[configuration.rule], configuration.parameter
     assert isinstance(threshold, float)
@@ -98,14 +98,14 @@ def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) ->
 
 
 def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:
-    """Return a warning that names the settings of online rules most of whose early exits are contradicted; or "".
+    """Return a warning that names the settings of online rules whose early exits are mostly contradicted, or "".
 
-    The worst settings come first, at most `MOST_NAMED`, each with the interval of its share and its exits.
+    The highest shares come first, at most `MOST_NAMED`, each with its interval and its number of exits.
     """
     worst = {
         of.key: each
         for of, each in found.items()
-        if isinstance(of, Exit) and of.is_online and each.share.mean > MOSTLY  # no NaN is
+        if isinstance(of, Exit) and of.is_online and each.share.mean > MOSTLY  # False for NaN
     }
     worst_first = sorted(worst.items(), key=lambda pair: -pair[1].share.mean)
     named = ", ".join(some([f"{key} ({_words(each)})" for key, each in worst_first], MOST_NAMED))

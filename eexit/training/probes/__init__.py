@@ -1,1 +1,1 @@
-"""Probes that predict a layer's KL from its residual stream, and their calibration."""
+"""Trainers of probes and gates, which are linear in a layer's hidden state, and their calibration."""

@@ -1,13 +1,14 @@
-"""Calibration of probes: the chances to stop that follow from what they predict are made true on average.
+"""Calibration of probes and gates: it makes their predicted exit probabilities right on average.
 
-A probe is fitted to log KL. Where it is unsure, KLs lie far above and far below what it predicts, and the chance to
-stop at the predicted KL is not the mean of the chances at those. With x = log KL + log k, the chance 2·sigmoid(−exp(x))
-falls from 1 to 0 within a few nats of x; a mean of such curves, some further right and some further left, falls more
-slowly. So x is replaced by scale · log KL + slope · log k + shift: three numbers per layer, somewhat as Platt (1999)
-did for the outputs of classifiers. They are fitted on texts that the probe has not learned from, so that they also mend
-a probe that has learned its texts by heart.
+A probe is fitted to log KL. True KLs scatter around an uncertain prediction, and the exit probability at the predicted
+KL is not the mean of the probabilities at the true KLs. With x = log KL + log k, the exit probability
+2·sigmoid(−exp(x)) falls from 1 to 0 within a few nats of x. A mean of such curves with different shifts falls more
+slowly.
 
-Shapes: N tokens, K KL factors.
+So x is replaced by scale · log KL + slope · log k + shift: three numbers per layer, similar to Platt (1999) for
+classifier outputs. They are fitted on validation texts, and so also correct overfitting to the training texts.
+
+Shapes: N tokens, K KL factors, R rules.
 """
 
 from collections.abc import Callable
@@ -23,33 +24,33 @@ from eexit.method.probes import LOG_KL_RANGE, LayerProbe
 from eexit.training.setup import KL_FACTORS
 
 MOST_STEPS: Final = 100
-LEAST_STD: Final = 1e-12  # of predictions, which may all be the same
-PENALTY: Final = 1e-4  # of the squared distance from changing nothing: it matters only where any numbers would do
+LEAST_STD: Final = 1e-12  # of predictions, which may be constant
+PENALTY: Final = 1e-4  # on the squared distance from no calibration, or for gates from 0; small beside any data
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to replace a layer's log KL + log k by: scale · log KL + slope · log k + shift, both factors ≥ 0."""
+    """The calibrated log KL + log k of a layer: scale · log KL + slope · log k + shift, with scale and slope ≥ 0."""
 
     scale: float
     slope: float
     shift: float  # nats
 
     def of(self, probe: LayerProbe) -> LayerProbe:
-        """A probe that was not calibrated, with this calibration."""
+        """Return an uncalibrated probe with this calibration."""
         return probe.calibrated(self.scale, self.shift, self.slope - 1)
 
 
 def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
-    """The calibration with the least loss for these predictions.
+    """Return the calibration with the least loss for predicted log KLs and true KLs in nats.
 
-    The loss is the KL divergence of the predicted from the true chance to stop, the mean over tokens and KL factors. Of
-    predictions that tell tokens apart equally well, it is least for those whose chances are true on average.
+    The loss is the KL divergence of the predicted from the true exit probability, averaged over tokens and KL factors.
+    Among predictions that separate tokens equally well, it is least for those that are right on average.
     """
     seen_N1, true_N1 = log_kl_N.cpu().double()[:, None], true_kl_N.cpu().double().log()[:, None]
     log_k_K = torch.tensor(KL_FACTORS, dtype=torch.float64).log()
     mean = seen_N1.mean()
-    start = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)  # the roots of scale and slope, the shift at the mean
+    start = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)  # roots of scale and slope; shift at the mean
 
     def loss(found: Tensor) -> Tensor:
         seen_NK = (seen_N1 - mean) * found[0].square() + mean + found[1].square() * log_k_K + found[2]
@@ -61,10 +62,7 @@ def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
 
 
 def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift, both (R,), that make log-odds of what was predicted for rules' chances to exit.
-
-    Logistic regression (Platt 1999), of each rule by itself.
-    """
+    """Return each rule's scale and shift, (R,), from predictions to log-odds of its exit, by logistic regression."""
     mean_R, std_R = seen_NR.mean(0), seen_NR.std(0).clamp_min(LEAST_STD)
     z_NR, stop_NR = (seen_NR - mean_R) / std_R, stop_NR.double()
 
@@ -92,7 +90,7 @@ def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
-    """From log KL + log k; in log space, where a chance of nearly 0 or 1 keeps its digits."""
+    """Return the loss of `calibrate` from log KL + log k; log space keeps the digits of probabilities near 0 or 1."""
     seen_NK, true_NK = (log_kl_NK.clamp(*LOG_KL_RANGE).exp() for log_kl_NK in (seen_NK, true_NK))
     stop_NK, go_NK = 2 * (-true_NK).sigmoid(), (true_NK / 2).tanh()
     own_NK = torch.xlogy(stop_NK, stop_NK) + torch.xlogy(go_NK, go_NK)

@@ -1,9 +1,9 @@
-"""`gate`: how likely rules are to exit at a layer, linear in the layer's residual stream.
+"""`gate`: the probability that a rule exits at a layer, predicted linearly from the layer's hidden state.
 
-One pass over the texts reads every layer, and keeps the sums of a ridge regression of the rules' chances to exit. On
-the training texts that choose, what it predicts becomes a chance by logistic regression (Platt 1999).
+One pass over the texts reads every layer and accumulates a ridge regression of the rules' exit probabilities. Logistic
+regression on the validation texts (Platt 1999) turns the predictions into probabilities.
 
-Shapes: N tokens, E exitable layers, R rules, J = W + 1 with a constant 1 in front, W width of the residual stream.
+Shapes: N tokens, E exitable layers, R rules, W width of a hidden state, J = W + 1 with a constant 1 in front.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +23,11 @@ from eexit.training.setup import Setup, rule_and_parameter
 from eexit.training.streams import BLOCK_TOKENS, decided_streams, streams
 from eexit.training.texts import Text, blocks
 
-THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the card's table
+THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # in the card's table
 
 
 class GateTrainer:
-    """Trains the gates of all rules and exitable layers side by side."""
+    """Trainer of the gates of all rules and exitable layers at once."""
 
     def __init__(self, setup: Setup):
         self.decoder, self.layers, self.rules = setup.decoder, setup.options.layers, setup.options.rules
@@ -42,7 +42,7 @@ class GateTrainer:
             yield str(layer), states_NXW[:, rank], stop_NER[:, rank]
 
     def _stops(self, states_NXW: Tensor) -> Tensor:
-        """The rules' chances to exit at each layer, (N, E, R)."""
+        """Return the rules' exit probabilities at each layer, (N, E, R)."""
         n_tokens, device = len(states_NXW), states_NXW.device
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
@@ -60,7 +60,7 @@ class GateTrainer:
 
     @torch.no_grad()
     def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
-        """Fit the regressions, and make chances of what they predict."""
+        """Fit the regressions, and calibrate their predictions on the validation texts."""
         seen, stops = [], []
         fitted = [self._fit(*sums.of(str(layer))) for layer in self.layers]
         for block in blocks(self.choosing, BLOCK_TOKENS):
@@ -78,7 +78,7 @@ class GateTrainer:
         return self.gate.tensors()
 
     def _fit(self, learn: Sums, choose: Sums) -> Tensor:
-        """The regression of a layer, (J, R); each rule has a penalty of its own."""
+        """Return a layer's regressions, (J, R), with a penalty for each rule."""
         prior_W1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
             best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_W1], refit=False)
@@ -88,7 +88,7 @@ class GateTrainer:
 
     @torch.inference_mode()
     def table(self, texts: Sequence[Text]) -> list[CardRow]:
-        """Which tokens a gate with each threshold lets through, and which of the rule's exits are among them."""
+        """Return, for each threshold, the share of tokens that pass the gate, and of the rule's exits that pass it."""
         gate, chances, stops = self.gate.to(self.decoder.device), [], []
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             chance_RE = [

@@ -1,9 +1,9 @@
-"""`probe`: what a layer's residual stream says about log KL(final ‖ layer), for the rule `predicted_kl`.
+"""`probe`: log KL(final ‖ layer), predicted linearly from a layer's hidden state, for the rule `predicted_kl`.
 
-One pass over the texts reads every layer, and keeps the sums of a ridge regression of log KL. On the training texts
-that choose, what it predicts is calibrated (`eexit.training.probes.calibration`).
+One pass over the texts reads every layer and accumulates a ridge regression of log KL. The predictions are calibrated
+on the validation texts (`eexit.training.probes.calibration`).
 
-Shapes: N tokens, E exitable layers, W width of the residual stream.
+Shapes: N tokens, E exitable layers, W width of a hidden state.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,16 +21,16 @@ from eexit.training.setup import KL_FACTORS, Setup
 from eexit.training.streams import BLOCK_TOKENS, compare, decided_streams, streams
 from eexit.training.texts import Text, blocks
 
-LEAST_KL: Final = 1e-4  # nats: below, an exit is as good as certain at any sensible k, and the logarithm says little
+LEAST_KL: Final = 1e-4  # nats; below, an exit is nearly certain at any sensible k, and the logarithm means little
 
 
 def log_kl(kl: Tensor) -> Tensor:
-    """What probes predict."""
+    """Return the target of probes: log KL, of at least `LEAST_KL`."""
     return kl.clamp_min(LEAST_KL).log()
 
 
 class ProbeTrainer:
-    """Trains the probes of all exitable layers side by side."""
+    """Trainer of the probes of all exitable layers at once."""
 
     def __init__(self, setup: Setup):
         self.decoder, self.layers, self.readout = setup.decoder, setup.options.layers, setup.readout
@@ -44,12 +44,12 @@ class ProbeTrainer:
             yield str(layer), states_NXW[:, rank], target_NE[:, rank, None]
 
     def _kl(self, states_NXW: Tensor) -> Tensor:
-        """KL(final ‖ layer), nats, (N, E); on the CPU."""
+        """Return KL(final ‖ layer), nats, (N, E), on the CPU."""
         return compare(self.decoder, self.readout, self.layers, states_NXW).kl_BE
 
     @torch.no_grad()
     def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
-        """Fit the regressions, and make the chances to stop that follow from them true on average."""
+        """Fit the regressions, and calibrate the probes on the validation texts."""
         fitted = [linear_probe(*sums.of(str(layer))) for layer in self.layers]
         seen, kls = [], []
         for block in blocks(self.choosing, BLOCK_TOKENS):
@@ -64,7 +64,7 @@ class ProbeTrainer:
 
     @torch.inference_mode()
     def table(self, texts: Sequence[Text]) -> list[CardRow]:
-        """At each KL factor, how many tokens stop, and which of rule `kl`'s exits are among them, by the same draws."""
+        """Return the shares of tokens that exit, and of rule `kl`'s exits that the probe also makes; by KL factor."""
         parts: dict[tuple[int, float], list[Tensor]] = {}
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             kl_NE, states_NXW = self._kl(states_NXW), states_NXW.cpu()
@@ -79,19 +79,19 @@ class ProbeTrainer:
 
 
 def linear_probe(learn: Sums, choose: Sums) -> LayerProbe:
-    """The ridge regression of log KL on a layer's stream, in terms of the standardised stream; fp32."""
+    """Return the ridge regression of log KL on a layer's standardised hidden state; fp32."""
     map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit=False)
     bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
     return LayerProbe(*[part.float() for part in (learn.mean_D, learn.std_D, weight_W, bias)])
 
 
 def stop_chance(kl_N: Tensor, factor: float) -> Tensor:
-    """The chance to stop at these KLs, (N,)."""
+    """Return rule `kl`'s exit probability at these KLs, (N,)."""
     return RULES["kl"].chances(kl_N, torch.full_like(kl_N, factor)).stop_BE
 
 
 def row(layer: int, factor: float, predicted_N: Tensor, true_N: Tensor) -> CardRow:
-    """A token stops by both rules where the draw that they share is below both chances."""
+    """Return a row of the card: a token exits by both rules where their shared draw is below both probabilities."""
     exits, both = true_N.sum().item(), torch.minimum(predicted_N, true_N).sum().item()
     return CardRow(
         layer=layer, series="predicted_kl", at=factor, n=len(true_N), taken=predicted_N.mean().item(),

@@ -1,1 +1,1 @@
-"""State maps: linear maps of the stream at an exit to what deeper layers would have held, in closed form."""
+"""Closed-form training of KV maps: linear maps from the hidden state at an exit to the KV cache of skipped layers."""

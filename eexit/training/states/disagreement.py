@@ -1,12 +1,12 @@
-"""How much of a text is no longer full depth's once exits have left a state behind, by exit set.
+"""How often early-exit passes disagree with full depth, by exit set and mode.
 
-Exits are known: those of the oracle `agree`, so that what a student says amiss is the state's. Tokens leave at the
-first layer of an exit set that says what full depth says. With the exact state, each of them would be full depth's.
-Many texts go through the layers at once. At full depth, each does so once, and what it leaves of prompts serves all
-students.
+The exits are known: those of the oracle `agree`. A token exits at the first layer of an exit set whose likeliest token
+is the final layer's. With a full-depth KV cache each token would then be full depth's, so all disagreement is due to
+the mode. Many texts go through the layers in one batch. The full-depth pass runs once per batch, and all early-exit
+passes reuse its KV cache of the prompts.
 
 Shapes: B texts, T tokens of the longest answer but its last, D decided tokens of all texts, E exitable layers,
-X = E + 1 with the final layer last, W width of the residual stream.
+X = E + 1 with the final layer last, W width of a hidden state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,21 +29,21 @@ from eexit.plan.artefacts import CardRow
 from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
 from eexit.training.texts import Text
 
-ROOM_COLUMNS: Final = 4096  # of the cache of texts that go through the layers at a time
+ROOM_COLUMNS: Final = 4096  # of a batch's KV cache
 
 ExitSet = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Exits:
-    """Where tokens may leave, and what is read there."""
+    """Exitable layers and their readout."""
 
     layers: Sequence[int]
     readout: Readout = LENS
 
 
 def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
-    """All exitable layers, the deeper half of them, the deeper half of these, and so on to the deepest alone."""
+    """Return all exitable layers, their deeper half, the deeper half of that, and so on to the deepest layer alone."""
     sets = [tuple(layers)]
     while len(sets[-1]) > 1:
         sets.append(sets[-1][-(len(sets[-1]) // 2) :])
@@ -52,15 +52,15 @@ def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
 
 @dataclass(frozen=True)
 class FullDepth:
-    """Some texts at full depth: what is said of their decided tokens."""
+    """A batch of texts at full depth, with the likeliest tokens at the positions of decided tokens."""
 
     decoder: Decoder
     exits: Exits
-    cache: KVCache  # of whole texts, up to the token before the last; students write over the last T tokens of each
-    inputs: Inputs  # the last T of these tokens
-    decided_BT: Tensor  # those that may exit: behind them, a decided one is read
+    cache: KVCache  # of whole texts but their last tokens; early-exit passes overwrite the last T columns
+    inputs: Inputs  # the last T tokens of these
+    decided_BT: Tensor  # True where a token may exit: its successor is a decided token
     said_D: Tensor  # the likeliest tokens after the final layer
-    agrees_DE: np.ndarray  # whether an exitable layer's likeliest token is that one
+    agrees_DE: np.ndarray  # True where an exitable layer's likeliest token is the final layer's
 
     @classmethod
     def of(cls, decoder: Decoder, exits: Exits, texts: Sequence[Text]) -> "FullDepth":
@@ -81,7 +81,7 @@ class FullDepth:
         return cls(decoder, exits, cache, inputs, decided_BT, said_D, agrees_DE)
 
     def leaves(self, exit_set: ExitSet) -> np.ndarray:
-        """Where each token leaves, an index into X: at the first layer of the set that agrees."""
+        """Return each token's exit (D,), an index into X: the set's first layer that agrees, else the final layer."""
         in_set_E = np.isin(self.exits.layers, exit_set)
         leaves_DX = np.append(self.agrees_DE & in_set_E, np.ones((len(self.agrees_DE), 1), bool), 1)
         exit_D: np.ndarray = leaves_DX.argmax(1)
@@ -90,7 +90,7 @@ class FullDepth:
 
 @torch.inference_mode()
 def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateMaps | None = None) -> np.ndarray:
-    """Which tokens are not full depth's, where they leave as `exit_D` says and exits leave this state behind."""
+    """Return which tokens (D,) differ from full depth's with exits `exit_D` (indices into X) in the mode `state`."""
     (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
     exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
@@ -104,7 +104,7 @@ def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateM
 
 
 def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
-    """The texts with decided tokens, some at a time: as many as their cache has room for, but at least one."""
+    """Yield the texts with decided tokens in batches, shortest first: within `ROOM_COLUMNS`, or one longer text."""
     together: list[Text] = []
     for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_columns):
         if together and (len(together) + 1) * n_columns(text) > ROOM_COLUMNS:
@@ -116,7 +116,7 @@ def side_by_side(texts: Sequence[Text]) -> Iterator[list[Text]]:
 
 
 def n_columns(text: Text) -> int:
-    """The columns of a cache that has a text and its prompt, without the last token."""
+    """Return the KV cache columns, in whole blocks, of a text with its prompt and without its last token."""
     n_tokens = len(text.prompt_token_ids) + len(text.token_ids) - 1
     return -(-n_tokens // BLOCK_COLUMNS) * BLOCK_COLUMNS
 
@@ -124,7 +124,10 @@ def n_columns(text: Text) -> int:
 def exit_rows(
     decoder: Decoder, exits: Exits, texts: Sequence[Text], leaves: Mapping[str, StateMaps | None]
 ) -> list[CardRow]:
-    """How many tokens are full depth's with each exit set, which the first of its layers names, and each state."""
+    """Return the card's rows: the shares of tokens that exit and that are full depth's, by exit set and mode.
+
+    A row's layer is the first one of its exit set. `leaves` has the KV maps of each mode, or None.
+    """
     sums: dict[tuple[int, str], np.ndarray] = {}
     for block in side_by_side(texts):
         full = FullDepth.of(decoder, exits, block)

@@ -1,13 +1,12 @@
-"""The forms of state maps: what each is regressed on, and the maps that its regressions are.
+"""The forms of KV maps: the inputs and targets of their regressions, and the maps made from the solutions.
 
-`keys`, where layers have projections of their own: a deeper layer's keys and values, as its projections make them, from
-what its own norm makes of the stream at the exit. `streams`, elsewhere: the stream that enters a deeper layer, from the
-stream at the exit. Norms that differ in a gain and a
-bias alone, as those of most models' layers do, need one sum of products of inputs: a regression whose penalty is on
-standardised weights does not depend on the inputs' scale.
+`keys`, for layers with separate projections, maps the hidden state at the exit, after the skipped layer's norm, to that
+layer's keys and values. `streams`, for all others, maps the hidden state at the exit to the skipped layer's input.
+Norms that differ in gain and bias alone, as in most models, share one sum of input products: a penalty on standardised
+weights is independent of the inputs' scale.
 
-Shapes: N tokens, W width of the residual stream, D width of what projections to keys get, H of a regression's targets,
-J = D + 1 with a constant 1 in front.
+Shapes: N tokens, W width of a hidden state, D width of the input of the key and value projections, H targets of a
+regression, J = D + 1 with a constant 1 in front.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,49 +19,47 @@ from torch import Tensor
 from eexit.method.state_maps import KEYS, STREAMS, LinearMap
 from eexit.model.layers import Decoder, Inputs, Layer
 
-PROBES: Final = 64  # streams that norms are compared with
-LEAST_GAIN: Final = 1e-4  # of the largest one: a norm that all but drops an input does not stand for another one
+PROBES: Final = 64  # hidden states on which norms are compared
+LEAST_GAIN: Final = 1e-4  # of the largest gain: a norm that nearly drops an input can't represent another norm
 
-After = Mapping[int, Tensor]  # streams (N, W) by the layer after which they are
-Pair = tuple[int, int]  # an exit layer, and a deeper one that it leaves out
+After = Mapping[int, Tensor]  # hidden states (N, W) by the layer that they come from
+Pair = tuple[int, int]  # an exit layer and a skipped layer
 
 
 def deeper(exit_layer: int, n_layers: int) -> range:
-    """The layers whose input an exit leaves unknown: that of the next layer is the stream at the exit."""
+    """Return the skipped layers whose input is unknown: the layer after the exit gets the hidden state at the exit."""
     return range(exit_layer + 2, n_layers)
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """Where the sums of one map are, which of their targets are its own, and what it is drawn to: the map (J, H) that
-    `frozen_residual` stands for.
-    """
+    """The sums and targets of one map, and its prior (J, H), which is the map that `frozen_residual` amounts to."""
 
-    sums: str  # their name in `SplitSums`
+    sums: str  # name in `SplitSums`
     targets: slice
     prior_JH: Tensor
 
 
 class Form(Protocol):
-    """What state maps of one form are fitted to."""
+    """Interface of a form of KV maps."""
 
     @property
     def regressions(self) -> Mapping[Pair, Regression]: ...
 
     def targets(self, after: After) -> Mapping[int, Tensor]:
-        """What maps are to give for each deeper layer, (N, H), from streams at full depth."""
+        """Return the targets (N, H) for each skipped layer, from the hidden states of a full-depth pass."""
 
     def pairs(
         self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
     ) -> Iterable[tuple[str, Tensor, Tensor]]:
-        """Inputs and targets of tokens with these streams at an exit, by the names that `regressions` give them."""
+        """Yield regressions' names, inputs and targets, for tokens with these hidden states at an exit."""
 
     def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
-        """What a regression's map is for `StateMaps`."""
+        """Convert a regression's solution for `StateMaps`."""
 
 
 class StreamsForm:
-    """Drawn to the stream at the exit itself, as if the layers between changed nothing."""
+    """Form with the layers' inputs as targets; its prior is the hidden state at the exit itself."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self._deeper = {exit_layer: deeper(exit_layer, decoder.n_layers) for exit_layer in exit_layers}
@@ -90,7 +87,7 @@ class StreamsForm:
 
 
 class KeysForm:
-    """Drawn to the layer's own projections of the stream at the exit, which is what `frozen_residual` has."""
+    """Form with keys and values as targets; its prior is the layer's projections of the hidden state at the exit."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self.decoder, self._deeper = decoder, {layer: deeper(layer, decoder.n_layers) for layer in exit_layers}
@@ -109,12 +106,12 @@ class KeysForm:
 
     @staticmethod
     def fits(decoder: Decoder, exit_layers: Sequence[int]) -> bool:
-        """Whether the layers make keys and values by two linear modules of their own, of the same input."""
+        """Return True if each layer has separate linear modules for keys and values, with the same input."""
         layers = deeper(exit_layers[0], decoder.n_layers)
         return all(decoder.for_keys[layer].projections and is_shared(decoder, layer) for layer in layers)
 
     def _groups(self, exit_layer: int) -> dict[int, list[int]]:
-        """The deeper layers, by the layer whose norm stands for theirs."""
+        """Return the skipped layers, grouped by the layer whose norm represents theirs."""
         groups: dict[int, list[int]] = {}
         for layer in self._deeper[exit_layer]:
             groups.setdefault(self._norms[layer].like, []).append(layer)
@@ -122,7 +119,7 @@ class KeysForm:
 
     @torch.inference_mode()
     def _own_maps(self, layer: int) -> list[Tensor]:
-        """The layer's own maps (J, …) to keys and to values, float64, found by what they make of unit vectors."""
+        """Return the layer's projections to keys and to values as maps (J, …), float64, from images of unit vectors."""
         width = len(self._norms[layer].gain_D)
         given_JD = torch.eye(width + 1, width, device=self.decoder.device, dtype=self.decoder.dtype).roll(1, 0)
         made = [project(given_JD).cpu().double() for project in self.decoder.for_keys[layer].own_projections]
@@ -133,7 +130,7 @@ class KeysForm:
         return {layer: self._keys_and_values(layer, after[layer - 1]) for layer in self._norms}
 
     def _keys_and_values(self, layer: int, hidden_NW: Tensor) -> Tensor:
-        """What the layer's projections make of the stream that enters it, side by side."""
+        """Return the layer's keys and values, concatenated, if `hidden_NW` is its input."""
         given_ND = entering(self.decoder, layer, hidden_NW)
         return torch.cat([project(given_ND) for project in self.decoder.for_keys[layer].own_projections], 1)
 
@@ -153,13 +150,13 @@ class KeysForm:
 
 
 def linear_map(map_JH: Tensor) -> LinearMap:
-    """As the engine multiplies it, fp32."""
+    """Convert a map to fp32, contiguous as the engine multiplies it."""
     return LinearMap(map_JH[1:].float().contiguous(), map_JH[0].float().contiguous())
 
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """A layer whose norm is that of layer `like`, times a gain, plus a bias; float64."""
+    """Norm of a layer, expressed as the norm of layer `like` times a gain plus a bias; float64."""
 
     like: int
     gain_D: Tensor
@@ -167,18 +164,18 @@ class Scaled:
 
 
 def entering(decoder: Decoder, layer: int, hidden_NW: Tensor) -> Tensor:
-    """What the layer's projections to keys and values get, (N, D), if this is the stream that enters the layer."""
+    """Return the input (N, D) of the layer's key and value projections, if `hidden_NW` is the layer's input."""
     return _entering_each(decoder, layer, hidden_NW)[0]
 
 
 def is_shared(decoder: Decoder, layer: int) -> bool:
-    """Whether the layer's projections to keys and to values, of which it has two, get the same."""
+    """Return True if the layer's two projections, to keys and to values, have the same input."""
     for_keys, for_values = _entering_each(decoder, layer, _probes(decoder))
     return torch.equal(for_keys, for_values)
 
 
 def _probes(decoder: Decoder) -> Tensor:
-    """Streams to look at norms with, (N, W): the same every time."""
+    """Return random hidden states (N, W), always the same, for comparing norms."""
     probe_NW = torch.randn(PROBES, decoder.width, generator=torch.Generator().manual_seed(0))
     return probe_NW.to(decoder.device, decoder.dtype)
 
@@ -202,7 +199,7 @@ def _entering_each(decoder: Decoder, layer: int, hidden_NW: Tensor) -> list[Tens
 
 
 def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Scaled]:
-    """Each layer's norm, as that of an earlier one with another gain and bias if that is what it is."""
+    """Return each layer's norm, as a scaled norm of an earlier layer where it is one."""
     probe_NW = _probes(decoder)
     made = {layer: entering(decoder, layer, probe_NW).cpu().double() for layer in layers}
     tolerance, found = 8 * torch.finfo(decoder.dtype).eps, dict[int, Scaled]()
@@ -215,7 +212,7 @@ def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Scaled]:
 
 
 def _scaled(like: int, given_ND: Tensor, normed_ND: Tensor, tolerance: float) -> Scaled | None:
-    """The gain and bias that make one of the other, if there are any."""
+    """Return the gain and bias that turn `given_ND` into `normed_ND`; None if there are none."""
     centred_ND = given_ND - given_ND.mean(0)
     gain_D = (centred_ND * normed_ND).sum(0) / centred_ND.square().sum(0)
     bias_D = normed_ND.mean(0) - gain_D * given_ND.mean(0)

@@ -1,10 +1,10 @@
-"""`state`: maps that say what deeper layers would have held of a token that left, by closed-form ridge regression.
+"""`state`: KV maps, trained by closed-form ridge regression.
 
-What a later token attends to in the layers that an earlier one left out is made from the stream at that one's exit. A
-linear map of that stream, fitted to full depth's own keys and values, or streams, misleads less than the stream as it
-is. It is drawn to `frozen_residual`, as strongly as suits the training texts that choose.
+In skipped layers, later tokens attend to keys and values made from the hidden state at the exit. A linear map of this
+state, fitted to full-depth keys and values or layer inputs, misleads less than the state itself. Its prior is
+`frozen_residual`; the validation texts choose the penalty.
 
-Shapes: N tokens, W width of the residual stream, J = D + 1 inputs with a constant 1 in front, H targets.
+Shapes: N tokens, W width of a hidden state, J = D + 1 inputs with a constant 1 in front, H targets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ from eexit.training.texts import Text
 
 
 class StateTrainer:
-    """Fits the maps of all exitable layers."""
+    """Trainer of the maps of all exitable layers."""
 
     def __init__(self, setup: Setup):
-        """Raises `UsageError` if there are no maps."""
+        """Raise `UsageError` if no exit has a skipped layer that needs a map."""
         self.decoder, self.layers = setup.decoder, setup.options.layers
         if self.layers[0] + 2 >= self.decoder.n_layers:
             raise UsageError(
@@ -51,7 +51,7 @@ class StateTrainer:
     def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
         found = {}
         for name, regressions in groupby(self.form.regressions.items(), lambda of_pair: of_pair[1].sums):
-            learn, choose = sums.of(name)  # many regressions have the same inputs
+            learn, choose = sums.of(name)  # many regressions share their inputs
             axes = Axes.of(learn), Axes.of(learn + choose)
             for pair, regression in regressions:
                 of_learn, of_choose = (each.targets(regression.targets) for each in (learn, choose))

@@ -166,7 +166,7 @@ function pin(prompt, run, vs, sides, from, pane) {
     if (!now) return;
     const span = now.box.querySelector(`[data-i="${now.at}"]`);
     span.classList.add("pinned");
-    span.scrollIntoView({ block: "nearest" });
+    reveal(span);
   };
   for (const one of sides) {
     one.go = (i) => {

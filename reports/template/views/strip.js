@@ -131,7 +131,7 @@ function stripText(run, tokens, { other, number, link, said }) {
     if (i === null) return said.replaceChildren(STRIP_HELP);
     const span = box.querySelector(`[data-i="${i}"]`);
     span.classList.add("pinned");
-    span.scrollIntoView({ block: "nearest" });
+    reveal(span);
     return tell(i);
   };
   const open = (i) => {

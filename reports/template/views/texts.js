@@ -5,10 +5,15 @@ const TEXTS_AT_ONCE = 4, // rows, before the reader asks for more
 
 const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
+const awaited = new Set(); // promises of what is still to be drawn, for which printing waits
+
 // What `draw` makes of a promise's value, once it is there.
 function later(promise, draw) {
   const box = h("span");
-  promise.then((value) => box.replaceChildren(h("span", ...draw(value))));
+  const done = promise
+    .then((value) => box.replaceChildren(h("span", ...draw(value))))
+    .finally(() => awaited.delete(done));
+  awaited.add(done);
   return box;
 }
 

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,6 +264,16 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     assert (out / "mine.txt").read_text() == "mine"
     assert train.main([*command, "--device", "cpu"]) == 0
     assert "nothing is left to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beside", [(), (WEIGHTS,)])
+def test_another_programs_card_is_left_alone(texts: Path, tmp_path: Path, beside: Sequence[str]) -> None:
+    for name in (CARD, *beside):
+        (tmp_path / name).write_text('{"name": "Ada", "phone": "+44 20"}')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=f"^{tmp_path / CARD} is no training's: choose another --out, or move it"):
+        trained(texts, tmp_path, "linear")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, learned: Path, tmp_path: Path) -> None:

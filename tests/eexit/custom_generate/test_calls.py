@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from taken_settings import DRAFT, N_TOKENS, Folders, loaded, make, run, texts_of
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
 import eexit
 from eexit.custom_generate.setting import Setting
@@ -230,3 +230,40 @@ def test_a_setting_can_be_copied_and_pickled(folders: Folders, prompt: list[int]
         assert drafted(model, copied, prompt) == whole
         assert copied.stats["eexit_rows_total"] == 2
     assert setting.stats["eexit_rows_total"] == 1
+
+
+OWN: dict[str, Any] = {
+    "repetition_penalty": 1.3, "suppress_tokens": [5], "no_repeat_ngram_size": 2, "forced_eos_token_id": 7,
+    "min_new_tokens": 3, "bad_words_ids": [[9]], "cache_implementation": "static",
+}  # fmt: skip
+
+
+def test_what_the_models_own_generation_config_sets_is_named_and_not_applied_and_a_callers_is_refused(
+    folders: Folders, prompt: list[int]
+) -> None:
+    model, setting = loaded(folders["model"]), eexit.load(folders["drafts"])
+    expected = drafted(model, setting, prompt)
+    model.generation_config.update(**OWN)
+    with pytest.warns(UserWarning, match="the model's generation_config sets ") as warned:
+        assert drafted(model, setting, prompt) == expected
+    [said] = [str(each.message) for each in warned if "generation_config sets" in str(each.message)]
+    assert all((f"{name}=" in said) == (name != "cache_implementation") for name in OWN)
+    for asked, reason in (
+        ({"repetition_penalty": 1.2}, "RepetitionPenaltyLogitsProcessor changes logits"),
+        ({"min_new_tokens": 4}, "Min.*LengthLogitsProcessor changes logits"),
+        ({"suppress_tokens": [6]}, "SuppressTokensLogitsProcessor changes logits"),
+        ({"logits_processor": [RepetitionPenaltyLogitsProcessor(2.0)]}, "RepetitionPenaltyLogitsProcessor changes"),
+        ({"cache_implementation": "offloaded"}, "cache_implementation=offloaded can't be followed"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            drafted(model, setting, prompt, **asked)
+
+
+def test_top_k_of_a_model_whose_own_file_samples_is_not_applied(folders: Folders, prompt: list[int]) -> None:
+    model, setting = loaded(folders["model"]), eexit.load(folders["exits"])
+    asked: dict[str, Any] = {"max_new_tokens": 4, "seed": 3, "custom_generate": setting}
+    expected = plain(model, prompt, **asked, do_sample=True, temperature=0.7, top_k=0)
+    model.generation_config.update(do_sample=True, temperature=0.7)
+    with pytest.warns(UserWarning, match="generation_config sets top_k=50, which a setting does not apply"):
+        found = model.generate(torch.tensor([prompt]), **asked)  # type: ignore[operator]  # of a mixin
+    assert found[0, len(prompt) :].tolist() == expected

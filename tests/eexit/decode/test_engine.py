@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from references import decoder_of
+from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 
@@ -18,7 +18,7 @@ from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.decode.teacher import padded
 from eexit.model.cache import KVCache
 from eexit.plan.config import MAPPING
-from eexit.plan.configuration import Draft, Exit, Normal, exiting_modes
+from eexit.plan.configuration import Configuration, Draft, Exit, Normal, exiting_modes
 from eexit.plan.runs import LENGTH, STOP
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
@@ -223,3 +223,27 @@ def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
     for index, outcome in at_once.items():
         assert_same(short[index], outcome)
         np.testing.assert_array_equal(outcomes[index].token_id_T[:12], outcome.token_id_T)
+
+
+CONTEXT = 64  # of the tiny models
+NEAR_CONTEXT = [  # where rows are as long as the context, beside shorter ones; the teacher has a cache of its own
+    [Normal()],
+    [Exit("unfrozen", "fixed", 3.0), Exit("frozen_residual", "fixed", 3.0)],
+    [Exit("unfrozen", "kl", 1.0)],
+    [Draft(3, 4)],
+]
+
+
+@pytest.mark.parametrize("exits", NEAR_CONTEXT, ids=lambda exits: exits[0].key)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "gpt_neo", "bloom", "mpt"])
+def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, exits: list[Configuration]) -> None:
+    """GPT-Neo and MPT have masks or biases for no more columns than that."""
+    decoder, decoding = decoder_of(shared_model(architecture)), replace(DECODING, max_new_tokens=99, rows=3)
+    prompts = tuple(range(3, 3 + CONTEXT - 4)), PROMPT[:3], PROMPT[2:]
+    requests = [Request(prompt, each) for prompt in prompts for each in exits]
+    together = traces_of(Engine(decoder, decoding).generate(requests))
+    for index, request in enumerate(requests):
+        assert len(together[index].token_id_T) == CONTEXT - len(request.prompt_token_ids)
+        if index % 2 == 0:
+            [alone] = traces_of(Engine(decoder, decoding).generate([request])).values()
+            assert_same(together[index], alone)

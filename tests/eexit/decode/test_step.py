@@ -1,10 +1,11 @@
 """Rows without a teacher: what their steps run, what they owe meanwhile, and rows that come and go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from itertools import cycle, product
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,18 +13,30 @@ import torch
 from axes import EXITABLE, control, some
 from ran import run_alone
 from references import decoder_of, reference_of, shared_model
-from rows import ARCHITECTURES, KINDS, PROMPTS, SAMPLED, as_reference, generate, modes_of, stands_for_others
+from rows import (
+    ARCHITECTURES,
+    KINDS,
+    PROMPTS,
+    SAMPLED,
+    as_reference,
+    assert_as_reference,
+    generate,
+    modes_of,
+    stands_for_others,
+)
 from tiny_models import GROUPED
+from torch.utils._python_dispatch import TorchDispatchMode
 from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import engine, rows
+from eexit.decode import engine, rows, student
 from eexit.decode.costs import Counts, needed
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.requests import Decoders, Decoding, Request, RowSoFar
 from eexit.decode.score import score
 from eexit.decode.student import Student
+from eexit.method.own import use_files
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
@@ -31,6 +44,7 @@ from eexit.model.cache import KVCache
 from eexit.model.layers import Inputs, Visit
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal
 
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 FEW = replace(SAMPLED, observe="none")
 ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
 # States in which something is run past an exit; one that maps does what frozen_residual does, behind a map.
@@ -70,7 +84,7 @@ def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
     assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(STATES)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "mpt"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
 def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cost_alone(architecture: str) -> None:
     """Every online rule and every state, in few slots, while others owe."""
     model = shared_model(architecture)
@@ -141,6 +155,26 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_are_owed(
         assert np.diff(deep_T).max() > 32, "many tokens must be owed"
 
 
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2", "gemma4", "mpt"])
+def test_rows_that_alter_the_cache_go_on_as_the_reference_when_the_last_row_that_does_not_has_ended(
+    architecture: str,
+) -> None:
+    """Their tokens were deferred with those of that row, and the next ones aren't written before them."""
+    model = shared_model(architecture)
+    [threshold] = some(model, "confidence")[:1]
+    first, ends = (Request(PROMPTS[at], Exit("unfrozen", "random", control(60, 20, 15, 5)), at) for at in (1, 2))
+    modes = [mode for mode in modes_of(model) if mode != "unfrozen"]
+    others = [Request(PROMPTS[0], Exit(mode, "confidence", threshold), 3) for mode in modes]
+
+    def stop_at(end: int) -> Callable[[RowSoFar], bool]:
+        return lambda row: row.request in (first, ends) and len(row.token_ids) == end
+
+    for end in (6, 10):
+        decoding = replace(SAMPLED, max_new_tokens=24, rows=2 + len(others), stops=stop_at(end))
+        traces = generate(model, [first, ends, *others], decoding)
+        assert_as_reference(model, others, traces[2:], replace(decoding, stops=None))
+
+
 def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
     long = tuple(token % 97 for token in range(7, 157))
@@ -159,23 +193,103 @@ def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedMode
         assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
 
 
-def test_room_for_tokens_that_are_owed_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+SHALLOW = Exit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers are deferred
+
+
+def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPatch, own_exits: None) -> None:
+    """Also where a custom mode of another row needs more hidden states."""
+    use_files([str(MINE)])
     held, run = list[int](), Student.run
 
     def noted(student: Student, *given: object) -> torch.Tensor:
         ready_BTH = run(student, *given)  # type: ignore[arg-type]
-        held.append(sum(owed.hidden_BNW.nbytes for owed in student.owed))
+        parts = [
+            part
+            for each in student.deferred
+            for part in (each.hidden_BNW, each.token_BN, each.position_BN, each.left.flag_BT, each.left.exit_BT)
+        ]
+        parts += [part for each in student.deferred for part in each.left.kept.values()]
+        held.append(sum(part.nbytes for part in parts))
         return ready_BTH
 
     monkeypatch.setattr(Student, "run", noted)
-    decoder, requests = decoder_of(long_llama()), [Request(PROMPTS[1], Exit("unfrozen", "fixed", 1.0))] * 3
-    traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
-    length = N_LONG + len(PROMPTS[1])
-    of_row, of_normal = (
-        row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, each)
-        for each in (requests, [Request((1,), Normal())])
-    )
-    assert max(held) == 3 * (N_LONG - 1) * decoder.width * 4 < 3 * (of_row - of_normal)
+    decoder, length = decoder_of(long_llama()), N_LONG + len(PROMPTS[1])
+    of_normal = row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, [Request((1,), Normal())])
+    for other in (SHALLOW, Exit("between", "fixed", 1.0)):
+        requests = [Request(PROMPTS[1], each) for each in (SHALLOW, SHALLOW, other)]
+        held.clear()
+        traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
+        of_row = row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, requests)
+        assert 0.9 * 3 * (of_row - of_normal) < max(held) < 3 * (of_row - of_normal)
+
+
+def test_a_step_does_not_copy_all_deferred_tokens() -> None:
+    class Copies(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+            self.most = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten.cat.default:
+                self.most = max(self.most, made.numel())
+            return made
+
+    decoder, requests = decoder_of(long_llama()), [Request(PROMPTS[1], SHALLOW)] * 3
+    decoding = replace(LONG_TEXT, observe="none")
+    with Copies() as copies:
+        traces_of(Engine(decoder, decoding).generate(requests))
+    assert 0 < copies.most < 3 * N_LONG * decoder.width / 2
+
+
+def passes_of(model: PreTrainedModel, decoding: Decoding, requests: Sequence[Request]) -> tuple[list[int], list[int]]:
+    """Numbers of tokens that the last layer runs at a time behind the prompts, and those that progress is told."""
+    told, sizes = list[int](), list[int]()
+
+    def note(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        sizes.append(given[0].shape[0] * given[0].shape[1])
+
+    engine, layers = Engine(decoder_of(model), replace(decoding, observe="none")), cast(Any, model).model.layers
+    handle = layers[-1].mlp.register_forward_pre_hook(note)
+    traces_of(engine.generate(requests, told.append))
+    handle.remove()
+    return sizes, told
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["a row joins", "a row goes deeper"])
+def test_deferred_tokens_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
+    """Before a row joins, or with a step that goes as deep; progress is told after each block."""
+    monkeypatch.setattr(student, "DEFERRED_TOKENS", 40)
+    prompts = [(number, 7) for number in range(3)]
+    if joins:
+        requests = [Request(prompt, SHALLOW) for prompt in prompts]
+        decoding = replace(LONG_TEXT, rows=2, stops=lambda row: row.request == requests[0] and len(row.token_ids) == 60)
+    else:
+        requests = [Request(prompt, Exit("unfrozen", "random", SELDOM), 3) for prompt in prompts]
+        decoding = LONG_TEXT
+    sizes, told = passes_of(long_llama(), decoding, requests)
+    assert 20 < max(sizes) <= 40 + len(prompts)
+    assert told.count(0) >= 2
+    assert sum(told) == sum(len(trace.token_id_T) - 1 for trace in generate(long_llama(), requests, decoding))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
+def test_deferred_tokens_in_blocks_are_those_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """Each alone runs what it says, no more. A block has one token of three rows, or some of one."""
+    monkeypatch.setattr(student, "DEFERRED_TOKENS", 4)
+    model = shared_model(architecture)
+    seldom = [control(90, 0, 0, 10), control(60, 20, 15, 5)]
+    exits = [
+        *(Exit("unfrozen", "random", each) for each in seldom),
+        *confident(model, ["unfrozen", modes_of(model)[-1]]),
+    ]
+    requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate([*exits, exits[0]])]
+    decoding = replace(ENDING, max_new_tokens=24)
+    traces = as_reference(model, requests, decoding, rows=3)
+    for request, trace in zip(requests[:2], traces, strict=False):
+        assert_same(run_alone(decoder_of(model), decoding, request).trace, trace)
 
 
 def test_rows_in_flight_run_what_they_owe_before_others_come(

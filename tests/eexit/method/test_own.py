@@ -1,21 +1,26 @@
 """Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from axes import EXITABLE
-from rows import DECODING, SAMPLED, as_reference, assert_as_often_as_they_could, generate, grid
+from rows import DECODING, PROMPTS, SAMPLED, as_reference, assert_as_often_as_they_could, generate, grid
 from tiny_models import tiny_model
-from traces import traces_of
+from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Request
+from eexit.decode.requests import Failure, Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
+from eexit.method import own as custom
 from eexit.method.own import Source, use_files, use_text
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
@@ -120,7 +125,14 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
         ("@eexit.state\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
         ("@eexit.state(leaves='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
         ("@eexit.state(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
+        (
+            "import sys\nsys.exit(0)",
+            r"mine.py can't be used: it calls sys.exit\(0\) \(mine.py, line 3: sys.exit",
+        ),
+        ("raise SystemExit", r"mine.py can't be used: it calls sys.exit\(\) \("),
+        ("raise GeneratorExit", r"mine.py can't be used: GeneratorExit: GeneratorExit \("),
+        ("def f(:", r"mine.py can't be used: SyntaxError: invalid syntax"),
     ],
 )
 def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> None:
@@ -128,19 +140,101 @@ def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> N
         use_text(Source("mine.py", f"import eexit\n{text}\n"))
 
 
+SHOWN = "return layer.top_p[:, 0]"
+AT_DEF, AT_LINE = r" \(mine.py, line 2\)$", r" \(mine.py, line 4: (return|raise) .*\)$"
+WRONG_RULES = [
+    ("", "return layer.logits[:, 0] > 0", "layer 1: it looks at logits, .*: say needs=\"logits\"" + AT_LINE),
+    ("", "return layer.top_p > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
+    ("", "return True", r"layer 1: gives a bool, not a \(2,\) tensor of bool" + AT_DEF),
+    ("", "return None", r"layer 1: gives a NoneType, not a \(2,\) tensor of bool" + AT_DEF),
+    ("", SHOWN, "layer 1: gives numbers, not True or False: if they are chances, say draws=True" + AT_DEF),
+    ("", "return 1 / 0", "layer 1: ZeroDivisionError: division by zero" + AT_LINE),
+    ("", "raise SystemExit(3)", r"layer 1: it calls sys.exit\(3\)" + AT_LINE),
+    ("draws=True", f"{SHOWN} / 0 * 0", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
+    ("parameter='score'", "return (layer.top_p[:, 0] - 2).sqrt()", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
+    ("needs='final', draws=True", "return layer.kl * float('nan')", "all layers: gives NaN, 6 times of 6" + AT_DEF),
+    ("needs='final', draws=True", "return layer.kl[:, 0]", r"all layers: gives \(2,\), not \(2, 3\)" + AT_DEF),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "text", "says"), WRONG_RULES)
+def test_a_rule_that_gives_what_it_may_not_says_where(
+    llama: PreTrainedModel, options: str, text: str, says: str
+) -> None:
+    use_text(Source("mine.py", f"import eexit\n@eexit.rule({options})\ndef a(layer):\n    {text}\n"))
+    requests = grid([Exit("skip", "a", 0.5 if "parameter" in options else None)], [(3, 4), (5, 6)])
+    with pytest.raises(UsageError, match=f"^rule a, {says}"):
+        generate(llama, requests)
+
+
+@pytest.mark.parametrize("n_rows", [1, 4])
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("options", "text", "says"),
     [
-        ("return layer.logits[:, 0] > 0", "rule a, at layer 1: it looks at logits, .*: say needs=\"logits\"$"),
-        ("return layer.top_p > 0", r"rule a, at layer 1: it gives shape \(1, 2\), not \(1,\)$"),
-        ("return layer.top_p[:, 0]", "rule a, at layer 1: it gives numbers, .*: if they are chances, say draws=True$"),
-        ("return 1 / 0", "rule a, at layer 1: division by zero$"),
+        ("", "return exit.stream[:, :1]", r"gives \({n}, 1\), not \({n}, 32\)"),
+        ("", "return exit.stream[0]", r"gives \(32,\), not \({n}, 32\)"),
+        ("", "return exit.stream[:1].repeat(9, 1)", r"gives \(9, 32\), not \({n}, 32\)"),
+        ("", "return exit.stream.double()", "gives torch.float64, not torch.float32"),
+        ("", "return exit.stream > 0", "gives torch.bool, not torch.float32"),
+        ("", "return None", r"gives a NoneType, not a \({n}, 32\) tensor"),
+        ("", "return exit.stream / 0", "gives numbers that are not finite, of {n} of {n} tokens"),
+        ("leaves='keys'", "return exit.stream", "gives no pair of keys and values"),
+        (
+            "leaves='keys'", "return layer.key(layer.given), layer.value(layer.given)[:, :1]",
+            r"gives values \({n}, 1\), not \({n}, 16\)",
+        ),
+        (
+            "leaves='keys'", "return layer.key(layer.given) * float('nan'), layer.value(layer.given)",
+            "gives keys that are not finite, of {n} of {n} tokens",
+        ),
     ],
 )  # fmt: skip
-def test_a_rule_that_fails_says_where(llama: PreTrainedModel, text: str, says: str) -> None:
-    use_text(Source("mine.py", f"import eexit\n@eexit.rule()\ndef a(layer):\n    {text}\n"))
-    with pytest.raises(UsageError, match=says):
-        generate(llama, grid([Exit("skip", "a")], [(3, 4)]))
+def test_a_mode_that_gives_what_it_may_not_says_where(
+    llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str
+) -> None:
+    """Also of one token, of which (1, 1) or (32,) would be spread over all numbers."""
+    use_text(Source("mine.py", f"import eexit\n@eexit.state({options})\ndef a(exit, layer):\n    {text}\n"))
+    requests = grid([Exit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
+    with pytest.raises(UsageError, match="^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF):
+        generate(llama, requests)
+
+
+def test_a_row_whose_own_numbers_blow_up_fails_alone_and_not_by_its_mode() -> None:
+    model: Any = tiny_model("llama")
+    engine = Engine(Decoder(model), DECODING)
+    requests = [Request(prompt, Exit("as_it_was", "fixed", 1.0)) for prompt in PROMPTS[1:]]
+    traces = traces_of(engine.generate(requests))
+    broken, other = traces[0], traces[1]
+    token = int(broken.token_id_T[0])
+    assert token not in {*PROMPTS[1], *PROMPTS[2], *other.token_id_T.tolist()}
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    outcomes = dict(engine.generate(requests))
+    assert outcomes[0] == Failure("the model's output is not finite at generated token 1")
+    assert_same(outcomes[1], other)
+
+
+def test_a_mode_that_fails_says_where(llama: PreTrainedModel) -> None:
+    use_text(Source("mine.py", "import eexit\n@eexit.state\ndef a(exit, layer):\n    return exit.nothing\n"))
+    with pytest.raises(UsageError, match=r"^mode a, layer .: AttributeError: .*'nothing' \(mine.py, line 4: r"):
+        generate(llama, grid([Exit("a", "confidence", 0.01)], [(3, 4)]))
+
+
+def test_what_a_file_prints_and_how_long_it_takes_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom, "SECONDS_UNSAID", 0.2)
+    text = (
+        "import sys, time\nprint('hello', 3)\nprint('there', file=sys.stdout)\nshow = lambda: print('later')\n"
+        "time.sleep(0.5)\n"
+    )
+    use_text(source := Source("mine.py", text))
+    told = capsys.readouterr()
+    first, running, took = told.err.splitlines()
+    assert (first, running, told.out) == ("mine.py: hello 3", "mine.py: it is still being run", "there\n")
+    assert re.fullmatch(r"mine.py: it took 0\.[5-9] seconds to run", took)
+    sys.modules[f"eexit_use_mine_{source.digest[:8]}"].show()
+    assert capsys.readouterr().out == "later\n"
 
 
 def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor
 from eexit.cpu import kernels
 from eexit.errors import UsageError
 from eexit.method.divergence import Divergence, divergence_from_final
-from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import RULES
-from eexit.method.stick_breaking import choose_exits, exit_probabilities
+from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, sampling_draws
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.reference.generation import draw, stick_breaking

@@ -26,6 +26,7 @@ LONGEST: Final = len(TEXTS[1])
 WINDOWS: Final = {
     **dict.fromkeys(("mistral", "mixtral", "starcoder2", "phimoe"), [8] * 7),
     **dict.fromkeys(("gemma2", "cohere2", "gpt_oss"), [8, None] * 3 + [8]),
+    "gemma4": [8, None] * 3 + [None],
     "qwen2_moe": [8, None, 8, None, None, None, None],
     "qwen2": [None] * 3 + [8] * 4,
     "gemma3": [8, 8, None, 8, 8, None, 8],

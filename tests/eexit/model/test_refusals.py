@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from peft import LoraConfig, get_peft_model
 from tiny_models import SIZES, shallow_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -86,11 +87,9 @@ def hooked(path: str, change: Callable[[Tensor], Tensor]) -> Callable[[Any], obj
     return lambda model: model.get_submodule(path).register_forward_hook(lambda _, __, output: change(output))
 
 
-def drop_out(model: Any) -> None:
+def train_with_checkpoints(model: Any) -> None:
     model.train()
-    model.set_attn_implementation("eager")
-    for layer in model.model.layers:
-        layer.self_attn.attention_dropout = 0.5
+    model.gradient_checkpointing_enable()
 
 
 def add_at_the_end(model: Any) -> None:
@@ -113,6 +112,8 @@ def compile_forward(path: str) -> Callable[[nn.Module], None]:
 
 
 COMPILED = r"the model is compiled.*: load it without torch\.compile"
+TRAINING = r"the model is in training mode: call model\.eval\(\) before$"
+UNMERGED = r"it has an adapter of peft that is not merged: .*merge_and_unload\(\).* adapter="
 DONE: dict[str, tuple[Callable[[Any], object], str]] = {
     "rows are mixed": (
         hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)),
@@ -126,17 +127,26 @@ DONE: dict[str, tuple[Callable[[Any], object], str]] = {
         hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)),
         "a row beside a longer one is .*% off what it says alone$",
     ),
+    "tokens that run together are scaled": (
+        hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),
+        "tokens whose deeper layers run later are .*% off what they say at once$",
+    ),
     "keys are drawn": (
         hooked("model.layers.1.self_attn.k_proj", lambda out: out + torch.rand_like(out)),
         "keys and values are others without queries",
     ),
-    "dropout": (drop_out, "its logits are others when its layers are visited$"),
+    "an output is drawn": (
+        hooked("model.layers.1.mlp", lambda out: out + torch.rand_like(out)),
+        "its logits are others when its layers are visited$",
+    ),
     "the stack adds to what it gives": (
         add_at_the_end, "its logits don't follow from the residual stream after its last layer"
     ),
     "a compiled model": (compile_forward(""), COMPILED),
     "a compiled layer": (compile_forward("model.layers.2"), COMPILED),
     "a compiled module": (lambda model: model.get_submodule("model.layers.2.mlp").compile(), COMPILED),
+    "training": (train_with_checkpoints, TRAINING),
+    "an adapter": (lambda model: get_peft_model(model, LoraConfig(target_modules=["v_proj"])), UNMERGED),
     "an offloaded layer": (
         lambda model: model.model.layers[1].to("meta"),
         r"model\.layers\.1\.self_attn\.q_proj\.weight is offloaded to the CPU's memory or to disk, .*device_map",
@@ -144,7 +154,7 @@ DONE: dict[str, tuple[Callable[[Any], object], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own code
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's and peft's code
 @pytest.mark.parametrize("done", DONE)
 def test_a_model_to_which_something_has_been_done(done: str) -> None:
     change, message = DONE[done]
@@ -152,6 +162,23 @@ def test_a_model_to_which_something_has_been_done(done: str) -> None:
     change(model)
     with pytest.raises(UsageError, match=f"LlamaForCausalLM is not supported: {message}"):
         Decoder(model)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers' and peft's own code
+def test_checkpoints_for_gradients_without_training() -> None:
+    model = shallow_model("gpt2")
+    train_with_checkpoints(model)
+    with pytest.raises(UsageError, match=f"GPT2LMHeadModel is not supported: {TRAINING}"):
+        Decoder(model)
+    Decoder(model.eval())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers' and peft's own code
+def test_a_model_within_that_of_peft() -> None:
+    wrapped: Any = get_peft_model(shallow_model("llama"), LoraConfig(target_modules=["v_proj"]))
+    with pytest.raises(UsageError, match=f"PeftModel is not supported: {UNMERGED}"):
+        Decoder(wrapped)
+    Decoder(wrapped.merge_and_unload())
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])

@@ -83,3 +83,9 @@ def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[1:] == ["something"]
+
+
+def test_control_characters_are_shown_and_not_done() -> None:
+    log = io.StringIO()
+    Lines(log).say("the model \x1b[2J of results")
+    assert log.getvalue() == "the model \\x1b[2J of results\n"

@@ -69,6 +69,12 @@ def test_a_table_that_has_room_is_not_broken_at_all() -> None:
     assert "4.47–4.53" in text
 
 
+def test_print_and_a_python_prompt_show_the_table() -> None:
+    lines = printed(judged(), 120)
+    assert [line.rstrip() for line in str(judged()).splitlines()] == [line.rstrip() for line in lines]
+    assert repr(judged()) == str(judged())
+
+
 def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:
     table = ResultTable()
     table.add("key", "setting")
@@ -90,3 +96,13 @@ def test_times_of_many_configurations_fit() -> None:
     assert all(short_name(key) in text for key in KEYS)
     assert "-0.0%" not in text
     assert text.count("20.0% 0.0%") == len(KEYS)
+
+
+def test_what_moves_the_cursor_or_colours_is_shown_and_not_done() -> None:
+    table = ResultTable("Computed in \x1b[31mfloat32.")
+    table.add("key", "configuration")
+    table.add_row("a\x1b]0;title\x07b")
+    said = "\n".join(printed(table))
+    assert "a\\x1b]0;title\\x07b" in said
+    assert "\\x1b[31mfloat32." in said
+    assert not {"\x1b", "\x07"} & {*said}

@@ -255,7 +255,7 @@ def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_
         "Careful: max_new_tokens cut texts of normal (70.0%); an answer that had not come by then counts as wrong.\n"
     )
     columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
-    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70.0%", "10.0%"])
+    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70%", "10%"])
     assert [row["means"]["cut"] for row in rows] == pytest.approx([0.7, 0.1])
     open_only = tuple(prompts[-1:])
     unmarked = config.model_copy(update={"prompts": open_only})

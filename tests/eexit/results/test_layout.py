@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,8 +21,8 @@ from eexit.results.layout import (
 )
 
 MANIFEST = Manifest(
-    config={"prompts": [{"id": "0", "prompt": "Où ?"}]},
-    model={"name": "tiny", "n_layers": 7},
+    config={"prompts": [{"id": "0", "prompt": "Où ?"}], "seeds": [0], "temperature": 0.0},
+    model={"name": "tiny", "n_layers": 7, "dtype": "float32"},
     exitable_layers=[2, 4],
     n_runs=9,
     versions={"python": "3.11", "ray": None},
@@ -40,6 +42,32 @@ def test_a_manifest_without_a_checksum_a_changed_one_and_one_of_another_format_a
         decode(encode(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
     with pytest.raises(OtherFormatError, match=f"it has format 99, not {FORMAT}"):
         decode(encode(replace(MANIFEST, format=99)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"config": []}, "config: Input should be a valid dictionary"),
+        ({"config": {}}, "config.prompts: Field required"),
+        ({"config": {**MANIFEST.config, "prompts": [{"id": "0", "prompt": 3}]}}, "config.prompts.0.prompt: Input"),
+        ({"config": {**MANIFEST.config, "seeds": "0"}}, "config.seeds: Input should be a valid list"),
+        ({"model": {**MANIFEST.model, "n_layers": "7"}}, "model.n_layers: Input should be a valid integer"),
+        ({"model": {**MANIFEST.model, "name": "tiny\x1b[2J"}}, "model.name: String should match pattern"),
+        ({"exitable_layers": [2, None]}, "exitable_layers.1: Input should be a valid integer"),
+        ({"configurations": [{"key": "a", "mode": "skip", "exit_set": "all"}]}, "configurations.0.exit_set: String"),
+        ({"own": [{"kind": "rule", "name": "mine"}]}, "own.0.source: Field required"),
+        ({"versions": {"python": 3.11}}, "versions.python: Input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_wrong_types_is_told_by_where_they_are(changed: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as told:
+        decode(encode(replace(MANIFEST, **changed)))
+    assert "\x1b" not in str(told.value)
+
+
+def test_deeply_nested_json_is_no_manifest() -> None:
+    with pytest.raises(ValueError, match=r"^it is not JSON: "):
+        decode(b"[" * 100_000)
 
 
 def test_a_shards_files_are_known_by_their_names_whole_or_not() -> None:

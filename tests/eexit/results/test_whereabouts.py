@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from commands import here, without_steps
 from full_disk import left
 
+import eexit
+from eexit.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
@@ -15,12 +18,13 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.whereabouts import FolderKind, whereabouts
 from jobs import report, sweep, train
 from jobs.files import export, make_prompts
+from reports import generate_multi_prompt_html_visualization
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(
-    config={"prompts": [], "observe": "all"},
-    configurations=[{"key": "normal"}],
-    model={"n_layers": 3},
+    config={"prompts": [], "observe": "all", "seeds": [0], "temperature": 0.0},
+    configurations=[{"key": "normal", "mode": "normal"}],
+    model={"n_layers": 3, "dtype": "float32"},
     exitable_layers=[1],
 )
 
@@ -112,6 +116,15 @@ def test_commands_refuse_such_a_target_in_a_line_and_change_nothing(
         assert " is inside " in line
         assert "choose another place, outside of" in line
         assert left(house) == before
+
+
+@pytest.mark.parametrize("place", ["mine/tokens/r.html", "link/r.html", "mine/sweep.json", "learned/r.html"])
+def test_a_report_from_python_is_refused_where_the_commands_is(house: Path, place: str) -> None:
+    before = left(house)
+    for write in (eexit.open("mine").report, partial(generate_multi_prompt_html_visualization, [])):
+        with pytest.raises(UsageError, match=f"^the report {place} is inside .*: choose another place, outside of "):
+            write(place)
+    assert left(house) == before
 
 
 def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:

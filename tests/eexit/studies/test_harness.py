@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.reference.generation import generate_one
-from eexit.studies import harness
-from eexit.studies.harness import EarlyExitLM, StopStrings, sampling
+from eexit.studies.harness.__main__ import main
+from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampling
 from eexit.sweeps.generator import ModelGenerator
 
 LAYERS = (2, 4)
@@ -244,7 +245,7 @@ def test_it_is_a_model_of_the_harness_s_own_command(
     arguments = ",".join(f"{name}={value}" for name, value in given.items())
     named = ("--include_path", str(tasks), "--tasks", CHOICE, "--output_path", "out")
     monkeypatch.setattr(sys, "argv", ["lm_eval", "--model", "eexit", "--model_args", arguments, *named])
-    assert harness.main() == 0
+    assert main() == 0
     [written] = tmp_path.rglob("results_*.json")
     results = json.loads(written.read_text())
     theirs = evaluated(exiting(generator, CONFIDENT), tasks, CHOICE)
@@ -276,5 +277,17 @@ def test_bad_arguments_are_told_in_a_line(
     monkeypatch.setattr(
         sys, "argv", ["lm_eval", "--model", "eexit", "--model_args", f"pretrained=x,{arguments}", *named]
     )
-    assert harness.main() == 2
+    assert main() == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_its_help_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from eexit.studies.harness.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print({'torch', 'transformers', 'ray'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -69,7 +69,7 @@ def write(
     named = tuple(replace(prompt, id=ids(number)) for number, prompt in enumerate(config.prompts))
     config = config.model_copy(update={"prompts": named})
     store, runs = open_store(out), list(plan_runs(config))[:land_first]
-    store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30}, (5,))))
+    store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,))))
     failed = [it for it in runs if it.prompt.prompt == "failed"]
     land(store, failed, error_results(failed, config, "no"))
     done = [it for it in runs if it.prompt.prompt != "failed"]

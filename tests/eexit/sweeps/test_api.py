@@ -2,9 +2,12 @@
 
 import gc
 import json
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ import torch
 from byte_model import save_byte_model
 from commands import asked_here
 from driving import assert_same
+from peft import LoraConfig, get_peft_model
 from scripted import rows_of
+from synthetic_sweeps import write_manifest
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
@@ -29,6 +35,7 @@ from eexit.results.shard_tables import OnProgress, Results
 from eexit.results.store.writing_shards import Tally
 from eexit.sweeps import here
 from eexit.sweeps.arguments import from_python
+from reports import build_report
 
 PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
 GRID: dict[str, Any] = {
@@ -113,7 +120,8 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "one &lt;b&gt;" in page
     assert "<b>" not in page
     assert all(page.count(f">{key}</t") == 3 for key in swept.runs.configuration.unique()), "two texts, and a line"
-    assert repr(swept).splitlines()[-1] == swept.out
+    assert repr(swept) == f"{swept.table}\n{swept.out}"
+    assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
 def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
@@ -121,6 +129,39 @@ def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
     assert "/agree" not in first._repr_html_()
     second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
     assert first._repr_html_() == second._repr_html_()
+
+
+def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+    grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
+    done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
+    shown: dict[str, Callable[[], str]] = {
+        "repr": lambda: repr(done), "page": done._repr_html_, "table": lambda: str(done.table.caption)
+    }  # fmt: skip
+    assert not any("Unfinished" in show() for show in shown.values())
+    for path in (tmp_path / "out" / "generations").iterdir():
+        if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
+            path.unlink()
+    said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
+    for name, show in shown.items():
+        assert said in " ".join(show().split()), name
+
+
+def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
+    swept: eexit.SweepResults, model: str, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(swept.out, tmp_path / "out"))
+    about = json.loads((out / "sweep.json").read_text())
+    del about["checksum"]
+    for changed, says in (
+        ({"configurations": 5}, "configurations: Input should be a valid list"),
+        ({"model": {**about["model"], "name": "tiny\x1b[31m"}}, "model.name: String should match pattern"),
+    ):
+        write_manifest(out, {**about, **changed})
+        for read in (eexit.open, lambda out: build_report(str(out), tmp_path / "report.html")):
+            with pytest.raises(ValueError, match=rf"{out}.* \({re.escape(says)}.*\)$"):
+                read(out)
+    again = eexit.sweep(PROMPTS, model=model, quiet=True, out=out, **GRID)  # all runs are its own
+    assert again.manifest.configurations == swept.manifest.configurations
 
 
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
@@ -154,6 +195,14 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     del short
     gc.collect()
     assert not out.exists()
+
+
+def test_a_report_without_out_stays_where_report_says(model: str) -> None:
+    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
+    gc.collect()
+    assert "<title>Early exit" in report.read_text("utf-8")
+    assert [*report.parent.iterdir()] == [report]
+    shutil.rmtree(report.parent)
 
 
 @pytest.mark.usefixtures("own_exits")
@@ -214,13 +263,22 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that jobs/train.py made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
+        ({"revision": "v1"}, "revision v1 has no effect: model {model} is not fetched by a Hugging Face name, so leave "
+         "revision out"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (dtype in "
+         "eexit.sweep)"),
+        ({"use": 5}, "use must be a path, as text or a Path, got 5"),
+        ({"use": [None]}, "use must be a path, as text or a Path, got None"),
+        ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
+        ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
+        ({"controls_in": 5}, "controls_in takes a list of modes, got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
     model: str, tmp_path: Path, arguments: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        eexit.sweep(["one"], out=tmp_path / "out", **{"model": model, "exit_every": 2, "quiet": True, **arguments})
+        eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)
     assert list(tmp_path.iterdir()) == []
 
@@ -238,6 +296,66 @@ def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
     assert line not in said("normal", "skip")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's own code
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda model: model.compile(backend="eager") or model, "the model is compiled"),
+        (lambda model: torch.compile(model, backend="eager"), "the model is compiled"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])), "it has an adapter of peft"),
+        (lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])).model, "it has an adapter of peft"),
+    ],
+    ids=["compile", "torch.compile", "PeftModel", "its model"],
+)
+def test_a_loaded_model_whose_copy_would_be_another_is_refused(
+    model: str, tmp_path: Path, change: Callable[[Any], Any], line: str
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    with pytest.raises(ValueError, match=f" is not supported: {line}"):
+        eexit.sweep(["one"], model=change(loaded), tokenizer=tokenizer, out=tmp_path / "out", quiet=True, exit_every=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.SweepResults) -> None:
+    def named(layer: Any) -> Any: ...
+
+    any_value: Any = 5
+    refused: dict[str, Callable[[], object]] = {
+        "results must be a path, as text or a Path, got 5": lambda: eexit.open(any_value),
+        "folder must be a path, as text or a Path, got 5": lambda: eexit.load(any_value),
+        "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.certainty("a"),  # type: ignore[arg-type]
+        "a rule is made of a function that has a name, as def gives it one, got 5": lambda: eexit.rule(any_value),
+        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.state(any_value),
+        f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
+            lambda: eexit.rule()(wrapped)
+        ),
+        "rule named: needs is one of stream, probe, distribution, history, logits, final, got ['logits']": (
+            lambda: eexit.rule(needs=["logits"])(named)  # type: ignore[call-overload]
+        ),
+        "unknown dtype 'float31': did you mean float32 or float16? (dtype in load_default_model_and_tokenizer)": (
+            lambda: eexit.load_default_model_and_tokenizer(dtype="float31")
+        ),
+    }
+    for line, call in refused.items():
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            call()
+        assert str(raised.value) == line
+
+
+def test_a_dtype_may_be_one_of_torch(model: str) -> None:
+    grid: dict[str, Any] = {**GRID, "rules": {}, "modes": ["normal"], "dtype": torch.float16, "max_new_tokens": 2}
+    assert eexit.sweep(["one"], model=model, quiet=True, **grid).manifest.config["dtype"] == "float16"
+    assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("own_exits")
+def test_a_rule_without_options_needs_no_parentheses() -> None:
+    @eexit.rule
+    def surely(layer: Any) -> Any: ...
+
+    assert (surely.name, surely.needs, surely.parameter) == ("surely", "distribution", "")
+
+
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
     code = (
         "import json, sys, eexit\n"
@@ -248,3 +366,81 @@ def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(done.stdout) == []
     assert done.stderr.splitlines()[-1].endswith("0:00 left · 0 errors")
+
+
+class Steering:
+    """What a user hooks to a model: it scales what linear modules give, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.n_hooked = self.n_forward = 0
+
+    def scale(self, module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        self.n_hooked += 1
+        return 1.5 * output
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.n_forward += 1
+        return torch.roll(hidden @ self.weight.T, 1, -1)
+
+    def put_on(self, model: Any) -> None:
+        for layer in model.model.layers[::2]:
+            layer.mlp.up_proj.register_forward_hook(self.scale)
+        self.weight = model.model.layers[1].mlp.down_proj.weight
+        vars(model.model.layers[1].mlp.down_proj)["forward"] = self.forward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hooks_and_forwards_on_linear_modules_of_a_loaded_model_run_in_every_dtype(
+    model: str, dtype: torch.dtype
+) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype=dtype), AutoTokenizer.from_pretrained(model)
+    asked: Any = {"model": loaded, "tokenizer": tokenizer, "rules": {"fixed": [5]}, "max_new_tokens": 4, "quiet": True}
+    [before, _] = eexit.sweep(["one"], **asked, modes=["normal", "unfrozen"]).runs.text
+    steering = Steering()
+    steering.put_on(loaded)
+    token_1T = tokenizer("one", return_tensors="pt").input_ids
+    expected = tokenizer.decode(loaded.generate(token_1T, max_new_tokens=4, do_sample=False)[0, token_1T.shape[1] :])
+    steering.n_hooked = steering.n_forward = 0
+    [text, _] = eexit.sweep(["one"], **asked, modes=["normal", "unfrozen"]).runs.text
+    assert text == expected != before
+    assert min(steering.n_hooked, steering.n_forward) > 0, "of this object, not of a copy"
+
+
+def test_a_loaded_model_with_a_hook_outside_of_its_layers_is_refused(model: str) -> None:
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    loaded.model.norm.register_forward_hook(Steering().scale)
+    with pytest.raises(ValueError, match=r"^the model's model.norm has a forward hook, .* put it on a layer"):
+        eexit.sweep(["one"], model=loaded, tokenizer=tokenizer, rules={"fixed": [5]}, max_new_tokens=4, quiet=True)
+
+
+UNAPPLIED: dict[str, Any] = {
+    "repetition_penalty": 1.3, "suppress_tokens": [5], "no_repeat_ngram_size": 2, "forced_eos_token_id": 7,
+    "min_new_tokens": 3, "do_sample": True, "temperature": 0.6, "stop_strings": ["x"],
+}  # fmt: skip
+
+
+def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_named_and_kept(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({**UNAPPLIED, "pad_token_id": 0, "top_p": 1.0}))
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked: dict[str, Any] = {"rules": {"fixed": [5]}, "max_new_tokens": 2, "out": tmp_path / "out"}
+
+    def said(**more: Any) -> str:
+        eexit.sweep(["one"], **asked | {"model": str(folder)} | more)
+        return " ".join(capsys.readouterr().err.split())
+
+    line = "the model's generation_config sets "
+    first = said()
+    assert first.count(line) == 1
+    assert all(f"{name}=" in first for name in UNAPPLIED)
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["model"]["generation_config"] == UNAPPLIED
+    sampled = said(temperature=0.6, out=tmp_path / "sampled")
+    assert "repetition_penalty=1.3" in sampled
+    assert "do_sample" not in sampled, "it is applied"
+    assert "temperature" not in sampled.partition(line)[2]
+    assert line in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "loaded")
+    loaded.generation_config = type(loaded.generation_config)()
+    assert line not in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "nothing")

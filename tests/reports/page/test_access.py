@@ -38,15 +38,11 @@ def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> Non
 
 def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # skip to content
-    stops = []
-    for _ in range(24):
-        page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
-        )
-    assert "Prompt 0" in stops
+    assert tabbed(page, 1) == ["Skip to content"]
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    stops = tabbed(page, 24)
+    assert stops[:2] == ["Overview", "Prompt 0"]
     assert "Fill final layer" in stops
     assert stops.count("Tokens of unfrozen/kl/1") == 1  # one stop, whatever the length
     tokens = page.get_by_role("group", name="Tokens of unfrozen/kl/1")
@@ -59,6 +55,25 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     tokens.press("Escape")
     assert page.locator(".pinned").count() == 0
     assert not page.url.endswith("/t/23")
+
+
+def test_a_token_that_is_scrolled_into_view_leaves_the_tab_key_where_it_was(visit: Visit) -> None:
+    """Browsers go on behind what `scrollIntoView` has shown, unless something has the focus."""
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/23", viewport=(("width", 1280), ("height", 250)))
+    place = page.locator(".pinned").bounding_box()
+    assert 0 < place["y"] < 250 - place["height"]
+    assert tabbed(page, 1) == ["Skip to content"]
+
+
+def tabbed(page: Page, n: int) -> list[str]:
+    """What has the focus after each of n tab keys."""
+    stops = []
+    for _ in range(n):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+        )
+    return stops
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -106,6 +121,30 @@ def printed(page: Page) -> Iterator[None]:
     assert opened.count() == n_opened
     assert page.url == address, "nothing was chosen"
     page.emulate_media(media="null")
+
+
+@pytest.mark.parametrize("way", ["button", "key"])
+def test_paper_has_the_rows_that_a_table_shows_at_first_only_on_request(visit: Visit, answered: Path, way: str) -> None:
+    page = visit("#/", path=answered)
+    rows, said = page.locator(".runs tbody tr"), page.locator(".runs [role=status]")
+    page.evaluate("""() => { window.print = () => {
+        dispatchEvent(new Event("beforeprint"));
+        window.printed = document.querySelector(".runs").innerText;
+        window.nRows = document.querySelectorAll(".runs tbody tr").length;
+        document.body.dataset.printed = "yes";
+        dispatchEvent(new Event("afterprint"));
+    }; }""")
+    assert (rows.count(), said.inner_text()) == (4, "4 of 12 rows")
+    if way == "button":
+        page.get_by_role("button", name="Print").click()
+    else:
+        page.keyboard.press("Control+p")
+    page.locator("body[data-printed]").wait_for()
+    assert page.evaluate("nRows") == 12
+    printed = page.evaluate("printed")
+    assert "12 of 12 rows" in printed
+    assert printed.count("why") == 12, "the texts are there too"
+    assert (rows.count(), said.inner_text()) == (4, "4 of 12 rows")
 
 
 def test_paper_has_what_is_right_or_wrong(walk: Walk, answered: Path) -> None:

@@ -1,12 +1,15 @@
 """Where tokens become certain: what the section draws of the layers of `normal`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from chart_fields import missing_fields
+from report_fixtures import Walk, all_drawn, saved
 from synthetic_sweeps import LAYERS, run_rows, write_runs
 
 from eexit.sweeps.summary.certainty import ALL
+from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.certainty import certainty_figure
 
@@ -19,6 +22,7 @@ def sweep_in(folder: Path, of_kind: dict[str, list[tuple[float, int]]]) -> Path:
     runs = []
     for kind, said in of_kind.items():
         top: dict[str, Any] = {"top_prob": [[p] for p, _ in said], "top_token_ids": [[token] for _, token in said]}
+        top["top_tokens"] = [[str(token)] for _, token in said]
         for number in range(6):
             for k in (None, 0.5):
                 mode = "normal" if k is None else "unfrozen"
@@ -56,3 +60,19 @@ def test_without_likeliest_tokens_there_is_no_such_section(tmp_path: Path) -> No
         certainty_figure(read_sweep(str(write_runs(tmp_path / "s", [run_rows("1", "?", "normal", None, ["a", "b"])]))))
         is None
     )
+
+
+def test_on_a_phone_the_names_of_rows_leave_the_cells_the_width_of_the_page(walk: Walk, tmp_path: Path) -> None:
+    kind = "sums in a long story"
+    report = build_report(
+        str(sweep_in(tmp_path / "s", {kind: SURE_AND_WRONG, "sum": SURE_AND_RIGHT})), tmp_path / "r.html"
+    )
+    page = walk("#/?open=all", path=report, viewport=(("width", 360), ("height", 740)))
+    page.locator("[data-chart=certainty]").scroll_into_view_if_needed()
+    all_drawn(page)
+    svg = saved(page, "Save Where tokens become certain as SVG").path().read_text()
+    names = re.findall(r">([^<>]+, (?:sure|confirmed): [^<>]+)</text>", svg)
+    cells = re.findall(r'aria-roledescription="rect mark"[^>]* d="M[\d.,]+h([\d.]+)v', svg)
+    assert f"{kind}, sure: first at 5" in names
+    assert len(cells) > (len(LAYERS) + 1) * len(names), "exits contradicted have no cell where no exit is"
+    assert min(map(float, cells)) * (len(LAYERS) + 1) > 0.9 * 320

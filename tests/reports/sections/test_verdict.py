@@ -10,7 +10,7 @@ import pytest
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
-from eexit.studies.assessment.verdict import FILE, Bound, Cell, Interval, JudgedSetting, Line, Timed, Verdict
+from eexit.studies.assessment.verdict import FILE, Bound, Cell, Interval, JudgedSetting, Line, TimedContender, Verdict
 from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.verdict import verdict
@@ -48,7 +48,7 @@ GIVEN = Verdict(
     ],
     costs=[Line(name="mode alone", share=interval(0.1))],
     gaps=[Line(name="overhead", share=interval(0.1))],
-    timed=[Timed(setting="generate/lookup", time=interval(0.83))],
+    timed=[TimedContender(setting="generate/lookup", time=interval(0.83))],
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Damaged results: damage is named and its runs are done again, foreign files stay, and each run counts once."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from eexit.results.store.writing_shards import (
     take_stock,
 )
 
-MODEL = {"name": "tiny", "n_layers": 30}
+MODEL = {"name": "tiny", "n_layers": 30, "dtype": "float32"}
 
 
 @pytest.fixture
@@ -168,9 +169,16 @@ def test_a_manifest_that_is_lost_is_written_anew_if_the_runs_are_the_commands(
         store.publish("sweep.json", content)
     with pytest.raises(LostManifestError) as lost:
         read_manifest(store)
-    other = sweep_of("a-model", "one", "three")
-    with pytest.raises(UsageError, match="its runs are not those of this command: choose another --out"):
-        refuse_other_runs(store, lost.value, other)
+    with pytest.raises(UsageError, match=r"its runs are not those of this command: choose another --out$"):
+        refuse_other_runs(store, lost.value, sweep_of("another-model", "one", "two"))
+    for other, has in (
+        (sweep_of("a-model", "one", "three"), "9 of its 18 runs are not this command's (prompt 1)"),
+        (sweep_of("a-model", "one", "two", modes=["normal"]),
+         "16 of its 18 runs are not this command's (configuration unfrozen/kl/0.5, unfrozen/kl/1, unfrozen/kl/2, and 5 "
+         "more)"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"{re.escape(has)}: give all that the sweep has grown to in one command,"):
+            refuse_other_runs(store, lost.value, other)
     assert "all 18 runs that have landed are this command's" in refuse_other_runs(store, lost.value, config)
     manifest = make_manifest(config, MODEL, (5,))
     with written(store, manifest):

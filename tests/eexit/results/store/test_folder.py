@@ -19,7 +19,7 @@ from eexit.results.store.manifest import (
 )
 
 SHARD = f"generations/{'ab' * 16}.parquet"
-MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7}
+MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7, "dtype": "float32"}
 
 
 @pytest.fixture

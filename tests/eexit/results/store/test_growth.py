@@ -18,7 +18,7 @@ from eexit.results.store.growth import grown, growth, stored_config, written
 from eexit.results.store.manifest import make_manifest, read_manifest
 from eexit.results.store.writing_shards import land
 
-MODEL = {"name": "tiny", "n_layers": 30}
+MODEL = {"name": "tiny", "n_layers": 30, "dtype": "float32"}
 BEFORE: dict[str, Any] = {"modes": ["normal", "unfrozen"], "rules": {"confidence": [0.9]}}
 
 

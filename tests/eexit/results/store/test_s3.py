@@ -25,6 +25,11 @@ from eexit.results.store.writing_shards import LandingError, clear_debris, land,
 from eexit.results.whereabouts import FolderKind, whereabouts
 
 MEGABYTE = 1_000_000
+BARE = Manifest(
+    config={"prompts": [], "seeds": [0], "temperature": 0.0},
+    model={"n_layers": 3, "dtype": "float32"},
+    exitable_layers=[1],
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +102,7 @@ def test_a_lease_in_a_bucket(store: Store) -> None:
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
             pass
-        store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
+        store.publish(MANIFEST, encode(BARE))
         for half in (runs[:9], runs[9:]):
             land(store, half, rows_of(half, config))
     assert survey(store).done == {run.run_id for run in runs}
@@ -161,7 +166,7 @@ def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator
 
 
 def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
-    store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[1])))
+    store.publish(MANIFEST, encode(BARE))
     store.publish("generations/x", b"")
     folder = store.root.partition("/")[2]
     for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):

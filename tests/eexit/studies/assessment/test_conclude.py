@@ -23,7 +23,7 @@ from eexit.studies.assessment.verdict import (
     REASONS,
     Interval,
     JudgedSetting,
-    Timed,
+    TimedContender,
     Verdict,
     read_verdict,
 )
@@ -139,15 +139,18 @@ def test_with_any_step_missing_nothing_is_concluded(tmp_path: Path) -> None:
         assert (verdict.pays, verdict.why, verdict.cause, verdict.undecided) == (None, "missing", None, [])
         assert {*(missing or ["times"])} <= {*verdict.missing}
         assert "Missing: " in reason(verdict)
-    nothing = conclude(AssessmentSteps(missing=["texts"]), BOUND)
-    assert nothing.missing == ["texts", "pilot", "run", "oracles", "choice"]
+    nothing = conclude(AssessmentSteps(), BOUND)
+    assert nothing.missing == ["pilot", "run", "oracles", "choice"]
     assert (list(tables(nothing)), setting_line(nothing)) == ([], None)
     look = verdict_of(*whole, drawn.bound, BATCH, is_look=True)
     assert (look.pays, look.why) == (None, "look")
 
 
 def test_what_is_faster_is_said_beneath_a_yes_too() -> None:
-    own, generate = Timed(setting="a", time=ends(0.7, 0.9)), Timed(setting="generate", time=ends(0.6, 0.8))
+    own, generate = (
+        TimedContender(setting="a", time=ends(0.7, 0.9)),
+        TimedContender(setting="generate", time=ends(0.6, 0.8)),
+    )
     yes = Verdict(pays=True, why="pays", bound=BOUND, batch=1, setting=CERTIFIED, timed=[own, generate])
     assert alternative(yes) == generate
     assert "Faster: generate, 0.70 (0.60 to 0.80) of full depth's time." in [*sentences(yes)]

@@ -21,11 +21,11 @@ from eexit.decode.engine import Engine
 from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoders, Decoding, Request, Trace
 from eexit.method.divergence import divergence_from_final
-from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, RULES, Parameter
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
+from eexit.method.stick_breaking import exit_draws
 from eexit.model.adapters import merged
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.splits import digest

@@ -1,0 +1,121 @@
+"""Sweeps in a real Jupyter kernel: what a cell shows while one runs, and after Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pandas as pd
+import pytest
+from byte_model import save_byte_model
+from jupyter_client.manager import start_new_kernel
+
+SECONDS = 120.0  # until a kernel is given up
+LONG = "max_new_tokens=400, rows_per_shard=1, record_top_k=0"  # of 500 prompts, which take minutes
+
+
+class Kernel:
+    """A kernel with eexit imported, and `model`, the path of a small one."""
+
+    def __init__(self, manager: Any, client: Any, model: Path) -> None:
+        self._manager, self._client = manager, client
+        self.run(f"import eexit, tqdm.auto; model = {str(model)!r}")  # tqdm warns where ipywidgets are missing
+
+    def start(self, code: str) -> None:
+        self._cell = self._client.execute(code)
+
+    def interrupt(self) -> None:
+        self._manager.interrupt_kernel()
+
+    def finish(self) -> list[tuple[str, str]]:
+        """What the started cell shows in the end: the kind and text of each output."""
+        outputs: dict[object, tuple[str, str]] = {}
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            message = self._client.get_iopub_msg(timeout=SECONDS)
+            kind, content = message["msg_type"], message["content"]
+            if message["parent_header"].get("msg_id") != self._cell:
+                continue
+            if kind == "status" and content["execution_state"] == "idle":
+                return [*outputs.values()]
+            if kind in ("display_data", "update_display_data"):
+                outputs[content["transient"]["display_id"]] = "display", content["data"]["text/plain"]
+            elif kind == "stream":
+                before = outputs.get(content["name"], ("", ""))[1]
+                outputs[content["name"]] = content["name"], before + content["text"]
+            elif kind == "error":
+                outputs[kind] = kind, "\n".join(content["traceback"])
+            elif kind == "execute_result":
+                outputs[kind] = kind, content["data"]["text/plain"]
+        raise TimeoutError("the kernel is still busy")
+
+    def run(self, code: str) -> list[tuple[str, str]]:
+        self.start(code)
+        return self.finish()
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    save_byte_model(model := tmp_path_factory.mktemp("model"))
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        yield Kernel(manager, client, model)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_progress_is_one_output_that_is_updated(kernel: Kernel) -> None:
+    shown = kernel.run("done = eexit.sweep(['one', 'two'], model=model, exit_every=2, max_new_tokens=8)")
+    progress = [text for kind, text in shown if kind == "display"]
+    assert len(progress) == 1
+    *said, last = progress[0].splitlines()
+    assert said[-1] == "18 runs to do"
+    assert last.startswith("████████████████ ")
+    assert " · 18/18 runs · " in f" · {last.split(' ', 1)[1]}"
+    assert not any("runs" in text for kind, text in shown if kind != "display")
+
+
+def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kernel.start(
+        f"cut = eexit.sweep(map(str, range(500)), model=model, exit_every=2, out={str(out)!r}, quiet=True, {LONG})"
+    )
+    until = time.monotonic() + SECONDS
+    while not [*out.glob("generations/*.parquet")] and time.monotonic() < until:
+        time.sleep(0.05)
+    kernel.interrupt()
+    [(kind, line)] = kernel.finish()
+    assert kind == "stderr"
+    n_runs = len(pd.read_parquet(out / "generations"))
+    assert line == f"interrupted: {n_runs} runs landed; the same call with out={str(out)!r} goes on\n"
+    assert kernel.run("len(cut.runs)") == [("execute_result", str(n_runs))]
+
+
+def test_ctrl_c_before_anything_has_landed_is_one_line(kernel: Kernel) -> None:
+    kernel.start(
+        f"none = eexit.sweep(map(str, range(500)), model=model, exit_every=2, quiet=True, {LONG.replace('=1', '=500')})"
+    )
+    time.sleep(1)
+    kernel.interrupt()
+    assert kernel.finish() == [("error", "interrupted: no run has landed")]
+
+
+def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    out = tmp_path / "out"
+    call = f"eexit.sweep(map(str, range(500)), model='model', exit_every=2, out='out', quiet=True, {LONG})"
+    code = f"import eexit; {call}; print('went on')"
+    script = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True)
+    until = time.monotonic() + SECONDS
+    while not [*out.glob("generations/*.parquet")] and time.monotonic() < until:
+        time.sleep(0.05)
+    script.send_signal(signal.SIGINT)
+    printed, told = script.communicate(timeout=SECONDS)
+    assert script.returncode != 0
+    assert printed == ""
+    assert told.splitlines()[-1] == "KeyboardInterrupt"

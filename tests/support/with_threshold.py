@@ -1,0 +1,14 @@
+"""A rule as a notebook has it, by a global that is another later."""
+
+from typing import Any
+
+threshold = 0.3
+
+
+def beyond_threshold(layer: Any, parameter: Any) -> Any:
+    """exits from a layer on where the highest probability is above a threshold of the notebook"""
+    return is_above(layer) & (layer.index >= parameter)
+
+
+def is_above(layer: Any) -> Any:
+    return layer.top_p[:, 0] >= threshold
