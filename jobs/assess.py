@@ -2,7 +2,7 @@
 
     python jobs/assess.py                                   the default model, on generated prompts
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
-    python jobs/assess.py --quick                           a look, with a tenth of it all, which certifies nothing
+    python jobs/assess.py --quick                           a smoke run, with a tenth of it all: it certifies nothing
     python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
 
 Exits learn from texts of the model's own; a pilot and its replays predict which settings lose about the bound; these
@@ -158,7 +158,8 @@ def first_line(assessment: "Assessment") -> str:
 
 def told_before(assessment: "Assessment") -> Iterator[str]:
     """The sizes, and how likely they are to certify a setting."""
-    from cluster.assessment.sizes import gain_told, promise
+    from cluster.assessment.recipe import N_CALLS
+    from cluster.assessment.sizes import gain_told, promise, time_told
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
@@ -171,6 +172,7 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
+    yield f"{N_CALLS} calls can tell a time below {time_told(N_CALLS):.2f} of full depth's"
 
 
 def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
@@ -218,7 +220,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.several("--exit-layers", "L", layers, type=int, default=None)
     parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
     parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
-    parser.add_argument("--quick", action="store_true", help="a look, with a tenth of it all: it certifies nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run, with a tenth of it all: it certifies nothing"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="write the prompts of each part into --out, print the commands, and stop"
     )

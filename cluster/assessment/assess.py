@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from cluster.assessment.known import known_after
 from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
 from cluster.assessment.recipe import ORACLES, TEXTS, Command, Recipe
 from cluster.assessment.record import folder_of, mark, refuse_foreign_verdict
@@ -14,6 +15,7 @@ from cluster.assessment.steps_done import (
     ConfigOf,
     StepsDone,
     failed_runs,
+    first_attempt,
     hand_on_places,
     is_whole,
     refuse_other_prompts,
@@ -125,33 +127,52 @@ def _do_what_is_left(assessment: Assessment, do: Do, say: Say) -> None:
     for name in SWEEPS:
         for line in set_damaged_aside(assessment.recipe.at(name)):
             say(line)
-    tried, seconds, said = set[str](), dict[str, float](), ""
+    tried, took, said = set[str](), dict[str, Took](), ""
     while (at := _first_left(assessment, tried)) is not None:
         command, why = assessment.commands()[at], assessment.bound_now()[1]
         if why != said:
             say(said := why)
-        if command.name in seconds:
+        if command.name in took:
             raise UsageError(f"step {at + 1}, {command.name}, ended without all that it leaves: choose another --out")
         for each in assessment.commands()[:at]:
             if each.script == "sweep":
                 hand_on_places(each.folder, assessment.config_of(each.arguments))
         step = f"{at + 1} of {len(assessment.commands())}, {command.name}"
-        say(f"{step}{forecast(assessment, seconds, at)}: {command.line}")
-        began = time.monotonic()
+        say(f"{step}{forecast(assessment, took, at)}: {command.line}")
+        began = time.time()
         code = do(command.script, command.arguments)
-        seconds[command.name] = time.monotonic() - began
+        took[command.name] = Took.since(began, command, took)
         tried.add(command.name)
         if code == BAD_INPUT:
             raise UsageError(f"step {step} can't be done")
         if code and command.script != "choose":  # which ends so if nothing that saves is certified
             raise SweepStopped(f"step {step} has not come to its end")
+        if known := known_after(command.name, assessment.recipe, assessment.bound_now()[0]):
+            say(f"known so far: {known}")
 
 
-def forecast(assessment: Assessment, seconds: Mapping[str, float], at: int) -> str:
-    """How long this step and those after it take, by the tokens per second of those that this call has done."""
-    commands = assessment.commands()
-    tokens, taken = sum(each.tokens for each in commands if each.name in seconds), sum(seconds.values())
-    if not tokens or not taken:
+class Took(NamedTuple):
+    """The seconds that the actors of a step were at work, and those before, in which one of them loads the model."""
+
+    working: float
+    loading: float
+
+    @classmethod
+    def since(cls, began: float, command: Command, before: Mapping[str, "Took"]) -> "Took":
+        """Of a sweep, runs record when the first began; other steps load the model as the sweep before them did."""
+        seconds = time.time() - began
+        if command.script == "sweep" and (first := first_attempt(command.folder, began)):
+            return cls(began + seconds - first, first - began)
+        loading = max((each.loading for each in before.values()), default=0.0)
+        return cls(max(seconds - command.n_loads * loading, seconds / 10), loading)
+
+
+def forecast(assessment: Assessment, took: Mapping[str, Took], at: int) -> str:
+    """How long this step and those after it take, by the tokens per second of actors at work in this call."""
+    commands, left = assessment.commands(), assessment.commands()[at:]
+    tokens = sum(each.tokens for each in commands if each.name in took)
+    working, loading = (sum(each.working for each in took.values()), max([0.0, *(of.loading for of in took.values())]))
+    if not tokens or not working:
         return ""
-    left = sum(each.tokens for each in commands[at:]) * taken / tokens
-    return f" ({counted(max(1, round(left / 60)), 'minute')} left at {tokens / taken:,.0f} tokens per second)"
+    seconds = sum(each.tokens * working / tokens + each.n_loads * loading for each in left)
+    return f" ({counted(max(1, round(seconds / 60)), 'minute')} left at {tokens / working:,.0f} tokens per second)"

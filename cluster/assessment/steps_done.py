@@ -19,7 +19,7 @@ from eexit.plan.configuration import GENERATE, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import count_runs
 from eexit.quality.risks import RISKS
-from eexit.results.files import DamagedError
+from eexit.results.files import DamagedError, Generations, list_files, read_shards
 from eexit.results.finished_sweep import read_finished
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
@@ -138,6 +138,14 @@ def hand_on_places(folder: str, planned: SweepConfig) -> None:
 def failed_runs(folder: str) -> int:
     """Return how many runs of a sweep have landed as errors only."""
     return survey(open_store(folder)).n_errors
+
+
+def first_attempt(folder: str, since: float) -> float | None:
+    """Return when the first of the runs began that were started since then, in Unix seconds; None without any."""
+    store = open_store(folder)
+    shards = read_shards(store, list_files(store), ["run_id"])
+    attempts = [each.attempt / 1e9 for each in shards if isinstance(each, Generations)]
+    return min((each for each in attempts if each >= since), default=None)
 
 
 def set_damaged_aside(folder: str) -> list[str]:

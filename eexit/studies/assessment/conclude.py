@@ -74,11 +74,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class AssessmentSteps:
-    """The folders of the finished sweeps of an assessment; None where a step is not done."""
+    """The folders of an assessment's finished sweeps; None where a step is not done. `missing` names what failed."""
 
     pilot: str | None = None
     run: str | None = None
     oracles: str | None = None
+    missing: Sequence[str] = ()
 
 
 class Answer(NamedTuple):
@@ -110,7 +111,7 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     settings = cell_settings(pilot, [run, oracles]) if pilot and run and oracles else None
     choice = latest_choice(run, bound) if run else None
     found = {PILOT: pilot, RUN: run, ORACLES: oracles, CHOICE: choice}
-    missing = [name for name, done in found.items() if not done]
+    missing = [*steps.missing, *(name for name, done in found.items() if not done)]
     if not missing and settings is None:
         missing = ["settings of the cells"]
     return verdict_of(run, oracles, settings, choice, run.timings if run else [], bound, batch, missing, is_look)

@@ -46,9 +46,9 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     at_work, interrupted = list[str](), set[str]()
     show, forecast = Lines.show, assessing.forecast
 
-    def doing(assessment: assessing.Assessment, seconds: Mapping[str, float], at: int) -> str:
+    def doing(assessment: assessing.Assessment, took: Mapping[str, assessing.Took], at: int) -> str:
         at_work.append(assessment.commands()[at].name)
-        return forecast(assessment, seconds, at)
+        return forecast(assessment, took, at)
 
     def interrupting(self: Lines, progress: Progress, last: bool = False) -> None:
         show(self, progress, last)
@@ -88,11 +88,13 @@ def test_interrupted_in_each_step_the_verdict_is_that_of_the_printed_commands(fl
     assert whole.stdout.count("Does early exit pay?") == 1
 
 
+TELLING = {"linear", "pilot", "replay", "oracles", "choice", "times"}
 LOST = {
     "choices": (["run/choices"], ["choice"]),
     "replays": (["pilot/replays"], ["replay"]),
     "record": ([ASSESSMENT], []),
     "readout": (["linear", ASSESSMENT], ["linear"]),
+    "oracles": (["oracles"], ["oracles"]),
     "verdicts": ([FILE, f"run/{FILE}"], []),
     "times": (["run/timings"], ["times", "again"]),
 }
@@ -108,6 +110,7 @@ def test_what_was_lost_is_done_again_in_a_folder_that_was_moved_too(
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
     call = assess_here(*flags[:-1], str(out))
     assert (call.returncode, done_by(call)) == (0, again), call.stderr
+    assert call.stderr.count("known so far: ") == len({*again} & TELLING)
     assert settled(out) == settled(Path(flags[-1]))
     assert settled(out)["setting"]["use"] == 1
 
