@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: the value, where it came from, and the way out."""
+"""Messages for invalid configurations, in one line: the value, its source, and the way out."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from eexit.output.text import did_you_mean, flag
 
 
 def explain(error: ValidationError, flags: set[str], path: Path, known: Collection[str]) -> str:
-    """One line for the first problem that pydantic found. `known` are the names that there are."""
+    """Return one line for the first problem that pydantic found; `known` are the valid names."""
     problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"])} for problem in error.errors()]
     # One problem can be reported twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
@@ -19,7 +19,7 @@ def explain(error: ValidationError, flags: set[str], path: Path, known: Collecti
 
 
 def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The location of a value in the input of `job_of`."""
+    """Return the location of a value in the input of `job_of`."""
     return location[1:] if location[:1] == ("config",) else location
 
 

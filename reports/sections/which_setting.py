@@ -1,4 +1,4 @@
-"""The overview's section "Which setting": what is certified, what it costs, and how it does on other prompts."""
+"""The overview's section "Which setting": certified settings, their cost, and their loss on held-out prompts."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SK
 from reports.shared.numbers import points
 from reports.shared.quality import Quality, held_against_normal, kept_of, not_held
 
-OF_RIGHT: Final = "loss_of_right"  # of choices by lost answers
+OF_RIGHT: Final = "loss_of_right"  # of selections by lost answers
 OF_PROMPTS: Final = "loss_of_prompts"  # where groups of unequal size count once each
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
@@ -30,7 +30,7 @@ MOST_ROWS: Final = 6
 
 
 def settings_section(quality: Quality) -> dict[str, Any] | None:
-    """A sorted table with a sentence on how it is read; None where nothing exits early."""
+    """Return a sorted table with a sentence on how it is read; None if nothing exits early."""
     if quality.settings.empty:
         return None
     if len(quality.choices):
@@ -62,13 +62,13 @@ def settings_section(quality: Quality) -> dict[str, Any] | None:
 
 
 def _saved(quality: Quality) -> Columns:
-    """In each sense: time, what was run, layers; what is theoretical is left out."""
+    """Return the columns of savings: time, then multiply-adds, then layers; the theoretical saving is left out."""
     costs = [cost for cost in reversed(quality.costs) if cost.column not in (SKIPPED, THEORETICAL)]
     return (*((cost.column, f"Saved: {cost.label}", "share") for cost in costs), (SKIPPED, LAYERS_SKIPPED, "share"))
 
 
 def _certified(quality: Quality) -> pd.DataFrame:
-    """One row for each question, by what is risked and then from the strictest bound."""
+    """Return one row per selection, by risk and then from the strictest bound."""
     skipped = quality.rows.set_index("configuration")[SKIPPED]
     rows = []
     for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
@@ -96,7 +96,7 @@ def _held_out(row: dict[Any, Any]) -> str:
 
 
 def _none(row: dict[Any, Any]) -> str:
-    """Return how many settings were tested in vain, and how many prompts would do."""
+    """Return how many settings were tested in vain, and how many prompts would suffice."""
     needed = [setting.get("prompts_needed") for setting in row["tested"]]
     enough = min((n for n in needed if n is not None and is_known(n)), default=None)
     said = f"none of {counted(len(row['tested']), 'setting')}"

@@ -1,9 +1,9 @@
-"""What each configuration does, averaged over prompts: one row each, and every row has its n.
+"""Statistics of each configuration, averaged over prompts: one row each, and every row has its n.
 
-Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are, which is 1
-where all seeds have the same run. Prompts of a group are averaged too, and count as one (`unit`). Failed runs are left
-out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
-and `<name>_n`.
+Seeds of a prompt are averaged first, so that a prompt counts once. `n_seeds` is their number, which is 1 where all
+seeds have the same run. Prompts of a group are averaged too, and count as one sampling unit (`unit`). Failed runs are
+left out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high` and
+`<name>_n`.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ from reports.read.parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
 from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIPPED
 
-# Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
+# Columns of `generations` that are averaged over prompts. Of perplexity, the logarithm is averaged.
 AVERAGED: Final = (
     "exit_rate",
     "mean_depth",
@@ -36,20 +36,19 @@ AVERAGED: Final = (
     "loop_share",
     "n_tokens",
 )
-CONTRADICTED_EXITS: Final = "contradicted_of"  # the exits that `CONTRADICTED` is a share of
-OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # whose ratio of sums is `CONTRADICTED`
-LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
+CONTRADICTED_EXITS: Final = "contradicted_of"  # the number of exits that `CONTRADICTED` is a share of
+OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # their ratio of sums is `CONTRADICTED`
+LOOPING: Final = 0.5  # share of a text; above it, the text is mostly one loop
 
 
 def per_configuration(sweep: Sweep) -> pd.DataFrame:
-    """One row per configuration: every statistic averaged over prompts.
+    """Return one row per configuration, with every statistic averaged over prompts.
 
-    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. `contradicted` is the share of
+    `layers_skipped` is 1 − mean depth, and `perplexity` the geometric mean over prompts. `contradicted` is the share of
     early exits on the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and
-    `contradicted_of` their number. Where the sweep
-    has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath` is
-    the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING` of
-    the text is one loop (`loop_share`) while that is not so for `normal`.
+    `contradicted_of` their number. `<name>_control` is the mean of the configuration's control, if the sweep has one.
+    In a control's row, `beneath` is the configuration that it controls, if the sweep has that. `looping` is True if
+    more than `LOOPING` of the text is one loop (`loop_share`), unless that is so for `normal` too.
     """
     averaged = [*AVERAGED, *([CORRECT, CUT] if sweep.has_answers else []), *sweep.extra]
     columns = [*averaged, "log_perplexity"]
@@ -77,7 +76,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
 
 
 def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
-    """Return what follows from the recorded tokens of `normal`, by key."""
+    """Return key → contradicted early exits, where the recorded tokens of `normal` determine them."""
     known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
     if sweep.final_layer is None or not known or sweep.config.get("decide_on", HEAD) != HEAD:
         return {}
@@ -91,7 +90,7 @@ def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
 
 
 def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:
-    """How many seeds each configuration has."""
+    """Return the number of seeds of each configuration."""
     seeds = runs["seed"].where(~runs["every_seed"], -1)
     return {str(key): int(n) for key, n in seeds.groupby(runs["configuration"]).nunique().items()}
 
@@ -105,7 +104,7 @@ def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """The rows with what they are the control of, and with the value of each one's control of these columns."""
+    """Return the rows with `beneath`, and with the control's value of these columns."""
     if trade.empty:
         return trade
     is_own = trade["control_of"].map(mode_of, na_action="ignore") == trade["mode"]
@@ -117,17 +116,17 @@ def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def layer_labels(sweep: Sweep) -> dict[int | None, str]:
-    """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
+    """Return exit layer → label, in rank order. The key None is a final layer whose number isn't known."""
     final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
     return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
 
 
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
-    """The columns that identify the configuration of a row.
+    """Return the columns that identify the configuration of a row.
 
-    `series` is the same for configurations that differ in the parameter alone, not in exit set or gate; a control is
-    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key and `short` its
-    short name, both marked if the rule is in `marked`.
+    `series` is the same for configurations that differ only in the parameter, not in exit set or gate; a control is a
+    series by itself. `family` is the rule, or the mode if there is no rule. `shown_as` is the key and `short` its short
+    name, both marked if the rule is in `marked`.
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
@@ -150,7 +149,7 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
 def ratios(
     runs: pd.DataFrame, above: str, below: str, keys: list[str], kind: ValueKind = ValueKind.NUMBER
 ) -> list[Estimate]:
-    """Σ above / Σ below over prompts, several seeds of a prompt averaged first, for each configuration."""
+    """Return Σ above / Σ below over prompts for each configuration. Seeds of a prompt are averaged first."""
     means = runs.groupby(["unit", "configuration"])[[above, below]].mean()  # P prompts, C configurations
     above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (above, below))
     return estimate_ratios(above_PC, below_PC, kind)
@@ -166,20 +165,20 @@ _SHARES: Final = {
     CUT,
     *(f.name for f in GENERATIONS if (f.metadata or {}).get(b"unit", b"").startswith((b"fraction", b"flag"))),
 }
-_GIVEN: Final = ("exit_rate", "mean_depth")  # by a configuration that gives its exits
+_GIVEN: Final = ("exit_rate", "mean_depth")  # known without error where a configuration prescribes its exits
 _GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
 
 
 def is_share(sweep: Sweep, name: Any) -> bool:
-    """Whether a column of runs holds shares.
+    """Return True if a column of runs holds shares, by its unit or because its name is a number.
 
-    Its unit says so, or its name is a number (a layer's part of the exits, or depth by position).
+    Numbers name a layer's share of the exits, or the depth in a position bin.
     """
     return name in (*_SHARES, SKIPPED) or isinstance(name, int)
 
 
 def estimates_of(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:
-    """One estimate per column, over the prompts, which are the rows. What the configuration gives is certain."""
+    """Return one estimate per column over the prompts (rows). Exits that a configuration prescribes are exact."""
     is_normal, is_given = isinstance(configuration, Normal), gives_its_exits(configuration)
     certain = _GIVEN_BY_NORMAL if is_normal else _GIVEN if is_given else ()
     kinds = [

@@ -1,4 +1,4 @@
-"""Assessments of tiny models, on a Ray within this process: as little of everything as gives a verdict."""
+"""Assessments of tiny models on a Ray within this process, as small as a verdict allows."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_prompts(path: Path, n: int = N_PROMPTS, **columns: Any) -> Path:
-    """Prompts without answers, so that the risk is disagreement."""
+    """Write prompts without answers, so that the risk is disagreement."""
     rows = [{"prompt": f"word {number * 7919 % 1000} of {number}", **columns} for number in range(n)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -41,7 +41,7 @@ def assess_here(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def settled(out: Path) -> dict[str, Any]:
-    """What the verdict says but for times."""
+    """Return the verdict without times."""
     held = json.loads((out / FILE).read_text())
     of_time = ("pays", "why", "cause", "undecided", "needed", "missing", "timed", "gaps")
     setting = {name: value for name, value in held["setting"].items() if name != "time"}
@@ -49,6 +49,6 @@ def settled(out: Path) -> dict[str, Any]:
 
 
 def done_by(call: subprocess.CompletedProcess[str]) -> list[str]:
-    """The steps that a call did."""
+    """Return the steps that a call did."""
     lines = [line.split(" of 10, ")[1] for line in call.stderr.splitlines() if " of 10, " in line]
     return [line.replace(":", " ").split()[0] for line in lines]

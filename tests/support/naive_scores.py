@@ -1,5 +1,4 @@
-"""A text scored token by token with the pieces of the naive reference: what `eexit.decode.score` has to agree
-with."""
+"""Scores of a text, token by token, by the naive reference: `eexit.decode.score` has to agree with them."""
 
 import copy
 import math
@@ -23,7 +22,7 @@ from eexit.reference.rules import Seen, stops_of
 def score_naively(
     model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, text: Sequence[int]
 ) -> list[tuple[int, float, int]]:
-    """Exit layer, log-probability and likeliest token there of each token but the first, by an online rule or none."""
+    """Return exit layer, log-probability and likeliest token per token but the first, by an online rule or none."""
     configuration, mode = request.configuration, request.configuration.mode
     assert not isinstance(configuration, Exit) or configuration.rule in ONLINE
     u_exit = exit_draws(request.seed, list(request.prompt_token_ids), len(text))

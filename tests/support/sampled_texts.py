@@ -1,4 +1,4 @@
-"""How probable each text is that plain sampling may write, and whether texts are distributed so."""
+"""The probability of each text under plain sampling, and a test of texts against it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Text = tuple[int, ...]
 
 
 def sequences(model: PreTrainedModel, prompt: Text, decoding: Decoding) -> dict[Text, float]:
-    """The probability of every text that plain sampling may write."""
+    """Return the probability of every text that plain sampling may write."""
     found: dict[Text, float] = {(): 1.0}
     for _ in range(decoding.max_new_tokens):
         longer: dict[Text, float] = {}
@@ -29,7 +29,7 @@ def sequences(model: PreTrainedModel, prompt: Text, decoding: Decoding) -> dict[
 
 
 def are_distributed_so(texts: Iterable[Text], probabilities: dict[Text, float]) -> bool:
-    """By a χ² test at 0.001; texts that are expected fewer than five times count together."""
+    """Return True if a χ² test at 0.001 accepts the texts. Texts expected fewer than five times count together."""
     wrote = Counter(texts)
     expected = np.array(list(probabilities.values())) * wrote.total()
     seen = np.array([wrote[text] for text in probabilities])

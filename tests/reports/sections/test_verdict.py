@@ -1,4 +1,4 @@
-"""The first card: the verdict of an assessment, or what a sweep says without one."""
+"""The first card: the verdict of an assessment, or a sweep's own without one."""
 
 import re
 import shutil
@@ -58,7 +58,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def given(sweep: Path, folder: Path, **changed: Any) -> Path:
-    """The report of a copy of a sweep with a verdict."""
+    """Return the report of a copy of a sweep with a verdict."""
     shutil.copytree(sweep, folder)
     (folder / FILE).write_text(GIVEN.model_copy(update=changed).to_json())
     return build_report(str(folder), folder / "r.html")
