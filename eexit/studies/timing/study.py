@@ -268,7 +268,7 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
 
     Raises `UsageError` if there are none.
     """
-    by_call: dict[str, list[Row]] = {}
+    by_call: dict[str, list[Mapping[str, Any]]] = {}
     for row in sweep.timings:
         by_call.setdefault(row["timing_id"], []).append(row)
     in_larger, in_others = set[str](), Counter[str]()
