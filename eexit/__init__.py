@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         load_default_model_and_tokenizer,
     )
     from eexit.custom_generate.setting import load
+    from eexit.method.modes import state
     from eexit.method.rules import rule
-    from eexit.method.states import state
     from eexit.model.chat import format_and_tokenize_input
     from eexit.sweeps.api import SweepResults, sweep
     from eexit.sweeps.api import open as open
@@ -32,7 +32,7 @@ _HOMES = {
     "load_default_model_and_tokenizer": "eexit.custom_generate.original",
     "open": "eexit.sweeps.api",
     "rule": "eexit.method.rules",
-    "state": "eexit.method.states",
+    "state": "eexit.method.modes",
     "sweep": "eexit.sweeps.api",
     "SweepResults": "eexit.sweeps.api",
 }

@@ -117,10 +117,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.fixture
 def own_exits() -> Iterator[Callable[[], None]]:
     """Yield a function that removes a test's custom rules and modes; they are removed after the test anyway."""
+    from eexit.method.modes import MODES
     from eexit.method.rules import BLIND, ONLINE, ORACLES, RULES
-    from eexit.method.states import STATES
 
-    kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, STATES]
+    kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, MODES]
     before = [{**kind} for kind in kinds]
 
     def forget() -> None:

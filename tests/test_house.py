@@ -1,4 +1,4 @@
-"""Conventions of the repository: imports between packages, sizes of folders, and file trees in READMEs."""
+"""Conventions of the repository: imports between packages, and file trees in READMEs."""
 
 import ast
 import re
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import Counter
 from graphlib import TopologicalSorter
-from itertools import groupby
 
 import pytest
 from house import ROOMS, ROOT, imports, modules, named, tree
@@ -16,7 +15,7 @@ from quick import QUICK
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.results", "eexit.decode",
-    "eexit.reference", "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
+    "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
     "cluster.job", "cluster.interruption", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",
@@ -27,7 +26,6 @@ FORBIDDEN = {
     "reports": {"ray", "torch", "transformers", "cluster"},
     "jobs": set(),
 }
-MOST_ENTRIES = 14  # of a folder, without its `__init__.py`, README.md and py.typed
 
 
 def floor(module: str) -> int:
@@ -72,21 +70,6 @@ def test_rooms_do_without(room: str) -> None:
     for module, path in modules().items():
         if module.split(".")[0] == room:
             assert not {name.split(".")[0] for name in named(path)} & FORBIDDEN[room], module
-
-
-def test_folders_are_concepts_of_few_entries() -> None:
-    entries = {
-        path.relative_to(ROOT)
-        for room in ROOMS
-        for path in (ROOT / room).rglob("*")
-        if not {"__pycache__", "node_modules"} & {*path.parts}
-        and path.name not in ("__init__.py", "README.md", "py.typed")
-    }
-    full = {
-        str(folder): len(list(held))
-        for folder, held in groupby(sorted(entries, key=lambda path: path.parent), key=lambda path: path.parent)
-    }
-    assert {folder: n for folder, n in full.items() if n > MOST_ENTRIES} == {}
 
 
 def test_folders_say_what_lives_there() -> None:

@@ -16,8 +16,8 @@ from cluster.console.flags import use_flag
 from cluster.console.parser import Parser, near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.own import use_files
-from eexit.method.states import STATES
 from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, flag, some
 from eexit.plan.configuration import EVERY
@@ -159,7 +159,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
         if isinstance(each.parameter, float) and each.parameter not in parameters:
             parameters.append(each.parameter)
     sets = list(dict.fromkeys(each.exit_set or EVERY for each in exits))
-    keys = [*(mode for mode in modes if mode not in STATES), *(each.key for each in exits)]
+    keys = [*(mode for mode in modes if mode not in MODES), *(each.key for each in exits)]
     return {"rules": rules, "exit_sets": sets, "only": keys}
 
 

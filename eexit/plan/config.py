@@ -25,10 +25,10 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
+from eexit.method.modes import MODES
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, exiting_modes, mode_of, parse_drafts, parse_exit_set
 
@@ -36,7 +36,7 @@ HEAD, SCREEN = "head", "screen"  # the logits on which rules decide: all, or tho
 AUTO_DTYPE: Final = "auto"  # until a sweep begins; its manifest has the resolved dtype
 NO_MARKS: Final = "none"  # no thinking: texts are all answer
 Observe = Literal["all", "final", "none"]  # layers at which the full-depth pass reads finished texts
-MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need KV maps
+MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need KV maps
 MOST_COUNT: Final = 2**31 - 1  # limit of all counts; positions and layers are stored as int32
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # seeds are stored as int64
 GATE_THRESHOLDS: Final = (0.1,)
@@ -190,8 +190,8 @@ def _mode(name: str) -> str:
     if name not in (modes := exiting_modes()):
         *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    if name in STATES:
-        STATES[name].refuse_if_not_given()
+    if name in MODES:
+        MODES[name].refuse_if_not_given()
     return name
 
 
@@ -294,9 +294,9 @@ ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_leng
 
 
 def _exiting(key: str) -> str:
-    if mode_of(key) not in STATES:
-        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
-    STATES[mode_of(key)].refuse_if_not_given()
+    if mode_of(key) not in MODES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
+    MODES[mode_of(key)].refuse_if_not_given()
     return key
 
 
@@ -342,7 +342,7 @@ class SweepConfig(BaseModel):
     )
     modes: Modes = Field(
         (NORMAL, "unfrozen", "frozen_residual"),
-        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(MODES)}",
     )
     kl_factors: KLFactors = Field(
         (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"
@@ -499,6 +499,8 @@ class SweepConfig(BaseModel):
             )
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        if self.draft and self.temperature > 0:
+            raise ValueError(f"draft {self.draft[0]} is greedy, and temperature is {self.temperature:g}: set it to 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
             if draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
                 raise ValueError(

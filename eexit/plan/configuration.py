@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from eexit.method.modes import MODES
 from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, Control, Parameter, shown
-from eexit.method.states import STATES
 
 NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode of self-speculative decoding
@@ -201,7 +201,7 @@ class Generate:
 
 def exiting_modes() -> dict[str, str]:
     """Return the definitions of mode normal and all modes of exits, custom ones included, but not of `draft`."""
-    definitions = {name: state.definition for name, state in STATES.items()}
+    definitions = {name: state.definition for name, state in MODES.items()}
     return {NORMAL: "no exits: every token comes from the final layer", **definitions}
 
 
@@ -224,7 +224,7 @@ def short_name(key: str) -> str:
     ('F·conf .97@25', 'U·conf@25', 'kl .5')
     """
     mode, _, within = key.partition("/")
-    if within and (letter := "D" if mode == DRAFT else STATES[mode].short if mode in STATES else ""):
+    if within and (letter := "D" if mode == DRAFT else MODES[mode].short if mode in MODES else ""):
         return f"{letter}·{short_name(within)}"
     words = [re.sub("^[^@+]+", lambda name: _short(name[0]), part) for part in key.split("/")]
     return re.sub(r"(?<![\d.])0(?=\.\d)", "", " ".join(words))  # 0.97 as .97
@@ -276,7 +276,7 @@ def without_mode(configuration: Configuration) -> Configuration:
     If all tokens exit at one layer, no token ever runs a layer above it or attends to its KV cache. Only costs differ
     between modes. A custom mode's function may fail, so that its configurations stay unchanged.
     """
-    mode = STATES.get(configuration.mode)
+    mode = MODES.get(configuration.mode)
     if isinstance(configuration, Exit) and gives_its_exits(configuration) and mode and mode.source is None:
         return replace(configuration, state="")
     return configuration

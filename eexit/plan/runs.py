@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Final
 
+from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
-from eexit.method.states import STATES
 from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
@@ -104,7 +104,7 @@ def used_by(configuration: Configuration) -> frozenset[str]:
     """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
     if not isinstance(configuration, Exit):
         return frozenset()
-    rule, state = ONLINE.get(configuration.rule), STATES.get(configuration.state)
+    rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.state)
     uses = {PROBE: rule and rule.probes, GATE: configuration.gate, STATE_MAPS: state and state.maps}
     return frozenset(role for role in OF_SOME if uses[role])
 

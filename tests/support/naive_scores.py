@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
+from reference.rules import Seen, stops_of
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES
 from eexit.method.stick_breaking import exit_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
-from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
-from eexit.reference.rules import Seen, stops_of
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def score_naively(
         exit_layer = [*decoding.exitable_layers, final][choice]
         with leaving(decoder, decoding, mode, exit_layer):
             own = run(model, decoder, inputs, student)
-        if mode in STATES and (leaves := STATES[mode].leaves) in LEAVE:
+        if mode in MODES and (leaves := MODES[mode].leaves) in LEAVE:
             LEAVE[leaves](student, exit_layer)
         logits = own.logits[0, -1] if exit_layer == final else read_after(decoder, decoding, own, exit_layer)
         log_p = logits.float().log_softmax(-1)

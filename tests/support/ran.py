@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from traces import traces_of
 
+from eexit.decode.batch import Batch
 from eexit.decode.costs import Counts, cost_columns
-from eexit.decode.draft import DraftingBatch
+from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.step import OnlineBatch
+from eexit.decode.unit_costs import find_prices
 from eexit.model.layers import Decoder, Inputs, Layer
 
 
@@ -61,7 +61,7 @@ class Ran:
         self.decoder, self.products = decoder, Products()
         self.begun_L, self.ended_L, self.calls_L = np.zeros((3, decoder.n_layers), np.int64)
         self.reads = 0
-        for kind in (OnlineBatch, DraftingBatch):
+        for kind in (Batch, DraftBatch):
             monkeypatch.setattr(kind, "step", self._watched(kind.step))
 
     def _watched(self, step: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -9,6 +9,8 @@ from typing import Final, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
+from reference.drafts import draft_one
+from reference.generation import generate_one
 from remembering import Remembering
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
@@ -17,8 +19,6 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
-from eexit.reference.drafts import draft_one
-from eexit.reference.generation import generate_one
 
 ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
 

@@ -15,8 +15,8 @@ from untrained import PROBE, STATE_MAPS
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES
-from eexit.method.states import STATES
 from eexit.plan.configuration import Configuration, Exit, Normal
 
 DECODING = Decoding(
@@ -107,7 +107,7 @@ def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, .
 def modes_of(model: PreTrainedModel) -> list[str]:
     """Return the modes that can be used with this model, without `normal`."""
     decoder, modes = decoder_of(model), []
-    for mode in STATES:
+    for mode in MODES:
         with suppress(UsageError):
             refuse_mode(mode, decoder)
             modes.append(mode)

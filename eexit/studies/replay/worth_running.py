@@ -15,15 +15,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES, alters
 from eexit.plan.configuration import EVERY, Exit, configuration_of, parse_exit_set
 from eexit.quality.risks import RISKS, losses
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import REPLAYS
 
 ORACLE: Final = "agree"
-EXACT: Final = next(name for name, state in STATES.items() if not alters(state))
+EXACT: Final = next(name for name, state in MODES.items() if not state.alters)
 AIMS: Final = (0.25, 0.5, 1.0, 2.0)  # of the bound: predicted losses that the cheapest settings are looked for at
 COSTS: Final = ("cost_full", "cost_exits")
 Row = Mapping[str, Any]
@@ -103,7 +103,7 @@ class Pilot:
     def mode(self) -> str:
         """The mode that alters the KV cache. Raises `UsageError` if the pilot has none."""
         modes: list[str] = [each["mode"] for each in self.sweep.manifest.configurations if each["rule"]]
-        found = next((mode for mode in modes if alters(STATES[mode])), None)
+        found = next((mode for mode in modes if MODES[mode].alters), None)
         if found is None:
             raise UsageError(f"{self.sweep.name} has no settings in a mode that alters the KV cache: sweep with one")
         return found
@@ -127,7 +127,7 @@ class Pilot:
         """The settings in a mode that are worth a run: those of its cell and, of an online rule in a mode that alters
         the KV cache, all those around the bound, one of which may be certified.
         """
-        is_exact, cells = not alters(STATES[mode]), self.cells
+        is_exact, cells = not MODES[mode].alters, self.cells
         if of_oracle and is_exact:
             return [Exit(EXACT, ORACLE)]
         among = self.oracles if of_oracle else self.candidates(mode)
@@ -188,12 +188,12 @@ def settings_worth_running(
     Raises `UsageError` if `results` is not a finished sweep, and if it lacks what settings are found by.
     """
     pilot = Pilot.read(results, risk, at_most, "--settings-of")
-    return [each for mode in modes if mode in STATES for each in pilot.settings_of(mode, of_oracle)]
+    return [each for mode in modes if mode in MODES for each in pilot.settings_of(mode, of_oracle)]
 
 
 def is_candidate(row: Row) -> bool:
     """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
-    return row["rule"] in ONLINE and not alters(STATES[row["mode"]]) and not row["gate"] and bool(row["cost_run"])
+    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["cost_run"])
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:

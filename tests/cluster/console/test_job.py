@@ -185,6 +185,7 @@ BAD_FLAGS = {
     "--draft 20:0": "N of a draft must be 1 or more, got 20:0 (--draft)",
     "--draft 2:999999999999": "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
     "--draft 2:101": "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
+    "--draft 2:4 --temperature 0.7": "draft 2:4 is greedy, and temperature is 0.7: set it to 0",
     "--draft 2:4,6 --max-new-tokens 5": "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): "
     "draft fewer",
     "--draft 20:4 10,20:4": "20:4 is listed more than once (--draft)",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES, Control
-from eexit.method.states import STATES
 from eexit.plan.configuration import (
     COLUMNS,
     Configuration,
@@ -83,7 +83,7 @@ def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_kn
 def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, Control("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
-    exits = [Exit(*each) for each in product([*STATES, "later"], [*RULES, "later"], parameters, sets, gates)]
+    exits = [Exit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
     drafts = parse_drafts("2,20:4,40")
     every: list[Configuration] = [Normal(), Normal("later"), *drafts, *exits]
     keys = {each.key for each in every}
