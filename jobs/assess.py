@@ -2,7 +2,7 @@
 
     python jobs/assess.py                                   the default model, on generated prompts
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
-    python jobs/assess.py --quick                           a look, with a tenth of it all, which certifies nothing
+    python jobs/assess.py --quick                           a smoke run, with a tenth of it all: it certifies nothing
     python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
 
 Exits learn from texts of the model's own; a pilot and its replays predict which settings lose about the bound; these
@@ -32,6 +32,7 @@ from rich.text import Text
 from cluster.console.command import command
 from cluster.console.flags import seed, study_flags, whole
 from cluster.console.parser import Parser
+from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import inside, shown
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
             "timings": timings.main}  # fmt: skip
-MODEL = ("model", "revision", "trust_remote_code", "dtype", "quantize")
+MODEL = ("model", "revision", "dtype", "quantize")
+TRUST = "trust_remote_code"  # every command is told anew
 READING = ("system", "thinking", "thinking_until")
 
 
@@ -77,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
             stack.enter_context(ray_session(display.say))  # the first one starts Ray, and the others use it
             return COMMANDS[script](given)
 
-        verdict = assess(assessment, do, display.say)
-    finish(verdict, flags.out)
+        verdict, is_another = assess(assessment, do, display.say)
+    finish(verdict, flags.out, is_another)
     return 0
 
 
@@ -92,31 +94,43 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from eexit.plan.exit_layers import every_nth_layer
     from eexit.plan.model_facts import look_at_model
     from eexit.studies.assessment.verdict import Bound
+    from eexit.studies.timing.study import LEAST_TOKENS
 
     if not 0 < flags.at_most < 1:
         raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
+    if flags.max_new_tokens < LEAST_TOKENS:
+        raise UsageError(
+            f"--max-new-tokens must be at least {LEAST_TOKENS}, since the first two of a text are not timed, got "
+            f"{flags.max_new_tokens}"
+        )
     folder_of(flags.out)
     whole_sizes, confidence = sizes_at(flags.at_most), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
     least = least_choosing(flags.at_most, confidence)
     if flags.prompts:
-        parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick)
+        parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
     else:
-        parts = drawn(whole_sizes, least, flags.seed, flags.quick)
+        parts = drawn(whole_sizes, least, flags.seed, flags.quick, flags.batch)
     common = {name: getattr(flags, name) for name in MODEL}
     reading = {name: getattr(flags, name) for name in READING}
-    config = config_of(flags, parts.of["run"][:1], common | reading)
+    trust = {TRUST: flags.trust_remote_code}
+    config = config_of(flags, parts.of["run"][:1], common | reading | trust)
     model, layers, memory = look_at_model(config, 1)
     if not flags.exit_layers:
         layers = with_layer_between(every_nth_layer(model["n_layers"]))
     layer_bytes, head_bytes = memory.parts if memory and memory.parts else (0, 0)
     device = None if flags.device == "auto" else flags.device
-    execution = model_flags({"device": device, "quiet": flags.quiet})
+    execution = model_flags({"device": device, "quiet": flags.quiet} | trust)
     recipe = Recipe(
         flags.out, parts, layers, model_flags(common), model_flags(reading), execution, flags.max_new_tokens,
         screens=head_bytes > layer_bytes > 0 and not model.get("quantization"), batch=flags.batch,
     )  # fmt: skip
     bound = Bound(risk=parts.risk, at_most=flags.at_most, confidence=confidence)
-    return Assessment(recipe, bound, model, flags.quick)
+    return Assessment(recipe, bound, model, sweep_of, flags.quick)
+
+
+def sweep_of(arguments: Sequence[str]) -> SweepConfig:
+    """The configuration of a step's sweep."""
+    return load_job(arguments, sweep.DEMO)[0].config
 
 
 def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
@@ -144,7 +158,8 @@ def first_line(assessment: "Assessment") -> str:
 
 def told_before(assessment: "Assessment") -> Iterator[str]:
     """The sizes, and how likely they are to certify a setting."""
-    from cluster.assessment.sizes import gain_told, promise
+    from cluster.assessment.recipe import N_CALLS
+    from cluster.assessment.sizes import gain_told, promise, time_told
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
@@ -157,10 +172,11 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
+    yield f"{N_CALLS} calls can tell a time below {time_told(N_CALLS):.2f} of full depth's"
 
 
-def finish(verdict: "Verdict", out: str) -> None:
-    """Print the verdict, and where it is."""
+def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
+    """Print the verdict, and where it is; write the report of another one."""
     from eexit.results.store.folder import open_store
     from eexit.studies.assessment.screen import ANSWERS, reason, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
@@ -171,7 +187,8 @@ def finish(verdict: "Verdict", out: str) -> None:
     tabled = (table.printed() for table in tables(verdict))
     for line in filter(None, (*sentences(verdict), *tabled, setting_line(verdict))):
         console.print(Text(line))
-    sweep.write_report(run, open_store(Path(run).expanduser()))
+    if is_another or not (Path(run).expanduser() / REPORT).is_file():
+        sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
         print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")
     print(shown(inside(run, REPORT)))
@@ -203,7 +220,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.several("--exit-layers", "L", layers, type=int, default=None)
     parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
     parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
-    parser.add_argument("--quick", action="store_true", help="a look, with a tenth of it all: it certifies nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run, with a tenth of it all: it certifies nothing"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="write the prompts of each part into --out, print the commands, and stop"
     )

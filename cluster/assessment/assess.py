@@ -2,30 +2,39 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from cluster.assessment.known import known_after
 from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
 from cluster.assessment.recipe import ORACLES, TEXTS, Command, Recipe
-from cluster.assessment.record import AssessmentRecord, folder_of, refuse_foreign_verdict
-from cluster.assessment.steps_done import is_done, is_whole, set_damaged_aside
+from cluster.assessment.record import folder_of, mark, refuse_foreign_verdict
+from cluster.assessment.steps_done import (
+    ConfigOf,
+    StepsDone,
+    failed_runs,
+    first_attempt,
+    hand_on_places,
+    is_whole,
+    refuse_other_prompts,
+    set_damaged_aside,
+)
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.text import counted
 from eexit.output.whole_files import write_whole
 from eexit.plan.configuration import NORMAL
-from eexit.plan.hashes import content_hash
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
 from eexit.results.finished_sweep import read_finished, refuse_changed_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
-from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.studies.assessment.conclude import AssessmentSteps, conclude
 from eexit.studies.assessment.verdict import FILE, Bound, Verdict
 
 SWEEPS: Final = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # and whose prompts they have
+BAD_INPUT: Final = 2  # the exit code of a command whose input can't be used
 Do = Callable[[str, Sequence[str]], int]  # a script of `jobs/` with these arguments, in this process; its exit code
 Say = Callable[[str], None]
 
@@ -37,17 +46,8 @@ class Assessment:
     recipe: Recipe
     bound: Bound
     model: Mapping[str, Any]
+    config_of: ConfigOf
     is_look: bool = False
-
-    @property
-    def asked(self) -> Mapping[str, Any]:
-        """All that the results depend on."""
-        recipe = self.recipe
-        return {
-            "model": recipe.common, "reading": recipe.reading, "layers": recipe.layers, "prompts": recipe.parts.digest,
-            "max_new_tokens": recipe.max_new_tokens, "at_most": self.bound.at_most, "batch": recipe.batch,
-            "look": self.is_look,
-        }  # fmt: skip
 
     def bound_now(self) -> tuple[Bound, str]:
         """The bound, and why it is not on lost answers although prompts have them: full depth gets too few right."""
@@ -76,84 +76,103 @@ class Assessment:
         return float(np.minimum(lengths, self.recipe.max_new_tokens).mean()) if lengths else None
 
 
-def begin(assessment: Assessment) -> AssessmentRecord:
-    """The record of an assessment, once its folder is found to be its own; its prompts are written there.
+def begin(assessment: Assessment) -> None:
+    """Write the prompts of an assessment into its folder, once that is found to be its own.
 
     Raises `UsageError` for a folder of anything else, and for a model that has changed since.
     """
     recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
     refuse_foreign_verdict(folder, folder / RUN)
-    manifests = {}
-    for name in SWEEPS:
-        try:
-            manifests[name] = read_manifest(open_store(recipe.at(name)))
-        except LostManifestError:
-            manifests[name] = None
-    begun = {name: found for name, found in manifests.items() if found}
-    record = AssessmentRecord.open(folder, assessment.asked, has_begun=bool(begun))
-    for name, manifest in begun.items():
-        _refuse_other_prompts(assessment, name, SWEEPS[name], manifest.config["prompts"])
+    for name, part in SWEEPS.items():
+        refuse_other_prompts(recipe, name, part)
         if is_whole(recipe.at(name)):
             refuse_changed_model(read_finished(recipe.at(name), ["run_id"]), assessment.model)
-    record.write()
+    mark(folder)
     recipe.parts.write(str(folder))
-    return record
 
 
-def assess(assessment: Assessment, do: Do, say: Say) -> Verdict:
-    """Do the commands that are left, judge, and write `verdict.json`.
+def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
+    """Do the commands that are left, judge, and write `verdict.json`; returns the verdict, and whether it is another.
 
-    Raises `UsageError` as `begin` does, and if another process assesses here, and `SweepStopped` where a command stops.
+    Nothing is written where nothing is left to do. Raises `UsageError` as `begin` does, for what no command can go on
+    from, and if another process assesses here, and `SweepStopped` where a command stops.
     """
     recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
-    with hold(open_store(folder), say, ASSESSING):
-        record = begin(assessment)
-        for name in SWEEPS:
-            for line in set_damaged_aside(recipe.at(name)):
-                say(line)
-        said = ""
-        for at in range(len(assessment.commands())):
-            command, (bound, why) = assessment.commands()[at], assessment.bound_now()
-            if why != said:
-                say(said := why)
-            if is_done(command, recipe, bound):
-                continue
-            left = forecast(assessment, record, at)
-            say(f"{at + 1} of {len(assessment.commands())}, {command.name}{left}: {command.line}")
-            _do(command, do, record)
-            if not is_done(command, recipe, assessment.bound_now()[0]):
-                raise SweepStopped(f"step {at + 1}, {command.name}, has not come to its end")
-        steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN), recipe.at(ORACLES))
-        verdict = conclude(steps, assessment.bound_now()[0], recipe.batch, assessment.is_look)
-        for place in (folder, folder / RUN):
-            write_whole(place / FILE, verdict.to_json())
-        return verdict
+    begin(assessment)
+    if _first_left(assessment, set()) is not None:
+        with hold(open_store(folder), say, ASSESSING):
+            _do_what_is_left(assessment, do, say)
+    missing = [
+        f"{counted(n, 'run')} of {name}, which failed"
+        for name in (PILOT, RUN, ORACLES)
+        if (n := failed_runs(recipe.at(name)))
+    ]
+    steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN), recipe.at(ORACLES), missing)
+    verdict = conclude(steps, assessment.bound_now()[0], recipe.batch, assessment.is_look)
+    content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
+    changed = [place for place in places if not place.is_file() or place.read_text() != content]
+    for place in changed:
+        write_whole(place, content)
+    return verdict, bool(changed)
 
 
-def _do(command: Command, do: Do, record: AssessmentRecord) -> None:
-    began = time.monotonic()
-    try:
-        do(command.script, command.arguments)
-    finally:
-        record.took(command.name, time.monotonic() - began)
+def _first_left(assessment: Assessment, tried: set[str]) -> int | None:
+    """Return the place of the first step that is not done; None if all are."""
+    done = StepsDone(assessment.recipe, assessment.model, assessment.config_of, tried)
+    bound = assessment.bound_now()[0]
+    return next((at for at, each in enumerate(assessment.commands()) if not done.has(each, bound)), None)
 
 
-def forecast(assessment: Assessment, record: AssessmentRecord, at: int) -> str:
-    """How long this step and those after it take, by the tokens per second of those before."""
-    commands = assessment.commands()
-    tokens = sum(each.tokens for each in commands[:at] if each.name in record.seconds)
-    seconds = sum(record.seconds.get(each.name, 0.0) for each in commands[:at])
-    if not tokens or not seconds:
+def _do_what_is_left(assessment: Assessment, do: Do, say: Say) -> None:
+    for name in SWEEPS:
+        for line in set_damaged_aside(assessment.recipe.at(name)):
+            say(line)
+    tried, took, said = set[str](), dict[str, Took](), ""
+    while (at := _first_left(assessment, tried)) is not None:
+        command, why = assessment.commands()[at], assessment.bound_now()[1]
+        if why != said:
+            say(said := why)
+        if command.name in took:
+            raise UsageError(f"step {at + 1}, {command.name}, ended without all that it leaves: choose another --out")
+        for each in assessment.commands()[:at]:
+            if each.script == "sweep":
+                hand_on_places(each.folder, assessment.config_of(each.arguments))
+        step = f"{at + 1} of {len(assessment.commands())}, {command.name}"
+        say(f"{step}{forecast(assessment, took, at)}: {command.line}")
+        began = time.time()
+        code = do(command.script, command.arguments)
+        took[command.name] = Took.since(began, command, took)
+        tried.add(command.name)
+        if code == BAD_INPUT:
+            raise UsageError(f"step {step} can't be done")
+        if code and command.script != "choose":  # which ends so if nothing that saves is certified
+            raise SweepStopped(f"step {step} has not come to its end")
+        if known := known_after(command.name, assessment.recipe, assessment.bound_now()[0]):
+            say(f"known so far: {known}")
+
+
+class Took(NamedTuple):
+    """The seconds that the actors of a step were at work, and those before, in which one of them loads the model."""
+
+    working: float
+    loading: float
+
+    @classmethod
+    def since(cls, began: float, command: Command, before: Mapping[str, "Took"]) -> "Took":
+        """Of a sweep, runs record when the first began; other steps load the model as the sweep before them did."""
+        seconds = time.time() - began
+        if command.script == "sweep" and (first := first_attempt(command.folder, began)):
+            return cls(began + seconds - first, first - began)
+        loading = max((each.loading for each in before.values()), default=0.0)
+        return cls(max(seconds - command.n_loads * loading, seconds / 10), loading)
+
+
+def forecast(assessment: Assessment, took: Mapping[str, Took], at: int) -> str:
+    """How long this step and those after it take, by the tokens per second of actors at work in this call."""
+    commands, left = assessment.commands(), assessment.commands()[at:]
+    tokens = sum(each.tokens for each in commands if each.name in took)
+    working, loading = (sum(each.working for each in took.values()), max([0.0, *(of.loading for of in took.values())]))
+    if not tokens or not working:
         return ""
-    left = sum(each.tokens for each in commands[at:]) * seconds / tokens
-    minutes = max(1, round(left / 60))
-    return f" ({counted(minutes, 'minute')} left at {tokens / seconds:,.0f} tokens per second)"
-
-
-def _refuse_other_prompts(assessment: Assessment, name: str, part: str, held: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `UsageError` where a step has other prompts, as after its record was lost."""
-    planned = [asdict(each) for each in assessment.recipe.parts.of[part]]
-    if content_hash(planned) != content_hash([{**each} for each in held]):
-        raise UsageError(
-            f"{assessment.recipe.at(name)} is of other prompts: choose another --out, or the prompts that it has"
-        )
+    seconds = sum(each.tokens * working / tokens + each.n_loads * loading for each in left)
+    return f" ({counted(max(1, round(seconds / 60)), 'minute')} left at {tokens / working:,.0f} tokens per second)"

@@ -17,7 +17,6 @@ from cluster.assessment.sizes import Sizes
 from eexit.errors import UsageError
 from eexit.output.whole_files import write_whole
 from eexit.plan.config import Prompt
-from eexit.plan.hashes import content_hash
 from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.splits import for_pilot, for_reporting, is_drawn, shuffled, units
 from eexit.quality.risks import RISKS
@@ -54,11 +53,6 @@ class PromptParts:
     choosing: int
     risk: str
 
-    @property
-    def digest(self) -> str:
-        """A hash of all that is asked of a prompt."""
-        return content_hash({part: [asdict(prompt) for prompt in self.of[part]] for part in PARTS})
-
     def file(self, out: str, part: str) -> str:
         return f"{out.rstrip('/')}/prompts/{part}.jsonl"
 
@@ -69,14 +63,16 @@ class PromptParts:
             rows = [
                 {name: value for name, value in asdict(each).items() if value is not None} for each in self.of[part]
             ]
-            write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+                write_whole(path, content)
 
 
-def split(prompts: Sequence[Prompt], whole: Sizes, least: int, is_look: bool = False) -> PromptParts:
+def split(prompts: Sequence[Prompt], whole: Sizes, least: int, is_look: bool = False, batch: int = 1) -> PromptParts:
     """The parts of these prompts, each of the size in `whole`, or a tenth for a look, or as many as there are.
 
     Where half of the prompts bring an answer or more, these alone are used. Raises `UsageError` if fewer than `least`
-    are for choosing, or a part has none.
+    are for choosing, if those of the run don't fill two batches, or if a part has none.
     """
     answered = [each for each in prompts if each.answer or each.answer_pattern]
     risk = ANSWERS if 2 * len(answered) >= len(prompts) else DISAGREEMENT
@@ -97,18 +93,29 @@ def split(prompts: Sequence[Prompt], whole: Sizes, least: int, is_look: bool = F
         PILOT: parts[PILOT][: sizes.pilot],
         RUN: [unit for units_of_role in roles.values() for unit in units_of_role],
     }
-    n = len(roles[CHOOSING])
-    if n < least or not all([*roles.values(), *chosen.values()]):
-        share = OF_RUN[CHOOSING] * SHARES[TRAINING if is_look else RUN]
-        raise UsageError(
-            f"{len(prompts):,} prompts are too few: {n} of them are for choosing, and a setting without any loss takes "
-            f"{least}; about {math.ceil(SPARE * max(least, 10) / share):,} would do, or a higher --at-most"
+    n, n_run = len(roles[CHOOSING]), len(chosen[RUN])
+    if n < least or n_run < 2 * batch or not all([*roles.values(), *chosen.values()]):
+        share, spent = SHARES[TRAINING if is_look else RUN], sizes.training if is_look else 0
+        needs = [(OF_RUN[role], least if role == CHOOSING else 1) for role in ROLES]
+        enough = [_enough(spent + _enough(need, of_run), share) for of_run, need in (*needs, (1.0, 2 * batch))]
+        why = (
+            f"the run has {n_run} of them, and timing batches of {batch} rows takes {2 * batch}"
+            if n >= least and n_run < 2 * batch
+            else f"{n} of them are for choosing, and a setting without any loss takes {least}"
         )
+        lower = f"a --batch below {batch}" if n >= least and n_run < 2 * batch else "a higher --at-most"
+        raise UsageError(f"{len(prompts):,} prompts are too few: {why}; {max(enough):,} are enough, or {lower}")
     return PromptParts({part: [each for unit in of for each in by_unit[unit]] for part, of in chosen.items()}, n, risk)
 
 
+def _enough(need: float, share: float) -> int:
+    """Return how many prompts give so many that a hash draws with this chance, but once in a thousand times."""
+    spread = 3.1 * math.sqrt(1 - share)
+    return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
+
+
 @cache  # drawing thousands takes seconds
-def drawn(whole: Sizes, least: int, seed: int, is_look: bool = False) -> PromptParts:
+def drawn(whole: Sizes, least: int, seed: int, is_look: bool = False, batch: int = 1) -> PromptParts:
     """The parts of generated prompts. Raises `UsageError` if more are needed than can be drawn."""
     wanted = {CHOOSING: whole.choosing, ORDERING: whole.ordering, REPORTING: whole.reporting}
     of_run = max(wanted[role] / OF_RUN[role] for role in ROLES)
@@ -118,4 +125,4 @@ def drawn(whole: Sizes, least: int, seed: int, is_look: bool = False) -> PromptP
             f"{whole.choosing:,} prompts for choosing take {n:,} in all, and at most {MOST:,} can be drawn: give a "
             "higher --at-most"
         )
-    return split(draw_prompts(n, seed), whole, least, is_look)
+    return split(draw_prompts(n, seed), whole, least, is_look, batch)

@@ -9,7 +9,7 @@ run        settings around the bound: cells C and D, one of which may be certifi
 oracles    the oracle on the same prompts: cells A and B
 choice     which of the settings may be used
 times      it beside full depth, drafts and transformers' own `generate`, and how long steps take
-again      all of it but steps once more, in a call of its own on other prompts
+again      full depth, `generate`, it and the fastest alternative: short calls on other prompts
 """
 
 import shlex
@@ -22,7 +22,6 @@ from cluster.assessment.sizes import TOKENS_OF_A_TEXT
 from eexit.method.rules import shown
 from eexit.method.screen_size import ScreenSize
 from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
-from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.replay.worth_running import AIMS, EXACT, ORACLE
 
@@ -44,14 +43,15 @@ SCREEN: Final = ScreenSize(32, 256)
 TEXT_TOKENS: Final = 96  # of a text to learn from, at most
 DRAFT_TOKENS, N_DRAFTS = 4, 2
 SETTINGS_OF_RUN, ORACLES_OF_RUN = 2 + len(AIMS), 3  # at most
-ROUNDS, PROMPTS_OF_A_ROUND = MIN_ROUNDS + 2, 4
+ROUNDS, PROMPTS_OF_A_ROUND = 8, 4  # of the call that finds the fastest, and how long steps take
+N_CALLS, ROUNDS_OF_A_CALL = 24, 2  # further ones, over which times have their intervals
 PARTS_OF_A_TRAINING: Final = {LINEAR: 3, STATE: 6}  # times as long as its texts took
 
 
 @dataclass(frozen=True)
 class Command:
     """A command of `jobs/`, the folder that it leaves its results in, and about how much it does: tokens at full depth,
-    with all that is computed beside them.
+    with all that is computed beside them, and how often actors load the model.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Command:
     arguments: Sequence[str]
     folder: str
     tokens: float
+    n_loads: int = 1
 
     @property
     def line(self) -> str:
@@ -84,11 +85,6 @@ class Recipe:
 
     def at(self, name: str) -> str:
         return f"{self.out.rstrip('/')}/{name}"
-
-    @property
-    def rounds(self) -> int:
-        """Of a call of timings."""
-        return ROUNDS
 
     @property
     def exit_sets(self) -> Sequence[str]:
@@ -151,9 +147,8 @@ class Recipe:
                 ORACLES, "sweep", self._judged(ORACLES, RUN, *oracles), self.at(ORACLES),
                 n[RUN] * length * 2 * ORACLES_OF_RUN,
             ),
-            Command(CHOICE, "choose", [self.at(RUN), *asked, "--modes", DEPLOYED], self.at(RUN), 0.0),
-            self._time(TIMES, length, "--steps"),
-            self._time(AGAIN, length, "--fresh"),
+            Command(CHOICE, "choose", [self.at(RUN), *asked, "--modes", DEPLOYED], self.at(RUN), 0.0, 0),
+            *self._timings(length),
         )  # fmt: skip
 
     def _sweep(self, name: str, part: str, *flags: str) -> Sequence[str]:
@@ -171,18 +166,27 @@ class Recipe:
         arguments = [*flags, "--what", what, "--out", self.at(what)]
         return Command(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
-    def _time(self, name: str, length: float, flag: str) -> Command:
+    def _timings(self, length: float) -> Sequence[Command]:
+        """One call with all contenders and steps, and short ones with few, on prompts that the first one leaves."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
-        beside = [GENERATE, f"{GENERATE}/{LOOKUP}"]
-        rows = dict.fromkeys((self.batch,) if flag == "--fresh" else (1, self.batch))
-        in_a_round = max(PROMPTS_OF_A_ROUND, self.batch)
-        n = {"--prompts": ROUNDS * in_a_round, "--per-round": in_a_round, "--rounds": ROUNDS}
-        several = ["--batch", *map(str, rows), *(text for name, value in n.items() for text in (name, str(value)))]
-        what = ["--chosen", "--draft", *drafts, "--beside", *beside]
-        n_contenders = 6 + (len(self.layers) if flag == "--steps" else 0)
-        tokens = n_contenders * ROUNDS * in_a_round * length * len(rows) * ONE_ROW
-        arguments = [self.at(RUN), *what, *several, flag, *self.execution]
-        return Command(name, "timings", arguments, self.at(RUN), tokens)
+        what = ["--chosen", "--draft", *drafts, "--beside", GENERATE, f"{GENERATE}/{LOOKUP}"]
+        in_a_round, n_run = max(PROMPTS_OF_A_ROUND, self.batch), len(self.parts.of[RUN])
+        n_first = min(ROUNDS * in_a_round, n_run // 2)
+        commands = []
+        for name, batches, n_prompts, n_rounds, n_calls, n_contenders, flags in (
+            (TIMES, (1, self.batch), n_first, ROUNDS, 1, 6 + len(self.layers), ["--steps"]),
+            (AGAIN, (self.batch,), n_run - n_first, ROUNDS_OF_A_CALL, N_CALLS, 4, ["--fresh", "--fastest"]),
+        ):
+            rows = [*dict.fromkeys(batches)]
+            sizes = {
+                "--prompts": min(n_prompts, n_rounds * in_a_round), "--per-round": in_a_round, "--rounds": n_rounds,
+                "--calls": n_calls,
+            }  # fmt: skip
+            several = ["--batch", *map(str, rows), *(text for flag, n in sizes.items() for text in (flag, str(n)))]
+            arguments = [self.at(RUN), *what, *several, *flags, *self.execution]
+            tokens = n_calls * n_contenders * n_rounds * in_a_round * length * len(rows) * ONE_ROW
+            commands.append(Command(name, "timings", arguments, self.at(RUN), tokens, n_calls))
+        return commands
 
 
 ONE_ROW: Final = 6  # times as long as with many rows a token takes with one

@@ -1,15 +1,6 @@
-"""What an assessment was asked, and how long its steps took: `assessment.json` in its folder.
+"""The folder of an assessment: its mark, and what may not be there."""
 
-format     2
-asked      the model, the bound and whatever else the results depend on; a digest of the prompts
-seconds    that each step took, over all calls that it took part in, from which the time left is told
-"""
-
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
 
 from cluster.job import location_for_all
 from eexit.errors import UsageError
@@ -18,57 +9,15 @@ from eexit.output.whole_files import write_whole
 from eexit.results.files import Location
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
-from eexit.results.store.manifest import first_difference
 from eexit.results.whereabouts import refuse_inside
 from eexit.studies.assessment.verdict import FILE, read_verdict
 
-FORMAT: Final = 2
 
-
-@dataclass
-class AssessmentRecord:
-    """The content of `assessment.json`. What is added is written at once."""
-
-    path: Path
-    asked: Mapping[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, folder: Path, asked: Mapping[str, Any], has_begun: bool) -> "AssessmentRecord":
-        """That of this folder, or a new one where no step `has_begun`, as after bad input.
-
-        Raises `UsageError` if it is of another assessment, or damaged.
-        """
-        path, asked = folder / ASSESSMENT, json.loads(json.dumps(asked))
-        if not path.is_file():
-            return cls(path, asked)
-        try:
-            held = json.loads(path.read_bytes(), parse_constant=_refuse)
-            version, known, seconds = held["format"], dict(held["asked"]), dict(held["seconds"])
-            seconds = {str(name): float(taken) for name, taken in seconds.items()}
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path} is damaged: remove it, and what is finished of the steps is kept") from error
-        if version != FORMAT:
-            raise UsageError(f"{path} is of another version (format {version}): choose another --out")
-        if difference := first_difference(known, asked):
-            if not has_begun:
-                return cls(path, asked)
-            raise UsageError(f"--out {folder} holds another assessment ({difference}): choose another --out")
-        return cls(path, asked, seconds)
-
-    def write(self) -> None:
-        content = {"format": FORMAT, "asked": self.asked, "seconds": self.seconds}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-    def took(self, step: str, seconds: float) -> None:
-        """Add to a step's time."""
-        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
-        self.write()
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
+def mark(folder: Path) -> None:
+    """Write `assessment.json`, by which the asks of a step are counted with those of steps of other assessments."""
+    if not (folder / ASSESSMENT).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ASSESSMENT, "{}\n")
 
 
 def folder_of(out: str) -> Path:

@@ -1,72 +1,151 @@
-"""Whether a step of the recipe is done: by what it left, which has to be all there and undamaged.
+"""Whether a step of the recipe is done: if what it was made from is what is there.
 
-What is gone or damaged is done again by the same command, which knows what has landed.
+Manifests, cards and tables of studies record the model, the prompts, the flags and the digests of artefacts and runs.
+They are compared with what the step's command would use now. What is gone or damaged is done again by that command,
+which goes on from what is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from cluster.assessment.recipe import AGAIN, CHOICE, REPLAY, TIMES, Command, Recipe
-from eexit.plan.artefacts import CARD, damage, parse_card
-from eexit.plan.configuration import GENERATE
+from cluster.assessment import recipe as of_recipe
+from cluster.assessment.recipe import CHOICE, LINEAR, REPLAY, STATE, TEXTS, TIMES, Command, Recipe
+from eexit.errors import UsageError
+from eexit.plan.artefacts import CARD
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import GENERATE, NORMAL, Exit
+from eexit.plan.hashes import content_hash
+from eexit.plan.runs import count_runs
 from eexit.quality.risks import RISKS
+from eexit.results.files import DamagedError, Generations, list_files, read_shards
 from eexit.results.finished_sweep import read_finished
+from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
-from eexit.results.store.manifest import LostManifestError, read_manifest
+from eexit.results.store.growth import grown, stored_config, with_places
+from eexit.results.store.manifest import LostManifestError, read_manifest, with_grid
 from eexit.results.store.writing_shards import survey
-from eexit.results.study_tables import REPLAYS, STUDY_TABLES, TIMINGS
+from eexit.results.study_tables import REPLAYS, STUDY_TABLES
 from eexit.studies.assessment.conclude import latest_choice
 from eexit.studies.assessment.verdict import Bound
+from eexit.studies.timing.calls import Times, whole_calls
+from eexit.studies.timing.study import FIRST_STATE
+from eexit.training.plan import DamagedArtefactError, WhatToTrain, is_finished, make_training_plan
+from eexit.training.texts import read_texts
+
+ConfigOf = Callable[[Sequence[str]], SweepConfig]  # by the arguments of `jobs/sweep.py`
 
 
-def is_done(command: Command, recipe: Recipe, bound: Bound) -> bool:
-    """Whether a command has left all that it leaves."""
-    if command.script == "train":
-        return is_learned(Path(command.folder).expanduser())
-    if command.script == "sweep":
-        return is_whole(command.folder)
-    if not is_whole(command.folder):
-        return False
-    if command.name == REPLAY:
-        return {*recipe.replayed} <= {row["configuration"] for row in REPLAYS.rows(open_store(command.folder))}
-    if command.name == CHOICE:
-        return latest_choice(read_finished(command.folder, _of_risk(bound)), bound) is not None
-    n_calls = {TIMES: 1, AGAIN: 2}[command.name]
-    return len(whole_calls(command.folder, recipe, bound)) >= n_calls
+@dataclass(frozen=True)
+class StepsDone:
+    """The steps of a recipe for a model. Sweeps that were `tried` may keep failed runs."""
+
+    recipe: Recipe
+    model: Any  # a `ModelDescription`
+    config_of: ConfigOf
+    tried: set[str]
+
+    def has(self, command: Command, bound: Bound) -> bool:
+        """Return True if a command has left all that it leaves; those before it have.
+
+        Raises `UsageError` if its folder holds what was made from something else, and can't be made again there.
+        """
+        try:
+            if command.script == "train":
+                return self._is_trained(command)
+            return self._is_swept(command) if command.script == "sweep" else self._is_studied(command, bound)
+        except (DamagedError, DamagedArtefactError, LostManifestError):
+            return False
+
+    def _is_swept(self, command: Command) -> bool:
+        store, held = open_store(command.folder), manifest_at(command.folder)
+        if held is None:
+            return False
+        planned, found = self.config_of(command.arguments), survey(store)
+        whole = grown(store, held, planned)
+        may_fail = command.name in self.tried or (command.name == TEXTS and self._has_card(LINEAR))
+        n_there = len(found.done) + (found.n_errors if may_fail else 0)
+        return whole == with_places(stored_config(store, held), planned) and n_there >= count_runs(whole)
+
+    def _has_card(self, name: str) -> bool:
+        return Path(self.recipe.at(name), CARD).expanduser().is_file()
+
+    def _is_trained(self, command: Command) -> bool:
+        if not self._has_card(command.name):
+            return False
+        sweep = read_finished(self.recipe.at(TEXTS), ["prompt_id"], trusts_code=True)
+        options = {"readout": self.recipe.at(LINEAR)} if command.name == STATE else {}
+        asked = WhatToTrain(command.name, str(Path(command.folder).expanduser()), options=options)
+        facts = (self.model, tuple(self.recipe.layers), None)
+        return is_finished(make_training_plan(sweep, asked, read_texts(sweep.store), lambda *_: facts))
+
+    def _is_studied(self, command: Command, bound: Bound) -> bool:
+        sweep = read_finished(command.folder, ("status", RISKS[bound.risk].column))
+        if command.name == REPLAY:
+            results = sweep.digest_as_read(sweep.manifest.config)
+            of_these = {row["configuration"] for row in REPLAYS.rows(sweep.store) if row["results"] == results}
+            return {*self.recipe.replayed} <= of_these
+        choice = latest_choice(sweep, bound)
+        if command.name == CHOICE:
+            return choice is not None and choice["results"] == sweep.digest
+        setting = choice["configuration"] if choice else None
+        keys = {GENERATE, *([setting] if setting else [])}
+        if command.name == TIMES:
+            steps = {Exit(FIRST_STATE, "fixed", float(layer)).key for layer in self.recipe.layers}
+            return bool(whole_calls(sweep.timings, {NORMAL, *keys, *steps}, {1, self.recipe.batch}, of_recipe.ROUNDS))
+        times = Times([row for row in sweep.timings if row["batch"] == self.recipe.batch], setting)
+        keys |= {times.fastest} if times.fastest else set()
+        return all(times.of(key).n >= of_recipe.N_CALLS for key in keys)
+
+
+def manifest_at(folder: str) -> Manifest | None:
+    """Return the manifest of the results in a folder; None without any."""
+    try:
+        return read_manifest(open_store(folder))
+    except LostManifestError:
+        return None
 
 
 def is_whole(folder: str) -> bool:
-    """Whether all runs of a sweep are there, undamaged."""
-    try:
-        manifest = read_manifest(open_store(folder))
-    except LostManifestError:
-        return False
-    if manifest is None:
+    """Return True if all runs of a sweep have landed, undamaged."""
+    held = manifest_at(folder)
+    if held is None:
         return False
     found = survey(open_store(folder))
-    return len(found.done) + found.n_errors >= (manifest.n_runs or 0)
+    return len(found.done) + found.n_errors >= (held.n_runs or 0)
 
 
-def is_learned(folder: Path) -> bool:
-    """Whether an artefact is there, undamaged."""
-    try:
-        card = parse_card((folder / CARD).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return damage(folder, card) is None
+def refuse_other_prompts(recipe: Recipe, name: str, part: str) -> None:
+    """Raises `UsageError` where a sweep that has begun has other prompts."""
+    held = manifest_at(recipe.at(name))
+    planned = [asdict(each) for each in recipe.parts.of[part]]
+    if held and content_hash(planned) != content_hash([{**each} for each in held.config["prompts"]]):
+        raise UsageError(
+            f"{recipe.at(name)} is of other prompts: choose another --out, or the prompts and sizes that it has"
+        )
 
 
-def whole_calls(folder: str, recipe: Recipe, bound: Bound) -> Sequence[str]:
-    """The calls in which what was chosen, and `generate` beside it, were timed in all rounds, at the batch size."""
-    run = read_finished(folder, _of_risk(bound))
-    choice = latest_choice(run, bound)
-    keys = {GENERATE, *([choice["configuration"]] if choice and choice["configuration"] else [])}
-    rounds: dict[str, set[tuple[str, int]]] = {}
-    for row in TIMINGS.rows(run.store):
-        if row["batch"] == recipe.batch:
-            rounds.setdefault(row["timing_id"], set()).add((row["configuration"], row["round"]))
-    wanted = {(key, number) for key in keys for number in range(1, recipe.rounds + 1)}
-    return [call for call, found in rounds.items() if wanted <= found]
+def hand_on_places(folder: str, planned: SweepConfig) -> None:
+    """Record in a manifest where artefacts are now, such as in a folder that was moved."""
+    store, held = open_store(folder), manifest_at(folder)
+    if held:
+        stored = stored_config(store, held)
+        if (placed := with_places(stored, planned)) != stored:
+            store.publish(MANIFEST, encode(with_grid(held, placed)))
+
+
+def failed_runs(folder: str) -> int:
+    """Return how many runs of a sweep have landed as errors only."""
+    return survey(open_store(folder)).n_errors
+
+
+def first_attempt(folder: str, since: float) -> float | None:
+    """Return when the first of the runs began that were started since then, in Unix seconds; None without any."""
+    store = open_store(folder)
+    shards = read_shards(store, list_files(store), ["run_id"])
+    attempts = [each.attempt / 1e9 for each in shards if isinstance(each, Generations)]
+    return min((each for each in attempts if each >= since), default=None)
 
 
 def set_damaged_aside(folder: str) -> list[str]:
@@ -77,7 +156,3 @@ def set_damaged_aside(folder: str) -> list[str]:
         for table in STUDY_TABLES
         for file, aside in table.set_damaged_aside(store)
     ]
-
-
-def _of_risk(bound: Bound) -> Sequence[str]:
-    return ("status", RISKS[bound.risk].column)

@@ -1,6 +1,6 @@
-"""Means and ratios over prompts, and medians over rounds, each with its interval (`eexit.quality.intervals`).
+"""Means and ratios over prompts, and times over calls, each with its interval (`eexit.quality.intervals`).
 
-Prompts and rounds are the sampling units, never tokens. Prompts of a group depend on each other and count as one.
+Prompts and calls are the sampling units, never tokens. Prompts of a group depend on each other and count as one.
 
 Shapes: R rows, G groups, P prompts or groups, X columns.
 """
@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.quality.intervals import clopper_pearson, of_difference, of_median, of_quotient, of_share, student
+from eexit.quality.intervals import clopper_pearson, of_difference, of_quotient, of_share, student
 
 MIN_SAMPLES: Final = 5  # prompts; with fewer, a mean has no interval
-MIN_ROUNDS: Final = 6  # rounds of a timing; with fewer, no interval of a median reaches the level
+MIN_CALLS: Final = 6  # calls of a timing; with fewer, intervals are too wide to be of use
 MARGIN: Final = 0.02  # non-inferiority margin to full depth, as a share of answers or of a judge's scale
 ENDS: Final = ("", "_low", "_high", "_n")  # suffixes of an estimate's columns
 
@@ -131,23 +131,16 @@ def estimate_per_right(
     return Estimate(quotient, low * math.prod(may_be_K[1:]), high / may_be_K[0], n)
 
 
-def estimate_median(values_R: np.ndarray) -> Estimate:
-    """Return the median over rounds."""
-    low, high = of_median(values_R) or (math.nan, math.nan)
-    return Estimate(float(np.median(values_R)), low, high, len(values_R))
-
-
 def estimate_over_calls(ratios: Sequence[np.ndarray]) -> Estimate:
     """Return the geometric mean over calls of the median of their rounds' ratios (R,); `n` counts all rounds.
 
     The call is a random effect: its rounds share conditions, such as the state of the machine, that differ between
-    calls. So the interval is Student's over calls on the log scale, and at least as wide as that of the median of all
-    rounds. A single call has the interval of its rounds' median.
+    calls. So the interval is Student's over calls on the log scale, and a single call has none, whatever its rounds.
     """
-    of_rounds = estimate_median(np.concatenate(ratios))
+    medians, n = [float(np.median(of_call)) for of_call in ratios], sum(map(len, ratios))
     if len(ratios) == 1:
-        return of_rounds
-    log_medians = np.log([np.median(of_call) for of_call in ratios])
-    ends = np.exp(student(float(log_medians.mean()), float(log_medians.var(ddof=1)), len(ratios)))
-    low, high = float(np.fmin(ends[0], of_rounds.low)), float(np.fmax(ends[1], of_rounds.high))
-    return Estimate(math.exp(float(log_medians.mean())), low, high, of_rounds.n)
+        return Estimate(medians[0], math.nan, math.nan, n)
+    log_medians = np.log(medians)
+    mean = float(log_medians.mean())
+    low, high = student(mean, float(log_medians.var(ddof=1)), len(ratios))
+    return Estimate(math.exp(mean), math.exp(low), math.exp(high), n)

@@ -15,7 +15,9 @@ from eexit.errors import UsageError
 from eexit.method.descriptions import refuse_changed
 from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
+from eexit.plan.artefacts import READOUT
 from eexit.plan.config import NO_EXITS, SweepConfig
+from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
@@ -71,6 +73,19 @@ class FinishedSweep:
     def exit_layers_G(self) -> list[int]:
         """Exitable layers, then the final one."""
         return [*self.manifest.exitable_layers, self.n_layers - 1]
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the model, the artefacts and all runs as they landed, which says what was made from them."""
+        model = {name: value for name, value in self.manifest.model.items() if name != "parts"}
+        runs = read_columns(self.store, ["run_id", "status", "text"]).to_pylist()
+        return content_hash(model, self.manifest.config.get("digests", {}), sorted(runs, key=lambda run: run["run_id"]))
+
+    def digest_as_read(self, config: Mapping[str, Any]) -> str:
+        """Return a hash of all that replays are made from where layers are read as this configuration has it."""
+        return content_hash(
+            self.digest, config.get("digests", {}).get(READOUT, config["readout"]), str(config["decide_on"])
+        )
 
     @cached_property
     def unit_of(self) -> Mapping[str, str]:

@@ -192,6 +192,7 @@ CHOICES: Final = Table(
         "error": float64("1", "what this ask may err with: its share of 1 - confidence"),
         "model": string("name", "the model as it was asked for: asks of it are counted together"),
         "runs": string("hash", "of the sweep's configuration and model: whose losses were looked at"),
+        "results": string("hash", "of the model, the artefacts and all runs that it was made from"),
         "units": described("", pa.list_(pa.uint64()), "hashes", "of the prompts for choosing, or of their groups"),
         "families": strings("names", "of each sequence: mode/rule, or pareto", nullable=False),
         "error_of_each": float64("1", "error / families: of each sequence, at the start", nullable=False),
@@ -293,6 +294,7 @@ REPLAYS: Final = Table(
             "name", "what rules that read looked at, as in a sweep's configuration; head: the whole head"
         ),
         "model": string("name", "the model as it was asked for", nullable=False),
+        "results": string("hash", "of the model, the texts and the readout that it was made from, and of decide_on"),
     },
 )
 

@@ -2,7 +2,7 @@
 
     python jobs/bench tables
 
-Prompts are counted, not runs, and 95 % intervals are over prompts; those of times are over rounds. Parquet and JSON are
+Prompts are counted, not runs, and 95 % intervals are over prompts; those of times are over calls. Parquet and JSON are
 read as they are, without the readers of result folders, so that the study outlives their format. What the code of that
 commit made of several tables at once is not here: intervals of the ledger, what steps allow, costs per right answer.
 """

@@ -24,7 +24,6 @@ class Measured:
     rounds: int  # over all calls
     prompts: int  # most prompts in one call
     calls: int = 1
-    calls_left_out: int = 0  # with too few rounds, where other calls have enough
 
     def column(self, name: str) -> str:
         """Return the name of a column that was measured here."""
@@ -47,10 +46,8 @@ def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple
         each = found[batch, setup]
         label = f"batch {batch}" + (f", {setup}" if setups.nunique() > 1 else "")
         prompts = int(timings["prompts"][(timings["batch"] == batch) & (setups == setup)].max())
-        rounds, calls, left_out = (
-            max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls", "calls_left_out")
-        )
-        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls, left_out), each))
+        rounds, calls = (max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls"))
+        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls), each))
     return measured
 
 
@@ -78,5 +75,4 @@ def timed_over(measured: Sequence[Measured]) -> str:
 
 def _calls(each: Measured) -> str:
     """Return the number of calls as a prefix; empty for a single call."""
-    left_out = f", without {each.calls_left_out} of too few rounds" if each.calls_left_out else ""
-    return f"{counted(each.calls, 'call')}{left_out}: " if each.calls > 1 or left_out else ""
+    return f"{counted(each.calls, 'call')}: " if each.calls > 1 else ""

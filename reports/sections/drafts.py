@@ -2,7 +2,7 @@
 
 Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
 Seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians over rounds with
-intervals over rounds, as `eexit.studies.timing.speedups` computes them. Plain decoding is `normal`, full depth on the
+intervals over calls, as `eexit.studies.timing.speedups` computes them. Plain decoding is `normal`, full depth on the
 same path, and transformers' `generate`. A draft has to beat both.
 """
 

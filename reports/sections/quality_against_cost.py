@@ -194,7 +194,7 @@ def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
 
 def _meaning(cost: CostAxis) -> Iterator[str]:
     if cost.measured:
-        yield f"Realised: time, beside full depth on the same path ({timed_over([cost.measured])}), bars over rounds."
+        yield f"Realised: time, beside full depth on the same path ({timed_over([cost.measured])}), bars over calls."
     match cost.column:
         case measures.THEORETICAL:
             yield "Theoretical: multiply-adds of decided tokens that the exits need, if deciding were free."

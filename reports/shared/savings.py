@@ -7,7 +7,7 @@
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
   `eexit.quality.per_right`.
 - Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
-  the measurements of `jobs/timings.py`. Its intervals are over rounds; all others are over prompts.
+  the measurements of `jobs/timings.py`. Its intervals are over calls; all others are over prompts.
 """
 
 from collections.abc import Iterator
@@ -54,9 +54,9 @@ class Savings:
     """The rows of `per_configuration` with each configuration's savings, and a row of transformers' own `generate`.
 
     Columns: `theoretical` and `run`, savings as fractions of full depth, and for each `Measured`: `realised` with its
-    interval over rounds and their number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and `lacks`,
-    by how much the realised saving is less. `<saving>_control` is the control's value. `generate` has no row unless
-    timed.
+    interval over calls and its rounds' number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and
+    `lacks`, by how much the realised saving is less. `<saving>_control` is the control's value. `generate` has no row
+    unless timed.
     """
 
     rows: pd.DataFrame

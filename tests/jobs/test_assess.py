@@ -1,12 +1,16 @@
 """`python jobs/assess.py` with input that can't be used: one line, and nothing is written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from commands import here, refusal
 from exiting_models import save_exiting_model
 
+from cluster.assessment.prompt_parts import split
+from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
+from eexit.errors import UsageError
 from eexit.plan.prompt_kinds.drawing import draw_prompts
 from jobs.assess import main
 
@@ -15,11 +19,17 @@ from jobs.assess import main
     ("arguments", "message"),
     [
         (["--prompts", "few.jsonl"], "error: 20 prompts are too few: "),
-        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; about 471 would do, or a higher --at-most"),
+        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; 537 are enough, or a higher --at-most"),
         (["--prompts", "few.jsonl", "--quick"], "a setting without any loss takes 37"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
         (["--at-most", "0"], "error: --at-most must be above 0 and below 1, as in 0.02, got 0"),
         (["--at-most", "0.0001"], "prompts: give a higher --at-most"),
+        (["--prompts", "more.jsonl", "--at-most", "0.3", "--batch", "32"], "timing batches of 32 rows takes 64; "),
+        (["--prompts", "more.jsonl", "--at-most", "0.3", "--batch", "32"], "are enough, or a --batch below 32"),
+        (
+            ["--max-new-tokens", "1"],
+            "error: --max-new-tokens must be at least 3, since the first two of a text are not",
+        ),
         (["--batch", "0"], "must be a whole number above 0, got 0"),
         (["--dtype", "int4"], "error: unknown dtype 'int4': choose from auto, bfloat16, float16, float32"),
         (["--exit-layers", "23", "23"], "exit layers must be strictly increasing, got 23,23 (--exit-layers)"),
@@ -27,8 +37,6 @@ from jobs.assess import main
         (["--out", ""], "error: --out is empty: give a folder"),
         (["--out", "s3://bucket/assess"], "error: --out s3://bucket/assess is a URI: give a folder"),
         (["--out", "few.jsonl"], "few.jsonl is a file: give a folder"),
-        (["--model", "tiny", "--exit-layers", "2", "--out", "old"], "assessment.json is of another version (format 1)"),
-        (["--model", "tiny", "--exit-layers", "2", "--out", "broken"], "assessment.json is damaged: remove it"),
         (["--model", "tiny", "--exit-layers", "2", "--out", "foreign"], "verdict.json is not of an assessment"),
     ],
 )
@@ -38,12 +46,11 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"prompt": each.prompt, "answer": each.answer}) for each in draw_prompts(20, 0)]
     (tmp_path / "few.jsonl").write_text("\n".join(lines))
+    (tmp_path / "more.jsonl").write_text("\n".join(f'{{"prompt": "word {number}"}}' for number in range(60)))
     (tmp_path / "empty.txt").touch()
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
     held = {
-        "broken": ("assessment.json", "{"),
-        "old": ("assessment.json", '{"format": 1, "asked": {}, "seconds": {}}'),
         "foreign": ("verdict.json", '{"pays": "me"}'),
     }
     for folder, (name, content) in held.items():
@@ -60,3 +67,24 @@ def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch:
     submitted = {"runtime_env": {"working_dir": "gcs://a"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
     assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")
+
+
+def test_trust_reaches_every_command_that_loads_the_model_once(tmp_path: Path) -> None:
+    save_exiting_model(tmp_path / "tiny", n_layers=4)
+    flags = ["--model", str(tmp_path / "tiny"), "--exit-layers", "1", "2", "--out", str(tmp_path / "out")]
+    done = here(main, *flags, "--trust-remote-code", "--dry-run")
+    _, *lines = done.stdout.splitlines()
+    told = {line.split()[1]: line.split().count("--trust-remote-code") for line in lines}
+    assert told == {
+        f"jobs/{name}.py": int(name != "choose") for name in ("sweep", "train", "replay", "choose", "timings")
+    }
+
+
+@pytest.mark.parametrize("is_look", [False, True])
+def test_as_many_prompts_as_are_advised_are_enough(is_look: bool) -> None:
+    whole, least = sizes_at(0.1), least_choosing(0.1, CONFIDENCE_OF_A_LOOK if is_look else CONFIDENCE)
+    with pytest.raises(UsageError, match="are enough") as refused:
+        split(draw_prompts(20, 0), whole, least, is_look)
+    [n] = re.findall(r"([\d,]+) are enough", str(refused.value))
+    for seed in range(20):
+        assert split(draw_prompts(int(n.replace(",", "")), seed), whole, least, is_look).choosing >= least

@@ -39,8 +39,7 @@ def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
     once it is resolved. Raise `UsageError` for runs that can't be in one sweep.
     """
     stored = stored_config(store, held)
-    moved = {role: place for role in OF_SOME if (place := getattr(asked, role)) and getattr(stored, role)}
-    before = stored.model_copy(update=moved)
+    before = with_places(stored, asked)
     dtype = before.dtype if asked.dtype == AUTO_DTYPE else asked.dtype
     planned = {**_alike(asked, before), "dtype": dtype}
     refuse_difference(store, first_difference(_alike(before, asked), planned))
@@ -60,6 +59,11 @@ def grown(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
     product = both.model_copy(update={"only": ()})
     both = product if {each.key for each in configurations(product)} == {*keys} else both
     return both if count_runs(both) > count_runs(before) else before
+
+
+def with_places(stored: SweepConfig, asked: SweepConfig) -> SweepConfig:
+    """Return a configuration whose artefacts are at the places of another one's: their digests are compared instead."""
+    return stored.model_copy(update={role: getattr(asked, role) for role in stored.digests if role in asked.digests})
 
 
 def stored_config(store: Store, held: Manifest) -> SweepConfig:

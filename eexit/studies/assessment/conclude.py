@@ -27,7 +27,7 @@ from eexit.quality.risk_tests import MOST_PROMPTS
 from eexit.quality.risks import RISKS
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS, A, Attribution, B, C, D, PromptTable
-from eexit.studies.assessment.times import Times, difference, time_gaps
+from eexit.studies.assessment.times import difference, time_gaps
 from eexit.studies.assessment.verdict import (
     BATCHES,
     BOTH,
@@ -50,6 +50,7 @@ from eexit.studies.assessment.verdict import (
 )
 from eexit.studies.choosing.study import choices_made
 from eexit.studies.replay.worth_running import CellSettings, Pilot
+from eexit.studies.timing.calls import Times
 
 PILOT, RUN, ORACLES, CHOICE, TIMES = "pilot", "run", "oracles", "choice", "times"  # what may be missing of steps
 SMALL: Final = 0.05  # a ceiling below this share of full depth is itself the cause
@@ -73,11 +74,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class AssessmentSteps:
-    """The folders of the finished sweeps of an assessment; None where a step is not done."""
+    """The folders of an assessment's finished sweeps; None where a step is not done. `missing` names what failed."""
 
     pilot: str | None = None
     run: str | None = None
     oracles: str | None = None
+    missing: Sequence[str] = ()
 
 
 class Answer(NamedTuple):
@@ -109,7 +111,7 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     settings = cell_settings(pilot, [run, oracles]) if pilot and run and oracles else None
     choice = latest_choice(run, bound) if run else None
     found = {PILOT: pilot, RUN: run, ORACLES: oracles, CHOICE: choice}
-    missing = [name for name, done in found.items() if not done]
+    missing = [*steps.missing, *(name for name, done in found.items() if not done)]
     if not missing and settings is None:
         missing = ["settings of the cells"]
     return verdict_of(run, oracles, settings, choice, run.timings if run else [], bound, batch, missing, is_look)

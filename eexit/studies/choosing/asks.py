@@ -35,8 +35,11 @@ def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
 
 
 def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """Of the runs that a sweep has, by its manifest; once it has grown, it is another one."""
-    return content_hash(config, {name: value for name, value in model.items() if name != "parts"})
+    """Of the runs that a sweep has, by its manifest; once it has grown, it is another one. Artefacts count by
+    their digests.
+    """
+    placeless = {name: value for name, value in config.items() if name not in config.get("digests", ())}
+    return content_hash(placeless, {name: value for name, value in model.items() if name != "parts"})
 
 
 def ask_of(question: Row, planned: int | None, store: Store) -> Ask:

@@ -32,6 +32,7 @@ class ChoosingStudy(Study):
         self._ask = ask_of(asked, question.asks, sweep.store)
         refuse_few(len(self._measured.units_of("choosing")), len(self._sequences), question, sweep.name, self._ask)
         self._columns = {**asked, **ask_columns(self._ask, len(self._sequences))}
+        self._results = sweep.digest
 
     def units(self) -> Sequence[Unit]:
         return [Unit([Part("asking", ASKED)]), Unit([Part(self.doing, OK)])]
@@ -40,7 +41,7 @@ class ChoosingStudy(Study):
         if part.what == ASKED:
             return Done([{**self._columns, "status": ASKED, "tested": []}])
         self.choice = choose_setting(self._measured, self._sequences, self._ask)
-        return Done([{**choice_columns(self.choice), "status": OK}])
+        return Done([{**choice_columns(self.choice), "results": self._results, "status": OK}])
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         left_out = [f"Left out: {line}." for line in self._measured.left_out]

@@ -73,10 +73,10 @@ class ReplayStudy(Study):
 
     def __init__(
         self, config: SweepConfig, settings: Sequence[Exit], text_of: str, transcripts: Sequence[Transcript],
-        n_layers: int, groups: Mapping[str, str],
+        n_layers: int, groups: Mapping[str, str], results: str,
     ) -> None:  # fmt: skip
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
-        self._groups = groups
+        self._groups, self._results = groups, results
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
         self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
@@ -122,7 +122,8 @@ class ReplayStudy(Study):
         rows = []
         for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True):
             means = summary(setting, replayed_T, units, self._layers, self._n_layers)
-            rows.append(replay_row(self.config, setting, self.text_of, n_tokens, means))
+            row = replay_row(self.config, setting, self.text_of, n_tokens, means)
+            rows.append({**row, "results": self._results})
         return rows
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
@@ -188,7 +189,8 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
     groups_of = groups(sweep.manifest.config["prompts"])
-    return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of)
+    made_from = sweep.digest_as_read(dict(config))
+    return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of, made_from)
 
 
 def _config(

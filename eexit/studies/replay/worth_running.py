@@ -139,8 +139,8 @@ class Pilot:
 
         Raises `UsageError` without replays in which any token exits.
         """
-        looks = {name: self.sweep.manifest.config[name] for name in ("readout", "decide_on")}
-        rows = [row for row in REPLAYS.rows(self.sweep.store) if all(row[name] == looks[name] for name in looks)]
+        results = self.sweep.digest_as_read(self.sweep.manifest.config)
+        rows = [row for row in REPLAYS.rows(self.sweep.store) if row["results"] == results]
         latest = {row["configuration"]: row for row in rows if is_candidate(row)}
         exiting = [row for row in latest.values() if _exits(row, self.sweep.n_layers)]
         if not exiting:

@@ -57,7 +57,14 @@ def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     table = ResultTable(BESIDE_CAPTION)
     table.add("number", "rows")
     table.add("key", "transformers' own")
-    table.add("number", f"× {NORMAL}", "95 %\ninterval", "identical\ntexts", "first other\ntoken", "warm-up,\nseconds")
+    table.add(
+        "number",
+        f"× time of\n{NORMAL}",
+        "95 %\ninterval",
+        "identical\ntexts",
+        "first other\ntoken",
+        "warm-up,\nseconds",
+    )
     timed = {(speedup.batch, speedup.configuration): speedup for speedup in speedups(rows)}
     for batch in sorted({row["batch"] for row in rows}):
         for key in keys:

@@ -1,8 +1,8 @@
 """How long decoding takes: the engine in any configuration, and transformers' own `generate` beside it.
 
-All get the same prompts and make the same number of tokens, greedy; EOS ends nothing. The clock starts once every row
-has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may still be
-making room. It stops with the last token, when the device is done.
+All get the same prompts and make the same number of tokens of each, greedy; EOS ends nothing. The clock starts once
+every row has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may
+still be making room. It stops with the last token, when the device is done.
 """
 
 import math
@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -73,14 +73,17 @@ class Stopwatch:
 class Contenders:
     """A sweep's model, as the engine runs it and as transformers loads it, and prompts to time both with.
 
+    Each prompt is decoded for `n_tokens`, or for fewer where `lengths` has its id.
+
     Raises `UsageError` if the model can't be loaded or none of the prompts can be used.
     """
 
-    def __init__(self, config: SweepConfig, device: str, n_tokens: int):
+    def __init__(self, config: SweepConfig, device: str, n_tokens: int, lengths: Mapping[str, int] | None = None):
         generator = ModelGenerator(config, device)
         self.decoder, self.student = generator.engine.decoder, generator.engine.student
         usable = usable_prompts(generator, n_tokens)
         self.prompt_ids, self.prompts = list(usable), list(usable.values())
+        self._length_of = {prompt: (lengths or {}).get(prompt_id, n_tokens) for prompt_id, prompt in usable.items()}
         self.plain = plain_model(generator, device)
         self.prices = generator.prices
         self.seed = config.seeds[0]
@@ -101,9 +104,19 @@ class Contenders:
         return time.perf_counter() - began
 
     def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
-        """Decode prompts, `batch` rows at a time: how long it took, and the tokens of each row. Raises `UsageError`."""
-        parts = [self._time(contender, rows, self.n_tokens) for rows in batches(prompts, batch)]
-        return _summed([timing for timing, _ in parts]), [text for _, texts in parts for text in texts]
+        """Decode prompts, `batch` rows at a time: how long it took, and the tokens of each row. Raises `UsageError`.
+
+        Rows of a batch have about the same length, and are decoded for as many tokens as the shortest has. What a draft
+        gave at once, before the clock started, is not timed.
+        """
+        by_length = sorted(prompts, key=self._length, reverse=True)
+        parts = [self._time(contender, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
+        timed = [timing for timing, _ in parts if timing.tokens] or [timing for timing, _ in parts[:1]]
+        return _summed(timed), [text for _, texts in parts for text in texts]
+
+    def _length(self, prompt: Prompt) -> int:
+        """The tokens that it is decoded for."""
+        return self._length_of.get(prompt, self.n_tokens)
 
     def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))

@@ -2,8 +2,8 @@
 
 Contenders are compared by seconds per token that was timed: a draft's first round may give more tokens before the clock
 starts than a step of full depth does. They are compared within a round of a call only, where everything was timed
-within moments. Medians are over the rounds of a call, with intervals that are pairs of order statistics
-(`eexit.quality.intervals.of_median`); several calls count as `eexit.quality.estimates.estimate_over_calls` says.
+within moments. Medians are over the rounds of a call, and intervals are over calls
+(`eexit.quality.estimates.estimate_over_calls`): one call tells no times apart.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, some
 from eexit.plan.configuration import NORMAL, short_name
-from eexit.quality.estimates import MIN_ROUNDS, Estimate, estimate_over_calls
+from eexit.quality.estimates import Estimate, estimate_over_calls
 from eexit.results.means import saved
 
 SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
@@ -26,7 +26,7 @@ Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and wha
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
     "tokens/s",
-    "×\nnormal",
+    "× time of\nnormal",
     "95 %\ninterval",
     "saved in\ntheory",
     "by what\nwas run",
@@ -34,12 +34,12 @@ HEADINGS = (
     "short\nof run",
 )
 CAPTION = (
-    f"Medians over rounds. × {NORMAL}: how many times as fast, per token, as full depth on the same path, in the same "
-    f"round; exact interval of the median, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding "
-    "were free and deferral unbounded (cost_needed); by what was run (cost_run), as each row alone runs it, both in "
-    f"multiply-adds; in time, 1 − time / time of {NORMAL}: below 0, it took longer. Short of run: what was run less, "
-    "in points, but did not save time, as where rows wait for the deepest of a step; below 0, time saved more, as "
-    "where many tokens' deferred layers are run together."
+    f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in the "
+    "same round; lower is better. It has an interval over calls, and one call tells no times apart (–). Saved, of full "
+    "depth: in theory, if deciding were free and deferral unbounded (cost_needed); by what was run (cost_run), as each "
+    f"row alone runs it, both in multiply-adds; in time, 1 − time / time of {NORMAL}: below 0, it took longer. Short "
+    "of run: what was run less, in points, but did not save time, as where rows wait for the deepest of a step; below "
+    "0, time saved more, as where many tokens' deferred layers are run together."
 )
 
 DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all that were drafted."
@@ -60,8 +60,7 @@ class Speedup:
     run: float | None  # 1 - cost_run / cost_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     machine: str | None = None
-    calls: int = 1  # of `jobs/timings.py`, that count
-    calls_left_out: int = 0  # with fewer than `MIN_ROUNDS` rounds, where another call has as many
+    calls: int = 1  # of `jobs/timings.py`
 
     @property
     def rounds(self) -> int:
@@ -71,6 +70,11 @@ class Speedup:
     def speedup(self) -> float:
         """How many times as fast as what it is compared with."""
         return self.ratio.mean
+
+    @property
+    def time(self) -> Estimate:
+        """Its time as a multiple of that of what it is compared with."""
+        return Estimate(1 / self.ratio.mean, 1 / self.ratio.high, 1 / self.ratio.low, self.rounds)
 
     @property
     def saved(self) -> Estimate:
@@ -126,12 +130,11 @@ def _setup(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: bool) -> Speedup:
     """`calls` are measurements of each call, with those of what they are compared with in the same round."""
-    whole = [pairs for pairs in calls if len(pairs) >= MIN_ROUNDS] or calls
     ratio = estimate_over_calls([
         np.array([base["seconds"] * row["tokens"] / (row["seconds"] * base["tokens"]) for row, base in pairs])
-        for pairs in whole
+        for pairs in calls
     ])  # fmt: skip
-    rows = [row for pairs in whole for row, _ in pairs]
+    rows = [row for pairs in calls for row, _ in pairs]
     return Speedup(
         configuration=key,
         batch=batch,
@@ -141,8 +144,7 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
         run=_saving(rows, "cost_run"),
         acceptance=_ratio(rows, "accepted", "drafted"),
         machine=rows[0].get("machine"),
-        calls=len(whole),
-        calls_left_out=len(calls) - len(whole),
+        calls=len(calls),
     )
 
 
@@ -182,15 +184,21 @@ def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     table = ResultTable(DRAFTS_CAPTION)
     table.add("number", "rows")
     table.add("key", "draft")
-    table.add("number", "accepted", f"× {NORMAL}", "95 %\ninterval")
+    table.add("number", "accepted", f"× time of {NORMAL}", "95 %\ninterval")
     for speedup in found:
         table.add_row(str(speedup.batch), speedup.configuration, percent(speedup.acceptance), *times_of(speedup))
     return table if found else None
 
 
 def times_of(speedup: Speedup) -> list[str]:
-    ratio = speedup.ratio
-    return [f"{ratio.mean:.2f}", interval(ratio.low, ratio.high, ".2f")]
+    """Its time as a multiple of that of `normal`, and the interval of that; nothing of a single call's."""
+    of = speedup.time
+    return ["–", "–"] if math.isnan(of.low) else [f"{of.mean:.2f}", interval(of.low, of.high, ".2f")]
+
+
+def in_time(speedup: Speedup) -> str:
+    """What it saved of the time; nothing of a single call."""
+    return "–" if math.isnan(speedup.ratio.low) else percent(speedup.realised)
 
 
 def _line(speedup: Speedup) -> list[str]:
@@ -200,6 +208,6 @@ def _line(speedup: Speedup) -> list[str]:
         *times_of(speedup),
         percent(speedup.theoretical),
         percent(speedup.run),
-        percent(speedup.realised),
-        percent(speedup.shortfall),
+        in_time(speedup),
+        "–" if math.isnan(speedup.ratio.low) else percent(speedup.shortfall),
     ]

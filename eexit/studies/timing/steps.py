@@ -19,7 +19,7 @@ from eexit.method.rules import RULES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import percent, written
 from eexit.plan.configuration import NORMAL, short_name
-from eexit.studies.timing.speedups import speedups
+from eexit.studies.timing.speedups import in_time, speedups
 
 STEP_CAPTION = (
     "A step, in milliseconds, by the rows that are decoded together and by the last layer that is run, at which all "
@@ -86,6 +86,6 @@ def allowed_table(
         if shares and set(shares) <= set(times.layers) and speedup.run is not None:
             share_G = [shares.get(layer, 0.0) for layer in times.layers]
             skipped = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (times.layers[-1] + 1)
-            numbers = [skipped, speedup.run, times.allowed(speedup.batch, share_G), speedup.realised]
-            table.add_row(str(speedup.batch), speedup.configuration, *map(percent, numbers))
+            numbers = [skipped, speedup.run, times.allowed(speedup.batch, share_G)]
+            table.add_row(str(speedup.batch), speedup.configuration, *map(percent, numbers), in_time(speedup))
     return table

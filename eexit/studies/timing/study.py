@@ -3,10 +3,10 @@
 In each round everything is timed once, in another order.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from random import Random
-from statistics import median
 from typing import Any, Final
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ from eexit.results.store.manifest import versions
 from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.studies.timing.beside import TEXTS, beside_table, variants_beside, with_identity
+from eexit.studies.timing.calls import Times
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.steps import allowed_table, step_table, step_times
 
@@ -68,19 +69,26 @@ class TimingStudy(Study):
     doing, if_memory_is_short = "timing", "lower --batch"
 
     def __init__(
-        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int,
-        n_rounds: int, exits: SweepExits | None = None, per_round: int | None = None,
+        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], lengths: Mapping[str, int],
+        n_rounds: int, exits: SweepExits | None = None, per_round: int | None = None, n_calls_before: int = 0,
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
-        self.n_tokens, self.n_rounds, self._exits, self._per_round = n_tokens, n_rounds, exits, per_round
+        self.lengths, self.n_tokens, self._n_calls_before = lengths, max(lengths.values()), n_calls_before
+        self.n_rounds, self._exits, self._per_round = n_rounds, exits, per_round
         self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
             f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
-            f"{counted(len(config.prompts), 'prompt')} × {counted(n_tokens, 'token')}, "
+            f"{counted(len(config.prompts), 'prompt')} × {self._tokens}, "
             f"{'' if per_round is None else f'{per_round} of them in each round, '}"
             f"{_rows(batches)} at a time, {counted(n_rounds, 'round')}"
         )
+
+    @property
+    def _tokens(self) -> str:
+        """How many tokens rows have, in words."""
+        least = min(self.lengths.values())
+        return counted(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
 
     def load(self, device: str) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
@@ -88,7 +96,7 @@ class TimingStudy(Study):
         from eexit.studies.timing.plain_generate import drafts_itself
 
         remarks = []
-        self._contenders = Contenders(self.config, device, self.n_tokens)
+        self._contenders = Contenders(self.config, device, self.n_tokens, self.lengths)
         self._common = self._same_for_all()
         if n_left_out := len(self.config.prompts) - len(self._contenders.prompts):
             remarks.append(f"{counted(n_left_out, 'prompt')} left no room for {self.n_tokens} tokens")
@@ -121,7 +129,8 @@ class TimingStudy(Study):
         parts = []
         for batch in self.batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
-            for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
+            order = Random(f"{self._n_calls_before} {number} {batch}")
+            for contender in order.sample(self.contenders, len(self.contenders)):
                 if batch > 1 and isinstance(contender, Generate) and contender.takes_one_row:
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
@@ -183,15 +192,16 @@ def _rows(batches: Sequence[int]) -> str:
 @dataclass(frozen=True)
 class WhatToTime:
     """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed, or `only_chosen` the one that
-    was chosen last, if any was; beside them, `drafts` as a sweep has them. `with_steps`, also how long a step takes by
-    the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_fresh`
-    prompts are those that no call before has timed.
+    was chosen last, if any was; beside them, `drafts` as a sweep has them. `only_fastest`: of all these, only full
+    depth, `generate`, the keys, and what calls before found to be the fastest. `with_steps`, also how long a step takes
+    by the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_fresh`
+    prompts are those that no call before has timed with more contenders; those timed least often come first.
     """
 
     keys: Sequence[str]
     batches: Sequence[int]
     n_prompts: int
-    n_tokens: int | None  # at most as many as the longest text has; None: as many as half of the texts have
+    n_tokens: int | None  # of prompts whose text has as many; None: as many as the text of each has
     n_rounds: int
     with_steps: bool = False
     beside: Sequence[str] = (GENERATE,)  # keys of transformers' own
@@ -199,6 +209,7 @@ class WhatToTime:
     only_chosen: bool = False
     drafts: Sequence[str] = ()
     only_fresh: bool = False
+    only_fastest: bool = False
 
     @property
     def columns(self) -> Sequence[str]:
@@ -216,35 +227,75 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     lengths = _text_lengths(sweep.runs)
     if not lengths:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
-    longest, n_tokens = max(lengths.values()), asked.n_tokens or int(median(lengths.values()))
-    if asked.n_tokens is not None and asked.n_tokens < LEAST_TOKENS:
-        raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
-    if longest < LEAST_TOKENS:
-        raise UsageError(
-            f"the texts of {sweep.name} have {counted(longest, 'token')} at most, and the first two are not timed: "
-            f"run a sweep with longer ones, such as --max-new-tokens 32"
-        )
-    n_tokens = min(max(n_tokens, LEAST_TOKENS), longest)
-    long_enough = {prompt_id for prompt_id, length in lengths.items() if length >= n_tokens}
-    if asked.only_fresh:
-        long_enough -= {prompt_id for row in sweep.timings for prompt_id in row["prompt_ids"]}
-        if len(long_enough) < asked.n_prompts:
-            raise UsageError(
-                f"{sweep.name} has {counted(len(long_enough), 'prompt')} of {n_tokens} tokens or more that no call has "
-                f"timed, and --fresh takes {asked.n_prompts}: give fewer --prompts or --tokens"
-            )
-    prompts = _sample([prompt for prompt in config.prompts if prompt.id in long_enough], asked.n_prompts)
-    config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(each.layer) for each in chosen if isinstance(each, Draft)]
-    exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
-    if exits:
+    if asked.with_steps:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
         at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     drafts = _drafts_of(asked.drafts, sweep)
     contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting, *drafts]))
-    batches = tuple(dict.fromkeys(asked.batches))
-    return TimingStudy(config, contenders, batches, n_tokens, asked.n_rounds, exits, asked.per_round)
+    if asked.only_fastest:
+        keys = _fastest(sweep, asked, [each.key for each in chosen])
+        contenders = [each for each in contenders if each.key in keys]
+    lengths = _timed_lengths(sweep.name, lengths, asked.n_tokens)
+    ids = _fresh(sweep, [*lengths], contenders, asked.n_prompts) if asked.only_fresh else [*lengths]
+    prompts = _sample([prompt for prompt in config.prompts if prompt.id in {*ids}], asked.n_prompts)
+    config = config.model_copy(update={"prompts": prompts})
+    exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
+    batches, n_calls = tuple(dict.fromkeys(asked.batches)), len({row["timing_id"] for row in sweep.timings})
+    lengths = {prompt.id: lengths[prompt.id] for prompt in prompts}
+    return TimingStudy(config, contenders, batches, lengths, asked.n_rounds, exits, asked.per_round, n_calls)
+
+
+def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) -> dict[str, int]:
+    """Return prompt id → the tokens that are timed of its text. Raises `UsageError` if there are none."""
+    if n_tokens is not None and n_tokens < LEAST_TOKENS:
+        raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
+    longest = max(lengths.values())
+    if longest < LEAST_TOKENS:
+        raise UsageError(
+            f"the texts of {name} have {counted(longest, 'token')} at most, and the first two are not timed: "
+            f"run a sweep with longer ones, such as --max-new-tokens 32"
+        )
+    if n_tokens is None:
+        return {prompt_id: n for prompt_id, n in lengths.items() if n >= LEAST_TOKENS}
+    most = min(n_tokens, longest)
+    return {prompt_id: most for prompt_id, n in lengths.items() if n >= most}
+
+
+def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Contender], n: int) -> Sequence[str]:
+    """Return the prompts that no call has timed with more contenders, so many or more, timed least often.
+
+    Raises `UsageError` if there are none.
+    """
+    by_call: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sweep.timings:
+        by_call.setdefault(row["timing_id"], []).append(row)
+    in_larger, in_others = set[str](), Counter[str]()
+    for rows in by_call.values():
+        timed = {prompt_id for row in rows for prompt_id in row["prompt_ids"]}
+        if len({row["configuration"] for row in rows}) > len(contenders):
+            in_larger |= timed
+        else:
+            in_others.update(timed)
+    fresh = sorted((prompt_id for prompt_id in ids if prompt_id not in in_larger), key=lambda each: in_others[each])
+    if not fresh:
+        raise UsageError(
+            f"all prompts of {sweep.name} were timed with more contenders, and --fresh takes others: add prompts to "
+            "the sweep, or leave --fresh out"
+        )
+    most = in_others[fresh[:n][-1]]
+    return [prompt_id for prompt_id in fresh if in_others[prompt_id] <= most]
+
+
+def _fastest(sweep: FinishedSweep, asked: WhatToTime, chosen: Sequence[str]) -> set[str]:
+    """Return the keys of full depth, `generate`, what was chosen, and what was the fastest at each batch size."""
+    found = {NORMAL, GENERATE, *chosen}
+    for batch in asked.batches:
+        rows = [row for row in sweep.timings if row["batch"] == batch]
+        if fastest := Times(rows, chosen[0] if chosen else None).fastest:
+            found.add(fastest)
+    return found
 
 
 def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: WhatToTime) -> list[Configuration]:

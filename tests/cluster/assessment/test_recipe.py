@@ -1,19 +1,21 @@
 """What the recipe says beforehand: sizes, the prompts of each part, the ten commands, and how long they take."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 
-from cluster.assessment.assess import Assessment, forecast
+from cluster.assessment.assess import Assessment, Took, forecast
 from cluster.assessment.prompt_parts import ANSWERS, CHOOSING, DISAGREEMENT, PARTS, RUN, TRAINING, drawn, role_of, split
 from cluster.assessment.recipe import Recipe, with_layer_between
-from cluster.assessment.record import AssessmentRecord
-from cluster.assessment.sizes import Sizes, least_choosing, promise, sizes_at
+from cluster.assessment.sizes import OF_CALLS, Sizes, least_choosing, promise, sizes_at, time_told
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
+from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.quality.estimates import estimate_over_calls
 from eexit.studies.assessment.verdict import Bound
 from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
@@ -53,7 +55,6 @@ def test_prompts_of_a_file_are_used_as_far_as_they_go() -> None:
     assert split([*prompts[:400], *bare[400:]], WHOLE, 100).risk == ANSWERS
     with pytest.raises(UsageError, match=r"600 prompts are too few: \d+ of them are for choosing"):
         split(prompts, WHOLE, 400)
-    assert parts.digest != split([*prompts[:-1], Prompt("x", "another")], WHOLE, 151).digest
 
 
 def recipe(out: str) -> Recipe:
@@ -87,10 +88,22 @@ def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
 
 
 def test_the_time_left_is_told_by_the_tokens_per_second_of_the_steps_before(tmp_path: Path) -> None:
-    assessment = Assessment(recipe(str(tmp_path / "out")), BOUND, {})
+    assessment = Assessment(recipe(str(tmp_path / "out")), BOUND, {}, config_of)
     commands = assessment.commands()
-    record = AssessmentRecord(tmp_path / "record", {})
-    assert forecast(assessment, record, 0) == ""
-    record.seconds["texts"] = commands[0].tokens / 100
-    minutes = round(sum(each.tokens for each in commands[1:]) / 100 / 60)
-    assert forecast(assessment, record, 1) == f" ({minutes} minutes left at 100 tokens per second)"
+    assert forecast(assessment, {}, 0) == ""
+    seconds = sum(each.tokens for each in commands[1:]) / 100
+    took = {"texts": Took(working=commands[0].tokens / 100, loading=20.0)}
+    n_loads = 8 - 1 + 24  # a choice loads none, and each further call does
+    told = f" ({round((seconds + 20 * n_loads) / 60)} minutes left at 100 tokens per second)"
+    assert forecast(assessment, took, 1) == told, "what loads is not taken for what actors do"
+
+
+@pytest.mark.parametrize("n_calls", [6, 24])
+def test_calls_tell_the_time_that_is_announced(n_calls: int) -> None:
+    random = np.random.default_rng(n_calls)
+    times = np.exp(np.log(time_told(n_calls)) + random.normal(0, OF_CALLS, (2000, n_calls, 1)))
+    assert 0.75 < np.mean([estimate_over_calls([*each]).high < 1 for each in times]) < 0.9
+
+
+def config_of(arguments: Sequence[str]) -> SweepConfig:
+    return load_job(arguments, DEMO)[0].config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from eexit.quality.estimates import ValueKind, estimate_columns, estimate_median, estimate_ratios
+from eexit.quality.estimates import ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, of_share
 
 DRAWS: Final = 400
@@ -45,7 +45,6 @@ def test_the_interval_of_a_median_covers_it_at_least_as_often_as_stated(n: int) 
 def test_the_range_of_five_rounds_is_no_interval() -> None:
     assert 1 - 2 * 0.5**5 == 0.9375
     assert of_median(np.arange(5.0)) is None
-    assert np.isnan(estimate_median(np.arange(5.0)).low)
 
 
 def test_a_part_of_one_prompt_says_nothing_of_how_sure_it_is() -> None:
@@ -140,3 +139,13 @@ def test_a_share_of_sums_that_is_1_is_not_certain() -> None:
     (found,) = estimate_ratios(np.full((20, 1), 4.0), np.full((20, 1), 4.0), ValueKind.SHARE)
     assert (found.mean, found.high) == (1, 1)
     assert found.low == pytest.approx(binomtest(20, 20).proportion_ci(0.95).low)
+
+
+@pytest.mark.parametrize("n_calls", [2, 6, 24])
+def test_the_interval_over_calls_covers_what_is_true(n_calls: int) -> None:
+    """However many rounds a call has: one call has none."""
+    random = np.random.default_rng(n_calls)
+    of_calls = np.exp(random.normal(0, 0.07, (1500, n_calls, 1)) + random.normal(0, 0.01, (1500, n_calls, 8)))
+    found = [estimate_over_calls([*ratios]) for ratios in of_calls]
+    assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.93
+    assert all(np.isnan(estimate_over_calls([ratios[0]]).low) for ratios in of_calls)

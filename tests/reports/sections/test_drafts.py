@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
     return write_sweep(folder, generations, tokens)
 
 
-def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> None:
+def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1, call: int = 1) -> None:
     """Write the seconds of each configuration in each round of one call of `jobs/timings.py`."""
     rows = [
         {
-            "timing_id": "1" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,
+            "timing_id": f"{call}" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,
             "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
             "versions": "", "model": "tiny", "dtype": "float32",
         }
@@ -74,7 +75,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> N
         for number, value in enumerate(values)
     ]  # fmt: skip
     (folder / "timings").mkdir(exist_ok=True)
-    TIMINGS.publish(open_store(folder), f"{batch:032x}", rows)
+    TIMINGS.publish(open_store(folder), f"{call:016x}{batch:016x}", rows)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def timed(bare: Path, tmp_path: Path) -> Callable[..., Sweep]:
     """Return timed(seconds) → the sweep with these seconds at batch size 1, in each round."""
 
-    def timed(seconds: dict[str, float], rounds: int = 6, batches: Sequence[int] = (1,)) -> Sweep:
+    def timed(seconds: dict[str, float], rounds: int = 6, batches: Sequence[int] = (1,), calls: int = 1) -> Sweep:
         folder = tmp_path / "s"
         shutil.copytree(bare, folder)
         slow = np.linspace(1.0, 2.0, rounds)  # rounds differ: only the same round may be compared
-        for batch in batches:
-            time(folder, {key: list(value * slow) for key, value in seconds.items()}, batch)
+        for batch, call in product(batches, range(1, calls + 1)):
+            time(folder, {key: list(value * slow) for key, value in seconds.items()}, batch, call)
         return read_sweep(str(folder))
 
     return timed
@@ -199,7 +200,7 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
 ) -> None:
     seconds = {NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 1.1), ONLINE: 1.0}
     report = tmp_path / "r.html"
-    report.write_text(render(timed(seconds, batches=(1, 8)), ""), encoding="utf-8")
+    report.write_text(render(timed(seconds, batches=(1, 8), calls=2), ""), encoding="utf-8")
     page = visit("#/", report)
     page.get_by_role("link", name="Drafts", exact=True).press("Enter")
     page.locator("#drafts:focus").wait_for(state="attached")

@@ -9,6 +9,7 @@ from synthetic_sweeps import run_rows, write_runs
 
 from eexit.errors import UsageError
 from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal
+from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.worth_running import (
     AIMS,
@@ -72,12 +73,14 @@ def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[flo
             }
             runs.append(run_rows(f"{prompt}", f"Question {prompt}?", each.mode, 1.0, ["a", "b"], of=each, **found))
     write_runs(folder, runs)
+    sweep = read_finished(str(folder), ["run_id"])
+    results = sweep.digest_as_read(sweep.manifest.config)
     rows = [
         Exit("unfrozen", "confidence", parameter).columns | {
             "text_of": NORMAL, "prompts": N, "texts": N, "tokens": N, "drawn": False, "mean_depth": 1.0,
             "expected_kl": 0.0, "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)],
             "cost_full": 100.0, "cost_exits": 100 * (1 - saved), "cost_needed": 100.0, "cost_run": 101.0,
-            "readout": "lens", "decide_on": "head", "model": "tiny", "units": [],
+            "readout": "lens", "decide_on": "head", "model": "tiny", "units": [], "results": results,
         }
         for parameter, (disagreement, saved) in replays.items()
     ]  # fmt: skip

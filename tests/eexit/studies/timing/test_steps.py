@@ -54,6 +54,7 @@ def test_the_table_comes_from_exits_at_one_layer_and_normal() -> None:
     assert step_times(rows[:2], 7) is None, "full depth alone says nothing of layers"
     assert step_times(rows[:-1], 7) is None, "nor does a table with a hole"
     rows.append(measured("unfrozen/confidence/0.9", 1, 50.0, "confidence", 0.9))
-    table = allowed_table(rows, times, {"unfrozen/confidence/0.9": {1: 0.5, 6: 0.5}, "normal": {}})
+    calls = [row | {"timing_id": call} for call in "ab" for row in rows]
+    table = allowed_table(calls, times, {"unfrozen/confidence/0.9": {1: 0.5, 6: 0.5}, "normal": {}})
     [cells] = zip(*(column.cells for column in table.columns), strict=True)
     assert [*cells] == ["1", "unfrozen/confidence/0.9", "35.7%", "20.0%", "42.9%", "28.6%"]

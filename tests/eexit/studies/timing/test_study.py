@@ -69,7 +69,7 @@ def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by_side(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert timings.main([str(finished), "--batch", "1", "3", "--rounds", "2"]) == 0
+    assert timings.main([str(finished), "--batch", "1", "3", "--rounds", "2", "--calls", "1"]) == 0
     printed = capsys.readouterr()
     rows = pd.read_parquet(finished / "timings")
     assert rows.columns.tolist() == TIMINGS.schema.names
@@ -99,7 +99,7 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 ) -> None:
     out = tmp_path / "out"
     copytree(finished, out, ignore=lambda *_: ["timings"])
-    flags = ["--batch", "1", "3", "--rounds", "2", "--beside", "generate/lookup", "--per-round", "1"]
+    flags = ["--batch", "1", "3", "--rounds", "2", "--calls", "1", "--beside", "generate/lookup", "--per-round", "1"]
     assert timings.main([str(out), *flags]) == 0
     rows = pd.read_parquet(out / "timings").set_index("configuration")
     assert rows[rows["round"] == 1].prompt_ids.map(tuple).unique().tolist() == [("one",)]
@@ -135,7 +135,7 @@ def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
     table = beside.beside_table([other, normal])
     assert table is not None
     first = [next(iter(column.cells)) for column in table.columns]
-    assert first == ["2", "generate/lookup", "2.00", "–", "50.0%", "2", "3.0"]
+    assert first == ["2", "generate/lookup", "–", "–", "50.0%", "2", "3.0"]
     assert beside.beside_table([normal]) is None
 
 
@@ -145,7 +145,7 @@ def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
 ) -> None:
     out = tmp_path / "out"
     copytree(finished, out, ignore=lambda *_: ["timings"])
-    assert timings.main([str(out), "--batch", "1", "3", "--rounds", "1", "--steps"]) == 0
+    assert timings.main([str(out), "--batch", "1", "3", "--rounds", "1", "--calls", "1", "--steps"]) == 0
     printed = capsys.readouterr().out
     layers = read_finished(str(out), ["status"]).manifest.exitable_layers
     keys = pd.read_parquet(out / "timings").configuration
@@ -179,12 +179,10 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "n_tokens", "timed"), [(None, 14, {"c", "d"}), (16, 16, {"c", "d"}), (64, 30, {"d"})]
+    ("asked", "timed"), [(None, {"a": 5, "b": 12, "c": 16, "d": 30}), (16, {"c": 16, "d": 16}), (64, {"d": 30})]
 )
-def test_nothing_is_timed_behind_the_end_of_a_text(
-    tmp_path: Path, asked: int | None, n_tokens: int, timed: set[str]
-) -> None:
-    """Full depth's texts count, and not those of a setting."""
+def test_nothing_is_timed_behind_the_end_of_a_text(tmp_path: Path, asked: int | None, timed: dict[str, int]) -> None:
+    """Full depth's texts count, and not those of a setting; short ones as well as long ones, unless they are asked."""
     config = SweepConfig(
         model="m",
         prompts=tuple(Prompt(id=text, prompt=text) for text in "abcd"),
@@ -200,7 +198,7 @@ def test_nothing_is_timed_behind_the_end_of_a_text(
     runs = pa.Table.from_pylist(rows)
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
     study = make_plan(sweep, WhatToTime((), (1,), 8, asked, 1))
-    assert (study.n_tokens, {prompt.id for prompt in study.config.prompts}) == (n_tokens, timed)
+    assert (study.lengths, {prompt.id for prompt in study.config.prompts}) == (timed, {*timed})
 
 
 @pytest.mark.parametrize(("n_prompts", "per_round"), [(6, 2), (5, 2), (3, 4), (4, None)])
