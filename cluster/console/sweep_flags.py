@@ -19,10 +19,10 @@ from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.own import use_files
 from eexit.output.locations import shown
-from eexit.output.text import did_you_mean, flag, some
+from eexit.output.text import flag
 from eexit.plan.configuration import EVERY
 from eexit.plan.prompts import read_prompts, with_package
-from eexit.plan.runs import configurations
+from eexit.plan.runs import refuse_unknown_only
 from eexit.plan.validation_errors import explain
 from eexit.sweeps.arguments import CONTROLS_IN, CONTROLS_OF, with_controls
 
@@ -83,11 +83,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         job = job_of({**table, **prompts, **flags})
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
-    planned = [each.key for each in configurations(job.config)]
-    if unknown := [key for key in job.config.only if key not in planned]:
-        grid = [each.key for each in configurations(job.config.model_copy(update={"only": ()}))]
-        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
-        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
+    refuse_unknown_only(job.config)
     if json_name is not None:
         from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Final
 
+from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
+from eexit.output.text import did_you_mean, some
 from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
@@ -56,6 +58,15 @@ def configurations(config: SweepConfig) -> list[Configuration]:
     planned += chain(*controls.values())
     only = {*config.only}
     return [each for each in planned if each.key in only] if only else planned
+
+
+def refuse_unknown_only(config: SweepConfig) -> None:
+    """Raise `UsageError` for a key of `only` that is not in the grid."""
+    planned = [each.key for each in configurations(config)]
+    if unknown := [key for key in config.only if key not in planned]:
+        grid = [each.key for each in configurations(config.model_copy(update={"only": ()}))]
+        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
+        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:

@@ -68,7 +68,7 @@ def schema(columns: Mapping[str, pa.Field]) -> pa.Schema:
     return pa.schema([field.with_name(name) for name, field in columns.items()])
 
 
-ALONE: Final = "of each sequence as if it was decoded alone: a batch runs a layer for all until the last has exited"
+ALONE: Final = "as if decoded alone"
 
 # Columns about thinking and answer; all null where texts have no chain of thought.
 OF_PARTS: Final = {

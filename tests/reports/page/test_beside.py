@@ -111,6 +111,7 @@ def test_modes_are_compared_at_the_same_exits_and_at_equal_layers(
     page = walk("#/?beside.kind=modes", path=across_modes)
     match_at(page, at)
     section(page).locator("summary").click()
+    section(page).locator("tbody tr").first.wait_for()
     (row,) = section(page).locator("tbody tr").all_inner_texts()
     assert row.replace("\t", "\n").startswith(found)
     assert "Left out" not in section(page).locator("output").inner_text()
