@@ -120,7 +120,9 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
     )
     parser.group(OUTPUT).add_argument(
-        "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
+        "--json",
+        metavar="FILE",
+        help="also write each configuration's means with their intervals, and by kind of prompt, as JSON",
     )
 
 

@@ -16,9 +16,9 @@ from eexit.errors import UsageError
 from eexit.output.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import groups
+from eexit.plan.splits import units
 from eexit.quality.estimates import MARGIN
-from eexit.quality.text_measures import cut, log_perplexity
+from eexit.quality.text_measures import cut, log_perplexity, loop_share
 from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
@@ -46,7 +46,7 @@ class Sweep:
     Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) are there once, with the lowest
     seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, the
     configuration's (`configurations.COLUMNS`), `log_perplexity` (nats per token), `loop_share` (longest_loop /
-    n_tokens), `unit` (what counts as one: the prompt's group, or else the prompt), and those of each judge (`judged`);
+    n_tokens), `unit` (the sampling unit, `eexit.plan.splits.units`), and those of each judge (`judged`);
     `correct` is 1 or 0, as is `cut` (`eexit.quality.text_measures.cut`), and `every_seed` says whether the run is that
     of several seeds. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
     `GENERATIONS`, whose rows are in no particular order.
@@ -189,13 +189,13 @@ def assemble(read: Sweep) -> Sweep:
     Runs are sorted by prompt, configuration and seed.
     """
     generations = with_identity(read.generations)
-    n_tokens = generations["n_tokens"].astype(float)
+    n_tokens = generations["n_tokens"].to_numpy(dtype=float, na_value=np.nan)
     generations = generations.assign(
         log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
-        loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
+        loop_share=loop_share(generations["longest_loop"].to_numpy(dtype=float, na_value=np.nan), n_tokens),
         correct=generations["correct"].astype(float),
         cut=cut(generations["finish_reason"].tolist(), generations["correct"].notna().to_numpy()),
-        unit=generations["prompt_id"].replace(groups(read.config.get("prompts", []))),
+        unit=generations["prompt_id"].map({**read.prompts, **units(read.config.get("prompts", []))}),
     )
     sweep = replace(read, configurations=configurations(read.about, generations))
     by = pd.DataFrame(

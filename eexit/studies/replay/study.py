@@ -18,7 +18,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
-from eexit.plan.splits import groups
+from eexit.plan.splits import units
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
@@ -73,10 +73,10 @@ class ReplayStudy(Study):
 
     def __init__(
         self, config: SweepConfig, settings: Sequence[Exit], text_of: str, transcripts: Sequence[Transcript],
-        n_layers: int, groups: Mapping[str, str],
+        n_layers: int, unit_of: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
-        self._groups = groups
+        self._unit_of = unit_of
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
         self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
@@ -116,7 +116,7 @@ class ReplayStudy(Study):
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         texts = [transcript.text for transcript in self.transcripts]
-        units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
+        units = [self._unit_of[text.prompt_id] for text in texts]
         n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         by_text = [of_text for result in results for of_text in result]
         rows = []
@@ -187,8 +187,8 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
-    groups_of = groups(sweep.manifest.config["prompts"])
-    return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of)
+    unit_of = units(sweep.manifest.config["prompts"])
+    return ReplayStudy(config, settings, text_of, transcripts, n_layers, unit_of)
 
 
 def _config(

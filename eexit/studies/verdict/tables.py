@@ -20,7 +20,7 @@ from eexit.method.rules import ONLINE
 from eexit.method.states import STATES, alters
 from eexit.plan.configuration import NORMAL, PERFECT
 from eexit.plan.runs import OK
-from eexit.plan.splits import digest, groups
+from eexit.plan.splits import digest
 from eexit.quality.estimates import Estimate, estimate_ratios
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.risks import RISKS, losses, numbers
@@ -103,9 +103,7 @@ class PromptTables:
     @cached_property
     def _unit_at(self) -> Mapping[int, int]:
         """Where in P each unit of a replay is, by its digest."""
-        named = groups(self.sweep.manifest.config["prompts"])
-        units = ((digest(named.get(each, each)), unit) for each, unit in self.sweep.unit_of.items())
-        return {name: self._at[unit] for name, unit in units if unit in self._at}
+        return {digest(unit): self._at[unit] for unit in self.sweep.unit_of.values() if unit in self._at}
 
     def replayed(self, row: Row, looks: bool) -> Option:
         """A setting of a replay, by its exits alone or with what it looks at."""

@@ -211,7 +211,7 @@ def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(
     )
     assert len(closing_table(older, planned, prompts=asked).columns) == len(table.columns) - 6
     assert "per_right_answer" not in figures(older, planned, prompts=asked)[0]
-    assert not {*OF_PARTS} & {*figures(older, planned)[0]["means"]}
+    assert not {*OF_PARTS} & {*figures(older, planned)[0]["estimates"]}
     rest = [run for run in plan_runs(config) if run not in some]
     land(older, rest, rows_of(rest, config, thinks))
     older.publish(MANIFEST, store.read(MANIFEST) or b"")
