@@ -79,7 +79,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     try:
         job = job_of({**table, **prompts, **flags})
     except ValidationError as error:
-        raise UsageError(explain(error, set(flags), path, FIELDS)) from error
+        raise UsageError(explain(error, set(flags), path, FIELDS, {*table, *flags})) from error
     if json_name is not None:
         from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
 
@@ -230,6 +230,8 @@ def _help(field: FieldInfo, in_demo: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{rule}={','.join(f'{number:g}' for number in numbers)}" for rule, numbers in value.items())
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
 
 

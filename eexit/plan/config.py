@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
@@ -40,13 +41,19 @@ MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # 
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 GATE_THRESHOLDS: Final = (0.1,)
+KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
+SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
+    KL_FACTORS: FieldInfo.from_annotated_attribute(
+        tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
+    )
+}
 # The fields of a sweep by which it can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
-    "prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
+    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
 })  # fmt: skip
 # In place of a sweep's grid: full depth alone, with nothing that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
-    "modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "draft": (), "only": (),
+    "modes": (NORMAL,), KL_FACTORS: (), "rules": {}, "controls": (), "draft": (), "only": (),
     "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
 }  # fmt: skip
 
@@ -153,12 +160,6 @@ class Prompt:
     steps: Whole = None
 
 
-def _finite(kl_factor: float) -> float:
-    if not math.isfinite(kl_factor):
-        raise ValueError(f"kl_factor must be finite, got {kl_factor}; mode normal is the limit of a large one")
-    return kl_factor
-
-
 def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"exit layers must be strictly increasing, got {','.join(map(str, layers))}")
@@ -172,7 +173,7 @@ def _distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
     return values
 
 
-def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") -> tuple[float, ...]:
+def _distinguishable(parameters: tuple[float, ...], name: str) -> tuple[float, ...]:
     """Refuse parameters that look alike with six digits, as tables and the report show them."""
     shown: dict[str, float] = {}
     for parameter in parameters:
@@ -279,8 +280,6 @@ def _drafts(given: Any) -> Any:
     return tuple(map(str, drafts))
 
 
-KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
-KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
 Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
 Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
 ExitSets = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_exit_sets), AfterValidator(_distinct)]
@@ -346,11 +345,8 @@ class SweepConfig(BaseModel):
         (NORMAL, "unfrozen", "frozen_residual"),
         description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
     )
-    kl_factors: KLFactors = Field(
-        (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"
-    )
     rules: Rules = Field(
-        {},
+        {"kl": (0.5, 1.0, 2.0, 4.0)},
         description=f"rules with their parameters, as in kl=0.5,1 agree; there are {', '.join(RULES)}",
     )
     draft: Drafts = Field(
@@ -416,14 +412,9 @@ class SweepConfig(BaseModel):
     )
 
     @property
-    def all_rules(self) -> dict[str, tuple[float, ...]]:
-        """All rules with their parameters; `kl_factors` are those of rule kl, which comes first then."""
-        return {"kl": self.kl_factors, **self.rules} if self.kl_factors else self.rules
-
-    @property
     def exits(self) -> frozenset[str]:
         """The names of its rules and states."""
-        return frozenset({*self.all_rules, *self.modes, *(control.mode for control in self.controls)})
+        return frozenset({*self.rules, *self.modes, *(control.mode for control in self.controls)})
 
     def limit_of(self, prompt: Prompt) -> int:
         """How many tokens a run of this prompt may generate."""
@@ -449,11 +440,22 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _rules_instead(cls, given: Any) -> Any:
-        """A sweep that names rules or drafts does not get the default KL factors."""
-        if isinstance(given, dict) and (given.get("rules") or given.get("draft")) and "kl_factors" not in given:
-            return {**given, "kl_factors": ()}
-        return given
+    def _with_kl_factors(cls, given: Any) -> Any:
+        """Return the input with `KL_FACTORS`, which are short for the parameters of rule kl, among the rules.
+
+        A sweep that names only drafts has no rules.
+        """
+        if not isinstance(given, dict):
+            return given
+        if KL_FACTORS not in given:
+            return {"rules": {}, **given} if given.get("draft") else given
+        fields = {name: value for name, value in given.items() if name != KL_FACTORS}
+        factors, rules = given[KL_FACTORS], _rules(fields.get("rules") or {})
+        if not factors or not isinstance(rules, Mapping):
+            return {**fields, "rules": rules}
+        if "kl" in rules:
+            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
+        return {**fields, "rules": {"kl": factors, **rules}}
 
     @model_validator(mode="before")
     @classmethod
@@ -470,11 +472,9 @@ class SweepConfig(BaseModel):
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
         if repeated:
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
-        if self.kl_factors and "kl" in self.rules:
-            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
-        if not self.all_rules and not self.draft and set(self.modes) != {NORMAL}:
+        if not self.rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
-        rules = self.all_rules if set(self.modes) != {NORMAL} else {}
+        rules = self.rules if set(self.modes) != {NORMAL} else {}
         if self.observe != "all" and (oracles := [name for name in ORACLES if name in rules]):
             raise ValueError(
                 f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "

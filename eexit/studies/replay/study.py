@@ -211,7 +211,8 @@ def _config(
     try:
         config = SweepConfig.model_validate({**same, **plain, **unused, **grid, **reading, **replaced, **digests})
     except ValidationError as error:
-        raise UsageError(explain(error, {*grid, *replaced}, Path(MANIFEST), SweepConfig.model_fields)) from error
+        given = [name for name, value in grid.items() if value]
+        raise UsageError(explain(error, {*grid, *replaced}, Path(MANIFEST), SweepConfig.model_fields, given)) from error
     for role in locations_of(dict(config)):
         if role not in replaced and config.digests[role] != stored.digests.get(role):
             raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")
