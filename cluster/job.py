@@ -56,7 +56,7 @@ EXECUTION_FIELDS: dict[str, FieldInfo] = {
 FIELDS: dict[str, FieldInfo] = {
     name: field
     for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **EXECUTION_FIELDS}.items()
-    if name not in ("digests", "only")
+    if name != "digests"
 }
 
 

@@ -10,9 +10,9 @@ from ray import cloudpickle
 
 from eexit.errors import UsageError, first_line
 from eexit.method.descriptions import captured_by, descriptions_of, make_known, own_among, refuse_changed
+from eexit.method.modes import Mode
 from eexit.method.own import Source, use_text
 from eexit.method.rules import Rule
-from eexit.method.states import State
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class OwnExits:
         refuse_changed(self.own, "the driver")  # two files may have a rule of the same name
 
 
-def _pickled(entries: list[Rule | State]) -> bytes:
+def _pickled(entries: list[Rule | Mode]) -> bytes:
     """Return the pickled entries with their modules, which need not exist on the actor's node. Raise `UsageError`."""
     with ExitStack() as by_value:
         modules = {sys.modules.get(each.function.__module__) for each in entries} - {sys.modules["__main__"], None}

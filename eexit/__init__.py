@@ -1,10 +1,10 @@
-"""Early exit in language models: sweeps, settings that were taken home, and names of the original module."""
+"""Early exit in language models: sweeps, packages with one setting, and the names of the original module."""
 
 import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao, which warns of kernels for other cards
+for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao, which warns about other GPUs' kernels
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         load_default_model_and_tokenizer,
     )
     from eexit.custom_generate.setting import load
+    from eexit.method.modes import state
     from eexit.method.rules import rule
-    from eexit.method.states import state
     from eexit.model.chat import format_and_tokenize_input
     from eexit.sweeps.api import SweepResults, sweep
     from eexit.sweeps.api import open as open
@@ -32,7 +32,7 @@ _HOMES = {
     "load_default_model_and_tokenizer": "eexit.custom_generate.original",
     "open": "eexit.sweeps.api",
     "rule": "eexit.method.rules",
-    "state": "eexit.method.states",
+    "state": "eexit.method.modes",
     "sweep": "eexit.sweeps.api",
     "SweepResults": "eexit.sweeps.api",
 }
@@ -49,11 +49,11 @@ __all__ = [
     "rule",
     "state",
     "sweep",
-]  # without `open`, by which `import *` would replace Python's
+]  # without `open`: `import *` would replace Python's built-in
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: readers of results need `eexit.results.tables`, not torch."""
+    """Return a public name, imported on first use so that readers of results do not import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'eexit' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

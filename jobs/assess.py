@@ -1,15 +1,15 @@
-"""Does early exit pay, for this model on this machine? Nine ordinary commands, and one verdict.
+"""Does early exit pay, for this model on this machine? Ten ordinary commands, and one verdict.
 
     python jobs/assess.py                                   the default model, on generated prompts
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
     python jobs/assess.py --quick                           a look, with a tenth of it all, which certifies nothing
-    python jobs/assess.py --dry-run                         the nine commands, with which it can be done by hand
+    python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
 
-Exits learn from texts of the model's own; a pilot says what an oracle and online rules save, and its replays which
-settings are worth a run; these are run on prompts that have no other part; one of them is certified with a confidence
-that holds, if there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its
-lookup. The verdict says whether it pays and, if it doesn't, what takes most of what exits could save, as far as that
-is certain.
+Exits learn from texts of the model's own; a pilot and its replays predict which settings lose about the bound; these
+and an oracle are run on prompts that have no other part; one of them is certified with a confidence that holds, if
+there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its lookup. The verdict
+is yes, no or not known, each by an interval, and says what fixing one thing alone would gain: the mode, the knowledge
+of where to exit, deciding or proof.
 
 Sizes follow from the test that will be made, and not from time: after the first step it says how long the rest takes
 here. Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open.
@@ -45,7 +45,7 @@ from jobs import choose, replay, sweep, timings, train
 if TYPE_CHECKING:
     from cluster.assessment.assess import Assessment
     from eexit.plan.config import Prompt
-    from eexit.studies.verdict.file import Verdict
+    from eexit.studies.assessment.verdict import Verdict
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
             "timings": timings.main}  # fmt: skip
@@ -91,7 +91,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
     from eexit.plan.exit_layers import every_nth_layer
     from eexit.plan.model_facts import look_at_model
-    from eexit.studies.verdict.file import Bound
+    from eexit.studies.assessment.verdict import Bound
 
     if not 0 < flags.at_most < 1:
         raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
@@ -144,32 +144,33 @@ def first_line(assessment: "Assessment") -> str:
 
 def told_before(assessment: "Assessment") -> Iterator[str]:
     """The sizes, and how likely they are to certify a setting."""
-    from cluster.assessment.sizes import promise
+    from cluster.assessment.sizes import gain_told, promise
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
     yield f"prompts: {sizes}, {parts.choosing:,} of these for choosing"
     if assessment.is_look:
-        yield "a look: it certifies nothing, and does not say whether exits pay"
+        yield "a smoke run: it certifies nothing, and does not say whether exits pay"
     elif bound.risk == "answers":
         yield promise(parts.choosing, bound.at_most)
     else:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
+    n = len(parts.of["run"])
+    yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
 
 
 def finish(verdict: "Verdict", out: str) -> None:
     """Print the verdict, and where it is."""
     from eexit.results.store.folder import open_store
-    from eexit.studies.verdict.file import FILE
-    from eexit.studies.verdict.shown import ANSWERS, cause, reason, tables
+    from eexit.studies.assessment.screen import ANSWERS, reason, sentences, setting_line, tables
+    from eexit.studies.assessment.verdict import FILE
 
     console, run = console_of(columns=110), inside(out, "run")
     console.print(Text(verdict.where))
     console.print(Text(f"Does early exit pay? {ANSWERS[verdict.pays]} {reason(verdict)}", style="bold"))
-    if takes_most := cause(verdict):
-        console.print(Text(takes_most))
-    for table in tables(verdict):
-        console.print(table.printed())
+    tabled = (table.printed() for table in tables(verdict))
+    for line in filter(None, (*sentences(verdict), *tabled, setting_line(verdict))):
+        console.print(Text(line))
     sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
         print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")

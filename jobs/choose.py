@@ -12,8 +12,9 @@ hold together: each is written down before it is answered, and counted, over the
 
 By a hash of their text, or of their group where they name one, one in four prompts checks the choice, one in four of
 the others is the pilot, and all others choose; with --pilot or another --order, these are three in four. Beside it
-stands the naive choice, the cheapest setting whose mean loss is within the bound, which has no guarantee. No setting is
-chosen that costs as much as full depth. Each call adds a file to the folder choices beside the results.
+stands the naive choice, the cheapest setting whose mean loss is within the bound, which has no guarantee. The cheapest
+certified setting is reported even where it costs more than full depth. Each call adds a file to the folder choices
+beside the results.
 """
 
 import sys
@@ -31,7 +32,7 @@ from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if a setting was chosen, 1 if none can be certified or it stopped, 2 for bad input."""
+    """Return 0 if a setting below full depth's cost is certified, 1 if none is or it stopped, 2 for bad input."""
     flags = vars(read_flags(arguments))
     from cluster.studies.run import run_study
     from eexit.studies.choosing.study import ChoosingStudy
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     plan = partial(ChoosingStudy, question=question)
     done = run_study(results, plan, display=Silence(), columns=question.columns)
     done.show(results, columns=110)
-    return 0 if done.study.choice.chosen else 1
+    return 0 if done.study.choice.saves else 1
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

@@ -1,4 +1,4 @@
-"""Reports: results → data frames → charts → one HTML file. It knows the format of results, but not the engine."""
+"""Reports: results → data frames → charts → one HTML file. They depend on the format of results, not on the engine."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: flags of a report need neither pandas nor Altair."""
+    """Import a public name on first use, so that the report's flags need neither pandas nor Altair."""
     if name not in _HOMES:
         raise AttributeError(f"module 'reports' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Reporting the progress of a build as short lines, each of which replaces the previous one."""
+"""Progress of a build, as short lines each of which replaces the previous one."""
 
 from collections.abc import Callable
 

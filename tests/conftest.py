@@ -1,6 +1,6 @@
 """Fixtures that tests of several folders share: models, and a C compiler that is present or missing.
 
-The process that hands out tests to others imports this too, and they wait for it: so torch and transformers are
+The process that distributes tests imports this file too, and all others wait for it. So torch and transformers are
 imported where they are needed.
 """
 
@@ -22,12 +22,12 @@ from xdist.scheduler import LoadFileScheduling
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LONGEST_FIRST = (  # so that no process ends with one of them while the other has nothing left to do
+LONGEST_FIRST = (  # so that no process ends with one of them while the other is idle
     "test_submit.py", "test_readme.py", "test_chaos.py", "test_interrupt.py", "test_nodes.py", "test_setting.py",
     "test_sweep.py",
 )  # fmt: skip
 RAY, NO_RAY = "local_ray", "no_ray_yet"  # fixtures
-# What takes long to make and is shared by the tests of several files, and words of which these files have one.
+# What takes long to make and is shared by tests of several files → words, one of which these files contain.
 SHARED = {
     "reports and a browser": ("from report_fixtures import",),
     "Ray": (f'"{RAY}',),
@@ -36,30 +36,30 @@ SHARED = {
     ),
 }  # fmt: skip
 ROOT = Path(__file__).parents[1]
-# What holds for all processes of the tests, and is so before a folder's own fixtures import torch. It has one thread,
-# since matrices this small gain nothing from more, and those that there are wait asleep: two that spin take turns on a
-# core that is wanted. And no Ray wants a token: a process that has started one with a token asks each later one for it,
-# so that a cluster without tokens takes it for dead, and ends the actors that it has just started.
+# For all processes of the tests, and before a folder's fixtures import torch. One thread, since small matrices gain
+# nothing from more; idle threads sleep, since two that spin compete for a core. No Ray uses a token: a process that has
+# started one with a token requires the token of each later one, so a cluster without tokens considers the process dead
+# and ends its new actors.
 for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "RAY_AUTH_MODE": "disabled"}.items():
     os.environ.setdefault(name, value)
 FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`pytest -m quick` imports no file that has no quick test."""
+    """Skip the import of files without a quick test in `pytest -m quick`."""
     is_file = collection_path.name.startswith("test_")
     return True if config.option.markexpr == "quick" and is_file and not has_quick_tests(collection_path) else None
 
 
 @cache
 def shared_by(file: Path) -> str | None:
-    """Which of `SHARED` the tests of a file share with those of others."""
+    """Return the entry of `SHARED` that the tests of a file share with other files."""
     text = file.read_text(encoding="utf-8")
     return next((what for what, words in SHARED.items() if any(each in text for each in words)), None)
 
 
 class SharedInOneProcess(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """A file's tests go to one process, and so do those of all files that share one of `SHARED`."""
+    """Scheduler that sends the tests of a file, or of all files with the same entry of `SHARED`, to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
@@ -72,7 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedInOneP
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """All that is imported, and every test, stays to the end: to look for garbage among it takes seconds, each time."""
+    """Collect with garbage collection off: imports and tests stay to the end, and each search takes seconds."""
     gc.disable()
     try:
         return (yield)
@@ -83,7 +83,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)  # before tests without the marker are taken out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest comes first; of tests that share a Ray, those that want none to be there."""
+    """Mark quick tests, and sort tests: the slowest first; of those that share a Ray, first those without Ray."""
     with_ray = config.stash[FILES_WITH_RAY] = set()
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -104,23 +104,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """The Ray that tests share ends where the next file has none that want it."""
+    """End the shared Ray if the next file has no test with it."""
     if SHARED_RAY.is_up and (nextitem is None or nextitem.path not in item.config.stash[FILES_WITH_RAY]):
         SHARED_RAY.end()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite runs in two processes, since much of it is waiting; some files need no second one."""
+    """Return two processes for the whole suite, which often waits, and no further process for some files."""
     return 2 if config.args_source == pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.fixture
 def own_exits() -> Iterator[Callable[[], None]]:
-    """Own rules and states that a test makes known are known in it alone; what is given forgets them earlier."""
+    """Yield a function that removes a test's custom rules and modes; they are removed after the test anyway."""
+    from eexit.method.modes import MODES
     from eexit.method.rules import BLIND, ONLINE, ORACLES, RULES
-    from eexit.method.states import STATES
 
-    kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, STATES]
+    kinds: list[dict[str, Any]] = [RULES, ORACLES, ONLINE, BLIND, MODES]
     before = [{**kind} for kind in kinds]
 
     def forget() -> None:
@@ -134,7 +134,7 @@ def own_exits() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Signals act as in a terminal, even if & or nohup told pytest to ignore them; afterwards, all is as before."""
+    """Let signals act as in a terminal, even if & or nohup told pytest to ignore them. Restore them afterwards."""
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
         signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
@@ -154,7 +154,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def any_model(request: pytest.FixtureRequest) -> "PreTrainedModel":
-    """A tiny random model of each architecture."""
+    """Return a tiny random model of each architecture."""
     from references import shared_model
 
     return shared_model(request.param)
@@ -169,7 +169,7 @@ def llama() -> "PreTrainedModel":
 
 @pytest.fixture(scope="session")
 def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where no C file at all can be compiled the way ours are; where one can, ours must be."""
+    """Skip the test if no C file at all compiles with our flags; if one does, ours must too."""
     from eexit.cpu import kernels
 
     anything = tmp_path_factory.mktemp("compiled")
@@ -183,7 +183,7 @@ def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def use_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Have the C files compiled anew by this command, whatever it may be."""
+    """Yield a function that has the C files compiled anew by this command, whatever it may be."""
     from eexit.cpu import kernels
 
     def use(compiler: str) -> None:

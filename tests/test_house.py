@@ -1,4 +1,4 @@
-"""Conventions of the repository: what may import what, how full folders may be, and whether the file trees are true."""
+"""Conventions of the repository: imports between packages, and file trees in READMEs."""
 
 import ast
 import re
@@ -6,17 +6,16 @@ import subprocess
 import sys
 from collections import Counter
 from graphlib import TopologicalSorter
-from itertools import groupby
 
 import pytest
 from house import ROOMS, ROOT, imports, modules, named, tree
 from quick import QUICK
 
-# Whatever stands later may import what stands earlier, never the other way round.
+# Later entries may import earlier ones, never the other way round.
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.results", "eexit.decode",
-    "eexit.reference", "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
+    "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
     "cluster.job", "cluster.interruption", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",
@@ -27,11 +26,10 @@ FORBIDDEN = {
     "reports": {"ray", "torch", "transformers", "cluster"},
     "jobs": set(),
 }
-MOST_ENTRIES = 14  # of a folder, without its `__init__.py`, README.md and py.typed
 
 
 def floor(module: str) -> int:
-    """On which floor a module is: that of its folder, or its own."""
+    """Return the floor of a module: its folder's, or its own."""
     parts = module.split(".")
     return next(FLOORS.index(name) for n in (2, 1) if (name := ".".join(parts[:n])) in FLOORS)
 
@@ -43,7 +41,7 @@ def test_no_import_runs_in_a_circle() -> None:
 
 @pytest.mark.parametrize("folder", sorted({"", *(module.rpartition(".")[0] for module in modules())}))
 def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> None:
-    """Neither modules nor folders, taken as a whole: each can be read without those that import it."""
+    """Modules, and folders as a whole, can be read without whatever imports them."""
 
     def entry(module: str) -> str:
         within = module.removeprefix(folder).lstrip(".")
@@ -72,21 +70,6 @@ def test_rooms_do_without(room: str) -> None:
     for module, path in modules().items():
         if module.split(".")[0] == room:
             assert not {name.split(".")[0] for name in named(path)} & FORBIDDEN[room], module
-
-
-def test_folders_are_concepts_of_few_entries() -> None:
-    entries = {
-        path.relative_to(ROOT)
-        for room in ROOMS
-        for path in (ROOT / room).rglob("*")
-        if not {"__pycache__", "node_modules"} & {*path.parts}
-        and path.name not in ("__init__.py", "README.md", "py.typed")
-    }
-    full = {
-        str(folder): len(list(held))
-        for folder, held in groupby(sorted(entries, key=lambda path: path.parent), key=lambda path: path.parent)
-    }
-    assert {folder: n for folder, n in full.items() if n > MOST_ENTRIES} == {}
 
 
 def test_folders_say_what_lives_there() -> None:
@@ -136,7 +119,7 @@ def test_no_two_classes_have_the_same_name() -> None:
 
 
 def test_quick_tests_are_there() -> None:
-    """A file or test that was renamed would leave `pytest -m quick` without a word."""
+    """A renamed file or test would otherwise drop out of `pytest -m quick` unnoticed."""
     for file, beginnings in QUICK.items():
         tests = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
         for beginning in beginnings:
@@ -147,7 +130,7 @@ def test_quick_tests_are_there() -> None:
 WRITES = re.compile(
     r"\.write_(text|bytes|table)\(|open\([^)]*[\"'][wax]b?\+?[\"']|\bsave_file\(|\.to_parquet\(|np\.savez?\(|json\.dump\("
 )
-# Files in memory or in a scratch folder; the packages' own folder is made whole by its rename; what isn't a file.
+# Writes to memory, to a scratch folder, to a package's folder, which a rename completes, or to no file.
 MAY_WRITE = {
     "eexit/output/whole_files.py": 3,
     "eexit/training/saving.py": 1,  # within `becoming`
@@ -165,7 +148,7 @@ def test_whatever_is_written_is_written_whole() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a document's headings, as code hosts make them."""
+    """Return the anchors of a document's headings, as code hosts make them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

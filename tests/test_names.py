@@ -1,4 +1,4 @@
-"""Documents and docstrings name only what exists: every path, every dotted name and every word of code in backticks."""
+"""Documents and docstrings name only what exists: every path, dotted name and word of code in backticks."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ SLASHED = re.compile(r"(?<![\w./:<…-])[\w.-]+/[\w./-]*(?![\w…])")
 DOTTED = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w/-])")
 CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
 DATA = re.compile(r"[\w-]+\.(?:json|jsonl|parquet|safetensors)")
-# Files that only a reader has, and words of other people's code.
+# Files that only a reader has, and names from other people's code.
 THEIRS = {
     "WSR", "before.json", "hf", "inv_freq", "lm_eval", "max_time", "mine.py", "mine.toml", "nohup", "npm", "ray_",
     "register_module_forward_hook", "return_dict_in_generate", "simple_evaluate",
@@ -27,17 +27,17 @@ THEIRS = {
 
 
 def is_there(path: str, folder: Path) -> bool:
-    """Whether a path leads somewhere from this folder or from one above it."""
+    """Return True if a path exists relative to this folder or to one above it."""
     return any((start / path).exists() for start in (folder, *folder.parents) if start.is_relative_to(ROOT))
 
 
 def is_ours(path: str) -> bool:
-    """Whether what has a slash is meant to be in the repository: else it is in results, or a configuration's key."""
+    """Return True if a text with a slash means a path in the repository, not one in results or a key."""
     return path.split("/")[0] in (*ROOMS, "tests") or FILE.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def missing(span: str, file: Path, words: set[str]) -> set[str]:
-    """What a text in backticks names that does not exist, but for `words`, which the file has of its own."""
+    """Return the names in a text in backticks that don't exist, except `words`, which the file itself has."""
     module = file if file.suffix == ".py" else None
     paths = {path for path in SLASHED.findall(span) if is_ours(path)} | set(FILE.findall(SLASHED.sub("", span)))
     plain = FILE.sub("", SLASHED.sub("", span))
@@ -53,7 +53,7 @@ def missing(span: str, file: Path, words: set[str]) -> set[str]:
 
 
 def spans(text: str) -> list[str]:
-    """What stands in backticks, each on one line."""
+    """Return the texts in backticks, each on one line."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PARTS, PILOT, RUN
-from cluster.assessment.recipe import TEXTS, Command, Recipe
+from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
+from cluster.assessment.recipe import ORACLES, TEXTS, Command, Recipe
 from cluster.assessment.record import AssessmentRecord, folder_of, refuse_foreign_verdict
 from cluster.assessment.steps_done import is_done, is_whole, set_damaged_aside
 from eexit.errors import SweepStopped, UsageError
@@ -22,10 +22,10 @@ from eexit.results.finished_sweep import read_finished, refuse_changed_model
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 from eexit.results.store.manifest import LostManifestError, read_manifest
-from eexit.studies.verdict.file import FILE, Bound, Verdict
-from eexit.studies.verdict.judge import AssessmentSteps, conclude
+from eexit.studies.assessment.conclude import AssessmentSteps, conclude
+from eexit.studies.assessment.verdict import FILE, Bound, Verdict
 
-SWEEPS: Final = (TEXTS, PILOT, RUN)
+SWEEPS: Final = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # and whose prompts they have
 Do = Callable[[str, Sequence[str]], int]  # a script of `jobs/` with these arguments, in this process; its exit code
 Say = Callable[[str], None]
 
@@ -65,7 +65,7 @@ class Assessment:
         return self.bound.model_copy(update={"risk": DISAGREEMENT}), why
 
     def commands(self) -> Sequence[Command]:
-        """All nine, by what is known now."""
+        """All ten, by what is known now."""
         return self.recipe.commands(self.bound_now()[0], self._length())
 
     def _length(self) -> float | None:
@@ -91,9 +91,8 @@ def begin(assessment: Assessment) -> AssessmentRecord:
             manifests[name] = None
     begun = {name: found for name, found in manifests.items() if found}
     record = AssessmentRecord.open(folder, assessment.asked, has_begun=bool(begun))
-    planned = dict(zip(SWEEPS, PARTS, strict=True))
     for name, manifest in begun.items():
-        _refuse_other_prompts(assessment, name, planned[name], manifest.config["prompts"])
+        _refuse_other_prompts(assessment, name, SWEEPS[name], manifest.config["prompts"])
         if is_whole(recipe.at(name)):
             refuse_changed_model(read_finished(recipe.at(name), ["run_id"]), assessment.model)
     record.write()
@@ -124,7 +123,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> Verdict:
             _do(command, do, record)
             if not is_done(command, recipe, assessment.bound_now()[0]):
                 raise SweepStopped(f"step {at + 1}, {command.name}, has not come to its end")
-        steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN))
+        steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN), recipe.at(ORACLES))
         verdict = conclude(steps, assessment.bound_now()[0], recipe.batch, assessment.is_look)
         for place in (folder, folder / RUN):
             write_whole(place / FILE, verdict.to_json())

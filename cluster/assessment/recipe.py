@@ -1,12 +1,13 @@
-"""The nine commands of an assessment, in order: what `jobs/assess.py --dry-run` prints, and what it runs.
+"""The ten commands of an assessment, in order: what `jobs/assess.py --dry-run` prints, and what it runs.
 
 texts      texts of the model's own, sampled, to learn from
 linear     a linear readout of each exitable layer
-state      maps of what an exit leaves behind
-pilot      an oracle, and few online rules, in exact state and in the one that is deployed
+state      KV maps
+pilot      an oracle, and few thresholds of a rule, in the exact KV cache and in the mode that is deployed
 replay     rules and thresholds on the pilot's texts, which settle what is run
-run        the settings that are worth it, on prompts for ordering, choosing and reporting
-choice     which of them may be used
+run        settings around the bound: cells C and D, one of which may be certified
+oracles    the oracle on the same prompts: cells A and B
+choice     which of the settings may be used
 times      it beside full depth, drafts and transformers' own `generate`, and how long steps take
 again      all of it but steps once more, in a call of its own on other prompts
 """
@@ -20,18 +21,17 @@ from cluster.assessment.prompt_parts import PILOT, RUN, TRAINING, PromptParts
 from cluster.assessment.sizes import TOKENS_OF_A_TEXT
 from eexit.method.rules import shown
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES, alters
 from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.studies.verdict.file import Bound
+from eexit.studies.assessment.verdict import Bound
+from eexit.studies.replay.worth_running import AIMS, EXACT, ORACLE
 
-TEXTS, LINEAR, STATE, REPLAY, CHOICE, TIMES, AGAIN = (
-    "texts", "linear", "state", "replay", "choice", "times", "again",
+TEXTS, LINEAR, STATE, REPLAY, ORACLES, CHOICE, TIMES, AGAIN = (
+    "texts", "linear", "state", "replay", "oracles", "choice", "times", "again",
 )  # fmt: skip
-EXACT: Final = next(name for name, state in STATES.items() if not alters(state))
 DEPLOYED: Final = "mapped_residual"
 Rules = Mapping[str, tuple[float, ...]]
-IN_THE_PILOT: Final[Rules] = {"agree": (), "confidence": (0.6, 0.8, 0.95)}
+IN_THE_PILOT: Final[Rules] = {"confidence": (0.7, 0.9)}  # which are replayed too
 REPLAYED: Final[Rules] = {  # down to where most tokens leave at once, and the bound is lost
     "confidence": (0.3, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99),
     "entropy": (3.0, 1.5, 0.7, 0.35, 0.25, 0.1, 0.05),
@@ -43,6 +43,7 @@ LAST_ALONE: Final = 3  # so many late layers are an exit set each: looking at fe
 SCREEN: Final = ScreenSize(32, 256)
 TEXT_TOKENS: Final = 96  # of a text to learn from, at most
 DRAFT_TOKENS, N_DRAFTS = 4, 2
+SETTINGS_OF_RUN, ORACLES_OF_RUN = 2 + len(AIMS), 3  # at most
 ROUNDS, PROMPTS_OF_A_ROUND = MIN_ROUNDS + 2, 4
 PARTS_OF_A_TRAINING: Final = {LINEAR: 3, STATE: 6}  # times as long as its texts took
 
@@ -105,41 +106,52 @@ class Recipe:
             for exit_set in self.exit_sets
         ]
 
-    def commands(self, bound: Bound, tokens_of_a_text: float | None = None, n_settings: int = 6) -> Sequence[Command]:
-        """All nine, at this bound; of texts, so many tokens are expected."""
+    @property
+    def piloted(self) -> Sequence[str]:
+        """The keys of what the pilot runs: the oracle of cell A, that of B and few settings of C and D by exit set."""
+        sets = [parse_exit_set(text) for text in self.exit_sets]
+        oracles = [Exit(EXACT, ORACLE), *(Exit(DEPLOYED, ORACLE, None, layers) for layers in sets)]
+        online = [
+            Exit(mode, rule, parameter, layers)
+            for mode in (EXACT, DEPLOYED)
+            for rule, parameters in IN_THE_PILOT.items()
+            for parameter in parameters
+            for layers in sets
+        ]
+        return [NORMAL, *(each.key for each in (*oracles, *online))]
+
+    def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[Command]:
+        """All ten, at this bound; of texts, so many tokens are expected."""
         length = tokens_of_a_text or self.max_new_tokens / 2
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
-        n_in_pilot = sum(max(1, len(parameters)) for parameters in IN_THE_PILOT.values()) * len(self.exit_sets)
-        learned, settings = n[TRAINING] * TOKENS_OF_A_TEXT, ["--modes", NORMAL, DEPLOYED]
-        in_pilot = [
-            "--modes",
-            NORMAL,
-            EXACT,
-            DEPLOYED,
-            "--rules",
-            *_flags(IN_THE_PILOT),
-            "--exit-sets",
-            *self.exit_sets,
-        ]
-        replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, "--exit-sets", *self.exit_sets]
-        training = [self.at(TEXTS), *self.execution]
+        learned = n[TRAINING] * TOKENS_OF_A_TEXT
+        sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
+        in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
+        replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, *sets]
+        within = ["--settings-of", self.at(PILOT), "--within", f"{bound.risk}={bound.at_most:g}"]
         asked = ["--risk", bound.risk, "--at-most", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
         of_texts = ["--modes", NORMAL, "--observe", "none", "--temperature", "1", "--max-new-tokens", str(TEXT_TOKENS)]
+        settings = [*within, "--modes", NORMAL, EXACT, DEPLOYED, "--observe", "final"]
+        oracles = [*within, "--modes", EXACT, DEPLOYED, "--rules", ORACLE]
         return (
             Command(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
             self._train(LINEAR, learned, *training),
             self._train(STATE, learned, *training, "--readout", self.at(LINEAR)),
             Command(
-                PILOT, "sweep", self._judged(PILOT, *in_pilot), self.at(PILOT), n[PILOT] * length * (1 + 2 * n_in_pilot)
+                PILOT, "sweep", self._judged(PILOT, PILOT, *in_pilot, "--only", *self.piloted), self.at(PILOT),
+                n[PILOT] * length * 2 * len(self.piloted),
             ),
             Command(
                 REPLAY, "replay", [self.at(PILOT), *replays, *self.execution], self.at(PILOT), n[PILOT] * length * 4
             ),
             Command(
-                RUN, "sweep", self._judged(RUN, *settings, "--settings-of", self.at(PILOT), "--observe", "final"),
-                self.at(RUN), n[RUN] * length * (1 + n_settings),
+                RUN, "sweep", self._judged(RUN, RUN, *settings), self.at(RUN), n[RUN] * length * (1 + SETTINGS_OF_RUN)
             ),
-            Command(CHOICE, "choose", [self.at(RUN), *asked], self.at(RUN), 0.0),
+            Command(
+                ORACLES, "sweep", self._judged(ORACLES, RUN, *oracles), self.at(ORACLES),
+                n[RUN] * length * 2 * ORACLES_OF_RUN,
+            ),
+            Command(CHOICE, "choose", [self.at(RUN), *asked, "--modes", DEPLOYED], self.at(RUN), 0.0),
             self._time(TIMES, length, "--steps"),
             self._time(AGAIN, length, "--fresh"),
         )  # fmt: skip
@@ -149,11 +161,11 @@ class Recipe:
         prompts = ["--prompts", self.parts.file(self.out, part)]
         return [*prompts, *self.common, *layers, *flags, *self.execution, "--out", self.at(name)]
 
-    def _judged(self, name: str, *flags: str) -> Sequence[str]:
+    def _judged(self, name: str, part: str, *flags: str) -> Sequence[str]:
         learned = ["--readout", self.at(LINEAR), "--state", self.at(STATE)]
         screen = ["--decide-on", str(SCREEN)] if self.screens else []
         limit = ["--max-new-tokens", str(self.max_new_tokens), "--record-top-k", "1"]
-        return self._sweep(name, name, *self.reading, *learned, *screen, *limit, *flags)
+        return self._sweep(name, part, *self.reading, *learned, *screen, *limit, *flags)
 
     def _train(self, what: str, learned: float, *flags: str) -> Command:
         arguments = [*flags, "--what", what, "--out", self.at(what)]

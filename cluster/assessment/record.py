@@ -20,7 +20,7 @@ from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import first_difference
 from eexit.results.whereabouts import refuse_inside
-from eexit.studies.verdict.file import FILE, read_verdict
+from eexit.studies.assessment.verdict import FILE, read_verdict
 
 FORMAT: Final = 2
 

@@ -75,3 +75,10 @@ def promise(n: int, at_most: float) -> str:
         f"{counted(n, 'prompt')} for choosing certify a setting that loses {half} at a bound of {bound} with a chance "
         f"of {percent(chance, 0)}{surely}"
     )
+
+
+def gain_told(n: int) -> float:
+    """Return by how much of full depth a cause has to gain more than others to be named of n prompts with a chance of
+    about 80 %: by simulation, a point and 5 of 1,700 prompts, and otherwise as the root of their number.
+    """
+    return 0.01 + 0.05 * math.sqrt(1700 / n)

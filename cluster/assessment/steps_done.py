@@ -15,8 +15,8 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import LostManifestError, read_manifest
 from eexit.results.store.writing_shards import survey
 from eexit.results.study_tables import REPLAYS, STUDY_TABLES, TIMINGS
-from eexit.studies.verdict.file import Bound
-from eexit.studies.verdict.judge import latest_choice
+from eexit.studies.assessment.conclude import latest_choice
+from eexit.studies.assessment.verdict import Bound
 
 
 def is_done(command: Command, recipe: Recipe, bound: Bound) -> bool:

@@ -16,10 +16,13 @@ from cluster.console.flags import use_flag
 from cluster.console.parser import Parser, near
 from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.own import use_files
 from eexit.output.locations import shown
-from eexit.output.text import flag
+from eexit.output.text import did_you_mean, flag, some
+from eexit.plan.configuration import EVERY
 from eexit.plan.prompts import read_prompts, with_package
+from eexit.plan.runs import configurations
 from eexit.plan.validation_errors import explain
 from eexit.sweeps.arguments import CONTROLS_IN, CONTROLS_OF, with_controls
 
@@ -34,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
-        "gate_thresholds",
+        "gate_thresholds", "only",
     ),
     LEARNED: ("readout", "probe", "gate", "adapter", "state"),
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
@@ -72,7 +75,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     use_files(flags.pop("use") or in_file)
     table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
     controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
-    flags |= _settings(flags, flags.pop("settings_of", None))
+    flags |= _settings(flags, flags.pop("settings_of", None), flags.pop("within", None))
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     prompts_from, prompts = _prompts(flags.pop("prompts", None), table.pop("prompts", None), path)
@@ -80,6 +83,11 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         job = job_of({**table, **prompts, **flags})
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path, FIELDS, {*table, *flags})) from error
+    planned = [each.key for each in configurations(job.config)]
+    if unknown := [key for key in job.config.only if key not in planned]:
+        grid = [each.key for each in configurations(job.config.model_copy(update={"only": ()}))]
+        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
+        raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
     if json_name is not None:
         from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
 
@@ -112,8 +120,11 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
     parser.group(WHERE).add_argument(
         "--settings-of",
         metavar="RESULTS",
-        help="rules and the exit set that replays of a finished sweep find worth a run: those that cost least within "
-        "0.05, 0.1, 0.2, 0.3, 0.5 and 1%% disagreement",
+        help="run the settings that a finished pilot and its replays predict to lose about --within: two in unfrozen, "
+        "up to four in a mode that alters the KV cache; with --rules agree, those of that oracle",
+    )
+    parser.group(WHERE).add_argument(
+        "--within", metavar="RISK=SHARE", help="what settings of --settings-of may lose, as in answers=0.02"
     )
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
@@ -126,16 +137,32 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
     )
 
 
-def _settings(flags: Mapping[str, Any], results: str | None) -> dict[str, Any]:
-    """Return the rules and the exit set that the replays of sweep `results` find worth running. Raise `UsageError`."""
-    if results is None:
+def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
+    """Return the fields of the settings that a pilot finds worth a run, if one is named. Raises `UsageError`."""
+    if (results is None) != (within is None):
+        raise UsageError("--settings-of RESULTS and --within RISK=SHARE are given together")
+    if results is None or within is None:
         return {}
-    from eexit.studies.replay.worth_running import settings_worth_running  # as above
+    from eexit.quality.risks import RISKS  # as above
+    from eexit.studies.replay.worth_running import ORACLE, settings_worth_running
 
-    if given := [name for name in ("rules", "exit_sets", "kl_factors") if name in flags]:
+    of_oracle = flags.get("rules") == [ORACLE]
+    if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
         raise UsageError(f"--settings-of says which rules are run, and {flag(given[0])} too: give one of them")
-    rules, exit_set = settings_worth_running(results)
-    return {"rules": rules, "exit_sets": [exit_set]}
+    risk, _, share = within.partition("=")
+    if risk not in RISKS or not share.replace(".", "", 1).isdecimal() or not 0 < float(share) < 1:
+        known = ", ".join(RISKS)
+        raise UsageError(f"--within is a risk and a share, as in answers=0.02, got {within}: risks are {known}")
+    modes = flags.get("modes", ())
+    exits = settings_worth_running(results, risk, float(share), modes, of_oracle)
+    rules: dict[str, list[float]] = {}
+    for each in exits:
+        parameters = rules.setdefault(each.rule, [])
+        if isinstance(each.parameter, float) and each.parameter not in parameters:
+            parameters.append(each.parameter)
+    sets = list(dict.fromkeys(each.exit_set or EVERY for each in exits))
+    keys = [*(mode for mode in modes if mode not in MODES), *(each.key for each in exits)]
+    return {"rules": rules, "exit_sets": sets, "only": keys}
 
 
 def _figures(name: str | None) -> Path | None:
@@ -215,7 +242,7 @@ def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
 
 def _split(name: str, values: list[str]) -> list[str]:
     """Split lists at commas; a value with a colon, as in 10,20:2,4, stays whole, and so do exit sets and marks."""
-    is_whole = name in ("exit_sets", "thinking", "use")
+    is_whole = name in ("exit_sets", "only", "thinking", "use")
     parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]
 

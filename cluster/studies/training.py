@@ -115,7 +115,7 @@ class TrainingWork(Work):
 
         Raise `UsageError` if the model can't be loaded, or the folder does not exist on this node.
         """
-        from eexit.decode.requests import take_apart
+        from eexit.model.decoders import take_apart
         from eexit.model.loading import load_model_and_tokenizer
         from eexit.sweeps.learned import load_readout
         from eexit.training.loop import Training

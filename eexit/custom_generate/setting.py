@@ -36,12 +36,13 @@ from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
 from eexit.custom_generate.words import described
 from eexit.decode.costs import COSTS, Prices, cost_columns
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoders, Decoding, Failure, Request, Trace, take_apart
+from eexit.decode.requests import Decoding, Failure, Request, Trace
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.own import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
+from eexit.model.decoders import Decoders, take_apart
 from eexit.model.refusals import refuse_autocast, refuse_training
 from eexit.model.structure import copied
 from eexit.output.locations import path_from

@@ -1,157 +1,190 @@
-"""A batch: rows in flight with their student, whose caches follow them as they come and go.
+"""A batch: slots of requests in flight, their full-depth and early-exit passes, and what a step of all does.
 
-What a step does is in the classes that stand on this one: `eexit.decode.step` has rows of online rules and those beside
-a teacher, `eexit.decode.draft` rows that draft.
-
-Shapes: B rows in flight, S slots, X exitable layers and then the final one.
+Shapes: B slots in flight, of which E have an early-exit pass, S slots, X exitable layers and then the final one.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from eexit.decode.exit_pass import Deciding
-from eexit.decode.reading import read_tokens
-from eexit.decode.requests import Decoders, Decoding, Outcome, Request
-from eexit.decode.rows import Rows, to_device
-from eexit.decode.student import Leaving, Student
-from eexit.decode.teacher import Prefilled, prefill
+from eexit.cpu.selection import Selection
+from eexit.decode.deferred import DeferredTokens
+from eexit.decode.exit_visitor import ExitVisitor
+from eexit.decode.full_depth import SharedPrefixes, observe, prefill
+from eexit.decode.groups import ExitPlan
+from eexit.decode.predictors import FullDepthReference, LMHead, NextTokens
+from eexit.decode.requests import Decoding, Outcome, Request
+from eexit.decode.slots import MISSED, SlotTable, to_device
+from eexit.method.modes import MODES
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Inputs
 
 Tell = Callable[[int], None]  # of a number of tokens
 
 
-class Batch(ABC):
-    """Rows in flight, of which the first `n_students` have a row of the student's cache each."""
+class Batch:
+    """Requests in flight, with or without a full-depth pass beside their early-exit pass.
 
-    first_layer = 0  # of the student's; those before are run by the teacher beside it
+    Oracles need one: their exits are known before the early-exit pass. If the decoders are the same, slots whose mode
+    leaves the full-depth KV cache have that pass alone.
+    """
 
-    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
+    def __init__(
+        self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request],
+        has_oracles: bool = False,
+    ):  # fmt: skip
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         self.decoders, self.decoding, self.n_slots = decoders, decoding, n_slots
-        self.rows = Rows(n_slots, decoding, requests, decoders.teacher)
-        cache = decoders.student.cache(n_slots, length)
-        self.student, self.n_students = Student(decoders.student, cache, decoding.exitable_layers), 0
-        self.caches = [cache]  # in which the rows have the same columns
+        self.slots = SlotTable(n_slots, decoding, requests, decoders.teacher)
+        self.head = LMHead(decoders.student, decoding)
+        self.deferred = DeferredTokens(self.head, decoders.student.cache(n_slots, length))
+        self.caches = [self.deferred.cache]  # in which slots have the same columns
+        self.full_depth: SharedPrefixes | None = None
+        if has_oracles:
+            self.full_depth = SharedPrefixes(LMHead(decoders.teacher, decoding), n_slots, length)
+            self.caches.append(self.full_depth.cache)
 
     @property
     def device(self) -> torch.device:
         return self.decoders.teacher.device
 
-    @abstractmethod
+    @torch.inference_mode()
     def step(self) -> None:
-        """Give every row in flight its next tokens."""
+        """Give every slot in flight its next token."""
+        # 1. The latest tokens go to full depth, if there are oracles, and each exitable layer is read there.
+        inputs, plan = self.inputs(), self.slots.plan()
+        reference = self.full_depth.read(self.slots) if self.full_depth else None
+        # 2. Exits are decided that follow from it, or from nothing.
+        decided = plan.decide(reference)
+        # 3. They go through the layers together, up to their exits; skipped layers do what the modes say. The next
+        #    tokens are read where they exit.
+        columns: dict[str, Tensor] = {}
+        if reference is None:
+            visitor = self._run(ExitVisitor(self.head, plan, decided, (self.slots.n_rows, 1)), inputs)
+            exit_B, next_tokens = visitor.exit_N, visitor.next_tokens
+            if self.decoding.screen:
+                columns[MISSED] = visitor.misses()
+            if plan.groups:
+                columns |= {"exit_prob_TX": visitor.probabilities(), "evidence_TE": decided.score_NE}
+        else:
+            exit_B = decided.draw(plan.u_exit_N)
+            next_tokens = self._read_exits(exit_B, plan, reference)
+            if n_early := self.slots.n_early:
+                first = ExitVisitor(self.head, plan.first(n_early), decided.first(n_early), (n_early, 1))
+                next_tokens.put(Selection(slice(n_early)), self._run(first, inputs).next_tokens)
+            columns |= {"exit_prob_TX": decided.probabilities(), "evidence_TE": decided.score_NE}
+            columns |= reference.columns(next_tokens.token_N, self.decoding.observe)
+        # 4. Everything is recorded.
+        with record_function("records"):
+            self.record(columns | next_tokens.columns() | {"exit_layer_T": plan.layer_X[exit_B]})
 
-    @abstractmethod
+    def _run(self, visitor: ExitVisitor, inputs: Inputs) -> ExitVisitor:
+        """Run the early-exit pass of the first slots, and read their next tokens."""
+        with record_function("early exit"):
+            visitor.finish(self.deferred.run(visitor, inputs.first(visitor.shape[0])))
+        return visitor
+
+    def _read_exits(self, exit_B: Tensor, plan: ExitPlan, reference: FullDepthReference) -> NextTokens:
+        """Return next tokens as full depth reads them at exits, for slots without an early-exit pass."""
+        if self.decoding.temperature == 0:
+            return reference.next_tokens(exit_B)
+        head, hidden_BXD = LMHead(self.decoders.teacher, self.decoding), reference.hidden_UXD[reference.prefix_B]
+        layers = [*self.decoding.exitable_layers, head.decoder.n_layers - 1]
+        head_input_BF = head.head_input(hidden_BXD[:, -1], layers[-1])
+        for rank, layer in enumerate(layers[:-1]):
+            there = Selection.from_flag(exit_B == rank)
+            if there.has_tokens():
+                there.put(head_input_BF, head.head_input(hidden_BXD[there.index, rank], layer))
+        return head.next_tokens(head_input_BF, plan.u_token_N)
+
     def observe(self, slots: np.ndarray, observed: Tell) -> None:
-        """Record what full depth says of rows that have ended, as far as that is not known."""
+        """Record what full depth predicts of texts that have ended, unless its pass ran beside them."""
+        if self.decoding.n_observed and not self.full_depth:
+            prompts = self.deferred.cache if self.decoders.are_one else None
+            observe(self.slots, LMHead(self.decoders.teacher, self.decoding), prompts, slots, observed)
 
     def outcome(self, slot: int) -> Outcome:
-        """Return the trace of the row in a slot, or why it failed."""
-        return self.rows.outcome(slot)
+        """Return what the request in a slot generated, or why it failed."""
+        return self.slots.outcome(slot)
 
-    # ---- rows come and go
+    # ---- requests come and go
 
     @torch.inference_mode()
     def admit(self, requests: Mapping[int, Request], limits: Mapping[int, int]) -> None:
         """Give these requests, by their numbers, slots, and the first token of each."""
-        self._settle()
-        prefilled = prefill(
-            self.decoders, self.decoding, [request.prompt_token_ids for request in requests.values()], self.rows.end
-        )
+        if self.slots.n_rows:
+            self.deferred.settle(self.slots.plan(), self.slots.inputs(self.slots.end))
+        self.deferred.blocks.clear()
+        prompts = list(dict.fromkeys(request.prompt_token_ids for request in requests.values()))
+        reference, caches = prefill(self.decoders, self.decoding, prompts, self.slots.end)
         for index, request in requests.items():
-            self.rows.add(self._new_slot(request), index, request, limits[index])
-        slots = np.flatnonzero(self.rows.n_tokens[: self.rows.n_rows] == 0)
-        prompt_N = np.array([prefilled.index_of[self.rows.prompt(slot)] for slot in slots.tolist()])
-        self._load(prefilled, slots, prompt_N)
-        self._first_tokens(prefilled, slots, prompt_N)
+            self.slots.add(self._new_slot(request), index, request, limits[index])
+        slots = np.flatnonzero(self.slots.n_tokens[: self.slots.n_rows] == 0)
+        prompt_N = np.array([prompts.index(self.slots.prompt(slot)) for slot in slots.tolist()])
+        early = slots < self.slots.n_early
+        if early.any():
+            source, target = to_device([prompt_N[early], slots[early]], self.device)
+            self.deferred.cache.copy_rows(caches[self.decoders.student], source, target)
+        if self.full_depth:
+            self.full_depth.begin(self.slots, caches[self.decoders.teacher], slots, prompt_N)
+        self._first_tokens(reference, slots, prompt_N)
 
     def _new_slot(self, request: Request) -> int:
-        """Return a free slot for a row; one with a student takes the first slot behind other students'."""
-        slot = self.rows.n_rows
-        if self.has_student(request):
-            self.rows.move(self.n_students, slot)
-            slot, self.n_students = self.n_students, self.n_students + 1
-        return slot
+        """Return a free slot; one with an early-exit pass is the first one behind those."""
+        slot, mode = self.slots.n_rows, MODES.get(request.configuration.mode)
+        if self.full_depth and self.decoders.are_one and not (mode and mode.alters):
+            return slot
+        self.slots.move(self.slots.n_early, slot)
+        self.slots.n_early += 1
+        return self.slots.n_early - 1
 
-    def has_student(self, request: Request) -> bool:
-        """Whether a row needs a student."""
-        return True
-
-    def _load(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
-        """Start new rows with the keys and values of their prompts."""
-        with_student = slots < self.n_students
-        if with_student.any():
-            source, target = to_device([prompt_N[with_student], slots[with_student]], self.student.decoder.device)
-            self.student.cache.copy_rows(prefilled.student, source, target, self.first_layer)
-
-    def _first_tokens(self, prefilled: Prefilled, slots: np.ndarray, prompt_N: np.ndarray) -> None:
-        """Give new rows their first token, from the final layer of their prompts' pass: no exit is drawn for it."""
+    def _first_tokens(self, reference: FullDepthReference, slots: np.ndarray, prompt_N: np.ndarray) -> None:
+        """Give new slots their first token, from the final layer of prefill: no exit is drawn for it."""
         decoder = self.decoders.teacher
-        [prompt, u_token_N] = to_device([prompt_N, self.rows.u_token[slots, 0]], self.device)
-        reading = prefilled.reading.of(prompt)
+        [prompt, u_token_N] = to_device([prompt_N, self.slots.u_token[slots, 0]], self.device)
+        reference = reference.of(prompt)
         if self.decoding.temperature > 0:
-            picked = read_tokens(decoder, self.decoding, decoder.normed(prefilled.final_UW[prompt]), u_token_N)
+            head_input_NF = decoder.normed(reference.hidden_UXD[prompt, -1])
+            next_tokens = LMHead(decoder, self.decoding).next_tokens(head_input_NF, u_token_N)
         else:
-            picked = reading.picked(torch.full_like(prompt, -1))
-        columns = picked.columns() | reading.columns(picked.token_B, self.decoding.observe)
-        self.rows.record(columns | {"exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1)}, slots)
+            next_tokens = reference.next_tokens(torch.full_like(prompt, -1))
+        columns = next_tokens.columns() | reference.columns(next_tokens.token_N, self.decoding.observe)
+        self.slots.record(columns | {"exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1)}, slots)
 
     @torch.inference_mode()
     def remove(self, slots: np.ndarray) -> None:
-        """Free these slots, which are in descending order, and fill the gaps with rows from higher slots."""
+        """Free these slots, which are in descending order, and fill the gaps with requests from higher slots."""
         if not len(slots):
             return
-        origin = np.arange(self.n_students)
+        table, origin = self.slots, np.arange(self.slots.n_early)
         for slot in slots.tolist():
-            if slot < self.n_students:
-                self.n_students -= 1
-                origin[slot] = origin[self.n_students]
-                self.rows.move(self.n_students, slot)
-                slot = self.n_students
-            self.rows.move(self.rows.n_rows - 1, slot)
-            self.rows.drop_last()
-        origin = origin[: self.n_students]
-        targets = np.flatnonzero(origin != np.arange(self.n_students))
+            if slot < table.n_early:
+                table.n_early -= 1
+                origin[slot] = origin[table.n_early]
+                table.move(table.n_early, slot)
+                slot = table.n_early
+            table.move(table.n_rows - 1, slot)
+            table.drop_last()
+        origin = origin[: table.n_early]
+        targets = np.flatnonzero(origin != np.arange(table.n_early))
         [kept, source, target] = to_device([origin, origin[targets], targets], self.device)
         if len(targets):
-            self.student.cache.copy_rows(self.student.cache, source, target, self.first_layer)
-        self.student.keep(kept)
+            self.deferred.cache.copy_rows(self.deferred.cache, source, target)
+        self.deferred.keep(kept)
 
-    def _settle(self) -> None:
-        """Run the deferred tokens of rows in flight."""
-        if self.student.deferred and self.rows.n_rows:
-            leaving = Leaving.of(self.student, self.rows, self.rows.n_rows)
-            self.student.settle(leaving, self._latest(self.rows.end))
-        self.student.deferred.clear()
-
-    # ---- what a step asks
+    # ---- what a step takes and gives
 
     def inputs(self) -> Inputs:
-        """Return the rows' latest tokens, which no layer has run yet."""
-        if n_columns := self.rows.shift():
+        """Return the latest tokens, which no layer has run yet."""
+        if n_columns := self.slots.shift():
             for cache in self.caches:
                 cache.move_left(n_columns)
-        return self._latest(self.rows.end + 1)
-
-    def _latest(self, end: int) -> Inputs:
-        """Return the rows' latest tokens as inputs whose columns end before column `end`."""
-        asked = self.rows.asked
-        return Inputs(asked.token_B1, asked.position_B1, self.rows.seen(end), self.rows.first_column)
-
-    def deciding(self) -> Deciding:
-        """Return what decides the exits of the rows' latest tokens."""
-        asked = self.rows.asked
-        u_exit_B, u_token_B = (u_BP.gather(1, asked.n_tokens_B1)[:, 0] for u_BP in (asked.u_exit_BP, asked.u_token_BP))
-        return Deciding(
-            self.rows.rules, asked.rule_B, asked.parameter_BE, u_exit_B, u_token_B, self.rows.all_exit,
-            checked=self.rows.checked,
-        )  # fmt: skip
+        return self.slots.inputs(self.slots.end + 1)
 
     def record(self, columns: Mapping[str, Tensor]) -> None:
-        """Add a token to every row, whose pass has filled one more column of the caches."""
-        self.rows.end += 1
-        self.rows.record(columns)
+        """Add a token to every slot, whose pass has filled one more column of the caches."""
+        self.slots.end += 1
+        self.slots.record(columns)

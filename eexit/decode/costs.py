@@ -1,6 +1,6 @@
 """What tokens cost in multiply-adds of matrix products: what full depth costs, what exits need, and what was run.
 
-`eexit.decode.prices.find_prices` finds what a model's parts cost for one token. This module does not import torch.
+`eexit.decode.unit_costs.find_prices` finds what a model's parts cost for one token. This module does not import torch.
 
 Shapes: T decided tokens of a run, E exitable layers, X these and then the final one, L layers, K kinds of looks, R
 rounds of a row that drafts.
@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from eexit.method.modes import MODES, Mode
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES, Leaves, State, alters
 from eexit.plan.configuration import PERFECT, Configuration, Draft, Exit, Normal
 
 COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
@@ -57,7 +57,7 @@ class Prices:
     mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
 
 
-def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, state: State | None) -> Counts:
+def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> Counts:
     """Return what exits as taken need if deciding costs nothing; without a state, what full depth needs.
 
     A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
@@ -66,60 +66,57 @@ def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, state: State | None) -
     """
     depth_T = exit_layer_T + 1
     reached_T = np.maximum.accumulate(depth_T[::-1])[::-1]  # by the token or a later one
-    layers_T = depth_T if state and alters(state) else reached_T
-    keys_T = (reached_T - depth_T) * (state is not None and state.writes_keys)
+    layers_T = depth_T if mode and mode.alters else reached_T
+    keys_T = (reached_T - depth_T) * (mode is not None and mode.writes_keys)
     looks_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(LOOKS)), np.int64)
     looks_TXK[..., LOOKS.index("head_reads")] = layer_X == exit_layer_T[:, None]
     return Counts(np.arange(len(exit_layer_T)), layers_T, keys_T, looks_TXK)
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What decides what was run for a run's decided tokens, each decoded alone: the layers that they exited after, what
-    their rule saw, and which a screen let exit by mistake. Without evidence, the rule looked at nothing."""
+def run_counts(
+    configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
+    missed_T: np.ndarray | None = None, has_screen: bool = False,
+) -> Counts | None:  # fmt: skip
+    """Return what was run for a run's decided tokens, decoded alone: what exits need, keys and values of all skipped
+    layers at once, and the rule's reads. None for oracles, which share a full-depth pass, and for drafts.
 
-    exit_layer_T: np.ndarray
-    evidence_TE: np.ndarray | None = None  # NaN where the rule did not look
-    missed_T: np.ndarray | None = None
-    by_screen: bool = False
-
-    def counts(self, configuration: Configuration, layer_X: np.ndarray) -> Counts | None:
-        """Return what was run: what exits need, keys and values of all deeper layers at once, and the rule's looks.
-
-        None for an oracle, which runs beside a full-depth pass that rows share, and for drafts, which are counted by
-        their rounds.
-        """
-        match configuration:
-            case Normal():
-                return needed(self.exit_layer_T, layer_X, None)
-            case Exit() if not configuration.is_oracle:
-                state = STATES[configuration.state]
-                counts = needed(self.exit_layer_T, layer_X, state)
-                if configuration.rule in ONLINE:
-                    self._add_looks(counts.looks_TXK, configuration, layer_X)
-                return replace(counts, keys_T=(layer_X[-1] - self.exit_layer_T) * state.writes_keys)
-        return None
-
-    def _add_looks(self, looks_TXK: np.ndarray, setting: Exit, layer_X: np.ndarray) -> None:
-        """Add the looks of an online rule to the reads at exits; a look by the whole head at an exit is that read."""
-        assert self.evidence_TE is not None
-        rule, is_at_exit_TX = ONLINE[setting.rule], layer_X == self.exit_layer_T[:, None]
-        in_set_X = np.isin(np.arange(len(layer_X)), setting.ranks(layer_X[:-1].tolist()))
-        reached_TX = in_set_X & (layer_X <= self.exit_layer_T[:, None])
-        looked_TX = reached_TX & np.pad(~np.isnan(self.evidence_TE), ((0, 0), (0, 1)))
-        if setting.gate == PERFECT:
-            looked_TX &= is_at_exit_TX
-        if setting.gate is not None:
-            looks_TXK[..., LOOKS.index("gate_reads")] = reached_TX
-        if rule.probes:
-            looks_TXK[..., LOOKS.index("probe_reads")] = looked_TX
-        if rule.reads:
-            looks_TXK[..., LOOKS.index("screen_reads" if self.by_screen else "head_reads")] |= looked_TX
-        if self.missed_T is not None:
-            looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & self.missed_T[:, None]
+    Args:
+        score_TE: exit scores, NaN where the rule read nothing; None: it reads nothing.
+        missed_T: which tokens a screen let exit by mistake.
+    """
+    match configuration:
+        case Normal():
+            return needed(exit_layer_T, layer_X, None)
+        case Exit() if not configuration.is_oracle:
+            mode = MODES[configuration.mode]
+            counts = needed(exit_layer_T, layer_X, mode)
+            if configuration.rule in ONLINE:
+                assert score_TE is not None
+                _add_looks(counts.looks_TXK, configuration, layer_X, exit_layer_T, score_TE, missed_T, has_screen)
+            return replace(counts, keys_T=(layer_X[-1] - exit_layer_T) * mode.writes_keys)
+    return None
 
 
-def cost(prices: Prices, counts: Counts, n_prompt: int, state: State | None = None) -> float:
+def _add_looks(
+    looks_TXK: np.ndarray, setting: Exit, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray,
+    missed_T: np.ndarray | None, has_screen: bool,
+) -> None:  # fmt: skip
+    """Add the reads of an online rule to those at exits; a read by the whole head at an exit is that read."""
+    is_at_exit_TX = layer_X == exit_layer_T[:, None]
+    in_set_X = np.isin(np.arange(len(layer_X)), setting.ranks(layer_X[:-1].tolist()))
+    reached_TX = in_set_X & (layer_X <= exit_layer_T[:, None])
+    looked_TX = reached_TX & np.pad(~np.isnan(score_TE), ((0, 0), (0, 1)))
+    if setting.gate == PERFECT:
+        looked_TX &= is_at_exit_TX
+    if setting.gate is not None:
+        looks_TXK[..., LOOKS.index("gate_reads")] = reached_TX
+    if column := ONLINE[setting.rule].read_by(has_screen):
+        looks_TXK[..., LOOKS.index(column)] |= looked_TX
+    if missed_T is not None:
+        looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
+
+
+def cost(prices: Prices, counts: Counts, n_prompt: int, mode: Mode | None = None) -> float:
     """Return the multiply-adds of a run's decided tokens.
 
     The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
@@ -135,14 +132,11 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, state: State | None = No
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)
     attended_LT = position_T + 1 - first_LT
-    if state and state.leaves is Leaves.NOTHING:
+    if mode and mode.hides:
         n_hidden_LT = np.pad(np.cumsum(~run_LT, 1), ((0, 0), (1, 0)))  # before each token
         n_hidden_before_window_LT = np.take_along_axis(n_hidden_LT, np.maximum(first_LT - n_prompt, 0), 1)
         attended_LT -= n_hidden_LT[:, :-1] - n_hidden_before_window_LT
-    key_price_LT = prices.keys_L[:, None]
-    if state and state.maps:
-        assert prices.mapped_LL is not None
-        key_price_LT = prices.mapped_LL[counts.layers_T - 1].T
+    key_price_LT = mode.cost(prices, counts.layers_T - 1) if mode else prices.keys_L[:, None]
     per_layer_L = (
         prices.layer_L * run_LT.sum(1)
         + (key_price_LT * keys_LT).sum(1)
@@ -160,15 +154,15 @@ def cost_columns(
 
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
-    layer_X, state = np.array([*exitable_layers, len(prices.layer_L) - 1]), STATES.get(mode)
+    layer_X, its = np.array([*exitable_layers, len(prices.layer_L) - 1]), MODES.get(mode)
     full = needed(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
-    least = needed(exit_layer_T, layer_X, state)
+    least = needed(exit_layer_T, layer_X, its)
     alone = replace(least, layers_T=exit_layer_T + 1, keys_T=np.zeros_like(exit_layer_T))
     return {
         "cost_full": cost(prices, full, n_prompt),
         "cost_exits": cost(prices, alone, n_prompt),
-        "cost_needed": cost(prices, least, n_prompt, state),
-        "cost_run": None if counts is None else cost(prices, counts, n_prompt, state),
+        "cost_needed": cost(prices, least, n_prompt, its),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, its),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
         "keys_written": None if counts is None else int(counts.keys_T.sum()),

@@ -13,26 +13,28 @@ from typing import Final
 import torch
 
 from eexit.decode.batch import Batch, Tell
-from eexit.decode.draft import DraftingBatch
-from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request
-from eexit.decode.step import OnlineBatch, OracleBatch, fork_of
+from eexit.decode.draft import DraftBatch
+from eexit.decode.requests import Decoding, Failure, Outcome, Request
 from eexit.errors import UsageError
-from eexit.method.states import STATES
+from eexit.method.modes import MODES
 from eexit.model.cache import SLACK_COLUMNS
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import NORMAL, Draft, Normal
+from eexit.plan.configuration import NORMAL, Draft, Exit, Normal
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
+ORACLES: Final = "beside a full-depth pass"
+ONLINE: Final = "without one"
 PREFILLED_COLUMNS: Final = 4096  # of a cache, in which prompts go through the layers together before rows have them
-DEFERRED_BYTES: Final = 3 * 8 + 1  # of a deferred token besides hidden states: id, position, exit and a flag
+DEFERRED_BYTES: Final = 3 * 8  # of a deferred token besides hidden states: id, position, exit
 FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
     """Raises `UsageError` if the model can't be run in this mode."""
     try:
-        if mode in STATES:
-            STATES[mode].check(decoder)
+        if mode in MODES:
+            MODES[mode].check(decoder)
     except ValueError as error:
         raise UsageError(f"mode {mode} can't be used with this model: {error}") from error
 
@@ -69,7 +71,10 @@ class Engine:
                 yield index, refused
             else:
                 waiting.append(index)
-        decoders_of = [self.decoders.under(request.configuration) for request in requests]
+        decoders_of = [
+            self.decoders if isinstance(request.configuration, Exit) else self.decoders.without_student
+            for request in requests
+        ]
         for decoders in dict.fromkeys(decoders_of):
             indices = [index for index in waiting if decoders_of[index] == decoders]
             yield from self._generate(decoders, requests, indices, progress, observed)
@@ -78,42 +83,48 @@ class Engine:
         self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Tell, observed: Tell
     ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
-        groups: defaultdict[tuple[type[Batch], object], list[int]] = defaultdict(list)
+        together: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
         for index in waiting:
-            groups[self._kind(requests[index], has_oracles)].append(index)
-        for each in sorted(groups, key=lambda each: (each[0] is not OracleBatch, str(each))):
-            yield from self._decode(each[0], decoders, requests, groups[each], progress, observed)
+            together[self._batch_of(requests[index], has_oracles)].append(index)
+        for key in sorted(together):
+            yield from self._decode(key[0] == ORACLES, decoders, requests, together[key], progress, observed)
 
-    def _kind(self, request: Request, has_oracles: bool) -> tuple[type[Batch], object]:
-        """Return what batch a request is decoded in, and what all rows of a batch have in common."""
+    def _batch_of(self, request: Request, has_oracles: bool) -> tuple[str, bool]:
+        """Return what the requests of a batch have in common."""
         beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
-        if isinstance(request.configuration, Draft):
-            return DraftingBatch, (request.configuration, beyond_switch, self._reaches_context(request))
-        is_taught = request.is_oracle or (has_oracles and isinstance(request.configuration, Normal))
-        return OracleBatch if is_taught else OnlineBatch, beyond_switch
+        match request.configuration:
+            case Draft() as draft:
+                return f"drafts {draft}, {self._reaches_context(request)}", beyond_switch
+            case Normal() if not has_oracles:
+                return ONLINE, beyond_switch
+            case Exit() if not request.is_oracle:
+                return ONLINE, beyond_switch
+        return ORACLES, beyond_switch
 
     def _decode(
-        self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell,
+        self, has_oracles: bool, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell,
         observed: Tell,
     ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
-        batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
-        batch.student.tell_block = partial(progress, 0)
+        batch = self._new_batch(has_oracles, decoders, [requests[index] for index in waiting])
+        batch.deferred.tell_block = partial(progress, 0)
         waiting.reverse()
-        while waiting or batch.rows.n_rows:
-            while waiting and batch.rows.n_rows < batch.n_slots:
+        while waiting or batch.slots.n_rows:
+            while waiting and batch.slots.n_rows < batch.n_slots:
                 indices = _next(waiting, requests, batch)
                 limits = {index: self._limit(requests[index]) for index in indices}
                 batch.admit({index: requests[index] for index in indices}, limits)
                 yield from self._retire(batch, observed)
-            if batch.rows.n_rows:
-                before = int(batch.rows.n_tokens[: batch.rows.n_rows].sum())
+            if batch.slots.n_rows:
+                before = int(batch.slots.n_tokens[: batch.slots.n_rows].sum())
                 batch.step()
-                progress(int(batch.rows.n_tokens[: batch.rows.n_rows].sum()) - before)
+                progress(int(batch.slots.n_tokens[: batch.slots.n_rows].sum()) - before)
                 yield from self._retire(batch, observed)
 
     def _refusal(self, request: Request) -> Failure | None:
         n_prompt = len(request.prompt_token_ids)
         context = self.decoder.context_of(n_prompt)
+        if self.decoding.temperature > 0 and isinstance(request.configuration, Draft):
+            return Failure(f"drafts are greedy, and temperature is {self.decoding.temperature:g}: set it to 0")
         if n_prompt == 0:
             return Failure("the prompt is empty: nothing to continue from")
         if context is not None and n_prompt >= context:
@@ -131,25 +142,27 @@ class Engine:
         return room if context is None else min(room, context - n_prompt)
 
     def _reaches_context(self, request: Request) -> bool:
-        """Return True if drafts of other rows may be in columns beyond the model's context beside this row."""
+        """Return True if drafts of other slots may be in columns beyond the model's context beside this one."""
         if self.decoder.context is None or not isinstance(request.configuration, Draft):
             return False
         length = len(request.prompt_token_ids) + self._limit(request)
         return length + request.configuration.n_tokens > self.decoder.context
 
-    def _new_batch(self, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def _new_batch(self, has_oracles: bool, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
-        fit = budget // row_bytes(kind is OracleBatch, decoders, self.decoding, length, requests)
+        fit = budget // row_bytes(has_oracles, decoders, self.decoding, length, requests)
         most = 1 if any(map(self._reaches_context, requests)) else self.decoding.rows
         self.n_slots = max(1, min(len(requests), most, fit))
-        return kind(self.n_slots, length, decoders, self.decoding, requests)
+        if isinstance(requests[0].configuration, Draft):
+            return DraftBatch(self.n_slots, length, decoders, self.decoding, requests)
+        return Batch(self.n_slots, length, decoders, self.decoding, requests, has_oracles)
 
     def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
-        ended = batch.rows.ended()
+        ended = batch.slots.ended()
         batch.observe(ended, observed)
-        outcomes = [(int(batch.rows.request[slot]), batch.outcome(slot)) for slot in ended.tolist()]
+        outcomes = [(int(batch.slots.request[slot]), batch.outcome(slot)) for slot in ended.tolist()]
         batch.remove(ended)
         yield from outcomes
 
@@ -158,9 +171,9 @@ def _next(waiting: list[int], requests: Sequence[Request], batch: Batch) -> list
     """Take requests from the end of `waiting` that a batch has free slots for, and whose prompts are few enough."""
     taken: list[int] = []
     prompts: set[tuple[int, ...]] = set()
-    while waiting and batch.rows.n_rows + len(taken) < batch.n_slots:
+    while waiting and batch.slots.n_rows + len(taken) < batch.n_slots:
         prompts.add(requests[waiting[-1]].prompt_token_ids)
-        if taken and len(prompts) * batch.rows.end > PREFILLED_COLUMNS:
+        if taken and len(prompts) * batch.slots.end > PREFILLED_COLUMNS:
             break
         taken.append(waiting.pop())
     return taken
@@ -187,26 +200,22 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
     return int(FREE_SHARE * max(0, min(free, memory_share * total - used)))
 
 
-def row_bytes(is_taught: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-    """Return the bytes of a row in flight: keys and values, logits, and its tokens, all of which may be deferred.
+def row_bytes(
+    has_oracles: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]
+) -> int:
+    """Return the bytes of a slot: keys and values, logits, and its tokens, all of which may be deferred.
 
-    Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside a
-    teacher that is the same decoder, none is deferred, and the student's keys and values begin above the fork.
-    Where drafts are sampled, the logits that they were drafted and verified with are kept. Two decoders take twice as
-    much.
+    Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside
+    full depth by the same decoder, none is deferred. Two passes take twice as much.
     """
     decoder, modes = decoders.teacher, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
     keys, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
-    if decoders.are_one and is_taught:
-        fork = fork_of(decoding, requests)
-        return keys * (2 * decoder.n_layers - 1 - fork) // decoder.n_layers + logits
+    if decoders.are_one and has_oracles:
+        return 2 * keys + logits
     deferred = 0
     if modes - {NORMAL}:
-        n_states = 1 + len({need for mode in modes if mode in STATES for need in STATES[mode].needs})
+        n_states = 1 + len({need for mode in modes if mode in MODES for need in MODES[mode].needs})
         token = n_states * decoder.width * decoder.dtype.itemsize + DEFERRED_BYTES
         deferred = token * min(decoding.max_new_tokens, length)
-    if decoding.temperature > 0:
-        drafts = (request.configuration for request in requests)
-        logits *= 1 + 2 * max((each.n_tokens for each in drafts if isinstance(each, Draft)), default=0)
     return (keys + deferred + logits) * (1 if decoders.are_one else 2)

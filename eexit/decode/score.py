@@ -5,26 +5,30 @@ on decisions at the layers below it. In float32, exits are those that generating
 dtypes, a pass over many tokens rounds otherwise, and a few differ. An oracle needs two passes: the full-depth one that
 it looks at, and then the student's. Several texts behind one prompt share its pass, and go through the layers together.
 
-Shapes: B texts, T tokens of a text, D = B · T of them, E exitable layers, X = E + 1 with the final layer last, H width
-of what the head takes.
+Shapes: B texts, T tokens of a text, N = B · T of them, E exitable layers, X = E + 1 with the final layer last, F width
+of a head input.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exit_pass import Deciding, decide, exit_pass
-from eexit.decode.reading import Reading, read_layers
-from eexit.decode.requests import Decoders, Decoding, Request
-from eexit.decode.rows import NONE, Rows, to_device
-from eexit.decode.student import Leaving, Student
-from eexit.decode.teacher import prefill, teacher_pass
+from eexit.decode.deferred import DeferredTokens
+from eexit.decode.exit_visitor import NONE, ExitVisitor
+from eexit.decode.full_depth import full_depth_pass, prefill
+from eexit.decode.groups import ExitPlan, SlotGroup, criterion_of
+from eexit.decode.predictors import FullDepthReference, LMHead
+from eexit.decode.requests import Decoding, Request
+from eexit.decode.slots import to_device
+from eexit.method.modes import MODES, Mode
 from eexit.method.stick_breaking import exit_draws
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Decoder, Inputs
+from eexit.plan.configuration import Exit
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
 
@@ -42,13 +46,13 @@ class Scored:
     exit_logprob_T: np.ndarray  # of the given tokens, nats
     exit_prob_TX: np.ndarray
     evidence_TE: np.ndarray
-    exit_ready_TH: Tensor  # what went into the head where the tokens were read
+    exit_ready_TF: Tensor  # what went into the head where the tokens were read
 
     @classmethod
     def joined(cls, parts: Sequence["Scored"]) -> "Scored":
         columns: dict[str, Any] = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        ready_TH = torch.cat(columns.pop("exit_ready_TH"))
-        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_ready_TH=ready_TH)
+        ready_TF = torch.cat(columns.pop("exit_ready_TF"))
+        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_ready_TF=ready_TF)
 
     def of(self, tokens: slice) -> "Scored":
         """Some of the tokens alone."""
@@ -77,7 +81,7 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[Scored]:  # fmt: skip
     """Score several texts, each by itself, behind the same prompt and with the same draws; otherwise as `score`."""
-    decoders = Decoders.of(decoder, student).under(request.configuration)
+    decoders = Decoders.of(decoder, student if isinstance(request.configuration, Exit) else None)
     longest = max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)
@@ -94,70 +98,76 @@ def score_texts(
 
 
 class _Texts:
-    """Texts that are being scored, behind one prompt, with the keys and values of their student, and of their teacher
-    for an oracle. Shorter ones are padded on the right, where no token looks at them."""
+    """Texts scored behind one prompt: the KV caches of their early-exit pass and, for an oracle, of full depth.
+
+    Shorter ones are padded on the right, where no token attends to them.
+    """
 
     def __init__(
         self, decoders: Decoders, decoding: Decoding, request: Request, texts: Sequence[Sequence[int]],
         u_exit_T: np.ndarray,
     ):  # fmt: skip
-        self.decoders, self.decoding, self.u_exit_T = decoders, decoding, u_exit_T
+        self.decoding, self.is_oracle, self.device = decoding, request.is_oracle, decoders.teacher.device
         # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
         prompt, self.n_prompt = request.prompt_token_ids or (texts[0][0],), len(request.prompt_token_ids)
-        self.prompt = prefill(decoders, decoding, [prompt], len(prompt))
+        self.reference, caches = prefill(decoders, decoding, [prompt], len(prompt))
         self.n_texts, n_tokens = len(texts), max(map(len, texts))
-        self.token_BT = torch.tensor([[*text, *[0] * (n_tokens - len(text))] for text in texts], device=self.device)
-        # What is asked of rows is asked of texts; what they generate is there already.
-        self.rows = Rows(len(texts), replace(decoding, max_new_tokens=1), [request], decoders.teacher)
-        for slot in range(len(texts)):
-            self.rows.add(slot, slot, request, 0)
-        self.is_oracle, length = request.is_oracle, self.n_prompt + n_tokens
-        self.student = Student(decoders.student, decoders.student.cache(self.n_texts, length), decoding.exitable_layers)
-        self.teacher = decoders.teacher.cache(self.n_texts, length)  # empty, but for an oracle
-        slots = torch.arange(self.n_texts, device=self.device)
-        self.student.cache.copy_rows(self.prompt.student, torch.zeros_like(slots), slots)
+        token_BT = np.array([[*text, *[0] * (n_tokens - len(text))] for text in texts])
+        exits, layers = request.configuration, decoding.exitable_layers
+        parameter_E = exits.per_layer(layers) if isinstance(exits, Exit) else np.zeros(len(layers))
+        self.layers = np.array([*layers, decoders.teacher.n_layers - 1])
+        sent = (token_BT, np.array(parameter_E, np.float32), np.array(u_exit_T, np.float32), self.layers)
+        self.token_BT, self.parameter_E, self.u_T, self.layer_X = to_device(sent, self.device)
+        self.groups, self.modes = list[SlotGroup](), list[tuple[Mode, Tensor | None]]()
+        if isinstance(exits, Exit):
+            self.groups, self.modes = (
+                [SlotGroup(*criterion_of(exits, layers), slice(None))],
+                [(MODES[exits.mode], None)],
+            )
+        length, slot = self.n_prompt + n_tokens, torch.arange(self.n_texts, device=self.device)
+        self.head, self.full_depth = LMHead(decoders.student, decoding), LMHead(decoders.teacher, decoding)
+        self.deferred = DeferredTokens(self.head, decoders.student.cache(self.n_texts, length))
+        self.cache = decoders.teacher.cache(self.n_texts, length)  # empty, but for an oracle
+        self.deferred.cache.copy_rows(caches[decoders.student], torch.zeros_like(slot), slot)
         if self.is_oracle:
-            self.teacher.copy_rows(self.prompt.teacher, torch.zeros_like(slots), slots)
-
-    @property
-    def device(self) -> torch.device:
-        return self.decoders.teacher.device
+            self.cache.copy_rows(caches[decoders.teacher], torch.zeros_like(slot), slot)
 
     def first(self, token: int) -> Scored:
-        """Score this token as the first one of a text, which comes from the prompt's pass, or from nowhere."""
-        reading, n_exits = self.prompt.reading, len(self.decoding.exitable_layers)
-        ready_1H = self.decoders.teacher.normed(self.prompt.final_UW)
-        logprob = float(reading.logprob(torch.tensor([token], device=self.device)))
-        likeliest = reading.likeliest_BX[:, -1].cpu().numpy()
+        """Score this token as the first one of a text, which comes from prefill, or from nowhere."""
+        reference, n_exits = self.reference, len(self.decoding.exitable_layers)
+        head_input_1F = self.full_depth.decoder.normed(reference.hidden_UXD[:, -1])
+        logprob = float(reference.logprob(torch.tensor([token], device=self.device)))
+        likeliest = reference.likeliest_BX[:, -1].cpu().numpy()
         if not self.n_prompt:
-            logprob, likeliest, ready_1H = np.nan, np.full_like(likeliest, NONE), torch.full_like(ready_1H, torch.nan)
-        prob_1X, evidence_1E = np.eye(n_exits + 1)[-1:], np.full((1, n_exits), np.nan)
-        return Scored(self.rows.layer_X[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, ready_1H)
+            nowhere = torch.full_like(head_input_1F, torch.nan)
+            logprob, likeliest, head_input_1F = np.nan, np.full_like(likeliest, NONE), nowhere
+        prob_1X, score_1E = np.eye(n_exits + 1)[-1:], np.full((1, n_exits), np.nan)
+        return Scored(self.layers[-1:], likeliest, np.array([logprob]), prob_1X, score_1E, head_input_1F)
 
     def score(self, start: int, end: int) -> Scored:
         """Score the tokens at these indices of each text, behind those that were scored before: D of them."""
         n_tokens, n_texts = end - start, self.n_texts
-        asked, [u_T] = self.rows.asked, to_device([self.u_exit_T[start:end].copy()], self.device)
-        rule_D, parameter_DE = (each.repeat_interleave(n_tokens, 0) for each in (asked.rule_B, asked.parameter_BE))
-        u_D, given_D = u_T.repeat(n_texts), self.token_BT[:, start:end].flatten()
-        deciding = Deciding(self.rows.rules, rule_D, parameter_DE, u_D, u_D, self.rows.all_exit, given_D)
-        first = self.n_prompt + start - 1
+        u_N, first = self.u_T[start:end].repeat(n_texts), self.n_prompt + start - 1
+        plan = ExitPlan(
+            self.groups, self.modes, [rank for group in self.groups for rank in group.ranks], self.layer_X,
+            self.parameter_E.expand(len(u_N), -1), u_N, u_N,
+            can_all_exit=bool(self.modes) and all(mode.alters for mode, _ in self.modes),
+            next_token_N=self.token_BT[:, start:end].flatten(),
+        )  # fmt: skip
         position_T = torch.arange(first, first + n_tokens, device=self.device)
         seen_BC = torch.ones(n_texts, first + n_tokens, dtype=torch.bool, device=self.device)
         inputs = Inputs(self.token_BT[:, start - 1 : end - 1], position_T.expand(n_texts, -1), seen_BC)
-        known = decide(deciding, self._taught(inputs))
-        taken = exit_pass(
-            Leaving.of(self.student, self.rows, n_texts), self.decoding, inputs, deciding, known, keeps_ready=True
-        )
-        exit_layer_D, picked = self.student.layer_X[taken.exit_D], taken.picked
-        seen = exit_layer_D, picked.likeliest_B, picked.log_p_B, taken.prob_DX, taken.evidence_DE
-        layer_D, token_D, log_p_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
-        return Scored(layer_D, token_D, log_p_D, prob_DX, evidence_DE, taken.ready_DH)
+        decided = plan.decide(self._reference(inputs))
+        visitor = ExitVisitor(self.head, plan, decided, (n_texts, n_tokens))
+        tokens, exit_layer_N = visitor.finish(self.deferred.run(visitor, inputs)), self.layer_X[visitor.exit_N]
+        found = exit_layer_N, tokens.likeliest_N, tokens.log_p_N, visitor.probabilities(), decided.score_NE
+        layer_N, token_N, log_p_N, prob_NX, score_NE = (part.cpu().numpy() for part in found)
+        assert visitor.head_input_NF is not None, "every token was read"
+        return Scored(layer_N, token_N, log_p_N, prob_NX, score_NE, visitor.head_input_NF)
 
-    def _taught(self, inputs: Inputs) -> Reading | None:
-        """What the teacher says of these tokens, if the rule is an oracle."""
+    def _reference(self, inputs: Inputs) -> FullDepthReference | None:
+        """Return what full depth predicts after these tokens, if the rule is an oracle."""
         if not self.is_oracle:
             return None
-        exits = [*self.decoding.exitable_layers, self.decoders.teacher.n_layers - 1]
-        streams_BTXW = teacher_pass(self.decoders.teacher, exits, inputs, self.teacher, slice(None))
-        return read_layers(self.decoders.teacher, streams_BTXW.flatten(0, 1), self.decoding)
+        hidden_BTXD = full_depth_pass(self.full_depth.decoder, self.layers.tolist(), inputs, self.cache, slice(None))
+        return self.full_depth.read_layers(hidden_BTXD.flatten(0, 1))

@@ -10,18 +10,19 @@ from typing import Any, Final, NoReturn
 
 from eexit.errors import UsageError
 from eexit.method.captured_values import NotDescribedError, captured_values
+from eexit.method.modes import KINDS as MODE_KINDS
+from eexit.method.modes import MODES, Leaves, Mode
 from eexit.method.own import SHOWN, Source, digest_of, text_of
 from eexit.method.rules import RULES, Rule, register
-from eexit.method.states import STATES, Leaves, State
 
 RULE, STATE = "rule", "state"
 N_DIGITS: Final = 64  # of a SHA-256
-_KINDS: Final[Mapping[str, Mapping[str, Rule | State]]] = {RULE: RULES, STATE: STATES}
+_KINDS: Final[Mapping[str, Mapping[str, Rule | Mode]]] = {RULE: RULES, STATE: MODES}
 _ASIDE: Final = ("function", "source", "given", "captured")
 Described = Mapping[str, Any]
 
 
-def own_among(names: Container[str]) -> list[Rule | State]:
+def own_among(names: Container[str]) -> list[Rule | Mode]:
     """The own rules and states among those with these names."""
     return [each for known in _KINDS.values() for name, each in known.items() if name in names and each.source]
 
@@ -44,7 +45,7 @@ def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
     return found
 
 
-def captured_by(each: Rule | State) -> Mapping[str, str]:
+def captured_by(each: Rule | Mode) -> Mapping[str, str]:
     """Return the values that the function of a custom rule or mode has from elsewhere, described by name.
 
     Raises `UsageError` for a value that can't be described.
@@ -63,23 +64,24 @@ def captured_by(each: Rule | State) -> Mapping[str, str]:
 def know(own: Sequence[Described]) -> None:
     """Make own rules and states known by what results say of them, where they are not given in this process."""
     for each in own:
-        name, kind = each["name"], Rule if each["kind"] == RULE else State
+        name = each["name"]
+        kind = Rule if each["kind"] == RULE else MODE_KINDS[Leaves(each["leaves"])]
         there = _KINDS[each["kind"]].get(name)
         if there and (there.given or not there.source):
             continue
         source = Source(each["source"], each["text"])
         said = {field.name: each[field.name] for field in fields(kind) if field.name in each}
-        if kind is State:
+        if each["kind"] == STATE:
             said["leaves"] = Leaves(each["leaves"])
         make_known(kind(**{**said, "source": source, "function": _not_given, "given": False}))
 
 
-def make_known(entry: Rule | State) -> None:
+def make_known(entry: Rule | Mode) -> None:
     """Make a rule or state known by its name, in place of one of that name that was before."""
     if isinstance(entry, Rule):
         register(entry)
     else:
-        STATES[entry.name] = entry
+        MODES[entry.name] = entry
 
 
 def refuse_changed(own: Sequence[Described], of: str) -> None:

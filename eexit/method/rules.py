@@ -105,7 +105,7 @@ class Look:
     kl: Tensor
     final_likeliest: Tensor
 
-    def __init__(self, index: int, **seen: Tensor):
+    def __init__(self, index: int, **seen: Any):
         self.__dict__.update(seen, index=index)
 
     def __getattr__(self, name: str) -> Any:
@@ -115,16 +115,21 @@ class Look:
         way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
 
+    def part(self, needs: str, own: slice, **more: Tensor) -> Look:
+        """Return what a rule with this need may read of some of the tokens."""
+        names = {"before", "after", "parameter", *NEEDS[needs]}
+        return Look(self.index, **{name: each[own] for name, each in vars(self).items() if name in names}, **more)
+
     @property
     def is_finite(self) -> Tensor:
         """Flag the tokens whose pass has finite numbers here: (B,) bool, or (B, E) at the final layer."""
         return self.kl.isfinite() if self.index < 0 else self.after.isfinite().all(-1)
 
     @classmethod
-    def at_final(cls, teacher: Divergence, parameter_BE: Tensor) -> Look:
-        """What oracles look at."""
-        likeliest_BX = teacher.likeliest_BX
-        seen = {"kl": teacher.kl_BE, "likeliest": likeliest_BX[:, :-1], "final_likeliest": likeliest_BX[:, -1:]}
+    def at_final(cls, reference: Divergence, parameter_BE: Tensor, at: Tensor | slice = slice(None)) -> Look:
+        """Return what oracles read of the tokens at these indices."""
+        likeliest_BX = reference.likeliest_BX[at]
+        seen = {"kl": reference.kl_BE[at], "likeliest": likeliest_BX[:, :-1], "final_likeliest": likeliest_BX[:, -1:]}
         return cls(-1, parameter=parameter_BE, **seen)
 
 
@@ -163,6 +168,11 @@ class Rule(Definition):
     def probes(self) -> bool:
         """Whether it needs a trained probe."""
         return self.needs == PROBE
+
+    def read_by(self, has_screen: bool) -> str | None:
+        """Return the column that counts the reads of what predicts for it; None: it reads hidden states or nothing."""
+        read = {STREAM: None, NOTHING: None, FINAL: None, PROBE: "probe_reads"}
+        return read.get(self.needs, "screen_reads" if has_screen else "head_reads")
 
     @property
     def sees_parameter(self) -> bool:

@@ -8,7 +8,6 @@ best tokens alone; the token itself is read from the whole head.
 Shapes: B rows, K tokens that are let through, R rank, H width of what the head takes, V vocabulary.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -18,7 +17,6 @@ from eexit.cpu.packed_linear import plain_bias, plain_weight
 from eexit.cpu.search import likeliest
 from eexit.errors import UsageError
 from eexit.method.affine import in_float64
-from eexit.method.rules import Rule
 from eexit.method.screen_size import ScreenSize
 from eexit.model.layers import Decoder
 from eexit.model.structure import graft
@@ -26,20 +24,6 @@ from eexit.model.structure import graft
 ROWS: Final = 32  # at a time: each needs the weights of its own tokens
 BLOCK: Final = 8  # tokens, of which only the best is sorted at first
 LEAST: Final = 1e-6  # of a direction's share in C: what streams hardly ever have is not divided by
-
-
-@dataclass(frozen=True)
-class ScreenReading:
-    """The distributions over the tokens that were let through, for all rows that were read."""
-
-    likeliest_B: Tensor
-    top_p_B2: Tensor
-    entropy_B: Tensor
-
-    def seen_by(self, rule: Rule, row_B: Tensor | slice) -> dict[str, Tensor]:
-        """What a rule looks at, of these rows, by the names of `Look`; all but logits."""
-        seen = {"top_p": self.top_p_B2, "entropy": self.entropy_B, "likeliest": self.likeliest_B}
-        return {name: part[row_B] for name, part in seen.items()}
 
 
 class Screen:
@@ -78,10 +62,10 @@ class Screen:
             rough_BV = rough_BV + self.bias_V
         return likeliest(rough_BV, self.n_tokens, BLOCK)[0]
 
-    def read(self, ready_BH: Tensor) -> ScreenReading:
-        """Read rows from what would go into the head."""
+    def read(self, ready_BH: Tensor) -> dict[str, Tensor]:
+        """Return what rules read of the distributions over the tokens that are let through, by the names of `Look`."""
         parts = zip(*(self._read(part_BH) for part_BH in ready_BH.split(ROWS)), strict=True)
-        return ScreenReading(*map(torch.cat, parts))
+        return dict(zip(("likeliest", "top_p", "entropy"), map(torch.cat, parts), strict=True))
 
     def _read(self, ready_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._token_BK = self.tokens(ready_BH)

@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.cpu.chosen import Chosen
+from eexit.cpu.selection import Selection
 from eexit.method.affine import affine
 from eexit.model.layers import Decoder
 
@@ -57,28 +57,31 @@ class StateMaps:
         }
         return StateMaps(self.form, moved)
 
+    @property
+    def are_of_keys(self) -> bool:
+        """True if they make keys and values, not hidden states."""
+        return self.form == KEYS
+
     @cached_property
     def first_layer(self) -> int:
         """The first layer that an exit has a map to."""
         return min(layer for _, layer in self.of_layers)
 
-    def applied(
-        self, exit_layer_N: Tensor, stream_NW: Tensor, layer: int, given_NW: Tensor | None
-    ) -> Tensor | Sequence[Tensor]:
-        """What enters a deeper layer of tokens with these exit layers, (N,), and streams there: (N, W).
+    def applied(self, exit_layer_N: Tensor, stream_NW: Tensor, layer: int, given_NW: Tensor | None) -> Sequence[Tensor]:
+        """Return what enters a skipped layer for tokens with these exit layers, (N,), and hidden states there: (N, W).
 
-        Or its keys and values, (N, n) each, which are made of what the layer's projections are given. Each of these
-        exits has a map to the layer.
+        Or its keys and values, (N, n) each, made of the input of the layer's projections. Each of these exits has a map
+        to the layer.
         """
         by_exit = {at: self.of_layers[at, layer] for at in range(layer - 1) if (at, layer) in self.of_layers}
         given_NW = stream_NW if given_NW is None else given_NW
         made = [given_NW.new_empty(len(given_NW), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
         for exit_layer, maps in by_exit.items():
-            if not (tokens := Chosen.of(exit_layer_N == exit_layer)).are_none:
+            if (tokens := Selection.from_flag(exit_layer_N == exit_layer)).has_tokens():
                 for made_NM, each in zip(made, maps, strict=True):
-                    mapped_NM = each(given_NW[tokens.rows])
-                    tokens.put(made_NM, mapped_NM if self.form == KEYS else given_NW[tokens.rows] + mapped_NM)
-        return made if self.form == KEYS else made[0]
+                    mapped_NM = each(given_NW[tokens.index])
+                    tokens.put(made_NM, mapped_NM if self.are_of_keys else given_NW[tokens.index] + mapped_NM)
+        return made
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "StateMaps":

@@ -5,7 +5,7 @@ tokens and the position alone. So no run depends on its neighbours, and all conf
 under common random numbers.
 
 An online rule looks at one layer after the other: there the same formula is followed layer by layer, in
-`eexit.decode.exit_pass`.
+`eexit.decode.exit_visitor`.
 
 Shapes: B rows, N tokens, E exitable layers, X = E + 1 with the final layer last.
 """

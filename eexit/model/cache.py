@@ -112,14 +112,14 @@ class KVCache(Cache):
                 each.grow()
 
     @torch.inference_mode()
-    def copy_rows(self, source: "KVCache", sources: Tensor, targets: Tensor, first: int = 0) -> None:
+    def copy_rows(self, source: "KVCache", sources: Tensor, targets: Tensor) -> None:
         """Copy the rows of these slots of `source`, which may be this cache, to these slots; none is both.
 
-        Only layers from the `first` on are copied. Nothing is left of what was in the slots before, which may be NaN.
+        Nothing is left of what was in the slots before, which may be NaN.
         """
         n_columns = min(source.capacity, self.length)
         self.begin(self.n_rows, 0, n_columns)
-        for own, other in list(zip(self.columns, source.columns, strict=True))[first:]:
+        for own, other in zip(self.columns, source.columns, strict=True):
             if not other.is_initialized:
                 continue
             if not own.is_initialized:

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -57,10 +57,10 @@ class Layer:
 
         `projections` take the place of the layer's own to keys and to values, which have to be two modules.
         """
-        module = self.decoder.layers[self.index]
+        module, (args, kwargs) = self.decoder.layers[self.index], self._arguments()
         if projections:
             module = self.decoder.for_keys[self.index].projecting(module, projections)
-        output = module(hidden_BTW.to(self.decoder.devices[self.index]), *self.args, **self.kwargs)
+        output = module(hidden_BTW.to(self.decoder.devices[self.index]), *args, **kwargs)
         after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
         return after_BTW
 
@@ -69,17 +69,17 @@ class Layer:
         hidden_BTW = hidden_BTW.to(self.decoder.devices[self.index])
         self.decoder.for_keys[self.index].write(self.cache, projections, hidden_BTW, *self.args, **self.kwargs)
 
-    def without(self, hidden_SC: Tensor | None) -> "Layer":
-        """Return the layer with a mask that hides these columns of the cache, (S, C); None hides nothing."""
-        if hidden_SC is None or (mask := self.mask) is None:
-            return self
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The layer's arguments, with a mask that leaves out the columns that are hidden in it."""
+        if (hidden_SC := self.cache.hidden.get(self.index)) is None or (mask := self.mask) is None:
+            return self.args, self.kwargs
         columns = slice(self.cache.first, self.cache.first + mask.shape[-1])
         hidden = hidden_SC[: self.cache.n_rows, None, None, columns].to(mask.device)
         call = self._call
         call.arguments["attention_mask"] = (
             mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         )
-        return replace(self, args=call.args[2:], kwargs=call.kwargs)
+        return call.args[2:], call.kwargs
 
     @property
     def mask(self) -> Tensor | None:
@@ -120,6 +120,10 @@ class Inputs:
         seen_BT = token_BT >= 0
         position_BT = seen_BT.cumsum(1) - 1
         return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BT, max(0, end - longest))
+
+    def first(self, n_rows: int) -> "Inputs":
+        """Return those of the first rows."""
+        return Inputs(self.token_BT[:n_rows], self.position_BT[:n_rows], self.seen_BC[:n_rows], self.first_column)
 
 
 class Decoder:

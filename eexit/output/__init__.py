@@ -1,3 +1,1 @@
-"""What leaves the program: numbers and counts as text, folders and URIs without their secrets, progress, the style of
-printed tables, and files that are there whole or not at all. What is said stands where it is used.
-"""
+"""Output of commands: text of numbers, URIs without secrets, logs, progress, the style of tables and atomic writes."""

@@ -1,7 +1,6 @@
-"""The progress of a sweep, or of timing one: a live bar on a terminal, one output that is updated in a notebook, and
-plain lines on standard error elsewhere.
+"""Progress displays of sweeps, studies and timings, and the width of printed tables.
 
-And how wide the tables are that end a command.
+A terminal gets a live bar, a notebook one output that is updated in place. Other streams get plain lines.
 """
 
 import sys
@@ -17,15 +16,15 @@ from rich.table import Table
 from eexit.output.progress import Display, Progress, Silence
 from eexit.output.text import printable
 
-RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
-SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
+RATE_WINDOW_SECONDS = 30.0  # window of the average token rate
+SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the elapsed time
 MOST_SECONDS_BETWEEN_LINES = 60.0
 SECONDS_BETWEEN_UPDATES = 0.25  # in a notebook
-BAR_COLUMNS = 16  # leaves room for the text in 80 columns
+BAR_COLUMNS = 16  # so that the text fits in 80 columns
 
 
 class Pace:
-    """Tokens per second and time left, measured since it was made."""
+    """Token rate and remaining time, measured from construction."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -33,7 +32,7 @@ class Pace:
 
     def describe(self, progress: Progress) -> str:
         now = time.monotonic()
-        if progress.tokens < self._seen[-1][1]:  # of the next step, or of an actor that has died
+        if progress.tokens < self._seen[-1][1]:  # the count restarts with a new step, or drops when an actor dies
             self._seen.clear()
         self._seen.append((now, progress.tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
@@ -53,7 +52,7 @@ class Pace:
 
 
 class Lines:
-    """Plain lines for logs, less often as time goes on."""
+    """Display that prints plain lines for logs, at growing intervals."""
 
     def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
@@ -79,7 +78,7 @@ class Lines:
 
 
 class Bar:
-    """A live bar on a terminal."""
+    """Display with a live bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
@@ -107,9 +106,9 @@ class Bar:
 
 
 class CellOutput:
-    """One output of a notebook's cell: the messages so far, and beneath them the progress, which is updated in place.
+    """Display in one output of a notebook cell: the messages so far, and the progress below, updated in place.
 
-    It is plain text, and needs no widgets.
+    The output is plain text and needs no widgets.
     """
 
     def __init__(self) -> None:
@@ -150,7 +149,7 @@ class CellOutput:
 
 
 def open_display(quiet: bool = False) -> Display:
-    """Return a display for where this process runs."""
+    """Return the display for this process: silent, notebook output, live bar or plain lines on standard error."""
     if quiet:
         return Silence()
     if is_notebook():
@@ -165,7 +164,7 @@ def is_notebook() -> bool:
 
 
 def console_of(columns: int) -> Console:
-    """For tables: at least so wide where it is no terminal, so that long keys need not be folded."""
+    """Return a console for tables; one that is no terminal has at least `columns` columns, so that long keys fit."""
     console = Console()
     console.width = console.width if console.is_terminal else max(console.width, columns)
     return console

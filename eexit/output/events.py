@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object per line on standard error, with the ids of the runs that an event is about.
+"""Structured logs: one JSON object per line on standard error, with the ids of the runs that an event concerns.
 
-They go to files and job logs; on a terminal, only progress is shown.
+They are for files and job logs; a terminal shows progress only.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from eexit.output.locations import without_secrets
 
 LOGGER = logging.getLogger("eexit")
-LOGGER.addHandler(logging.NullHandler())  # in a notebook, whoever wants events adds a handler
+LOGGER.addHandler(logging.NullHandler())  # a notebook shows events only if its user adds a handler
 
 
 class _OneObjectALine(logging.Formatter):
@@ -24,14 +24,14 @@ class _OneObjectALine(logging.Formatter):
 
 
 def _without_secrets(value: Any) -> Any:
-    """Logged values may contain the URI of the results, with secrets in it."""
+    """Return a logged value with all URIs redacted, since the URI of results may contain secrets."""
     if isinstance(value, dict):
         return {key: _without_secrets(inner) for key, inner in value.items()}
     return without_secrets(value) if isinstance(value, str) else value
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Start logging events of at least this level; has an effect once per process, and not on a terminal."""
+    """Start logging events of at least this level to standard error, once per process; do nothing on a terminal."""
     if any(isinstance(handler, logging.StreamHandler) for handler in LOGGER.handlers) or sys.stderr.isatty():
         return
     handler = logging.StreamHandler()

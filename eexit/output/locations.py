@@ -1,4 +1,4 @@
-"""Folders and URIs as text, and how to show them without the secrets that a URI may contain.
+"""Folders and URIs as text, with the secrets of a URI redacted where they are shown.
 
 >>> shown("s3://KEY:SECRET@bucket/mine?region=eu-north-1")
 's3://…@bucket/mine?…'
@@ -14,15 +14,15 @@ from eexit.errors import UsageError
 
 HIDDEN: Final = "…"
 S3_SCHEMES: Final = ("s3", "s3a", "s3n")
-PUBLIC_OPTIONS: Final = ("scheme", "endpoint_override", "region")  # options that a reader needs and that are no secrets
+PUBLIC_OPTIONS: Final = ("scheme", "endpoint_override", "region")  # URI options that readers need; none is secret
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _PUNCTUATION = "\"'`.,:;()[]{}<>"
 
 
 def path_from(value: object, name: str) -> Path:
-    """Return a path that Python was given as the argument `name`, with the user's folder for `~`.
+    """Return a user's path with `~` expanded; `name` is the argument's name in messages.
 
-    Raises `UsageError` for what is no path.
+    Raises: `UsageError` if the value is neither text nor a path.
     """
     if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
         raise UsageError(f"{name} must be a path, as text or a Path, got {value!r}")
@@ -30,9 +30,9 @@ def path_from(value: object, name: str) -> Path:
 
 
 def shown(location: str) -> str:
-    """A folder unchanged, or a URI without user, password and options, for messages and logs.
+    """Return a folder unchanged, or a URI without user, password and options, for messages and logs.
 
-    If a secret contains characters that should have been percent-encoded, such as `/`, more is hidden, not less.
+    If a secret has reserved characters without percent-encoding, such as `/`, more of the URI is hidden.
     """
     scheme, separator, rest = location.partition("://")
     if not separator:
@@ -51,7 +51,7 @@ def shown(location: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with every URI in it replaced by what `shown` makes of it."""
+    """Return the text with each URI redacted by `shown`."""
 
     def show(found: re.Match[str]) -> str:
         uri = found[0].rstrip(_PUNCTUATION)
@@ -61,7 +61,7 @@ def without_secrets(text: str) -> str:
 
 
 def inside(location: str, name: str) -> str:
-    """The path of a name in a folder or under a URI; the URI's options stay at its end."""
+    """Return the path of a name in a folder or under a URI, with the URI's options at the end."""
     if "://" not in location:
         return f"{location.rstrip('/')}/{name}"
     path, question, options = location.partition("?")
@@ -69,9 +69,9 @@ def inside(location: str, name: str) -> str:
 
 
 def reading(location: str, table: str, name: str = "", then: str = "") -> str:
-    """The line of Python that reads a table of results, does `then` with it, and gives it this name.
+    """Return a line of Python that reads a table of results, applies `then` to it and assigns it to `name`.
 
-    It shows no secrets: if a URI contains some, the line says what has to be set for it to work.
+    The line has no secrets; if the URI has some, a comment names what to set.
     """
     where, hint = inside(location, table), ""
     if (uri := shown(where)) != where:

@@ -2,24 +2,24 @@
 
 from typing import Final
 
-# Neighbours can be told apart with the common colour-vision deficiencies. The last colour is that of the final layer.
+# Neighbours are distinguishable with the common colour-vision deficiencies. The last colour is the final layer's.
 STOPS: Final = ("#2c4fa3", "#5b9bd0", "#a6d8e8", "#fcc75f", "#f07f3c", "#b3122b")
 
 
 def exit_colours(n_ranks: int) -> list[str]:
-    """`n_ranks` colours, with the final layer's last, interpolated between the stops."""
+    """Return `n_ranks` colours, interpolated between the stops; the last is the final layer's."""
     if n_ranks == 1:
         return [STOPS[-1]]
     return [_at(rank / (n_ranks - 1)) for rank in range(n_ranks)]
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever has the better contrast, which is at least 4.58:1 on any colour."""
+    """Return black or white, whichever contrasts better with the colour: at least 4.58:1."""
     return "#000000" if contrast(colour, "#000000") >= contrast(colour, "#ffffff") else "#ffffff"
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast ratio of WCAG 2, from 1 to 21."""
+    """Return the contrast ratio of WCAG 2, from 1 to 21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 

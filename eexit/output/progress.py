@@ -1,4 +1,4 @@
-"""How far long work is: what a study or a sweep tells, and what shows it."""
+"""Progress of long work, and the interface of its displays."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,22 +6,22 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """What is being done, how many tokens it took or made, and how much of it is done.
+    """Progress of a sweep or study: its current step, tokens processed so far, and share done.
 
-    `has_begun` says whether the work itself has, so that the time left can be told.
+    `has_begun` is True once the work itself has begun, so that the remaining time can be estimated.
     """
 
     doing: str
     tokens: int
     share: float
     has_begun: bool = True
-    with_rate: bool = False  # whether tokens per second say anything
-    ending: str = ""  # what is told last
-    open_ended: bool = False  # whether the time left is not known, although the share is
+    with_rate: bool = False  # True if the token rate is meaningful
+    ending: str = ""  # end of the line
+    open_ended: bool = False  # True if the share does not predict the remaining time
 
 
 class Display(Protocol):
-    """Shows progress and messages; rates are measured from when it is entered."""
+    """Interface of displays of progress and messages; rates are measured from entry into its context."""
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *error: object) -> None: ...
@@ -30,7 +30,7 @@ class Display(Protocol):
 
 
 class Silence:
-    """Shows nothing."""
+    """Display that shows nothing."""
 
     def __enter__(self) -> "Silence":
         return self

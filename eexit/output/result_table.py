@@ -1,7 +1,6 @@
-"""The style of all tables that commands print: in a narrow terminal, keys are shortened; then keys and intervals are
-broken, never numbers.
+"""Style of all printed tables: narrow terminals shorten keys, then break keys and intervals, never numbers.
 
-Words of headings are broken at soft hyphens, unless all of a table has room as it is.
+Words of headings break at soft hyphens unless the whole table fits.
 """
 
 import io
@@ -16,9 +15,9 @@ from rich.table import Column, Table
 
 from eexit.output.text import printable
 
-Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and intervals of numbers
+Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and their intervals
 
-# After what the cells of a column may be broken, from the plan that is tried first to the last resort.
+# Patterns after which the cells of a column may break; plans are tried in this order.
 _NOWHERE, _ANYWHERE = "(?!)", "[^\n]"
 _WORDS, _ENDS = "[-_/@,]", "–"
 _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
@@ -31,25 +30,24 @@ _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
     {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
 )
 SOFT_HYPHEN: Final = "\u00ad"
-TEXT_COLUMNS: Final = 120  # of a table as text
-_WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # which columns get what a plan leaves of the room
+TEXT_COLUMNS: Final = 120  # width of a table as text
+_WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # columns in the order in which they get spare room
 
 
 class ResultTable(Table):
-    """A table whose columns are made as narrow as the console needs when it is printed."""
+    """Table whose columns become as narrow as the console needs when it is printed."""
 
     def __init__(self, caption: str | None = None, title: str | None = None) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=title, caption=caption)
         self.title_justify = self.caption_justify = "left"
         self._kinds: list[Kind] = []
-        self._shorten: dict[int, Callable[[str], str]] = {}  # columns by their place
-        self._section: object = None  # of the last row
+        self._shorten: dict[int, Callable[[str], str]] = {}  # by column index
+        self._section: object = None  # section of the last row
 
     def add(self, kind: Kind, *headings: str, shorten: Callable[[str], str] | None = None) -> None:
-        """Add columns of one kind. Headings bring their own line ends.
+        """Add columns of one kind; headings include their line breaks.
 
-        Where the table has no room otherwise, cells are what `shorten` makes of them, and the caption says of one what
-        it stands for.
+        If the table does not fit otherwise, `shorten` is applied to the cells, and the caption explains one short cell.
         """
         for heading in headings:
             if shorten:
@@ -58,7 +56,7 @@ class ResultTable(Table):
             self._kinds.append(kind)
 
     def add_in(self, section: object, *cells: str) -> None:
-        """Add a row, under a line if it is of another section than the row before."""
+        """Add a row, below a line if its section differs from the previous row's."""
         if self.rows and section != self._section:
             self.add_section()
         self._section = section
@@ -94,7 +92,7 @@ class ResultTable(Table):
         yield _in_style(self, broken_CR, hyphen, example)
 
     def _shortened(self, cells_CR: Sequence[Sequence[str]]) -> tuple[list[list[str]], str]:
-        """The cells, and what the longest of those that are shortened stands for."""
+        """Return the cells after shortening, and an explanation of the longest cell that was shortened."""
         short_CR = [[self._shorten.get(at, str)(cell) for cell in cells] for at, cells in enumerate(cells_CR)]
         changed = {
             cell: short
@@ -106,7 +104,7 @@ class ResultTable(Table):
         return short_CR, f"{changed[longest]}: {longest}." if changed else ""
 
     def _widths(self, cells_CR: Sequence[Sequence[str]], plan: Mapping[Kind, str], hyphen: str) -> list[int]:
-        """The least width of each column if its cells are broken wherever the plan allows it."""
+        """Return the minimum width of each column if its cells break wherever the plan allows it."""
         return [
             max(cell_len(part.rstrip()) for text, after in texts for part in _parts(text, after))
             for texts in (
@@ -121,7 +119,7 @@ def _heading(column: Column, hyphen: str) -> str:
 
 
 def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str, example: str = "") -> Table:
-    """A plain table like this one, with these cells, and with the example at the end of its caption."""
+    """Return a plain table in the style of `table` with these cells, and with the example at the end of its caption."""
     caption = printable(f"{table.caption or ''} {example}".strip()) or None
     plain = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=caption)
     plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
@@ -133,12 +131,12 @@ def _in_style(table: Table, cells_CR: Sequence[Sequence[str]], hyphen: str, exam
 
 
 def _parts(text: str, after: str) -> list[str]:
-    """The lines of a text, cut after every match."""
+    """Return the lines of a text, cut after every match of `after`."""
     return [part for line in text.split("\n") for part in re.split(f"(?<={after})", line)]
 
 
 def _broken(text: str, after: str, width: int) -> str:
-    """The text with as few line ends as it takes; a part that is too long alone stays whole."""
+    """Return the text with as few line breaks as possible; a piece that is wider than `width` stays whole."""
     lines: list[str] = []
     for line in text.split("\n"):
         lines.append("")

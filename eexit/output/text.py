@@ -1,4 +1,4 @@
-"""Numbers, counts and lists as text, the same in every table and sentence."""
+"""Formatting of numbers, counts and lists, the same in every table and sentence."""
 
 import difflib
 import json
@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-SHORT: Final = 3  # names of so many letters are alike by chance: gpu and cpu
+SHORT: Final = 3  # names of this length or less are similar by chance, such as gpu and cpu
 
 
 def printable(text: str) -> str:
-    """Return the text as a terminal may show it: control characters but line ends and tabs as Python writes them.
+    """Return the text with control characters escaped as in Python, except line breaks and tabs.
 
     >>> printable("a\\x1b[2Jmodel")
     'a\\\\x1b[2Jmodel'
@@ -24,7 +24,7 @@ def is_known(number: Any) -> bool:
 
 
 def written(number: float | None, form: str) -> str:
-    """`format(number, form)`, but without the sign of what rounds to zero; "–" if the number is not known.
+    """Return `format(number, form)` without the sign of a number that rounds to zero; "–" if it is unknown.
 
     >>> written(-0.0004, ".1%"), written(-0.0005, ".4f"), written(None, ".1%")
     ('0.0%', '-0.0005', '–')
@@ -33,12 +33,12 @@ def written(number: float | None, form: str) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in percent."""
+    """Return a share in percent."""
     return written(share, f".{digits}%")
 
 
 def short_percent(share: float | None) -> str:
-    """A share in percent, with three digits; "–" if it is not known.
+    """Return a share in percent with three significant digits; "–" if it is unknown.
 
     >>> short_percent(0.05), short_percent(0.12345)
     ('5%', '12.3%')
@@ -47,24 +47,23 @@ def short_percent(share: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, form: str) -> str:
-    """Both ends of an interval with a dash between them, for tables of a terminal; a dash alone if there is none."""
+    """Return the ends of an interval with a dash between them, for terminal tables; a lone dash if it is unknown."""
     return f"{written(low, form)}–{written(high, form)}" if is_known(low) and is_known(high) else "–"
 
 
 def bracketed(low: float | None, high: float | None, form: str) -> str:
-    """An interval as it follows its estimate in a sentence or on the page; empty if there is none."""
+    """Return an interval in brackets, as it follows its estimate in text; empty if it is unknown."""
     return f" [{written(low, form)}, {written(high, form)}]" if is_known(low) and is_known(high) else ""
 
 
 def some(lines: Sequence[str], most: int = 20) -> list[str]:
-    """The first `most` lines, and then how many more there are."""
+    """Return the first `most` lines, then the number of further lines."""
     more = len(lines) - most
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
-    """Which of the `known` names is probably meant: those that begin with it, or else, of a longer name, those spelled
-    alike.
+    """Return the `known` names that begin with `name` or else, if it has more than `SHORT` letters, similar ones.
 
     >>> nearest("frozen", ["frozen_residual", "frozen_cache", "skip"]), nearest("Confidense", ["confidence"])
     (['frozen_residual', 'frozen_cache'], ['confidence'])
@@ -76,13 +75,13 @@ def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", most: int = 2) -> str:
-    """A question with the names that were probably meant, or what is said where none is near."""
+    """Return a question with the names that were probably meant, or `otherwise` if there are none."""
     near = nearest(name, known, most)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def ordinal(n: int) -> str:
-    """Such as `first`, or `11th` for those beyond the tenth."""
+    """Return an ordinal such as `first`, in digits beyond the tenth: `11th`."""
     names = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
     if n <= len(names):
         return names[n - 1]
@@ -91,28 +90,28 @@ def ordinal(n: int) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """A number with its noun, such as `1 seed` or `2 seeds`."""
+    """Return a number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def counted_between(counts: Collection[int], noun: str) -> str:
-    """The least and the greatest of several numbers with their noun, such as `5 to 6 prompts`, or the one there is."""
+    """Return the range of several counts with their noun, such as `5 to 6 prompts`, or one number if all are equal."""
     low, high = min(counts), max(counts)
     return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
 
 
 def with_versions(versions: Mapping[str, str | None]) -> str:
-    """Packages with their versions, without those that are not installed."""
+    """Return packages with their versions, without those that are not installed."""
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def with_weights(quantization: str | None) -> str:
-    """What follows a dtype if weights are quantised, such as " with int8 weights"."""
+    """Return the suffix of a dtype with quantised weights, such as " with int8 weights"; else empty."""
     return "" if quantization is None else f" with {quantization} weights"
 
 
 def precision(model: Mapping[str, Any], dtype_asked: str) -> str:
-    """What the model of a sweep computes in, of an `eexit.plan.model_description.ModelDescription`.
+    """Return a sweep model's dtype and quantisation, from a dumped `eexit.plan.model_description.ModelDescription`.
 
     >>> precision({"dtype": "bfloat16", "gguf_bits": 4}, "auto")
     'bfloat16 (--dtype auto), weights dequantised from 4 bits'

@@ -1,6 +1,6 @@
-"""Writing a local file so that it is there with all of its content or not at all: everything that is written goes here.
+"""Atomic writes: a local file exists with all of its content or not at all. All files are written by this module.
 
-A full disk, a kill or an interruption leaves what was there before. This module imports neither torch nor pyarrow.
+A full disk, a kill or an interruption leaves the previous file. This module imports neither torch nor pyarrow.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from safetensors import SafetensorError
 
 from eexit.errors import first_line
 
-OLD_SECONDS = 86_400  # after which a temporary file that nothing is written to has no writer
-_MARK = "ee817ee8"  # of the temporary files of this program
+OLD_SECONDS = 86_400  # a temporary file without changes for this long has no writer
+_MARK = "ee817ee8"  # identifies this program's temporary files
 _TEMPORARY = re.compile(rf"\..+\.{_MARK}(?P<machine>[0-9a-f]{{8}})(?P<pid>[0-9a-f]{{8}})[0-9a-f]{{8}}\.tmp", re.DOTALL)
-MOST_NAME = 60  # characters of a file's name that its temporary file has too, since file systems take 255 bytes
+MOST_NAME = 60  # characters of a file's name in its temporary name, since file systems allow 255 bytes
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Make all of `content` visible under `path` in one step, replacing what was there. Raises `OSError`.
+    """Write a file in one step, replacing the previous one. Raises `OSError`.
 
-    What is no regular file, such as /dev/stdout, is written to as it is.
+    A path that is no regular file, such as /dev/stdout, is written to directly.
     """
     content = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
@@ -40,14 +40,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def keep(path: Path, content: str | bytes) -> None:
-    """Write a file of a cache, which is done without if it can't be written."""
+    """Write a cache file and create its folder; ignore failures, since caches are optional."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
 
 
 def write_all(contents: Mapping[Path, str]) -> None:
-    """Write several files, none of which is replaced before all are written; the first is replaced last."""
+    """Write all of several files before the first one is replaced; the first of them is replaced last."""
     with ExitStack() as stack:
         for path, content in contents.items():
             stack.enter_context(becoming(path)).write_text(content, encoding="utf-8")
@@ -55,9 +55,9 @@ def write_all(contents: Mapping[Path, str]) -> None:
 
 @contextmanager
 def becoming(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write a file to, which becomes `path` at the end, and is removed on an error.
+    """Yield a hidden path beside `path` for writing; it replaces `path` at the end and is removed on an error.
 
-    Where `path` is a link, the file that it leads to is replaced. An `OSError` names `path`.
+    If `path` is a link, its target is replaced. An `OSError` names `path`. Dead temporary files are removed first.
     """
     final = Path(os.path.realpath(path))
     clear_dead(final.parent)
@@ -69,13 +69,13 @@ def becoming(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)) and error.errno is not None:
-            error.filename = str(path)  # a system's error for a full disk names no file
+            error.filename = str(path)  # the error for a full disk names no file
         raise
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A hidden folder beside this path, to make there what is then published; it is removed at the end."""
+    """Yield a hidden folder beside this path, for content that is then published; it is removed at the end."""
     clear_dead(beside.parent)
     folder = beside.with_name(temporary_name(beside.name[:MOST_NAME]))
     folder.mkdir()
@@ -87,8 +87,9 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 @cache
 def clear_dead(folder: Path) -> None:
-    """Remove the temporary files that writers have left in this folder: those of dead processes of this machine, and
-    those that nothing was written to for a day. It is done once, when this process first writes there.
+    """Remove temporary files without a writer from this folder, at the first call per process and folder.
+
+    Such files belong to dead processes of this machine, or have not changed for a day.
     """
     with suppress(OSError):
         for entry in [*os.scandir(folder)]:
@@ -98,7 +99,7 @@ def clear_dead(folder: Path) -> None:
 
 
 def _is_left(entry: os.DirEntry[str], machine: str, pid: int) -> bool:
-    if machine == _machine() and sys.platform != "win32":  # where this call would end the process
+    if machine == _machine() and sys.platform != "win32":  # on Windows, this call ends the process
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -110,7 +111,7 @@ def _is_left(entry: os.DirEntry[str], machine: str, pid: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """Eight digits for this machine since it was started, and for what its processes are numbered by."""
+    """Return eight hexadecimal digits that identify this boot of the machine and its process namespace."""
     known = [platform.node()]
     with suppress(OSError):
         known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -118,7 +119,7 @@ def _machine() -> str:
 
 
 def publish(made: Path, final: Path) -> None:
-    """Let a finished file or folder become `final`, on the same disk, once its bytes are there. Raises `OSError`."""
+    """Flush a finished file or folder, then rename it to `final` on the same disk. Raises `OSError`."""
     for path in made.rglob("*") if made.is_dir() else (made,):
         if path.is_file():
             with path.open("rb+") as file:
@@ -128,7 +129,7 @@ def publish(made: Path, final: Path) -> None:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Raises `OSError` for what safetensors has an error of its own for, such as a full disk."""
+    """Raise `OSError` for an error of safetensors, such as a full disk."""
     try:
         yield
     except SafetensorError as error:
@@ -136,5 +137,5 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def temporary_name(name: str) -> str:
-    """A new, hidden name for a file until it is complete, which readers of the folder ignore; it says who writes."""
+    """Return a new, hidden name for an incomplete file, with machine and process; readers of the folder ignore it."""
     return f".{name}.{_MARK}{_machine()}{os.getpid():08x}{uuid4().hex[:8]}.tmp"

@@ -1,3 +1,1 @@
-"""What is asked for, validated once: the configuration of a sweep, its prompts, grids, splits and runs, the folders of
-learned exits that it names, and what its model is. Nothing here loads weights or runs a layer.
-"""
+"""Plan of a sweep, without loading weights: configuration, prompts, grids, splits, runs, artefacts, model facts."""

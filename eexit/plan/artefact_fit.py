@@ -1,4 +1,4 @@
-"""Whether the learned exits of a sweep are those that it was planned with, and fit its model."""
+"""Checks that the artefacts of a sweep are unchanged since its planning, and that they fit its model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from eexit.plan.runs import configurations
 
 
 def cards_of(config: SweepConfig) -> dict[str, Card]:
-    """The cards of the artefacts that a sweep uses, by role. Raises `UsageError`, also for one that has changed."""
+    """Return a sweep's cards by role. Raises `UsageError` if an artefact is unusable or has changed since planning."""
     cards = {role: read_card(location, role) for role, location in locations_of(config.__dict__).items()}
     for role, card in cards.items():
         if config.digests.get(role) != card.digest:
@@ -23,9 +23,9 @@ def cards_of(config: SweepConfig) -> dict[str, Card]:
 
 
 def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> None:
-    """Raises `UsageError` for an artefact made for another model, or for layers without some of these."""
+    """Raise `UsageError` for an artefact of another model or without one of these layers, or a gate of other rules."""
     for role, card in cards_of(config).items():
-        if role == ADAPTER:  # of which that is found where it is merged
+        if role == ADAPTER:  # checked where it is merged
             continue
         name = f"{FLAGS[role]} {getattr(config, role)}"
         identity = "digest" if card.model.get("digest") else "name"
@@ -47,7 +47,7 @@ def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequenc
 
 
 def _refuse_other_rules(config: SweepConfig, name: str, trained: Sequence[str]) -> None:
-    """Raises `UsageError` if a gate knows nothing of a rule that is to look through it."""
+    """Raise `UsageError` if the gate was not trained for a gated rule of the sweep."""
     gated = {each.gated_rule for each in configurations(config) if isinstance(each, Exit) and each.gate}
     if missing := sorted(gated - {*trained}):
         raise UsageError(

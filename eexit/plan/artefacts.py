@@ -1,11 +1,11 @@
-"""Learned exits on disk: what training leaves in a folder, and whether it may be used.
+"""Artefacts on disk: the folder that a training writes, and the checks before its use.
 
-    card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
-    weights.safetensors         readouts, probes, gates or state maps
-    state.safetensors           of a training that has not ended
-    texts/                      a sweep: of the texts of more prompts that it learned from
+    card.json                   training, data, results on held-out prompts, and checksums
+    weights.safetensors         readouts, probes, gates or KV maps
+    state.safetensors           checkpoint of an unfinished training
+    texts/                      a sweep: the texts of further training prompts
 
-An adapter has no card: its folder is one that peft saved an adapter in, or transformers a fine-tuned model.
+An adapter has no card: its folder was saved by peft, or by transformers as a fine-tuned model.
 
 This module does not import torch, so that the command line can refuse a folder before any model is loaded.
 """
@@ -24,29 +24,31 @@ from eexit.method.readouts import READOUTS
 from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
 from eexit.output.whole_files import write_whole
 
-STATE: Final = "state.safetensors"  # of a training that has not ended
+STATE: Final = "state.safetensors"  # checkpoint of an unfinished training
 
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
 TEXTS_FOLDER: Final = "texts"
 
-READOUT: Final = "readout"  # what an artefact can be used as: its roles
+READOUT: Final = "readout"  # roles in which an artefact can be used
 PROBE: Final = "probe"
 ADAPTER: Final = "adapter"
 GATE: Final = "gate"
 STATE_MAPS: Final = "state"
-OF_SOME: Final = (PROBE, GATE, STATE_MAPS)  # on which the runs of some configurations alone depend
+OF_SOME: Final = (PROBE, GATE, STATE_MAPS)  # roles that only some configurations depend on
 FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, STATE_MAPS)}
 
 
 class CardRow(BaseModel):
-    """A row of a card's table: of `n` held-out tokens at an exit layer, shares from 0 to 1.
+    """Row of a card's table: `n` held-out tokens at an exitable layer, with shares from 0 to 1.
 
-    `series` is what is measured: a readout, a rule or a mode. `at` is a gate's threshold or a probe's KL factor. Of a
-    readout, `agreement` is the share of tokens on which the layer says what full depth says. Of a gate and a probe,
-    `taken` is the share of tokens that are let through or stop, and `kept` the share of the exits of the rule itself
-    that are among them. Of state maps, tokens leave at `layer` or a later exitable one, at the first that says what
-    full depth says: `taken` is their share, and `agreement` that of all tokens which are full depth's.
+    `series` is the readout, rule or mode that is measured. `at` is a gate's threshold or a probe's KL factor.
+
+    - Readouts: `agreement` is the share of tokens for which the layer predicts the full-depth token.
+    - Gates, probes: `taken` is the share of tokens that pass the gate or exit. `kept` is the share of the rule's own
+      exits among them.
+    - KV maps: tokens exit at the first exitable layer from `layer` on that predicts the full-depth token. `taken` is
+      their share. `agreement` is the share of all tokens that equal the full-depth token.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,53 +63,53 @@ class CardRow(BaseModel):
 
 
 class Card(BaseModel):
-    """What an artefact is: what was trained, for which model and layers, on which data, and how good it is."""
+    """Metadata of an artefact: what was trained, for which model and layers, on which data, and held-out results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
     what: str  # linear, probe, gate or state
     holds: tuple[str, ...]  # roles
-    model: dict[str, Any]  # an `eexit.plan.model_description.ModelDescription`
-    dtype_asked: str = ""  # of the sweep; the model has what it became
+    model: dict[str, Any]  # a dumped `eexit.plan.model_description.ModelDescription`
+    dtype_asked: str = ""  # the sweep's --dtype; `model` has the resolved one
     layers: tuple[int, ...]
-    readout: str  # that layers were read through: a name, or the digest of a learned one
-    adapter: str | None = None  # the digest of the adapter that its streams are of; None: the model's own
+    readout: str  # its name, or the digest of a trained one
+    adapter: str | None = None  # digest of the adapter that the hidden states are from; None: the model itself
     data: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     table: list[CardRow] = []
     versions: dict[str, str | None] = {}
     made: str = ""  # ISO 8601, UTC
     seconds: float = 0.0
-    files: dict[str, str]  # SHA-256 by name
-    checksum: str = ""  # of all the rest, in the file
+    files: dict[str, str]  # SHA-256 by file name
+    checksum: str = ""  # of all other fields, in the file
 
     @property
     def digest(self) -> str:
-        """Of what changes results: the weights, and what they are for."""
+        """Hash of everything that changes results: the weights, and what they were trained for."""
         model = self.model.get("digest") or [self.model.get("name"), self.model.get("revision")]
         content = [self.what, self.holds, self.layers, model, self.readout, self.adapter, sorted(self.files.items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def sum_up(self) -> str:
-        """The checksum of all other fields."""
+        """Return the checksum of all other fields."""
         content = self.model_dump(mode="json", exclude={"checksum"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write it in one step, after the files that it vouches for. Raises `OSError`."""
+    """Write the card with its checksum in one step, after the files that it lists. Raises `OSError`."""
     sealed = card.model_copy(update={"checksum": card.sum_up()})
     write_whole(folder / CARD, sealed.model_dump_json(indent=1) + "\n")
 
 
 def is_of_training(content: bytes) -> bool:
-    """Return True if a training wrote this card, damaged or not: other programs have a card.json, too."""
+    """Return True if a training wrote this card, damaged or not; other programs also write a card.json."""
     return b'"holds"' in content
 
 
 def parse_card(content: bytes) -> Card:
-    """The card of a file's content. Raises `ValueError` if it is damaged, or of another version."""
+    """Return the card in a file's content. Raises `ValueError` if it is damaged or of another version."""
     card = Card.model_validate_json(content)
     if card.checksum != card.sum_up():
         raise ValueError("it does not have its checksum")
@@ -115,9 +117,9 @@ def parse_card(content: bytes) -> Card:
 
 
 def read_card(location: str, role: str) -> Card:
-    """The card of an artefact that is to be used in this role, once its files are found undamaged.
+    """Return the card of an artefact for use in this role, after a check of its files.
 
-    Raises `UsageError` if it can't be used; if it is damaged, that names the command that repairs it.
+    Raises: `UsageError` if it can't be used. For a damaged artefact, the message has the command that repairs it.
     """
     folder, name = Path(location).expanduser(), f"{FLAGS[role]} {location}"
     if not folder.is_dir():
@@ -148,7 +150,7 @@ def read_card(location: str, role: str) -> Card:
 
 
 def damage(folder: Path, card: Card) -> str | None:
-    """What is wrong with the files that a card vouches for; None if they are those that were trained."""
+    """Return what is wrong with the files that a card lists; None if they are unchanged since training."""
     if WEIGHTS not in card.files:
         return f"{CARD} does not name {WEIGHTS}"
     for file, digest in card.files.items():
@@ -160,9 +162,9 @@ def damage(folder: Path, card: Card) -> str | None:
 
 
 def training_command(card: Card, location: str) -> str:
-    """The command that trains the artefact of this card again.
+    """Return the command that trains the artefact of this card again.
 
-    FOLDER stands for a readout or an adapter, of which a card knows the digest alone, and FILE for further prompts.
+    FOLDER stands for a trained readout or an adapter, of which the card has only the digest; FILE for further prompts.
     """
     options = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
     for role in (READOUT, ADAPTER):
@@ -178,7 +180,7 @@ def training_command(card: Card, location: str) -> str:
 
 
 def locations_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The folders of the artefacts that a sweep of this configuration uses, by role."""
+    """Return the folders of the artefacts in a sweep's configuration, by role."""
     given = {role: config.get(role) for role in FLAGS}
     return {
         role: location for role, location in given.items() if isinstance(location, str) and location not in READOUTS
@@ -186,7 +188,7 @@ def locations_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
-    """The digests of artefacts by role, which belong together. Raises `UsageError`."""
+    """Return the digests of artefacts by role. Raises `UsageError` if one is unusable or does not fit the others."""
     cards = {role: read_card(location, role) for role, location in locations.items()}
     digests = {role: card.digest for role, card in cards.items()}
     for role in (PROBE, GATE):
@@ -200,7 +202,7 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
 
 
 def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[str, str]) -> None:
-    """Raises `UsageError` if what is predicted is of layers that are read in another way."""
+    """Raise `UsageError` if a probe or gate was trained with another readout."""
     if card.readout != digests.get(READOUT, readout):
         trained_on = card.readout if len(card.readout) < len(card.digest) else "a learned one"
         predicts = "KLs" if PROBE in card.holds else "exits"
@@ -211,7 +213,7 @@ def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[
 
 
 def adapter_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file that an adapter is. Raises `UsageError` if the folder has none."""
+    """Return the SHA-256 of each file of an adapter. Raises `UsageError` if the folder has no weights."""
     weights = sorted(file.name for file in folder.glob("*.safetensors"))
     files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
     if len(files) < 2:

@@ -1,8 +1,8 @@
-"""What a sweep is: one schema, validated once, whether it came from TOML, flags or Python.
+"""Schema of a sweep, validated once, from TOML, flags or Python.
 
     SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
 
-Every field here changes results; how and where a sweep is executed (`cluster.job.SweepJob`) does not.
+Every field changes results. How and where a sweep is executed is in `cluster.job.SweepJob`.
 """
 
 import math
@@ -26,20 +26,20 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
+from eexit.method.modes import MODES
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, exiting_modes, mode_of, parse_drafts, parse_exit_set
 
-HEAD, SCREEN = "head", "screen"  # what rules that read decide on
-AUTO_DTYPE: Final = "auto"  # of a sweep that has not begun: what it became is that of one that has
-NO_MARKS: Final = "none"  # of a chain of thought: texts have no parts
-Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
-MAPPING: Final = tuple(name for name, state in STATES.items() if state.maps)  # modes that need state maps
-MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
-LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
+HEAD, SCREEN = "head", "screen"  # the logits on which rules decide: all, or those of a screen
+AUTO_DTYPE: Final = "auto"  # until a sweep begins; its manifest has the resolved dtype
+NO_MARKS: Final = "none"  # no thinking: texts are all answer
+Observe = Literal["all", "final", "none"]  # layers at which the full-depth pass reads finished texts
+MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need KV maps
+MOST_COUNT: Final = 2**31 - 1  # limit of all counts; positions and layers are stored as int32
+LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # seeds are stored as int64
 GATE_THRESHOLDS: Final = (0.1,)
 KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
 SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
@@ -47,11 +47,11 @@ SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
         tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
     )
 }
-# The fields of a sweep by which it can grow: prompts, configurations and seeds.
+# Fields by which a sweep can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
     "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
 })  # fmt: skip
-# In place of a sweep's grid: full depth alone, with nothing that exits use.
+# Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
     "modes": (NORMAL,), KL_FACTORS: (), "rules": {}, "controls": (), "draft": (), "only": (),
     "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
@@ -59,7 +59,7 @@ NO_EXITS: Final[Mapping[str, Any]] = {
 
 
 def _encodable(text: str) -> str:
-    """Refuse lone surrogates, which Python makes of command-line bytes that are not UTF-8."""
+    """Refuse lone surrogates, to which Python decodes command-line bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -68,7 +68,7 @@ def _encodable(text: str) -> str:
 
 
 def _dtype_name(value: Any) -> Any:
-    """The name of a dtype of torch, which this module does not import."""
+    """Return the name of a torch dtype, without importing torch, and other values unchanged."""
     return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
 
 
@@ -87,14 +87,14 @@ def _true_or_false(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    """A number as text, and None for a blank text, as an empty cell of a table is read."""
+    """Return a number as text, and blank text, such as an empty cell of a table, as None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     return None if isinstance(value, str) and not value.strip() else value
 
 
 def _as_count(value: Any, of: ValidationInfo) -> Any:
-    """A whole number above 0 as a table may have it, and None for a blank cell."""
+    """Return a table's cell as a whole number above 0, and a blank one as None."""
     text = _as_text(value)
     digits = text.strip().removesuffix(".0") if isinstance(text, str) else ""
     if text is not None and not (digits.isascii() and digits.isdecimal() and 0 < int(digits) <= MOST_COUNT):
@@ -138,14 +138,13 @@ Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Prompt:
-    """One prompt. It has slots, since a sweep may have a million.
+    """One prompt, with slots since a sweep may have a million.
 
-    `system`, `prefiller` and `max_new_tokens` are the sweep's where they are None.
+    `system`, `prefiller` and `max_new_tokens` default to the sweep's. `steps` is the number of steps to the answer.
 
-    Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.quality.answers`.
-    Prompts that depend on each other, such as variants of one question, name the same `group`, which then counts once.
-    `kind` is what sort of prompt it is, by which results are told apart (`eexit.plan.splits.kinds`), and `steps` is how
-    many steps lead to its answer.
+    Texts are graded if there is an `answer` or an `answer_pattern` (`eexit.quality.answers`). Prompts that depend on
+    each other, such as variants of one question, share a `group`, which counts once. Results are broken down by `kind`
+    (`eexit.plan.splits.kinds`).
     """
 
     id: Text
@@ -174,7 +173,7 @@ def _distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
 
 
 def _distinguishable(parameters: tuple[float, ...], name: str) -> tuple[float, ...]:
-    """Refuse parameters that look alike with six digits, as tables and the report show them."""
+    """Refuse parameters that are equal when rounded to six digits, as tables and the report show them."""
     shown: dict[str, float] = {}
     for parameter in parameters:
         first = shown.setdefault(f"{parameter:g}", parameter)
@@ -192,15 +191,15 @@ def _mode(name: str) -> str:
     if name not in (modes := exiting_modes()):
         *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    if name in STATES:
-        STATES[name].refuse_if_not_given()
+    if name in MODES:
+        MODES[name].refuse_if_not_given()
     return name
 
 
 def _rules(given: Any) -> Any:
-    """Rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
+    """Return rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
 
-    A text that is only a number is one more parameter of the rule before it: "kl=0.5", "1".
+    A text that is only a number is a further parameter of the previous rule: "kl=0.5", "1".
     """
     if not isinstance(given, list | tuple):
         return given
@@ -241,14 +240,14 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
 
 
 def _decides(text: str) -> str:
-    """`screen` alone stands for its default size."""
+    """Return the text, with the default size for `screen` alone. Raises `ValueError` for an invalid one."""
     text = str(DEFAULT_SCREEN) if text == SCREEN else text
-    screen_size(text)  # raises for no such size
+    screen_size(text)  # raises for an invalid size
     return text
 
 
 def screen_size(text: str) -> ScreenSize | None:
-    """Of a text such as "screen:96:1024"; None for what is no screen. Raises `ValueError` for no such size."""
+    """Return the size of a screen such as "screen:96:1024"; None for "head". Raises `ValueError` for other texts."""
     name, _, size = text.partition(":")
     if text == HEAD:
         return None
@@ -269,7 +268,7 @@ def _exit_sets(given: Any) -> Any:
 
 
 def _drafts(given: Any) -> Any:
-    """One text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
+    """Return one text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         return given
@@ -294,18 +293,17 @@ ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_leng
 
 
 def _exiting(key: str) -> str:
-    if mode_of(key) not in STATES:
-        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
-    STATES[mode_of(key)].refuse_if_not_given()
+    if mode_of(key) not in MODES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
+    MODES[mode_of(key)].refuse_if_not_given()
     return key
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ControlOf:
-    """A control to run: rule `random`, with the exit layers of the configuration whose key is `of`, in its mode or
-    another one, `in_mode`.
+    """Control to run: rule `random` with the exit layers of the configuration whose key is `of`.
 
-    `counts` are that configuration's decided tokens by exit layer.
+    `counts` are that configuration's decided tokens by exit layer. The mode is `in_mode`, by default that of `of`.
     """
 
     of: Annotated[Text, AfterValidator(_exiting)]
@@ -322,7 +320,7 @@ class ControlOf:
 
 
 class SweepConfig(BaseModel):
-    """The grid of a sweep, and everything else that the result of a run depends on."""
+    """Grid of a sweep, and everything else that the result of a run depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -343,7 +341,7 @@ class SweepConfig(BaseModel):
     )
     modes: Modes = Field(
         (NORMAL, "unfrozen", "frozen_residual"),
-        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(MODES)}",
     )
     rules: Rules = Field(
         {"kl": (0.5, 1.0, 2.0, 4.0)},
@@ -356,7 +354,7 @@ class SweepConfig(BaseModel):
     )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     only: tuple[Text, ...] = Field(
-        (), description="keys of the configurations of a sweep that has grown, where they are not the whole product"
+        (), description="keys of configurations: of the whole grid, run these alone (default: all)"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
@@ -413,29 +411,29 @@ class SweepConfig(BaseModel):
 
     @property
     def exits(self) -> frozenset[str]:
-        """The names of its rules and states."""
+        """Names of the rules and modes, including those of controls."""
         return frozenset({*self.rules, *self.modes, *(control.mode for control in self.controls)})
 
     def limit_of(self, prompt: Prompt) -> int:
-        """How many tokens a run of this prompt may generate."""
+        """Return the maximum number of tokens that a run of this prompt may generate."""
         return prompt.max_new_tokens or self.max_new_tokens
 
     def system_of(self, prompt: Prompt) -> str:
-        """The system prompt that a prompt is asked with."""
+        """Return the system prompt of this prompt, by default the sweep's."""
         return self.system if prompt.system is None else prompt.system
 
     def prefiller_of(self, prompt: Prompt) -> str:
-        """What the answer to a prompt starts with."""
+        """Return the text with which the answer to this prompt starts, by default the sweep's."""
         return self.prefiller if prompt.prefiller is None else prompt.prefiller
 
     @property
     def most_new_tokens(self) -> int:
-        """How many tokens any run may generate."""
+        """Maximum number of tokens that any run may generate."""
         return max(map(self.limit_of, self.prompts))
 
     @property
     def screen(self) -> ScreenSize | None:
-        """The size of the screen that rules look through, if they do."""
+        """Size of the screen on which rules decide; None without one."""
         return screen_size(self.decide_on)
 
     @model_validator(mode="before")
@@ -460,8 +458,8 @@ class SweepConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_digests(cls, given: Any) -> Any:
-        """Results depend on what was trained, wherever it lies: find out what it is, unless that is given."""
-        from eexit.plan.artefacts import digests_of, locations_of  # they raise this module's UsageError
+        """Add missing digests of artefacts, since results depend on artefacts and not on their folders."""
+        from eexit.plan.artefacts import digests_of, locations_of
 
         if isinstance(given, dict) and "digests" not in given and (locations := locations_of(given)):
             return {**given, "digests": digests_of(locations, str(given.get("readout", "lens")))}
@@ -501,6 +499,8 @@ class SweepConfig(BaseModel):
             )
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        if self.draft and self.temperature > 0:
+            raise ValueError(f"draft {self.draft[0]} is greedy, and temperature is {self.temperature:g}: set it to 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
             if draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
                 raise ValueError(

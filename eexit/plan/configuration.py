@@ -1,4 +1,4 @@
-"""A configuration is how a run exits, drafts, or does neither: `Exit`, `Draft` or `Normal`.
+"""Configurations of runs: a run exits early (`Exit`), drafts (`Draft`), or does neither (`Normal`).
 
 This module does not import torch.
 """
@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from eexit.method.modes import MODES
 from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, Control, Parameter, shown
-from eexit.method.states import STATES
 
 NORMAL: Final = "normal"  # the mode without exits
-DRAFT: Final = "draft"  # the mode that drafts
-EVERY: Final = "all"  # the exit set of every exitable layer
-SET_MARK: Final = "@"  # before an exit set in a key
-GATE_MARK: Final = "+gate"  # before a gate's threshold in a key
-PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through what exits, and nothing else
-GENERATE: Final = "generate"  # transformers' own, in place of a configuration
+DRAFT: Final = "draft"  # the mode of self-speculative decoding
+EVERY: Final = "all"  # exit set of all exitable layers
+SET_MARK: Final = "@"  # precedes an exit set in a key
+GATE_MARK: Final = "+gate"  # precedes a gate's threshold in a key
+PERFECT: Final = "perfect"  # in place of a threshold: a gate that predicts exits without error
+GENERATE: Final = "generate"  # transformers' generate, in place of a configuration
 LOOKUP: Final = "lookup"
-LOOKUP_TOKENS: Final = 5  # that transformers' own lookup is asked to draft at a time
-VARIANTS: Final = {  # of transformers' own
+LOOKUP_TOKENS: Final = 5  # per draft of transformers' prompt lookup
+VARIANTS: Final = {  # variants of transformers' generate
     LOOKUP: "drafts that are looked up in the text so far (prompt_lookup_num_tokens)",
 }
 DRAFTING: Final = (
@@ -40,7 +40,7 @@ _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 @dataclass(frozen=True)
 class Normal:
-    """No exits. Results of others may have another mode without a rule."""
+    """Configuration without exits; in results of other programs, its mode may have another name."""
 
     mode: str = NORMAL
 
@@ -55,11 +55,11 @@ class Normal:
 
 @dataclass(frozen=True)
 class Exit:
-    """Exits where a rule says so; `state` is what an exit leaves behind. `parameter` is None for rules without one.
+    """Configuration with exits where its rule decides; `state` is its mode, `parameter` None for a rule without one.
 
-    `layers` are its exit set: the layers that it may exit at, and that its rule looks at; none: every exitable one.
-    With a `gate`, a threshold such as "0.1", a layer is read only where the sweep's gate gives the rule at least this
-    chance to exit there; "perfect" stands for a gate that always knows, which only a replay can have.
+    `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer. With a
+    `gate`, a threshold such as "0.1", a layer is read only if the sweep's gate predicts at least this exit probability.
+    "perfect" stands for a gate without errors, which only a replay can have.
     """
 
     state: str
@@ -74,29 +74,29 @@ class Exit:
 
     @property
     def rule_key(self) -> str:
-        """The configuration without the state, such as `kl/0.5` or `confidence/0.97@20,25+gate0.1`."""
+        """The configuration without its mode, such as `kl/0.5` or `confidence/0.97@20,25+gate0.1`."""
         return f"{self.gated_rule}{self.within}"
 
     @property
     def gated_rule(self) -> str:
-        """The rule and its parameter, such as `confidence/0.97`: what a gate is trained for."""
+        """The rule and its parameter, such as `confidence/0.97`, for which a gate is trained."""
         if isinstance(self.parameter, Control) and mode_of(self.parameter.of) != self.mode:
             return f"{self.rule}/{self.parameter.of}"
         return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
 
     @property
     def within(self) -> str:
-        """The end of the key, which says where the rule looks: exit set and gate, such as `@20,25+gate0.1`."""
+        """The end of the key, with the exit set and the gate, such as `@20,25+gate0.1`."""
         return (f"{SET_MARK}{self.exit_set}" if self.layers else "") + (f"{GATE_MARK}{self.gate}" if self.gate else "")
 
     @property
     def exit_set(self) -> str | None:
-        """The layers of its exit set, such as `20,25`; None for every exitable one."""
+        """The exit set as text, such as `20,25`; None for every exitable layer."""
         return ",".join(map(str, self.layers)) or None
 
     @property
     def key(self) -> str:
-        """Such as `frozen_residual/kl/0.5`."""
+        """Unique name, such as `frozen_residual/kl/0.5`."""
         return f"{self.state}/{self.rule_key}"
 
     @property
@@ -116,18 +116,18 @@ class Exit:
 
     @property
     def is_oracle(self) -> bool:
-        """Whether the rule looks at the final layer, and so saves nothing at run time."""
+        """True if the rule needs the full-depth pass, so that it saves nothing at run time."""
         return self.rule in ORACLES
 
     @property
     def is_online(self) -> bool:
-        """Whether the rule looks at layers that were run, and at no other."""
+        """True if the rule decides from layers that the token has run, and from no others."""
         return self.rule in ONLINE
 
     def per_layer(self, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The parameter as `Rule.per_layer` has it: a number per exitable layer, (E,), NaN outside the exit set.
+        """Return `Rule.per_layer` at each exitable layer, (E,), NaN outside the exit set.
 
-        Raises `ValueError` as that, and for an exit set that is not among these layers.
+        Raises: `ValueError` as `Rule.per_layer` does, or if a layer of the exit set is not exitable.
         """
         if foreign := [layer for layer in self.layers if layer not in exitable_layers]:
             layers = ", ".join(map(str, exitable_layers))
@@ -137,17 +137,17 @@ class Exit:
         return [by_layer.get(layer, math.nan) for layer in exitable_layers]
 
     def ranks(self, exitable_layers: Sequence[int]) -> tuple[int, ...]:
-        """The exit set as indices into the exitable layers."""
+        """Return the exit set as indices into the exitable layers."""
         return tuple(rank for rank, layer in enumerate(exitable_layers) if not self.layers or layer in self.layers)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """No exits, but up to `n_tokens` are drafted after `layer`.
+    """Self-speculative decoding: up to `n_tokens` are drafted at `layer`, then verified.
 
-    Lossless self-speculation (LayerSkip, Elhoushi et al. 2024): up to N tokens are read one after the other after an
-    early layer; one pass of the remaining layers over all of them then says what full depth would have said. What it
-    agrees with is kept, and its own next token after that.
+    It is lossless (LayerSkip, Elhoushi et al. 2024). An early layer drafts tokens one by one. One pass of the remaining
+    layers over all of them verifies the draft. Tokens that equal the full-depth ones are accepted, and the next
+    full-depth token follows.
     """
 
     layer: int
@@ -156,7 +156,7 @@ class Draft:
 
     @property
     def key(self) -> str:
-        """Such as `draft/20:4`."""
+        """Unique name, such as `draft/20:4`."""
         return f"{DRAFT}/{self}"
 
     @property
@@ -168,16 +168,16 @@ class Draft:
         return f"{self.layer}:{self.n_tokens}"
 
 
-# `key` is its unique name, and `columns` are its columns in both tables, `COLUMNS`: see `results.tables.CONFIGURATION`.
+# `key` is the unique name, and `columns` has `COLUMNS` of both tables (`results.tables.CONFIGURATION`).
 Configuration = Normal | Exit | Draft
 
 
 @dataclass(frozen=True)
 class Generate:
-    """The `generate` of transformers, which is timed beside configurations.
+    """Baseline of timings: the `generate` of transformers.
 
-    With a `draft_layer`, it drafts with the layers up to that one (its `assistant_early_exit`), as many tokens as suits
-    it, and only one row at a time. A `variant` is one of VARIANTS.
+    With a `draft_layer`, it drafts with the layers up to that one (`assistant_early_exit` of transformers).
+    transformers then chooses the number of tokens, and decodes one sequence at a time. A `variant` is one of VARIANTS.
     """
 
     draft_layer: int | None = None
@@ -190,33 +190,33 @@ class Generate:
 
     @property
     def takes_one_row(self) -> bool:
-        """Whether it can't decode several rows together."""
+        """True if it can decode only one sequence at a time."""
         return self.draft_layer is not None or self.variant == LOOKUP
 
     @property
     def columns(self) -> Columns:
-        """The columns that tell it apart, by the names that those of a configuration have."""
+        """Columns that identify the baseline, under the names of a configuration's columns."""
         return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
 
 
 def exiting_modes() -> dict[str, str]:
-    """The modes of exits, those of own states among them, and what each does; `draft` is a mode too."""
-    definitions = {name: state.definition for name, state in STATES.items()}
+    """Return the definitions of mode normal and all modes of exits, custom ones included, but not of `draft`."""
+    definitions = {name: state.definition for name, state in MODES.items()}
     return {NORMAL: "no exits: every token comes from the final layer", **definitions}
 
 
 def all_modes() -> dict[str, str]:
-    """All modes, and what each does."""
+    """Return the definitions of all modes."""
     return {**exiting_modes(), DRAFT: DRAFTING}
 
 
 def mode_of(key: str) -> str:
-    """The mode of the configuration with this key."""
+    """Return the mode of the configuration with this key."""
     return key.partition("/")[0]
 
 
 def short_name(key: str) -> str:
-    """A key as menus, charts and narrow tables have it; different keys have different short names.
+    """Return a short key for menus, charts and narrow tables; different keys have different short names.
 
     Keys without the mode or the parameter are shortened alike.
 
@@ -224,7 +224,7 @@ def short_name(key: str) -> str:
     ('F·conf .97@25', 'U·conf@25', 'kl .5')
     """
     mode, _, within = key.partition("/")
-    if within and (letter := "D" if mode == DRAFT else STATES[mode].short if mode in STATES else ""):
+    if within and (letter := "D" if mode == DRAFT else MODES[mode].short if mode in MODES else ""):
         return f"{letter}·{short_name(within)}"
     words = [re.sub("^[^@+]+", lambda name: _short(name[0]), part) for part in key.split("/")]
     return re.sub(r"(?<![\d.])0(?=\.\d)", "", " ".join(words))  # 0.97 as .97
@@ -235,9 +235,9 @@ def _short(rule: str) -> str:
 
 
 def configuration_of(columns: Mapping[str, Any]) -> Configuration:
-    """The configuration with these `COLUMNS`; those that are None may be missing.
+    """Return the configuration with these `COLUMNS`; columns that are None may be missing.
 
-    A control's histogram isn't among them, and is left empty.
+    A control's histogram is no column and stays empty.
     """
     if (length := columns.get("draft_length")) is not None:
         return Draft(int(columns["draft_layer"]), int(length))
@@ -252,10 +252,10 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
 
 
 def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
-    """Whether its runs can differ between seeds. If not, the runs of all seeds are the same one, which counts once.
+    """Return True if runs can differ between seeds; otherwise the runs of all seeds are one run, which counts once.
 
-    They do if tokens are sampled or exits left to chance. Where the temperature or the rule is not known, as in results
-    of others, runs may differ.
+    Runs differ if tokens are sampled or exits drawn. With an unknown temperature or rule, as in results of other
+    programs, they may differ.
     """
     if isinstance(configuration, Exit) and (configuration.rule not in RULES or RULES[configuration.rule].draws):
         return True
@@ -263,7 +263,7 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
 
 
 def gives_its_exits(configuration: Configuration) -> bool:
-    """Whether its exits follow from it alone, whatever the tokens: all at one layer, or none at all."""
+    """Return True if exits depend on neither tokens nor draws: all are at one layer, or there are none."""
     if not isinstance(configuration, Exit):
         return True
     rule = RULES.get(configuration.rule)
@@ -271,21 +271,19 @@ def gives_its_exits(configuration: Configuration) -> bool:
 
 
 def without_mode(configuration: Configuration) -> Configuration:
-    """Return what all configurations have in common that have the same tokens and exits, whatever their mode.
+    """Return the configuration with an empty mode if all modes have the same tokens and exits, else unchanged.
 
-    Where all tokens exit at one layer, none of them ever runs a layer above it, so that none attends to what an exit
-    leaves in the KV cache there. Only costs differ. A custom mode's function may fail, so that it has runs of its own.
+    If all tokens exit at one layer, no token ever runs a layer above it or attends to its KV cache. Only costs differ
+    between modes. A custom mode's function may fail, so that its configurations stay unchanged.
     """
-    mode = STATES.get(configuration.mode)
+    mode = MODES.get(configuration.mode)
     if isinstance(configuration, Exit) and gives_its_exits(configuration) and mode and mode.source is None:
         return replace(configuration, state="")
     return configuration
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:
-    """What ids are hashes of: these four, whichever kind it is, and an exit set and a gate where there are, so that a
-    sweep that was interrupted can go on.
-    """
+    """Return the fields that run ids hash; exit set and gate only if set, so that interrupted sweeps keep their ids."""
     of = asdict(configuration)
     draft = of if isinstance(configuration, Draft) else None
     further = {name: of[name] for name in ("layers", "gate") if of.get(name)}
@@ -294,7 +292,7 @@ def hashed(configuration: Configuration) -> dict[str, Any]:
 
 
 def parse_exit_set(text: str) -> tuple[int, ...]:
-    """The layers of a text such as "20,25"; none for "all". Raises `ValueError` for any other."""
+    """Return the layers of a text such as "20,25"; empty for "all". Raises `ValueError` for other texts."""
     if text == EVERY:
         return ()
     try:
@@ -307,7 +305,7 @@ def parse_exit_set(text: str) -> tuple[int, ...]:
 
 
 def parse_drafts(text: str) -> list[Draft]:
-    """The grid that a text such as "20:4" or "10,20:2,4" stands for. Raises `ValueError` for any other."""
+    """Return the drafts of a text such as "20:4" or the grid "10,20:2,4". Raises `ValueError` for other texts."""
     layers, colon, lengths = text.partition(":")
     try:
         parsed = [Draft(int(layer), int(length)) for layer in layers.split(",") for length in lengths.split(",")]

@@ -1,4 +1,4 @@
-"""Which layers are exitable."""
+"""Exitable layers of a sweep, resolved for its model."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from eexit.plan.runs import configurations
 
 
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
-    """Layers after which a token may be read, increasing, all below the final layer.
+    """Return the exitable layers in increasing order, all below the final layer.
 
-    Raises `UsageError` for a layer at or beyond the final one, for an empty result, for a rule whose parameter does not
-    fit these layers, and for a draft at another layer.
+    Raises: `UsageError` for a layer at or above the final one, no layer at all, a rule's parameter that does not fit,
+    or a draft at another layer.
     """
     layers = config.exit_layers or every_nth_layer(n_layers, config.exit_every)
     beyond = [layer for layer in layers if layer >= n_layers - 1]
@@ -39,7 +39,7 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
 
 
 def _refuse_beyond(configuration: Exit, layers: Sequence[int], n_layers: int) -> None:
-    """Raises `UsageError` for an exit at one layer that lies behind the exitable ones, unless it is the final one."""
+    """Raise `UsageError` for a fixed exit above the exitable layers, except at the final one without an exit set."""
     layer = configuration.parameter
     if not gives_its_exits(configuration) or not isinstance(layer, float) or layer <= layers[-1]:
         return
@@ -52,7 +52,7 @@ def _refuse_beyond(configuration: Exit, layers: Sequence[int], n_layers: int) ->
 
 
 def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
-    """The layers l with 0 < l < L-1 and l % n == 0. Raises `UsageError` if there is none."""
+    """Return the layers l with 0 < l < L−1 and l % n == 0 for L layers. Raises `UsageError` if there is none."""
     layers = tuple(range(n, n_layers - 1, n))
     if not layers:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Ranges of a parameter: texts such as 0.25:16:13, which stands for 13 values from 0.25 to 16, as numbers.
+"""Ranges of a parameter: a text such as 0.25:16:13 stands for 13 values from 0.25 to 16.
 
-Where the values of a range stand depends on the parameter's unit: KL factors and nats are spaced geometrically, which
-is by equal ratios, and all other parameters (shares, cosines, layers) linearly.
+KL factors and nats are spaced geometrically, with equal ratios. All other parameters (shares, cosines, layers) are
+spaced linearly.
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from eexit.errors import UsageError
 from eexit.method.rules import RULES
 
 GEOMETRIC_UNITS: Final = ("1/nat", "nats")
-DIGITS: Final = 4  # of the values between the ends of a range, so that configurations have short names
+DIGITS: Final = 4  # significant digits of values inside a range, for short names of configurations
 MOST_VALUES: Final = 1000  # of a range
 
 
 def parse_numbers(texts: Sequence[str], unit: str, name: str) -> tuple[float, ...]:
-    """The numbers that these texts list, each with commas between numbers and ranges; `name` is for messages.
+    """Return the numbers in texts of comma-separated numbers and ranges LOW:HIGH:N; `name` is for messages.
 
-    Raises `UsageError` for what is neither a number nor a range LOW:HIGH:N.
+    Raises: `UsageError` for other texts.
     """
     parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     return tuple(number for part in parts for number in _numbers(part, unit, name))
 
 
 def parse_rules(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Rules and their parameters, from texts such as "confidence=0.5:0.99:9", "entropy=0.1,1" and "agree".
+    """Return rules and their parameters, from texts such as "confidence=0.5:0.99:9", "entropy=0.1,1" and "agree".
 
-    Whether there is such a rule and whether it can have these parameters is not checked. Raises `UsageError`.
+    Unknown rules and unsuitable parameters are accepted. Raises: `UsageError` for malformed texts and repeated rules.
     """
     table: dict[str, tuple[float, ...]] = {}
     for text in texts:

@@ -1,14 +1,14 @@
-"""Hashes that say whether two things have the same content."""
+"""Hashes of JSON content, equal for equal content."""
 
 import hashlib
 import json
 
 
 def content_hash(*content: object) -> str:
-    """Of anything that JSON can hold, as 32 hexadecimal digits; the order of keys does not matter."""
+    """Return a hash of JSON values as 32 hexadecimal digits; the order of keys has no effect."""
     return checksum(content)
 
 
 def checksum(content: object) -> str:
-    """The same of one thing, as the files have it that hold their own checksum."""
+    """Return the hash of one JSON value, as in files with their own checksum."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""What a model is, loaded or not, and how much memory it takes, found without loading its weights."""
+"""Description of a model, loaded or not, and its memory, without loading weights."""
 
 import hashlib
 import json
@@ -45,19 +45,19 @@ from eexit.plan.config import SweepConfig
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_PREFIX: Final = "base_model.model."  # of names in peft's file of weights; names of modules of the model follow
-_CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
+_PREFIX: Final = "base_model.model."  # precedes the names of the model's modules in peft's weights file
+_CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # follows the name of a changed module
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A sweep's model: the name as it was given, and what was found under it.
+    """Description of a sweep's model: the name as given, and the properties that were found.
 
-    `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
-    of the GGUF file. A model from the hub has neither: it is identified by its revision. `dtype` is what it is loaded
-    in, on this machine where that depends on it. `quantization` is how its weights are quantised, if they are: at
-    loading, or in the checkpoint. `gguf_bits` are those that most weights had in the GGUF file, if it comes from one.
-    `generation_config` has the values of the model's own that change what plain `generate` writes.
+    `parts` are the SHA-256 digests of a model folder's parts by name. `digest` is the hash of all parts, or of the GGUF
+    file. A model from the hub has neither and is identified by its revision. `dtype` is what the model is loaded in,
+    resolved on this machine if it depends on it. `quantization` is how weights are quantised, at loading or in the
+    checkpoint. `gguf_bits` is the width of most weights in the GGUF file. `generation_config` has the model's own
+    values that change the output of plain `generate`.
     """
 
     name: str
@@ -73,9 +73,9 @@ class ModelDescription:
 
 
 def describe_model(config: SweepConfig) -> ModelDescription:
-    """Look a model up without loading its weights.
+    """Describe a sweep's model without loading its weights.
 
-    Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
+    Raises: `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
     """
     location = locate(config.model, config.revision)
     found = read_config(config, location)
@@ -101,9 +101,9 @@ def describe_model(config: SweepConfig) -> ModelDescription:
 
 
 def _refuse_misfit_unloaded(config: SweepConfig, folder: str) -> None:
-    """`refuse_misfit` without loading weights, from the files' headers. Raises `UsageError`, also for truncated files.
+    """Apply `refuse_misfit` to the files' headers only. Raises `UsageError`, also for truncated files.
 
-    Quantised checkpoints, and models that can't be built on the meta device, are checked when they are loaded instead.
+    Quantised checkpoints, and models that can't be built on the meta device, are checked at loading instead.
     """
     if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
         return  # a quantiser may need a device that this machine lacks
@@ -117,15 +117,12 @@ def _refuse_misfit_unloaded(config: SweepConfig, folder: str) -> None:
 
 
 def name_of(model: PreTrainedModel) -> str:
-    """What a loaded model is called: where its configuration says that it came from, or its class."""
+    """Return the source of a loaded model by its configuration, or else the name of its class."""
     return model.config.name_or_path or type(model).__name__
 
 
 def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescription:
-    """Describe a model that is loaded, which may be in no file: its parts are those that it has in memory.
-
-    A command may not find it by its name.
-    """
+    """Describe a loaded model by its parts in memory, since no file may have it under its name."""
     settings = model.config.to_dict()
     parts = {
         "weights": weights_digest(model),
@@ -148,9 +145,9 @@ def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescri
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 of the names, shapes, dtypes and numbers of all weights and lasting buffers; tied ones count once.
+    """Return the SHA-256 of all weights and persistent buffers: names, shapes, dtypes and values. Tied ones count once.
 
-    Of quantised weights, it is of all that they consist of, and of how they are multiplied.
+    Quantised weights are hashed with all their tensors and their method of multiplication.
     """
     content, names = hashlib.sha256(), dict[int, str]()
     for name, whole in model.state_dict().items():
@@ -161,12 +158,12 @@ def weights_digest(model: PreTrainedModel) -> str:
             if known == name and tensor.numel():
                 content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if (method := method_of(model.config)) is not None and quantization_of(model) == method:
-        content.update(repr(model.config.quantization_config).encode())  # by which its modules compute
+        content.update(repr(model.config.quantization_config).encode())  # determines how its modules compute
     return content.hexdigest()
 
 
 def _beside_parts(tensor: Tensor) -> str:
-    """What else such a tensor says of how it is multiplied; nothing for a plain one."""
+    """Return the type and attributes of a tensor subclass, which affect multiplication; empty for a plain tensor."""
     if not is_traceable_wrapper_subclass(tensor):
         return ""
     names, others = tensor.__tensor_flatten__()
@@ -174,12 +171,14 @@ def _beside_parts(tensor: Tensor) -> str:
 
 
 def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[int, int]]:
-    """Bytes of the weights, and of a token's keys and values (teacher's and student's); nothing is loaded.
+    """Estimate the memory of the weights and the KV cache, without loading anything.
 
-    Then how many tokens a row may have, None without a limit, and the bytes of a layer's weights and of the head's. The
-    weights include those that a student does not share with the model; those that a checkpoint has quantised count as
-    whole ones. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
-    `describe_model` does, and for an adapter that does not fit.
+    Returns: bytes of the weights, bytes of one token's KV cache (full-depth and early-exit passes together), the
+    maximum length of a sequence or None, and bytes of one layer's weights and of the lm_head's.
+
+    The weights include those that an adapter changes. Weights that a checkpoint has quantised count as unquantised.
+    Activations and the device's libraries need further memory. Raises `UsageError` as `describe_model` does, and for an
+    adapter that does not fit.
     """
     found = read_config(config, locate(config.model, config.revision))
     text = found.get_text_config(decoder=True)
@@ -193,7 +192,7 @@ def estimate_memory(config: SweepConfig) -> tuple[int, int, int | None, tuple[in
     held = partial(quantized_bytes, quantize=config.quantize, head=head, itemsize=size)
     weights = held(model) + (0 if config.adapter is None else own_weights(model, config.adapter) * size)
     parts = (0, 0)
-    with suppress(UsageError):  # what is told when the model is loaded
+    with suppress(UsageError):  # reported when the model is loaded
         path, name = find_stack(model, text.num_hidden_layers)
         parts = held(getattr(model.get_submodule(path), name)[0]), 0 if head is None else held(head)
     return weights, 2 * _numbers_per_position(model, text) * size, context_of(text), parts
@@ -207,7 +206,7 @@ def _without_weights(config: SweepConfig, found: Any) -> PreTrainedModel:
 
 @torch.inference_mode()
 def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
-    """How many numbers the keys and values of a position have: by a run on the meta device, or by the config."""
+    """Return the number of values in one token's KV cache, by a run on the meta device or by the config."""
     cache = DynamicCache()
     with suppress(Exception):  # code that depends on values, such as routing to experts, fails on the meta device
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
@@ -224,9 +223,9 @@ def _numbers_named(layer: Any) -> int:
 
 
 def own_weights(model: nn.Module, folder: str) -> int:
-    """How many weights a student with this adapter would not share with the model, whose device may be `meta`.
+    """Return how many weights an adapter's model does not share with `model`, which may be on the meta device.
 
-    Raises `UsageError` as `merged` does.
+    Raises: `UsageError` as `merged` does.
     """
     path = Path(folder).expanduser()
     if not is_peft(path):
@@ -242,12 +241,12 @@ def own_weights(model: nn.Module, folder: str) -> int:
 
 
 def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | None, itemsize: int) -> int:
-    """The bytes that the weights of a module without any, on the meta device, take once they are quantised."""
+    """Return the bytes of a module's weights after quantisation; the module is on the meta device."""
     total = sum(parameter.numel() for parameter in module.parameters()) * itemsize
     for each in module.modules() if quantize else ():
         if isinstance(each, nn.Linear) and each is not head:
             n_weights = each.weight.numel()
-            packed = n_weights + 5 * each.out_features  # a scale in float32 for each output, and its zero point
+            packed = n_weights + 5 * each.out_features  # a float32 scale and a zero point for each output
             if quantize == INT4:
                 packed = n_weights // 2 + 2 * itemsize * n_weights // GROUP
             total += packed - n_weights * itemsize
@@ -255,7 +254,7 @@ def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | N
 
 
 def _digests(folder: str, tokenizer: Tokenizer) -> dict[str, str]:
-    """SHA-256 of each part of a model folder that results depend on, by the part's name."""
+    """Return the SHA-256 of each part of a model folder that results depend on, by the part's name."""
     own = Path(folder)
     weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
     names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
@@ -277,14 +276,14 @@ def _there(folder: Path, names: Collection[str]) -> list[Path]:
 
 
 def _file_digest(model: str, location: str) -> str | None:
-    """SHA-256 of the GGUF file that a model comes from; None if it does not come from one."""
+    """Return the SHA-256 of the GGUF file of a model; None if it has none."""
     if model == DEFAULT_MODEL:
         return GGUF_SHA256
     return Path(location).name if model.lower().endswith(".gguf") else None
 
 
 def _gguf_bits(model: str) -> int | None:
-    """The bits of most weights of the GGUF file that a model comes from; None if it does not come from one."""
+    """Return the width in bits of most weights in the GGUF file of a model; None if it has none."""
     if model == DEFAULT_MODEL:
         kinds = [Path(GGUF_IN_WHEEL).suffixes[-2]]
     elif model.lower().endswith(".gguf"):

@@ -1,8 +1,8 @@
-"""Describing a sweep's model and its memory in a separate process, so that the driver never imports torch.
+"""Inspection of a sweep's model and its memory in a subprocess, so that the driver never imports torch.
 
-Looking at a model imports what takes seconds, and reads all its weights for their digest, which takes minutes for large
-ones. What was found is kept in the user's cache until one of the model's files changes. A model of the hub is looked at
-each time, since its files may change there.
+Imports take seconds. Reading all weights for their digest takes minutes for large models. Results are stored in the
+user's cache and are valid until one of the model's files changes. A hub model is inspected each time, since its files
+may change there.
 """
 
 import gc
@@ -36,36 +36,36 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
 
-FORMAT: Final = 3  # of what is kept, and of how it is found
-# What is found depends on these fields of a sweep, on these packages, on the devices that a process may use, and on its
-# CPU: what `--dtype auto` becomes does.
+FORMAT: Final = 3  # version of the cache's format and of the inspection
+# Results depend on these fields of a sweep, on these packages, on the visible devices, and on the CPU, by which
+# `--dtype auto` is resolved.
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")
 PACKAGES: Final = ("torch", "transformers")
 DEVICES: Final = "CUDA_VISIBLE_DEVICES"
-TOKENIZERS: Final = re.compile("token|vocab|merges|sp[im]|sentencepiece|tekken")  # what their files' names have
+TOKENIZERS: Final = re.compile("token|vocab|merges|sp[im]|sentencepiece|tekken")  # in the names of their files
 CPU_INFO = Path("/proc/cpuinfo")
 
-CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
+CPU_CACHE_BYTES: Final = 4 << 30  # limit of the KV cache; on a GPU, free memory is the limit
 
-CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
+CHARACTERS_PER_TOKEN = 4  # in English with most tokenizers
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights, and of the keys and values (teacher's and student's) of a shard's rows.
+    """Bytes of the weights, and of the KV cache (full-depth and early-exit passes) of a shard's requests.
 
-    On CPUs, at most CPU_CACHE_BYTES of keys and values exist at a time; on a GPU, as many as its memory holds.
+    On CPUs, the KV cache has at most CPU_CACHE_BYTES at a time; on a GPU, as much as its memory holds.
     """
 
     weights: int
     cache: int
-    row: int = 0  # keys and values of one row, which must exist at the same time
-    parts: Sequence[int] = ()  # bytes of a layer's weights, and of the head's, where they are known
+    row: int = 0  # KV cache of one request, which can't be split
+    parts: Sequence[int] = ()  # bytes of one layer's weights and of the lm_head's, if known
 
     def of_node(self, gpus: float) -> int:
-        """Bytes that an actor needs of its node's memory: also with a GPU, weights are loaded there first."""
+        """Return the bytes of its node's memory that an actor needs; weights for a GPU are first loaded there too."""
         return self.weights if gpus else self.weights + min(self.cache, CPU_CACHE_BYTES)
 
     def __str__(self) -> str:
@@ -76,17 +76,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class ModelFound:
-    """A model's description, and what it needs in memory, in bytes; None where its code can't run without weights."""
+    """Inspected model: description and memory in bytes; `weights` is None if its code can't run without weights."""
 
     description: dict[str, Any]
     weights: int | None = None
-    token: int = 0  # keys and values of one token, the teacher's and the student's
-    context: int | None = None  # tokens that a row may have; None without a limit
-    parts: Sequence[int] = ()  # bytes of a layer's weights, and of the head's
+    token: int = 0  # KV cache of one token in the full-depth and early-exit passes
+    context: int | None = None  # maximum length of a sequence; None without a limit
+    parts: Sequence[int] = ()  # bytes of one layer's weights and of the lm_head's
 
 
 class KeptFacts:
-    """What is kept about a sweep's model, as long as its files are those that were looked at."""
+    """File cache of a sweep's inspected model, valid while the model's files are unchanged."""
 
     def __init__(self, config: SweepConfig):
         fields = [str(getattr(config, name)) for name in FIELDS]
@@ -100,14 +100,14 @@ class KeptFacts:
         self.path = user_cache_path("eexit") / "facts" / f"{name}.json"
 
     def read(self) -> ModelFound | None:
-        """What was found before, if no file has changed since."""
+        """Return the cached result, or None if there is none or a file has changed."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(self.path.read_bytes())
             return ModelFound(**kept["found"]) if kept["state"] == self.state else None
         return None
 
     def keep(self, found: ModelFound) -> None:
-        """Keep this, and remove what was kept about models that are gone."""
+        """Write the result to the cache, and remove the results of models that no longer exist."""
         if not self.first:
             return
         keep(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
@@ -118,7 +118,7 @@ class KeptFacts:
 
 
 def _cpu() -> str:
-    """The instructions of this machine's CPU, where the system lists them: machines may share a name and a cache."""
+    """Return the CPU's instruction flags if the system lists them, since machines may share a name and a cache."""
     with suppress(OSError):
         listed = re.search(r"^(?:flags|Features)\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
         return listed[1] if listed else ""
@@ -126,7 +126,7 @@ def _cpu() -> str:
 
 
 def _state(path: Path) -> list[int | str]:
-    """What changes with a file: even one of the same size and time, unpacked in its place, is another inode."""
+    """Return what changes with a file; another file of the same path, size and time differs in its inode."""
     found = path.stat()
     return [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
@@ -136,11 +136,11 @@ ModelFacts = tuple[dict[str, Any], tuple[int, ...], Memory | None]  # descriptio
 
 @contextmanager
 def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
-    """Call a function in a fresh process, and go on meanwhile: what is yielded waits for the result.
+    """Call a function in a new process, and yield a function that waits for the result.
 
-    The process frees its memory when it ends, ends if this one dies, and is killed when the context ends. The result
-    must be of plain types: unpickling a class would import its module here, and what that imports. Whatever the
-    function raises becomes a `UsageError`.
+    The process frees its memory when it ends. It ends when this process dies, and is killed at the end of the context.
+    The result must have plain types, since unpickling a class would import its module here. Waiting raises `UsageError`
+    for any exception of the function.
     """
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -148,7 +148,7 @@ def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Itera
         assert process.stdin
         assert process.stdout
         try:
-            with suppress(BrokenPipeError):  # the process is gone: waiting for its result says so
+            with suppress(BrokenPipeError):  # the process is gone, which waiting for its result reports
                 pickle.dump((function, args, kwargs), process.stdin)
                 process.stdin.flush()
             yield partial(_result, process.stdout)
@@ -167,11 +167,11 @@ def _result(answers: IO[bytes]) -> Any:
 
 
 def answer() -> None:
-    """In the other process: call the function from standard input, and write its result to standard output."""
-    gc.disable()  # imports make 400,000 objects, which all stay until this process ends
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the first one ends this one
+    """Call the function from standard input, write its result to standard output, and exit; runs in the subprocess."""
+    gc.disable()  # imports create 400,000 objects, which all live until this process ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the parent ends this one
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print goes to standard error
+    os.dup2(2, 1)  # libraries print to standard error instead
     try:
         function, args, kwargs = pickle.load(sys.stdin.buffer)
     except EOFError:
@@ -185,25 +185,25 @@ def answer() -> None:
         done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
     pickle.dump(done, answers)
     answers.flush()
-    os._exit(0)  # the thread reads standard input, which Python would want to close
+    os._exit(0)  # without closing standard input, which the thread reads
 
 
 def _end_with_the_first_process() -> None:
-    sys.stdin.buffer.read()  # returns once the first process has closed the pipe
+    sys.stdin.buffer.read()  # returns once the parent has closed the pipe
     os._exit(1)
 
 
 def look_at_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """A sweep's model, its exitable layers, and the memory that an actor needs for the largest shard.
+    """Return a sweep's model description, its exitable layers, and an actor's memory for the largest shard.
 
-    Raises `UsageError`.
+    Inspects the model in a subprocess unless the result is cached. Raises: `UsageError`.
     """
     with looking(look_at_model, config, rows_per_shard) as facts:
         return facts()
 
 
 def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """The same in this process, which imports what it takes: one that has loaded a model has done so anyway."""
+    """Return the result of `look_at_model` without a subprocess, importing torch unless it is cached."""
     kept = KeptFacts(config)
     found = kept.read()
     if found is None:
@@ -216,9 +216,9 @@ def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
 def looking(
     look: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int
 ) -> Iterator[Callable[[], ModelFacts]]:
-    """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on.
+    """Start an inspection of a sweep's model, and yield a function that waits for its result.
 
-    A model whose files have not changed since it was looked at is not looked at again.
+    `look_at_model` starts at once in a subprocess unless its result is cached; any other `look` runs on request.
     """
     if look is not look_at_model:
         yield partial(look, config, rows_per_shard)
@@ -240,14 +240,14 @@ def looking(
 
 
 def _refuse_without_tokenizer(model: str) -> None:
-    """Raises `UsageError` for a model folder with none of the files that tokenizers are read from, by their names."""
+    """Raise `UsageError` for a model folder in which no file has the name of a tokenizer's file."""
     names = [path.name.lower() for path in files_of(model)]
     if Path(model).expanduser().is_dir() and not any(map(TOKENIZERS.search, names)):
         raise no_tokenizer(model)
 
 
 def characters(config: SweepConfig) -> list[int]:
-    """The number of characters of each prompt, with its system prompt and the prefiller that it brings."""
+    """Return the number of characters of each prompt, with its system prompt and its own prefiller."""
     return [
         len(prompt.prompt) + len(prompt.system or config.system) + len(prompt.prefiller or "")
         for prompt in config.prompts
@@ -255,16 +255,16 @@ def characters(config: SweepConfig) -> list[int]:
 
 
 def _facts(config: SweepConfig, rows_per_shard: int, found: ModelFound) -> ModelFacts:
-    """What was found of a sweep's model, with what follows for the sweep. Raises `UsageError`."""
+    """Return a model's facts for this sweep, from its inspection. Raises `UsageError`."""
     layers = resolve_exitable_layers(config, found.description["n_layers"])
     refuse_misfit(config, found.description, layers)
     return found.description, layers, _memory(config, min(rows_per_shard, count_runs(config)), found)
 
 
 def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
-    """The memory of an actor with a shard of `rows` rows of the longest prompt, and state maps as they lie on disk.
+    """Estimate the memory of an actor for `rows` requests of the longest prompt, with the KV maps as stored on disk.
 
-    Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine.
+    Activations and the device's libraries need further memory. With dtype auto, this machine's dtype counts.
     """
     if found.weights is None:
         return None
@@ -275,7 +275,7 @@ def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
 
 
 def _find(config: SweepConfig) -> tuple[Any, ...]:
-    """The fields of `ModelFound`, without loading weights. Raises `UsageError`."""
+    """Return the fields of `ModelFound`, without loading weights. Raises `UsageError`."""
     from eexit.plan.model_description import describe_model, estimate_memory
 
     model = asdict(describe_model(config))

@@ -1,6 +1,6 @@
 """Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (column `prompt`; other `COLUMNS` are optional).
 
-Cells of a .csv have commas, semicolons or tabs between them. From Python, prompts may also be texts, dicts or a table.
+A .csv file separates cells by commas, semicolons or tabs. From Python, prompts may also be texts, dicts or a table.
 
 >>> read_prompts("prompts.csv")[0].prompt
 'Explain recursion.'
@@ -26,20 +26,20 @@ from eexit.output.locations import shown
 from eexit.output.text import did_you_mean, some
 from eexit.plan.config import Prompt
 
-COMMANDS = "jobs"  # the package of the commands, which brings sweeps and prompts
+COMMANDS = "jobs"  # package of the commands, with sweeps and prompts
 NUMBERS = ("max_new_tokens", "steps")
 COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group", "kind", "prefiller", *NUMBERS)
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a .csv, by what its header has
-# Where a row is in its file, for error messages, and the row itself.
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a .csv, selected by its header
+# A row's place in its file, for messages, and the row.
 Row = tuple[str, Mapping[str, object]]
 
 
 def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
-    """The prompts of a file, in order and unchanged; an id that is missing is the prompt's 0-based index.
+    """Return the prompts of a file in order and unchanged; a missing id becomes the prompt's 0-based index.
 
-    Files that come with the commands, such as `jobs/sweeps/prompts/study.jsonl`, are found from any folder.
-    Columns that are not read are named on standard error. Raises `UsageError` if the file can't be used: one line with
-    the file, the place in it, the value and the way out.
+    Files that come with the commands, such as `jobs/sweeps/prompts/study.jsonl`, are found from any folder. Columns
+    that are not read are named on standard error. Raises `UsageError` if the file can't be used: one line with the
+    file, the place in it, the value and the way out.
     """
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
@@ -57,7 +57,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
 
 
 def with_package(path: Path) -> Path:
-    """The path or, where nothing is, the file of that name that comes with the commands: `jobs/sweeps/demo.toml`."""
+    """Return the path, or if it does not exist, the file of that name from the commands: `jobs/sweeps/demo.toml`."""
     if path.exists() or path.parts[:1] != (COMMANDS,) or find_spec(COMMANDS) is None:
         return path
     own = Path(str(files(COMMANDS))).parent / path
@@ -65,9 +65,9 @@ def with_package(path: Path) -> Path:
 
 
 def prompts_of(given: Any) -> tuple[Prompt, ...]:
-    """Prompts as Python gives them: a list of texts, dicts or `Prompt`, a DataFrame, or the path of a file of prompts.
+    """Return prompts given in Python: a list of texts, dicts or `Prompt`, a DataFrame, or a prompt file's path.
 
-    Dicts and DataFrames have `COLUMNS`, as files have them. Raises `UsageError` as `read_prompts` does.
+    Dicts and DataFrames have `COLUMNS`, as files do. Raises: `UsageError` as `read_prompts` does.
     """
     if isinstance(given, str | Path):
         if not given or Path(given).suffix.lower() not in READERS:
@@ -148,7 +148,7 @@ def _explained(problem: Mapping[str, Any]) -> str:
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:
-    # Not str.splitlines, which also splits at form feeds and U+2028, both of which a prompt may hold.
+    # Not str.splitlines, which also splits at form feeds and U+2028; a prompt may contain both.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield f"line {number}", {"prompt": line.removesuffix("\r")}
@@ -195,12 +195,12 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
 
 
 def _cells(text: str, delimiter: str, strict: bool = False) -> Any:
-    """A reader of rows; with newline="", line ends inside quoted cells stay as they are."""
+    """Return a reader of rows; newline="" preserves line ends inside quoted cells."""
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
 
 
 def _rows_of_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa  # here, since flags are read without it
+    import pyarrow as pa  # imported here, since flags are read without it
     import pyarrow.parquet as pq
 
     try:

@@ -1,12 +1,12 @@
-"""The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
+"""Runs of a sweep (prompts × configurations × seeds), with ids that are the same after a restart."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Final
 
+from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
-from eexit.method.states import STATES
 from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
@@ -24,16 +24,16 @@ from eexit.plan.configuration import (
 )
 from eexit.plan.hashes import content_hash
 
-OK: Final = "ok"  # the status of a run
+OK: Final = "ok"  # status of a run
 ERROR: Final = "error"
-EOS: Final = "eos"  # why a run ended (`finish_reason`)
+EOS: Final = "eos"  # `finish_reason` of a run
 LENGTH: Final = "length"  # at max_new_tokens
-STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
+STOP: Final = "stop"  # only requests with `Decoding.stops`, no run of a sweep
 
 
 @dataclass(frozen=True)
 class Run:
-    """One prompt under one configuration and seed; its result is one generation."""
+    """One prompt with one configuration and seed; its result is one generated text."""
 
     run_id: str
     prompt: Prompt
@@ -42,10 +42,10 @@ class Run:
 
 
 def configurations(config: SweepConfig) -> list[Configuration]:
-    """All configurations of a sweep, in order: mode `normal` alone, every other mode × rule × parameter, and drafts.
+    """Return all configurations of a sweep in order: mode `normal`, every other mode × rule × parameter, and drafts.
 
-    Controls follow the configuration that they are controls of, or come last if that is not part of this sweep. Of a
-    sweep that has grown (`SweepConfig.only`), those that were asked for.
+    A control follows its configuration, or comes last if the sweep lacks it. A sweep that has grown has only the
+    configurations of `SweepConfig.only`.
     """
     controls: dict[str, list[Configuration]] = {}
     for control in config.controls:
@@ -81,7 +81,7 @@ def count_runs(config: SweepConfig) -> int:
 
 
 def same_for_every_seed(config: SweepConfig) -> frozenset[str]:
-    """The configurations, by their keys, whose runs are the same for every seed, so that one stands for all."""
+    """Return the keys of configurations whose runs are the same for every seed, so that one run stands for all."""
     return frozenset(each.key for each in configurations(config) if not depends_on_seed(each, config.temperature))
 
 
@@ -94,27 +94,24 @@ def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
 
 
 def count_different_runs(config: SweepConfig) -> int:
-    """Return the number of runs if those that are the same for every seed, or have the same texts, count once."""
+    """Return the number of distinct runs: runs that are the same for every seed or have the same texts count once."""
     same = same_for_every_seed(config)
     n_seeds = {without_mode(each): 1 if each.key in same else len(config.seeds) for each in configurations(config)}
     return len(config.prompts) * sum(n_seeds.values())
 
 
 def used_by(configuration: Configuration) -> frozenset[str]:
-    """What was trained for some configurations alone (`OF_SOME`) that the runs of this one depend on, by role."""
+    """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
     if not isinstance(configuration, Exit):
         return frozenset()
-    rule, state = ONLINE.get(configuration.rule), STATES.get(configuration.state)
+    rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.state)
     uses = {PROBE: rule and rule.probes, GATE: configuration.gate, STATE_MAPS: state and state.maps}
     return frozenset(role for role in OF_SOME if uses[role])
 
 
 def shared_fields(config: SweepConfig, roles: Collection[str]) -> dict[str, Any]:
-    """All that is the same for all runs of a sweep which use what was trained in these roles.
-
-    What was trained is what its digest says, wherever it lies.
-    """
-    defaults = {  # with which ids are those that they always were
+    """Return all fields that runs of a sweep with these artefact roles share; artefacts count by their digests."""
+    defaults = {  # omitted with these values, so that ids of older sweeps stay valid
         "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
     }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
@@ -124,12 +121,12 @@ def shared_fields(config: SweepConfig, roles: Collection[str]) -> dict[str, Any]
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
-    """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
+    """Yield every run of the sweep; runs of one prompt and seed are successive, so that they can share a prefill."""
     grid = [(each, content_hash(hashed(each)), used_by(each)) for each in configurations(config)]
     shared = {roles: shared_fields(config, roles) for roles in dict.fromkeys(roles for *_, roles in grid)}
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
-        marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
+        marked = [marking] if any(marking) else []  # omitted without an answer, so that ids of older sweeps stay valid
         own = {name: value for name in ("prefiller", "max_new_tokens") if (value := getattr(prompt, name)) is not None}
         asked = prompt.id, prompt.prompt, prompt.system, *marked, *([own] if own else [])
         prompt_hash = {roles: content_hash(fields, *asked) for roles, fields in shared.items()}

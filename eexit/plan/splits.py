@@ -1,76 +1,77 @@
-"""Splits and samples of prompts by a hash of their text, which are the same in every sweep and on every machine."""
+"""Splits and samples of prompts by a hash of their text, the same in every sweep and on every machine."""
 
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
-ONE_IN: Final = 4  # prompts is for reporting
+ONE_IN: Final = 4  # one prompt in this many is in the test split
 SAMPLE: Final = "representative"
 _SORTED_ID: Final = re.compile(r"(.+)[-_:/.]\d+")
 
 
 def for_reporting(unit: str) -> bool:
-    """Whether what is reported of a chosen setting is measured on this prompt: one in four. The others choose it.
+    """Return True if this group is in the test split, which reports a selected setting: one in four.
 
-    A unit is a prompt's text or, where prompts name a group, that: all prompts of a group are on the same side.
+    `unit` is the name of a prompt's group or, without one, the prompt's text. So a whole group is in one split.
     """
     return is_drawn(unit, "reporting", ONE_IN)
 
 
 def for_pilot(unit: str) -> bool:
-    """Whether this prompt says in which order settings are tested: one in four of those that are not for reporting."""
+    """Return True if this group is in the pilot split, which orders settings: one in four outside the test split."""
     return not for_reporting(unit) and is_drawn(unit, "pilot", ONE_IN)
 
 
 def groups(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """prompt id → the group that it is one of, for prompts that name one (`group`).
+    """Return prompt id → group, for prompts that name one (`group`).
 
-    Prompts of a group depend on each other, so that they say less than as many independent ones: a group counts once.
+    Prompts of a group depend on each other, and carry less information than independent ones. So a group counts once.
     """
     return {prompt["id"]: f"group {prompt['group']}" for prompt in prompts if prompt.get("group")}
 
 
 def units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """prompt id → what is counted as one: the prompt's group or, if it names none, its text."""
+    """Return prompt id → sampling unit: the prompt's group or, if it names none, its text."""
     prompts = list(prompts)
     return {prompt["id"]: prompt["prompt"] for prompt in prompts} | groups(prompts)
 
 
 def kinds(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """prompt id → what kind of prompt it is: what it names (`kind`) or else what its id says; none if neither does."""
+    """Return prompt id → kind: the prompt's `kind`, or else that of its id; prompts without either are left out."""
     known = ((prompt["id"], prompt.get("kind") or sort_of(prompt["id"])) for prompt in prompts)
     return {prompt_id: kind for prompt_id, kind in known if kind}
 
 
 def shuffled(units: Sequence[str]) -> list[int]:
-    """The indices of units in an order that depends on nothing but their texts."""
+    """Return the indices of sampling units in an order that depends only on their texts."""
     return sorted(range(len(units)), key=lambda index: _hash(units[index], "order"))
 
 
 def digest(unit: str) -> int:
-    """A number of 64 bits that stands for a unit, where its text would take too much room."""
+    """Return a 64-bit number that stands for a sampling unit where its text would be too long."""
     return _hash(unit, "unit")
 
 
 def is_drawn(prompt: str, salt: str, one_in: int) -> bool:
-    """Whether a prompt is one of the one in so many; each salt gives another split, independent of the others."""
+    """Return True if a prompt is among the one in `one_in` that are drawn; each salt gives an independent split."""
     return _hash(prompt, salt) % one_in == 0
 
 
 def sort_of(prompt_id: str) -> str:
-    """What sort of prompt it is, by its id: `loss` of `loss-17`; empty for an id without a sort, such as `30`."""
+    """Return the kind of a prompt by its id: `loss` for `loss-17`; empty for an id without a kind, such as `30`."""
     found = _SORTED_ID.fullmatch(prompt_id)
     return found[1] if found else ""
 
 
 def representative(prompts: Mapping[str, str], n: int) -> list[str]:
-    """The ids of n prompts, given as id → text, in their order: a sample with each sort's share of them (`sort_of`).
+    """Return the ids of n prompts, given as id → text, in their order: a sample with each kind's share (`sort_of`).
 
-    A hash of the text draws them. Sorts take turns as seats are given to parties by Sainte-Laguë's method, so that a
-    larger sample contains every smaller one, and no sort comes a second time before a sort of more than a third of its
-    size has come once.
+    A hash of the text draws the prompts. Kinds take turns as parties get seats by Sainte-Laguë's method. So a larger
+    sample contains every smaller one. No kind comes a second time before each kind of more than a third of its size has
+    come once.
     """
     by_sort: dict[str, list[str]] = defaultdict(list)
     for prompt_id in sorted(prompts, key=lambda prompt_id: (_hash(prompts[prompt_id], SAMPLE), prompt_id)):
@@ -84,5 +85,6 @@ def representative(prompts: Mapping[str, str], n: int) -> list[str]:
     return [prompt_id for prompt_id in prompts if prompt_id in drawn]
 
 
+@lru_cache(maxsize=2**16)
 def _hash(prompt: str, salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8, key=salt.encode()).digest())

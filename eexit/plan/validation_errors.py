@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: the value, where it came from, and the way out."""
+"""Messages for invalid configurations, in one line: the value, its source, and the way out."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from eexit.plan.config import KL_FACTORS
 def explain(
     error: ValidationError, flags: set[str], path: Path, known: Collection[str], given: Collection[str] = ()
 ) -> str:
-    """One line for the first problem that pydantic found. `known` are the names that there are, `given` those used."""
+    """Return one line for the first problem that pydantic found; of names, `known` are valid and `given` are used."""
     problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"], given)} for problem in error.errors()]
     # One problem can be reported twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
@@ -22,7 +22,7 @@ def explain(
 
 
 def _flat(location: tuple[int | str, ...], given: Collection[str]) -> tuple[int | str, ...]:
-    """The location of a value in the input of `job_of`."""
+    """Return the location of a value in the input of `job_of`."""
     location = location[1:] if location[:1] == ("config",) else location
     if KL_FACTORS in given and (location[:2] == ("rules", "kl") or (location == ("rules",) and "rules" not in given)):
         return (KL_FACTORS, *location[2:])

@@ -1,3 +1,1 @@
-"""Is the text still good, and how sure is that: measures of texts, right answers, a judge's rubric, intervals over
-prompts, and settings that are chosen with a guarantee. What is asked of a finished sweep is in `eexit.studies`.
-"""
+"""Text quality and its uncertainty: metrics, grading, a judge's rubric, intervals and certified settings."""

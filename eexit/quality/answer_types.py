@@ -1,7 +1,7 @@
-"""What an answer of each type looks like in a text, as a pattern: a number, a letter, one of several options, words.
+"""Patterns for answers of each type in a text: a number, a letter, one of several options, words.
 
-The type follows from the answer that is expected and from the prompt, which may offer choices ("A) Rome B) Paris") or
-options ("Rome, Paris or Milan?"). Repetitions are bounded or possessive, as in `eexit.quality.numerals`.
+The type follows from the expected answer and the prompt, which may offer choices ("A) Rome B) Paris") or options
+("Rome, Paris or Milan?"). Repetitions are bounded or possessive, as in `eexit.quality.numerals`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +29,15 @@ _AND_OR: Final = r"\s*(?:[,;/-]\s*)?(?:\b(?:or|and)\s+)?(?:(?:an?|the)\s)?[\"']?
 
 @dataclass(frozen=True)
 class AnswerType:
-    """Answers that match `pattern`; what one of them `stands_for` is compared with the answer that is expected."""
+    """Type of answers that match `pattern`; `stands_for` maps a match to the text that is compared with the answer."""
 
     pattern: str
     stands_for: Callable[[str], str]
-    rival: str  # what is another answer beside one
-    between: str = _AND_OR  # two of which neither is meant
+    rival: str  # pattern of another answer beside one
+    between: str = _AND_OR  # pattern between two answers of which neither counts
 
     def without_alternatives(self, text: str) -> str:
-        """The text without answers that stand beside others: "A, B or C"."""
+        """Return the text without answers that stand beside others: "A, B or C"."""
         before, after = f"(?:{self.rival}{self.between}){{1,20}}+", f"(?:{self.between}{self.rival}){{1,20}}"
         return str(regex.sub(f"{before}{self.pattern}|{self.pattern}{after}", self._open, text))
 
@@ -47,7 +47,7 @@ class AnswerType:
 
 
 def type_of(prompt: str, expected: str) -> AnswerType:
-    """The type of the answer that is expected."""
+    """Return the type of the expected answer."""
     if number_of(expected) is not None:
         number = rf"(?:{NUMBER}(?:\s?%)?)"
         return AnswerType(number, str.strip, number, _OR)
@@ -64,7 +64,7 @@ def type_of(prompt: str, expected: str) -> AnswerType:
 
 
 def choices_of(prompt: str) -> dict[str, str]:
-    """The choices that a prompt offers, letter → words: "A) Paris", "(B) Rome", "C. Berlin"; one alone is none."""
+    """Return the choices that a prompt offers, letter → words: "A) Paris", "(B) Rome", "C. Berlin"; at least two."""
     marks: list[regex.Match[str]] = []
     for match in _CHOICE.finditer(prompt):
         if match[1] == chr(ord("A") + len(marks)):
@@ -80,7 +80,7 @@ def choices_of(prompt: str) -> dict[str, str]:
 
 
 def options_of(prompt: str, expected: str) -> Sequence[str]:
-    """The options that a prompt offers, one of which is expected: "Rome, Paris or Milan", and yes or no."""
+    """Return the options that a prompt offers if the expected answer is one: "Rome, Paris or Milan", or yes and no."""
     for pair in _PAIRS:
         if expected.casefold() in pair:
             return pair
@@ -95,7 +95,7 @@ def options_of(prompt: str, expected: str) -> Sequence[str]:
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words of a text as they are compared: without case, articles, possessive 's and punctuation around them."""
+    """Yield the words of a text for comparison, without case, articles, possessive 's and punctuation around them."""
     for written in _BETWEEN_WORDS.split(text.replace("’", "'")):
         bare = written.strip(_AROUND_WORDS).casefold().removesuffix("'s")
         if bare and bare not in _ARTICLES:
@@ -103,7 +103,7 @@ def words_of(text: str) -> Iterator[str]:
 
 
 def worded(answer: str) -> str:
-    """A pattern for the words of an answer, one after the other, the last perhaps in the plural."""
+    """Return a pattern for the words of an answer in order, with an optional plural of the last."""
     words = list(words_of(answer)) or [answer.strip().casefold()]
     between = r"\W{1,4}(?:(?:an?|the)\s)?" + (r"(?:and\s)?" if "," in answer else "")
     plural = "(?:e?s)?" if words[-1][-2:].isalpha() else ""
@@ -121,7 +121,7 @@ def _options(options: Sequence[str]) -> AnswerType:
 
 
 def _choice(choices: Mapping[str, str]) -> AnswerType:
-    """A letter, its words, or both; what has the words of one choice and the letter of another stands for neither."""
+    """Return the type of a letter, its words, or both; a letter with another choice's words stands for neither."""
     letters, words = "".join(choices), "|".join(worded(each) for each in choices.values() if each) or "(?!)"
     letter = rf"[(\[]?(?<![\w°]|\w['-])(?:[{letters}]{_NO_ARTICLE}(?!['-]?\w)|(?<=\()[{letters.lower()}](?=\)))[)\]]?"
     pattern = (
@@ -137,7 +137,7 @@ def _choice(choices: Mapping[str, str]) -> AnswerType:
         )  # fmt: skip
         assert match is not None
         letter, named = (match["letter"] or "").upper(), _named(choices, match["words"])
-        if not letter or (letter == "A" and named and not match["mark"]):  # which may be the article
+        if not letter or (letter == "A" and named and not match["mark"]):  # "A" may be the article
             return named or ""
         return letter if named in (None, letter) else ""
 

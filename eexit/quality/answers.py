@@ -1,23 +1,24 @@
-"""What of a text counts as its answer, and whether it is right.
+"""Grading: the part of a text that counts as its answer, and whether it is right.
 
-With an `answer_pattern` (of the package `regex`, a superset of `re`'s), the answer is what its first match captures:
-the first group that is not empty, or else all of the match, as in the regex filters of lm-evaluation-harness. With an
-`answer` beside it, that has to be the same; a pattern alone says that a text is right if it matches.
+An `answer_pattern` (of the package `regex`, a superset of `re`'s) captures the answer by its first match. The first
+non-empty group counts, or else the whole match, as in the regex filters of lm-evaluation-harness. The captured text has
+to equal the `answer`, if there is one. With a pattern alone, a text is right if it matches.
 
-Without a pattern, one rule holds for all: the last answer counts that the text commits itself to.
+Without a pattern, the last answer to which the text commits itself counts.
 
-1. The text ends at a question that it asks itself. Other questions, and what repeats the prompt, say nothing.
-2. Candidates are what has the type of the answer that is expected: numbers, letters or choices, options of the prompt,
-   or the expected words themselves (`eexit.quality.answer_types`).
-3. No candidate is what the text denies ("not 7", "7 is wrong"), leaves open ("7 or 8"), takes back ("7… wait, 8"), says
-   aside ("8 (about 7)", "8, because 7 …"), or says of another thing that the prompt's passage is about. Neither is a
-   number of a calculation ("3 + 4"), nor one that the prompt gave, in a sentence with one that it did not give.
-4. Of the others, the last counts that is called the answer ("the answer is 7", "\\boxed{7}") or stands by itself; else
-   the last that is said of what is asked ("6 × 7 = 42" if the prompt asks for that); else the last.
+1. The text ends at a question that it poses itself. Other questions and repetitions of the prompt are ignored.
+2. Candidates have the type of the expected answer: numbers, letters or choices, options of the prompt, or the expected
+   words themselves (`eexit.quality.answer_types`).
+3. Excluded are answers that the text denies ("not 7", "7 is wrong"), leaves open ("7 or 8"), or corrects ("7… wait,
+   8"). So are asides ("8 (about 7)", "8, because 7 …") and statements about another subject of the prompt's passage.
+   Numbers of a calculation ("3 + 4") are excluded, and the prompt's numbers in a sentence with other numbers.
+4. Of the rest, the last one counts that is called the answer ("the answer is 7", "\\boxed{7}") or stands by itself.
+   Failing that, the last one about the question's subject counts ("6 × 7 = 42" if the prompt has 6 × 7). Otherwise the
+   last one counts.
 
-Numbers are the same if their values are: 1,000, 1 000 and 1000.0, 0,5, 50 % and 0.5, minus 7 and −7, 1 million and
-1,000,000, $5 and 5. Other answers are compared word by word, without case, articles, possessive 's, hyphens, Markdown
-and the punctuation around words, as SQuAD's metrics do (Rajpurkar et al. 2016).
+Numbers are equal if their values are: 1,000, 1 000 and 1000.0; 0,5, 50 % and 0.5; minus 7 and −7; 1 million and
+1,000,000; $5 and 5. Other answers are compared word by word, as in SQuAD's metrics (Rajpurkar et al. 2016). Case,
+articles, possessive 's, hyphens, Markdown and the punctuation around words are ignored.
 """
 
 from dataclasses import dataclass
@@ -47,15 +48,15 @@ from eexit.quality.numerals import (
     without_given,
 )
 
-PATTERN_SECONDS: Final = 10.0  # of CPU time of this process, which `regex` measures, that a pattern may take for a text
-LONGEST: Final = 10_000  # characters: of a longer text, the last ones are looked at
+PATTERN_SECONDS: Final = 10.0  # CPU time of this process that a pattern may take for a text, measured by `regex`
+LONGEST: Final = 10_000  # characters; of a longer text, the last ones are graded
 
 _CALLED: Final = (  # as in eexit.quality.numerals, repetitions are bounded or possessive
     r"(?:\b(?i:answers?|solution|result|total|conclusion)\b|答案)(?:\W{1,4}(?i:is|be|are|was|will|would|should|must|to|of|this|"
     r"that|the|question|problem|final|correct|right|best|therefore|thus|clearly|definitely|likely|probably|actually|about|"
     r"approximately|exactly|equals|option|choice|letter|number|indeed)\b){0,6}[^\w.]{0,6}?"
 )
-# An answer stands by itself if a line begins with it, and nothing but a unit stands between it and a punctuation mark.
+# An answer stands by itself if a line begins with it, and at most a unit separates it from a punctuation mark.
 _BEGINS: Final = r"(?:\A|(?<=\n))[^\w\n]{0,4}?"
 _ENDS: Final = (
     r"(?=[\"')\]]{0,2}(?:[^\S\n]{1,3}(?!(?i:is|was|are|has|and|or)\b)[^\W\d]\w{0,15})?"
@@ -64,12 +65,12 @@ _ENDS: Final = (
 
 
 class SlowPatternError(Exception):
-    """A pattern took more CPU time than `PATTERN_SECONDS` for a text."""
+    """Error for a pattern that takes more than `PATTERN_SECONDS` of CPU time for a text."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """`found` is the text's answer, None if it has none; `correct` is None where nothing says what would be right."""
+    """Grade of a text: `found` is its answer or None; `correct` is None if the prompt has no expected answer."""
 
     found: str | None = None
     correct: bool | None = None
@@ -80,10 +81,7 @@ class Mark:
 
 
 def mark(prompt: Prompt, text: str | None) -> Mark:
-    """Mark what a prompt was answered with; None, where a text never came to its answer, is wrong.
-
-    Raises `SlowPatternError`.
-    """
+    """Grade a text; None, whose thinking never closed, is wrong. Raises `SlowPatternError`."""
     if text is None:
         return Mark(None, False if prompt.answer or prompt.answer_pattern else None)
     if prompt.answer_pattern is not None:
@@ -97,7 +95,7 @@ def mark(prompt: Prompt, text: str | None) -> Mark:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two answers are the same number or, if not both are numbers, the same words."""
+    """Return True if two answers are the same number or, if not both are numbers, the same words."""
     numbers = [number_of(one), number_of(other)]
     if None in numbers:
         return ([*words_of(one)] or one.strip()) == ([*words_of(other)] or other.strip())
@@ -107,7 +105,7 @@ def is_same(one: str, other: str) -> bool:
 
 
 def first_match(pattern: str, text: str, name: str) -> regex.Match[str] | None:
-    """`name` is what messages call the pattern. Raises `SlowPatternError`."""
+    """Return the first match of a pattern, which messages call `name`. Raises `SlowPatternError`."""
     try:
         return regex.search(pattern, text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
@@ -125,7 +123,7 @@ def _captured(pattern: str, text: str) -> str | None:
 
 
 def _last_said(prompt: Prompt, kind: AnswerType, text: str) -> str | None:
-    """The last answer that a text commits itself to: called so or by itself, else said of what is asked, else any."""
+    """Return the last answer to which a text commits itself: called so or alone, else about the subject, else any."""
     subject, is_number = Subject.of(prompt.prompt), number_of(prompt.answer or "") is not None
     text = undenied(digits_for_words(text) if is_number else text, kind)
     asked = results(prompt.prompt, text) if is_number else []

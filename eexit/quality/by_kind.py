@@ -1,7 +1,7 @@
-"""What settings do to each kind of prompt, beside full depth on the same prompts.
+"""Metrics of each configuration by kind of prompt, paired with full depth on the same prompts.
 
-Prompts of the same text, and those of a group, count once (`eexit.plan.splits.units`), and seeds are averaged first.
-Runs that failed are left out.
+Prompts of the same text or group count once (`eexit.plan.splits.units`), and seeds are averaged first. Failed runs are
+left out.
 
 Shapes: P prompts, C configurations.
 """
@@ -25,34 +25,34 @@ COLUMNS: Final = (
     "cost_full", "cost_run",
 )  # fmt: skip
 
-# No loss, but counted as one: how much more often a run is right than that of `normal` with the same prompt and seed.
+# No loss, but averaged like one: a run's accuracy minus that of the `normal` run of the same prompt and seed.
 BETTER: Final = Risk("correct", "", "", "", lambda number, normal: number - normal, best=1.0)
 
 
 @dataclass(frozen=True)
 class BesideNormal:
-    """A setting on some prompts: shares with their intervals, over as many prompts as say anything of them."""
+    """Metrics of a configuration on some prompts: shares with intervals, over the prompts that have a value."""
 
-    accuracy: Estimate  # right answers, of the prompts that bring one
-    cut: Estimate  # texts that `max_new_tokens` ended, of the same prompts (`eexit.quality.text_measures.cut`)
-    difference: Estimate  # of its accuracy less that of `normal`, by run
-    lost: Estimate  # answers that `normal` gets right and the setting gets wrong (`RISKS["answers"]`)
-    disagreement: Estimate  # decided tokens that full depth, given the same text, would not have said
+    accuracy: Estimate  # correct answers, over prompts with an expected one
+    cut: Estimate  # texts that `max_new_tokens` ended, over the same prompts (`eexit.quality.text_measures.cut`)
+    difference: Estimate  # paired difference of its accuracy from that of `normal`, by run
+    lost: Estimate  # answers that are right with `normal` and wrong with this configuration (`RISKS["answers"]`)
+    disagreement: Estimate  # decided tokens that the full-depth pass on the same text does not predict
     mean_depth: Estimate  # of decided tokens, as a share of the layers
     saved: Estimate  # 1 − Σ cost_run / Σ cost_full
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """For JSON: mean, low, high and n of each; what is not known is None."""
+        """Return the mean, low, high and n of each metric for JSON; unknown values are None."""
         return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def by_kind(
     runs: "pa.Table", kind_of: Mapping[str, str], unit_of: Mapping[str, str]
 ) -> dict[str, dict[str, BesideNormal]]:
-    """configuration → kind → what it does there; kinds in alphabetical order.
+    """Return configuration → kind → metrics; kinds in alphabetical order.
 
-    `runs` have `COLUMNS`. `kind_of` and `unit_of` say of each prompt, by its id, what kind it is and as what it counts;
-    prompts without a kind are left out.
+    `runs` have `COLUMNS`. `kind_of` and `unit_of` map a prompt's id to its kind and its group. Prompts without a kind
+    are left out.
     """
     ok_R = np.array(runs["status"].to_pylist()) == OK
     ids = runs["prompt_id"].to_pylist()
@@ -68,7 +68,7 @@ def by_kind(
 
 
 def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
-    """By configuration, on all prompts of these runs."""
+    """Return the metrics of each configuration over all prompts of these runs."""
     lost = losses(RISKS["answers"], runs)
     full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("cost_full", "cost_run"))
     figures = zip(

@@ -1,4 +1,4 @@
-"""What a text commits itself to: what is left without questions, denials, alternatives, corrections and asides."""
+"""Assertions of a text: the text without questions, denials, alternatives, corrections and asides."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import regex
 
 from eexit.quality.answer_types import AnswerType, choices_of, worded, words_of
 
-# Markup, and what it stands for. To look up a pattern in the cache of `regex` takes longer than to go through a text.
+# Markup and its replacement, compiled here: a lookup in the cache of `regex` takes longer than a search of a text.
 _PLAIN: Final = tuple((regex.compile(written), meant) for written, meant in (
     (r"\\boxed\{((?:[^{}]|\{[^{}]{0,99}\}){0,99})\}", r" answer: \1 "),
     (r"####", " answer: "),
@@ -44,7 +44,7 @@ _IS_NOT: Final = (
     r"[\"')\]]{0,2}\s{1,3}(?i:is|was|are|were|can|could|does|did|would)"
     r"(?i:n't\b|not\b|\s{1,3}(?:not(?!\s(?:only|just)\b)|never|wrong|incorrect|false)\b)"
 )
-# Without which a text denies nothing: patterns with an answer of a prompt in them are compiled for each prompt.
+# Searched first, since patterns with a prompt's answer are compiled for each prompt.
 _DENIES: Final = regex.compile(f"{_NOT}|{_AMONG}|{_IS_NOT}")
 _ASIDE: Final = regex.compile(
     r"(?i)\b(?:because|since|as|than|after|while|whereas|although|though|compared|out of|of (?:all|the)"
@@ -59,7 +59,7 @@ _LONG_WORD: Final = regex.compile(r"\p{L}{3,}")
 
 
 def plain(prompt: str, text: str) -> str:
-    """The text without markup, and without repetitions of the prompt, of its last question and of its lists."""
+    """Return the text without markup, and without repetitions of the prompt, of its last question and of its lists."""
     text = normalize("NFKC", text)
     for written, meant in _PLAIN:
         text = written.sub(meant, text)
@@ -73,7 +73,7 @@ def plain(prompt: str, text: str) -> str:
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text that say what it is about."""
+    """Return the words that identify the subject of a text."""
     return frozenset(word for word in words_of(text) if _LONG_WORD.fullmatch(word) and not _COMMON.fullmatch(word))
 
 
@@ -83,14 +83,14 @@ def sentences(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a prompt asks about, in words, and what else its passage is about."""
+    """Subject of a question, in words, and the other subjects of the prompt's passage."""
 
     asked: frozenset[str]
     others: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, prompt: str) -> "Subject":
-        """The last question is what is asked; in the passage, what shares most words with it is about the same."""
+        """Find the subject in the last question; clauses of the passage that share most words with it have it too."""
         if choices := choices_of(prompt):
             return cls(words(prompt) - words(" ".join(choices.values())))
         parts = [*sentences(prompt)] or [""]
@@ -104,7 +104,7 @@ class Subject:
         return cls((asked | same) - rest or asked, passage - question - same)
 
     def is_other(self, clause: str, answers: frozenset[str]) -> bool:
-        """Whether a clause is about another thing of the passage, and not about what is asked."""
+        """Return True if a clause is about another subject of the passage, and not about the question's."""
         about = words(clause) - answers
         return bool(about & self.others) and not about & self.asked
 
@@ -114,7 +114,7 @@ def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
 
 
 def before_own_question(text: str, kind: AnswerType) -> str:
-    """The text up to the first question after an answer, without the questions before."""
+    """Return the text up to the first question after an answer, without the questions before."""
     kept: list[str] = []
     answered, line_begins = False, True
     for sentence in sentences(text):
@@ -130,7 +130,7 @@ def before_own_question(text: str, kind: AnswerType) -> str:
 
 
 def undenied(text: str, kind: AnswerType) -> str:
-    """The text without answers that it denies, leaves open or takes back."""
+    """Return the text without answers that it denies, leaves open or corrects."""
     *_, corrected = (0, *(match.start() for match in _CORRECTION.finditer(text)))
     text = kind.without_alternatives(text[corrected:])
     if not _DENIES.search(text):
@@ -139,7 +139,7 @@ def undenied(text: str, kind: AnswerType) -> str:
 
 
 def to_the_point(text: str, kind: AnswerType, subject: Subject) -> str:
-    """The text without asides, hypotheses, and what is said of another thing than the one that is asked about."""
+    """Return the text without asides, hypotheses, and statements about other subjects than the question's."""
     said = (each for each in sentences(text) if not _HYPOTHETICAL.search(each))
     return "".join(
         _without_reason(_without_others(_without_parentheses(each, kind), kind, subject), kind) for each in said
@@ -147,7 +147,7 @@ def to_the_point(text: str, kind: AnswerType, subject: Subject) -> str:
 
 
 def _without_parentheses(sentence: str, kind: AnswerType) -> str:
-    """The sentence without what stands in parentheses after an answer, unless that is an answer itself."""
+    """Return the sentence without parentheses after an answer, unless they contain only an answer."""
     said = regex.compile(rf"\(?{kind.pattern}\)?")
     first = regex.search(kind.pattern, sentence)
     end = first.end() if first else len(sentence)
@@ -156,7 +156,7 @@ def _without_parentheses(sentence: str, kind: AnswerType) -> str:
 
 
 def _without_reason(sentence: str, kind: AnswerType) -> str:
-    """The sentence without a reason or comparison that follows an answer."""
+    """Return the sentence without a reason or comparison after an answer."""
     first = regex.search(kind.pattern, sentence)
     reason = first and _ASIDE.search(sentence, first.end())
     return sentence[: reason.start()] + "\n" * sentence.endswith("\n") if reason else sentence

@@ -1,6 +1,6 @@
 """Means and ratios over prompts, and medians over rounds, each with its interval (`eexit.quality.intervals`).
 
-Prompts and rounds are what is counted, never tokens. Prompts of a group depend on each other, and count as one.
+Prompts and rounds are the sampling units, never tokens. Prompts of a group depend on each other and count as one.
 
 Shapes: R rows, G groups, P prompts or groups, X columns.
 """
@@ -15,14 +15,14 @@ import numpy as np
 
 from eexit.quality.intervals import clopper_pearson, of_difference, of_median, of_quotient, of_share, student
 
-MIN_SAMPLES: Final = 5  # prompts; with fewer, nothing is said of how sure a mean is
-MIN_ROUNDS: Final = 6  # of a timing; with fewer, no interval of a median reaches the level
-MARGIN: Final = 0.02  # of the answers, or of a judge's scale: what is worse by less counts as good as full depth
-ENDS: Final = ("", "_low", "_high", "_n")  # of the columns of an estimate
+MIN_SAMPLES: Final = 5  # prompts; with fewer, a mean has no interval
+MIN_ROUNDS: Final = 6  # rounds of a timing; with fewer, no interval of a median reaches the level
+MARGIN: Final = 0.02  # non-inferiority margin to full depth, as a share of answers or of a judge's scale
+ENDS: Final = ("", "_low", "_high", "_n")  # suffixes of an estimate's columns
 
 
 class ValueKind(Enum):
-    """What values are, by which their interval is chosen."""
+    """Kind of values, which determines their interval."""
 
     SHARE = "in [0, 1]"
     DIFFERENCE = "of two shares, in [-1, 1]"
@@ -31,7 +31,7 @@ class ValueKind(Enum):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a ratio over `n` prompts; `low` and `high` are NaN where there is no interval."""
+    """Mean or ratio over `n` prompts; `low` and `high` are NaN without an interval."""
 
     mean: float
     low: float
@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def complement(self) -> "Estimate":
-        """One minus it."""
+        """One minus the estimate."""
         return Estimate(1 - self.mean, 1 - self.high, 1 - self.low, self.n)
 
     @property
@@ -49,7 +49,7 @@ class Estimate:
         return {end: number if math.isfinite(number) else None for end, number in asdict(self).items()}
 
     def columns(self, name: str) -> dict[str, float]:
-        """The columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
+        """Return the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
         numbers = (self.mean, self.low, self.high, self.n)
         return {f"{name}{end}": number for end, number in zip(ENDS, numbers, strict=True)}
 
@@ -58,7 +58,7 @@ NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def means_of_groups(values_RX: np.ndarray, group_R: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """The mean of each group of rows, such as the seeds of a prompt, (G, X), groups sorted; NaN where none is known."""
+    """Return the mean of each group of rows, such as a prompt's seeds: (G, X), groups sorted, NaN without a value."""
     groups, at_R = np.unique(_labels(group_R), return_inverse=True)
     known_RX = ~np.isnan(values_RX)
     sum_GX, n_GX = (np.zeros((len(groups), values_RX.shape[1])) for _ in range(2))
@@ -85,7 +85,7 @@ def _labels(column: Sequence[Any] | np.ndarray) -> np.ndarray:
 
 
 def estimate_columns(values_PX: np.ndarray, kinds: Sequence[ValueKind]) -> list[Estimate]:
-    """The mean of each of the X columns over the P prompts (rows). NaN marks a value that a prompt lacks."""
+    """Return the mean of each of the X columns over the P prompts (rows); NaN marks a missing value."""
     return [_mean(values_P[~np.isnan(values_P)], kind) for values_P, kind in zip(values_PX.T, kinds, strict=True)]
 
 
@@ -107,10 +107,10 @@ def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
 
 
 def estimate_ratios(above_PX: np.ndarray, below_PX: np.ndarray, kind: ValueKind = ValueKind.NUMBER) -> list[Estimate]:
-    """The ratios of sums over prompts, Σ above / Σ below; a prompt that lacks either is in neither sum.
+    """Return the ratios of sums over prompts, Σ above / Σ below; a prompt without either value is in neither sum.
 
-    Their intervals are those of the linearised ratio (Cochran 1977, section 2.11); a share that is 0 or 1 has that of a
-    share of prompts.
+    The intervals are those of the linearised ratio (Cochran 1977, section 2.11). A share of 0 or 1 has the interval of
+    a share of prompts.
     """
     return [_ratio(above_P, below_P, kind) for above_P, below_P in zip(above_PX.T, below_PX.T, strict=True)]
 
@@ -133,10 +133,10 @@ def _ratio(above_P: np.ndarray, below_P: np.ndarray, kind: ValueKind) -> Estimat
 def estimate_per_right(
     taken_P: np.ndarray, right_P: np.ndarray, beside: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Estimate:
-    """What a right answer takes, Σ taken / Σ right over prompts, as a multiple of another such ratio if it is `beside`
-    one. A prompt that lacks any of these is in no sum; without a right answer, nothing is known.
+    """Return the cost per correct answer, Σ taken / Σ right over prompts, as a multiple of `beside`'s if given.
 
-    If all answers are right, as many more may be wrong as Clopper and Pearson's interval of their share allows.
+    A prompt without one of these values is in no sum. The mean is NaN without a correct answer. If all answers are
+    right, the interval allows for as many wrong answers as Clopper and Pearson's interval of their share.
     """
     columns = [taken_P, right_P, *(beside or ())]
     values_PK = np.stack(columns, axis=1)
@@ -153,17 +153,17 @@ def estimate_per_right(
 
 
 def estimate_median(values_R: np.ndarray) -> Estimate:
-    """The median over rounds."""
+    """Return the median over rounds."""
     low, high = of_median(values_R) or (math.nan, math.nan)
     return Estimate(float(np.median(values_R)), low, high, len(values_R))
 
 
 def estimate_over_calls(ratios: Sequence[np.ndarray]) -> Estimate:
-    """The geometric mean of the medians of several calls, each with its rounds' ratios (R,); `n` counts all rounds.
+    """Return the geometric mean over calls of the median of their rounds' ratios (R,); `n` counts all rounds.
 
-    The call is a random effect: what its rounds share, such as the state of the machine, differs between calls. So the
-    interval is Student's over calls, on the log scale, and as wide as that of the median of all rounds at least. One
-    call has the interval of its rounds' median alone.
+    The call is a random effect: its rounds share conditions, such as the state of the machine, that differ between
+    calls. So the interval is Student's over calls on the log scale, and at least as wide as that of the median of all
+    rounds. A single call has the interval of its rounds' median.
     """
     of_rounds = estimate_median(np.concatenate(ratios))
     if len(ratios) == 1:

@@ -1,11 +1,11 @@
-"""The numbers of a text: how they are written, what they are worth, and which of them belong to a calculation."""
+"""Numbers in a text: their notations, their values, and the calculations that they belong to."""
 
 from decimal import Decimal
 from typing import Final
 
 import regex
 
-# Every repetition below is bounded or possessive, so that the time a text takes grows with its length and no faster.
+# Every repetition below is bounded or possessive, so that the time is linear in the length of a text.
 _SPACE = r"[ \u00a0\u2009\u202f]"
 _VALUE = (
     r"(?P<whole>[1-9]\d{0,2}(?:,\d{3}){1,9})(?!\d)(?:\.(?P<part>\d++))?"  # 1,000.5
@@ -17,7 +17,7 @@ _VALUE = (
 )
 _SCALES: Final = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 NUMBER: Final = (
-    r"(?=[-−–$€£¥\d.mMnN])"  # most places are ruled out at a glance
+    r"(?=[-−–$€£¥\d.mMnN])"  # excludes most positions quickly
     r"(?P<sign>(?<![\w)\]}])[-−–]|\b(?i:minus|negative)\s{1,3})?(?:[$€£¥]\s?)?"
     rf"(?<![\w^])(?<!\^\{{)(?<!\d[.,:/]|\p{{L}}\.)(?:{_VALUE})(?:[eE](?P<power>[-+]?\d{{1,3}})(?!\w))?"
     r"(?![.,:]?\d)(?!\p{L}{1,20}\d)(?!(?i:st|nd|rd|th)\b)"  # no 12:30, no 12h30, no 7th
@@ -56,7 +56,7 @@ _WORD: Final = regex.compile(
 
 
 def number_of(answer: str) -> Decimal | None:
-    """The value of an answer that is a number and nothing else."""
+    """Return the value of an answer that is only a number; None for other answers."""
     match = _WHOLE_NUMBER.fullmatch(answer)
     if match is None:
         return None
@@ -66,13 +66,13 @@ def number_of(answer: str) -> Decimal | None:
 
 
 def share_of(answer: str) -> Decimal | None:
-    """What a number is worth with its percent sign: 0.5 for 50 %."""
+    """Return the value of a number with its percent sign: 0.5 for 50 %."""
     value = number_of(answer)
     return value / 100 if value is not None and "%" in answer else value
 
 
 def digits_for_words(text: str) -> str:
-    """The text with LaTeX's fractions as 1/2 and, if it has no digits, 7 for "seven"."""
+    """Return the text with LaTeX's fractions as 1/2 and, if it has no digits, 7 for "seven"."""
     text = _FRACTION.sub(r"\1/\2", text)
     if regex.search(r"\d", text):
         return text
@@ -80,7 +80,7 @@ def digits_for_words(text: str) -> str:
 
 
 def without_given(prompt: str, expected: str, sentence: str) -> str:
-    """The sentence without numbers that the prompt gave, if it has others and the prompt doesn't give the answer."""
+    """Return the sentence without the prompt's numbers, if it has others and the answer is not in the prompt."""
     given = {number_of(match[0]) for match in regex.finditer(NUMBER, prompt)}
     said = {number_of(match[0]) for match in regex.finditer(NUMBER, sentence)}
     if number_of(expected) in given or said <= given:
@@ -89,7 +89,7 @@ def without_given(prompt: str, expected: str, sentence: str) -> str:
 
 
 def without_cut_off(text: str) -> str:
-    """The text without the start of an earlier sentence's number that it ends in, as in "It is 19. The 1"."""
+    """Return the text without a truncated repetition of an earlier sentence's number at its end: "It is 19. The 1"."""
     *earlier, last = [*regex.finditer(NUMBER, text)] or [None]
     if not earlier or last.end() < len(text) or last[0] == earlier[-1][0] or not earlier[-1][0].startswith(last[0]):
         return text
@@ -98,12 +98,12 @@ def without_cut_off(text: str) -> str:
 
 
 def without_calculations(text: str) -> str:
-    """The text without "3 + 4", "1/3" and "2-5", and without the "3 +" at its end if it is cut off."""
+    """Return the text without "3 + 4", "1/3" and "2-5", and without a truncated "3 +" at its end."""
     return str(_CUT_OFF.sub(" ", _CALCULATION.sub(" ", text)))
 
 
 def results(prompt: str, text: str) -> list[str]:
-    """What the text says that the prompt's calculations give: "42" of "6 × 7 is 42" if the prompt asks for 6 × 7."""
+    """Return the text's results of the prompt's calculations: "42" of "6 × 7 is 42" if the prompt asks for 6 × 7."""
     asked = {_canonical(calculation[0]) for calculation in _CALCULATION.finditer(prompt)}
     done = [match for match in _CALCULATION.finditer(text) if _canonical(match[0]) in asked]
     return [given["result"] for match in done if (given := _GIVES.match(text, match.end()))]

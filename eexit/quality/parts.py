@@ -1,7 +1,7 @@
-"""The parts of a text: its chain of thought (`thinking`) and its `answer`. A text without marks is all answer.
+"""Parts of a text: its chain of thought (`thinking`) and its `answer`. A text without tags is all answer.
 
-Marks open and close a chain, as <think> and </think> do, and belong to it. Or a pattern says until where a text thinks,
-as (?i)answer: does: its first match begins the answer. A chain that never closes leaves no answer.
+Tags such as <think> and </think> open and close the thinking, and belong to it. Alternatively, the first match of a
+pattern such as (?i)answer: begins the answer. Thinking that never closes leaves no answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from eexit.quality.answers import first_match
 THINKING: Final = "thinking"
 ANSWER: Final = "answer"
 PARTS: Final = (THINKING, ANSWER)
-# What opens and closes a chain of thought, in the chat templates and vocabularies of models that think.
+# Tags that open and close the thinking in chat templates and vocabularies.
 THINKING_MARKS: Final = (
     ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<seed:think>", "</seed:think>"), ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
@@ -25,59 +25,59 @@ THINKING_MARKS: Final = (
 
 @dataclass(frozen=True)
 class Chains:
-    """Where a text thinks, from which of its characters to which; `closed` is None if it never thought."""
+    """Spans of thinking in a text, from character to character; `closed` is None for a text without thinking."""
 
     spans: Sequence[tuple[int, int]]
     closed: bool | None
 
     def answer(self, text: str) -> str | None:
-        """What the text answers; None if its chain never closes."""
+        """Return the answer in the text; None if its thinking never closes."""
         if self.closed is False:
             return None
         starts, ends = [0, *(end for _, end in self.spans)], [*(start for start, _ in self.spans), len(text)]
         return "".join(text[start:end] for start, end in zip(starts, ends, strict=True))
 
     def parts(self, pieces: Sequence[str]) -> list[str]:
-        """The part of each token, given their texts: the one that its first character is in."""
+        """Return the part of each token, given the tokens' texts: the part of the token's first character."""
         starts = [0, *accumulate(map(len, pieces))][: len(pieces)]
         return [THINKING if any(start <= at < end for start, end in self.spans) else ANSWER for at in starts]
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What opens and closes a chain."""
+    """Tags that open and close the thinking."""
 
     opening: str
     closing: str
 
     def chains(self, before: str, text: str) -> Chains:
-        """Where the text thinks, after what it goes on with: the end of the chat template and a prefiller."""
+        """Return the thinking of a text, given the text before it: the end of the chat template and a prefiller."""
         whole, opened = before + text, None
         spans: list[tuple[int, int]] = []
         for mark in regex.finditer(f"{regex.escape(self.opening)}|{regex.escape(self.closing)}", whole):
             if mark[0] == self.opening:
                 opened = mark.start() if opened is None else opened
-            elif opened is not None or not spans:  # what closes first closes what was opened out of sight
+            elif opened is not None or not spans:  # a first closing tag ends thinking that began before the text
                 spans.append((opened or 0, mark.end()))
                 opened = None
         if opened is not None:
-            spans.append((opened, len(whole) + 1))  # with a token that ends the text there
+            spans.append((opened, len(whole) + 1))  # includes an end token there
         return Chains([*_within(spans, len(before))], opened is None if spans else None)
 
 
 @dataclass(frozen=True)
 class Until:
-    """A pattern of the package `regex` that begins the answer."""
+    """Pattern of the package `regex` that begins the answer."""
 
     pattern: str
 
     def chains(self, before: str, text: str) -> Chains:
-        """Where the text thinks, after a prefiller. Raises `SlowPatternError`."""
+        """Return the thinking of a text after a prefiller. Raises `SlowPatternError`."""
         match = first_match(self.pattern, before + text, "thinking_until")
         end = match.start() if match else len(before) + len(text) + 1
         return Chains([*_within([(0, end)], len(before))], match is not None)
 
 
 def _within(spans: Sequence[tuple[int, int]], start: int) -> Iterator[tuple[int, int]]:
-    """What of the spans lies from `start` on, counted from there."""
+    """Yield the spans from `start` on, relative to it."""
     yield from ((max(0, first - start), last - start) for first, last in spans if last > start)

@@ -1,8 +1,8 @@
-"""What a right answer takes, of multiply-adds and of tokens: Σ taken / Σ right, and as a multiple of `normal`'s.
+"""Cost per correct answer, in multiply-adds and in tokens: Σ taken / Σ right, and as a multiple of `normal`'s.
 
-A setting that leaves earlier may write more, or be wrong: then each token costs less, and each right answer more.
-Prompts of the same text, and those of a group, count once (`eexit.plan.splits.units`), and seeds are averaged first.
-Runs that failed are left out. It is told where texts have a chain of thought (`eexit.quality.parts`).
+A configuration that exits earlier may write longer texts or wrong answers: a token costs less, a correct answer more.
+Prompts of the same text or group count once (`eexit.plan.splits.units`), and seeds are averaged first. Failed runs are
+left out. The cost is reported if texts have thinking (`eexit.quality.parts`).
 """
 
 from collections.abc import Mapping
@@ -28,25 +28,25 @@ COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "th
 
 @dataclass(frozen=True)
 class PerRight:
-    """What a configuration takes for a right answer."""
+    """Cost of a configuration per correct answer."""
 
     taken: Estimate
-    beside_normal: Estimate  # as a multiple of what normal takes on the same prompts; nothing without normal
+    beside_normal: Estimate  # as a multiple of normal's cost on the same prompts; NaN without normal
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """For JSON: mean, low, high and n of each; what is not known is None."""
+        """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
         return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def has_chains(runs: "pa.Table") -> bool:
-    """Whether any text has a chain of thought."""
+    """Return True if any text has thinking."""
     return bool(runs["thinking_closed"].null_count < len(runs))
 
 
 def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[str, PerRight]]:
-    """configuration → each of `TAKEN` → what it takes; nothing where no text has a chain, or no answer is marked.
+    """Return configuration → each of `TAKEN` → cost per correct answer; empty without thinking or graded answers.
 
-    `runs` have `COLUMNS`; `unit_of` says as what a prompt counts, by its id.
+    `runs` have `COLUMNS`; `unit_of` maps a prompt's id to its group.
     """
     runs = runs.filter(np.array(runs["status"].to_pylist()) == OK)
     if not has_chains(runs) or runs["correct"].null_count == len(runs):

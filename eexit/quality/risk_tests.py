@@ -1,12 +1,12 @@
-"""p-values of the hypothesis that a risk, the expected loss of a prompt, is above a bound, and what follows from them.
+"""p-values of the hypothesis that a risk, the expected loss of a prompt, exceeds a bound, and numbers of prompts.
 
-Losses lie in [0, 1], and prompts are independent draws. Of losses that are 0 or 1, the sum is binomial, and its exact
-tail is the p-value. Of others, a bet against the hypothesis is made prompt by prompt: under it, the capital has no
-chance above 1 / p to ever be multiplied by p (Waudby-Smith and Ramdas 2024; as `WSR` in Bates et al. 2021).
+Losses lie in [0, 1], and prompts are independent draws. The sum of losses of 0 or 1 is binomial, and its exact tail is
+the p-value. For other losses, a bet against the hypothesis is made prompt by prompt. Under it, the capital is ever
+multiplied by p with probability 1 / p at most (Waudby-Smith and Ramdas 2024; `WSR` in Bates et al. 2021).
 
-Which test is used may depend on what a loss is, never on the losses that were seen.
+The choice of the test may depend on the definition of a loss, never on observed losses.
 
-Shapes: … any axes before, P prompts, in an order that does not depend on their losses.
+Shapes: … any leading axes; P prompts, in an order that does not depend on their losses.
 """
 
 import math
@@ -14,28 +14,28 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import scipy  # which imports its parts at their first use
+import scipy  # imports its submodules on first use
 
-POWER: Final = 0.8  # the chance of a certificate that "n prompts would do" stands for
-MOST_PROMPTS: Final = 100_000  # up to which a sufficient number is searched for
-SIMULATED: Final = 400  # draws of losses, for the chance of a certificate
+POWER: Final = 0.8  # probability of a certificate with a number of prompts that suffices
+MOST_PROMPTS: Final = 100_000  # limit of the search for a sufficient number
+SIMULATED: Final = 400  # draws of losses, for the probability of a certificate
 BISECTIONS: Final = 60
-ROUNDING: Final = 1e-6  # prompts that a solution may be off by
-MOST_BET: Final = 1.0  # with more, a loss of 1 could take all capital
+ROUNDING: Final = 1e-6  # tolerance of a solution, in prompts
+MOST_BET: Final = 1.0  # above this, a loss of 1 could take all capital
 RiskTest = Callable[[np.ndarray, float, float], np.ndarray]  # losses (…, P), bound, error → p-values (…)
 
 
 def exact_binomial(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
-    """P(Bin(n, α) ≤ k) for k losses of 1 among n, the others being 0."""
+    """Return P(Bin(n, α) ≤ k) for k losses of 1 among n; the others are 0."""
     p_value: np.ndarray = scipy.special.bdtr(np.round(loss_P.sum(axis=-1, dtype=float)), loss_P.shape[-1], at_most)
     return p_value
 
 
 def betting(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
-    """1 / the greatest capital on the way, from 1 and prompt by prompt times 1 − λ·(loss − α).
+    """Return 1 / the maximum of the capital, which starts at 1 and is multiplied by 1 − λ·(loss − α) for each prompt.
 
-    The stake λ = min(1, √(2·log(1/δ) / (n·σ²))) follows from the losses before it alone, by their variance σ². It is
-    best where the p-value comes near the error δ, and valid for any.
+    The stake λ = min(1, √(2·log(1/δ) / (n·σ²))) depends only on the losses before it, by their variance σ². It is best
+    if the p-value is near the error δ, and valid for any.
     """
     n = loss_P.shape[-1]
     t_P = np.arange(1, n + 1)
@@ -53,7 +53,7 @@ RISK_TESTS: Final[dict[str, RiskTest]] = {EXACT: exact_binomial, BETTING: bettin
 
 
 def upper_bound(test: RiskTest, loss_P: np.ndarray, confidence: float) -> float:
-    """What the risk is at most, with this confidence: the p-value's inverse."""
+    """Return the upper confidence bound of the risk, by inverting the test."""
     low, high = float(loss_P.mean()), 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -63,14 +63,14 @@ def upper_bound(test: RiskTest, loss_P: np.ndarray, confidence: float) -> float:
 
 
 def prompts_without_loss(at_most: float, error: float) -> int:
-    """The least number of prompts that certify `at_most` if none of them has a loss: (1 − α)ⁿ ≤ δ."""
+    """Return the minimum number of prompts that certify `at_most` if none of them has a loss: (1 − α)ⁿ ≤ δ."""
     return math.ceil(math.log(error) / math.log1p(-at_most))
 
 
 def prompts_needed(test: RiskTest, loss_P: np.ndarray, at_most: float, error: float) -> int | None:
-    """How many prompts would certify `at_most` with a chance of `POWER`, if their losses are distributed as these.
+    """Return the number of prompts that certify `at_most` with probability `POWER`, for losses distributed as these.
 
-    None if no number would, and if more than `MOST_PROMPTS` would be needed.
+    None if no number suffices, or if it exceeds `MOST_PROMPTS`.
     """
     mean = float(loss_P.mean())
     if mean >= at_most:
@@ -90,10 +90,10 @@ def prompts_needed(test: RiskTest, loss_P: np.ndarray, at_most: float, error: fl
 
 
 def prompts_for_loss(mean: float, at_most: float, error: float) -> int | None:
-    """How many prompts certify `at_most` by the exact test with a chance of `POWER`, if each is lost with this chance.
+    """Return the number of prompts that certify `at_most` by the exact test with probability `POWER`.
 
-    Of each number of lost prompts k, the least n that still certifies solves P(Bin(n, α) ≤ k) = error. None if no
-    number of prompts would do, and if more than `MOST_PROMPTS` would be needed.
+    Each prompt is lost with probability `mean`. For each number of lost prompts k, the minimum n that still certifies
+    solves P(Bin(n, α) ≤ k) = error. None if no number suffices, or if it exceeds `MOST_PROMPTS`.
     """
     if mean >= at_most:
         return None
@@ -106,31 +106,31 @@ def prompts_for_loss(mean: float, at_most: float, error: float) -> int | None:
 
 
 def chance_of_certificate(mean: float, n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
-    """The chance that the exact test certifies `at_most` with n prompts of which each is lost with a chance `mean`."""
+    """Return the probability that the exact test certifies `at_most` with n prompts, each lost with chance `mean`."""
     most = most_losses(n, at_most, error)
     chance: np.ndarray = np.where(most >= 0, scipy.stats.binom.cdf(most, n, mean), 0.0)
     return chance
 
 
 def loss_certified(n: int, at_most: float, error: float) -> float | None:
-    """The largest chance of a prompt to be lost at which n prompts certify `at_most` with a chance of `POWER`.
+    """Return the maximum probability of a lost prompt at which n prompts certify `at_most` with probability `POWER`.
 
     P(Bin(n, p) ≤ k) = POWER is solved for p by the beta distribution, as in the interval of Clopper and Pearson. None
-    if so few prompts certify nothing.
+    if n prompts can't certify anything.
     """
     most = int(most_losses(n, at_most, error))
     return float(scipy.stats.beta.ppf(1 - POWER, most + 1, n - most)) if most >= 0 else None
 
 
 def most_losses(n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
-    """How many of n prompts may be lost where the exact test certifies `at_most`; −1: not even none."""
+    """Return how many of n prompts may be lost if the exact test certifies `at_most`; −1 if n is too small."""
     most: np.ndarray = scipy.stats.binom.ppf(error, n, at_most)  # the least number whose tail is at least the error
     most -= scipy.stats.binom.cdf(most, n, at_most) > error
     return most
 
 
 def _power(test: RiskTest, loss_P: np.ndarray, n: int, at_most: float, error: float) -> float:
-    """The chance that `n` prompts with losses distributed as these certify `at_most`, by simulation."""
+    """Return the probability, by simulation, that `n` prompts with losses distributed as these certify `at_most`."""
     generator = np.random.default_rng(0)
     drawn = (loss_P[generator.integers(len(loss_P), size=(SIMULATED // 20, n))] for _ in range(20))
     return float(np.mean([test(losses, at_most, error) <= error for losses in drawn]))

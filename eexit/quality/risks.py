@@ -1,17 +1,16 @@
-"""What counts as a loss where a setting is chosen, and the losses of each prompt, between 0 and 1.
+"""Definitions of losses by which settings are selected, and the loss of each prompt in [0, 1].
 
-A risk compares a number of a run with the one of the `normal` run of the same prompt and seed. The losses of a prompt
-are averaged over its seeds first, so that a prompt counts once however many seeds there are. Prompts of the same text,
-and those of a group, count once too: they are one unit (`eexit.plan.splits.units`). Where units differ in size, their
-mean loss is not that of prompts, and a bound on the one says nothing of the other.
+A risk compares a number of a run with that of the `normal` run of the same prompt and seed. Losses are averaged over a
+prompt's seeds first, so that each prompt counts once. Prompts of the same text or group count once too
+(`eexit.plan.splits.units`). If groups differ in size, their mean loss differs from the mean over prompts, and a bound
+on one does not hold for the other.
 
-A guarantee over all prompts can't leave out those on which something failed, since prompts may fail for the same reason
-that they are lost. So a run that failed is a loss of 1, whatever `normal` did. Where the `normal` run failed, what it
-would have said is not known, so that the setting is compared with the best that it could have said: no loss is smaller
-than the true one then. A text that a judge gave no usable judgement of has the worst score as the setting's text, and
-the best as that of `normal`, for the same reason.
+A guarantee over all prompts can't leave out failures, since prompts may fail for the same reason that they are lost. So
+a failed run is a loss of 1, whatever `normal` did. If the `normal` run failed, the setting is compared with the best
+possible result, so that no loss is smaller than the true one. For the same reason, a setting's text without a usable
+judgement has the worst score, and that of `normal` the best.
 
-Shapes: I prompts by id, P units, C configurations, D draws (seeds; of a judge's scores, seeds × judges).
+Shapes: I prompts by id, P groups, C configurations, D draws (seeds; for a judge's scores, seeds × judges).
 """
 
 from collections.abc import Callable
@@ -30,40 +29,40 @@ from eexit.quality.rubric import SCALE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
+SCORE: Final = "score"  # mean of a judge's scores, 1 to 5 each
 WORST_SCORE, BEST_SCORE = float(SCALE[0]), float(SCALE[-1])
 
 
 @dataclass(frozen=True)
 class Risk:
-    """An expected loss over prompts. `loss` gets a run's numbers and those of `normal`, NaN where there are none."""
+    """Expected loss over prompts. `loss` maps numbers of a run and of its `normal` run, NaN if unknown, to losses."""
 
-    column: str  # the number that it looks at
-    definition: str  # what the loss of a prompt is
-    bound: str  # what is at most …, for the guarantee
-    lacking: str  # what a sweep has to bring for it, and the way out
+    column: str  # column of the number
+    definition: str  # loss of a prompt, in words
+    bound: str  # quantity that "is at most …" in the guarantee
+    lacking: str  # message if a sweep lacks its input, with the way out
     loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    best: float | None  # the best number that a failed run of normal could have had; None: normal is not compared with
-    is_whole: bool = False  # whether the loss of a run is 0 or 1
-    observed: bool = False  # whether full depth says it, of texts that are there
+    best: float | None  # best possible number of a failed run of normal; None: no comparison with normal
+    is_whole: bool = False  # True if the loss of a run is 0 or 1
+    observed: bool = False  # True if a full-depth pass on given texts computes it
 
     @property
     def compares(self) -> bool:
-        """Whether it needs runs of normal."""
+        """True if it needs runs of normal."""
         return self.best is not None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of each unit and configuration, (P, C), in an order that tells nothing; NaN where there is none."""
+    """Losses of each group and configuration, (P, C), NaN if unknown; the order of groups carries no information."""
 
     units: tuple[str, ...]
     configurations: tuple[str, ...]
     loss_PC: np.ndarray
-    n_prompts_PC: np.ndarray  # prompts of the unit that have a loss
+    n_prompts_PC: np.ndarray  # prompts of the group that have a loss
 
     def of(self, configuration: str) -> np.ndarray:
-        """The losses of one configuration over the units that have one."""
+        """Return the losses of one configuration over the groups that have one."""
         if configuration not in self.configurations:
             return np.array([])
         loss_P = self.loss_PC[:, self.configurations.index(configuration)]
@@ -71,7 +70,7 @@ class Losses:
         return known
 
     def over_prompts(self, configuration: str) -> tuple[float, int] | None:
-        """Return the mean loss over prompts and their number, or None where all units have as many prompts."""
+        """Return the mean loss over prompts and their number, or None if all groups have equally many prompts."""
         at = self.configurations.index(configuration)
         is_known_P = self.n_prompts_PC[:, at] > 0
         n_prompts_P, loss_P = self.n_prompts_PC[is_known_P, at], self.loss_PC[is_known_P, at]
@@ -125,7 +124,7 @@ RISKS: Final[dict[str, Risk]] = {
     ),
 }
 
-# What else is told of a setting's texts; no risk that is bounded. A failed run is wrong, and its text is another one.
+# Further metrics of a setting's texts, without a bound. A failed run is wrong, and its text differs.
 WRONG: Final = Risk("correct", "1 where the answer is wrong", "", "", lambda number, normal: 1 - number, best=None)
 CHANGED: Final = Risk(
     "lcs_share",
@@ -138,15 +137,14 @@ CHANGED: Final = Risk(
 
 
 def answers_tell(accuracy: float, at_most: float) -> bool:
-    """Whether a bound on lost answers says anything of a setting: one that loses half of what `normal` gets right has
-    to break it. Where `normal` gets too little right, a setting that writes nonsense would keep the bound."""
+    """Return True if losing half of `normal`'s correct answers breaks the bound; otherwise nonsense may keep it."""
     return accuracy / 2 > at_most
 
 
 def losses(risk: Risk, runs: "pa.Table") -> Losses:
-    """The losses of all units and configurations in `runs`, which have one row per run and draw.
+    """Return the losses of all groups and configurations in `runs`, which have one row per run and draw.
 
-    Columns: prompt_id, unit, configuration, draw, status, and the risk's own, which is null where it is not known.
+    Columns: prompt_id, unit, configuration, draw, status, and the risk's own, which is null if unknown.
     """
     of_id, ids = _codes(runs["prompt_id"])
     of_configuration, configurations = _codes(runs["configuration"])
@@ -171,17 +169,17 @@ def losses(risk: Risk, runs: "pa.Table") -> Losses:
 
 
 def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
-    """Return what is at most the bound, in words; `of_groups`: the mean counts each group of prompts once."""
+    """Return the bounded quantity and its bound in words; `of_groups`: the mean counts each group of prompts once."""
     averaged = ", averaged over groups of prompts that count once each," if of_groups else ""
     return f"{RISKS[risk].bound if risk in RISKS else risk}{averaged} is at most {short_percent(at_most)}"
 
 
 def numbers(column: str, runs: "pa.Table") -> Losses:
-    """A column of runs without an error by unit and configuration, in the order of `losses`, though it is no loss."""
+    """Return a column by group and configuration, in the order of `losses`, with 1 for failed runs as in a loss."""
     return losses(Risk(column, "", "", "", lambda number, normal: number, best=None), runs)
 
 
 def _codes(column: "pa.ChunkedArray") -> tuple[np.ndarray, list[str]]:
-    """The column as numbers from 0, and what each of them stands for."""
+    """Return the column as indices from 0, and their values."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices), encoded.dictionary.to_pylist()

@@ -1,4 +1,4 @@
-"""Measures of quality that need no judge: they use a generation's own tokens and log-probabilities."""
+"""Text metrics without a judge, from the text's own tokens and log-probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from eexit.plan.runs import LENGTH
 
 @dataclass(frozen=True)
 class Agreement:
-    """How much of a run is the same as in the prompt's `normal` run; shares are fractions of the longer of the two."""
+    """Agreement of a run with the prompt's `normal` run; shares are fractions of the longer of the two."""
 
     tokens_until_difference: int  # tokens before the first different one
     equal_share: float  # positions with the same token
@@ -20,27 +20,27 @@ class Agreement:
 
 
 def perplexity(logprob_T: np.ndarray) -> float:
-    """exp of the mean negative log-probability (nats) of the tokens under the full-depth model."""
+    """Return exp of the mean negative log-probability (nats) of the tokens under the full-depth model."""
     return math.exp(-float(np.mean(logprob_T, dtype=np.float64)))
 
 
 def log_perplexity(perplexity_R: np.ndarray) -> np.ndarray:
-    """The perplexities of runs as nats per token, of which means are taken: see `mean_perplexity`."""
+    """Return the perplexities of runs as nats per token, for means (`mean_perplexity`)."""
     logarithm_R: np.ndarray = np.log(perplexity_R)
     return logarithm_R
 
 
 def mean_perplexity(mean_log_perplexity: float) -> float:
-    """The mean of perplexities wherever one is told: exp of the mean of their logarithms, which is the geometric mean.
+    """Return the mean of perplexities, wherever one is reported: exp of their mean logarithm, the geometric mean.
 
-    An arithmetic mean would tell of the few texts with the highest perplexity, and little of the others.
+    An arithmetic mean would depend mostly on the few texts with the highest perplexity.
     """
     with np.errstate(over="ignore"):
         return float(np.exp(mean_log_perplexity))
 
 
 def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float | None:
-    """The share of a run's decided tokens that are not the full-depth model's likeliest token, given the same text.
+    """Return the share of a run's decided tokens that are not the full-depth model's likeliest token on the same text.
 
     The first token is not decided. None if no token was decided.
     """
@@ -58,10 +58,10 @@ def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
 
 
 def cut(finish_reason_R: Sequence[str | None], is_marked_R: np.ndarray) -> np.ndarray:
-    """Return 1 for each text that `max_new_tokens` ended, else 0: its mean is the share of cut texts.
+    """Return 1 for each text that `max_new_tokens` ended, else 0; the mean is the share of cut texts.
 
-    An answer that had not come by then counts as wrong. So where any answer is marked as right or wrong
-    (`is_marked_R`), a text without a mark is NaN: the share stands beside the accuracy, and both are of the same texts.
+    An answer that is cut off counts as wrong. So if any text is graded (`is_marked_R`), an ungraded text is NaN: the
+    share and the accuracy are then over the same texts.
     """
     is_cut_R = np.array([reason == LENGTH for reason in finish_reason_R], dtype=float)
     shown_R: np.ndarray = np.where(is_marked_R | (not is_marked_R.any()), is_cut_R, np.nan)
@@ -69,13 +69,13 @@ def cut(finish_reason_R: Sequence[str | None], is_marked_R: np.ndarray) -> np.nd
 
 
 def distinct(tokens: Sequence[int], n: int) -> float | None:
-    """Distinct-n: distinct n-grams over all n-grams (Li et al. 2016); None if there is none."""
+    """Return distinct-n: distinct n-grams over all n-grams (Li et al. 2016); None without n-grams."""
     grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else None
 
 
 def longest_loop(tokens: np.ndarray) -> int:
-    """Tokens in the longest stretch that consists of one piece repeated back to back, at least twice; 0 if none."""
+    """Return the tokens in the longest stretch of one piece repeated back to back, at least twice; 0 without one."""
     longest = 0
     for period in range(1, len(tokens) // 2 + 1):
         repeats = _longest_run(tokens[period:] == tokens[:-period])
@@ -91,6 +91,6 @@ def loop_share(longest_loop_R: np.ndarray, n_tokens_R: np.ndarray) -> np.ndarray
 
 
 def _longest_run(flags: np.ndarray) -> int:
-    """Length of the longest stretch of True."""
+    """Return the length of the longest stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     return int((edges[1::2] - edges[::2]).max(initial=0))

@@ -197,8 +197,8 @@ CHOICES: Final = Table(
         "error_of_each": float64("1", "error / families: of each sequence, at the start", nullable=False),
         "asked": strings("names", "the settings, in the order of testing"),
         "seeds": int32("seeds", "over which the losses of a prompt were averaged first", nullable=False),
-        **_of_setting("", "the chosen setting, the cheapest that is certified and costs less than full depth"),
-        **_of_setting("naive_", "the cheapest below full depth's cost with a mean_loss within the bound: no guarantee"),
+        **_of_setting("", "the chosen setting, the cheapest that is certified, which may cost more than full depth"),
+        **_of_setting("naive_", "the cheapest setting with a mean_loss within the bound: no guarantee"),
         "tested": described(
             "",
             pa.list_(pa.struct(list(_TESTED))),

@@ -13,9 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
 from eexit.method.descriptions import make_known
+from eexit.method.modes import MODES, Mode
 from eexit.method.own import use_files
 from eexit.method.rules import Rule
-from eexit.method.states import STATES, State
 from eexit.output.text import flag
 from eexit.plan.config import SHORT_FIELDS, Count, SweepConfig
 from eexit.plan.prompts import prompts_of
@@ -90,8 +90,8 @@ def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"--controls-in takes a list of modes, got {modes!r}")
     if modes and not results:
         raise UsageError(f"--controls-in {' '.join(modes)} has no effect: give --controls-of RESULTS")
-    if foreign := [mode for mode in modes if mode not in STATES]:
-        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(STATES)}")
+    if foreign := [mode for mode in modes if mode not in MODES]:
+        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(MODES)}")
     if not results:
         return others
     from eexit.sweeps.controls import controls_of  # imported here, since flags are read without pyarrow
@@ -119,7 +119,7 @@ def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
 
 def _plain(value: Any) -> Any:
     """Return arrays, ranges and paths as lists and texts, and custom rules and modes as names, registering them."""
-    if isinstance(value, Rule | State):
+    if isinstance(value, Rule | Mode):
         make_known(value)
         return value.name
     if isinstance(value, str | Path):

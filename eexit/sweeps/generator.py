@@ -13,14 +13,15 @@ import torch
 from transformers import PreTrainedModel
 
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.costs import Ran, cost_columns
+from eexit.decode.costs import cost_columns, run_counts
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoders, Decoding, Failure, Outcome, Request, Trace, take_apart
+from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
+from eexit.model.decoders import Decoders, take_apart
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.refusals import refuse_hooked
 from eexit.plan.config import NO_MARKS, SweepConfig
@@ -211,7 +212,7 @@ class ModelGenerator:
         if without_mode(configuration) == configuration:
             return trace
         layer_X = np.array([*self.engine.decoding.exitable_layers, self.engine.decoder.n_layers - 1])
-        return replace(trace, counts=Ran(trace.exit_layer_T[1:]).counts(configuration, layer_X))
+        return replace(trace, counts=run_counts(configuration, layer_X, trace.exit_layer_T[1:]))
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.reading import read_layers
+from eexit.decode.full_depth import full_depth_pass
+from eexit.decode.predictors import LMHead
 from eexit.decode.requests import Decoding
-from eexit.decode.teacher import teacher_pass
 from eexit.method.divergence import Divergence
 from eexit.method.readouts import READOUTS, Readout
 from eexit.model.layers import Decoder, Inputs
@@ -44,7 +44,7 @@ def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
     """Return a text's hidden states at full depth after `kept`, (T, X, W), where its answer tokens are predicted."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
     inputs = Inputs.of([ids], decoder.device)
-    return teacher_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
+    return full_depth_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 
 def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:
@@ -56,7 +56,7 @@ def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[in
 @torch.inference_mode()
 def read_all(decoder: Decoder, decoding: Decoding, states_NXW: Tensor) -> Divergence:
     """Return the divergence of exitable layers from the final one, on the CPU, reading a few tokens at a time."""
-    return joined([read_layers(decoder, some_NXW, decoding) for some_NXW in states_NXW.split(READ_TOKENS)])
+    return joined([LMHead(decoder, decoding).read_layers(some_NXW) for some_NXW in states_NXW.split(READ_TOKENS)])
 
 
 def joined(parts: Sequence[Divergence]) -> Divergence:

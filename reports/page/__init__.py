@@ -1,1 +1,1 @@
-"""All of it as one HTML file: the data for the page's scripts, packed, and the page itself."""
+"""The report as one HTML file: the data for the page's scripts, packed, and the page itself."""

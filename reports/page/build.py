@@ -1,4 +1,4 @@
-"""Writing the report as one HTML file without network access. Its content security policy allows only its scripts."""
+"""The report as one HTML file without network access. Its content security policy allows only its own scripts."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ from reports.read.sweep import Sweep, read_sweep, refuse_damage
 from reports.shared.charts import DARK, LIGHT
 
 TEMPLATE: Final = Path(__file__).parents[1] / "template"
-# They become one script in this order, since later ones use the earlier ones.
+# One script in this order, since later files use the earlier ones.
 SCRIPTS: Final = (
     "data.js",
     "places.js",
@@ -66,7 +66,7 @@ SCRIPTS: Final = (
     "follow.js",
     "app.js",
 )
-MOST_NAMED: Final = 4  # runs that are missing
+MOST_NAMED: Final = 4  # missing runs that the message lists
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
@@ -74,30 +74,28 @@ Blobs = dict[str, list[str]]  # kind → one blob per prompt
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What a reader chooses of a page.
+    """The reader's choices for a page.
 
-    `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
-    be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
-    With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
-    file name (without suffix); if not, it loads and shows the newer page. What is worse than full depth by no more than
-    `margin`, a share of the answers, counts as good as it. Costs are also shown at the prices of `prices_of`.
+    Tokens that would make the page larger than `max_bytes` go to files in a folder next to it (`side_folder`), which
+    must be moved with the page. A page with `follow_seconds` requests the ETag of its address at this interval. If the
+    ETag differs from the page's file name (without suffix), the page loads and shows the newer one.
     """
 
-    prompts: int | Sequence[str] = MOST
+    prompts: int | Sequence[str] = MOST  # the number of prompts whose texts and tokens the page holds, or their ids
     max_bytes: int = MAX_BYTES
     follow_seconds: int = 0
-    margin: float = MARGIN
-    prices_of: Shapes | None = None
+    margin: float = MARGIN  # share of the answers that a setting may lose and still count as good as full depth
+    prices_of: Shapes | None = None  # another model at whose unit costs the multiply-adds are shown too
 
 
 def build_report(
     results: str, out: str | Path, options: PageOptions = PageOptions(), progress: Progress = ignore
 ) -> Path:
-    """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
+    """Write the report on the sweep in `results` (a folder or URI) to `out`, and return the path.
 
-    An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
-    Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
-    report's, or put one among the files of a sweep's tables or of learned exits.
+    An unfinished sweep gives a report on the committed runs. Damaged files are left out, and named on stderr with
+    missing runs. Raise `NotASweepError` if `results` holds no sweep. Raise `UsageError` if writing would replace a file
+    that isn't a report's, or put one among a sweep's tables or artefacts.
     """
     _refuse_place(Path(out))
     progress("reading runs")
@@ -112,7 +110,7 @@ def build_report(
     try:
         return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", options, progress)
     except Exception:
-        # The error may come from a damaged file that wasn't read as a whole before. A check of all files names it.
+        # The cause may be a damaged file, which was read only in part. A check of all files names it.
         refuse_damage(results)
         raise
 
@@ -120,7 +118,7 @@ def build_report(
 def write_report(
     sweep: Sweep, out: str | Path, title: str, options: PageOptions = PageOptions(), progress: Progress = ignore
 ) -> Path:
-    """Write the page of a sweep of any origin. Raises `UsageError` as `build_report` does."""
+    """Write the page of a sweep of any origin, and return its path. Raise `UsageError` as `build_report` does."""
     out = Path(out)
     _refuse_place(out)
     data, packed = payload(sweep, title, options.prompts, progress)
@@ -132,18 +130,18 @@ def write_report(
 
 
 def render(sweep: Sweep, title: str) -> str:
-    """The HTML of the whole page, without side files. The same results give the same text."""
+    """Return the HTML of the whole page, without side files. The same results give the same text."""
     data, packed = payload(sweep, title, len(sweep.prompts))
     return _page(data, packed, packed.blobs, {}, "")
 
 
 def side_folder(out: Path) -> Path:
-    """The folder for side files of a page: report.html → report.data/."""
+    """Return the folder for a page's side files: report.html → report.data/."""
     return out.with_name(side_folder_name(out.name))
 
 
 def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
-    """The blobs that stay in the page, and those that leave it: whole kinds, the largest first, until the rest fits."""
+    """Return the blobs that stay in the page, and the others: whole kinds, the largest first, until the rest fits."""
     kept: Blobs = dict(packed.blobs)
     outside: Blobs = {}
     for kind in reversed(KINDS):
@@ -155,7 +153,7 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
 
 
 def _refuse_place(out: Path) -> None:
-    """Raise `UsageError` if the report would be among results or replace files that are no report's."""
+    """Raise `UsageError` if the report would be among results, or would replace files that are no report's."""
     refuse_for_file(out, "the report", is_report=True)
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
     foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
@@ -169,7 +167,7 @@ def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
 
 
 def _side_files(folder: Path, outside: Blobs) -> dict[Path, str]:
-    """One script per prompt, since scripts are all that a file:// page may load from its folder."""
+    """Return one script per prompt, since a file:// page may load nothing but scripts from its folder."""
     scripts = {}
     for number, blobs in enumerate(zip(*outside.values(), strict=True)):
         named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
@@ -178,7 +176,7 @@ def _side_files(folder: Path, outside: Blobs) -> dict[Path, str]:
 
 
 def _write_files(out: Path, page: str, beside: Mapping[Path, str]) -> None:
-    """Write the page and its side files, and remove older ones. Where that fails, an older report is left as it was."""
+    """Write the page and its side files, and delete older side files. On failure, an older report stays unchanged."""
     folder = side_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if beside:
@@ -237,7 +235,7 @@ def _template() -> jinja2.Template:
 
 @lru_cache(maxsize=1)
 def _bundle() -> tuple[str, str]:
-    """Vega, Vega-Lite and vega-embed, in a function so that they define no global names in the page; also squeezed."""
+    """Return Vega, Vega-Lite and vega-embed inside a function, so that no name is global in the page; also squeezed."""
     bundle = f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
     return bundle, squeeze(bundle.encode())
 
@@ -251,14 +249,14 @@ def page_script(nonce: str, follow_seconds: int, name: str) -> str:
 
 
 def _exit_styles(n_ranks: int) -> str:
-    """CSS classes for each exit rank: early ones have a background and a text colour, the final layer an underline."""
+    """Return CSS classes for the exit ranks: background and text colour for early ones, an underline for the last."""
     lines = []
     for rank, colour in enumerate(exit_colours(n_ranks)):
         final = rank == n_ranks - 1
         lines.append(f".c{rank} {{ background-color: {colour}; }}")
         fill = f"background-color: {colour}; color: {ink_on(colour)};"
         lines.append(f".filled .r{rank} {{ {fill} }}" if final else f".r{rank} {{ {fill} }}")
-        # Opacity would make text on its background hard to read, so that the background is removed instead.
+        # Opacity would make text on its background hard to read; so the background is removed instead.
         dim = "background: none; color: var(--soft); border-bottom-color: transparent;"
         lines.append(f".only{rank} .t:not(.r{rank}) {{ {dim} }}")
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])

@@ -1,4 +1,4 @@
-"""The origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
+"""Origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ UNOBSERVED: Final = {
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
-    """What is known of it."""
+    """Return label and text of each recorded fact about the sweep."""
     about, config = sweep.about, sweep.config
     model = about.get("model", {})
     n_runs = len(sweep.generations)
@@ -28,7 +28,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
     n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
-    deciding = str(config.get("decide_on") or "").removeprefix("head")  # which tokens these reads see, if not all
+    deciding = str(config.get("decide_on") or "").removeprefix("head")  # the screen, if exits are decided on one
     found = [
         ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),

@@ -3,8 +3,7 @@
     results = load_results_json("early_exit_analysis.json")
     generate_multi_prompt_html_visualization(results, "early_exit.html")
 
-The format is defined in `eexit.results.original_format`. Its results are turned into a `Sweep`, so that one page serves
-all.
+`eexit.results.original_format` defines the format. The results become a `Sweep`, so that one page serves all formats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path
 
 
 def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
-    """Read results in the original format. Raises NotASweepError if the file isn't a list of prompts."""
+    """Read results in the original format. Raise `NotASweepError` if the file isn't a list of prompts."""
     try:
         return read(Path(filename))
     except ValueError as error:
@@ -39,7 +38,7 @@ def generate_multi_prompt_html_visualization(
     output_file: str | Path = "early_exit_visualization.html",
     title: str = TITLE,
 ) -> Path:
-    """Write the report of results in the original format, and return its path."""
+    """Write the report on results in the original format, and return its path."""
     return write_report(sweep_of(results), output_file, text_of(title))
 
 
@@ -50,10 +49,9 @@ def create_html_visualization(
     output_file: str | Path | None = None,
     exitable_layers: Sequence[int] | None = None,
 ) -> str:
-    """The report of one text, given its tokens and the exit layer of each. Returns the HTML, and writes it to
-    `output_file` if that is given.
+    """Return the report on one text, from its tokens and exit layers, as HTML. Write it to `output_file`, if any.
 
-    Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
+    Without `exitable_layers`, the deepest layer that occurs counts as the final one.
     """
     title = text_of(title)
     sweep = sweep_of([entry_of_text(title, tokens, exit_layers, exitable_layers or [])])

@@ -1,20 +1,21 @@
 """Tokens as compact bytes for the page: columns of numbers, each compressed with gzip and written as base64.
 
-Each prompt has one blob of every kind below, decoded by `template/data.js`. T is the number of tokens of the prompt,
-its runs one after the other; E the number of exitable layers; R = E + 1 the number of exit ranks; K the number of
-recorded top tokens. A piece is the text of a token, given by its number in a dictionary.
+Each prompt has one blob per kind below, decoded by `template/data.js`. Its runs follow one another. A piece is the text
+of a token, given by its number in a dictionary.
 
-core      of each token, 4 · its exit rank + 2 if it was drafted at an early layer + 1 if it was decided and is not the
-          most likely one of full depth; and its piece
+Shapes: T tokens of a prompt, E exitable layers, X = E + 1 exit ranks, K recorded top tokens, W numbers per token.
+
+core      for each token: 4 · exit rank, + 2 if it was drafted at an early layer, + 1 if it was decided and is not
+          full depth's most likely token; and its piece
 kl        E per token: the KL on a logarithmic scale, see `encode_log`
-prob      E per token: exit probabilities in hundredths, which sum to 100 with that of the final layer
-evidence  E per token: what the rule saw. NaN where it looked at nothing, and in configurations whose rule looks at the
+prob      E per token: exit probabilities in hundredths; with the final layer's they sum to 100
+evidence  E per token: the exit scores; NaN where the rule computed none, and in configurations whose scores are the
           KLs above
-more      −logprob and entropy on the same logarithmic scale, and the most likely token of full depth (1 + piece, or 0
-          if it is the token itself)
-read      the K most likely tokens of the distribution that the token was read from (1 + piece, or 0 for none), and
-          their probabilities in steps of 1/255
-top       the same for full depth read at each exit rank: R × K per token
+more      −logprob and entropy on the same logarithmic scale, and full depth's most likely token (1 + piece, or 0 if it
+          is the token itself)
+read      the K most likely tokens of the distribution at the exit (1 + piece, or 0 for none), and their probabilities
+          in steps of 1/255
+top       the same for the full-depth pass at each exit rank: X × K per token
 """
 
 import base64
@@ -70,17 +71,17 @@ class Packed:
 
     pieces: str  # an encoded JSON list: the text of each piece, or a token id (a number) whose text isn't known
     blobs: dict[str, list[str]]  # kind → one blob per prompt; only kinds that were recorded
-    columns: dict[str, list[tuple[str, str, int]]]  # kind → name, type and W of each of its columns
+    columns: dict[str, list[tuple[str, str, int]]]  # kind → name, type and W of each column
     n: list[int]  # number of recorded tokens of each run
-    undrawn: list[int]  # how many of its first tokens had no exit drawn
-    flags: dict[str, bool]  # what of `core` was recorded: whether tokens disagree, and which were drafted
+    undrawn: list[int]  # number of tokens of each run without an exit decision; they come first
+    flags: dict[str, bool]  # what `core` has: whether tokens disagree, and whether any was drafted
     top_k: int  # K
-    parts: list[list[tuple[int, str]]]  # of each run: from which token on which part is; none where it has no chain
-    saw: dict[str, str]  # configuration → KL or OWN, the kind that has what its rule saw; not of those that saw nothing
+    parts: list[list[tuple[int, str]]]  # first position and name of each run's parts; empty without a chain
+    saw: dict[str, str]  # configuration → kind with its exit scores, KL or OWN; without those that have no scores
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
-    """Encode the tokens of `runs`, which are all runs of these prompts, in the same order."""
+    """Encode the tokens of `runs`, which are all runs of these prompts in the same order."""
     tokens = _read(sweep, runs, prompt_ids)
     run_ids = tokens["run_id"].to_pandas()
     n, undrawn = (
@@ -92,7 +93,7 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
     keys = run_ids.map(dict(zip(runs["run_id"], runs["configuration"], strict=True))).to_numpy()
     evidence, saw = _evidence(tokens, keys, len(sweep.exitable_layers))
     if OWN in saw.values():
-        kinds[OWN] = {"saw": evidence.astype(np.float16).astype(np.float32)}  # three digits, of which most bytes are 0
+        kinds[OWN] = {"saw": evidence.astype(np.float16).astype(np.float32)}  # three digits; most bytes are 0
     per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -113,36 +114,36 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
 
 
 def encode(values: np.ndarray) -> bytes:
-    """The numbers column by column, all of their first bytes before all second ones, which compress better apart."""
+    """Return the bytes of the numbers column by column: first bytes before second ones, which compress better apart."""
     by_number = np.ascontiguousarray(values.T).view(np.uint8).reshape(-1, values.itemsize)
     return by_number.T.tobytes()
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
-    """Non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. The byte 0 is anything below 2^-10."""
+    """Return non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. Byte 0 is what is below 2^-10."""
     with np.errstate(divide="ignore"):
         share = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
     return np.where(share < 0, 0, 1 + np.round(share.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
 
 
 def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
-    """The rows in hundredths, without the last column. Each row must sum to 1.
+    """Return each row in hundredths, without the last column. Each row must sum to 1.
 
-    The encoded values are differences of the rounded cumulative sums, so that each is off by at most a hundredth, and
-    the last column can be restored as the rest to 100.
+    The result has the differences of the rounded cumulative sums. So each value is off by at most a hundredth, and the
+    last column can be restored as the rest to 100.
     """
-    known_TX = np.nan_to_num(probabilities_TX[:, :-1])  # those that nobody looked at are part of the rest
+    known_TX = np.nan_to_num(probabilities_TX[:, :-1])  # unrecorded ones are part of the rest
     hundredths = np.round(100 * np.cumsum(known_TX, axis=1, dtype=np.float64)).clip(0, 100)
     return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
 
 
 def squeeze(content: bytes) -> str:
-    # A fixed mtime, so that the same results give the same file.
+    # With a fixed mtime, the same results give the same file.
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Table:
-    """The tokens of `runs`, sorted by run and position."""
+    """Return the tokens of `runs`, sorted by run and position."""
     some = (
         None if len(prompt_ids) == len(sweep.prompts) else pc.field("prompt_id").isin(pa.array(prompt_ids, pa.string()))
     )
@@ -153,7 +154,7 @@ def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Tab
 
 
 def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The kinds that were recorded, but what rules saw: the columns of each, T or T × W numbers by their name."""
+    """Yield each recorded kind except the exit scores, with its columns: name → T or T × W numbers."""
     ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
     rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=int)
     disagrees = disagreeing(tokens) if _is_observed(tokens) else np.zeros(len(tokens), dtype=bool)
@@ -173,7 +174,7 @@ def _kinds(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> Iterator[tuple[str
 
 
 def _parts(tokens: pa.Table) -> dict[str, list[tuple[int, str]]]:
-    """Of each run whose text has a chain of thought: from which token on which part is."""
+    """Return for each run with a chain of thought: (first position, part) of each of its parts."""
     found: dict[str, list[tuple[int, str]]] = {}
     if tokens["part"].null_count < len(tokens):
         frame = tokens.select(["run_id", "position", "part"]).to_pandas()
@@ -193,9 +194,10 @@ def _drafted(tokens: pa.Table) -> np.ndarray:
 
 
 def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
-    """What the rule of each token's configuration saw, as T × E numbers, and where it is for each configuration.
+    """Return the exit scores, T × E, and for each configuration the kind that holds its scores.
 
-    `keys` are the tokens' configurations. Where a rule looks at the recorded KLs, there is no need to store them twice.
+    `keys` are the tokens' configurations. Scores that equal the recorded KLs become NaN, so that they aren't stored
+    twice.
     """
     evidence = _rows(tokens["evidence"], n_layers)
     looked = ~np.isnan(evidence)
@@ -208,7 +210,7 @@ def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.nda
 
 
 def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """A column of lists as rows of `width` numbers, NaN where there is none."""
+    """Return a column of lists as rows of `width` numbers, NaN where nothing was recorded."""
     rows = np.full((len(column), width), np.nan, dtype=np.float32)
     recorded = np.asarray(column.is_valid())
     if recorded.any() and width:
@@ -217,7 +219,7 @@ def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
 
 
 def _steps(likely: np.ndarray, probabilities: pa.ChunkedArray) -> np.ndarray:
-    """The probabilities of likely tokens in steps of 1/255; 0 if not recorded."""
+    """Return the probabilities of likely tokens in steps of 1/255; 0 if not recorded."""
     found = np.nan_to_num(_rows(probabilities, likely.shape[1]))
     steps: np.ndarray = np.round(found * 255).astype(np.uint8)
     return steps

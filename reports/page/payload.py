@@ -1,4 +1,4 @@
-"""The data that the page's scripts read: names, runs with their metrics, and charts with their rows."""
+"""Data for the page's scripts: names, runs with their metrics, and charts with their rows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
 from reports.shared.per_configuration import layer_labels, naming
 
-MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
+MOST_FAILURES: Final = 500  # failed runs that the page lists with their errors
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Metric:
     label: str
     form: str  # its format: share, real, count, or right for what is right or wrong
     definition: str = ""  # where `GENERATIONS` has none
-    geometric: bool = False  # whether its mean is geometric
+    geometric: bool = False  # True if its mean is geometric
 
 
 METRICS: Final = (
@@ -64,7 +64,7 @@ METRICS: Final = (
 def payload(
     sweep: Sweep, title: str, wanted: int | Sequence[str] = MOST, progress: Progress = ignore
 ) -> tuple[dict[str, Any], Packed]:
-    """The page's data, ready for JSON, and the encoded tokens. `wanted` is as in `choose_prompts`."""
+    """Return the page's data, ready for JSON, and the encoded tokens. `wanted` is as in `choose_prompts`."""
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items()), *_judged(sweep)]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
@@ -83,7 +83,7 @@ def payload(
             "runs": sweep.n_landed,
             "different": len(sweep.generations),
             "failed": len(sweep.failed),
-            "why": Counter(failed_with).most_common(),  # of most runs first
+            "why": Counter(failed_with).most_common(),  # the most frequent first
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
@@ -103,9 +103,9 @@ def payload(
 
 
 def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
-    """What is in the sweep, by name."""
+    """Return the names of what the sweep contains: layers, modes, rules, configurations and judges."""
     marks = {c.key: ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "" for c in sweep.configurations}
-    # Menus have settings without their mode, and series without their parameter.
+    # Menus show settings without their mode, and series without their parameter.
     named = [naming(configuration) for configuration in sweep.configurations]
     keys = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
     return {
@@ -124,7 +124,7 @@ def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
 
 
 def _judged(sweep: Sweep) -> list[Metric]:
-    """Each judge's score, which is the mean of what the judge was asked for."""
+    """Return each judge's score, which is the mean over the rubric's aspects."""
     several = len(sweep.judges) > 1
     return [
         Metric(
@@ -138,7 +138,7 @@ def _judged(sweep: Sweep) -> list[Metric]:
 
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
-    """Rule → its definition, parameter and unit, and whether it is an oracle, for the rules of the sweep."""
+    """Return for each rule of the sweep: its definition, parameter and unit, and whether it is an oracle."""
     names = dict.fromkeys(c.rule for c in sweep.configurations if isinstance(c, Exit) and c.rule in RULES)
     return {
         name: {
@@ -154,7 +154,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _compares(rule: Rule) -> str | None:
-    """How what the rule sees is held against its parameter where it exits; None where it is not, or chance decides."""
+    """Return how the exit score is compared with the threshold at an exit; None if it isn't, or if exits are random."""
     if rule.draws or rule.gives_chance or not rule.sees or rule.higher_exits_later is None:
         return None
     return "≥" if rule.higher_exits_later else "≤"
@@ -163,7 +163,7 @@ def _compares(rule: Rule) -> str | None:
 def _runs(
     sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric], answers: pd.DataFrame
 ) -> dict[str, list[dict[str, Any]]]:
-    """Prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
+    """Return prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
     numbers = sweep.numbers
     bare = runs["run_id"][[not n for n in packed.n]]
     texts = sweep.texts.to_table(
@@ -200,7 +200,7 @@ def _runs(
 
 
 def _answers(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
-    """Of the runs that are right or wrong, by run_id: `prompt_id`, the expected `answer` and the `found_answer`."""
+    """Return `prompt_id`, expected `answer` and `found_answer` of the runs that are right or wrong, by run_id."""
     columns = ["run_id", "prompt_id", "answer", "found_answer"]
     marked = runs.loc[runs["correct"].notna(), "run_id"].to_list()
     if not marked:  # results of other formats have no such columns

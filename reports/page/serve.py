@@ -1,7 +1,8 @@
-"""Serving a report to this machine only. The report is rebuilt when more runs of its sweep have landed.
+"""A server of one report, for this machine only. It rebuilds the report after more runs of the sweep were committed.
 
-An open page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side
-files are served, and only if the Host header is a loopback name, so that a web site can't read them by DNS rebinding.
+An open page requests its ETag every few seconds, and reloads if there is a newer page (`template/follow.js`). Only the
+page and its side files are served. The Host header must be a loopback name, so that no web site can read them by DNS
+rebinding.
 """
 
 import errno
@@ -23,14 +24,14 @@ from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 from reports.page.build import PageOptions, build_report, side_folder
 from reports.read.sweep import NotASweepError, read_sweep
 
-FOLLOW_SECONDS: Final = 15  # between two requests of an open page
+FOLLOW_SECONDS: Final = 15  # between two ETag requests of an open page
 IDLE_SECONDS: Final = 60  # after which an idle connection is closed
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with one of the side files, or with the page, which is rebuilt first if more runs have landed."""
+    """HTTP handler that sends the page or a side file. It first rebuilds the page if more runs were committed."""
 
     server: "Server"
     protocol_version = "HTTP/1.1"
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Builds the page of `results` in `folder`, under a name that depends on which files have landed."""
+    """HTTP server that builds the page of `results` in `folder`, under a name that depends on the committed files."""
 
     daemon_threads = True
 
@@ -83,18 +84,18 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def page(self) -> Path:
-        """The page of all runs that have landed."""
+        """Return the page of all committed runs. Build it if it is new, then delete all but the two latest pages."""
         with self.building:
             path = self.folder / f"{landed(self.results)}.html"
             if path not in self.built:
                 build_report(self.results, path, self.options, self.go_on)
-                # A browser may still show the previous page and request its side files.
+                # A browser may still show the previous page, and request its side files.
                 self.built = [*self.built[-1:], path]
                 self.clear()
             return path
 
     def side_files(self) -> dict[str, Path]:
-        """Address → side file, for all pages that are kept."""
+        """Return address → side file, for the pages that still exist."""
         folders = [side_folder(path) for path in self.built]
         return {f"/{side.relative_to(self.folder)}": side for folder in folders for side in folder.glob("*.js")}
 
@@ -104,12 +105,12 @@ class Server(ThreadingHTTPServer):
             shutil.rmtree(side_folder(path), ignore_errors=True)
 
     def go_on(self, step: str) -> None:
-        """Stop a build that is still running when the server ends."""
+        """Raise `KeyboardInterrupt` if the server has ended, so that a running build stops."""
         if self.ended:
             raise KeyboardInterrupt
 
     def server_close(self) -> None:
-        """Wait until a running build has stopped, so that it writes nothing into a folder that is being removed."""
+        """Wait for a running build to stop, so that it writes nothing into a folder that is being removed."""
         self.ended = True
         super().server_close()
         with self.building:
@@ -122,20 +123,20 @@ class Server(ThreadingHTTPServer):
 
 
 def loopback(host: str) -> bool:
-    """Whether a Host header is a loopback name, with any port or none."""
+    """Return True if a Host header is a loopback name, with any port or none."""
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdecimal() else host).lower() in LOOPBACK
 
 
 def landed(results: str) -> str:
-    """A short digest of the names of the files that have landed, which changes as soon as more land."""
+    """Return a short digest of the committed files' names, which changes with each further file."""
     names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def serve(results: str, port: int, options: PageOptions) -> int:
-    """Serve until `KeyboardInterrupt`. Raises NotASweepError if `results` is not a local folder with a sweep, and
-    UsageError that names another port to try if `port` can't be used.
+    """Serve the report until `KeyboardInterrupt`. Raise `NotASweepError` if `results` is not a local folder with a
+    sweep, and `UsageError`, with another port to try, if `port` can't be used.
     """
     if not Path(results).is_dir():
         raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")

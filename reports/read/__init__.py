@@ -1,1 +1,1 @@
-"""Results to data frames, undamaged files only; what later steps read of a sweep and of studies of it."""
+"""Results → data frames, undamaged files only: sweeps, results of the original format, timings and judgements."""

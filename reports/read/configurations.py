@@ -1,6 +1,6 @@
-"""The configuration of each run. Results of sweeps store it; for files of the original format it is derived here.
+"""The configuration of each run, as a sweep records it, or derived from mode and KL factor for the original format.
 
-They have modes and KL factors only. This module hides the difference, so that all others see configurations.
+All other modules then work with configurations alone.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ import pandas as pd
 
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Draft, Exit, Normal, configuration_of
 
-ORIGINAL_RULE: Final = "kl"  # the only one of the original module
+ORIGINAL_RULE: Final = "kl"  # the original module's only rule
 NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
 
 
 def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
-    """The runs with all of `COLUMNS`, which are added if they lack them."""
+    """Return the runs with all of `COLUMNS`. Runs that lack them get the ones derived from mode and KL factor."""
     if "configuration" in generations and generations["configuration"].notna().all():
         return generations
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
@@ -27,7 +27,7 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
-    """A sweep's configurations in the order of `sweep.json`, then those that only the runs have, `normal` first."""
+    """Return the configurations in the order of `sweep.json`, then those found only in runs, `normal` first."""
     planned = tuple(map(_stored, about.get("configurations", ())))
     others = generations[~generations["configuration"].isin([each.key for each in planned])]
     rows = others.drop_duplicates("configuration")[list(COLUMNS)]
@@ -38,7 +38,7 @@ def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple
 
 
 def _size(configuration: Configuration) -> tuple[float, float]:
-    """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
+    """Return what orders the configurations of a mode and rule: the parameter, or a draft's layer and length."""
     match configuration:
         case Draft(layer, n_tokens):
             return layer, n_tokens

@@ -1,8 +1,8 @@
-"""What judges said of each run, as columns of the runs, so that it is averaged and paired as all else is.
+"""Judges' scores as columns of the runs, so that they are averaged and paired like every other measure.
 
-A judge is a judging model under one rubric; scores of two judges are never mixed. A run has each judge's columns, whose
-names end in its number: `coherence`, `completeness`, `clarity` and `no_repetition`, 1 to 5 each, and `score`, their
-mean. A run whose judge gave no usable answer has none of them.
+A judge is a judging model under one rubric; scores of two judges are never mixed. Each judge has the columns
+`coherence`, `completeness`, `clarity` and `no_repetition`, 1 to 5 each, and `score`, their mean. Their names end in the
+judge's number. They are empty for a run without a usable judgement.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ WORST, BEST = SCALE[0], SCALE[-1]
 
 @dataclass(frozen=True)
 class Judge:
-    """A judging model under one rubric, and how many runs it failed to judge."""
+    """A judging model under one rubric, and the number of runs that it failed to judge."""
 
     number: int
-    name: str  # with the rubric where one model judged under several
+    name: str  # followed by the rubric if the model judged under several
     errors: dict[str, int]  # configuration → runs without a usable answer
 
     def column(self, name: str) -> str:
-        """The column of the runs with one of `COLUMNS`."""
+        """Return the name of this judge's column for one of `COLUMNS`."""
         return f"{name}_{self.number}"
 
     @property
@@ -36,7 +36,7 @@ class Judge:
 
 
 def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
-    """The judges of these judgements, by when they judged first."""
+    """Return the judges, in the order of their first judgements."""
     of_judges = _by_judge(judgements)
     names = [name for name, _ in of_judges]
     found = []
@@ -49,7 +49,7 @@ def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
 
 
 def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
-    """The runs with the columns of each judge."""
+    """Return the runs with the columns of each judge."""
     for judge, judged in zip(judges_of(judgements), _by_judge(judgements).values(), strict=True):
         usable = judged[judged["status"] == OK].set_index("run_id")
         numbers = usable[list(ASPECTS)].astype(float)
@@ -60,7 +60,7 @@ def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.D
 
 
 def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
-    """run_id → for each judge that was asked: its number, the scores of `ASPECTS`, and the error."""
+    """Return run_id → one list per judgement: the judge's number, the scores of `ASPECTS`, and the error."""
     numbers = {pair: number for number, pair in enumerate(_by_judge(judgements))}
     found: dict[str, list[list[Any]]] = {}
     names = ["run_id", "judge", "rubric", *ASPECTS, "error"]
@@ -70,6 +70,6 @@ def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
 
 
 def _by_judge(judgements: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """What each judge said, by judging model and rubric, in the order in which they judged first."""
+    """Return (judging model, rubric) → judgements, in the order of their first judgements."""
     groups = judgements.groupby(["judge", "rubric"], sort=False)
     return {(str(name), str(rubric)): judged for (name, rubric), judged in groups}

@@ -1,7 +1,7 @@
 """Results in the original format, `early_exit_analysis.json`, as a `Sweep`. Values that a file lacks become null.
 
-Exits are counted from `chosen_exit_layers`. Only a result without it is counted from `early_exit_stats`, whose
-`layer_distribution` may contain early exits alone. Tokens are compared by their text.
+Exits are counted from `chosen_exit_layers`. A result without it is counted from `early_exit_stats`, whose
+`layer_distribution` may contain early exits only. Tokens are compared by their text.
 """
 
 import re
@@ -29,7 +29,7 @@ SOURCE: Final = (
 
 
 def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
-    """Results in the original format as a sweep."""
+    """Return results in the original format as a sweep."""
     read = results_of(entries)
     exitable, final = _layers(read)
     prompts = {str(number): prompt for number, prompt in enumerate(prompts_of(entries))}
@@ -68,11 +68,11 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
 
 
 def _layers(results: list[Result]) -> tuple[list[int], int | None]:
-    """The exitable layers, and the final layer or None if the file doesn't tell its number.
+    """Return the exitable layers, and the final layer or None if its number isn't known.
 
     With `normal` runs, the final layer is the largest among their exits and the listed exitable layers, since such a
-    list may end with the final layer. Without them it is the largest layer of the file, unless exits at the final layer
-    have no number, or that largest layer is counted as an early exit: then it isn't known.
+    list may end with the final layer. Without them, it is the largest layer in the file. It is unknown if exits at the
+    final layer have no number, or if that largest layer is counted as an early exit.
     """
     normal = {layer for result in results if result.mode == NORMAL for layer in result.chosen_exit_layers}
     chosen = {layer for result in results for layer in [*result.chosen_exit_layers, *result.layer_distribution]}
@@ -88,7 +88,7 @@ def _layers(results: list[Result]) -> tuple[list[int], int | None]:
 
 
 def _is_early(result: Result, layer: int) -> bool:
-    """Whether the result exits at `layer` and its statistics count every one of its exits as early."""
+    """Return True if the result exits at `layer` and its statistics count all of its exits as early."""
     return layer in result.chosen_exit_layers and result.early_exits == len(result.chosen_exit_layers)
 
 
@@ -97,12 +97,12 @@ def _is_final(layer: int | None, final: int | None) -> bool:
 
 
 def _undrawn(result: Result, chosen: list[int | None], final: int | None) -> int:
-    """1 if the statistics leave out the first token, whose exit wasn't drawn; otherwise 0."""
+    """Return 1 if the statistics leave out the first token, which had no exit decision; otherwise 0."""
     return int(len(chosen) > 1 and chosen[0] == final and result.total_tokens == len(chosen) - 1)
 
 
 def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
-    """The number of decided tokens per layer; empty if the file doesn't tell."""
+    """Return the number of decided tokens per exit layer; empty if the file lacks it."""
     if chosen:
         return dict(Counter(chosen))
     total, early = result.total_tokens, result.early_exits
@@ -116,7 +116,7 @@ def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict
 
 
 def _exits(counts: np.ndarray, layers: list[int | None]) -> dict[str, float | None]:
-    """The exit rate, and the mean depth if the number of layers is known. The last of `layers` is the final one."""
+    """Return the exit rate, and the mean depth if the number of layers is known. `layers` ends with the final one."""
     final = layers[-1]
     depth = None if final is None else float(counts @ [(layer or 0) + 1 for layer in layers]) / (final + 1)
     n = int(counts.sum())
@@ -126,7 +126,7 @@ def _exits(counts: np.ndarray, layers: list[int | None]) -> dict[str, float | No
 
 
 def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
-    """Statistics of a run's tokens, and of their agreement with the tokens of the prompt's `normal` run."""
+    """Return statistics of a run's tokens, and of their agreement with the tokens of the prompt's `normal` run."""
     if not pieces:
         return {}
     number_of = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *(normal or [])]))}
@@ -137,7 +137,7 @@ def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
 
 
 def _score_names(results: list[Result]) -> dict[str, str]:
-    """Column → label: first the accuracy score, then the file's other scores that are numbers."""
+    """Return column → label: first the accuracy score, then the file's other numeric scores."""
     accuracy = any(result.accuracy_score is not None for result in results)
     names = {"accuracy_score": "Accuracy score"} if accuracy else {}
     for name in dict.fromkeys(name for result in results for name, _ in _own_scores(result)):
@@ -178,7 +178,7 @@ def _naming(row: int, result: Result, prompts: dict[str, str]) -> dict[str, Any]
 def _tokens(
     generation: dict[str, Any], pieces: list[str], chosen: list[int | None], undrawn: int
 ) -> list[dict[str, Any]]:
-    """One row per token that has both a text and an exit layer."""
+    """Return one row per token that has both a text and an exit layer."""
     naming = {name: generation[name] for name in ("run_id", "prompt_id", "mode", "kl_factor", "seed")}
     return [
         naming | {"position": i, "decided": i >= undrawn, "token": piece, "exit_layer": layer}

@@ -1,6 +1,6 @@
-"""Names, units and axes of rules' parameters, as the rules in `eexit.method.rules` declare them.
+"""Names, units and axes of rules' parameters, as declared in `eexit.method.rules`.
 
-Results of a later version may have rules that this version doesn't know; their parameters are called "parameter".
+Results of a later version may have rules that this version lacks; their parameters are called "parameter".
 """
 
 import json
@@ -15,12 +15,12 @@ ORACLE_MARK: Final = " (oracle)"
 
 
 def parameter_name(rule: str) -> str:
-    """The name of the rule's parameter."""
+    """Return the name of the rule's parameter."""
     return RULES[rule].parameter if rule in RULES else "parameter"
 
 
 def parameter_title(rule: str) -> str:
-    """The title of an axis for the rule's parameter: its name and unit."""
+    """Return the axis title for the rule's parameter: its name and unit."""
     name, unit = parameter_name(rule), RULES[rule].unit if rule in RULES else ""
     if is_doubling(rule):
         return f"{name}, {unit} (log2; higher: exits later)"
@@ -28,26 +28,26 @@ def parameter_title(rule: str) -> str:
 
 
 def exact_labels(parameters: Sequence[float]) -> str:
-    """The Vega expression of an axis' labels at these values: parameters as in keys, which Vega's formats round."""
+    """Return the Vega expression of axis labels at these values, written as in keys: Vega's own formats round them."""
     texts = json.dumps([shown(parameter) for parameter in parameters])
     return f"{texts}[indexof({json.dumps(list(parameters))}, datum.value)]"
 
 
 def is_doubling(rule: str) -> bool:
-    """Whether the parameter belongs on a log2 axis, as KL factors do."""
+    """Return True if the parameter belongs on a log2 axis, as KL factors do."""
     return parameter_name(rule) == KL_FACTOR
 
 
 def oracles_beside_others(rules: Iterable[str]) -> frozenset[str]:
-    """The oracles among these rules if there are other rules as well, so that labels have to tell them apart."""
+    """Return the oracles among these rules if there are other rules too, so that labels have to mark them."""
     names = frozenset(rules)
     oracles = names & ORACLES.keys()
     return oracles if oracles < names else frozenset()
 
 
 def representative(rule: str, parameters: Sequence[float]) -> float:
-    """The parameter that represents a rule where only one is shown: the KL factor nearest to 1, otherwise the median
-    (the lower one of an even number).
+    """Return the parameter that represents a rule where only one is shown: the KL factor nearest to 1, otherwise the
+    median (the lower one of an even number).
     """
     if is_doubling(rule):
         return min(parameters, key=lambda parameter: abs(parameter - 1))
@@ -55,7 +55,7 @@ def representative(rule: str, parameters: Sequence[float]) -> float:
 
 
 def representatives(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The row with the representative parameter for each mode and rule, without `normal` and controls.
+    """Return the row with the representative parameter for each mode and rule, without `normal` and controls.
 
     `frame` has one row per configuration.
     """

@@ -1,4 +1,4 @@
-"""Which prompts' texts and tokens a report holds: all of a small sweep, some of a large one.
+"""Choice of the prompts whose texts and tokens a report holds: all of a small sweep, some of a large one.
 
 Half of the chosen prompts are extreme in one of several numbers, such as the exit rate or the perplexity. The other
 half are spaced evenly over the remaining prompts, sorted by exit rate.
@@ -26,9 +26,9 @@ _EXTREMES: Final = {
 
 
 def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str, str]:
-    """The chosen prompts as prompt id → reason, in the sweep's order. `wanted` is their number, or a list of ids.
+    """Return the chosen prompts as prompt id → reason, in the sweep's order. `wanted` is their number, or their ids.
 
-    Raises NotASweepError if the sweep has no prompt of a wanted id.
+    Raise `NotASweepError` if the sweep lacks a wanted id.
     """
     if not isinstance(wanted, int):
         unknown = [prompt_id for prompt_id in wanted if prompt_id not in sweep.prompts]
@@ -50,7 +50,7 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
 
 
 def _numbers(sweep: Sweep) -> pd.DataFrame:
-    """One row per prompt, computed over its runs that can exit early and are not controls. Failures count all runs."""
+    """Return one row per prompt, over runs that can exit early and are not controls. Failures count all runs."""
     runs = sweep.generations
     runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
     early = runs[~runs["mode"].isin([NORMAL, DRAFT]) & runs["control_of"].isna()].groupby("prompt_id")
@@ -67,7 +67,7 @@ def _numbers(sweep: Sweep) -> pd.DataFrame:
 
 
 def _extremes(numbers: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """(prompt id, reason): first the most extreme prompt of each number, then the second most extreme of each, …"""
+    """Yield (prompt id, reason): first the most extreme prompt of each number, then each second most extreme, …"""
     ranked = {}
     for why, name in _EXTREMES.items():
         is_low = why.startswith(("lowest", "earliest"))

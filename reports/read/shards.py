@@ -1,4 +1,4 @@
-"""Reading the files that a report is made from: all undamaged files of the sweep, with each run counted once.
+"""Reader of the files behind a report: all undamaged files of the sweep, with each run counted once.
 
 Damaged and foreign files are left out, with a message. A report repairs nothing; the sweep's own command does.
 """
@@ -28,7 +28,7 @@ from eexit.results.layout import GENERATIONS_FOLDER, TOKENS_FOLDER, generations_
 from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.tables import GENERATIONS, TOKENS
 
-# Local files have been checked as a whole before. This is for files under a URI, and for files that change meanwhile.
+# Local files were checked as a whole. This check is for files under a URI, and for files that change meanwhile.
 _PARQUET = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -36,7 +36,7 @@ _PARQUET = ds.ParquetFileFormat(
 
 @dataclass(frozen=True)
 class Landed:
-    """Some columns of all runs in memory, tokens and texts as datasets on disk, and a line for each file left out."""
+    """Committed runs: columns of all runs in memory, tokens and texts as datasets on disk, a line per file left out."""
 
     rows: pa.Table
     tokens: ds.Dataset
@@ -45,7 +45,9 @@ class Landed:
 
 
 def read_landed(location: Location, columns: Sequence[str]) -> Landed:
-    """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that files lack become null."""
+    """Read the committed runs with these columns of `GENERATIONS`, among them `run_id` and `status`. Missing columns
+    become null. Raise `DamagedError` as `_copied` does, if the folder is a copy without shards.
+    """
     listing = list_files(location)
     if not listing.stems and listing.foreign:
         return _copied(location, columns)
@@ -74,9 +76,9 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
 
 
 def _copied(location: Location, columns: Sequence[str]) -> Landed:
-    """A copy by `pyarrow.dataset.write_dataset`, as cluster/README.md has it: files without seals, of any name.
+    """Read a copy by `pyarrow.dataset.write_dataset`, as in cluster/README.md: files of any name without checksums.
 
-    Raises `DamagedError` for what can't be read, or holds a run twice, since nothing says which one counts.
+    Raise `DamagedError` if it can't be read, or holds a run twice, since nothing records which one counts.
     """
     try:
         texts, tokens = (
@@ -92,14 +94,14 @@ def _copied(location: Location, columns: Sequence[str]) -> Landed:
 
 
 def loose(schema: pa.Schema) -> pa.Schema:
-    """A schema whose columns are all nullable."""
+    """Return the schema with all of its columns nullable."""
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
 def _dataset(
     location: Location, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
 ) -> ds.Dataset:
-    """The rows of these shards in `schema`, without the dropped runs. Columns that the files lack are null."""
+    """Return the rows of these shards in `schema`, without the dropped runs. Columns that the files lack are null."""
     name_of = tokens_name if schema is TOKENS else generations_name
     whole = [location.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
     parts = [ds.dataset(whole, filesystem=location.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []
@@ -111,7 +113,7 @@ def _dataset(
 
 
 def read_study_tables(location: Location) -> tuple[Mapping[str, pd.DataFrame], tuple[str, ...]]:
-    """All of them by their names, and a line for each that is left out because a file of it is damaged."""
+    """Return all study tables by name, and a line for each one left out because of a damaged file."""
     found: dict[str, pd.DataFrame] = {}
     left_out: list[str] = []
     for table in STUDY_TABLES:

@@ -1,4 +1,4 @@
-"""Loading a finished or unfinished sweep: its Parquet files as pandas frames and Arrow datasets."""
+"""Loader of a finished or unfinished sweep: Parquet files → pandas frames and Arrow datasets."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,32 +24,32 @@ from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
+from eexit.studies.assessment.verdict import Verdict, read_verdict
 from eexit.studies.other_models import Shapes
-from eexit.studies.verdict.file import Verdict, read_verdict
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed, read_study_tables
 
 _NESTED = tuple(name for name, field in OF_PARTS.items() if pa.types.is_nested(field.type))
-_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer", *_NESTED)  # large, and no statistic needs them
+_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer", *_NESTED)  # large, and used by no statistic
 
 
 class NotASweepError(UsageError):
-    """The given location holds no sweep. The message is one line that names it and the way out."""
+    """Error for a location that holds no sweep. The message is one line that names the location and the way out."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
+    """All data of a report. Runs are in memory; texts and tokens stay on disk until they are needed.
 
-    Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) are there once, with the lowest
-    seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, the
-    configuration's (`configurations.COLUMNS`), `log_perplexity` (nats per token), `loop_share` (longest_loop /
-    n_tokens), `unit` (the sampling unit, `eexit.plan.splits.units`), and those of each judge (`judged`);
-    `correct` is 1 or 0, as is `cut` (`eexit.quality.text_measures.cut`), and `every_seed` says whether the run is that
-    of several seeds. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
-    `GENERATIONS`, whose rows are in no particular order.
+    Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) occur once, with the lowest seed,
+    and `every_seed` is True for them. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one
+    short value, the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`). Further
+    columns are `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `cut`
+    (`eexit.quality.text_measures.cut`) and the sampling unit `unit` (`eexit.plan.splits.units`). `correct`
+    and `cut` are 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
+    `GENERATIONS`, with rows in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -57,22 +57,22 @@ class Sweep:
     final_layer: int | None  # None: not known
     prompts: dict[str, str]  # id → text, in the sweep's order
     generations: pd.DataFrame
-    layer_counts: np.ndarray  # generations × exit ranks: decided tokens; zeros where they aren't known
+    layer_counts: np.ndarray  # runs × exit ranks: number of decided tokens; 0 where not known
     tokens: ds.Dataset
     texts: ds.Dataset
-    configurations: tuple[Configuration, ...] = ()  # none before `assemble` has found them
+    configurations: tuple[Configuration, ...] = ()  # empty until `assemble`
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
-    studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by the names of their tables
-    n_landed: int = 0  # runs, with those that are the same for every seed
+    studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # name of a study table → rows
+    n_landed: int = 0  # committed runs, repeats for other seeds included
     n_seeds: int = 1
-    prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
-    verdict: Verdict | None = None  # of an assessment, if there was one
-    margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
+    prices_of: Shapes | None = None  # another model at whose unit costs costs are shown too: the reader's choice
+    verdict: Verdict | None = None  # of an assessment, if any
+    margin: float = MARGIN  # loss up to which a setting counts as good as full depth: the reader's choice
 
     @property
     def missing(self) -> list[str]:
-        """The planned runs that haven't landed, or whose file is damaged, by name; none of what has no plan."""
+        """Names of the planned runs without a committed, undamaged result; empty if there is no plan."""
         seeds, fixed = self.config.get("seeds", []), self.same_for_every_seed
         names = ["configuration", "prompt_id", "seed"]
         landed = {(key, prompt, None if key in fixed else seed) for key, prompt, seed in self.generations[names].values}
@@ -92,17 +92,17 @@ class Sweep:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether tokens were sampled, rather than decoded greedily."""
+        """True if tokens were sampled, rather than decoded greedily."""
         return bool(self.config.get("temperature"))
 
     @property
     def numbers(self) -> dict[str, int]:
-        """The place of each configuration among them, by its key."""
+        """Configuration key → index in `configurations`."""
         return {configuration.key: number for number, configuration in enumerate(self.configurations)}
 
     @property
     def same_for_every_seed(self) -> frozenset[str]:
-        """The configurations whose runs are the same for every seed."""
+        """Keys of the configurations whose runs are the same for every seed."""
         temperature = self.config.get("temperature")
         return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature))
 
@@ -111,12 +111,12 @@ class Sweep:
         return judges_of(self.rows_of(JUDGEMENTS))
 
     def rows_of(self, table: Table) -> pd.DataFrame:
-        """The rows of a table about the sweep, in the order in which their calls began."""
+        """Return the rows of a study table, in the order in which their calls began."""
         return self.studies[table.name] if table.name in self.studies else table.schema.empty_table().to_pandas()
 
     @property
     def extra(self) -> list[str]:
-        """The columns of runs that only this sweep has: scores from the file, and what judges said."""
+        """Columns of runs that only this sweep has: scores from the file, and judges' scores."""
         return [*self.scores, *(column for judge in self.judges for column in judge.columns)]
 
     @property
@@ -126,17 +126,17 @@ class Sweep:
 
     @property
     def without_drafts(self) -> "Sweep":
-        """The same sweep for what is told of exits: drafts read every token at full depth."""
+        """The same sweep without drafts, for statistics of exits: drafts emit every token from full depth."""
         return replace(self, configurations=tuple(c for c in self.configurations if not isinstance(c, Draft)))
 
     @property
     def has_answers(self) -> bool:
-        """Whether any run was marked as right or wrong."""
+        """True if any run was marked as right or wrong."""
         return bool(self.done["correct"].notna().any())
 
     @property
     def done(self) -> pd.DataFrame:
-        """The generations without an error, over which all means are taken."""
+        """The runs without an error, over which all means are computed."""
         return self.generations[self.generations["status"] == OK]
 
     @property
@@ -147,7 +147,7 @@ class Sweep:
 def read_sweep(results: str) -> Sweep:
     """Read the folder of a sweep. `results` is a local path or a URI that pyarrow can open (s3://, gs://).
 
-    Raises NotASweepError where there is no sweep.json of this format.
+    Raise `NotASweepError` if there is no sweep.json of this format.
     """
     location = _open(results)
     about = _read_about(results, location)
@@ -184,9 +184,10 @@ def refuse_damage(results: str) -> None:
 
 
 def assemble(read: Sweep) -> Sweep:
-    """A sweep as it was read, with its configurations and the columns of its runs that follow from them.
+    """Return the sweep with its configurations, the columns derived from runs, and the judges' columns.
 
-    Runs are sorted by prompt, configuration and seed.
+    Runs are sorted by prompt, configuration and seed. Repeated runs that are the same for every seed are removed, with
+    their judgements.
     """
     generations = with_identity(read.generations)
     n_tokens = generations["n_tokens"].to_numpy(dtype=float, na_value=np.nan)
@@ -225,7 +226,7 @@ def assemble(read: Sweep) -> Sweep:
 
 
 def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
-    """Which rows are runs of these configurations that another seed has too. One without an error is kept."""
+    """Return a mask of runs of these configurations that repeat another seed's. One without an error is spared."""
     good_first = (generations["status"] != OK).to_numpy().argsort(kind="stable")
     repeats = generations.iloc[good_first].duplicated(["prompt_id", "configuration"]).to_numpy()
     is_repeat = np.empty(len(generations), dtype=bool)
@@ -235,14 +236,14 @@ def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
 
 
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Whether each token was decided and differs from the full-depth model's most likely one. Both must be recorded."""
+    """Return a mask of the decided tokens that differ from full depth's most likely one. Both must be recorded."""
     differs = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
     disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & differs
     return disagreeing
 
 
 def index_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
-    """The index of each token's run in `index`; −1 where `index` lacks the run."""
+    """Return the index of each token's run in `index`; −1 where `index` lacks the run."""
     if not len(tokens):
         return np.array([], dtype=int)
     names = tokens.column("run_id").dictionary_encode()
@@ -282,7 +283,7 @@ def _read_about(results: str, location: Location) -> dict[str, Any]:
 
 
 def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
-    """A column of maps from layer to number of tokens, as an array of rows × layers."""
+    """Return a column of maps from layer to number of tokens, as an array of rows × layers."""
     keys = pa.array(layers, column.type.key_type)
     counts = [pc.map_lookup(column, query_key=key, occurrence="first").fill_null(0) for key in keys]
     return np.stack([np.asarray(of_layer, dtype=np.int64) for of_layer in counts], axis=1)

@@ -1,4 +1,4 @@
-"""Where `jobs/timings.py` measured, and the speed-ups of each configuration there."""
+"""Machines and batch sizes at which `jobs/timings.py` measured, and the speed-ups of each configuration there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,20 @@ class Measured:
     batch: int
     label: str  # such as "batch 8", with the machine if there are several
     machine: str
-    rounds: int  # of all calls
-    prompts: int  # of a call, at most
+    rounds: int  # over all calls
+    prompts: int  # most prompts in one call
     calls: int = 1
-    calls_left_out: int = 0  # since they have too few rounds, and others have enough
+    calls_left_out: int = 0  # with too few rounds, where other calls have enough
 
     def column(self, name: str) -> str:
-        """The name of a column that was measured here."""
+        """Return the name of a column that was measured here."""
         return f"{name}_{self.number}"
 
 
 def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[Measured, dict[str, Speedup]]]:
-    """What was measured where, by all calls of `jobs/timings.py`, with the speed-ups of each configuration over the one
-    of key `beside`. Sizes at which only steps were timed are left out.
+    """Return each machine and batch size with its speed-ups over configuration `beside`, from all timing calls.
+
+    Batch sizes at which only steps were timed are left out.
     """
     timings = timings[~_of_steps_alone(timings)]
     setups = setups_of(timings)
@@ -54,14 +55,14 @@ def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple
 
 
 def _of_steps_alone(timings: pd.DataFrame) -> pd.Series:
-    """Whether rows are of a batch size at which nothing was asked about: `generate` was timed beside others alone."""
+    """Return a mask of rows at batch sizes without `generate`, in calls that timed `generate` at other sizes."""
     is_generate, call = timings["configuration"] == GENERATE, timings["timing_id"]
     in_call, at_size = (is_generate.groupby(by).transform("any") for by in (call, [call, timings["batch"]]))
     return in_call & ~at_size
 
 
 def setups_of(timings: pd.DataFrame) -> pd.Series:
-    """The machine, dtype and threads of each row, in words."""
+    """Return the machine, dtype and threads of each row, in words."""
     return pd.Series([_setup(*row) for row in timings[_SETUP].itertuples(index=False)], timings.index, dtype=object)
 
 
@@ -70,12 +71,12 @@ def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
 
 
 def timed_over(measured: Sequence[Measured]) -> str:
-    """The calls, rounds and prompts of what was timed."""
+    """Return the calls, rounds and prompts of what was timed, in words."""
     rounds = dict.fromkeys(f"{_calls(each)}{counted(each.rounds, 'round')} on {each.machine}" for each in measured)
     return f"median of {', '.join(rounds)}; {counted(max(each.prompts for each in measured), 'prompt')}"
 
 
 def _calls(each: Measured) -> str:
-    """Nothing of a single call."""
+    """Return the number of calls as a prefix; empty for a single call."""
     left_out = f", without {each.calls_left_out} of too few rounds" if each.calls_left_out else ""
     return f"{counted(each.calls, 'call')}{left_out}: " if each.calls > 1 or left_out else ""

@@ -1,4 +1,4 @@
-"""The overview's fold "All numbers": all that is known of every configuration."""
+"""Columns of the overview's fold "All numbers": every statistic of every configuration."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from reports.shared.savings import Savings
 
 
 def configuration_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[str, str, str]]:
-    """The columns of a table of configurations, as key, label and form; a table shows those that have a value."""
+    """Yield key, label and form of the columns of a table of configurations; a table shows those that have a value."""
     measured = savings.measured if savings else ()
     yield "configuration", "Configuration", "text"
     yield measures.CORRECT, "Accuracy", "share"

@@ -1,4 +1,4 @@
-"""The overview's section "By kind of prompt": what a setting does to each kind, beside full depth."""
+"""The overview's section "By kind of prompt": each setting compared with full depth, by kind of prompt."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -35,7 +35,7 @@ MEASURES: Final = {
     "disagreement": "Disagreement",
     "saved": "Multiply-adds saved, run",
 }
-OF_NORMAL: Final = ("accuracy", CUT, "disagreement")  # the others hold a setting beside it
+OF_NORMAL: Final = ("accuracy", CUT, "disagreement")  # the others compare a setting with `normal`
 KINDS: Final[Columns] = (
     ("kind", "Kind", "text"),
     ("configuration", "Configuration", "text"),
@@ -48,17 +48,17 @@ CAPTION: Final = (
     f"Grey square: full depth. Bars: {LEVEL:.0%} intervals over prompts. Lost: the share of prompts whose answer full "
     "depth gets right and the setting wrong."
 )
-Found = Mapping[str, Mapping[str, BesideNormal]]  # configuration → kind → what it does there
+Found = Mapping[str, Mapping[str, BesideNormal]]  # configuration → kind → comparison
 
 
 def found_by_kind(sweep: Sweep) -> Found:
-    """Nothing where prompts are not of two kinds at least."""
+    """Return configuration → kind → comparison with `normal`; empty if prompts are of fewer than two kinds."""
     prompts = sweep.config.get("prompts", [])
     kind_of = kinds(prompts)
     if len(set(kind_of.values())) < 2:
         return {}
     runs = sweep.generations[sweep.generations["prompt_id"].isin(kind_of)]
-    seeds = runs["seed"].unique().tolist()  # a run that is the same for every seed stands beside those of each
+    seeds = runs["seed"].unique().tolist()  # a run for every seed is paired with each seed's
     own = [seeds if is_every else [seed] for seed, is_every in zip(runs["seed"], runs["every_seed"], strict=True)]
     runs = runs.assign(seed=pd.Series(own, runs.index)).explode("seed").astype({"seed": int})
     found = by_kind(pa.Table.from_pandas(runs[list(COLUMNS)], preserve_index=False), kind_of, units(prompts))
@@ -66,7 +66,7 @@ def found_by_kind(sweep: Sweep) -> Found:
 
 
 def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | None:
-    """A dot plot of each measure, with a menu of settings that begins with this one; None if nothing has a kind."""
+    """Return a dot plot of each measure, with a menu of settings that begins with `setting`; None if there is none."""
     settings = [key for key in found if key != NORMAL]
     if not settings:
         return None
@@ -79,7 +79,7 @@ def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | Non
 
 
 def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
-    """A row for each configuration and kind. `setting` is the key, which `normal` lacks: it stands beside each."""
+    """Return a row per configuration and kind. `setting` is the key; `normal` has none, since each chart shows it."""
     rows = []
     for configuration in sweep.configurations:
         is_normal = configuration.key == NORMAL
@@ -94,7 +94,7 @@ def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
 
 
 def kind_chart(frame: pd.DataFrame, name: str, looks: Looks) -> alt.LayerChart:
-    """Kinds from top to bottom, in each full depth above the setting."""
+    """Return a chart with kinds from top to bottom, and in each kind full depth above the setting."""
     title = MEASURES[name]
     scale = scale_of(logarithmic=False, zero=name != "accuracy", padding=ROOM_PIXELS)
     axis = alt.Axis(format="~%", tickCount=8, labelExpr=alt.Undefined if name == "saved" else WITHIN_SHARES)

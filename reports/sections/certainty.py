@@ -1,4 +1,4 @@
-"""The overview's section "Where tokens become certain": what each layer says of the texts of `normal`."""
+"""The overview's section "Where tokens become certain": what each layer predicts for the texts of `normal`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -19,7 +19,7 @@ from reports.shared.figures import Figure, Slice, one
 from reports.shared.per_configuration import layer_labels
 
 THRESHOLDS: Final = (0.5, 0.7, SURE, 0.97)
-SHADES: Final = RAMP[:5]  # on which ink can be read
+SHADES: Final = RAMP[:5]  # dark text is legible on them
 INK: Final = "#16191d"
 ROW_PIXELS: Final = 22
 MOST_WRITTEN: Final = 12  # layers whose shares are written in their cells
@@ -43,7 +43,7 @@ CAPTION: Final = (
 
 
 def certainty_figure(sweep: Sweep) -> Figure | None:
-    """A row of cells for each kind of prompt and measure; None where `normal` recorded no likeliest tokens."""
+    """Return rows of cells per kind of prompt and measure; None if `normal` recorded no likeliest tokens."""
     if sweep.final_layer is None or not {*OF_TOKENS} <= {*sweep.tokens.schema.names}:
         return None
     prompts, of_normal = sweep.config.get("prompts", []), sweep.done[sweep.done["configuration"] == NORMAL]
@@ -66,7 +66,7 @@ def certainty_figure(sweep: Sweep) -> Figure | None:
 
 
 def certainty_rows(found: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """A row for each threshold, kind, measure and layer; `row` is what the chart calls kind and measure."""
+    """Return a row per threshold, kind, measure and layer; `row` is the chart's label of kind and measure."""
     labels, rows = layer_labels(sweep), []
     for each in found.to_dict("records"):
         for measure, column, summary in _measures(each):
@@ -80,7 +80,7 @@ def certainty_rows(found: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 
 
 def _measures(row: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
-    """The measures of a kind of prompts, each with its column by layer and what holds of all layers together."""
+    """Yield each measure of a kind of prompts, with its column by layer and its summary over all layers."""
     sure, confirmed = (f"{row[first]:g}" if is_known(row[first]) else "none" for first in MEASURES.values())
     yield "sure", "sure", f"first at {sure}"
     back = f", {percent(row['taken_back'])} taken back" if is_known(row["taken_back"]) else ""
@@ -89,7 +89,7 @@ def _measures(row: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def certainty_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.LayerChart:
-    """Layers from left to right; the share as colour and, where there is room, as text."""
+    """Return a chart with layers from left to right; the share is a colour and, where there is room, text."""
     x = alt.X("shown_layer:N", title="Layer", sort=labels, axis={"labelAngle": 0, "labelOverlap": True})
     base, tooltip = told(alt.Chart(ROWS).encode(x=x, y=rows_of("row")), CERTAINTY, frame)
     colour = alt.Color("share:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})

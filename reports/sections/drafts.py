@@ -1,9 +1,9 @@
-"""The overview's section "Drafts": what was accepted and what it gained, by layer and by how many tokens at a time.
+"""The overview's section "Drafts": acceptance and speed-up, by layer and by number of tokens at a time.
 
 Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
-Several seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians
-over rounds, as `eexit.studies.timing.speedups` computes them, with intervals over rounds. Plain decoding is `normal`,
-full depth on the same path, and the `generate` of transformers: a draft has to beat both.
+Seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians over rounds with
+intervals over rounds, as `eexit.studies.timing.speedups` computes them. Plain decoding is `normal`, full depth on the
+same path, and transformers' `generate`. A draft has to beat both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from reports.shared.figures import Figure, Variant, one, table
 from reports.shared.per_configuration import estimates_of
 
 ABOUT: Final = f"{DRAFTING.removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
-SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # which dark text can be read on, as on these of the ramp
+SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # dark text is legible on them
 SHADES: Final = RAMP[:5]
 INK: Final = "#16191d"
 PICKED: Final = "#c2500a"
@@ -36,24 +36,23 @@ CELL_PIXELS: Final = 34
 
 @dataclass(frozen=True)
 class Drafts:
-    """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed beside drafts.
+    """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed with drafts.
 
     Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
-    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up; and for each `Measured`, `speedup`
-    over `normal` and `over_generate`, that over transformers' own, both with their interval and the number of rounds,
-    `tokens_per_s`, and whether it is the `fastest` draft.
-    `rows` is sorted by layer and then by N.
+    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up. For each `Measured`: `speedup` over
+    `normal` and `over_generate` over transformers' own, with intervals and number of rounds; `tokens_per_s`; and
+    `fastest`, True for the fastest draft. `rows` is sorted by layer and then by N.
     """
 
     rows: pd.DataFrame
     measured: tuple[Measured, ...]  # where drafts were timed
     n_texts: int  # runs of drafts that can be compared with the normal run of their prompt and seed
-    n_other_texts: int  # those of them whose text is another one
+    n_other_texts: int  # the number of them whose text differs
 
     @property
     def drafts(self) -> pd.DataFrame:
         """The rows of drafts."""
-        # Beside rows without runs, pandas holds whole numbers as fractions.
+        # If other rows have no runs, pandas stores whole numbers as floats.
         return self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("n", "n_failed", "draft_layer"), int))
 
     @property
@@ -66,7 +65,7 @@ class Drafts:
 
 
 def drafted(sweep: Sweep) -> Drafts | None:
-    """What is known of a sweep's drafts; None if it has none."""
+    """Return the statistics of a sweep's drafts; None if there are none."""
     unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
     configurations = sorted(unsorted, key=lambda draft: (draft.layer, draft.n_tokens))
     if not configurations:
@@ -93,7 +92,7 @@ def drafted(sweep: Sweep) -> Drafts | None:
 
 
 def draft_section(sweep: Sweep) -> dict[str, Any] | None:
-    """Charts and a table; None for a sweep without drafts."""
+    """Return charts and a table; None for a sweep without drafts."""
     drafts = drafted(sweep)
     if not drafts:
         return None
@@ -112,7 +111,7 @@ def _acceptance(drafts: Drafts, columns: Columns, is_sampled: bool) -> Iterator[
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
-        if not is_sampled:  # where rounding decides near ties of two tokens, above all in 16 bits
+        if not is_sampled:  # differences are from rounding at near ties, above all in 16 bits
             caption += f" Texts that are not those of normal: {drafts.n_other_texts:,} of {drafts.n_texts:,}."
         colour = alt.Color("acceptance:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
         chart = _grid(drafts, "acceptance", colour, None, f"Acceptance by layer and N. {caption}")
@@ -120,7 +119,7 @@ def _acceptance(drafts: Drafts, columns: Columns, is_sampled: bool) -> Iterator[
 
 
 def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
-    """The measured speed-up with a variant per batch size; the expected one if nothing was timed."""
+    """Yield the measured speed-up with a variant per batch size, or the expected one if nothing was timed."""
     if drafts.measured:
         caption = (
             "How many times as fast as normal, which is full depth on the same path: above 1 (green), time is saved; "
@@ -147,7 +146,7 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
 
 
 def _columns(drafts: Drafts, measured: Sequence[Measured] = ()) -> Iterator[tuple[str, str, str]]:
-    """The columns of the table, as key, label and form, with what was measured at these places."""
+    """Yield key, label and form of the table's columns, with the measurements at these places."""
     yield "configuration", "Configuration", "text"
     yield "acceptance", "Acceptance", "share"
     yield "acceptance_per_token", "Acceptance per token", "share"
@@ -170,10 +169,10 @@ def _basis(drafts: Drafts) -> str:
 
 
 def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:
-    """The speed-up over `normal`, as it was measured, or as it is expected; the fastest measured one is outlined."""
+    """Return the speed-up over `normal`, measured or expected; the fastest measured one is outlined."""
     name = measured.column("speedup") if measured else "expected"
     known = drafts.drafts[name].dropna()
-    most = max(known.max(), 1 / known.min(), 1.05)  # that a small difference is not shown as a large one
+    most = max(known.max(), 1 / known.min(), 1.05)  # so a small difference has no strong colour
     scale = {"type": "log", "domain": [1 / most, 1, most], "range": [SLOWER, AS_FAST, FASTER]}
     colour = alt.Color(f"{name}:Q", legend=None, scale=scale)
     return _grid(drafts, name, colour, measured, description)
@@ -182,7 +181,7 @@ def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> 
 def _grid(
     drafts: Drafts, column: str, colour: alt.Color, measured: Measured | None, description: str
 ) -> alt.LayerChart:
-    """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
+    """Return layers from top to bottom, lengths from left to right, and a column as colour and text."""
     title, axis = "N: tokens drafted at a time", {"labelAngle": 0}
     x = alt.X("draft_length:N", title=title, sort=drafts.lengths, axis=axis)
     y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
@@ -190,7 +189,7 @@ def _grid(
     base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
     outlines += [{"test": f"datum['{measured.column('fastest')}']", "value": INK}] if measured else []
-    # Other cells must not fade, since a paler cell means another value here.
+    # Other cells must not fade, since a paler cell means another value.
     cells = base.mark_rect(cursor="pointer", strokeWidth=2).encode(
         color=colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
     )
@@ -206,7 +205,7 @@ def _naming(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
-    """`normal` and what was timed of transformers, with the columns that identify them."""
+    """Return key → identifying columns, for `normal` and transformers' own variants that were timed."""
     layers = [int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit()]
     known: list[Configuration | Generate] = [
         Normal(),

@@ -1,7 +1,7 @@
-"""The overview's section "Learned exits": what was trained on which data, and how good it is on held-out prompts.
+"""The overview's section "Learned exits": training data of each artefact, and its quality on held-out prompts.
 
-`learned` in sweep.json holds the card (`eexit.plan.artefacts.Card`) of the artefact that was used in each role. What a
-card lacks is missing here.
+`learned` in sweep.json holds the card (`eexit.plan.artefacts.Card`) of the artefact in each role. What a card lacks is
+missing here.
 """
 
 import json
@@ -24,7 +24,7 @@ CAPTION: Final = (
     "kept; the table has how many tokens are let through, or stop."
 )
 SHARE: Final = "Agreement, or exits kept (share)"
-DIGEST_LETTERS: Final = 12  # of a digest that is shown
+DIGEST_LETTERS: Final = 12  # shown of a digest
 COLUMNS: Final[Columns] = (
     ("artefact", "Artefact", "text"),
     ("series", "What", "text"),
@@ -39,7 +39,7 @@ COLUMNS: Final[Columns] = (
 
 @dataclass(frozen=True)
 class Artefact:
-    """What was trained, with the role in which the sweep used it."""
+    """A trained artefact, with its role in the sweep."""
 
     role: str
     place: str
@@ -52,7 +52,7 @@ class Artefact:
 
 
 def learned_section(sweep: Sweep) -> dict[str, Any] | None:
-    """A chart and its table, and a description of each artefact; None for a sweep that uses none."""
+    """Return a chart with its table, and a description of each artefact; None for a sweep that uses none."""
     used = artefacts(sweep.about)
     if not used:
         return None
@@ -67,7 +67,7 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
 
 
 def artefacts(about: Mapping[str, Any]) -> list[Artefact]:
-    """The artefacts of a sweep, from the content of its sweep.json."""
+    """Return the artefacts of a sweep, from the content of its sweep.json."""
     config = about.get("config", {})
     digests = config.get("digests") or {}
     return [
@@ -77,7 +77,7 @@ def artefacts(about: Mapping[str, Any]) -> list[Artefact]:
 
 
 def card_rows(used: Sequence[Artefact]) -> pd.DataFrame:
-    """The tables of all cards as one; `label` names a line of the chart, and `share` is what it draws."""
+    """Return the tables of all cards as one. `label` names a line of the chart, and `share` is its value."""
     keys = [key for key, _, _ in COLUMNS]
     given = [{"artefact": artefact.what, **row} for artefact in used for row in artefact.card.get("table") or []]
     rows = pd.DataFrame(given, columns=keys)
@@ -90,7 +90,7 @@ def card_rows(used: Sequence[Artefact]) -> pd.DataFrame:
 
 
 def trained(about: Mapping[str, Any], role: str) -> str:
-    """What a sweep used in a role: a name or, of something trained, what it is with its folder and digest."""
+    """Return the artefact in this role with its folder and digest, or the plain name in the configuration."""
     for artefact in artefacts(about):
         if artefact.role == role:
             return f"{artefact.what} ({', '.join(filter(None, [artefact.place, artefact.digest]))})"
@@ -98,7 +98,7 @@ def trained(about: Mapping[str, Any], role: str) -> str:
 
 
 def _chart(rows: pd.DataFrame) -> alt.LayerChart:
-    """A line along the layers for each readout, rule or mode."""
+    """Return a line along the layers for each readout, rule or mode."""
     name, labels = rows["artefact"].iloc[0], list(dict.fromkeys(rows["label"]))
     x = alt.X(
         "layer:Q",
@@ -116,14 +116,14 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
 
 
 def _summary(artefact: Artefact) -> str:
-    """One line that opens to the facts."""
+    """Return one line, which opens to the facts."""
     data = _data(artefact, "")
     parts = [artefact.what, f"fitted to {data}" if data else "", f"digest {artefact.digest}" if artefact.digest else ""]
     return " · ".join(filter(None, parts))
 
 
 def _facts(artefact: Artefact) -> list[tuple[str, str]]:
-    """Labels and texts of what is known."""
+    """Return labels and texts of what the card records."""
     card = artefact.card
     model, rules = card.get("model") or {}, (card.get("settings") or {}).get("rules") or []
     found = [

@@ -1,4 +1,4 @@
-"""All that the overview says and draws, section by section."""
+"""All text and charts of the overview, section by section."""
 
 from typing import Any
 
@@ -28,16 +28,16 @@ from reports.shared.styles import Looks
 
 
 def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
-    """Each section's data by the name under which the page's scripts find it; None for what the sweep has nothing of.
+    """Return section name → data for the page's scripts; None for a section that the sweep has no data for.
 
-    Drafts read every token at full depth, so that only their own section tells of them.
+    Drafts emit every token from full depth, so only their own section includes them.
     """
     exits = sweep.without_drafts
     configurations = per_configuration(exits)
     saves = savings(exits, configurations)
     runs = PairedRuns.of(exits)
     quality = quality_of(exits, configurations, runs.beside(), saves)
-    # Without exits, there are only drafts and the `normal` runs that they are compared with.
+    # A sweep of drafts without exits has only `normal` runs besides.
     kinds = {type(configuration) for configuration in sweep.configurations}
     tells = Draft not in kinds or Exit in kinds
     looks = Looks.of(exits.configurations)

@@ -1,8 +1,7 @@
 """The overview's section "Quality against cost": its chart, and how it is read.
 
-Each measure of quality stands against each sense in which something is saved. A line joins the parameters of a mode and
-rule; controls, settings that were only replayed and the chosen one are told apart. The page's script chooses which are
-shown.
+The chart shows each measure of quality against each sense of saving. A line joins the parameters of a mode and rule.
+Controls, replayed settings and the chosen one have marks of their own. The page's script chooses the rows.
 """
 
 import json
@@ -60,7 +59,7 @@ HEIGHT_PIXELS: Final = 330
 MOST_TICKS: Final = 10
 RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
 _KNOWN_RULES_THAT_SEE_NOTHING: Final = sorted(name for name, rule in RULES.items() if not rule.sees)
-# Above the axis: a line that stands upright is hard to read.
+# Above the axis, since upright text is hard to read.
 _TITLE_ABOVE: Final[dict[str, Any]] = {
     "titleAngle": 0,
     "titleAlign": "left",
@@ -78,7 +77,7 @@ _ONLINE: Final = (
 
 @dataclass(frozen=True)
 class TradeOff:
-    """What the chart shows of the configurations: one measure against one sense of saving."""
+    """One measure of quality against one sense of saving, for a chart of the configurations."""
 
     quality: Quality
     measure: Measure
@@ -87,7 +86,7 @@ class TradeOff:
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """The configurations that are points: not `normal`, and no controls of what the sweep has."""
+        """The configurations that are points: not `normal`, and no controls of the sweep's configurations."""
         rows = self.quality.rows
         return rows[(rows["mode"] != NORMAL) & rows["beneath"].isna()]
 
@@ -98,7 +97,7 @@ class TradeOff:
 
     @property
     def level(self) -> float | None:
-        """What is as good as full depth: what `normal` has."""
+        """The measure's value for `normal`, which is full depth."""
         rows = self.quality.rows
         of_normal = rows.loc[rows["mode"] == NORMAL, self.measure.column].dropna()
         return float(of_normal.iloc[0]) if len(of_normal) else None
@@ -109,12 +108,12 @@ class TradeOff:
 
     @property
     def has_replays(self) -> bool:
-        """Replays are known where disagreement is set against layers skipped."""
+        """True if replays are known and this chart is of disagreement against layers skipped."""
         return (self.measure.column, self.cost.column) == (DISAGREEMENT, SKIPPED) and len(self.quality.replayed) > 0
 
     @property
     def columns(self) -> Columns:
-        """What a point tells, by the columns of the rows."""
+        """The columns in a point's tooltip."""
         form, cost = "share" if self.measure.is_share else "real", self.cost
         return (
             ("configuration", "Configuration", "text"),
@@ -131,8 +130,8 @@ class TradeOff:
 
 
 def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Figure | None:
-    """A chart of each measure against each cost; None if there is nothing to draw."""
-    looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the title of the axis is at the top
+    """Return a chart of each measure against each cost; None if there is nothing to draw."""
+    looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the axis title is at the top
     caption = _how_points_are_read(quality.rows)
     rows = quality.rows.set_index("configuration").to_dict("index")
     found = {
@@ -169,7 +168,7 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
 
 
 def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
-    """What is particular to a measure and a cost: which way is better, and what the axes mean."""
+    """Yield sentences on a measure and a cost: which way is better, and what the axes mean."""
     measure = shown.measure
     if measure.higher_is_better is not None:
         yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better."
@@ -209,7 +208,7 @@ def _meaning(cost: CostAxis) -> Iterator[str]:
 
 
 def _how_points_are_read(rows: pd.DataFrame) -> str:
-    """What grey points are, and what a click does."""
+    """Return the part of the caption on grey points and on clicks."""
     said = "Means over prompts; a click opens the configuration."
     if rows["beneath"].notna().any():
         said += (
@@ -220,16 +219,15 @@ def _how_points_are_read(rows: pd.DataFrame) -> str:
 
 
 def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
-    """A line for each mode and rule, with a point and its interval for each parameter; all of the rows that the page
-    gives it, on scales that fit them.
+    """Return a line per mode and rule, with a point and its interval per parameter, on scales that fit the page's rows.
 
-    In grey: controls, each joined to its configuration by a dotted line, and what counts as good as full depth. A thick
-    line joins what no online setting beats in both. Settings that were only replayed are thin lines; a chosen one has a
-    ring.
+    In grey: controls, each joined to its configuration by a dotted line, and a band of what counts as good as full
+    depth. A thick line joins full depth and the online settings that nothing beats in both. Replayed settings are thin
+    lines; a chosen setting has a ring.
     """
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
-    label = WITHIN_SHARES if cost.column == SKIPPED else alt.Undefined  # what is saved may be below 0
+    label = WITHIN_SHARES if cost.column == SKIPPED else alt.Undefined  # savings may be negative
     x_axis = alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label)
     x = alt.X(f"{cost.column}:Q", title=cost.title, scale=scale, axis=x_axis)
     axis = alt.Axis(**_TITLE_ABOVE)
@@ -239,7 +237,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = rows_where(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
     base, tooltip = told(base, shown.columns, shown.quality.rows)
-    # Of many points, bars would hide the lines: that of the highlighted one stands out.
+    # Many bars would hide the lines, so only the highlighted point's bar is opaque.
     picked = {"test": "picked == datum.configuration", "value": 0.8}
     bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.12, condition=[picked]))
     return layered(
@@ -249,7 +247,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         .encode(order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points))
         .properties(name="lines"),
         *_replays(shown, x, y),
-        # After the lines, from which the legend of modes is taken.
+        # After the lines, which supply the legend of modes.
         *_controls(base, shown, tooltip),
         *interval_bars(bars.properties(name="bars"), shown.drawn, measure.column, measure.title),
         *where_known(shown.drawn["chosen"], _ring(x, y, known)),
@@ -261,7 +259,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
 
 
 def _fitted(shown: TradeOff) -> alt.Scale:
-    """A scale that fits the points that the page shows; all of it, if all are the same share without an interval."""
+    """Return a scale that fits the page's points, or 0 to 1 if all points are the same share without an interval."""
     y = shown.measure.column
     if shown.measure.is_share and shown.quality.rows[[y, f"{y}_high"]].stack().nunique() < 2:
         return alt.Scale(domain=[0, 1], padding=ROOM_PIXELS)
@@ -269,7 +267,7 @@ def _fitted(shown: TradeOff) -> alt.Scale:
 
 
 def _as_good(shown: TradeOff) -> Iterator[alt.Chart]:
-    """A dashed line at what is as good as full depth, and a band of what counts as good as it."""
+    """Yield a dashed line at full depth's value, and a band of what counts as good as full depth."""
     level, margin = shown.level, shown.quality.margin
     if level is None:
         return
@@ -282,7 +280,7 @@ def _as_good(shown: TradeOff) -> Iterator[alt.Chart]:
 
 
 def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    """A line through full depth and the online settings that no other shown one beats in both."""
+    """Yield a line through full depth and the online settings that no other visible one beats in both."""
     measure, cost = shown.measure, shown.cost
     if measure.higher_is_better is None:
         return
@@ -296,7 +294,7 @@ def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.C
 
 
 def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> alt.Chart:
-    """The points; those of configurations whose text is mostly one loop are hollow."""
+    """Return the points, hollow for configurations whose text is mostly one loop."""
     looks: dict[str, Any] = {"filled": True, "size": 80, "cursor": "pointer"}
     if shown.drawn["looping"].any():
         outline = f"scale('color', datum.{'family' if shown.looks.has_several_rules else 'mode'})"
@@ -316,7 +314,7 @@ def _full_depth(known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
 
 
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
-    """Grey points, each with a dotted line from the configuration that it exits as often as."""
+    """Yield grey points, each with a dotted line from the configuration that it controls."""
     across, up = f"{shown.cost.column}_control", f"{shown.measure.column}_control"
     if not shown.drawn.reindex(columns=[across, up]).notna().all(axis=1).any():
         return
@@ -339,7 +337,7 @@ def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
 
 
 def _replays(shown: TradeOff, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    """A thin line for each mode and rule that the chart has, along the settings that were replayed."""
+    """Yield a thin line along the replayed settings, for each mode and rule in the chart."""
     replayed, points, looks = shown.quality.replayed, shown.points, shown.looks
     if not shown.has_replays:
         return

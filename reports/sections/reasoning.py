@@ -1,8 +1,7 @@
-"""The overview's section "Reasoning": what a right answer takes, how long chains of thought are at which depth, and
-whether answers need them, beside the control of the same depth.
+"""The overview's section "Reasoning": cost per right answer, length of chains of thought by depth, and their necessity.
 
-Chains' lengths are means over prompts, seeds averaged first; what a right answer takes is as in
-`eexit.quality.per_right`, and necessity as `eexit.studies.chains` computed it.
+Each setting is compared with the control of the same depth. Chains' lengths are means over prompts, seeds averaged
+first. Costs per right answer are as in `eexit.quality.per_right`, and necessity as in `eexit.studies.chains`.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ ABOUT: Final = (
     "A chain of thought that is written down can stand in for layers. Necessity: right answers with the chain less "
     "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
 )
-SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of what may be below 0
+SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of values that may be negative
 NO_NECESSITY: Final = "Whether answers need their chains was not asked: python jobs/files/chains.py does that."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
@@ -52,7 +51,7 @@ BY_STEPS: Final[Columns] = (
 
 
 def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings | None) -> dict[str, Any] | None:
-    """Charts and a table; None where no text has a chain. `configurations` is that of `per_configuration`."""
+    """Return charts and a table; None if no text has a chain. `configurations` is the frame of `per_configuration`."""
     if configurations.empty or sweep.done[LENGTH].isna().all():
         return None
     rows = reasoned(sweep, saves.rows if saves else configurations)
@@ -64,7 +63,7 @@ def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings
 
 
 def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
-    """The rows of configurations with the estimates of `THINKS` and, as `kind`, whether they are a control."""
+    """Return the configurations' rows with the estimates of `THINKS` and `kind`: "control" or "setting"."""
     of_prompts = sweep.done.astype({LENGTH: float}).groupby(["unit", "prompt_id", "configuration"])[LENGTH].mean()
     lengths = of_prompts.groupby(["unit", "configuration"]).mean().unstack()
     lengths = lengths.reindex(columns=configurations["configuration"])
@@ -91,8 +90,9 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
-    """The latest row of each configuration, of each thing that became of chains, and of each number of steps: that of
-    chains which the configuration wrote itself, where there is one.
+    """Return the latest row per configuration, edit of chains, and number of steps.
+
+    Rows for chains that the configuration wrote itself take precedence.
     """
     rows = sweep.rows_of(CHAINS)
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")
@@ -109,7 +109,7 @@ def _each(values_PC: np.ndarray, kind: ValueKind) -> list[Estimate]:
 
 
 def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:
-    """Accuracy by what a right answer takes, then length and necessity by depth."""
+    """Yield accuracy by cost per right answer, then length and necessity by depth."""
     saved = [column for column in PER_RIGHT if column in rows and rows[column].notna().any()]
     if CORRECT in rows and saved:
         variants = [
@@ -145,7 +145,7 @@ def _by_steps(sweep: Sweep) -> Iterator[Figure]:
 
 
 def by_steps(sweep: Sweep) -> pd.DataFrame:
-    """A row per configuration and number of steps: accuracy, and necessity where it was asked."""
+    """Return a row per configuration and number of steps: accuracy, and necessity where it was measured."""
     steps = {each["id"]: each.get("steps") for each in sweep.config.get("prompts", [])}
     done = sweep.done.assign(steps=sweep.done["prompt_id"].map(steps).astype(float)).dropna(subset=["steps", CORRECT])
     needs = latest_needs(sweep).query("chain == 'keep-0'").set_index(["configuration", "steps"])
@@ -166,7 +166,7 @@ def by_steps(sweep: Sweep) -> pd.DataFrame:
 def _points(
     frame: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], columns: Columns, lines: bool = False
 ) -> alt.LayerChart:
-    """Points of two columns, each with its title, with intervals of the second; controls are hollow."""
+    """Return points of two columns, each with its title, and intervals of the second; controls have another shape."""
     (along, x_title), (up, y_title) = x, y
 
     def axis(name: str) -> alt.Axis:

@@ -1,10 +1,9 @@
-"""The overview's section "Side by side": anything beside anything, on the same prompts and seeds.
+"""The overview's section "Side by side": any two configurations, or series, on the same prompts and seeds.
 
-Two configurations stand beside each other, or a rule beside a mix of another's. A mix of two settings, one of which is
-drawn for each prompt, has a cost and a quality between theirs. So a setting of one series stands beside the best mix of
-another's settings, full depth included, that costs as much, or that is as good. All differences are paired over
-prompts, seeds averaged first, with their intervals over prompts; beside a mix, share and mix are no more certain than
-the prompts that they were found on (`reports.shared.best_mix`).
+Two configurations are compared, or a setting of one series with a mix of another's settings. A mix draws one of two
+settings for each prompt, so its cost and quality are between theirs. The mix is the best one, full depth included, that
+costs as much as the setting or is as good. All differences are paired over prompts, seeds averaged first, with
+intervals over prompts. Those from a mix take share and mix as estimated, not as known (`reports.shared.best_mix`).
 
 Shapes: P prompts, C configurations, M measures.
 """
@@ -41,7 +40,7 @@ from reports.shared.styles import Looks
 
 @dataclass(frozen=True)
 class Difference:
-    """A column of a paired frame. `none` means no difference: it is 1 for a ratio."""
+    """A column of a paired frame. `none` is its value for no difference, which is 1 for a ratio."""
 
     column: str
     label: str
@@ -54,14 +53,14 @@ PAIRED: Final = (
     "The other minus the base, run by run of the same prompt and seed; bars: intervals over prompts. Dashed: no "
     "difference."
 )
-CONTROL: Final = "its control"  # what each setting stands beside on average
+CONTROL: Final = "its control"  # the baseline of settings on average
 SAME_SETTING: Final = "the same setting"
 SAME_EXITS: Final = "the same exits, drawn at random"
 _SIGNIFICANT: Final = 5  # digits of the numbers in the page
 
 
 def beside_section(runs: PairedRuns, configurations: pd.DataFrame) -> dict[str, Any] | None:
-    """All pairs of configurations, averages over pairs, and settings beside mixes; None where there is no pair."""
+    """Return all pairs of configurations, averages over pairs, and settings against mixes; None without a pair."""
     found = pairs(runs)
     if found.empty:
         return None
@@ -104,7 +103,7 @@ def _measure(difference: Difference, found: pd.DataFrame, looks: Looks) -> dict[
 
 
 def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
-    """The columns by their names."""
+    """Return the columns of mixes as lists, with rounded numbers."""
     if mixes.empty:
         return {}
     ends = [f"{name}{end}" for name in MATCHED for end in ENDS]
@@ -113,7 +112,7 @@ def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _digits(values: pd.Series | Sequence[float]) -> list[float | int | None]:
-    """Numbers with few digits; None for NaN."""
+    """Return numbers with few digits; None for NaN."""
     return [
         None if np.isnan(value) else int(value) if value == int(value) else float(f"{value:.{_SIGNIFICANT}g}")
         for value in np.asarray(values, dtype=float)
@@ -134,15 +133,14 @@ DIFFERENCES: Final = (
 
 
 def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, looks: Looks) -> alt.LayerChart:
-    """A difference with its interval, one row per configuration, from top to bottom by the rows' `order`.
+    """Return a difference with its interval, one row per configuration, from top to bottom by the rows' `order`.
 
-    The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
-    from it.
+    The dashed line marks no difference. A ratio's axis is logarithmic, so that half and double are equally far from it.
     """
     x, x_title, none = difference.column, difference.title, difference.none
     scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
     shape = looks.shape(frame, has_legend=False)  # the rows have names
-    points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # a share's hundredths, as the title says
+    points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # percentage points, as in the title
     axis = alt.Axis(labelExpr=points) if difference.form == "points" else alt.Axis(format="~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
     y = rows_of("short", alt.SortField("order"))
@@ -158,21 +156,21 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     )
 
 
-MOST_CONFIGURATIONS: Final = 40  # all pairs of more are too many to hold: some are left out
+MOST_CONFIGURATIONS: Final = 40  # with more, some pairs are left out
 MOST_SERIES: Final = 12  # likewise
 EQUAL_LAYERS: Final = "equal layers skipped"
 EQUAL_RUN: Final = "equal multiply-adds run"
 EQUAL_QUALITY: Final = {CORRECT: "equal right answers", DISAGREEMENT: "equal disagreement"}
-MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a setting beside a mix
+MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a setting and a mix
 KINDS: Final = [ValueKind.NUMBER if name == RUN else ValueKind.DIFFERENCE for name in MATCHED]
 _IS_BETTER_HIGH: Final = {CORRECT: True, DISAGREEMENT: False, SKIPPED: True, RUN: True}
 
 
 def pairs(runs: PairedRuns) -> pd.DataFrame:
-    """Each configuration beside each earlier one of the sweep (`baseline`).
+    """Return the paired differences of each configuration from each earlier one of the sweep (`baseline`).
 
-    The difference of the two the other way round is the same with the other sign. Of many configurations, only those
-    are compared that differ in one thing: from `normal`, or in the mode, the parameter, the rule or the exit set alone.
+    The difference in the other direction has the opposite sign. Of many configurations, only those are compared that
+    differ in one thing: from `normal`, or in the mode, the parameter, the rule or the exit set alone.
     """
     configurations = runs.sweep.configurations
     few = len(configurations) <= MOST_CONFIGURATIONS
@@ -194,10 +192,10 @@ def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
-    """The mean difference over pairs of configurations of every measure of `MATCHED`, prompt by prompt.
+    """Return the mean difference of every measure of `MATCHED`, over pairs of configurations.
 
-    Columns: `base`, `other`, `at`, what they have in common, `settings`, how many pairs, and the estimates. A prompt
-    counts where all pairs have it. `trade` has a row of each configuration.
+    Columns: `base` and `other`; `at`, what the pairs have in common; `settings`, the number of pairs; and the
+    estimates. A prompt counts if all pairs have it. `trade` has a row per configuration.
     """
     known = _Measured(runs.landed, runs.of_units(MATCHED))
     rows = []
@@ -210,8 +208,9 @@ def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[tuple[str, str]]]]:
-    """Modes with their pairs of the same rule, parameter and exit set, and of the same exits drawn at random; and
-    settings with their controls. Left out is what exits at one layer alone: no later token attends to what it leaves.
+    """Yield two names, the common feature and pairs of keys: modes under a setting or its random exits, and controls.
+
+    Rule `fixed` is left out: it exits at one layer, so no later token attends to skipped layers.
     """
     if trade.empty:
         return
@@ -227,11 +226,11 @@ def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[
 
 
 def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting, other series and way of matching, for all that can be matched.
+    """Return one row per setting, other series, and way of matching, for all that can be matched.
 
-    Columns: `configuration` and `series` of the setting, `base`, the series whose mix it stands beside, `at`, `equal`
-    and `best_by` of the `Matching`, `mix`, the mix in words, and estimates of the measures' differences. Of many
-    series, only those of one mode or one rule stand beside each other.
+    Columns: `configuration` and `series` of the setting; `base`, the series of the mix; `at`, `equal` and `best_by` of
+    the `Matching`; `mix`, in words; and the estimated differences. With many series, only pairs with the same mode or
+    rule are compared.
     """
     if trade.empty:
         return pd.DataFrame()
@@ -254,9 +253,7 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Matching:
-    """A way in which a setting and a mix are alike. `equal` is the measure that both have in common, so that its
-    differences are 0 and say nothing; of the mixes that have it, the best by `best_by` is taken.
-    """
+    """A way to match a mix to a setting: equal in the measure `equal`, and of those the best by `best_by`."""
 
     at: str
     equal: str
@@ -264,7 +261,7 @@ class Matching:
 
 
 def matchings(quality: str) -> tuple[Matching, ...]:
-    """At equal cost, in two senses, beside the mix of the best quality; and at equal quality, beside the cheapest."""
+    """Return the matchings: the best quality at equal cost, in two senses, and the most skipped at equal quality."""
     return (
         Matching(EQUAL_LAYERS, SKIPPED, quality),
         Matching(EQUAL_RUN, RUN, quality),
@@ -274,7 +271,7 @@ def matchings(quality: str) -> tuple[Matching, ...]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What each prompt has under each configuration, seeds averaged, in the order of `MATCHED`."""
+    """Values of each prompt under each configuration, seeds averaged, in the order of `MATCHED`."""
 
     keys: list[str]
     values_PCM: np.ndarray
@@ -286,7 +283,7 @@ class _Measured:
         return _columns(estimate_columns(differences_PM, KINDS))
 
     def matched(self, key: str, points: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The setting beside the best mix of two of `points` that is equal to it, for each way of being equal."""
+        """Yield the setting's differences from the best mix of two of `points`, for each matching."""
         has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
         values_PCM, keys = self.of_keys([key, *points]), [key, *points]
         for matching in matchings(CORRECT if has_answers else DISAGREEMENT):
@@ -298,7 +295,7 @@ class _Measured:
 
 
 def _columns(estimates: Sequence[Estimate]) -> dict[str, float]:
-    """The columns of the estimates of `MATCHED`."""
+    """Return the columns of the estimates of `MATCHED`."""
     named = zip(MATCHED, estimates, strict=True)
     return {column: number for name, each in named for column, number in each.columns(name).items()}
 

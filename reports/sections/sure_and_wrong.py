@@ -1,4 +1,4 @@
-"""The tokens that a rule was surest of and wrong: read early, with a high probability, and not full depth's."""
+"""Tokens at which a rule was overconfident: early exits with a high probability, and not full depth's token."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -13,7 +13,7 @@ from reports.read.sweep import Sweep
 
 
 def confident_section(sweep: Sweep, held: Collection[str]) -> list[tuple[float, ...]]:
-    """Of the prompts that the page holds: prompt, its run, position, probability at the exit and under full depth."""
+    """Return for each such token on the page's prompts: indices of prompt and run, position, and both probabilities."""
     runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
     numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
     at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
@@ -28,16 +28,16 @@ def _rounded(probability: Any) -> float:
     return float(f"{probability:.3g}")
 
 
-MOST_OF_EACH: Final = 8  # of a configuration
+MOST_OF_EACH: Final = 8  # per configuration
 NAMED: Final = ("run_id", "configuration", "position", "at_exit", "at_full_depth")
 
 
 def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
-    """The tokens of the online rules' runs on these prompts that most exceed what full depth gives them.
+    """Return the tokens of online rules whose probability at the exit most exceeds that under full depth.
 
-    Columns: `run_id`, `configuration`, `position`, `at_exit`, the token's probability where it was read, and
-    `at_full_depth`, the one that full depth gives it after the same text; the surest first, at most `MOST_OF_EACH` of a
-    configuration. Empty where neither was recorded, or full depth's tokens weren't.
+    Columns: `run_id`, `configuration`, `position`, and the token's probabilities `at_exit` and `at_full_depth`, which
+    are after the same text. The largest excess comes first, at most `MOST_OF_EACH` per configuration. Empty if
+    probabilities or full depth's tokens weren't recorded.
     """
     exits = [each for each in sweep.configurations if isinstance(each, Exit)]
     online = [each.key for each in exits if not each.is_oracle and each.columns["control_of"] is None]

@@ -1,4 +1,4 @@
-"""The overview's section "Time": what was timed, beside what T(rows, layers) allows."""
+"""The overview's section "Time": measured times, and what the step times T(rows, layers) allow."""
 
 import math
 from typing import Any, Final
@@ -27,7 +27,7 @@ TIMED: Final[Columns] = (
 
 
 def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
-    """A sentence, and tables of what was timed where something was."""
+    """Return a sentence, tables of settings where any was timed, and tables of step times."""
     rows = timed(sweep, saves) if saves else pd.DataFrame()
     steps = [_steps(where, times) for where, times in known_step_times(sweep).items()]
     if saves is None or rows.empty:
@@ -43,7 +43,7 @@ def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
 
 
 def _steps(where: str, times: Any) -> dict[str, Any]:
-    """Milliseconds of a step, a row for each number of rows, a column for each last layer that is run."""
+    """Return milliseconds per step: a row per number of rows, a column per last layer that runs."""
     columns: Columns = (
         ("rows", "Rows", "count"),
         *((f"layer_{layer}", f"Layer {layer}", "real") for layer in times.layers),
@@ -56,7 +56,7 @@ def _steps(where: str, times: Any) -> dict[str, Any]:
 
 
 def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
-    """Machine and dtype → the step times of the latest call that measured them there."""
+    """Return machine and dtype → step times of the latest call that measured them there."""
     timings = sweep.rows_of(TIMINGS)
     if sweep.final_layer is None or timings.empty:
         return {}
@@ -69,10 +69,11 @@ def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
 
 
 def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
-    """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
-    `layers_skipped`, `run`, what was run less of what was timed, `allowed`, what T(rows, layers) allows if deciding
-    were free (NaN where step times or exits are not known), and the estimate `realised`. Those that saved most come
-    first.
+    """Return one row per configuration and place that was timed, the largest saving first.
+
+    Columns: `configuration`, `shown_as`, `at` (batch size and machine), `layers_skipped`, `run` (the run saving of the
+    timed tokens), `allowed` and the estimate `realised`. `allowed` is the saving by T(rows, layers) if deciding were
+    free; NaN where step times or exits are not known.
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)
@@ -90,7 +91,7 @@ def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
 
 
 def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
-    """Configuration → exit layer → the share of its decided tokens that were read there."""
+    """Return configuration → exit layer → share of its decided tokens that exited there."""
     if sweep.final_layer is None:
         return {}
     layers = [*sweep.exitable_layers, sweep.final_layer]

@@ -1,20 +1,19 @@
 """Whether early exit pays: an answer with its number, which setting it is of, and how sure that is.
 
-An assessment says so itself (`eexit.studies.verdict`). Without one, a sweep's own answers and choices are told.
+An assessment says so itself (`eexit.studies.assessment`). Without one, a sweep's own answers and choices are told.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
 
-from eexit.output.text import bracketed, counted, is_known, percent, short_percent
+from eexit.output.text import counted, is_known, percent, short_percent
 from eexit.quality.risks import bound_of
+from eexit.studies.assessment import screen
+from eexit.studies.assessment.verdict import Line, Verdict
 from eexit.studies.choosing.certificate import none_certified
-from eexit.studies.verdict import shown
-from eexit.studies.verdict.file import Verdict
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
@@ -31,15 +30,15 @@ from reports.shared.quality import (
 )
 from reports.shared.savings import best_within, saves
 
-OF_ASSESSMENT: Final = "What each restriction takes of full depth's multiply-adds: from the first to the last place."
+OF_GAINS: Final = "Multiply-adds that fixing one thing alone would save, with its interval."
 
 
 @dataclass(frozen=True)
 class Told:
     """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not.
 
-    After the `answer` comes the `headline`, with a number of the `setting`, whose name follows it. `instead` is what
-    could be taken in its place. `weights` are shares of full depth, by what they are, from where to where they go.
+    After the `answer` comes the `headline`, with a number of the `setting`, whose name follows it. `cells` are those of
+    an assessment as a table of text. `weights` are shares of full depth, by what they are, from where to where they go.
     """
 
     answer: str
@@ -49,7 +48,7 @@ class Told:
     where: str | None = None  # what an assessment measured, and where
     cause: str | None = None
     setting: str | None = None
-    instead: str | None = None
+    cells: list[list[str]] = field(default_factory=list)  # heads, then rows
     weights: list[dict[str, Any]] = field(default_factory=list)
     about: str | None = None  # these weights
     tables: list[dict[str, Any]] = field(default_factory=list)  # of an assessment, each with a title and a caption
@@ -59,46 +58,30 @@ def verdict(given: Verdict | None, quality: Quality | None) -> Told | None:
     """None for a sweep in which nothing exits early."""
     if given is None:
         return _of_sweep(quality) if quality is not None and len(quality.settings) else None
+    cause, cells = screen.cause(given), next(screen.tables(given), None)
     return Told(
-        shown.ANSWERS[given.pays],
-        shown.reason(given).removesuffix("."),
-        [],
+        screen.ANSWERS[given.pays],
+        screen.reason(given).removesuffix("."),
+        [sentence for sentence in screen.sentences(given) if sentence != cause],
         given.pays,
         where=given.where,
-        cause=shown.cause(given),
+        cause=cause,
         setting=given.setting.key if given.setting and not given.missing else None,
-        instead=_instead(given),
-        weights=list(_weights_of_ledger(given)),
-        about=OF_ASSESSMENT,
-        tables=[_table(each) for each in shown.tables(given)],
+        cells=[[*row] for row in (cells.heads, *cells.rows)] if cells and given.cells else [],
+        weights=[_gain(line, given.cause) for line in given.gains],
+        about=OF_GAINS if given.gains else None,
+        tables=[_table(each) for each in screen.tables(given)],
     )
 
 
-def _instead(given: Verdict) -> str | None:
-    """What is announced, if it is not the setting that pays."""
-    found = given.instead
-    if found is None or found.time is None or not found.is_faster:
-        return None
-    if given.pays and given.setting and found.setting == given.setting.key:
-        return None
-    time = f"{found.time.mean:.2f}{bracketed(found.time.low, found.time.high, '.2f')}"
-    return f"{found.setting}, {time} times full depth's time"
+def _gain(line: Line, cause: str | None) -> dict[str, Any]:
+    """A gain as a bar; what was not measured has none."""
+    if line.share is None:
+        return {"label": line.name, "from": None, "to": None, "text": screen.NOT_MEASURED}
+    return _bar(line.name, 0.0, line.share.mean, screen.share(line.share)) | {"largest": line.name == cause}
 
 
-def _weights_of_ledger(given: Verdict) -> Iterator[dict[str, Any]]:
-    """What each restriction takes as the first and as the last; those that were not measured have no bar."""
-    for line in given.multiply_adds:
-        if line.first is None or line.last is None:
-            yield {"label": line.restriction, "from": None, "to": None, "text": shown.NOT_TRIED}
-            continue
-        first, last = line.first.share.mean, line.last.share.mean
-        words = f"{percent(first)} first, {percent(last)} last"
-        yield _bar(line.restriction, min(first, last), max(first, last), words) | {
-            "largest": line.restriction == given.cause
-        }
-
-
-def _table(given: shown.TextTable) -> dict[str, Any]:
+def _table(given: screen.TextTable) -> dict[str, Any]:
     rows = pd.DataFrame(given.rows, columns=[*given.heads])
     return {
         "title": given.title,
@@ -113,7 +96,7 @@ def _of_sweep(quality: Quality) -> Told:
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
     said = [*said, *filter(None, [quality.cut_warning]), _certain(quality.choices)]
-    return Told(shown.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
+    return Told(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
 def _of_oracles(quality: Quality) -> Told:

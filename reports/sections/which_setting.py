@@ -1,18 +1,17 @@
-"""The overview's section "Which setting": what is certified, what it costs, and how it does on other prompts."""
+"""The overview's section "Which setting": certified settings, their cost, and their loss on held-out prompts."""
 
 from typing import Any, Final
 
 import pandas as pd
 
 from eexit.output.text import counted, is_known, short_percent
-from eexit.quality.learn_then_test import FULL_DEPTH
 from reports.shared.charts import Columns
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
 from reports.shared.numbers import points
 from reports.shared.quality import Quality, held_against_normal, kept_of, not_held
 
-OF_RIGHT: Final = "loss_of_right"  # of choices by lost answers
+OF_RIGHT: Final = "loss_of_right"  # of selections by lost answers
 OF_PROMPTS: Final = "loss_of_prompts"  # where groups of unequal size count once each
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
@@ -25,14 +24,13 @@ CERTIFIED: Final[Columns] = (
     ("held_out", "Held out", "text"),
 )
 HOW_CERTIFIED: Final = (
-    "Each bound was asked by itself; the cheapest certified setting that costs less than full depth, and its loss on "
-    "prompts that chose nothing."
+    "Each bound was asked by itself; the cheapest certified setting, and its loss on prompts that chose nothing."
 )
 MOST_ROWS: Final = 6
 
 
 def settings_section(quality: Quality) -> dict[str, Any] | None:
-    """A sorted table with a sentence on how it is read; None where nothing exits early."""
+    """Return a sorted table with a sentence on how it is read; None if nothing exits early."""
     if quality.settings.empty:
         return None
     if len(quality.choices):
@@ -64,13 +62,13 @@ def settings_section(quality: Quality) -> dict[str, Any] | None:
 
 
 def _saved(quality: Quality) -> Columns:
-    """In each sense: time, what was run, layers; what is theoretical is left out."""
+    """Return the columns of savings: time, then multiply-adds, then layers; the theoretical saving is left out."""
     costs = [cost for cost in reversed(quality.costs) if cost.column not in (SKIPPED, THEORETICAL)]
     return (*((cost.column, f"Saved: {cost.label}", "share") for cost in costs), (SKIPPED, LAYERS_SKIPPED, "share"))
 
 
 def _certified(quality: Quality) -> pd.DataFrame:
-    """One row for each question, by what is risked and then from the strictest bound."""
+    """Return one row per selection, by risk and then from the strictest bound."""
     skipped = quality.rows.set_index("configuration")[SKIPPED]
     rows = []
     for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
@@ -78,7 +76,7 @@ def _certified(quality: Quality) -> pd.DataFrame:
         since = ", before the sweep grew" if row["grown"] else ""
         told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}{since}"}
         key = row["configuration"]
-        if isinstance(key, str) and row["cost"] < FULL_DEPTH:
+        if isinstance(key, str):
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
             tested = next(each for each in row["tested"] if each["configuration"] == key)
             told |= {name: tested.get(name) for name in (OF_RIGHT, OF_PROMPTS)}
@@ -98,10 +96,7 @@ def _held_out(row: dict[Any, Any]) -> str:
 
 
 def _none(row: dict[Any, Any]) -> str:
-    """Why nothing is: what was certified costs more, or how many prompts would do."""
-    certified = sum(setting["certified"] for setting in row["tested"])
-    if certified:
-        return f"{certified} certified, none below full depth's cost"
+    """Return how many settings were tested in vain, and how many prompts would suffice."""
     needed = [setting.get("prompts_needed") for setting in row["tested"]]
     enough = min((n for n in needed if n is not None and is_known(n)), default=None)
     said = f"none of {counted(len(row['tested']), 'setting')}"

@@ -1,1 +1,1 @@
-"""What several sections use: frames over prompts, measures, colours, parts of charts and figures, numbers as text."""
+"""Code that several sections share: statistics of each configuration, charts, figures, styles and numbers as text."""

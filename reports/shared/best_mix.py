@@ -1,17 +1,17 @@
-"""A setting beside the best mix of two others that costs as much, or is as good.
+"""Comparison of a setting with the best mix of two others that costs as much, or is as good.
 
-A mix draws one of two settings for each prompt: its mean is between theirs, and its share makes it equal to the setting
+A mix draws one of two settings for each prompt. Its mean is between theirs, and its share makes it equal to the setting
 in one measure. The difference in any other measure depends on three estimates from the same prompts: the means, the
-share, and which mix is the best. An interval that takes share and mix for known covers the truth in as few as 4 of 100
+share, and which mix is the best. An interval that takes share and mix as known covers the truth in as few as 4 of 100
 samples where costs vary more than quality (tests/reports/shared/test_best_mix.py). So the interval is the widest of
 
-- that of the paired differences from the mix that was chosen,
-- Student's interval with the error of the share, which is linearised: a prompt whose costs differ moves it,
-- percentiles over resamples of the prompts, in each of which share and mix are chosen again,
+- the interval of the paired differences from the chosen mix,
+- Student's interval with the linearised error of the share: a prompt whose costs differ changes the share,
+- percentiles over resamples of the prompts, each of which chooses share and mix again.
 
-and in the measure by which the mix is the best, its end on the setting's side holds for all mixes at once: the best of
-several equally good ones always looks better than it is. That is the least of their upper ends, with a critical value
-for all of them together, from resampled Student's statistics (Chernozhukov, Lee and Rosen 2013).
+In the measure by which the mix is the best, the end on the setting's side holds for all mixes at once, since the best
+of several equally good mixes always seems better than it is. That end is the least of the upper ends of all mixes. Its
+critical value for all of them together is from resampled Student's statistics (Chernozhukov, Lee and Rosen 2013).
 
 Shapes: P prompts, C configurations (the setting first), M measures, B resamples, G mixes.
 """
@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-import scipy  # which imports its parts at their first use
+import scipy  # scipy imports its subpackages at their first use
 
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
 from eexit.quality.intervals import TAILS
@@ -32,17 +32,17 @@ RESAMPLES: Final = 400
 
 @dataclass(frozen=True)
 class BesideMix:
-    """Differences of the setting from the mix of configurations `one` and `other`, of which `share` are the other."""
+    """Differences of the setting from the mix of configurations `one` and `other`; `share` is the weight of `other`."""
 
     one: int
     other: int
     share: float
-    differences: Sequence[Estimate]  # of each measure; 0 in the one that is held equal
+    differences: Sequence[Estimate]  # of each measure; 0 in the one that is equal
 
 
 @dataclass(frozen=True)
 class _Mixes:
-    """All mixes that are equal to the setting, by means."""
+    """All mixes that are equal to the setting, with their means."""
 
     share_BG: np.ndarray
     is_there_BG: np.ndarray  # False where the setting is not between the two
@@ -60,8 +60,8 @@ def beside_best_mix(
 ) -> BesideMix | None:
     """Compare the first configuration with the best mix of two others that is equal to it in the measure `equal`.
 
-    `best_by` is the measure by which a mix is the best. Configurations that lack one of these two measures are in no
-    mix. Prompts count that have both under all others. None where no mix is equal to the setting.
+    `best_by` is the measure by which a mix is the best. Configurations that lack either measure are in no mix. Only
+    prompts count that have both under all other configurations. Return None if no mix is equal to the setting.
     """
     of_mixes = [equal, best_by]
     has_both_C = (~np.isnan(values_PCM[:, :, of_mixes])).all(axis=2).any(axis=0)
@@ -114,7 +114,7 @@ def _ends(
     best_by: int,
     sign: int,
 ) -> list[tuple[float, float]]:
-    """Return the lowest and the highest end of each measure's intervals that take no share and no mix for known."""
+    """Return the lowest and highest end of each measure's intervals, which take neither share nor mix as known."""
     n = len(values_PCM)
     if n < 2:
         return [(np.nan, np.nan)] * values_PCM.shape[2]
@@ -145,7 +145,7 @@ def _ends(
 
 
 def _moved(values_PCM: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], share_G: np.ndarray, equal: int) -> np.ndarray:
-    """Return each prompt's difference from each mix, less what the prompt moves by the share, (P, G, M).
+    """Return each prompt's difference from each mix, less the prompt's influence on the share, (P, G, M).
 
     Its mean is the difference, since the mix is equal to the setting on average.
     """
@@ -160,7 +160,7 @@ def _moved(values_PCM: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], share_G
 
 
 def _upper_of_least(moved_PG: np.ndarray, weight_BP: np.ndarray, student: float) -> float:
-    """Return the upper end of the least mean of G columns: what none of them is certainly below."""
+    """Return the upper end of the interval for the least mean of G columns."""
     n = len(moved_PG)
     mean_G, deviation_G = moved_PG.mean(axis=0), moved_PG.std(axis=0, ddof=1)
     varies_G = deviation_G > 0
@@ -181,7 +181,7 @@ def _resamples(n: int) -> np.ndarray:
 
 
 def _widened(found: Estimate, low: float, high: float, kind: ValueKind) -> Estimate:
-    """Return an estimate whose interval, if it has one, reaches to these ends too."""
+    """Return the estimate with its interval, if any, widened to these ends."""
     most = 1.0 if kind is ValueKind.DIFFERENCE else np.inf
     ends = max(float(np.fmin(found.low, low)), -most), min(float(np.fmax(found.high, high)), most)
     return found if np.isnan(found.low) else Estimate(found.mean, *ends, found.n)

@@ -1,7 +1,7 @@
 """Data frame → Altair chart. Every chart reads the named data `rows`; the page supplies the rows and the theme.
 
-The colours and shapes of configurations are defined in `styles`, and the colours of exit layers in `palette`. Every
-chart has a parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
+`styles` defines the colours and shapes of configurations, `palette` the colours of exit layers. Every chart has a
+parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
 """
 
 from functools import cache
@@ -12,8 +12,8 @@ import pandas as pd
 
 ROWS = alt.NamedData("rows")
 RING = "ring"  # a style in the theme: the colour of ink
-LABELLED = "labelled"  # the layer of points beside which the page has Vega place labels, one of each `series`
-# No rule has red, which means a late exit, nor the colour of what is wrong in the page's styles.
+LABELLED = "labelled"  # the layer of points where the page has Vega place one label per `series`
+# No rule has red, which marks late exits, nor the colour for wrong answers in the page's styles.
 LIGHT: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
@@ -23,7 +23,7 @@ LIGHT: dict[str, Any] = {
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
             *("#155e75", "#1f2937", "#a16207", "#3730a3", "#57534e"),
         ],
-        # In the section on learned exits, first what they are compared with.
+        # For artefacts; their baseline has the first colour.
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
@@ -43,48 +43,48 @@ HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
 CONTROL_GREY = "#8a929e"
 LABEL_ROOM_PIXELS = 24  # between the outermost marks and the axes, with space for labels above and below points
 ROOM_PIXELS = 16  # between the outermost marks and the axes
-WITHIN_SHARES = "datum.value < 0 || datum.value > 1 ? '' : datum.label"  # labels of the shares that there can be
+WITHIN_SHARES = "datum.value < 0 || datum.value > 1 ? '' : datum.label"  # labels from 0 to 1 only
 PERCENT = alt.Axis(format=".0%", tickMinStep=0.01, labelExpr=WITHIN_SHARES)
 Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
-# How Vega writes the forms of columns, which the page writes in the same way.
+# Vega's formats for the forms of columns, the same as the page's.
 FORMATS = {"count": ",.1~f", "share": ".1%", "real": ".4~g", "times": ".2f", "points": "+.1%", "change": "+.1f"}
 _Part = TypeVar("_Part")
-# Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has. And
-# they get all they have at once: before a method such as `axis` sets something, Altair writes its documentation.
+# Channels are objects of their classes, since Altair searches all classes for the one of a text or dict. They get all
+# their options at once: a method such as `axis` first generates its documentation.
 OPACITY = alt.OpacityValue(0.2, condition=[{"test": "picked == '' || picked == datum.configuration", "value": 1}])
-# For numbers. They differ from the exit colours, since a number must not be taken for a layer.
+# For numbers. They differ from the exit colours, so that no number is mistaken for a layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
 
 
 def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
-    """The Vega-Lite specification without `$schema` and `config`, since the page applies its own theme."""
-    # Validation would take as long as building the rest of the page; the tests notice a chart that draws nothing. What
-    # a chart adds to what it is made of is the schema and the theme, before which it copies each of its layers again.
+    """Return the Vega-Lite specification without `$schema` and `config`, since the page applies its own theme."""
+    # Validation would take as long as building the rest of the page; the tests detect a chart that draws nothing. The
+    # chart's own method would also copy each layer again, only to add schema and theme.
     spec = alt.SchemaBase.to_dict(chart, validate=False, context={"top_level": False, "data": chart.data})
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
 def rows_where(test: str) -> alt.Chart:
-    """A chart of the rows for which an expression of Vega is true, which Altair's own method would validate first."""
+    """Return a chart of the rows for which a Vega expression is true. Altair's own method would validate it first."""
     return alt.Chart(ROWS, transform=[{"filter": test}])
 
 
 def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
-    """`parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
+    """Return `parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
     return list(parts) if values.notna().any() else []
 
 
 def interval_bars(
     marks: alt.Chart, frame: pd.DataFrame, column: str, title: str, along: Literal["x", "y"] = "y"
 ) -> list[alt.Chart]:
-    """`marks` from the low to the high end of a column's intervals, if any is known."""
+    """Return `marks` from the low to the high end of a column's intervals, if any is known."""
     low, high = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
     bars = marks.encode(low(f"{column}_low:Q", title=title), high(f"{column}_high:Q"))
     return where_known(frame[f"{column}_low"], bars)
 
 
 def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Chart, list[alt.Tooltip]]:
-    """A chart whose points tell what the columns of the table beside it have, estimates with their intervals."""
+    """Return the chart and its tooltips, which show the columns of the table beside it, with intervals."""
     tooltips = []
     for key, label, form in columns:
         if key not in frame or frame[key].isna().all():
@@ -104,24 +104,24 @@ def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Ch
 
 
 def layered(*layers: alt.Chart, description: str, height: int | alt.Step = HEIGHT_PIXELS) -> alt.LayerChart:
-    # All that is known of it is given at once: whatever is set later copies each layer several times.
+    # All options are set at once: setting one later copies each layer several times.
     return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=height, description=description)
 
 
 @cache
 def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
-    """Between the outermost marks, with room beside them; a logarithmic scale has no zero."""
+    """Return a scale between the outermost marks, with padding in pixels. A logarithmic scale ignores `zero`."""
     if logarithmic:
         return alt.Scale(type="log", nice=False, padding=padding)
     return alt.Scale(type="linear", zero=zero, nice=False, padding=padding)
 
 
 def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
-    """Configurations or runs from top to bottom, as in the data unless `sort` says otherwise."""
+    """Return a channel with configurations or runs from top to bottom, in the data's order without `sort`."""
     axis, scale = {"labelLimit": 260, "grid": False}, {"type": "band", "paddingInner": 0.12}
     return alt.Y(f"{name}:N", title=None, sort=sort, axis=axis, scale=scale)
 
 
 def is_logarithmic(values: pd.Series) -> bool:
-    """Whether the values are positive and span more than a factor of ten."""
+    """Return True if the values are positive and span more than a factor of ten."""
     return bool(values.min() > 0 and values.max() > 10 * values.min())

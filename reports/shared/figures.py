@@ -1,4 +1,4 @@
-"""A figure of the overview: a chart with its rows, and a table of its numbers, as the page's scripts read them."""
+"""A figure of the overview, as the page's scripts read it: a chart with its rows, and a table of its numbers."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from reports.shared.charts import Columns, specification
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of drawing a figure's rows, which the reader chooses by its label, or by the axes `y` and `x`.
+    """One way of drawing a figure's rows. The reader chooses it by its label, or by the axes `y` and `x`.
 
-    `note` stands before the figure's caption, and `axes` are the columns that are drawn.
+    `note` precedes the figure's caption, and `axes` are the drawn columns.
     """
 
     label: str
@@ -29,14 +29,14 @@ class Variant:
 
     @property
     def data(self) -> dict[str, Any]:
-        """As JSON; what is not set is left out."""
+        """The variant for JSON, without unset fields."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "chart"}
         return {name: value for name, value in told.items() if value is not None} | {"spec": specification(self.chart)}
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The reader picks one of `values`: the chart draws the rows with that value, or with none, in column `key`."""
+    """A menu of `values`. The chart draws the rows whose column `key` has the chosen value, or none."""
 
     label: str
     key: str
@@ -46,7 +46,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Figure:
-    """`choice` names what the variants differ in."""
+    """A chart with its variants, rows and table. `choice` names what the variants differ in."""
 
     key: str
     title: str
@@ -61,7 +61,7 @@ class Figure:
 
     @property
     def data(self) -> dict[str, Any]:
-        """As JSON; what is not set is left out."""
+        """The figure for JSON, without unset fields."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "columns")}
         told |= {
             "variants": [variant.data for variant in self.variants],
@@ -72,12 +72,12 @@ class Figure:
 
 
 def one(chart: alt.Chart | alt.LayerChart) -> tuple[Variant]:
-    """The variants of a figure that has no choice."""
+    """Return the variants of a figure without a choice."""
     return (Variant("", chart),)
 
 
 def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:
-    """The part of a caption that gives n and the seeds and, if there are intervals, says how they are drawn."""
+    """Return the part of a caption that states n and the seeds and, if there are intervals, where they are drawn."""
     n_seeds = frame["n_seeds"].max()
     seeds = f", the mean of up to {n_seeds} seeds each" if n_seeds > 1 else ""
     count = counted_between(frame.loc[frame[name].notna(), f"{name}_n"], "prompt")
@@ -86,7 +86,7 @@ def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:
 
 
 def table(frame: pd.DataFrame, columns: Columns) -> dict[str, Any]:
-    """All rows with all their columns, which the chart reads too, and the columns that the table beside it shows."""
+    """Return all rows with all columns, which the chart reads too, and the columns that the table shows."""
     shown = [
         {"key": key, "label": label, "form": form}
         for key, label, form in columns
@@ -100,7 +100,7 @@ def _exact(parameter: Any) -> float | None:
 
 
 def clean(value: Any) -> Any:
-    """The value for JSON: NaN and infinity become null, and numbers other than parameters are rounded to six digits."""
+    """Return the value for JSON: NaN and infinity become null, and numbers other than parameters have six digits."""
     if isinstance(value, dict):
         return {key: _exact(part) if key == "parameter" else clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

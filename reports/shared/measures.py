@@ -1,4 +1,4 @@
-"""The axes of the trade-off: how good a configuration's texts are, and what it saves."""
+"""Axes of the trade-off: measures of quality, and what a configuration saves."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ DISAGREEMENT: Final = "disagreement"
 CONTRADICTED: Final = (
     "contradicted"  # the share of early exits on the text of `normal` that the final layer contradicts
 )
-EARLY_CONTRADICTED: Final = "Early exits contradicted"  # its name wherever it is shown
+EARLY_CONTRADICTED: Final = "Early exits contradicted"  # the label of `CONTRADICTED`
 PERPLEXITY: Final = "perplexity"
 FIDELITY: Final = "tokens_until_difference"
-CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
-CUT: Final = "cut"  # the share of texts that max_new_tokens ended, beside the accuracy and of the same texts
-CUT_TEXTS: Final = "Cut by max_new_tokens"  # its name wherever it is shown
-DIFFERENCE: Final = "_difference"  # ends the name of a column of differences from `normal`
+CORRECT: Final = "correct"  # its mean is the accuracy; present if the sweep's prompts have answers
+CUT: Final = "cut"  # the share of texts that max_new_tokens ended, over the same texts as the accuracy
+CUT_TEXTS: Final = "Cut by max_new_tokens"  # the label of `CUT`
+DIFFERENCE: Final = "_difference"  # suffix of columns of differences from `normal`
 SKIPPED: Final = "layers_skipped"
-LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
+LAYERS_SKIPPED: Final = "Layers skipped"  # the label of 1 − mean depth
 THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
-ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
+ELSEWHERE: Final = "run_elsewhere"  # as run, at another model's unit costs
 REALISED: Final = "realised"
-# Columns of what a right answer takes → the costs of runs, and what these are called.
+# Columns of the cost per right answer → the runs' costs, and their names.
 PER_RIGHT: Final = {"run_per_right": "cost_run", "needed_per_right": "cost_needed"}
 SENSES: Final = {"run_per_right": "run", "needed_per_right": "theoretical"}
 SCORES: Final = "Scores are taken from the file as they are."
@@ -33,7 +33,7 @@ SCORES: Final = "Scores are taken from the file as they are."
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of quality: the column that has it, what the reader chooses it by, and how it is read."""
+    """A measure of quality: its column, the label by which the reader chooses it, and how it is read."""
 
     column: str
     label: str
@@ -45,7 +45,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class CostAxis:
-    """What a configuration saves, in one of the senses of `savings`, as a fraction of full depth."""
+    """A configuration's saving as a fraction of full depth, in one of the senses of `savings`."""
 
     column: str
     label: str
@@ -100,7 +100,7 @@ SKIPPING: Final = CostAxis(SKIPPED, "layers skipped", LAYERS_SKIPPED)
 
 
 def measures_of_quality(judges: Sequence[Judge], scores: Mapping[str, str]) -> list[Measure]:
-    """Accuracy, what judges say and the scores of a file (columns → labels) before what needs none of them."""
+    """Return the measures: accuracy, judges' scores, the file's scores (columns → labels), then automatic ones."""
     judged = [_judged(judge, several=len(judges) > 1) for judge in judges]
     scored = [Measure(key, label, label, SCORES, higher_is_better=None) for key, label in scores.items()]
     others = (MEASURES[name] for name in (DISAGREEMENT, "lcs_share", PERPLEXITY, FIDELITY))
@@ -119,10 +119,10 @@ def _judged(judge: Judge, several: bool) -> Measure:
 
 
 def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str | None) -> list[CostAxis]:
-    """In which senses there are columns of what is saved: of multiply-adds, also at the prices of another model of this
-    name, and of time where measured.
+    """Return the senses of saving that have a column.
 
-    Where texts have chains of thought, it is also told for a right answer beside what normal takes for one.
+    They are multiply-adds: theoretical, as run, per right answer where texts have chains of thought, and at another
+    model's unit costs (`elsewhere` is its name). Where measured, time is one too.
     """
     found = [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),

@@ -9,20 +9,20 @@ Row = dict[Any, Any]
 
 
 def with_interval(row: Row, name: str) -> str:
-    """A share, its interval if there is one, and its n if that isn't the row's."""
+    """Return a share, its interval if there is one, and its n if that differs from the row's."""
     fewer = "" if not is_known(row[name]) or row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']:.0f})"
     return percent(row[name]) + bracketed(row[f"{name}_low"], row[f"{name}_high"], ".1%") + fewer
 
 
 def difference(row: Row, name: str, is_share: bool) -> str:
-    """A difference from `normal`, as “−2.0 [−8.0, +4.0] pp” or as “−0.12 [−0.30, +0.10]”."""
+    """Return a difference from `normal`, as “−2.0 [−8.0, +4.0] pp” or as “−0.12 [−0.30, +0.10]”."""
     form, factor, unit = ("+.1f", 100, " pp") if is_share else ("+.2f", 1, "")
     mean, low, high = (factor * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{written(mean, form)}{bracketed(low, high, form)}".replace("-", "−") + unit
 
 
 def costs_words(row: Row, cost: CostAxis) -> str:
-    """What a configuration costs beside full depth, as “costs 0.5% more multiply-adds (0.5 to 0.6)”."""
+    """Return a configuration's cost relative to full depth, as “costs 0.5% more multiply-adds (0.5 to 0.6)”."""
     if not is_known(row[cost.column]):
         return "costs an unknown share"
     if cost.column == SKIPPED:
@@ -38,8 +38,8 @@ def skips(row: Row) -> str:
 
 
 def beside(share: float, low: float | None, high: float | None, what: str) -> str:
-    """A saving as “5.0% less time (4.0 to 6.5)”, or as more of it if it is negative; with both in its interval, as
-    “5.0% less time, not certainly (−2.0 to 9.1)”.
+    """Return a saving as “5.0% less time (4.0 to 6.5)”, or as more if it is negative; if the interval has both signs,
+    as “5.0% less time, not certainly (−2.0 to 9.1)”.
     """
     word = "more" if share < 0 else "fewer" if what.endswith("s") else "less"
     ends = (low, high) if share >= 0 or low is None or high is None else (-high, -low)
@@ -54,5 +54,5 @@ def _between(low: float | None, high: float | None) -> str:
 
 
 def points(share: float) -> str:
-    """A share as “2 points”."""
+    """Return a share as “2 points”."""
     return f"{written(100 * share, '.3g')} points"

@@ -1,4 +1,4 @@
-"""Configurations compared on the same prompts and seeds."""
+"""Paired differences of configurations on the same prompts and seeds."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -26,21 +26,21 @@ DIFFERENCES: Final = (
     "longest_loop",
     "n_tokens",
 )
-GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # end the names of columns beside an accuracy's difference
+GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # suffixes of columns that go with an accuracy's difference
 
 
 @dataclass(frozen=True)
 class PairedRuns:
-    """The numbers of runs, N pairs of prompt and seed × X columns × C configurations."""
+    """The numbers of runs: N pairs of prompt and seed × X columns × C configurations."""
 
     sweep: Sweep
     columns: list[str]
-    index: pd.Index  # of the pairs: unit, prompt and seed
+    index: pd.Index  # of the pairs: sampling unit, prompt and seed
     numbers_NXC: np.ndarray
 
     @classmethod
     def of(cls, sweep: Sweep) -> "PairedRuns":
-        """A run that is the same for every seed stands beside each seed's run of the other configurations."""
+        """Return the paired runs of a sweep. A run that is the same for every seed is paired with each seed's run."""
         columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
         names = ("cost_run", "cost_full", "mean_depth")
@@ -57,36 +57,35 @@ class PairedRuns:
 
     @cached_property
     def landed(self) -> list[str]:
-        """The configurations with a run that did not fail, in the order of the sweep."""
+        """The configurations with a run that did not fail, in the sweep's order."""
         landed = set(self.sweep.done["configuration"])
         return [configuration.key for configuration in self.sweep.configurations if configuration.key in landed]
 
     def of_units(self, columns: Sequence[str]) -> np.ndarray:
-        """What each of P prompts or groups has, seeds averaged: P × those that landed × these columns."""
+        """Return the means over seeds, P prompts or groups × configurations in `landed` × these columns."""
         keys = [configuration.key for configuration in self.sweep.configurations]
         at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.landed]
         return self._averaged(self.numbers_NXC[:, at_X][:, :, at_C]).transpose(0, 2, 1)
 
     def _averaged(self, numbers_NXC: np.ndarray) -> np.ndarray:
-        """Over the seeds and prompts of each unit."""
+        """Return means over the seeds and prompts of each sampling unit."""
         ids = (self.index.get_level_values(name).to_numpy() for name in ("prompt_id", "unit"))
         means = means_of_units(numbers_NXC.reshape(len(self.index), -1), *ids)
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
     def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
-        """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
-        seeds.
+        """Return the paired differences of each configuration, or of the keys `only`, from configuration `baseline`.
 
-        Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, what is
-        skipped and saved, the accuracy and the scores. A prompt's difference is the mean of those of its seeds;
-        `n_seeds` is how many have any.
+        Perplexities are compared by their ratio. The other columns are compared by their difference: DIFFERENCES,
+        layers skipped, multiply-adds saved, accuracy and scores. A prompt's difference is the mean over its seeds;
+        `n_seeds` is the number of seeds with any. The frame is empty if `baseline` has no run.
         """
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
         compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
         if not compared or baseline not in self.landed:
             return pd.DataFrame()
-        # D configurations are compared with another one, over P prompts or groups.
+        # D configurations are compared with the baseline, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
         means_PXD = self._averaged(differences_NXD)
         kinds = [ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER for name in columns for _ in compared]
@@ -112,10 +111,9 @@ class PairedRuns:
 
 
 def _gains(differences: np.ndarray) -> dict[str, float]:
-    """How many prompts are right here alone, and there alone; several seeds or prompts of a group count as parts of
-    one.
+    """Return how many prompts only this configuration or only the baseline has right, and McNemar's exact p-value.
 
-    The p-value of McNemar's exact test is NaN where there are such parts.
+    Seeds, and prompts of a group, count as fractions of one. Where there are fractions, the p-value is NaN.
     """
     gained, lost = np.maximum(differences, 0).sum(), np.abs(np.minimum(differences, 0)).sum()
     is_whole = bool(np.isin(differences, (-1, 0, 1)).all())

@@ -1,4 +1,4 @@
-"""What each configuration does, averaged over prompts: one row each, and every row has its n.
+"""Statistics of each configuration, averaged over prompts: one row each, and every row has its n.
 
 Means are over sampling units, as `eexit.results.means` computes them. `n_seeds` is the number of seeds, which is 1
 where all seeds have the same run. Failed runs are left out of every mean and counted in `n_failed`. An estimate has the
@@ -36,19 +36,18 @@ AVERAGED: Final = (
     "loop_share",
     "n_tokens",
 )
-CONTRADICTED_EXITS: Final = "contradicted_of"  # the exits that `CONTRADICTED` is a share of
-LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
+CONTRADICTED_EXITS: Final = "contradicted_of"  # the number of exits that `CONTRADICTED` is a share of
+LOOPING: Final = 0.5  # share of a text; above it, the text is mostly one loop
 
 
 def per_configuration(sweep: Sweep) -> pd.DataFrame:
-    """One row per configuration: every statistic averaged over sampling units.
+    """Return one row per configuration, with every statistic averaged over sampling units.
 
-    `layers_skipped` is 1 − mean depth. `perplexity` is a geometric mean. `contradicted` is the share of
+    `layers_skipped` is 1 − mean depth, and `perplexity` a geometric mean. `contradicted` is the share of
     early exits on the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and
-    `contradicted_of` their number. Where the sweep
-    has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath` is
-    the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING` of
-    the text is one loop (`loop_share`) while that is not so for `normal`.
+    `contradicted_of` their number. `<name>_control` is the mean of the configuration's control, if the sweep has one.
+    In a control's row, `beneath` is the configuration that it controls, if the sweep has that. `looping` is True if
+    more than `LOOPING` of the text is one loop (`loop_share`), unless that is so for `normal` too.
     """
     averaged = [*AVERAGED, *([CORRECT, CUT] if sweep.has_answers else []), *sweep.extra]
     numbers = sweep.done.astype(dict.fromkeys([*averaged, *OF_CONTRADICTED], float))
@@ -74,7 +73,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
 
 
 def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
-    """Return what follows from the recorded tokens of `normal`, by key."""
+    """Return key → contradicted early exits, where the recorded tokens of `normal` determine them."""
     known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
     if sweep.final_layer is None or not known or sweep.config.get("decide_on", HEAD) != HEAD:
         return {}
@@ -89,7 +88,7 @@ def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
 
 
 def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:
-    """How many seeds each configuration has."""
+    """Return the number of seeds of each configuration."""
     seeds = runs["seed"].where(~runs["every_seed"], -1)
     return {str(key): int(n) for key, n in seeds.groupby(runs["configuration"]).nunique().items()}
 
@@ -103,7 +102,7 @@ def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """The rows with what they are the control of, and with the value of each one's control of these columns."""
+    """Return the rows with `beneath`, and with the control's value of these columns."""
     if trade.empty:
         return trade
     is_own = trade["control_of"].map(mode_of, na_action="ignore") == trade["mode"]
@@ -115,17 +114,17 @@ def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def layer_labels(sweep: Sweep) -> dict[int | None, str]:
-    """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
+    """Return exit layer → label, in rank order. The key None is a final layer whose number isn't known."""
     final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
     return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
 
 
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
-    """The columns that identify the configuration of a row.
+    """Return the columns that identify the configuration of a row.
 
-    `series` is the same for configurations that differ in the parameter alone, not in exit set or gate; a control is
-    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key and `short` its
-    short name, both marked if the rule is in `marked`.
+    `series` is the same for configurations that differ only in the parameter, not in exit set or gate; a control is a
+    series by itself. `family` is the rule, or the mode if there is no rule. `shown_as` is the key and `short` its short
+    name, both marked if the rule is in `marked`.
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}

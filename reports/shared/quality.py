@@ -1,6 +1,6 @@
-"""Quality against cost: accuracy, what judges say, agreement and perplexity of each configuration, and what it costs.
+"""Quality against cost: each configuration's accuracy, judges' scores, agreement and perplexity, and its cost.
 
-Means are over prompts, seeds averaged first, and differences from `normal` are paired over prompts and seeds; both have
+Means are over prompts, seeds averaged first. Differences from `normal` are paired over prompts and seeds. Both have
 intervals over prompts, as `reports.shared.paired` computes them.
 """
 
@@ -37,41 +37,40 @@ from reports.shared.savings import Savings
 
 @dataclass(frozen=True)
 class Quality:
-    """One row per configuration, drafts left out: those of `per_configuration` with its columns.
+    """One row per configuration except drafts, with the columns of `per_configuration` and `Savings`.
 
-    Further columns: those of `Savings`; for accuracy and each judge's score, `<column>_difference`, that to `normal`;
-    `correct` with each of GAINED, LOST and P_VALUE, prompts that are right here alone or in `normal` alone, and
-    McNemar's p; `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and
-    `certified`, what for it is certified. The best come first, and a control comes after its configuration.
+    Further columns: `<column>_difference` from `normal` of accuracy and each judge's score; `correct` with GAINED, LOST
+    and P_VALUE, the prompts that only this configuration or only `normal` has right, and McNemar's p; `judge_errors`,
+    runs without a usable judgement; `chosen` and `certified`, the bounds for which the configuration was chosen or is
+    certified. The best come first, and a control comes after its configuration.
     """
 
     rows: pd.DataFrame
     measures: tuple[Measure, ...]  # those known of any configuration that exits early
     costs: tuple[CostAxis, ...]
     judges: tuple[Judge, ...]
-    # The latest answer to each question, as in `eexit.results.study_tables.CHOICES`, and whether the sweep has `grown`
-    # since then.
+    # The latest selection for each bound, as in `eexit.results.study_tables.CHOICES`; `grown`: runs were added.
     choices: pd.DataFrame
-    replayed: pd.DataFrame  # as `replayed_settings` gives them
+    replayed: pd.DataFrame  # by `replayed_settings`
     margin: float  # `Sweep.margin`
 
     @property
     def settings(self) -> pd.DataFrame:
-        """The configurations that exit early and are no controls, not even of what the sweep lacks."""
+        """The configurations that exit early and are no controls, not even of configurations that the sweep lacks."""
         return self.rows[self.rows["rule"].notna() & self.rows["control_of"].isna()]
 
     @property
     def cut_warning(self) -> str:
-        """Return what is to be said of texts that `max_new_tokens` ended, which count as wrong; or ""."""
+        """The warning about texts that `max_new_tokens` ended, which count as wrong; or ""."""
         return (
             cut_warning(dict(zip(self.rows["configuration"], self.rows[CUT], strict=True))) if CUT in self.rows else ""
         )
 
 
 def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
-    """None for a sweep without configurations.
+    """Return the quality of a sweep's configurations; None if there are none.
 
-    `trade` is the frame of `per_configuration`, and `paired` what stands beside `normal` (`PairedRuns.beside`).
+    `trade` is the frame of `per_configuration`, and `paired` has the differences from `normal` (`PairedRuns.beside`).
     """
     judges = sweep.judges
     if trade.empty:
@@ -106,7 +105,7 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
 
 
 def _with_differences(trade: pd.DataFrame, paired: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The rows with the paired differences of these columns, and with who gained and lost right answers."""
+    """Return the rows with the paired differences of these columns, and with the right answers gained and lost."""
     names = {f"{column}{end}": f"{column}{DIFFERENCE}{end}" for column in columns for end in ENDS}
     names |= {name: name for name in (f"{CORRECT}{end}" for end in (GAINED, LOST, P_VALUE)) if name in paired}
     beside = paired.reindex(columns=["configuration", *names]).rename(columns=names)
@@ -114,7 +113,7 @@ def _with_differences(trade: pd.DataFrame, paired: pd.DataFrame, columns: list[s
 
 
 def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame:
-    """`normal` first, then by the first measure from the best on; a control comes after what it is the control of."""
+    """Return `normal` first, then the rest by the first measure, best first. A control follows its configuration."""
     if not measures:
         return rows
     value = rows[measures[0].column] * (-1 if measures[0].higher_is_better else 1)
@@ -126,18 +125,17 @@ def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame
     return rows.loc[by.sort_values(by.columns.tolist(), kind="stable").index].reset_index(drop=True)
 
 
-_MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # of what belongs to a setting, as in its key
-_READING: Final = {"readout": ", read through ", "decide_on": ", decided on "}  # what replays may differ in, in words
+_MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # before exit set and gate, as in a setting's key
+_READING: Final = {"readout": ", read through ", "decide_on": ", decided on "}  # in which replays may differ
 
 
 def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
-    """The settings that were replayed, the latest of each on each configuration's texts, in the words of the sweep.
+    """Return the replayed settings with the sweep's column names: the latest replay per configuration's texts.
 
-    Columns: the configuration's; `text_of`, `replayed` (true), `curve`, the same for settings that differ in the
-    parameter alone and were read alike, `n`, the estimates `layers_skipped` and `disagreement`, `kl` (nats), and
-    `theoretical`, the saving.
+    Columns: the configuration's; `text_of`; `replayed` (true); `curve`, the same for settings that differ only in the
+    parameter; `n`; the estimates `layers_skipped` and `disagreement`; `kl` (nats); `theoretical`, the saving.
     """
-    replays = replays[replays["mode"] != DRAFT]  # which exits nowhere
+    replays = replays[replays["mode"] != DRAFT]  # drafts have no exits
     latest = replays.drop_duplicates(["configuration", "text_of", *_READING], keep="last")
     found = pd.DataFrame(
         {
@@ -157,7 +155,7 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(replays: pd.DataFrame) -> list[str]:
-    """What all settings of a curve have in common, in words; how they were read, where replays differ in that."""
+    """Return what the settings of each curve share, in words: readout and screen only where replays differ in them."""
     differing = {name: words for name, words in _READING.items() if replays[name].nunique(dropna=False) > 1}
     return [
         "".join(
@@ -177,7 +175,7 @@ def _known(text: object) -> str:
 
 
 def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
-    """Configuration → for which bounds it was `chosen`, or else is certified."""
+    """Return configuration → the bounds for which it was chosen or, if not `chosen`, for which it is certified."""
     found: dict[str, dict[str, None]] = {}
     for row in choices.to_dict("records"):
         certified = [setting["configuration"] for setting in row["tested"] if setting["certified"]]
@@ -188,15 +186,15 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
 
 
 def held_against_normal(quality: Quality, changed: str) -> list[Row]:
-    """The settings that a deployed model can follow whose difference from `normal`, column `changed`, has an interval:
-    those that are meant wherever it is said how many settings are as good.
+    """Return the online settings whose difference from `normal`, column `changed`, has an interval. Counts of settings
+    that are as good as full depth refer to them.
     """
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     return [row for row in rows if is_known(row.get(f"{changed}_low"))]
 
 
 def not_held(quality: Quality) -> str:
-    """Why no setting is held against `normal` by right answers."""
+    """Return why no setting is compared with `normal` by right answers, in words."""
     if quality.rows[CORRECT].isna().all():
         return "No answer was checked, so that nothing says which setting is as good as full depth."
     if row_of_normal(quality) is None:
@@ -210,18 +208,18 @@ def not_held(quality: Quality) -> str:
 
 
 def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
-    """Those that are not worse than `normal` by more than the margin, by the low end of `changed`."""
+    """Return the rows that are worse than `normal` by at most the margin, by the low end of `changed`."""
     return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
 
 
 def row_of_normal(quality: Quality) -> Row | None:
-    """The row of `normal`, with the n of its right answers as its own; None if they are not known."""
+    """Return the row of `normal`, with the n of its right answers as `n`; None if they are not known."""
     rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[CORRECT].notna()].to_dict("records")
     return rows[0] | {"n": rows[0][f"{CORRECT}_n"]} if rows else None
 
 
 def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
-    """The sense of saving that says most of these settings: time if any was timed, else what was run, else layers."""
+    """Return the sense of saving to state for these settings: time if known, else the last known but theoretical."""
     timed = [cost for cost in quality.costs if cost.measured]
     others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
     known = (cost for cost in [*timed, *reversed(others)] if any(is_known(row[cost.column]) for row in rows))
@@ -229,7 +227,7 @@ def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
 
 
 def how_many_keep(n_kept: int, n_held: int, margin: str) -> str:
-    """How many settings that a deployed model can follow are not worse than full depth by more than the margin."""
+    """Return in words how many online settings are worse than full depth by at most the margin."""
     settings = counted(n_held, "setting")
     if not n_kept:
         return f"Of the {settings} tried that a deployed model can follow, none is shown to be at most {margin} worse."

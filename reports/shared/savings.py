@@ -1,12 +1,13 @@
-"""What each configuration saves of the cost of full depth: in theory, of what was run, and of the time it took.
+"""Savings of each configuration relative to full depth: theoretical, as run, and in time.
 
-Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
-seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
-they run every layer. Where full depth, too, reads through a screen, run is also told beside full depth with the whole
-head. Elsewhere: run, at the prices of another model, for the same exits. All these have intervals over prompts.
-Per right answer, where texts have chains of thought: 1 − what one takes / what normal takes for one, as
-`eexit.quality.per_right` computes it. Realised: 1 − seconds / seconds of full depth in the same round, as
-`eexit.studies.timing.speedups` computes it from what `jobs/timings.py` measured, with intervals over rounds.
+- Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded. Seeds of a
+  prompt are averaged first.
+- Run: the same with cost_run, the cost of the operations that ran. Oracles have none, since they run every layer.
+- Elsewhere: as run, for the same exits at another model's unit costs.
+- Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
+  `eexit.quality.per_right`.
+- Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
+  the measurements of `jobs/timings.py`. Its intervals are over rounds; all others are over prompts.
 """
 
 from collections.abc import Iterator
@@ -50,18 +51,18 @@ _COSTS: Final = {
 
 @dataclass(frozen=True)
 class Savings:
-    """The rows of `per_configuration` with what each configuration saves, and a row of transformers' own `generate`.
+    """The rows of `per_configuration` with each configuration's savings, and a row of transformers' own `generate`.
 
-    Columns: the savings `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its
-    interval over the rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were
-    timed) and `lacks` (by how much the realised saving is less than that). `<saving>_control` is the value of the
-    configuration's control. `generate` has no row where it was not timed.
+    Columns: `theoretical` and `run`, savings as fractions of full depth, and for each `Measured`: `realised` with its
+    interval over rounds and their number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and `lacks`,
+    by how much the realised saving is less. `<saving>_control` is the control's value. `generate` has no row unless
+    timed.
     """
 
     rows: pd.DataFrame
     generate: pd.DataFrame
     measured: tuple[Measured, ...]
-    elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
+    elsewhere: str | None = None  # name of the model at whose unit costs `run_elsewhere` is
 
     @property
     def exiting(self) -> pd.DataFrame:
@@ -70,13 +71,13 @@ class Savings:
 
     @property
     def costs(self) -> list[CostAxis]:
-        """In which senses it is known of any configuration that exits early."""
+        """The senses in which a saving is known for any configuration that exits early."""
         known = costs(self.rows.columns, self.measured, self.elsewhere)
         return [cost for cost in known if self.exiting[cost.column].notna().any()]
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
-    """The savings that are known of a sweep; None if none are. `trade` is the frame of `per_configuration`."""
+    """Return the savings of a sweep; None if none are known. `trade` is the frame of `per_configuration`."""
     if trade.empty:
         return None
     measured, timed = _realised(sweep.rows_of(TIMINGS))
@@ -93,7 +94,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
-    """The theoretical and the run savings of the rows, with their intervals over prompts."""
+    """Yield the savings in multiply-adds of the rows, with their intervals over prompts."""
     for kind, (cost, full) in _COSTS.items():
         runs = sweep.done[["configuration", "prompt_id", "unit", cost, full]].astype({cost: float, full: float})
         found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
@@ -106,7 +107,7 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 
 def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
-    """What the rows save of what normal takes for a right answer."""
+    """Yield the savings per right answer of the rows, relative to `normal`."""
     runs = pa.Table.from_pandas(sweep.done[list(OF_RIGHT)], preserve_index=False)
     found = per_right(runs, dict(zip(sweep.done["prompt_id"], sweep.done["unit"], strict=True)))
     for column, cost in PER_RIGHT.items() if found else ():
@@ -115,7 +116,7 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 
 def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
-    """What the runs cost at another model's prices; runs of oracles have no cost."""
+    """Return the runs' multiply-adds at another model's unit costs; NaN for oracles."""
     done, screen = sweep.done, screen_size(sweep.config["decide_on"])
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
@@ -126,7 +127,7 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
 
 
 def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
-    """What was measured where, and for each configuration its numbers."""
+    """Return the machines and batch sizes of all timings, and the numbers of each configuration."""
     measured: list[Measured] = []
     found: dict[str, dict[str, Any]] = {}
     for where, speedups in speedups_by_place(timings):
@@ -150,10 +151,10 @@ LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuratio
 
 
 def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
-    """The configurations that save most within each of `LIMITS` of disagreement, with the lowest such limit.
+    """Return the configurations that save most within each of `LIMITS` of disagreement, with the lowest such limit.
 
-    All of them save something, with their whole interval where there is one. If none within the limits does, it is the
-    one of lowest disagreement that does. Without known disagreements, it is the one that saves most.
+    All of them save something, with their whole interval where there is one. If none within the limits does, the one
+    with the lowest disagreement that does is returned. Without known disagreements, it is the one that saves most.
     """
     sure = [row for row in rows if saves(row, column)]
     comparable = [row for row in sure if is_known(row[DISAGREEMENT])]
@@ -169,6 +170,6 @@ def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
 
 
 def saves(row: Row, column: str) -> bool:
-    """Whether it costs less than full depth, by the interval's end where there is one."""
+    """Return True if it costs less than full depth, by the interval's end where there is one."""
     low = row[f"{column}_low"]
     return bool((low if is_known(low) else row[column]) > 0)

@@ -1,9 +1,9 @@
-"""How configurations are told apart, the same way in every chart of a report.
+"""Styles that distinguish configurations, the same in every chart of a report.
 
-In a chart of several rules, each rule has a colour and a shape, and each mode a dash pattern; in a chart of one rule,
-each mode has a colour and a shape. So whoever sees few colours, or prints in grey, tells them apart by shape. No rule
-has the colour or the shape of a mode. Colours are taken in order from the theme's `category` range, shapes from those
-below.
+In a chart of several rules, each rule has a colour and a shape, and each mode a dash pattern. In a chart of one rule,
+each mode has a colour and a shape. So shapes distinguish them for readers who see few colours or print in grey. No rule
+has the colour or the shape of a mode. Colours are used in the order of the theme's `category` range, shapes in the
+order below.
 """
 
 import json
@@ -37,12 +37,12 @@ DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of th
 
 @dataclass(frozen=True)
 class Looks:
-    """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, those of controls last."""
+    """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, with controls' last."""
 
     modes: tuple[str, ...]
     rules: tuple[str, ...]
     has_several_rules: bool  # not counting the rules of controls
-    legends: str = "top"  # where they stand
+    legends: str = "top"  # the side of the chart
 
     @classmethod
     def of(cls, configurations: Iterable[Configuration]) -> Self:
@@ -55,30 +55,30 @@ class Looks:
         return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 
     def colour(self, frame: pd.DataFrame, one_rule: bool = False, has_legend: bool = True) -> alt.Color:
-        """The colour in a chart of all rules of the sweep, or in a chart of one rule."""
+        """Return the colour channel for a chart of all rules of the sweep, or for a chart of one rule."""
         name, title, domain, legend = self._told_apart(frame, one_rule)
         return alt.Color(name, title=title, scale={"domain": domain}, legend=legend if has_legend else None)
 
     def shape(self, frame: pd.DataFrame, one_rule: bool = False, has_legend: bool = True) -> alt.Shape:
-        """The shape, by what the colour is by in such a chart."""
+        """Return the shape channel for such a chart, by the same field as its colours."""
         name, title, domain, legend = self._told_apart(frame, one_rule)
         shapes = [*_in_turn(MODE_SHAPES, self.modes), *_in_turn(RULE_SHAPES, self.rules)][: len(domain)]
         scale = {"domain": domain, "range": shapes}
         return alt.Shape(name, title=title, scale=scale, legend=legend if has_legend else None)
 
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
-        """The dash pattern of lines in a chart of all rules."""
+        """Return the dash channel for lines in a chart of all rules."""
         dashes = _in_turn(DASHES if self.has_several_rules else DASHES[:1], self.modes)
         scale, title = {"domain": list(self.modes), "range": dashes}, "Mode" if self.has_several_rules else None
         legend: dict[str, Any] = {"values": self._modes(frame), "orient": self.legends}
         return alt.StrokeDash("mode:N", title=title, scale=scale, legend=legend)
 
     def mark(self, rule: str) -> str:
-        """What follows the rule's name: a mark if it is an oracle beside other rules."""
+        """Return the suffix of the rule's name: a mark if the rule is an oracle and others are not, else ""."""
         return ORACLE_MARK if rule in oracles_beside_others(self.rules) else ""
 
     def _told_apart(self, frame: pd.DataFrame, one_rule: bool) -> tuple[str, str | None, list[str], dict[str, Any]]:
-        """By which field, under which title, of which values, and the options of the legend.
+        """Return field, title, domain and legend options of the colour and shape channels.
 
         Vega merges the legends of colour and shape only if both have the same domain.
         """
@@ -97,5 +97,5 @@ class Looks:
 
 
 def _in_turn(styles: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    """A style for each name; where there are more names, styles come again."""
+    """Return a style for each name. Styles repeat where there are more names."""
     return list(islice(cycle(styles), len(names)))

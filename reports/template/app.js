@@ -11,8 +11,8 @@ const whole = (text) => (/^\d+$/.test(text ?? "") ? +text : null);
 
 const MARKS = ["s", "vs", "t", "o"]; // the words that separate the parts of a run's address
 
-// Where the name of the configuration that begins at part `at` of an address ends. Names contain slashes, and a seed
-// may follow them.
+// Returns the end of the configuration's name that begins at part `at` of an address. Names contain slashes, and a seed
+// may follow.
 function nameEnd(parts, at) {
   const named = (name) => DATA.configurations.some(({ key }) => key === name || key === name.replace(/~-?\d+$/, ""));
   for (let end = parts.length; end > at; end--) if (named(parts.slice(at, end).join("/"))) return end;
@@ -20,7 +20,7 @@ function nameEnd(parts, at) {
   return mark < 0 ? parts.length : mark;
 }
 
-// The page that an address names, and its parameters; {page: "nowhere", why} for an address of nothing in this file.
+// Returns the page at an address with its parameters; {page: "nowhere", why} if this file lacks it.
 function parse(hash) {
   const parts = pathOf(hash)
     .replace(/^#?\/?/, "")
@@ -73,10 +73,10 @@ const PAGES = {
 };
 
 let turn = 0,
-  here = null; // the page that is shown
+  here = null; // the visible page
 
-// Show the page that the address names. `why` is "opened" when the file is opened, "gone" when the reader follows a
-// link, and "renewed" when the page is shown again with new data.
+// Shows the page at the address. `why` is "opened" when the file is opened, "gone" when the reader follows a link, and
+// "renewed" when the data are new.
 async function route(why) {
   const mine = ++turn,
     y = why === "renewed" ? scrollY : arrive();

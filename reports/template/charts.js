@@ -1,7 +1,7 @@
 // Vega charts. They share one bundle of libraries, which is decompressed when the first chart is drawn.
 
 let bundle = null;
-let picked = ""; // the configuration that is highlighted in every chart
+let picked = ""; // key of the configuration highlighted in every chart
 let paper = 0; // the width of the paper in pixels while the page is printed, otherwise 0
 const drawn = []; // {chart, variant, slice, box, view, width}
 
@@ -44,12 +44,12 @@ function theme(width) {
       symbolBaseStrokeColor: ink,
     },
     rule: { color: soft },
-    // Of full depth and around the chosen setting.
+    // For full depth, and around the chosen setting.
     style: { ring: { color: ink, stroke: ink, opacity: 1 } },
   };
 }
 
-// The rows with the label of each series at that of its points which is farthest to the right.
+// Returns the rows, with each series' label at its rightmost point.
 function withLabels(rows, { x, y }) {
   const last = new Map();
   for (const row of rows)
@@ -58,11 +58,10 @@ function withLabels(rows, { x, y }) {
 }
 
 const ANCHORS = ["right", "top", "bottom", "left", "top-right", "bottom-right", "top-left", "bottom-left"],
-  OFFSETS = [3, 8, 14]; // pixels; farther off, a label would seem to be another point's
+  OFFSETS = [3, 8, 14]; // pixels; farther off, a label would seem to belong to another point
 
-// The labels of the points in a chart's layer "labelled" (`LABELLED` of reports/shared/charts.py): Vega places each where it
-// covers no other one, no point, line or ring, and leaves out those that find no place. Of what no row of the chart has, Vega
-// can avoid nothing.
+// Returns labels for the points in a chart's layer "labelled" (`LABELLED` of reports/shared/charts.py). Vega places each where
+// it covers no label, point, line or ring, and leaves out labels without room. It can avoid only layers that have rows.
 function labelled(vega, rows, axes) {
   const points = "labelled_marks";
   if (!vega.marks.some(({ name }) => name === points)) return vega;
@@ -98,7 +97,7 @@ function labelled(vega, rows, axes) {
   return { ...vega, marks: [...vega.marks, halo, words] };
 }
 
-// The y axis from 0 on, or fitted to the points: where bars are cut off at the edges ("bars"), not to these.
+// Returns the y axis from 0 on, or fitted to the points. Bars that are cut off at the edges ("bars") don't count.
 function withScale(vega, isWhole) {
   const isCut = vega.marks.some(({ name }) => name === "bars_marks"),
     isEnd = ({ field }) => /_(low|high)$/.test(field);
@@ -113,11 +112,11 @@ function withScale(vega, isWhole) {
 
 const isFitted = ({ type, zero }) => type === "linear" && zero === false;
 
-// Whether a chart has a y axis that needn't begin at 0.
+// True if a chart's y axis needn't begin at 0.
 const canFit = ({ spec }) =>
   (spec.layer ?? [spec]).some(({ encoding }) => encoding?.y?.scale && isFitted(encoding.y.scale));
 
-// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as in reports/shared/figures.py, or
+// Returns a figure: heading, chart, caption and a table of the numbers. A chart is as in reports/shared/figures.py, or
 // {key, title, id, caption, variants, heading, controls, table or twin(), rows()}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -132,7 +131,7 @@ function figure(chart) {
     view: null,
     width: 0,
   };
-  box.style.minHeight = `${heights[chart.key] ?? 0}px`; // so that the scroll position of a reader who comes back can be restored
+  box.style.minHeight = `${heights[chart.key] ?? 0}px`; // so that a reader's scroll position can be restored
   drawn.push(entry);
   const select = (label, key, names) =>
     !label || names.length < 2
@@ -184,7 +183,7 @@ function figure(chart) {
   );
 }
 
-// The rows of the slice that the reader chose, and the rows that belong to no slice, such as those of normal.
+// Returns the rows of the chosen slice, and the rows of no slice, such as those of normal.
 function rowsOf({ chart, slice }) {
   if (chart.rows) return ofSelection(chart, chart.rows());
   const { rows } = chart.table,
@@ -195,7 +194,7 @@ function rowsOf({ chart, slice }) {
 async function draw(entry, again = false) {
   const { chart, box } = entry;
   if (!box.isConnected) return;
-  const isEmpty = !rowsOf(entry).length; // such a chart would have axes alone, and Vega warns of them
+  const isEmpty = !rowsOf(entry).length; // such a chart would have only axes, and Vega warns about them
   box.parentElement.classList.toggle("empty", isEmpty);
   const width = paper || Math.floor(box.clientWidth);
   if (isEmpty || !width || (width === entry.width && !again)) return;
@@ -221,7 +220,7 @@ async function draw(entry, again = false) {
     patch: (vega) => labelled(withScale(vega, isWhole), rows, variant.axes),
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true, formatTooltip: inTooltip },
-    // Vega warns of layers without rows, as those are of what the reader hasn't asked for.
+    // Vega warns about layers without rows, such as those that the reader has turned off.
     ...(variant.axes ? { logLevel: 1 } : {}),
   };
   const { view } = await embed(box, withHeight(spec, rows), options);
@@ -238,7 +237,7 @@ async function draw(entry, again = false) {
   heights[chart.key] = box.offsetHeight;
 }
 
-// A tooltip as HTML, without what isn't known, which Vega writes as "null".
+// Returns a tooltip as HTML, without unknown values, which Vega writes as "null".
 function inTooltip(told) {
   const rows = Object.entries(told)
     .filter(([, value]) => value !== null && value !== "null")
@@ -246,10 +245,10 @@ function inTooltip(told) {
   return `<table>${rows.map(([key, value]) => `<tr><td class="key">${key}</td><td>${value}</td></tr>`).join("")}</table>`;
 }
 
-const FLAT = 200; // the height in pixels of a chart on paper, where a high one would often leave half of a page empty
+const FLAT = 200; // height in pixels of a chart on paper; higher ones would often leave half a page empty
 
-// The specification with its height in pixels: where it is given by row, Vega warns of a step beside a width that fits. Names
-// that would take more than a third of a narrow plot stand above their rows.
+// Returns the specification with its height in pixels, since Vega warns about a height per row with a fitted width. Names that
+// would take more than a third of a narrow plot are above their rows.
 function withHeight(spec, rows) {
   if (!spec.height?.step) return paper ? { ...spec, height: FLAT } : spec;
   const layers = spec.layer ?? [spec],
@@ -261,7 +260,7 @@ function withHeight(spec, rows) {
   return { ...spec, ...(above ? withNamesAbove(layers, spec) : {}), height };
 }
 
-const LETTER_PIXELS = 6.5, // of a row's name, on average
+const LETTER_PIXELS = 6.5, // average width of a letter in a row's name
   NAME_PIXELS = 17; // the height of a name above its row
 
 function withNamesAbove(layers, { layer, height: { step }, width }) {
@@ -282,14 +281,14 @@ function withNamesAbove(layers, { layer, height: { step }, width }) {
   return layer ? { layer: changed } : changed[0];
 }
 
-// Highlight one configuration in every chart; "" shows all alike.
+// Highlights one configuration in every chart; "": none.
 function pick(key) {
   if (key === picked) return;
   picked = key;
   for (const { view } of drawn) if (view) view.signal("picked", key).runAsync();
 }
 
-// Release the charts of the page that the reader has left.
+// Releases the charts of the previous page.
 function forgetCharts() {
   picked = "";
   for (const entry of drawn.splice(0)) {

@@ -1,12 +1,12 @@
-// Decoding the blobs of this file, which are compressed with gzip and written as base64, when they are needed. packing.py
-// says what they hold.
+// Decoder of this file's blobs, which are compressed with gzip and written as base64. It decodes them when they are needed;
+// packing.py describes their content.
 
 let DATA = null; // the payload
 let PIECES = []; // the text of each token, or its id (a number) where the text isn't known
 
 const text = (bytes) => new TextDecoder().decode(bytes);
 
-// Each column is compressed by itself, and a comma stands between two.
+// Columns are compressed one by one, and separated by commas.
 async function inflate(base64) {
   const unzipped = base64.split(",").map((column) => {
     const bytes = Uint8Array.from(atob(column.trim()), (letter) => letter.charCodeAt(0));
@@ -32,14 +32,14 @@ async function load() {
   }
 }
 
-// What a side file calls with its content, which is kept by its element: several may be read at once.
+// Side files call this with their content. It is stored at the script's element, since several may load at once.
 window.eexitData = (named) => {
   document.currentScript.named = named;
 };
 
 const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
 
-// A prompt's bytes of one kind; null if they are in a side file that is missing.
+// Returns a prompt's bytes of one kind; null if they are in a missing side file.
 async function blob(kind, number) {
   if (!DATA.outside.kinds.includes(kind)) return inFile(`${kind}-${number}`);
   const prompt = DATA.prompts[number];
@@ -55,8 +55,8 @@ async function blob(kind, number) {
 
 const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
 
-// The columns of a kind: an array for each name, with all tokens of the prompt for the first of a column's numbers, then for
-// the second, …; none of what wasn't recorded or isn't there.
+// Returns the columns of a kind: an array per name, with all tokens of the prompt for the first of a column's numbers, then for
+// the second, …. Columns that weren't recorded or are missing have no array.
 async function columnsOf(kind, number) {
   const found = {},
     bytes = kind in DATA.kinds ? await blob(kind, number) : null;
@@ -77,7 +77,7 @@ const metricAt = (key) => DATA.metrics.findIndex((metric) => metric.key === key)
 
 const configurationOf = (key) => DATA.configurations.find((configuration) => configuration.key === key);
 
-// That of the control which has the exits of this configuration in the same mode.
+// Returns the key of the control with this configuration's exits in the same mode.
 const controlKey = (key) =>
   DATA.configurations.find(({ control_of: of, mode }) => of === key && key.startsWith(`${mode}/`))?.key;
 
@@ -85,14 +85,14 @@ const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[
 
 const isDone = ({ status }) => status === "ok";
 
-// The mean of known numbers, geometric for perplexity; null if there are none.
+// Returns the mean of known numbers, geometric for perplexity; null if there are none.
 function mean(numbers, geometric = false) {
   const [into, back] = geometric ? [Math.log, Math.exp] : [(value) => value, (value) => value],
     known = numbers.filter((value) => value !== null && value !== undefined);
   return known.length ? back(known.reduce((sum, value) => sum + into(value), 0) / known.length) : null;
 }
 
-// That of a metric over the runs that succeeded.
+// Returns the mean of a metric over the runs that succeeded.
 const meanOf = (runs, at) =>
   mean(
     runs.filter(isDone).map((run) => run.m[at]),
@@ -103,9 +103,9 @@ const seedOf = (run) => (run.every ? "every" : run.seed);
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
-// A promise of, for each run of a prompt, {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
-// available. `disagrees` is 1 where a decided token isn't the most likely one of full depth, `drafted` 1 where a token was
-// drafted; null if that isn't recorded.
+// Returns a promise of {n, piece, rank, disagrees, drafted} per run of a prompt, arrays with one entry per token; null if its
+// tokens aren't available. `disagrees` is 1 where a decided token isn't full depth's most likely one, `drafted` 1 where a token
+// was drafted; both are null if not recorded.
 function coreOf(number) {
   const prompt = DATA.prompts[number];
   prompt.cores ??= readCores(prompt, number);
@@ -125,10 +125,10 @@ async function readCores(prompt, number) {
   });
 }
 
-// A function that gives {kl, probability, saw, logprob, entropy, said, top, read} for token i of a run, with null for what
-// wasn't recorded. `saw` is what the rule saw at each layer, null where it looked at none. `top` are the most likely tokens of
-// full depth at each exit rank, `read` those of the distribution that the token was read from. `said` is full depth's most
-// likely token, or null if that is the token itself.
+// Returns a function from token i of a run to {kl, probability, saw, logprob, entropy, said, top, read}, null where not
+// recorded. `saw` are the exit scores by layer, null where there is none. `top` are the most likely tokens of the full-depth
+// pass at each exit rank, `read` those of the distribution at the exit. `said` is full depth's most likely token, or null if
+// that is the token itself.
 async function detailOf(number, run) {
   const n = total(number),
     prompt = DATA.prompts[number],
@@ -138,7 +138,7 @@ async function detailOf(number, run) {
   const own = DATA.configurations[run.c].saw === "evidence";
   return (i) => {
     const at = run.start + i;
-    // One number for each exitable layer.
+    // One number per exitable layer.
     const early = (column, read) =>
       column && Array.from({ length: DATA.final }, (_, layer) => read(column[layer * n + at]));
     const hundredths = early(prob, (part) => part);
@@ -158,14 +158,14 @@ async function detailOf(number, run) {
   };
 }
 
-// The most likely tokens of token `at` of n, in one of the rows that it has of them.
+// Returns the most likely tokens at token `at` of n, from one of its rows.
 function likelyAt(likely, name, n, row, at) {
   return Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
     .filter((place) => likely[name][place])
     .map((place) => ({ piece: likely[name][place] - 1, probability: likely[`${name}_prob`][place] / 255 }));
 }
 
-// How many places two texts, or their tokens, have in common at their start.
+// Returns the length of the common start of two texts, or of their tokens.
 function sameUntil(one, other) {
   const shorter = Math.min(one.length, other.length);
   let i = 0;

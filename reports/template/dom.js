@@ -23,15 +23,15 @@ function h(tag, ...parts) {
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to find.
 const UNSEEN = /([\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
 
-// Every second part is what the text was split at.
+// Every second part is a separator.
 function visible(text) {
   const marked = (letter) => [h("span.mark", mark(letter)), letter === "\n" ? letter : ""];
   const nodes = text.split(UNSEEN).flatMap((part, i) => (i % 2 ? marked(part) : part));
   return nodes.filter((node) => node !== "");
 }
 
-// A part of a text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The
-// mark is drawn over the blank, so that a copy of the text is true.
+// Returns a part of a text with invisible blanks marked too: at either end of a line, and several in a row. The mark is drawn
+// over the blank, so that copied text is correct.
 function spaced(text, from = 0, to = text.length) {
   const nodes = [];
   let at = from;
@@ -77,7 +77,7 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + rounded(value, digits
 
 const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
 
-// The same as a node: what is right or wrong has its colour.
+// Returns the same as a node, with a colour for right and wrong.
 function formed(value, how) {
   const look = how === "right" && { 0: "wrong", 1: "right" }[value];
   return h(look ? `span.${look}` : "span", form(value, how));
@@ -85,8 +85,8 @@ function formed(value, how) {
 
 const shorten = (text, length) => (text.length > length ? `${Array.from(text).slice(0, length).join("")}…` : text);
 
-// Scroll the page, and what scrolls within it, until an element is in view. `scrollIntoView` would do that too, but some
-// browsers then let the Tab key go on from that element, also where nothing has the focus.
+// Scrolls the page, and scrollable parts of it, until an element is in view. After `scrollIntoView`, the Tab key of some
+// browsers would continue from that element, even if nothing has the focus.
 function reveal(element, block = "nearest") {
   const { scrollMarginTop, scrollMarginBottom } = getComputedStyle(element);
   for (let box = element.parentElement; box; box = box.parentElement) {
@@ -101,7 +101,7 @@ function reveal(element, block = "nearest") {
   }
 }
 
-// A button that turns something on and off.
+// Returns a button that turns something on and off.
 function toggle(label, isOn, flip) {
   const onclick = () => {
     flip();
@@ -113,7 +113,7 @@ function toggle(label, isOn, flip) {
 
 const isNumber = (value) => typeof value === "number";
 
-// A labelled choice between names, each a text or [value, text, title].
+// Returns a labelled choice between names, each a text or [value, text, title].
 function chooser(label, names, now, onchange, id = null) {
   const change = () => {
     onchange(select.value);
@@ -129,8 +129,8 @@ const optionsOf = (names, now) =>
     .map((name) => [name].flat())
     .map(([value, text = value, title = null]) => h("option", { value, title, selected: value === now }, text));
 
-// A choice under `key` of the address, and a box with what `make` gives for the name that is chosen: [chooser, box]. `usual` is
-// the first choice where it isn't the first name. Where there is nothing to choose, there is no chooser.
+// Returns [chooser, box]: a choice under `key` of the address, and `make` of the chosen name. `usual` is the first choice if
+// that isn't the first name. With a single name, there is no chooser.
 function chosenBox(label, key, names, make, usual) {
   const box = h("div"),
     values = names.map((name) => [name].flat()[0]),
@@ -144,13 +144,13 @@ function chosenBox(label, key, names, make, usual) {
   return [names.length > 1 && h("div.row", chooser(label, names, first, change)), box];
 }
 
-// A list of items, each a node or several.
+// Returns a list of items, each a node or several.
 const listed = (items) => h("ul", ...items.map((item) => h("li", ...[item].flat())));
 
-// Pairs of a name, as a text or nodes, and what it stands for, as the content of a dl.
+// Returns the content of a dl: pairs of a name, as a text or nodes, and its value.
 const defined = (pairs) => pairs.flatMap(([name, words]) => [h("dt", ...[name].flat()), h("dd", words)]);
 
-// Where a page is, from the overview on.
+// Returns the path from the overview to a page.
 const trail = (...steps) =>
   h(
     "nav.trail",
@@ -159,11 +159,11 @@ const trail = (...steps) =>
     ...steps.flatMap((step) => [" › ", step]),
   );
 
-// A line that opens to labels and texts.
+// Returns a line that opens to labels and texts.
 const provenance = (line, facts, more = null) =>
   h("details.provenance", h("summary", line), h("dl", ...defined(facts)), more);
 
-// Fill details when they are opened first, and draw the charts among the nodes that `make` gives.
+// Fills details with the nodes of `make` when they are first opened, and draws the charts among them.
 function unfold(details, make) {
   const fill = () => {
     if (!details.open || details.children.length > 1) return;
@@ -175,17 +175,17 @@ function unfold(details, make) {
   return details;
 }
 
-// A row of labelled numbers. `items` are pairs of [label, value].
+// Returns a row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
   return h("dl.named", ...items.map(([label, value]) => h("div", h("dt", termed(label)), h("dd", value))));
 }
 
 const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
 
-// The address of one configuration on every prompt. The slashes in its name aren't escaped.
+// Returns the address of one configuration on every prompt, with the slashes of the name unescaped.
 const everywhere = (key) => escaped(["c", ...key.split("/")]);
 
-// The address of a run, of the run that it is compared with, and of a token of its text (t) or of the other text (o):
+// Returns the address of a run, of the run compared with it, and of a token of the run's text (t) or the other text (o):
 // #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
 function address(prompt, run, { vs, t, o } = {}) {
   const parts = ["p", prompt.id];
@@ -198,25 +198,25 @@ function address(prompt, run, { vs, t, o } = {}) {
   return escaped(parts);
 }
 
-// Which seed a run has, after a name; some runs are the same for every seed.
+// Returns a run's seed as a suffix of a name; some runs are the same for every seed.
 const ofSeed = (run) => (DATA.seeds.length < 2 ? "" : run.every ? ", every seed" : `, seed ${run.seed}`);
 
 const runName = (run) => DATA.configurations[run.c].key + ofSeed(run);
 
-// The short name of a configuration, or of a part of its key.
+// Returns the short name of a configuration, or of a part of a key.
 const shortOf = (name) => DATA.short[name] ?? name;
 
-// A key in a menu: its short name, and itself on hover.
+// Returns a key's menu entry: the short name, and the key on hover.
 const inMenu = (key) => (shortOf(key) === key ? key : [key, shortOf(key), key]);
 
-// A run's short name, with a mark if its rule is an oracle beside other rules.
+// Returns a run's short name, with a mark if the rule is an oracle and others are not.
 const runShown = (run) => shortOf(DATA.configurations[run.c].key) + ofSeed(run) + DATA.configurations[run.c].mark;
 
 const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
 
 const hasSeed = (run, seed) => run.every || run.seed === seed;
 
-// The part of an address that names the other run of a comparison: its configuration, and its seed if that differs.
+// Returns the part of an address for the other run of a comparison: configuration, and seed if that differs.
 const versus = (run, other) => DATA.configurations[other.c].key + (hasSeed(other, run.seed) ? "" : `~${other.seed}`);
 
 const ENDINGS = { eos: "end of text", length: "length cap" };

@@ -1,5 +1,5 @@
-// Exports: charts as images; rows of charts and tables, runs and tokens of a run as CSV or JSON, each with how many of how
-// many it has; and printing.
+// Exports: charts as images; rows of charts and tables, runs, and tokens of a run as CSV or JSON, each with the number of
+// records and the total; and printing.
 
 function download(url, name) {
   h("a", { href: url, download: name }).click();
@@ -9,7 +9,7 @@ async function saveImage(entry, type) {
   download(await entry.view.toImageURL(type, 2), `${entry.chart.key}.${type}`);
 }
 
-// Every run that the page holds, with its text.
+// Returns every run on the page, with its text.
 async function saveRuns(type) {
   const records = [];
   for (const [number, prompt] of DATA.prompts.entries()) {
@@ -32,11 +32,11 @@ async function saveRuns(type) {
   save(type, "runs", records, DATA.counts.different, "runs");
 }
 
-// What the header's buttons give.
+// Returns the number of runs and prompts that the header's buttons export, in words.
 const runsWords = () =>
   `${form(DATA.prompts.flatMap(({ runs }) => runs).length, "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
-// What only places or labels the marks of a chart, or is for the page. What is saved has all other columns.
+// Columns that only place or label a chart's marks, or are for the page. All others are saved.
 const PLACING = [
     "row",
     "rank",
@@ -55,7 +55,7 @@ const PLACING = [
 const told = (row) =>
   Object.fromEntries(Object.entries(row).filter(([key]) => ![...PLACING, ...OF_THE_PAGE].includes(key)));
 
-// Those of all slices.
+// Saves the rows of all slices.
 function saveRows({ chart }, type) {
   const rows = ofSelection(chart, (chart.csv || chart.rows || (() => chart.table.rows))());
   save(type, chart.key, rows.map(told), chart.all?.());
@@ -64,7 +64,7 @@ function saveRows({ chart }, type) {
 const saveButton = (title, type, onclick) =>
   h("button", { type: "button", "aria-label": `Save ${title} as ${type.toUpperCase()}`, onclick }, type.toUpperCase());
 
-// Buttons that save records, as CSV or as JSON, of so many in all; `records` gives them, or a promise of them.
+// Returns buttons that save records as CSV or JSON, with their total number. `records` returns them, or a promise of them.
 const savesOf = (title, records, inAll) =>
   h(
     "span.saves.screen",
@@ -75,8 +75,8 @@ const savesOf = (title, records, inAll) =>
 
 const fileName = (title) => title.replace(/[^\w.@-]+/g, "_");
 
-// Save records. JSON says where they come from, how many of how many they are and what the reader chose; either way, a
-// message and the file's name say how many, where some are missing.
+// Saves records. JSON also has their origin, their number and total, and the reader's choices. If some are missing, a message
+// and the file's name state how many there are.
 function save(type, title, records, inAll = records.length, noun = "rows") {
   const missing = inAll - records.length,
     name = missing ? `${title}-${records.length}-of-${inAll}` : title;
@@ -88,14 +88,14 @@ function save(type, title, records, inAll = records.length, noun = "rows") {
     (missing ? `; ${form(missing, "count")} are missing` : "");
 }
 
-// Every token of a run with all that this file holds of it, rounded as it is in this file.
+// Returns every token of a run with all numbers in this file, rounded as they are here.
 async function saveTokens(number, run, type) {
   const prompt = DATA.prompts[number],
     tokens = (await coreOf(number))[prompt.runs.indexOf(run)],
     detail = await detailOf(number, run),
     layers = DATA.layers.map((_, rank) => layerNumber(rank)),
     round = (value) => (value === null ? null : +value.toPrecision(4));
-  // A column for each of the layers, and two for each of the likely tokens.
+  // A column per layer, and two per likely token.
   const ofLayers = (name, some, values) =>
     Object.fromEntries(some.map((layer, rank) => [`${name}_${layer}`, values && round(values[rank])]));
   const ofLikely = (name, at, found) =>
@@ -149,7 +149,7 @@ function asCsv(keys, records) {
   return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
 }
 
-// Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
+// Text that a spreadsheet would treat as a formula gets an apostrophe as prefix.
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "string") return String(value);
@@ -160,20 +160,20 @@ function cell(value) {
 const ACROSS = 680; // the width in pixels of a portrait page, A4 or letter
 
 const unfolded = [], // what was opened for printing
-  lengthened = []; // functions that take back what tables show on paper alone
+  lengthened = []; // functions that hide the table rows for paper again
 
-// Open what is folded on this page, and what is folded in that, and fill it at once.
+// Opens all folds on this page, nested ones too, and fills them at once.
 function openFolds() {
   const closed = () => [...$("main").querySelectorAll("details:not([open], .screen)")];
   for (let some = closed(); some.length; some = closed())
     for (const details of some) {
       details.open = true;
-      details.dispatchEvent(new Event("toggle")); // the browser's own comes too late
+      details.dispatchEvent(new Event("toggle")); // the browser's own event comes too late
       unfolded.push(details);
     }
 }
 
-// Charts and texts that are shown on paper alone need libraries and tokens, which may not be there yet.
+// Prints the page, after loading the libraries and tokens of charts and texts that only paper shows.
 async function printPage() {
   openFolds();
   for (const box of $("main").querySelectorAll(".tabled")) {
@@ -184,15 +184,14 @@ async function printPage() {
   print();
 }
 
-// The browser's own key for printing, which would not wait for them.
+// Replaces the browser's own key for printing, which would not wait for them.
 function printByKey(event) {
   if (event.key !== "p" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
   event.preventDefault();
   printPage();
 }
 
-// For printing, what is folded is opened, and charts are drawn on white and in the width of the paper; afterwards the page is
-// as before.
+// For printing, folds are opened, and charts are drawn on white and in the paper's width. Afterwards the page is as before.
 function preparePrint() {
   const dark = isDark();
   paper = ACROSS;
@@ -213,7 +212,7 @@ function preparePrint() {
   );
 }
 
-// What a printed page says of itself: where its numbers come from, what the reader chose, and its address.
+// Adds the printed page's note: the origin of its numbers, the reader's choices, and the address.
 function stampPaper() {
   const facts = Object.fromEntries(DATA.facts),
     made = choicesMade().map(([key, value]) => `${key} ${value}`);

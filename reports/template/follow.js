@@ -1,4 +1,4 @@
-// A page served by `--serve` asks its server regularly whether there is a newer page, and shows its data.
+// A page under `--serve` polls its server for a newer page, and then shows the newer data.
 
 let shown = FOLLOW?.name;
 
@@ -18,7 +18,7 @@ const nameOf = (answer) => answer.headers.get("ETag").replaceAll('"', "");
 
 const HELD = 'script[type="application/gzip;base64"]:not(#blob-bundle)';
 
-// Replace this page's data by that of the newer page. The address, the reader's choices and the scroll position stay.
+// Replaces this page's data by the newer page's. The address, the reader's choices and the scroll position stay.
 async function renew() {
   const answer = await fetch(location.pathname);
   if (!answer.ok) return;

@@ -12,10 +12,10 @@ function stored(storage, key, value) {
   return value ?? null;
 }
 
-const chosen = stored("sessionStorage", "chosen") || {}; // what the reader chose in the page's controls
+const chosen = stored("sessionStorage", "chosen") || {}; // the reader's choices in the page's controls
 const places = stored("sessionStorage", "places") || {}; // entry of the history → pixels from the top
 const heights = stored("sessionStorage", "heights") || {}; // chart → height in pixels, reserved before it is drawn so that scroll positions fit
-const offered = new Map(); // the choices that this page offers → what holds where the reader chose nothing
+const offered = new Map(); // this page's choices → their defaults
 let entry = null;
 
 function choice(key, otherwise) {
@@ -23,7 +23,7 @@ function choice(key, otherwise) {
   return chosen[key] ?? otherwise;
 }
 
-// The choice among names.
+// Returns the reader's choice among names.
 function choiceOf(key, names, first = names[0]) {
   const last = choice(key, first);
   return names.includes(last) ? last : first;
@@ -35,12 +35,12 @@ function choose(key, value) {
   readdress(pathOf(location.hash));
 }
 
-// Where what the reader chose can't be had, what is shown in its place stands for it from now on.
+// If a choice isn't available, the one shown instead replaces it.
 function correct(key, value) {
   if (key in chosen) chosen[key] = value;
 }
 
-// A part of an address as it is meant, or as it stands where it can't be decoded.
+// Returns a part of an address decoded, or unchanged if it can't be.
 function decoded(part) {
   try {
     return decodeURIComponent(part);
@@ -54,7 +54,7 @@ const pathOf = (hash) => (hash || "#/").split("?")[0];
 const readable = (text) =>
   encodeURIComponent(text).replaceAll("%2F", "/").replaceAll("%2C", ",").replaceAll("%20", "+");
 
-// The choices of this page that differ from what holds without one, as [key, value].
+// Returns the choices of this page that differ from their defaults, as [key, value].
 const choicesMade = () =>
   [...offered].map(([key, otherwise]) => [key, chosen[key] ?? otherwise, otherwise]).filter(([, a, b]) => a !== b);
 
@@ -63,20 +63,20 @@ function queryOf() {
   return parts.length ? `?${parts.join("&")}` : "";
 }
 
-// Take over the choices that an address has.
+// Adopts the choices in an address.
 function takeChoices(hash) {
   for (const [key, value] of new URLSearchParams(hash.split("?")[1]))
     chosen[key] = { true: true, false: false }[value] ?? value;
 }
 
-// Give the current entry of the history a name, if it has none. Returns its scroll position, or null for a first visit.
+// Names the current history entry if it has no name. Returns its scroll position, or null for a first visit.
 function arrive() {
   entry = history.state ? history.state.entry : `${Date.now()}-${Math.random()}`;
   if (!history.state) history.replaceState({ entry }, "");
   return places[entry] ?? null;
 }
 
-// Change the address without a new entry in the history, for example when another token is selected; choices stay.
+// Changes the address without a new history entry, for example when another token is selected; choices stay.
 const readdress = (path) => history.replaceState(history.state, "", path + queryOf());
 
 function keepPlaces() {

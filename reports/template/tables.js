@@ -1,9 +1,9 @@
 // Sortable tables. A column is {label, title, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
-// `show`, or else the value in its form. `records` gives what is saved, under `name`, of `inAll` rows.
+// `show`, or else the value in its form. `records` returns the records to save, under `name`, of `inAll` rows.
 
-const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
+const AT_ONCE = 100; // rows of a table at first
 
-const shortTables = new WeakMap(); // of those that show fewer rows at first: the function that shows more
+const shortTables = new WeakMap(); // table with fewer rows at first → function that shows more
 
 function table(caption, columns, rows, { page = AT_ONCE, name = caption, records, inAll } = {}) {
   const body = h("tbody"),
@@ -55,7 +55,7 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
     said.textContent = `${form(Math.min(shown, rows.length), "count")} of ${form(rows.length, "count")} rows`;
   }
   fill();
-  // Show as many rows as are shown at once elsewhere, since paper has no button for more; returns what undoes that.
+  // Shows as many rows as other tables, since paper has no button for more. Returns the function that undoes it.
   const lengthen = () => {
     const before = shown;
     shown = Math.max(shown, AT_ONCE);
@@ -73,7 +73,7 @@ function table(caption, columns, rows, { page = AT_ONCE, name = caption, records
   return box;
 }
 
-// The rows sorted by value, ascending or descending. Rows without a value are last in both.
+// Returns the rows sorted by value, ascending or descending. Rows without a value are last in both.
 function sorted(rows, value, down) {
   const known = (row) => value(row) !== null && value(row) !== undefined;
   const order = (a, b) => {
@@ -91,13 +91,13 @@ function estimate(row, { key, form: how }) {
   return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
 }
 
-// The name of a configuration, with a link to it if the sweep has it.
+// Returns the name of a configuration, with a link if the sweep has it.
 function configurationCell(key, name = key) {
   const known = configurationOf(key);
   return known ? h("span", h("a", { href: everywhere(key) }, name), known.mark) : form(key, "text");
 }
 
-// A chart's numbers as a table: estimates with their intervals, in the columns that the payload lists.
+// Returns a chart's numbers as a table: estimates with intervals, in the payload's columns.
 function twin(caption, { columns, rows }, how) {
   return table(
     caption,
@@ -114,7 +114,7 @@ function twin(caption, { columns, rows }, how) {
   );
 }
 
-// The rows of a table as records: each column's value, with its interval and n where the rows have them.
+// Returns the rows of a table as records: each column's value, with interval and n where the rows have them.
 function exported(columns, rows) {
   return rows.map((row) =>
     Object.fromEntries(

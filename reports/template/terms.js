@@ -1,6 +1,6 @@
-// Terms are explained where they stand: what has a definition on the methods page shows it on hover, on focus and on tap.
+// Explanations of terms in place: a term shows its definition from the methods page on hover, on focus and on tap.
 
-// Labels that stand for a term of another name.
+// Labels → the term that defines them.
 const SAME_TERM = {
   "right answers": "accuracy",
   "right answers, beside full depth": "accuracy",
@@ -20,7 +20,7 @@ const SAME_TERM = {
   "mean depth": "layers skipped",
 };
 
-// Definitions by their names in lower case.
+// Name in lower case → definition.
 function terms() {
   const rules = Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)]);
   return new Map(
@@ -35,11 +35,11 @@ function definitionOf(label) {
   return known.get(SAME_TERM[name] ?? name) ?? known.get(name.split(/, | \(/)[0]) ?? null;
 }
 
-// A term in running text, as a button that explains it; the plain label if it has no definition.
+// Returns a term as a button that explains it, or the plain label if there is no definition.
 const termed = (label) =>
   definitionOf(label) ? h("button.term", { type: "button", "data-term": label }, label) : label;
 
-let tip = null; // {box, target, by}, with the kind of event that it was shown for
+let tip = null; // {box, target, by}; `by` is the kind of event that opened it
 
 function showTip(target, by) {
   const words = definitionOf(target.dataset.term);
@@ -52,7 +52,7 @@ function showTip(target, by) {
   placeTip();
 }
 
-// Beside its term, also where the page is scrolled.
+// Places the tip next to its term, also on a scrolled page.
 function placeTip() {
   if (!tip) return;
   const { box, target } = tip,
@@ -64,7 +64,7 @@ function placeTip() {
   box.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - 6 - box.offsetHeight)}px`;
 }
 
-// Whether there was one.
+// Closes the tip. Returns true if there was one.
 function hideTip() {
   if (!tip) return false;
   tip.box.remove();

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
+from reference.generation import LEAVE
+from reference.rules import STOPS
 from references import reference_of, shared_model
 from rows import (
     ARCHITECTURES,
@@ -35,18 +37,16 @@ from untrained import LINEAR
 
 from eexit import KLExitGenerator
 from eexit.decode.requests import Request, Trace
+from eexit.method.modes import MODES, Leaves
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import RULES
-from eexit.method.states import STATES, Leaves
 from eexit.plan.configuration import Exit, Normal
-from eexit.reference.generation import LEAVE
-from eexit.reference.rules import STOPS
 
 SHORT = replace(DECODING, max_new_tokens=8)  # beyond sliding windows
 PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule in one state after the other
-    **{f"llama-{rule}": ("llama", [(mode, rule) for mode in STATES]) for rule in RULES},
+    **{f"llama-{rule}": ("llama", [(mode, rule) for mode in MODES]) for rule in RULES},
     **{
-        architecture: (architecture, [([*STATES][(shift + at) % len(STATES)], rule) for at, rule in enumerate(RULES)])
+        architecture: (architecture, [([*MODES][(shift + at) % len(MODES)], rule) for at, rule in enumerate(RULES)])
         for shift, architecture in enumerate(ARCHITECTURES[1:])
     },
 }
@@ -54,9 +54,7 @@ PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule
 
 def test_every_rule_is_tested() -> None:
     assert SOME.keys() == ALWAYS.keys() == NEVER.keys() == RULES.keys() == STOPS.keys()
-    assert {state.leaves for state in STATES.values() if state.first_altered(0) is not None} == LEAVE.keys() - {
-        Leaves.KEYS
-    }
+    assert {mode.leaves for mode in MODES.values() if mode.alters} == LEAVE.keys() - {Leaves.KEYS}
 
 
 def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> None:
@@ -70,8 +68,8 @@ def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> No
 
 @pytest.mark.parametrize("rule", RULES)
 def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -> None:
-    always = [Exit(mode, rule, parameter) for mode in STATES for parameter in ALWAYS[rule]]
-    never = [Exit(mode, rule, parameter) for mode in STATES for parameter in NEVER[rule]]
+    always = [Exit(mode, rule, parameter) for mode in MODES for parameter in ALWAYS[rule]]
+    never = [Exit(mode, rule, parameter) for mode in MODES for parameter in NEVER[rule]]
     requests = grid([Normal(), *always, *never], PROMPTS[:1])
     normal, *traces = generate(llama, requests, replace(DECODING, max_new_tokens=8))
     for trace in traces[: len(always)]:
@@ -106,7 +104,7 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
 
 
 def exits_of(
-    traces: Sequence[Trace], requests: Sequence[Request], rule: str, modes: Collection[str] = STATES
+    traces: Sequence[Trace], requests: Sequence[Request], rule: str, modes: Collection[str] = MODES
 ) -> set[int]:
     """The layers that tokens were decided to exit at under this rule, in these modes."""
     found: set[int] = set()
@@ -180,7 +178,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(shift: int, archite
 
 def draws(model: PreTrainedModel, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Exits of decided tokens, as indices, and their probabilities, of rows in every mode."""
-    exits = [Exit(mode, rule, some(model, rule)[-1]) for mode in STATES]
+    exits = [Exit(mode, rule, some(model, rule)[-1]) for mode in MODES]
     requests = [Request(PROMPTS[1], exits[seed % len(exits)], seed) for seed in range(132)]
     traces = generate(model, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
     exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))

@@ -1,16 +1,16 @@
-"""A small model of which it is known where depth is needed: it adds numbers modulo a prime, with or without a chain.
+"""A small model that needs depth at known places: it adds numbers modulo a prime, with or without a chain.
 
     python tests/support/adding_model.py adding        the model and prompts in a folder, after some minutes
 
-A prompt such as "c2 a3 b4" is answered by "<think> c 2 a 0 b 4 </think> answer 4". Each sum is the one before and one
-number more, which the first layer can do, and learns to be read at; of which letter comes next it learns to be unsure,
-and to repeat the one before, so that a model that leaves there anywhere loses its way. After "<think> </think>" the
-answer comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the
-third the last eight, and the fourth takes that to where the answer is said. There, the first layer is sure of the last
-number that it sees, since that is the answer behind a chain.
+A prompt such as "c2 a3 b4" has the answer "<think> c 2 a 0 b 4 </think> answer 4". Each sum is the previous one plus
+one number, which the first layer computes and learns to predict. It learns to be unsure of the next letter, and to
+repeat the previous one, so that a model that exits there goes wrong. After "<think> </think>" the answer
+comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the third
+the last eight, and the fourth moves the sum to the answer's position. There, the first layer is sure of the last number
+in its input, since that is the answer after a chain.
 
-What `jobs/files/chains.py` says of it, in percent of 200 prompts with 95 % intervals (`pytest -m slow
-tests/eexit/studies/chains` does all of it):
+Results of `jobs/files/chains.py`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
+tests/eexit/studies/chains` produces them):
 
 | setting | with chain | without | necessity | beside control |
 | --- | ---: | ---: | ---: | ---: |
@@ -35,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PRIME: Final = 5
 LABELS: Final = "abcdefgh"
-NUMBERS: Final = range(2, len(LABELS) + 1)  # that are added
+NUMBERS: Final = range(2, len(LABELS) + 1)  # how many are added
 N_LAYERS: Final = 4
 MARKS: Final = ("=", "<think>", "</think>", "answer", "<eos>", "<unk>")
 SUMS: Final = tuple(map(str, range(PRIME)))
@@ -61,13 +61,13 @@ def sum_of(numbers: Numbers) -> int:
 
 
 def answer_of(numbers: Numbers, with_chain: bool) -> str:
-    """What follows the prompt and its equals sign."""
+    """Return the text after the prompt and its equals sign."""
     steps = [f"{label} {sum_of(numbers[: at + 1])} " for at, (label, _) in enumerate(numbers)] if with_chain else []
     return f"<think> {''.join(steps)}</think> answer {sum_of(numbers)} <eos>"
 
 
 def prompts(n: int, seed: int) -> list[dict[str, Any]]:
-    """Rows of a prompt file, all different, with as many of each number of numbers."""
+    """Return rows of a prompt file, all different, with equally many of each number of numbers."""
     rng, found = Random(seed), dict[str, dict[str, Any]]()
     while len(found) < n:
         numbers = drawn(rng, NUMBERS[len(found) % len(NUMBERS)])
@@ -77,12 +77,13 @@ def prompts(n: int, seed: int) -> list[dict[str, Any]]:
 
 
 class Lesson:
-    """Rows of tokens, what comes next, what the first layer says of that, its guesses of letters apart, and sums of the
-    prompt's last numbers, by layer.
+    """A training batch of tokens, with targets for the next token, the first layer, its guesses of letters, and sums.
+
+    `sum_LBT` has the sums of the prompt's last numbers for each layer but the last.
     """
 
     def __init__(self, tasks: Sequence[tuple[Numbers, bool]]):
-        """Of numbers to add, and whether with a chain."""
+        """Make the batch from tasks: numbers to add, and whether with a chain."""
         rows = [self._row(*each) for each in tasks]
         longest = max(len(row[0]) for row in rows)
         filled = [[part + [IGNORED] * (longest - len(part)) for part in row] for row in rows]
@@ -102,7 +103,7 @@ class Lesson:
                 shallow[at], guess[at] = IGNORED, WORDS.index(before)
                 before = WORDS[each]
         if not with_chain:
-            shallow[-2] = numbers[-1][1]  # where the answer is said
+            shallow[-2] = numbers[-1][1]  # the answer's position
         sums = [
             [sum_of(numbers[max(0, at + 1 - 2**depth) : at + 1]) for at in range(len(numbers))]
             for depth in range(1, N_LAYERS)
@@ -111,7 +112,7 @@ class Lesson:
 
 
 def trained(steps: int = STEPS) -> LlamaForCausalLM:
-    """Four layers of two million parameters."""
+    """Return a trained model of four layers with two million parameters."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=192, intermediate_size=576, num_hidden_layers=N_LAYERS,
@@ -154,7 +155,7 @@ def _mean(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
 
 
 def save_adding_model(folder: Path, steps: int = STEPS) -> None:
-    """The model, and its tokenizer, whose tokens are words."""
+    """Train and save the model, with its tokenizer, whose tokens are words."""
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>"))
     marks = pre_tokenizers.Split(Regex("</?think>"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([marks, pre_tokenizers.WhitespaceSplit()])

@@ -1,4 +1,4 @@
-"""Assessments of tiny models, on a Ray within this process: as little of everything as gives a verdict."""
+"""Assessments of tiny models on a Ray within this process, as small as a verdict allows."""
 
 import json
 import subprocess
@@ -9,24 +9,24 @@ import pytest
 from commands import here
 
 from cluster.assessment import recipe
-from eexit.studies.verdict.file import FILE
+from eexit.studies.assessment.verdict import FILE
 from jobs import assess
 
 N_PROMPTS, BOUND = 90, "0.3"
 SIZES = ("--at-most", BOUND, "--exit-layers", "2", "4", "5", "--max-new-tokens", "12", "--dtype", "float32")
-COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "choice", "times", "again")
+COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "TEXT_TOKENS": 8, "REPLAYED": {"confidence": (0.5, 0.9, 0.99)}, "PROMPTS_OF_A_ROUND": 1, "ROUNDS": 6,
-        "IN_THE_PILOT": {"agree": (), "confidence": (0.9,)},
+        "IN_THE_PILOT": {"confidence": (0.9,)},
     }.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
 
 
 def write_prompts(path: Path, n: int = N_PROMPTS, **columns: Any) -> Path:
-    """Prompts without answers, so that the risk is disagreement."""
+    """Write prompts without answers, so that the risk is disagreement."""
     rows = [{"prompt": f"word {number * 7919 % 1000} of {number}", **columns} for number in range(n)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -41,7 +41,7 @@ def assess_here(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def settled(out: Path) -> dict[str, Any]:
-    """What the verdict says but for times."""
+    """Return the verdict without times."""
     held = json.loads((out / FILE).read_text())
     of_time = ("pays", "why", "cause", "undecided", "time", "contenders", "instead")
     setting = {name: value for name, value in held["setting"].items() if name != "time"}
@@ -49,6 +49,6 @@ def settled(out: Path) -> dict[str, Any]:
 
 
 def done_by(call: subprocess.CompletedProcess[str]) -> list[str]:
-    """The steps that a call did."""
-    lines = [line.split(" of 9, ")[1] for line in call.stderr.splitlines() if " of 9, " in line]
+    """Return the steps that a call did."""
+    lines = [line.split(" of 10, ")[1] for line in call.stderr.splitlines() if " of 10, " in line]
     return [line.replace(":", " ").split()[0] for line in lines]

@@ -1,4 +1,4 @@
-"""Parameters for testing each rule. A new rule needs an entry in each of these."""
+"""Parameters for testing each rule. A new rule needs an entry in each dictionary."""
 
 from typing import Final
 
@@ -10,12 +10,12 @@ EXITABLE: Final = (1, 3, 4)  # of models with seven layers
 
 
 def control(*counts: int) -> Control:
-    """Of a configuration that exited so often at each exitable layer and at the final one."""
+    """Return the control of a configuration with these numbers of exits, per exitable layer and at the final one."""
     return Control("unfrozen/kl/1", tuple(zip((*EXITABLE, 6), counts, strict=True)))
 
 
-# With which it exits here and there, on a Llama; always at the first exitable layer; never. Of a rule that can't, there
-# is none.
+# Parameters with which a rule exits now and then, on a Llama; always at the first exitable layer; or never. Empty
+# if it can't.
 SOME: Final[dict[str, list[Parameter]]] = {
     "kl": [0.5, 2.0],
     "agree": [None],
@@ -28,7 +28,7 @@ SOME: Final[dict[str, list[Parameter]]] = {
     "fixed": [3.0, 4.0],
     "random": [control(20, 30, 0, 50)],
 }
-# The same on other models, where these don't.
+# Instead of SOME on other models.
 ELSEWHERE: Final[dict[str, list[Parameter]]] = {
     "confidence": [0.2],
     "margin": [0.1],
@@ -36,7 +36,7 @@ ELSEWHERE: Final[dict[str, list[Parameter]]] = {
     "similarity": [0.85],
     "patience": [3.0],
 }
-FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # whose random logits are flatter, or more peaked
+FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # model types with flatter or more peaked random logits
     "cohere": {"confidence": [0.07]},
     "cohere2": {"kl": [1.0, 8.0], "confidence": [0.07]},
     "gemma2": {"confidence": [0.85]},
@@ -73,7 +73,7 @@ NEVER: Final[dict[str, list[Parameter]]] = {
 
 
 def some(model: PreTrainedModel, rule: str) -> list[Parameter]:
-    """Parameters with which a rule exits here and there on this model."""
+    """Return parameters with which a rule exits now and then on this model."""
     if model.config.model_type == "llama":
         return SOME[rule]
     return (SOME | ELSEWHERE | FOR_TYPE.get(model.config.model_type, {}))[rule]

@@ -1,4 +1,4 @@
-"""Rows of tables about a sweep that say nothing, for tests that need some of their columns."""
+"""Blank rows of study tables, for tests that need only some columns."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from eexit.results.study_table import Table
 
 
 def blank(table: Table) -> dict[str, Any]:
-    """The columns that can't be null, each with a value that says nothing."""
+    """Return the columns that can't be null, each with an empty value."""
     return {field.name: _nothing(field.type) for field in table.schema if not field.nullable}
 
 

@@ -1,4 +1,4 @@
-"""A model folder such as a user has: a small random Llama whose tokens are bytes, with its tokenizer."""
+"""A model folder as users have it: a small random Llama with its tokenizer, whose tokens are bytes."""
 
 import json
 from functools import cache
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n
 
 
 def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, positions: int = POSITIONS) -> None:
-    """With `ends`, there is a token that ends a text, and a chat template."""
+    """Save the model. With `ends`, it has an end-of-sequence token and a chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files_of(ends, n_layers, positions).items():
         (folder / name).write_bytes(content)
@@ -27,7 +27,7 @@ def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, 
 
 @cache
 def files_of(ends: bool, n_layers: int, positions: int) -> dict[str, bytes]:
-    """The files of such a folder, which are the same every time."""
+    """Return the files of such a folder, the same every time."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) + [EOS] * ends
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +52,7 @@ def files_of(ends: bool, n_layers: int, positions: int) -> dict[str, bytes]:
 
 
 def save_family(folder: Path, architecture: str) -> Path:
-    """A random model of this architecture whose tokens are bytes, with a token that ends a text."""
+    """Save a random model of this architecture whose tokens are bytes, with an end-of-sequence token."""
     save_byte_model(folder, ends=True)
     config = json.loads((folder / "config.json").read_text())
     sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": POSITIONS}

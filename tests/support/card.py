@@ -1,14 +1,14 @@
-"""Simulated accelerators. Their tensors hold their values on the CPU, report another device, and can't be mixed with
-those of the CPU or of another card.
+"""Simulated accelerators. Their tensors store values on the CPU, report another device, and can't be mixed with the
+CPU's or another card's.
 
     with Card() as card:
         model = card.take(model)
         with card.counted() as counts:
             ...
 
-The device is DEVICE, or OTHER. An operator that is given tensors of several devices raises `Mixed`, unless it copies
-between them or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see
-`Counts`. A model over both cards has accelerate's hooks, as one that transformers loads with a `device_map`.
+The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
+or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `Counts`. A
+model over both cards has accelerate's hooks, like one that transformers loads with a `device_map`.
 """
 
 import copy
@@ -30,7 +30,7 @@ DEVICE = torch.device("privateuseone", 0)
 OTHER = torch.device("privateuseone", 1)
 COPIES = {aten.to, aten._to_copy, aten.copy_}
 PINNING = {aten.pin_memory, aten._pin_memory, aten.is_pinned}
-WAITS = {  # for a number, or for one that the result's shape follows from
+WAITS = {  # operators that need a number on the host, or one that determines the result's shape
     aten.item, aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.allclose, aten.nonzero, aten.nonzero_numpy,
     aten.argwhere, aten.where.default, aten.masked_select, aten._unique, aten._unique2, aten.unique_dim, aten.bincount,
     aten.repeat_interleave.Tensor,
@@ -44,8 +44,9 @@ class Mixed(RuntimeError):
 
 @dataclass
 class Counts:
-    """Operators on the card, views apart; copies to it, and those of them that the host waits for; copies back;
-    copies between cards; and the operators for which the host had to know numbers that are there."""
+    """Numbers of operators on the card without views, and of copies. `blocking_to_card` are copies that the host waits
+    for; `waits` names operators for which the host needed numbers on the card.
+    """
 
     operators: int = 0
     to_card: int = 0
@@ -65,7 +66,7 @@ class There(Tensor):
         its: AbstractContextManager[None] = (
             nullcontext() if torch.is_inference_mode_enabled() else torch.inference_mode()
         )
-        with its:  # views of it are not tracked, and need not be
+        with its:  # views of the tensor need no tracking
             there = Tensor._make_wrapper_subclass(
                 cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
                 device=device,
@@ -97,12 +98,12 @@ class _Guard(torch._C._acc.DeviceGuard):
 
 
 class Memory:
-    """What is asked of a device's module; the card has 1 GiB of memory, and `taken` of it is others'."""
+    """The device's module. The card has 1 GiB of memory, and `taken` of it is in use by others."""
 
     taken = 0
 
     def synchronize(self, device: object = None) -> None:
-        """Nothing is under way there."""
+        """Do nothing: no work is pending on the card."""
 
     def is_initialized(self) -> bool:
         return True
@@ -114,7 +115,7 @@ class Memory:
         return False
 
     def manual_seed_all(self, seed: int) -> None:
-        """There is no chance on the card."""
+        """Do nothing: the card draws no random numbers."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
@@ -129,7 +130,7 @@ class Memory:
 
 
 class _FromPython(TorchFunctionMode):
-    """`torch.tensor(numbers, device=…)`, and lists of indices, which hide from dispatch modes."""
+    """Mode for `torch.tensor(numbers, device=…)` and for lists of indices, which bypass dispatch modes."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -145,7 +146,7 @@ class _FromPython(TorchFunctionMode):
 
 class Card(TorchDispatchMode):
     def __init__(self, has_float64: bool = True) -> None:
-        """Apple's have no float64."""
+        """Make the card; Apple's have no float64."""
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.has_float64 = has_float64
         self.counts = Counts()
@@ -157,7 +158,7 @@ class Card(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to say so at each operator takes time
+        return False  # nothing is compiled here, and checking that at each operator takes time
 
     def __enter__(self) -> "Card":
         self.from_python.__enter__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
@@ -169,7 +170,7 @@ class Card(TorchDispatchMode):
         self.from_python.__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
 
     def take(self, model: nn.Module, device_of: Callable[[str], torch.device] | None = None) -> Any:
-        """A copy of the model with its weights on the card or, by the names of modules, on several devices."""
+        """Return a copy of the model with its weights on the card, or on several devices by the names of modules."""
         model = copy.deepcopy(model)
         moved: dict[int, Tensor] = {}
         for path, module in model.named_modules():
@@ -181,15 +182,15 @@ class Card(TorchDispatchMode):
                         there = moved.setdefault(id(tensor), There(tensor.detach(), device))
                         is_weight = tensors is module._parameters
                         tensors[name] = nn.Parameter(there, requires_grad=False) if is_weight else there
-            if device_of and (any(map(len, kinds)) or re.search(r"\.\d+$", path)):  # a layer has none of its own
+            if device_of and (any(map(len, kinds)) or re.search(r"\.\d+$", path)):  # a layer has no weights of its own
                 hook = AlignDevicesHook(device)
-                hook.init_hook = lambda module: module  # its weights are there
+                hook.init_hook = lambda module: module  # the weights are on the device already
                 add_hook_to_module(module, hook)
         return model
 
     @contextmanager
     def counted(self) -> Iterator[Counts]:
-        """What happens within it."""
+        """Count the operations within the context."""
         self.counts = counts = Counts()
         yield counts
         self.counts = Counts()
@@ -243,7 +244,7 @@ class Card(TorchDispatchMode):
 
 
 def _tensors(given: Any) -> Iterator[Tensor]:
-    """Of an operator's operands, some of which are lists."""
+    """Yield the tensors among an operator's operands, some of which are lists."""
     for part in given:
         if isinstance(part, Tensor):
             yield part
@@ -252,7 +253,7 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 
 
 def _each(change: Callable[[Any], Any], given: Any) -> Any:
-    """`given` with every part changed, of a list or tuple one by one."""
+    """Return `given` with every part changed; parts of a list or tuple one by one."""
     if isinstance(given, (list, tuple)):
         return type(given)([_each(change, part) for part in given])
     return change(given)
@@ -274,7 +275,7 @@ def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
 
 
 def _device(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
-    """Where the result has to be; None: where the operands are."""
+    """Return the device of the result; None: the operands' device."""
     packet = function.overloadpacket
     if packet is aten.copy_:
         its: torch.device = args[0].device
@@ -296,7 +297,7 @@ def _here(leaf: Any) -> Any:
 
 
 def _back(made: Tensor, there: list[There], device: torch.device) -> Tensor:
-    """What an operator returned, for who called it: what it changed in place is the same tensor as before."""
+    """Return an operator's result for the caller; a tensor that was changed in place is the same object as before."""
     for tensor in there:
         if tensor.here is made:
             assert tensor.shape == made.shape, "no operator may give a tensor another shape in place"

@@ -34,23 +34,23 @@ BLOWS = ("kill driver", "stop driver", "kill actor", "kill actor", "freeze actor
 
 
 class Chaos:
-    """A sweep, started again whenever it has ended, and what is done to it."""
+    """A sweep that is restarted whenever it ends, and the faults that strike it."""
 
     def __init__(self, folder: Path, seed: int, tokens: int, seconds: float) -> None:
-        """`tokens` of each run, and at most so many `seconds` between blows."""
+        """Prepare a sweep with `tokens` per run, and at most `seconds` between blows."""
         self._folder, self._tokens, self._seconds = folder, tokens, seconds
         self._random = random.Random(seed)
         self._began = time.monotonic()
-        self.starts = self._n_struck = 0  # drivers that were started, and blows
+        self.starts = self._n_struck = 0  # started drivers, and blows
         self._out, self._stopped = folder, False
-        self._frozen: list[tuple[float, psutil.Process]] = []  # when they go on
+        self._frozen: list[tuple[float, psutil.Process]] = []  # when each goes on
 
     def undisturbed(self) -> None:
         with self._driver("undisturbed") as driver:
             assert driver.wait() == 0, self._said()
 
     def disturbed(self, n_blows: int) -> None:
-        """Sweeps that are struck so often in all, one after the other, each of them to its end."""
+        """Run sweeps to their ends, one after the other, until `n_blows` blows have struck."""
         while n_blows:
             self._out = self._folder / f"disturbed-{n_blows}"
             n_blows = self._to_the_end(n_blows)
@@ -59,7 +59,7 @@ class Chaos:
             assert_same(self._folder / "undisturbed", self._out)
 
     def _to_the_end(self, n_blows: int) -> int:
-        """Returns how many blows are left."""
+        """Run one sweep to its end, and return the number of remaining blows."""
         whole, ends = False, 0
         while not whole:
             self.starts, self._stopped = self.starts + 1, False
@@ -77,7 +77,7 @@ class Chaos:
 
     @contextmanager
     def _driver(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Started anew on the results called so."""
+        """Start the driver on the results of this name."""
         command = [
             *(sys.executable, str(SCRIPT), "--model", str(self._folder / "model"), "--dtype", "float32"),
             *("--prompts", str(self._folder / "prompts.txt"), "--exit-every", "2"),
@@ -95,7 +95,7 @@ class Chaos:
                 driver.wait()
 
     def _pause(self, driver: subprocess.Popen[bytes]) -> bool:
-        """Whether it is still there when it is time for the next blow."""
+        """Wait for the next blow, and return True if the driver still runs."""
         end = time.monotonic() + self._random.uniform(0, self._seconds)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(0.05)
@@ -103,7 +103,7 @@ class Chaos:
         return driver.poll() is None
 
     def _strike(self, driver: subprocess.Popen[bytes]) -> bool:
-        """Whether there was anything to strike."""
+        """Strike, and return True if there was anything to strike."""
         blow, by = BLOWS[self._n_struck % len(BLOWS)], self._random.choice(SIGNALS)
         for_seconds = self._random.uniform(0, 2 * TIMEOUT_SECONDS)
         actors = actors_of(driver)
@@ -137,8 +137,8 @@ class Chaos:
                     process.resume()
 
     def _judge(self, code: int) -> None:
-        """A driver ends when it was told to, or when nothing is left to do."""
-        by_signal = [-number for number in (signal.SIGKILL, *SIGNALS)]  # in its first moments Python's own way applies
+        """Assert that the driver ended because a signal ended it, or because the sweep was finished."""
+        by_signal = [-number for number in (signal.SIGKILL, *SIGNALS)]  # at its start Python's default handlers apply
         assert code in ((0, 1, *by_signal) if self._stopped else (0,)), f"{code}: {self._said()}"
         assert "Traceback" not in self._said() or code < 0 or "KeyboardInterrupt" in self._said(), self._said()
 
@@ -157,7 +157,7 @@ def actors_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def none_is_left(temporary: Path) -> bool:
-    """Whether every process of any of the drivers has ended."""
+    """Return True if every process of all drivers has ended."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("RAY_TMPDIR") == str(temporary) and process.status() != psutil.STATUS_ZOMBIE:
@@ -171,7 +171,7 @@ def read(out: Path, table: str) -> pd.DataFrame:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """The same rows, each once, bit for bit; and no file that nobody needs."""
+    """Assert that both have the same rows, each once, bit for bit, and no superfluous file."""
     generations = read(other, "generations")
     assert generations.run_id.is_unique
     assert len(generations) == N_RUNS

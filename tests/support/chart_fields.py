@@ -1,4 +1,4 @@
-"""The fields that charts name: Vega draws nothing, and says nothing, where one is not there."""
+"""Fields that charts name. Where a field is missing, Vega draws nothing, without an error."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from reports.sections.overview import overview
 
 
 def missing_fields(chart: dict[str, Any]) -> set[str]:
-    """The fields that any variant of a chart encodes, and that neither its rows nor a transform have."""
+    """Return the fields that any variant of a chart encodes and that neither rows nor a transform have."""
     known = {column for row in chart["table"]["rows"] for column in row}
     encoded: set[str] = set()
     for variant in chart["variants"]:
@@ -22,7 +22,7 @@ def missing_fields(chart: dict[str, Any]) -> set[str]:
 
 
 def _objects(part: Any) -> Iterator[dict[str, Any]]:
-    """All JSON objects in a part of a specification."""
+    """Yield all JSON objects in a part of a specification."""
     if isinstance(part, dict):
         yield part
     for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
@@ -30,11 +30,11 @@ def _objects(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def drawn(sweep: Sweep) -> Charts:
-    """The charts of a sweep's overview by their keys."""
+    """Return the charts of a sweep's overview by key."""
     return charts_of(overview(sweep))
 
 
 def variant_of(chart: dict[str, Any], y: str, x: str = "layers skipped") -> dict[str, Any]:
-    """The trade-off's variant of these axes."""
+    """Return the trade-off's variant with these axes."""
     (variant,) = (each for each in chart["variants"] if (each["y"], each["x"]) == (y, x))
     return variant  # type: ignore[no-any-return]

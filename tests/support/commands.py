@@ -1,6 +1,6 @@
-"""Commands whose function is called in this process: a new one takes seconds to import their modules.
+"""Commands as function calls in this process, since a new process takes seconds to import their modules.
 
-What would look at a model in a process of its own does so in this one too, which has torch anyway.
+Model facts, which commands read in a separate process, are read in this one too: it has imported torch anyway.
 """
 
 import io
@@ -16,18 +16,18 @@ import pytest
 from eexit.output.events import LOGGER
 from eexit.plan import model_facts
 
-STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # of a sweep that begins
+STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def without_steps(said: str) -> str:
-    """What a sweep said besides what it is doing."""
+    """Return a sweep's output without the lines on what it is doing."""
     return "".join(line for line in said.splitlines(keepends=True) if line.strip() not in STEPS)
 
 
 def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """What a command returns and says. The logging of this process stays as it is."""
+    """Run a command, and return its exit status and output. The logging of this process stays as it is."""
     out, err, given = io.StringIO(), io.StringIO(), [*map(str, arguments)]
     handlers, level, propagates = [*LOGGER.handlers], LOGGER.level, LOGGER.propagate
     LOGGER.handlers.clear()
@@ -42,7 +42,7 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
 
 
 def refusal(run: Callable[[list[str]], int], *arguments: str | Path) -> str:
-    """The one line with which a command refuses its input; it says nothing else."""
+    """Return the one line with which a command refuses its input; assert that there is no other output."""
     done = here(run, *arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     [line] = done.stderr.splitlines()
@@ -51,7 +51,7 @@ def refusal(run: Callable[[list[str]], int], *arguments: str | Path) -> str:
 
 
 def asked_here(told: Callable[[str], object] = lambda name: None) -> Callable[..., Any]:
-    """In place of `asking`: this process answers. `told` is told what was asked for."""
+    """Return a replacement of `asking` that calls the function in this process. `told` gets the function's name."""
 
     @contextmanager
     def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:

@@ -1,4 +1,4 @@
-"""What the packages' code defines, and whether a dotted name leads to something: found without importing the code."""
+"""The names that the packages define, and what dotted names lead to, found without importing the code."""
 
 import ast
 import builtins
@@ -14,7 +14,7 @@ from typing import Final
 from house import ROOMS, ROOT, modules, tree
 
 WORD: Final = re.compile(r"[A-Za-z_]\w*")
-# Names that documents and docstrings use without their package, and what they are.
+# Names that documents and docstrings use without their package → full names.
 STANDS_FOR: Final = {
     "LlamaMLP": "transformers.models.llama.modeling_llama.LlamaMLP",
     "PeftModel": "peft.PeftModel",
@@ -28,14 +28,14 @@ STANDS_FOR: Final = {
 
 
 def docstrings(path: Path) -> Iterator[str]:
-    """The docstrings of a module and of what is in it."""
+    """Yield the docstrings of a module and of everything in it."""
     for node in ast.walk(tree(path)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield ast.get_docstring(node, clean=False) or ""
 
 
 def comments(path: Path) -> Iterator[str]:
-    """The comments of a module, line by line."""
+    """Yield the comments of a module, line by line."""
     with path.open("rb") as file:
         yield from (token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT)
 
@@ -46,7 +46,7 @@ def _symbols(table: symtable.SymbolTable) -> set[str]:
 
 @cache
 def of_modules() -> dict[str, set[str]]:
-    """What each module defines or imports, what it hands out lazily (`__all__`), and its submodules."""
+    """Return module → names that it defines or imports, lazy names (`__all__`), and its submodules."""
     held = {}
     for module, path in modules().items():
         given = [node for node in tree(path).body if isinstance(node, ast.Assign)]
@@ -60,7 +60,7 @@ def of_modules() -> dict[str, set[str]]:
 
 @cache
 def of_classes() -> dict[str, set[str]]:
-    """What each class holds, by its name: methods, fields, what `self` is given, and what its bases of ours hold."""
+    """Return class → methods, fields, attributes of `self`, and the same of bases in our packages."""
     held, bases = {}, {}
     for path in modules().values():
         for node in ast.walk(tree(path)):
@@ -77,7 +77,7 @@ def of_classes() -> dict[str, set[str]]:
 
 @cache
 def classes_of() -> dict[str, str]:
-    """The classes of what functions return, as annotated, and of constants that a class's call makes."""
+    """Return function → class of its annotated result, and constant → class whose call makes it."""
     found = {}
     for node in (node for path in modules().values() for node in ast.walk(tree(path))):
         match node:
@@ -93,7 +93,7 @@ def classes_of() -> dict[str, str]:
 
 @cache
 def code(path: Path) -> tuple[set[str], set[str]]:
-    """The words of a module's code, with those of its strings; and the strings. Its docstrings are left out."""
+    """Return the words of a module's code and strings, and the strings; docstrings are left out."""
     texts = set(docstrings(path))
     words, strings = set[str](), set[str]()
     for node in ast.walk(tree(path)):
@@ -112,14 +112,14 @@ def code(path: Path) -> tuple[set[str], set[str]]:
 
 @cache
 def vocabulary() -> set[str]:
-    """What may be named from anywhere: what is defined, options and columns, words of the page and of Python."""
+    """Return the names that may be used anywhere: definitions, options, columns, words of the page and of Python."""
     ours = [*of_modules().values(), *of_classes().values(), *(code(path)[1] for path in modules().values())]
     files = (path for kind in ("*.js", "*.toml") for room in ROOMS for path in (ROOT / room).rglob(kind))
     return set(ROOMS).union(dir(builtins), *ours, *(WORD.findall(path.read_text()) for path in files))
 
 
 def resolves(dotted: str, module: Path | None) -> bool:
-    """Whether a dotted name leads to something: in our modules or classes, in that module's code, or in a package."""
+    """Return True if a dotted name exists in our modules or classes, in that module's code, or in another package."""
     names = dotted.split(".")
     if module and dotted in module.read_text().replace(f"`{dotted}", ""):
         return True
@@ -147,7 +147,7 @@ def _holds(module: str, names: list[str]) -> bool:
 
 
 def _can_be_had(names: list[str]) -> bool:
-    """Whether importing leads there."""
+    """Return True if importing leads to the name."""
     for n in range(len(names), 0, -1):
         try:
             found: object = import_module(".".join(names[:n]))

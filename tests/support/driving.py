@@ -1,4 +1,4 @@
-"""Driving a sweep of scripted runs in a test, and checking the results that it leaves."""
+"""Driver of a sweep of scripted runs in a test, and checks of its results."""
 
 import io
 import os
@@ -33,14 +33,14 @@ def drive(
     log: io.StringIO | None = None,
     **others: Any,
 ) -> Tally:
-    """A sweep on so many actors of so many `cpus`, each with a scripted generator; returns what this call landed."""
+    """Run a sweep on `actors` actors of `cpus` CPUs each, with scripted generators; return the tally of this call."""
     look = others.pop("look", look_at_model if make_generator is model_generator else scripted.look)
     job = SweepJob(config=config, out=str(out), actors=actors, cpus_per_actor=cpus, rows_per_shard=rows, **others)
     return run_job(job, Lines(log or io.StringIO(), every=1), make_generator, look).tally
 
 
 def look_here(config: SweepConfig, rows: int) -> ModelFacts:
-    """Of a model, in this process, which has torch anyway."""
+    """Return a model's facts, read in this process, which has imported torch anyway."""
     from eexit.plan.exit_layers import resolve_exitable_layers
     from eexit.plan.model_description import describe_model
 
@@ -49,7 +49,7 @@ def look_here(config: SweepConfig, rows: int) -> ModelFacts:
 
 
 def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
-    """Each planned run once, each with its tokens, nothing else in the folders; returns the generations."""
+    """Assert that each planned run is there once, with its tokens, and nothing else; return the generations."""
     generations = pd.read_parquet(out / "generations")
     tokens = pd.read_parquet(out / "tokens")
     assert sorted(generations.run_id) == sorted(run.run_id for run in plan_runs(config))
@@ -61,7 +61,7 @@ def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
 
 
 def assert_undisturbed(config: SweepConfig, out: Path) -> None:
-    """Complete, and row for row what a sweep would leave that nothing happened to."""
+    """Assert that the results are complete, and equal row for row to an undisturbed sweep's."""
     assert_complete(config, out)
     expected = rows_of(list(plan_runs(config)), config)
     assert_same(pd.read_parquet(out / "generations"), expected.generations.to_pandas(), ["run_id"])
@@ -69,13 +69,13 @@ def assert_undisturbed(config: SweepConfig, out: Path) -> None:
 
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
-    """The same rows, whatever their order."""
+    """Assert that both have the same rows in any order."""
     frames = [frame.sort_values(key).reset_index(drop=True) for frame in (one, other)]
     assert_frame_equal(frames[0], frames[1], check_dtype=False)
 
 
 def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
-    """The rows of `prompt`, when they are all the errors there are."""
+    """Return the rows of `prompt`, and assert that no other rows are errors."""
     errors = generations[generations.status == "error"]
     assert set(errors.prompt) == {prompt}
     assert len(errors) == (generations.prompt == prompt).sum()

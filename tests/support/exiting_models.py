@@ -1,4 +1,4 @@
-"""Tiny models in which exits pay, or can't for one reason: how far layers change the stream is known."""
+"""Tiny models in which exits pay, or can't for one reason: how much each layer changes the hidden state is known."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ def save_exiting_model(
     folder: Path, n_layers: int = 20, early: int = 2, late: float = 1e-3, last: float = 1e-3, n_tokens: int = 257,
     width: int = 64, sharp: float = 8.0,
 ) -> None:  # fmt: skip
-    """The first `early` layers write to the stream as they are; the later ones, and the `last` one, so much of that.
+    """Save a model whose layers write to the residual stream at scale 1 if `early`, `last` if last, and else `late`.
 
-    Likeliest tokens are the more probable the larger `sharp` is. There are `n_tokens` tokens, of which those beyond the
-    bytes are never the likeliest.
+    A larger `sharp` makes the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are
+    never the likeliest.
     """
     alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS]
     alphabet += [f"<{number}>" for number in range(n_tokens - len(alphabet))]
@@ -38,5 +38,5 @@ def save_exiting_model(
             for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 written.weight *= scale
         model.lm_head.weight *= sharp / (0.3 * width**0.5)
-        model.lm_head.weight[256:] = 0.0  # ends no text, and tokens beyond the bytes are unlikely
+        model.lm_head.weight[256:] = 0.0  # no text ends, and tokens beyond the bytes are unlikely
     model.save_pretrained(folder)

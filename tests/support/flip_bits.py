@@ -30,7 +30,7 @@ NOTICED = "noticed"
 
 
 def make_sweep(folder: Path) -> None:
-    """Four shards of nine runs."""
+    """Write four shards of nine runs."""
     config = sweep_of("a-model", "one", "two", "three", "four")
     runs, store = list(plan_runs(config)), open_store(folder)
     with written(store, make_manifest(config, {"name": "a-model", "n_layers": 30, "dtype": "float32"}, [5])):
@@ -40,7 +40,7 @@ def make_sweep(folder: Path) -> None:
 
 
 def resumed(folder: Path) -> object:
-    """What a sweep that goes on makes of it."""
+    """Return what a resumed sweep reads."""
     store = open_store(folder)
     manifest = read_manifest(store)
     found, lines = take_stock(store)
@@ -48,7 +48,7 @@ def resumed(folder: Path) -> object:
 
 
 def reported(folder: Path) -> object:
-    """What a report is made of."""
+    """Return what a report reads."""
     sweep = read_sweep(str(folder))
     tables = (sweep.tokens.to_table(), sweep.texts.to_table())
     return NOTICED if sweep.left_out else (sweep.about, sweep.generations.to_csv(), *(t.to_pylist() for t in tables))
@@ -65,7 +65,7 @@ def read(reader: Callable[[Path], object], folder: Path) -> object:
 
 
 def flip_bits(folder: Path, flips: int, seed: int = 0) -> Counter[tuple[str, str]]:
-    """Counts of what came of `flips` bits of the sweep that is made in `folder`: by reader and outcome."""
+    """Make a sweep in `folder`, flip single bits of copies, and return counts by reader and outcome."""
     whole, flipped = folder / "whole", folder / "flipped"
     make_sweep(whole)
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())

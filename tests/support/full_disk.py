@@ -1,6 +1,6 @@
-"""A disk that is full: for a while, no file that is written can be longer than so many bytes.
+"""A full disk: for a while, no written file can be longer than a number of bytes.
 
-The system refuses the write that would go beyond (EFBIG), in the middle of a file, as it does on a full disk (ENOSPC).
+The system refuses the write beyond that size (EFBIG), in the middle of a file, as it does on a full disk (ENOSPC).
 """
 
 import resource
@@ -27,9 +27,9 @@ exec(code)
 
 @contextmanager
 def full_disk(most_bytes: int) -> Iterator[None]:
-    """For all that this process writes, so that nothing else may be at work in it, such as Ray with its logs.
+    """Limit all writes of this process, so nothing else may run in it, such as Ray with its logs.
 
-    Python ignores the signal (SIGXFSZ) that else ends a process.
+    Python ignores the signal (SIGXFSZ) that would otherwise end a process.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.MonkeyPatch.context() as patch:
@@ -44,17 +44,17 @@ def full_disk(most_bytes: int) -> Iterator[None]:
 def on_a_full_disk(
     most_bytes: int, run: Callable[[list[str]], int], *arguments: str | Path
 ) -> subprocess.CompletedProcess[str]:
-    """What a command returns and says."""
+    """Run a command, and return its exit status and output."""
     with full_disk(most_bytes):
         return here(run, *arguments)
 
 
 def on_a_full_disk_aside(most_bytes: int, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The same for code that a process of its own runs, where this one has Ray."""
+    """Run code likewise in a separate process, where this one has Ray."""
     command = [sys.executable, "-c", _LIMITED.format(root=str(ROOT)), str(most_bytes), code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def left(folder: Path) -> list[str]:
-    """All files and folders in a folder, hidden ones too."""
+    """Return all files and folders in a folder, hidden ones too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

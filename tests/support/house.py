@@ -1,4 +1,4 @@
-"""The repository as it lies there: its rooms, their modules, and what each of those imports."""
+"""The repository: its packages, their modules, and the imports of each module."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ ROOMS: Final = ("eexit", "cluster", "reports", "jobs")
 
 @cache
 def modules() -> dict[str, Path]:
-    """The modules of all rooms, by their dotted names."""
+    """Return dotted name → path of the modules of all packages."""
     found = {}
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
@@ -23,12 +23,12 @@ def modules() -> dict[str, Path]:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    """A file's syntax tree."""
+    """Return a file's syntax tree."""
     return ast.parse(path.read_text())
 
 
 def named(path: Path) -> Iterator[str]:
-    """What a file imports, inside functions, for typing and by name too: modules, and names that may be modules."""
+    """Yield a file's imports, inside functions, for typing and by name too: modules, and names that may be modules."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -43,7 +43,7 @@ def named(path: Path) -> Iterator[str]:
 
 @cache
 def imports() -> dict[str, set[str]]:
-    """For each module, the modules of ours that it imports."""
+    """Return module → modules of ours that it imports."""
     graph = {}
     for module, path in modules().items():
         ours = {name if name in modules() else name.rpartition(".")[0] for name in named(path)}

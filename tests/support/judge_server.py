@@ -1,4 +1,4 @@
-"""A judge behind a real HTTP server on loopback, which answers by a rule, and fails as it is told to."""
+"""A judge behind a real HTTP server on loopback. It answers by a rule, and fails on demand."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Quoted = dict[str, str]  # what the judge sees of a question: prompt and answer
+Quoted = dict[str, str]  # the judge's input: prompt and answer
 Said = dict[str, Any] | str
 
 TOKENS = 7  # of each answer
@@ -21,8 +21,8 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     drops: bool = False  # ends the connection without an answer
     hangs: bool = False  # never answers
-    reason: str | None = None  # beside the status, in its line
-    endless: bytes = b""  # is sent after the body, or as headers if it ends a line, until the client has gone
+    reason: str | None = None  # text after the status
+    endless: bytes = b""  # sent after the body, or as headers if it ends a line, until the client is gone
     pause: float = 0.0  # seconds between one and the next
 
 
@@ -38,7 +38,7 @@ def refusal(status: int, message: str = "no", headers: Mapping[str, str] | None 
 
 
 def scores_of(quoted: Quoted) -> dict[str, int]:
-    """Scores that follow from the text alone."""
+    """Return scores that follow from the text alone."""
     text = quoted["answer"]
     return {
         "coherence": 1 + len(text) % 5,
@@ -50,11 +50,11 @@ def scores_of(quoted: Quoted) -> dict[str, int]:
 
 @dataclass
 class Judge:
-    """What was asked, and how it is answered: `fail` is asked first, with the number of the request, from 0."""
+    """The judge with the requests so far. `fail` is called first, with the number of the request, from 0."""
 
     fail: Callable[[int], Response | None] = lambda number: None
     asked: list[dict[str, Any]] = field(default_factory=list)  # bodies of the requests
-    headers: list[dict[str, str]] = field(default_factory=list)  # of each, with names in lower case
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each request, with names in lower case
     url: str = ""
     sent: int = 0  # bytes of endless responses
     closing: threading.Event = field(default_factory=threading.Event)
@@ -76,7 +76,7 @@ class Judge:
 
 @contextmanager
 def judging(**how: Any) -> Iterator[Judge]:
-    """A judge, and its server until the context ends."""
+    """Yield a judge, with its server until the context ends."""
     judge = Judge(**how)
 
     class Handler(BaseHTTPRequestHandler):

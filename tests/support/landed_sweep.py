@@ -1,4 +1,4 @@
-"""Finished sweeps that are landed here, without Ray: of a model's texts, or of rows that a test makes up."""
+"""Finished sweeps that are committed without Ray, with a model's texts or with a test's rows."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from eexit.sweeps.generator import ModelGenerator
 
 
 def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
-    """What the model of the configuration writes; the runs of a prompt called `failed` are errors."""
+    """Commit the texts of the configuration's model; the runs of a prompt with id `failed` are errors."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     model, layers, _ = look_here(config, 1)
     store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
@@ -33,7 +33,7 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
 def land_rows(
     out: Path, config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}, leave_out: int = 0
 ) -> Path:
-    """Rows of scripted runs, with these columns instead of their own."""
+    """Commit the rows of scripted runs, with these columns replaced."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     land(store, runs, rows_of(runs, config, columns))
     store.publish(

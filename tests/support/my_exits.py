@@ -1,4 +1,4 @@
-"""Rules and states of one's own, in a file as a user writes it."""
+"""Custom rules and modes, in a file as a user writes it."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 import eexit

@@ -1,5 +1,4 @@
-"""A text scored token by token with the pieces of the naive reference: what `eexit.decode.score` has to agree
-with."""
+"""Scores of a text, token by token, by the naive reference: `eexit.decode.score` has to agree with them."""
 
 import copy
 import math
@@ -7,23 +6,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
+from reference.rules import Seen, stops_of
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE
-from eexit.method.states import STATES
 from eexit.method.stick_breaking import exit_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
-from eexit.reference.generation import LEAVE, DeployedRow, draw, leaving, read_after, read_exits, run
-from eexit.reference.rules import Seen, stops_of
 
 
 @torch.inference_mode()
 def score_naively(
     model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, text: Sequence[int]
 ) -> list[tuple[int, float, int]]:
-    """Exit layer, log-probability and likeliest token there of each token but the first, by an online rule or none."""
+    """Return exit layer, log-probability and likeliest token per token but the first, by an online rule or none."""
     configuration, mode = request.configuration, request.configuration.mode
     assert not isinstance(configuration, Exit) or configuration.rule in ONLINE
     u_exit = exit_draws(request.seed, list(request.prompt_token_ids), len(text))
@@ -43,7 +42,7 @@ def score_naively(
         exit_layer = [*decoding.exitable_layers, final][choice]
         with leaving(decoder, decoding, mode, exit_layer):
             own = run(model, decoder, inputs, student)
-        if mode in STATES and (leaves := STATES[mode].leaves) in LEAVE:
+        if mode in MODES and (leaves := MODES[mode].leaves) in LEAVE:
             LEAVE[leaves](student, exit_layer)
         logits = own.logits[0, -1] if exit_layer == final else read_after(decoder, decoding, own, exit_layer)
         log_p = logits.float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Decoders of models on simulated accelerators, which tests share: on one, or with the first layers on another one."""
+"""Decoders on simulated accelerators, which tests share: on one card, or with the first layers on another one."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ N_ON_OTHER: Final = 3  # layers
 
 
 def card_of(model: PreTrainedModel, path: str) -> torch.device:
-    """Where a module of a model over two cards is: apart from the head, whatever is neither tied to it nor late."""
+    """Return the device of a module of a model over two cards. Weights tied to the head are on the head's card."""
     layer, head = re.search(r"\.(\d+)\b", path), model.get_output_embeddings()
     if layer:
         return OTHER if int(layer[1]) < N_ON_OTHER else DEVICE
@@ -34,14 +34,14 @@ def card_of(model: PreTrainedModel, path: str) -> torch.device:
 
 @cache
 def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
-    """Of a model on one card or two."""
+    """Return the decoder of a model on one card or two."""
     with Card() as card:
         return Decoder(card.take(model, partial(card_of, model) if spread else None))
 
 
 @contextmanager
 def models_there() -> Iterator[None]:
-    """Models that are loaded within it are on the card, which is the device that commands find, and has no float64."""
+    """Load models on the card within the context. Commands find the card as their device; it has no float64."""
     with pytest.MonkeyPatch.context() as patch, Card(has_float64=False) as card:
         load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_whole
 

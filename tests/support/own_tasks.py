@@ -1,4 +1,4 @@
-"""Tasks of the lm-evaluation-harness as a user has them: YAML files beside their data."""
+"""Tasks of the lm-evaluation-harness as users have them: YAML files next to their data."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ METRICS = {
 
 
 def save_tasks(folder: Path, *names: str, **more: Any) -> Path:
-    """Four choices for a question, a few words for one, and whole pages; `more` are further keys of each task."""
+    """Save tasks with four choices, with a few words as answer, and with whole pages; `more` are further keys."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or METRICS:
         save_task(folder, name, **more)

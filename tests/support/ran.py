@@ -1,4 +1,4 @@
-"""What steps of rows really run, by hooks on the model's modules and by torch's formulas for products."""
+"""Counts of what steps really run, by hooks on the model's modules and by torch's formulas for products."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,18 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from traces import traces_of
 
+from eexit.decode.batch import Batch
 from eexit.decode.costs import Counts, cost_columns
-from eexit.decode.draft import DraftingBatch
+from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.decode.step import OnlineBatch
+from eexit.decode.unit_costs import find_prices
 from eexit.model.layers import Decoder, Inputs, Layer
 
 
 @cache
 def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
-    """Of each layer, the first module that runs for keys and values alone, too, and the last that doesn't."""
+    """Return two modules per layer: the first that runs for keys and values alone, too, and the last that doesn't."""
     inputs, found = Inputs.of([[1, 2]], decoder.device), []
 
     def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
@@ -51,17 +51,17 @@ def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
 
 
 class Ran:
-    """How many tokens each layer was begun and ended for, how many the head read, and the multiply-adds of products
-    outside torch's attention, in steps: prompts' passes and observation are left out.
+    """Numbers of tokens per layer and for the head, and multiply-adds of products outside torch's attention, in steps.
 
-    `calls_L` is how often each layer was ended, for however many tokens.
+    Prefills and observation are left out. `begun_L` and `ended_L` are the tokens for which each layer began and ended.
+    `calls_L` is how often each layer ended, for any number of tokens.
     """
 
     def __init__(self, decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
         self.decoder, self.products = decoder, Products()
         self.begun_L, self.ended_L, self.calls_L = np.zeros((3, decoder.n_layers), np.int64)
         self.reads = 0
-        for kind in (OnlineBatch, DraftingBatch):
+        for kind in (Batch, DraftBatch):
             monkeypatch.setattr(kind, "step", self._watched(kind.step))
 
     def _watched(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -93,9 +93,9 @@ class Ran:
 
 
 class Products(TorchDispatchMode):
-    """Counts multiply-adds as torch's `FlopCounterMode` does, which takes several times as long for it.
+    """Mode that counts multiply-adds like torch's `FlopCounterMode`, which takes several times as long.
 
-    What torch's own attention multiplies is left out, or counted by its math backend.
+    Torch's own attention is left out, or counted by its math backend.
     """
 
     def __init__(self, with_attention: bool = False) -> None:
@@ -104,7 +104,7 @@ class Products(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to say so at each operator takes time
+        return False  # nothing is compiled here, and checking that at each operator takes time
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -128,7 +128,7 @@ def is_made_of_others(operator: Any) -> bool:
 
 @dataclass(frozen=True)
 class RanAlone:
-    """A row that was generated alone, what was run for it, and the columns that say so."""
+    """An output that was generated alone, its operation counts and columns, and what the hooks counted."""
 
     trace: Trace
     counts: Counts
@@ -139,9 +139,9 @@ class RanAlone:
 def run_alone(
     decoder: Decoder, decoding: Decoding, request: Request, student: Decoder | None = None, priced: bool = False
 ) -> RanAlone:
-    """Generates a row alone: layers run, of keys alone, and reads of the head are those that its counts say.
+    """Generate one request alone, and assert that layers, layers' keys and head reads ran as often as its counts state.
 
-    With `priced`, for models with torch's attention: its multiply-adds are those of its costs but for attention.
+    With `priced`, for models with torch's attention: assert that the multiply-adds are its costs without attention.
     """
     with pytest.MonkeyPatch.context() as patch:
         ran = Ran(student or decoder, patch)

@@ -1,4 +1,4 @@
-"""Rays of tests' own, beside any other on this machine, and the fixtures that start them."""
+"""Rays of the tests, separate from any other on this machine, and the fixtures that start them."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 @contextmanager
 def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
-    """A Ray of two CPUs, whose actors get the environment of this process as it is now, and `environment`."""
+    """Start a Ray of two CPUs; its actors get this process's current environment, and `environment`."""
     import ray
 
     from cluster.session import NO_PRESTART
@@ -37,15 +37,15 @@ def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 class SharedRay:
-    """The one that tests share, also of several files that come one after the other: to start it takes seconds."""
+    """The Ray that tests share, also of several consecutive files, since starting one takes seconds."""
 
     def __init__(self) -> None:
         self._until_its_end = ExitStack()
         self.is_up = False
-        self.folder = Path()  # where it writes its logs
+        self.folder = Path()  # of its logs
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """If it is not up."""
+        """Start the Ray if it is not up."""
         if not self.is_up:
             self._until_its_end.enter_context(started_ray(environment))
             self.is_up, self.folder = True, Path(environment["RAY_TMPDIR"])
@@ -60,7 +60,7 @@ SHARED_RAY = SharedRay()
 
 @pytest.fixture(scope="session")
 def ray_environment() -> Iterator[dict[str, str]]:
-    """What a process needs to start a Ray of its own, beside any other on this machine."""
+    """Yield the environment of a process that starts a Ray separate from any other on this machine."""
     folder = tempfile.mkdtemp(prefix="eexit-")  # short: Ray's socket names are limited
     yield {
         "RAY_TMPDIR": folder,
@@ -75,11 +75,11 @@ def ray_environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def local_ray(ray_environment: dict[str, str]) -> None:
-    """The Ray that tests share; `tests/conftest.py` ends it before a file that has no test with this fixture."""
+    """Start the Ray that tests share; `tests/conftest.py` ends it before a file that has no test with this fixture."""
     SHARED_RAY.start(ray_environment)
 
 
 @pytest.fixture
 def no_ray_yet() -> None:
-    """For tests of what starts a Ray of its own, or joins one."""
+    """End the shared Ray, for tests of code that starts a Ray or joins one."""
     SHARED_RAY.end()

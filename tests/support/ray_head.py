@@ -1,4 +1,4 @@
-"""`ray start --head` as in `cluster/README.md`, in a home folder of its own, and stopping it and no other Ray."""
+"""`ray start --head` as in `cluster/README.md`, in a separate home folder, and a stop that ends no other Ray."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-AGENT_PORT = 52365  # that a head's agent has by default
-# Of a head that was started a moment ago, the part that takes jobs comes last, and on a busy machine late.
+AGENT_PORT = 52365  # a head's agent's default
+# A new head starts its job agent last; on a busy machine that takes a while.
 NO_AGENT = "No available agent to submit job"
 
 
 def readme_lines() -> tuple[str, str, str]:
-    """The lines that set the authentication, start the head and submit the job."""
+    """Return the lines that set the authentication, start the head and submit the job."""
     block = (ROOT / "cluster" / "README.md").read_text().split("```")[1]
     lines = [line for line in block.splitlines() if re.match(r"export |ray start |ray job submit ", line)]
     export, start, submit = lines[:3]
@@ -28,7 +28,7 @@ def readme_lines() -> tuple[str, str, str]:
 
 
 class Head:
-    """A started head; commands run as in the shell it was started from."""
+    """A started head; commands run as in the shell that started it."""
 
     def __init__(self, home: Path, temporary: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -49,7 +49,7 @@ class Head:
         return done.stdout + done.stderr
 
     def submit(self, out: Path, *arguments: str, options: str = "") -> str:
-        """The README's line with this `--out`, and more flags behind it."""
+        """Run the README's line with this `--out` and further flags."""
         line = readme_lines()[2].replace("/abs/path", str(out)).replace("submit ", f"submit {options}", 1)
         end = time.monotonic() + 600
         while NO_AGENT in (said := self.sh(" ".join([line, *arguments]), check=False)):
@@ -60,7 +60,7 @@ class Head:
         self.kill("")
 
     def kill(self, named: str) -> None:
-        """Those of its processes that have this in their command line."""
+        """Kill the head's processes that have `named` in their command line."""
         for process in Path("/proc").iterdir():
             try:
                 ours = process.name.isdigit() and self._mark in (process / "environ").read_bytes().split(b"\0")
@@ -74,7 +74,7 @@ class Head:
 def held_agent_port() -> Iterator[None]:
     """Hold the port on which the agent of another Ray on this machine listens by default."""
     with socket.socket() as agent:
-        with suppress(OSError):  # another Ray does
+        with suppress(OSError):  # another Ray holds it
             agent.bind(("", AGENT_PORT))
         yield
 

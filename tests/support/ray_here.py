@@ -1,7 +1,7 @@
-"""A Ray in this process, for tests of what is decided around actors: a call is done once it is waited for.
+"""A Ray in this process, for tests of decisions about actors: a call is done when its result is waited for.
 
-Actors are objects, so that none takes seconds to start. What goes to them and comes back is pickled, as between
-processes, and `os._exit` ends an actor. What a test does to a process, such as a signal, needs the fixture `local_ray`.
+Actors are objects, so that none takes seconds to start. Their arguments and results are pickled, as between processes,
+and `os._exit` ends an actor. Tests that do something to a process, such as send a signal, need the fixture `local_ray`.
 """
 
 import gc
@@ -34,7 +34,7 @@ DIED = "The actor died.\nThe actor is dead because its worker process has died."
 
 
 class Ended(BaseException):
-    """The process of an actor would have ended."""
+    """Stands for the end of an actor's process."""
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Call:
 
 @dataclass(eq=False)
 class Actor:
-    """It comes up once there are CPUs for it, and does its calls in order."""
+    """An actor that comes up once there are CPUs for it, and does its calls in order."""
 
     here: "RayHere"
     make: Callable[[], Any]
@@ -96,7 +96,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Handle:
-    """What the driver has of an actor."""
+    """The driver's handle of an actor."""
 
     actor: Actor
 
@@ -137,7 +137,7 @@ class ActorClass:
 
 
 class RayHere:
-    """Stands for the functions of `ray` that ours call, with a node of so many CPUs."""
+    """Replacement of the `ray` functions that our code calls, with one node of `cpus` CPUs."""
 
     def __init__(self, cpus: float = 2) -> None:
         self.cpus = self.free = cpus
@@ -150,7 +150,7 @@ class RayHere:
     def wait(
         self, calls: Sequence[Call], num_returns: int = 1, timeout: float | None = None
     ) -> tuple[list[Call], list[Call]]:
-        """Each actor goes on by a call, if none of these is answered yet."""
+        """Let each actor do one call if none of these is answered yet; return answered and other calls."""
         for call in calls:
             if call.aside and not call.is_answered and call.actor.comes_up():
                 call.actor.do(call)
@@ -194,13 +194,13 @@ class RayHere:
 
 @dataclass(frozen=True)
 class Context:
-    """Of the actor that is at work, or of the driver."""
+    """Runtime context of the running actor, or of the driver."""
 
     actor: Actor | None
     gcs_address: str = "here:0"
 
     def get_node_id(self) -> str:
-        """That of an actor is its own, since marks of scripted runs have it."""
+        """Return the actor's name for an actor, since marks of scripted runs have it."""
         return self.actor.name if self.actor else "here"
 
     def get_assigned_resources(self) -> dict[str, float]:
@@ -209,7 +209,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Group:
-    """The room that an actor waits for, to be alone."""
+    """Resources that an actor waits for, to be alone."""
 
     here: "RayHere"
     bundles: list[dict[str, float]]
@@ -228,7 +228,7 @@ def end_process(code: int) -> None:
 
 @contextmanager
 def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
-    """A context in which Ray's functions are those of this one."""
+    """Replace Ray's functions by this module's within the context."""
     here = RayHere(cpus)
     for name in REPLACED:
         monkeypatch.setattr(ray, name, getattr(here, name))
@@ -238,10 +238,10 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
     monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)
     for module in (cluster.session, actors):
         monkeypatch.setattr(module, "answers", lambda address: True)
-    for name in ("log", "log_to_stderr"):  # of the actor's process, whose lines are not the driver's
+    for name in ("log", "log_to_stderr"):  # lines of an actor's process are not the driver's
         monkeypatch.setattr(cluster.actor, name, lambda *_, **__: None)
     monkeypatch.setenv("TQDM_DISABLE", "1")  # as an actor sets it
-    monkeypatch.setattr(gc, "freeze", lambda: None)  # a process of an actor keeps what this one lets go
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # only an actor's own process keeps its objects
     yield here
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -249,6 +249,6 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
 
 @pytest.fixture
 def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
-    """Ray's functions are those of this one."""
+    """Replace Ray's functions by this module's."""
     with ray_in_this_process(monkeypatch) as here:
         yield here

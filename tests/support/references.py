@@ -1,4 +1,4 @@
-"""What tests share, since it is made again and again: tiny models, their decoders, and rows of the naive reference."""
+"""Cached objects that tests share: tiny models, their decoders, and outputs of the naive reference."""
 
 import copy
 import warnings
@@ -9,6 +9,8 @@ from typing import Final, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
+from reference.drafts import draft_one
+from reference.generation import generate_one
 from remembering import Remembering
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
@@ -17,12 +19,10 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
-from eexit.reference.drafts import draft_one
-from eexit.reference.generation import generate_one
 
 ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
 
-shared_model = cache(tiny_model)  # for tests that leave it as it was
+shared_model = cache(tiny_model)  # for tests that don't change it
 
 
 @cache
@@ -32,7 +32,7 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
 
 @cache
 def packed_decoder_of(model: PreTrainedModel) -> Decoder:
-    """Of a copy of the model with packed weights."""
+    """Return the decoder of a copy of the model with packed weights."""
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
     return Decoder(packed)
@@ -40,7 +40,7 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 
 @cache
 def remembering(model: PreTrainedModel) -> PreTrainedModel:
-    """For the reference, which uses nothing but a model's forward, its configuration and its device."""
+    """Return the model with a cached forward, for the reference, which uses only forward, configuration and device."""
     return cast(PreTrainedModel, Remembering(model))
 
 
@@ -57,11 +57,11 @@ def reference_of(
 def save_adapter(
     model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES, zero: bool = False
 ) -> str:
-    """Save a LoRA adapter for those of these modules that the model has: a random one, or one that changes nothing."""
+    """Save a LoRA adapter for the listed modules that the model has: random, or without effect if `zero`."""
     torch.manual_seed(1)
     there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft asks models for what transformers has deprecated
+        warnings.simplefilter("ignore")  # peft uses what transformers has deprecated
         get_peft_model(copy.deepcopy(model), config).save_pretrained(str(folder))
     return str(folder)

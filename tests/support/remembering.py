@@ -1,4 +1,4 @@
-"""A model that remembers its forward, for the naive reference: rows of a prompt run the same tokens again and again."""
+"""A model with a cached forward, for the naive reference: outputs of a prompt run the same tokens again and again."""
 
 import copy
 from hashlib import blake2b
@@ -10,16 +10,16 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class Remembering:
-    """Gives for the same tokens after the same keys and values what the model gave, and leaves the same in the cache.
+    """Model that returns its earlier output for the same tokens after the same KV cache, and updates the cache alike.
 
-    A call under other hooks than the model's own, which are those of the reference's students, is always made.
+    Calls under other hooks than the model's own, such as the reference's early-exit passes, are always run.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.config, self.device = model.config, model.device
         self._model = model
         self._remembered: dict[bytes, tuple[Any, list[Any]]] = {}
-        self._modules = list(model.modules())  # to find them anew takes as long as to run some
+        self._modules = list(model.modules())  # finding them again takes as long as running some
         model(torch.tensor([[0]], device=model.device), output_hidden_states=True)  # transformers adds its own hooks
         self._own_hooks = self.hooks()
 
@@ -35,12 +35,12 @@ class Remembering:
         return output
 
     def hooks(self) -> list[int]:
-        """The numbers of all hooks; torch gives none twice."""
+        """Return the numbers of all hooks; torch gives no number twice."""
         return [number for its in self._modules for number in (*its._forward_hooks, *its._forward_pre_hooks)]
 
 
 def digest(inputs: Tensor, cache: DynamicCache) -> bytes:
-    """Identifies the tokens, and the keys and values bit by bit."""
+    """Return a digest of the tokens, and of the keys and values bit by bit."""
     seen, layers = blake2b(repr((inputs.tolist(), cache.get_seq_length())).encode()), list[Any](cache.layers)
     for layer in layers:
         for part in (layer.keys, layer.values) if layer.is_initialized else ():
@@ -49,7 +49,7 @@ def digest(inputs: Tensor, cache: DynamicCache) -> bytes:
 
 
 def copied(layers: list[Any]) -> list[Any]:
-    """Layers of a cache with keys and values of their own."""
+    """Return cache layers with copied keys and values."""
     copies = [copy.copy(layer) for layer in layers]
     for layer in copies:
         if layer.is_initialized:

@@ -24,7 +24,7 @@ JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
 COLOUR_RULES = ("color-contrast", "link-in-text-block")  # of axe
 MOST_PROSE = 700  # words of the overview before anything is folded open
-# The words that are seen, without those of options and of what is folded, and of what else is left out.
+# The number of visible words, without options, folded parts and other exclusions.
 WORDS = """(without) => {
   let n = 0;
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -37,12 +37,12 @@ WORDS = """(without) => {
   return n;
 }"""
 
-# Whether a canvas shows something else within a few seconds.
+# True if a canvas shows something else within a few seconds.
 CHANGED = """async (canvas, before) => {
   for (let i = 0; i < 100 && canvas.toDataURL() === before; i++) await new Promise((done) => setTimeout(done, 50));
   return canvas.toDataURL() !== before;
 }"""
-# How many of a sample of its pixels differ from the background.
+# The number of sampled pixels that differ from the background.
 INK = """(box) => {
   const canvas = box.querySelector("canvas");
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -52,27 +52,27 @@ INK = """(box) => {
   return ink;
 }"""
 
-Page: TypeAlias = Any  # of playwright, whose types have every element of a page missing
+Page: TypeAlias = Any  # playwright's, whose types let every element be missing
 MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
 
 
-# What a page remembers of another test is gone when a report is opened in it; what it remembers of its own stays.
+# Clears another test's session storage when a report is opened; the test's own stays.
 FORGET = """if (location.protocol === "file:" && name !== "visited") {
   sessionStorage.clear();
   name = "visited";
 }"""
 
 
-AS_ALWAYS = {("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))}  # without being asked for
-# Whether a page shows this address, or remembers what was chosen in its controls.
+AS_ALWAYS = {("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))}  # the defaults
+# True if a page shows this address, or has stored choices of its controls.
 HAS_CHOICES = """(hash) => location.hash === hash
   || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
 Look: TypeAlias = tuple[tuple[str, Any], ...]  # options of a browser's context
 
 
 class Tab:
-    """A page that one test after another opens a report in, since to begin with a new one takes a third of the time.
+    """A page in which one test after another opens a report, since a new page takes a third of a test's time.
 
     Errors on it, and requests of anything but the report's own files, are added to `wrong`.
     """
@@ -81,7 +81,7 @@ class Tab:
         self.look = look
         self.page: Page = context.new_page()
         self.wrong: list[str] = []
-        self.remembers = False  # choices that an address had
+        self.remembers = False  # choices from an address
         self._own: tuple[str, ...] = ()
         self.page.add_init_script(FORGET)
         self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -90,12 +90,12 @@ class Tab:
         self.page.on("request", self._look_at)
 
     def of(self, path: Path, wrong: list[str]) -> Page:
-        """The page, for the report at `path`."""
+        """Return the page, for the report at `path`."""
         self.wrong, self._own = wrong, (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
         return self.page
 
     def leave(self) -> None:
-        """As a new page, but for its history."""
+        """Reset the page to a new one, except for its history."""
         self.remembers = False
         self.page.goto("about:blank")
         self.page.evaluate("name = ''")
@@ -112,7 +112,7 @@ class Tab:
 
 
 class Tabs:
-    """Those that no test has, by their look."""
+    """Free tabs by their look."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -128,13 +128,13 @@ class Tabs:
 
 
 def look_of(asked: dict[str, Any]) -> Look:
-    """What is asked of a browser's context. Who asks for what is so anyway shares tabs with who asks for nothing."""
+    """Return the options of a browser's context without those that hold anyway, so that tests share more tabs."""
     return tuple(sorted(asked.items() - AS_ALWAYS))
 
 
 @dataclass
 class Visit:
-    """visit(route) → the report opened anew at that address. `wrong` collects the errors of all pages of the test."""
+    """visit(route) → the report, newly opened at that address. `wrong` collects the errors of all pages of the test."""
 
     tabs: Tabs
     report: Path
@@ -153,11 +153,10 @@ class Visit:
 
 @dataclass
 class Walk:
-    """walk(route) → a page that tests share, moved on to that address without reloading.
+    """walk(route) → a page that tests share, moved to that address without reloading.
 
-    It is opened anew for a test that comes to it after choices were made in it, which it remembers, or that asks for
-    what it shows already. The pages of the shared report stay open; those of another `path` until there is one of a
-    third.
+    It is reopened for a test that finds stored choices, or that requests the address that it shows. Pages of the shared
+    report stay open; pages of another `path` stay open until there is a third path.
     """
 
     tabs: Tabs
@@ -187,7 +186,7 @@ class Walk:
 
 @pytest.fixture(scope="session")
 def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
-    """make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
+    """Return make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
 
     def make(
         n_prompts: int = 6,
@@ -216,7 +215,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
 
 @pytest.fixture(scope="session")
 def full(make_sweep: MakeSweep) -> Path:
-    """Six prompts, one of them hostile, seven configurations, one failed run."""
+    """Return a sweep of six prompts, one of them hostile, seven configurations, and one failed run."""
     return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
 
 
@@ -227,19 +226,19 @@ def report(full: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same report with its tokens in side files."""
+    """Return the same report with its tokens in side files."""
     return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", PageOptions(max_bytes=1))
 
 
 @pytest.fixture(scope="session")
 def some(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same report with two of the six prompts."""
+    """Return the same report with two of the six prompts."""
     return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageOptions(prompts=["4", "2"]))
 
 
 @pytest.fixture(scope="session")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two modes of an online rule and an oracle, with answers, controls, replays and a choice."""
+    """Return the report on two modes of an online rule and an oracle, with answers, controls, replays and a choice."""
     folder = with_answers(tmp_path_factory.mktemp("answered") / "s", 12)
     replay(folder)
     choose(folder)
@@ -248,7 +247,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unusual(make_sweep: MakeSweep) -> Callable[[str], Path]:
-    """unusual("empty") → the report of an incomplete sweep of that kind."""
+    """Return unusual("empty") → the report on an incomplete sweep of that kind."""
 
     @cache
     def unusual(name: str) -> Path:
@@ -270,7 +269,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def context(browser: Any) -> Context:
-    """context(color_scheme=…) → the browser context with these options, which is shared by all tests."""
+    """Return context(color_scheme=…) → the browser context with these options, which all tests share."""
 
     @cache
     def context(**look: Any) -> Any:
@@ -284,7 +283,7 @@ def context(browser: Any) -> Context:
 
 
 def is_wrong(message: Any) -> bool:
-    """Whether the console has an error or a warning, other than that a test looks at pixels again and again."""
+    """Return True for an error or warning of the console, except for a test's repeated reading of pixels."""
     return message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback")
 
 
@@ -293,10 +292,10 @@ def words_seen(page: Page, without: str = "") -> int:
 
 
 def violations(page: Page, axe: str, scheme: str, within: str = "html") -> list[Any]:
-    """What axe finds: the rules that are broken, and the nodes that break them.
+    """Return axe's findings: each broken rule with the nodes that break it.
 
-    That it says nothing of all other nodes saves it most of its time. In the dark, where all else is as in the light,
-    it is asked for the rules about colours.
+    Other nodes aren't listed, which saves axe most of its time. In the dark scheme, where only colours differ, only the
+    rules about colours are checked.
     """
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
@@ -307,21 +306,21 @@ def violations(page: Page, axe: str, scheme: str, within: str = "html") -> list[
 
 
 def all_drawn(part: Any) -> Any:
-    """A page or a part of one, once all its charts are drawn."""
+    """Wait for all charts of a page or a part of one, and return it."""
     for chart in part.locator(".chart").all():
         chart.locator("canvas[aria-label]").wait_for()
     return part
 
 
 def saved(page: Page, button: str) -> Any:
-    """The download that a button starts."""
+    """Return the download that a button starts."""
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     return download.value
 
 
 def rows_of(download: Any) -> list[dict[str, Any]]:
-    """Those of a CSV or JSON file that was saved."""
+    """Return the rows of a saved CSV or JSON file."""
     text = download.path().read_text(encoding="utf-8")
     if download.suggested_filename.endswith(".json"):
         rows: list[dict[str, Any]] = json.loads(text)["rows"]
@@ -330,7 +329,7 @@ def rows_of(download: Any) -> list[dict[str, Any]]:
 
 
 def open_tables(page: Page) -> None:
-    """Those of figures."""
+    """Open the tables of all figures."""
     summaries = page.locator("figure summary").all()
     for table in summaries:
         table.click()
@@ -339,7 +338,7 @@ def open_tables(page: Page) -> None:
 
 
 def shows_another(part: Any, before: str) -> bool:
-    """Whether a chart's picture is soon another one than `before`."""
+    """Return True if a chart's picture soon differs from `before`."""
     found: bool = part.locator("canvas").evaluate(CHANGED, before)
     return found
 
@@ -350,13 +349,13 @@ def picture_of(part: Any) -> str:
 
 
 def ink_of(chart: Any) -> int:
-    """How much of a chart that has been drawn is seen."""
+    """Return the number of sampled pixels of a drawn chart that differ from the background."""
     ink: int = chart.evaluate(INK)
     return ink
 
 
 def prose_seen(page: Page) -> int:
-    """The words that are neither in a table, nor a model's, nor a control's."""
+    """Return the number of words that are in no table, model's text or control."""
     return words_seen(page, ", table, .tokens, button, label")
 
 
@@ -367,7 +366,7 @@ def tabs(context: Context) -> Tabs:
 
 @pytest.fixture
 def visit(tabs: Tabs, report: Path) -> Iterator[Visit]:
-    """Any error on a page of the test fails the test."""
+    """Yield a `Visit`; any error on a page of the test fails the test."""
     visit = Visit(tabs, report)
     yield visit
     for tab in visit.taken:
@@ -382,7 +381,7 @@ def walked(tabs: Tabs, report: Path) -> Walk:
 
 @pytest.fixture
 def walk(walked: Walk) -> Iterator[Walk]:
-    """Any error on a page fails the test that walked there."""
+    """Yield the `Walk`; any error on a page fails the test that walked there."""
     walked.of_this_test.clear()
     yield walked
     wrong, walked.wrong[:] = [*walked.wrong], []
@@ -391,7 +390,7 @@ def walk(walked: Walk) -> Iterator[Walk]:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The folder of the npm packages that `tests/reports/javascript/package.json` names."""
+    """Return the folder of the npm packages that `tests/reports/javascript/package.json` names."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not there: install it to check the page's JavaScript and its accessibility")
@@ -405,5 +404,5 @@ def node_modules() -> Path:
 
 @pytest.fixture(scope="session")
 def axe(node_modules: Path) -> str:
-    """The source of axe-core, the accessibility checker."""
+    """Return the source of axe-core, the accessibility checker."""
     return (node_modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8")

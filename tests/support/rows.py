@@ -1,4 +1,4 @@
-"""Rows of the grid that equivalence tests go through: prompts × modes × rules × parameters on tiny models."""
+"""The grid of equivalence tests: prompts × modes × rules × parameters on tiny models."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,8 +15,8 @@ from untrained import PROBE, STATE_MAPS
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES
-from eexit.method.states import STATES
 from eexit.plan.configuration import Configuration, Exit, Normal
 
 DECODING = Decoding(
@@ -30,19 +30,19 @@ SAMPLED = replace(DECODING, max_new_tokens=8, temperature=0.8)  # beyond sliding
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
 
 
-ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
-# One of each way in which layers are called, for what the engine does with them beyond invariants 1 and 3.
+ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # every rule and every mode is tested with them
+# One model for each way in which layers are called, for tests of the engine beyond invariants 1 and 3.
 KINDS = (
     *ARCHITECTURES,  # without windows and with; queries, keys and values from one matrix; experts
     "gpt2", "opt",  # arguments by position and learned positions; a projection before the head
     "gemma4",  # arguments by token ids
     "phimoe", "deepseek_v3", "gpt_oss",  # angles that switch at a length; keys that are expanded; sinks
-    "gpt_neo", "falcon", "bloom", "mpt", "diffllama",  # attention of their own, each with other arguments
+    "gpt_neo", "falcon", "bloom", "mpt", "diffllama",  # non-standard attention, each with other arguments
 )  # fmt: skip
 
 
 def stands_for_others(model: PreTrainedModel) -> bool:
-    """Whether it is one of `ARCHITECTURES`, with which all is tested that does not depend on the model's layers."""
+    """Return True for a model of `ARCHITECTURES`, with which everything is tested that is independent of layers."""
     return model in map(shared_model, ARCHITECTURES)
 
 
@@ -54,13 +54,13 @@ def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Deco
 def assert_as_reference(
     model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[Trace], decoding: Decoding
 ) -> None:
-    """Each of these rows is what the naive reference makes of its request."""
+    """Assert that each output equals the naive reference's for the same request."""
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(model, request, decoding))
 
 
 def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray) -> None:
-    """Exits, as indices, happen as often as their probabilities say where a layer was reached."""
+    """Assert that exits, as indices, are as frequent as their probabilities among the tokens that reached a layer."""
     assert len(exit_N) >= 5000
     for rank in range(len(EXITABLE)):
         there = exit_N >= rank
@@ -73,7 +73,7 @@ def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray
 def as_reference(
     model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, rows: int | None = None
 ) -> list[Trace]:
-    """Generated rows, each of which the naive reference makes too; at most `rows` of them are in flight."""
+    """Return generated outputs, and assert that each equals the naive reference's. At most `rows` slots are used."""
     traces = generate(model, requests, decoding if rows is None else replace(decoding, rows=rows))
     assert_as_reference(model, requests, traces, decoding)
     return traces
@@ -82,7 +82,7 @@ def as_reference(
 def configurations(
     model: PreTrainedModel, modes: Iterable[str] | None = None, rules: Iterable[str] = RULES
 ) -> list[Configuration]:
-    """`normal`, and these modes (all that can be used) with some parameters of these rules."""
+    """Return `normal`, and these modes (all that can be used) with some parameters of these rules."""
     modes = modes_of(model) if modes is None else modes
     return [
         Normal(),
@@ -91,7 +91,7 @@ def configurations(
 
 
 def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
-    """`normal`, and each rule with its first parameter, in one mode after the other; `shift` pairs them otherwise."""
+    """Return `normal`, and each rule with its first parameter in one mode after the other, offset by `shift`."""
     modes = modes_of(model)
     in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
     return [
@@ -105,9 +105,9 @@ def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, .
 
 
 def modes_of(model: PreTrainedModel) -> list[str]:
-    """Those that can be used with this model, at full depth excepted."""
+    """Return the modes that can be used with this model, without `normal`."""
     decoder, modes = decoder_of(model), []
-    for mode in STATES:
+    for mode in MODES:
         with suppress(UsageError):
             refuse_mode(mode, decoder)
             modes.append(mode)
@@ -116,9 +116,9 @@ def modes_of(model: PreTrainedModel) -> list[str]:
 
 @cache
 def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
-    """Rows of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch.
+    """Return outputs of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch.
 
-    Each parameter of rule kl is there in both modes, with one prompt each.
+    Each parameter of rule kl occurs in both modes, with one prompt each.
     """
     modes, (often, seldom) = ("unfrozen", "frozen_residual"), some(model, "kl")
     requests = []

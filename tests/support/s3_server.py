@@ -18,7 +18,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_
 
 @dataclass
 class Wire:
-    """Carries bytes between its own port and the server's; `cut_after` bytes of a request, it hangs up."""
+    """Proxy between its port and the server's. It cuts the connection after `cut_after` bytes of a request."""
 
     server: int
     cut_after: int | None = None
@@ -50,7 +50,7 @@ class Wire:
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        source.close()  # the other end is that of the thread that carries the other way
+        source.close()  # the other thread closes the other end
 
 
 @contextmanager

@@ -1,20 +1,20 @@
-"""A generator without a model. Its rows depend on the run alone, and a prompt can tell it how to fail.
+"""A generator without a model. Its rows depend on the run alone, and a prompt can make it fail.
 
-What a prompt can say:
+Prompts with an effect:
 
     raise           the run raises
     die             the run ends its process
     die once        the same, but only the first time
     sleep S         the run takes S seconds
-    wait            the run waits for a file `go` beside the marks
+    wait            the run waits for a file `go` in the folder of marks
     hang            the run never ends
     hungry          more than two runs at once raise an out-of-memory error
     starved         more than two runs at once are killed, as the kernel's OOM killer would do
     broken later    from now on, all runs on this machine raise
     quota once      only the first time: from now on, this process can't write files above 2,000 bytes
-    block           in the folder `out` beside the marks, a file is created where a folder should be
+    block           in the folder `out` next to the marks, a file is created where a folder should be
 
-It records what happened as marks, which are files in the folder that the configuration names as its model.
+The generator records events as marks, which are files in the folder that the configuration names as its model.
 """
 
 import os
@@ -44,7 +44,7 @@ def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 
 def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """Of a model that isn't there."""
+    """Return the facts of a model that doesn't exist."""
     return {"name": config.model, "n_layers": 30, "dtype": config.dtype}, (5,), None
 
 
@@ -60,7 +60,7 @@ def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 
 def slow_to_load_once(config: SweepConfig, device: str) -> "ScriptedGenerator":
-    """The first to load would take for ever; it leaves its mark when its driver has had time to see it come up."""
+    """Hang the first load, after marking that its driver had time to see it come up; load the others at once."""
     try:
         Path(config.model, "slow").mkdir()
     except FileExistsError:
@@ -136,7 +136,7 @@ class ScriptedGenerator:
 def rows_of(
     runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
 ) -> Results:
-    """Three tokens a run, with numbers that follow from the run's id, but for these `columns` of its row."""
+    """Return three tokens per run, with numbers that follow from the run's id, except for these `columns`."""
     generations = [
         {
             **run_columns(run, config),

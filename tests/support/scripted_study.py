@@ -1,10 +1,10 @@
-"""A study that does next to nothing, as a command: what can happen to any study happens to it.
+"""A minimal study as a command, for faults that can happen to any study.
 
     python scripted_study.py RESULTS HOW UNITS SECONDS
 
-HOW is a word or more, joined by +: `lasting` units have ids, so that none is done twice; with `actor`, one actor does
-them; `timing` has the results for itself. Files in RESULTS say what happens to unit N: `die-N` ends the process that
-does it, `refuse-N` has it say that it can't be done, and `fail-N` that this unit failed.
+HOW is one or more words, joined by +. With `lasting`, units have ids, so that none is done twice; with `actor`, one
+actor does them; with `timing`, the study has the results for itself. Files in RESULTS are faults of unit N: `die-N`
+ends the process that does it, and `refuse-N` raises `UsageError`.
 """
 
 import os
@@ -43,14 +43,14 @@ TABLE = Table(
 
 
 def land_nothing(out: Path) -> Path:
-    """A finished sweep without a run."""
+    """Write a finished sweep without a run."""
     config = {"model": "m", "prompts": [], "seeds": [0], "temperature": 0.0}
     open_store(out).publish(MANIFEST, encode(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0)))
     return out
 
 
 class ScriptedStudy(Study):
-    """Each unit has two parts, and a row for each."""
+    """A study with two parts per unit, and a row per part."""
 
     table, doing, if_memory_is_short = TABLE, "marking", "mark less"
 
@@ -87,7 +87,7 @@ class ScriptedStudy(Study):
 def marked(
     out: Path, how: str, n_units: int, seconds: float = 0.0, display: Display | None = None, n_layers: int = 30
 ) -> Studied[ScriptedStudy]:
-    """The study is done, with a model that has so many layers by now."""
+    """Run the study with a model that now has `n_layers` layers."""
 
     def plan(sweep: FinishedSweep) -> ScriptedStudy:
         return ScriptedStudy(str(out), how, n_units, seconds)

@@ -1,4 +1,4 @@
-"""Sweeps made by the command, for the tests of this folder."""
+"""Sweeps that the command makes, as fixtures."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random model that reads bytes, of 256 positions."""
+    """Return a folder with a random model of 256 positions whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("tiny")
     save_byte_model(folder)
     return folder
@@ -74,7 +74,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A sweep run to its end, three good prompts, one empty, one too long; and what it printed as its results."""
+    """Return a finished sweep and its printed results: three good prompts, an empty one, and one that is too long."""
     folder = tmp_path_factory.mktemp("finished")
     prompts = ["one", "two <script>", "", "x" * 300, "three"]
     (folder / "mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
@@ -82,7 +82,7 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
         f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
         "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
     )
-    sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which keeps what the model is like
+    sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which stores the model's facts
     done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
     assert done.returncode == 0, done.stderr
     (folder / "progress.txt").write_text(done.stderr)

@@ -1,4 +1,4 @@
-"""Commands in a process of their own or in this one, and the results that a sweep leaves when it is stopped."""
+"""Commands in a separate process or in this one, and checks of a sweep that was stopped."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from commands import here
 from jobs.sweep import main
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
-# For tests that strike while there is work: more of it than any machine does before they come to it.
+# For tests that strike while there is work: more than any machine does before the strike.
 WORK_FOR_MINUTES = pytest.mark.parametrize(("n_prompts", "max_new_tokens"), [(1000, 240)])
 
 
@@ -30,7 +30,7 @@ def sweep(
 def sweep_here(
     environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The same in this process, for what ends before any Ray starts: a new one takes seconds to import its modules."""
+    """Run a sweep in this process, if it ends before any Ray starts: a new process takes seconds to import modules."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - environment.keys():
             patch.delenv(name)
@@ -41,14 +41,14 @@ def sweep_here(
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    """Until then it must not have ended."""
+    """Wait for `moment`, and assert that the process doesn't end before."""
     while not moment():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Process]:
-    """The processes it has started, and those have, that have this in their command line."""
+    """Return the descendant processes with `named` in their command line."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -58,7 +58,7 @@ def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Proces
 
 
 def none_is_left_of(process: subprocess.Popen[str], temporary: str) -> bool:
-    """Whether all that inherited its environment has ended."""
+    """Return True if all processes that inherited its environment have ended."""
     for other in psutil.process_iter():
         with suppress(psutil.Error):
             if other.environ().get("RAY_TMPDIR") == temporary and other.status() != psutil.STATUS_ZOMBIE:
@@ -71,9 +71,9 @@ def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
 
 
 def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> str:
-    """The reason that it gives once this has happened, when it has stopped and left no process behind.
+    """Call `when`, wait until the process has stopped with no process left, and return the reason that it gave.
 
-    Of runs that the reason stopped, none is logged as failed by itself.
+    Assert that no run which the reason stopped is logged as failed by itself.
     """
     temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
     when()

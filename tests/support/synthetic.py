@@ -1,6 +1,6 @@
-"""A synthetic sweep with the rules of the project, made without a model, that reports are built of.
+"""A synthetic sweep with the project's rules, made without a model, for reports.
 
-Numbers follow from where a configuration stands in the grid: the later, the shallower, and the more it disagrees.
+Numbers follow from a configuration's place in the grid: later ones are shallower, and disagree more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from eexit.results.study_tables import TIMINGS
 
 
 def rules_grid() -> list[Configuration]:
-    """Normal, and two modes × three rules; those of the first have a control each."""
+    """Return `normal`, and two modes × three rules; settings of the first rule have a control each."""
     found: list[Configuration] = [Normal()]
     for mode in ("unfrozen", "frozen_residual"):
         for k in (0.25, 1.0, 4.0):
@@ -28,7 +28,7 @@ def rules_grid() -> list[Configuration]:
 
 
 def every_rule_grid() -> list[Configuration]:
-    """Normal, every rule at one or two parameters, and a control of one of them."""
+    """Return `normal`, every rule at one or two parameters, and a control of one of them."""
     parameters: dict[str, tuple[float | None, ...]] = {
         "kl": (1.0,), "agree": (None,), "confidence": (0.6, 0.8), "margin": (0.4, 0.7), "entropy": (0.3, 1.0),
         "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0),
@@ -44,7 +44,7 @@ def every_rule_grid() -> list[Configuration]:
 def write_synthetic_sweep(
     folder: Path, n_prompts: int, grid: Sequence[Configuration], n_tokens: int, timed: bool = False
 ) -> Path:
-    """`n_prompts` × `grid` runs of `n_tokens`; with `timed`, they have timings too."""
+    """Write `n_prompts` × `grid` runs of `n_tokens`; with `timed`, they have timings too."""
     runs = []
     for prompt in range(n_prompts):
         for place, configuration in enumerate(grid):
@@ -59,7 +59,7 @@ def write_synthetic_sweep(
 
 
 def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
-    """What the report averages; a control disagrees far more than what it follows, and an oracle ran nothing."""
+    """Return numbers that the report averages. Controls disagree far more than settings; oracles have no run cost."""
     if not isinstance(configuration, Exit):
         return {"disagreement": 0.0, "mean_depth": 1.0, "cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
     return {
@@ -73,14 +73,14 @@ def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
 
 
 def _seen(configuration: Configuration, token: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rule saw at each layer, if it looks at anything; the first token is not decided."""
+    """Return the exit score at each layer, if the rule has one; the first token has no exit decision."""
     if not token["decided"] or not isinstance(configuration, Exit) or configuration.rule not in {**ONLINE, **ORACLES}:
         return {"evidence": None}
     return {"evidence": token["kl"] if configuration.rule == "kl" else [float(layer > 10) for layer in LAYERS]}
 
 
 def _timings(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of every configuration but the oracles, as long as what it ran, and of transformers' `generate`, which loses."""
+    """Return timings of all configurations but oracles, by their run cost, and of transformers' slower `generate`."""
     rows = []
     timed = [(run["configuration"], run["cost_run"], run) for run in runs if run["cost_run"]]
     for batch in (1, 8):

@@ -1,4 +1,4 @@
-"""Cards of learned exits, as a sweep that uses them holds them in sweep.json."""
+"""Cards of learned exits, as in the sweep.json of a sweep that uses them."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ THRESHOLDS = (0.1, 0.5)
 
 
 def card(what: str, *holds: str, **change: Any) -> dict[str, Any]:
-    """A card without a table."""
+    """Return a card without a table."""
     about = {
         "format": 2, "what": what, "holds": list(holds), "layers": LAYERS, "readout": "lens", "adapter": None,
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "n_layers": FINAL + 1, "dtype": "float32"},
@@ -33,14 +33,14 @@ def row(layer: int, series: str, **shares: float | None) -> dict[str, Any]:
 
 
 def linear() -> dict[str, Any]:
-    """A readout that is better than the lens everywhere."""
+    """Return the card of a readout that is better than the lens at every layer."""
     both = (("lens", LENS), ("linear", LINEAR))
     table = [row(layer, name, agreement=share) for name, shares in both for layer, share in shares.items()]
     return card("linear", "readout", table=table)
 
 
 def gate() -> dict[str, Any]:
-    """A gate that keeps fewer exits the higher its threshold."""
+    """Return the card of a gate that keeps fewer exits with a higher threshold."""
     table = [
         row(layer, "confidence/0.97", at=at, taken=0.4 - at / 2, kept=1 - at if layer > 5 else None)
         for layer in LAYERS
@@ -50,7 +50,7 @@ def gate() -> dict[str, Any]:
 
 
 def with_cards(folder: Path, **cards: dict[str, Any]) -> Path:
-    """The sweep in the folder, as one that uses these artefacts in these roles."""
+    """Add these artefacts in these roles to the sweep in the folder."""
     about = json.loads((folder / "sweep.json").read_text())
     about["config"] |= {role: PLACES[role] for role in cards} | {"digests": {role: DIGESTS[role] for role in cards}}
     write_manifest(folder, about | {"learned": cards})

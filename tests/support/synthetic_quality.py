@@ -1,4 +1,4 @@
-"""A small sweep with answers, judgements, replays and choices, whose numbers can be worked out.
+"""A small sweep with answers, judgements, replays and choices, whose numbers can be computed by hand.
 
 Two modes × two rules × two parameters, with controls. Accuracy falls with the boldness of a setting, and controls are
 worse.
@@ -29,7 +29,7 @@ CHOSEN: Final = "unfrozen/confidence/0.9"
 
 
 def grid(modes: Sequence[str] = ("unfrozen", "frozen_residual")) -> list[Configuration]:
-    """`normal`, then each setting with its control."""
+    """Return `normal`, then each setting with its control."""
     found: list[Configuration] = [Normal()]
     for mode in modes:
         for rule, parameters in PARAMETERS.items():
@@ -40,7 +40,7 @@ def grid(modes: Sequence[str] = ("unfrozen", "frozen_residual")) -> list[Configu
 
 
 def boldness(configuration: Configuration) -> float:
-    """How much the configuration exits early, from 0 to 1: that of a control is that of what it follows."""
+    """Return how much the configuration exits early, from 0 to 1. A control has its configuration's boldness."""
     key = str(configuration.columns["control_of"] or configuration.key)
     return {"0.7": 0.8, "0.9": 0.3, "0.5": 0.6, "2": 0.2}.get(key.rpartition("/")[2], 0.0)
 
@@ -51,7 +51,7 @@ def with_answers(
     seeds: Sequence[int] = (0,),
     modes: Sequence[str] = ("unfrozen", "frozen_residual"),
 ) -> Path:
-    """The sweep without tables about it. Prompts 0 and 1 bring no answer."""
+    """Write the sweep without study tables. Prompts 0 and 1 have no answer."""
     draw = np.random.default_rng(3)
     runs = []
     for prompt in range(n_prompts):
@@ -77,7 +77,7 @@ def with_answers(
 
 
 def quality_in(folder: Path) -> Quality:
-    """The quality of the sweep in this folder, as its report has it."""
+    """Return the quality of the sweep in this folder, as in its report."""
     sweep = read_sweep(str(folder))
     trade = per_configuration(sweep)
     found = quality_of(sweep, trade, PairedRuns.of(sweep).beside(), savings(sweep, trade))
@@ -86,9 +86,9 @@ def quality_in(folder: Path) -> Quality:
 
 
 def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
-    """A sweep whose answers are given: a letter of `marks` for each prompt, ✓ where the configuration is right.
+    """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
 
-    `exits` are numbers of the runs that are not of `normal`.
+    `exits` are numbers of all runs but `normal`'s.
     """
     runs = []
     for configuration, of_prompts in marks.items():
@@ -104,12 +104,12 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
 
 
 def add(folder: Path, table: Table, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
-    """A file of a table about the sweep, as a call of the command would have written it."""
+    """Write a file of a study table, like a call of the command."""
     table.publish(open_store(folder), f"{call:032x}", [{"started": call} | row for row in rows])
 
 
 def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:
-    """Judgements of all runs of the sweep, of which those of the ids in `fails` have an error."""
+    """Add judgements of all runs of the sweep; the runs in `fails` have an error instead."""
     identity = ["run_id", "prompt_id", "seed", *COLUMNS]
     rows = []
     for run in ds.dataset(folder / "generations").to_table(columns=[*identity, "disagreement"]).to_pylist():
@@ -124,7 +124,7 @@ def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any)
 
 
 def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0), **change: Any) -> None:
-    """Settings of rule `kl` in both modes, replayed on the texts of `normal`."""
+    """Add replays of rule `kl` in both modes on the texts of `normal`."""
     rows = []
     for mode in ("unfrozen", "frozen_residual"):
         for k in factors:
@@ -152,7 +152,7 @@ def choose(
     of_prompts: float | None = None,
     **change: Any,
 ) -> None:
-    """What a call of `jobs/choose.py` said of disagreement: what it chose, or that nothing can be certified.
+    """Add the result of a call of `jobs/choose.py` for disagreement: a chosen setting, or none that can be certified.
 
     `of_prompts` is the loss over single prompts where groups differ in size.
     """

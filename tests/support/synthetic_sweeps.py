@@ -14,7 +14,7 @@ from eexit.results.layout import FORMAT
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.tables import GENERATIONS, TOKENS
 
-Run = tuple[dict[str, Any], list[dict[str, Any]]]  # its row, and those of its tokens
+Run = tuple[dict[str, Any], list[dict[str, Any]]]  # generations row, and token rows
 LAYERS = [5, 10, 15, 20, 25]
 FINAL = 29
 HOSTILE = (
@@ -26,7 +26,7 @@ WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
 CONFIGURATIONS: list[tuple[str, float | None]] = [("normal", None)] + [
     (mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)
 ]
-NORMAL_ALONE = CONFIGURATIONS[:1]  # whose report has the fewest charts
+NORMAL_ALONE = CONFIGURATIONS[:1]  # its report has the fewest charts
 IDENTITY = COLUMNS
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
@@ -43,9 +43,9 @@ def run_rows(
     prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0,
     of: Configuration | None = None, **change: Any,
 ) -> Run:  # fmt: skip
-    """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out.
+    """Return one run as a generations row and its token rows. Exits follow from position, so numbers can be checked.
 
-    It is of rule kl, or `of` another configuration.
+    It is of rule kl, or of configuration `of`.
     """
     run_id = f"{prompt_id}-{of.key}-{seed}" if of else f"{prompt_id}-{mode}-{k}-{seed}"
     configuration = of or (Normal(mode) if k is None else Exit(mode, "kl", k))
@@ -80,7 +80,7 @@ def run_rows(
 
 
 def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0) -> Path:
-    """A sweep of these runs; those that failed have no tokens."""
+    """Write a sweep of these runs; those that failed have no tokens."""
     generations, tokens = zip(*runs, strict=True)
     return write_sweep(folder, [*generations], [*chain(*tokens)], temperature=temperature)
 
@@ -92,7 +92,7 @@ def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: s
 
 
 def shard(number: int) -> str:
-    """The common name (stem) of a shard's two files."""
+    """Return the common name of a shard's two files."""
     return f"{number:032x}.parquet"
 
 
@@ -100,7 +100,7 @@ def write_sweep(
     folder: Path, generations: list[dict[str, Any]], tokens: list[dict[str, Any]], n_runs: int | None = None,
     temperature: float = 0.0,
 ) -> Path:  # fmt: skip
-    """With temperature 0, runs of `normal` have to be the same for every seed."""
+    """Write a sweep. With temperature 0, runs of `normal` have to be the same for every seed."""
     folder.mkdir(parents=True)
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))
@@ -129,13 +129,13 @@ def write_sweep(
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """With its checksum, in place of that of the one which it was made from."""
+    """Write sweep.json with a new checksum."""
     about = {name: value for name, value in about.items() if name != "checksum"}
     (folder / "sweep.json").write_text(json.dumps(about | {"checksum": checksum(about)}))
 
 
 def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
-    """Sealed, as a sweep does."""
+    """Write a shard with checksums, like a sweep."""
     content = encode_tokens(tokens)
     (folder / "tokens" / shard(number)).write_bytes(content)
     sealed = encode_generations(generations, digest_of(content), attempt)
@@ -143,7 +143,7 @@ def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Tab
 
 
 def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
-    """The words of a run: those of normal up to 2k + 1, and then others that match normal only now and then."""
+    """Return the words of a run: the same as normal's up to 2k + 1, then others that match only now and then."""
     words = [WORDS[(i + prompt) % len(WORDS)] for i in range(n)]
     if k is None:
         return words

@@ -1,4 +1,4 @@
-"""Settings that were taken home from small sweeps of models in folders, as a user has both."""
+"""Packages from small sweeps of models in folders, as users have both."""
 
 from collections.abc import Sequence
 from functools import cache, partial
@@ -18,9 +18,9 @@ from eexit.studies.taking_home.take_home import Wanted, take_home
 LAYERS = (1, 3, 4)
 N_TOKENS = 10
 DRAFT = "draft/3:2"
-# Of different lengths, one of them beyond sliding windows.
+# Of different lengths, one longer than sliding windows.
 TEXTS = ("Why?", "Count to ten.", "a", "What is it that we", "No", "Yes yes yes", "Because of it", "12 + 7 =")
-# Parameters of rule confidence with which these random models exit here and there.
+# Parameters of rule confidence with which these random models exit now and then.
 CONFIDENCE = {"gemma3": 0.9, "bloom": 0.15}
 Folders = dict[str, Path]
 
@@ -30,7 +30,7 @@ def confidence_of(architecture: str) -> float:
 
 
 def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -> Path:
-    """A finished sweep of this model in float32."""
+    """Write a finished sweep of this model in float32, and return its folder."""
     prompts = [{"id": f"{index}", "prompt": text} for index, text in enumerate(texts)]
     asked = {"dtype": "float32", "exit_layers": LAYERS, "max_new_tokens": N_TOKENS, "record_top_k": 0, **fields}
     config = SweepConfig.model_validate({"model": str(model), "prompts": prompts, **asked})
@@ -39,7 +39,7 @@ def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -
 
 @cache
 def texts_of(out: Path, key: str, seed: int = 0) -> list[tuple[list[int], list[int], list[int]]]:
-    """Of each run: its prompt's tokens, what it generated, and the exit layers of that."""
+    """Return each run's prompt tokens, generated tokens, and their exit layers."""
     runs = pd.read_parquet(out / "generations").query("configuration == @key and seed == @seed")
     tokens = pd.read_parquet(out / "tokens").query("configuration == @key and seed == @seed")
     found = []
@@ -55,7 +55,7 @@ def exit_key(architecture: str = "llama") -> str:
 
 
 def make(folder: Path, architecture: str) -> Folders:
-    """A model, its sweep, and two settings of that: one that exits and one that drafts."""
+    """Make a model, its sweep, and two packages from it: one that exits and one that drafts."""
     model = save_family(folder / "model", architecture)
     rules = {"confidence": [confidence_of(architecture)]}
     out = swept(folder / "sweep", model, rules=rules, modes=["normal", "frozen_residual"], draft=["3:2"])
@@ -70,25 +70,25 @@ def loaded(folder: Path, **given: Any) -> PreTrainedModel:
 
 
 def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Padded on the left with a token that is hidden."""
+    """Return the prompts as a batch, left-padded with a masked token."""
     width = max(map(len, prompts))
     rows = [[[7] * (width - len(ids)) + list(ids), [0] * (width - len(ids)) + [1] * len(ids)] for ids in prompts]
     return {"input_ids": torch.tensor([ids for ids, _ in rows]), "attention_mask": torch.tensor([m for _, m in rows])}
 
 
 def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]]]:
-    """Of each row: its tokens and their exit layers, without padding."""
+    """Return each sequence's tokens and their exit layers, without padding."""
     assert output.exit_layers is not None
     pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
     return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
 
 
 def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
-    """What is generated for these prompts in a batch, by transformers' own `generate`, or that of the setting."""
+    """Return what transformers' own `generate`, or the setting's, generates for these prompts in a batch."""
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
-    its: Any = model  # whose generate is a mixin's
+    its: Any = model  # its `generate` is a mixin's
     generate: Any = partial(its.generate, custom_generate=setting)
-    if "streamer" in asked:  # which transformers keeps for itself
+    if "streamer" in asked:  # transformers doesn't pass it on
         generate = partial(setting.generate, model)
     output = generate(**inputs, **given)
     return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output

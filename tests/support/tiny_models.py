@@ -93,7 +93,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, **changed: Any) -> PreTrainedModel:
-    """A random model of a family, the same every time but for rounding; `changed` is other in its configuration."""
+    """Return a random model of a family, the same each time up to rounding; `changed` overrides its configuration."""
     config = ARCHITECTURES[architecture]()
     config.update(changed)
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, **changed:
 
 
 def shallow_model(architecture: str, dtype: torch.dtype = torch.float32, **changed: Any) -> PreTrainedModel:
-    """The same of few layers, three or as many as have each kind, for tests of what is seen in every layer."""
+    """Return the same with three layers, or as many as include each kind, for tests of every layer."""
     kinds = getattr(ARCHITECTURES[architecture](), "layer_types", None) or [""] * 3
     n_layers = max(3, *(kinds.index(kind) + 1 for kind in kinds))
     return tiny_model(architecture, dtype, num_hidden_layers=n_layers, **changed)

@@ -1,4 +1,4 @@
-"""Assertions about generated rows."""
+"""Assertions about generated outputs."""
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -18,7 +18,7 @@ SUFFIXES = ("_T", "_TE", "_TX", "_TK", "_TXK")
 
 
 def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, Trace]:
-    """Those of rows of which none may fail."""
+    """Return the outputs by index, and assert that none failed."""
     traces = {}
     for index, outcome in outcomes:
         assert isinstance(outcome, Trace), outcome
@@ -27,10 +27,10 @@ def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, Trace]:
 
 
 def assert_same(ours: Outcome, theirs: Outcome) -> None:
-    """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat).
+    """Assert equal tokens and exits, and KL to 1e-4 (relative, where it is above 1 nat).
 
-    Sampling goes through tokens from the likeliest down. Where two are equally probable but for rounding, which of them
-    comes first depends on the processor: such rows are the same up to there.
+    Sampling goes through tokens from the likeliest down. Where two are equally probable up to rounding, their order
+    depends on the processor; such outputs are compared up to there.
     """
     assert isinstance(ours, Trace), ours
     assert isinstance(theirs, Trace), theirs
@@ -52,7 +52,7 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
 
 
 def first_tie(ours: Trace, theirs: Trace) -> int | None:
-    """The first token that differs, if both have the same probability but for rounding."""
+    """Return the first token that differs, if both have the same probability up to rounding."""
     n_tokens = min(len(ours.token_id_T), len(theirs.token_id_T))
     differs = np.flatnonzero(ours.token_id_T[:n_tokens] != theirs.token_id_T[:n_tokens])
     if not len(differs):
@@ -68,7 +68,7 @@ def first_tokens(trace: Trace, n_tokens: int) -> Trace:
 
 
 def kl_request(prompt: tuple[int, ...], mode: str, kl_factor: float | None = None, seed: int = 0) -> Request:
-    """A row of rule kl, or of `normal`, whatever the factor."""
+    """Return a request of rule kl, or of `normal`, whatever the factor."""
     if mode == NORMAL:
         return Request(prompt, Normal(), seed)
     assert kl_factor is not None

@@ -1,4 +1,4 @@
-"""What the tests of training share: a small model, its own texts, and setups."""
+"""Shared parts of the tests of training: a small model, its own texts, and setups."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ N_TEXTS, N_TOKENS = 10, 12
 
 @cache
 def texts_of(model: PreTrainedModel) -> tuple[Text, ...]:
-    """What the model wrote; one text in five is held out, and one in five chooses."""
+    """Return texts by the model; one in five is held out, and one in five is for validation."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(model.config.vocab_size, (N_TEXTS, 4), generator=generator).tolist()
     decoding = Decoding(exitable_layers=LAYERS, max_new_tokens=N_TOKENS, eos_token_ids=frozenset())
@@ -50,12 +50,12 @@ def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = N
 
 
 def frozen_llama() -> PreTrainedModel:
-    """The shared tiny Llama: nothing trains its own parameters."""
+    """Return the shared tiny Llama, whose own parameters nothing trains."""
     return shared_model("llama").requires_grad_(False)
 
 
 def summed(trainer: Trainer, texts: Sequence[Text]) -> SplitSums:
-    """The sums of these texts."""
+    """Return the sums of these texts."""
     sums = SplitSums()
     for chooses, part in parted(texts):
         for name, input_ND, target_NH in trainer.pairs(part):

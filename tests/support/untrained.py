@@ -1,6 +1,6 @@
-"""Probes, gates, readouts and state maps of the tiny models' layers with random weights, for tests of the engine.
+"""Random probes, gates, readouts and KV maps of the tiny models' layers, for tests of the engine.
 
-Shapes: W width of the residual stream.
+Shapes: W width of a hidden state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ def _normal(generator: torch.Generator, *shape: int, std: float) -> torch.Tensor
 
 
 def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part) -> Probe:
-    """Calibrated for all layers but the first exitable one; log KLs of about ±1.
+    """Return a probe calibrated for all layers but the first exitable one, with log KLs of about ±1.
 
     `put` may move its parts.
     """
@@ -50,7 +50,7 @@ def _affine(seed: int) -> dict[int, Affine]:
 
 
 def random_gate(rules: Sequence[str], layers: Sequence[int] = EXITABLE) -> Gate:
-    """For these rules, at these layers, with chances of about a half."""
+    """Return a gate for these rules, at these layers, with probabilities of about a half."""
     generator, n_rules = torch.Generator().manual_seed(0), len(rules)
     parts = {
         layer: LayerGate(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
@@ -64,7 +64,7 @@ def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: floa
 
 
 def stream_maps(std: float = 0.1) -> dict[str, torch.Tensor]:
-    """The tensors of maps of the stream, for exits at every layer."""
+    """Return the tensors of maps of hidden states, for exits at every layer."""
     tensors: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(3)
     for exit_layer in range(N_LAYERS):
@@ -75,7 +75,7 @@ def stream_maps(std: float = 0.1) -> dict[str, torch.Tensor]:
 
 
 def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
-    """The tensors of maps to keys and to values, for exits at every layer of a model whose layers have projections."""
+    """Return the tensors of maps to keys and to values, for exits at every layer of a model with projections."""
     tensors: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(4)
     for layer, alone in enumerate(decoder.for_keys):
@@ -87,12 +87,12 @@ def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
 
 
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
-    """An artefact of state maps, for this `eexit.plan.model_description.ModelDescription`."""
+    """Save an artefact of KV maps for this `eexit.plan.model_description.ModelDescription`, and return its folder."""
     return _save(folder, STATE_ROLE, tensors, model)
 
 
 def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
-    """An artefact of a gate."""
+    """Save an artefact of a gate, and return its folder."""
     return _save(folder, GATE, gate.tensors(), model, settings={"rules": gate.rules})
 
 

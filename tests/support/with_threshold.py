@@ -1,4 +1,4 @@
-"""A rule as a notebook has it, by a global that is another later."""
+"""A rule as in a notebook, with a global that changes later."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""Kinds of prompts with answers, from which as many are drawn as are asked for. Prompts of files are no part of it."""
+"""Kinds of prompts with answers, which can be drawn in any number. Prompt files are in `eexit.plan.prompts`."""

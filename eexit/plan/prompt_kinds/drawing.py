@@ -1,8 +1,8 @@
-"""Prompts with answers, as many as are asked for: drawn alike and independently, from one distribution over kinds.
+"""Prompts with answers, in any number, drawn independently from one distribution over kinds.
 
-Each draw takes a kind, in proportion to its turns, and then a prompt of that kind. Facts stand in tables; they are few,
-so that their kinds are drawn seldom. Passages are texts or lists in the prompt, and ask what is said of somebody or
-what comes where. What is to be written is a text of a given form: copies, a question, a Python list, a JSON object.
+Each draw takes a kind, in proportion to its turns, and then a prompt of that kind. Tables of facts are small, so that
+their kinds are drawn seldom. Passages are texts or lists in the prompt, with a question on a fact or a position.
+Writing prompts request a text of a given form: a copy, a question, a Python list, a JSON object.
 
 | kind | what is asked for | space | guessing | right |
 | --- | --- | --- | --- | --- |
@@ -22,16 +22,16 @@ what comes where. What is to be written is a text of a given form: copies, a que
 | `python_list` | a Python list of three numbers | 9.4e+05 | 0 | 63 of 70 |
 | `json_object` | a JSON object of a name, an age and a city | 2.0e+05 | 0 | 54 of 65 |
 
-None of a kind's facts is likelier than one in its *space*. *Guessing* is what would be right by picking one of the
-prompt's options or, of a passage's names, days and numbers, one of the kind that is asked for, or any where only one
-is. *Right* was counted for the default model at full depth (float32, 32 tokens at most), of the first five kinds, which
-come to one prompt in sixty, on prompts that helped to choose them.
+No fact of a kind is likelier than one in its *space*. *Guessing* is the accuracy of picking one of the prompt's
+options. From a passage, it picks a name, day or number of the requested type, or any of them if only one has this type.
+*Right* was counted for the default model at full depth (float32, 32 tokens at most). For the first five kinds, one
+prompt in sixty, the counted prompts also helped to choose these kinds.
 
-What is kept of the stream of draws are the prompts whose fact did not come before, so that no two parts of a split by
-groups share one. If none were left out, the prompts would be an independent sample, as the guarantees of
-`eexit.quality.learn_then_test` ask for. Up to `MOST` prompts, fewer than one draw in a hundred is.
+A prompt whose fact was drawn before is discarded, so that no two sides of a split by groups share a fact. Without
+discarding, the prompts would be an independent sample, as the guarantees of `eexit.quality.learn_then_test` require. Up
+to `MOST` prompts, less than one draw in a hundred is discarded.
 
-Draws use `Random.random` alone, the only method whose results Python's documentation promises for all versions.
+Draws use only `Random.random`, the only method whose results Python's documentation promises for all versions.
 """
 
 import tomllib
@@ -64,7 +64,7 @@ MONTHS: Final = (
 )  # fmt: skip
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LISTED: Final = (WORDS["nouns"], WORDS["adjectives"], WORDS["verbs"], *CATEGORIES.values())
-# Words whose first letter is no word of its own, as "a" and "I" are.
+# Words whose first letter is not itself a word, such as "a" and "I".
 _SPELLED: Final = tuple(dict.fromkeys(word for words in _LISTED for word in words if word[0] not in "ai"))
 _CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
 _FACTORS: Final = range(2, 11)
@@ -74,29 +74,29 @@ _CLAUSES: Final = _PEOPLE * len(WORDS["verbs"]) * _ADJECTIVES * _NOUNS
 
 @dataclass(frozen=True)
 class PromptKind:
-    """Prompts with answers of which one is drawn like any other of its kind.
+    """Kind of prompts with answers, of which each is as likely as any other.
 
-    What a prompt is about, its fact, is its `group` or, if it names none, its text.
+    The fact that a prompt is about is its `group` or, without one, its text.
     """
 
     name: str
-    space: int  # none of its facts is likelier than one in so many
+    space: int  # no fact is likelier than one in this number
     draw: Callable[[Random], Prompt]  # without an id
-    turns: int = 30  # a kind is drawn in proportion to these: a kind with few facts has few, so that they suffice
+    turns: int = 30  # weight of the kind in draws; low if it has few facts
 
 
 def whole(rng: Random, least: int, most: int) -> int:
-    """A whole number from `least` to `most`, each with the same probability."""
+    """Return a whole number from `least` to `most`, uniformly distributed."""
     return least + int(rng.random() * (most - least + 1))
 
 
 def one(rng: Random, items: Sequence[T]) -> T:
-    """One of the items, each with the same probability."""
+    """Return one of the items, uniformly distributed."""
     return items[whole(rng, 0, len(items) - 1)]
 
 
 def some(rng: Random, items: Sequence[T], n: int) -> list[T]:
-    """n different items in random order: the start of a Fisher–Yates shuffle."""
+    """Return n different items in random order, by the start of a Fisher–Yates shuffle."""
     pool = list(items)
     for at in range(n):
         other = whole(rng, at, len(pool) - 1)
@@ -105,17 +105,17 @@ def some(rng: Random, items: Sequence[T], n: int) -> list[T]:
 
 
 def with_article(noun: str) -> str:
-    """The noun with its indefinite article."""
+    """Return the noun with its indefinite article."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def asked(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
-    """A prompt whose answer is marked as those of other prompts are, about a fact that others may share."""
+    """Return a prompt with an answer, graded like other prompts' answers; prompts may share a fact."""
     return Prompt("", prompt, answer=str(answer), group=fact)
 
 
 def asked_to_write(prompt: str, pattern: str) -> Prompt:
-    """A prompt whose text is right if the pattern is found in it, not as a part of a longer word or number."""
+    """Return a prompt whose text is right if it contains the pattern, not as a part of a longer word or number."""
     return Prompt("", prompt, answer_pattern=rf"(?<![\w-]|\w['’]|\d[.,])(?:{pattern})(?![\w-]|['’]\w|[.,]\d)")
 
 
@@ -148,7 +148,7 @@ def letter(rng: Random) -> Prompt:
 
 
 def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
-    """One of the questions about what is told."""
+    """Return a prompt with a passage and one of the questions about it."""
     question, answer = one(rng, questions)
     return asked(f"{told}\n\n{question}", answer)
 
@@ -166,7 +166,7 @@ def loss(rng: Random) -> Prompt:
 
 
 def journey(rng: Random) -> Prompt:
-    """When, and on which days."""
+    """Return a question about the year or a day of a journey."""
     name, (start, end), (first, last) = one(rng, WORDS["people"]), some(rng, CITIES, 2), some(rng, DAYS, 2)
     year = str(whole(rng, 1950, 2020))
     told = f"In {year}, {name} travelled from {start} to {end}. The journey began on a {first} and ended on a {last}."
@@ -179,7 +179,7 @@ def journey(rng: Random) -> Prompt:
 
 
 def meeting(rng: Random) -> Prompt:
-    """A day and two rooms."""
+    """Return a question about the day or the next room of a meeting."""
     name, day, thing = one(rng, WORDS["people"]), one(rng, DAYS), one(rng, WORDS["nouns"])
     room, other = some(rng, range(101, 400), 2)
     told = (
@@ -225,7 +225,7 @@ def json_object(rng: Random) -> Prompt:
 
 
 def copied(text: str) -> Prompt:
-    """To be copied on a line of its own, perhaps in quotation marks, with or without its full stop."""
+    """Return a prompt to copy a text on its own line, with optional quotation marks and full stop."""
     copy = escape(text.removesuffix("."))
     pattern = rf"(?m)^(?:\W*|[^\n]{{1,40}}:\W*){copy}\W*$"
     return Prompt("", f"Repeat the following text exactly:\n{text}", answer_pattern=pattern)
@@ -271,13 +271,13 @@ KINDS: Final = (
 
 
 def draw_prompts(n: int, seed: int, kinds: Sequence[PromptKind] = KINDS) -> list[Prompt]:
-    """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `loss-17`.
+    """Return the first n prompts about different facts that a seed draws; ids are kind and place, as in `loss-17`.
 
-    Raises `UsageError` if more are asked for than `MOST`.
+    Raises: `UsageError` if n is greater than `MOST`.
     """
     if n > MOST:
         raise UsageError(f"n must be at most {MOST:,}, where facts that are drawn again begin to matter, got {n:,}")
-    rng = Random(seed % 2**64)  # Random takes a seed and its negative for the same
+    rng = Random(seed % 2**64)  # Random treats a seed and its negative alike
     turns = [kind for kind in kinds for _ in range(kind.turns)]
     drawn: dict[str, Prompt] = {}
     while len(drawn) < n:

@@ -1,8 +1,8 @@
 """Prompts whose answer takes a stated number of steps, for models that think before they answer.
 
-Each step goes on from the one before it: a number is added, things change places, a letter is written. Prompts ask to
-think first and to end with `Answer:`, so that `--thinking-until "(?i)answer:"` tells the chain from the answer. Each
-kind and each number of steps is drawn as often as the others.
+Each step continues from the previous one: a number is added, things change places, a letter is written. Prompts request
+thinking first and `Answer:` at the end, so that `--thinking-until "(?i)answer:"` separates thinking from answer. Every
+kind and every number of steps are drawn equally often.
 
 | kind | what is asked for | space | steps | guessing |
 | --- | --- | --- | --- | --- |
@@ -14,7 +14,7 @@ kind and each number of steps is drawn as often as the others.
 | `reversed` | the letters of a made-up word backwards | 2.2e+05 | 5 to 9 | 0 |
 | `moved_date` | the day of the month, after so many moves by days or weeks | 2.2e+06 | 1 to 4 | 4 % |
 
-Space and guessing are those of `eexit.plan.prompt_kinds.drawing`.
+Space and guessing are as in `eexit.plan.prompt_kinds.drawing`.
 """
 
 from calendar import monthrange
@@ -26,7 +26,7 @@ from typing import Final
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import CATEGORIES, MONTHS, WORDS, PromptKind, one, some, whole
 
-ADDENDS: Final = range(2, 9)  # how many numbers are added
+ADDENDS: Final = range(2, 9)  # numbers in a sum
 MODULI: Final = range(3, 10)
 EVENTS: Final = range(1, 5)
 SWAPS: Final = range(1, 6)
@@ -39,7 +39,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "eiou"
 
 
 def in_steps(question: str, answer: str | int, steps: int, what: str = "the number") -> Prompt:
-    """A question to think about first; `what` is what the answer is."""
+    """Return a question with a request to think first; `what` describes the answer."""
     asked = f'{question}\nThink step by step, then end with "Answer:" and {what}.'
     return Prompt("", asked, answer=str(answer), steps=steps)
 
@@ -60,7 +60,7 @@ def remainder(rng: Random) -> Prompt:
 
 
 def possessions(rng: Random) -> Prompt:
-    """What somebody has after so many events."""
+    """Return a question about somebody's possessions after several events."""
     name, things, has = one(rng, WORDS["people"]), one(rng, THINGS), whole(rng, 40, 90)
     told = [f"{name} has {has} {things}."]
     steps = one(rng, EVENTS)
@@ -80,7 +80,7 @@ def possessions(rng: Random) -> Prompt:
 
 
 def swapped(rng: Random) -> Prompt:
-    """Where one of three things is, after so many swaps."""
+    """Return a question about the place of one of three things after several swaps."""
     things, places = some(rng, WORDS["nouns"], 3), some(rng, PLACES, 3)
     at = dict(zip(things, places, strict=True))
     a, b, c = (f"the {thing} in the {place}" for thing, place in at.items())
@@ -95,7 +95,7 @@ def swapped(rng: Random) -> Prompt:
 
 
 def counted(rng: Random) -> Prompt:
-    """How often a letter occurs in so many words."""
+    """Return a question about how often a letter occurs in several words."""
     words = some(rng, _COUNTED_WORDS, one(rng, COUNTED))
     letter = one(rng, "".join(words))
     question = f'How many times does the letter "{letter}" occur in "{" ".join(words)}"?'
@@ -103,14 +103,14 @@ def counted(rng: Random) -> Prompt:
 
 
 def reversed_letters(rng: Random) -> Prompt:
-    """A made-up word backwards, a letter a step."""
+    """Return a prompt to write a made-up word backwards, one letter per step."""
     n = one(rng, REVERSED)
     word = "".join(one(rng, VOWELS if at % 2 else CONSONANTS) for at in range(n))
     return in_steps(f'Write the letters of "{word}" in reverse order, as one word.', word[::-1], n, "that word")
 
 
 def moved_date(rng: Random) -> Prompt:
-    """The day of the month, after so many moves."""
+    """Return a question about the day of the month after several moves."""
     year, month = whole(rng, 1950, 2049), whole(rng, 1, 12)
     day = date(year, month, whole(rng, 1, monthrange(year, month)[1]))
     told = [f"A meeting is planned for {day.day} {MONTHS[month - 1]} {year}."]
@@ -124,7 +124,7 @@ def moved_date(rng: Random) -> Prompt:
 
 _COUNTED_WORDS: Final = tuple(dict.fromkeys(word for words in (WORDS["nouns"], *CATEGORIES.values()) for word in words))
 _SUMS: Final = len(ADDENDS) * 98 ** ADDENDS[0]
-_WORDS: Final = len(REVERSED) * len(CONSONANTS) ** 3 * len(VOWELS) ** 2  # as many as if all were of five letters
+_WORDS: Final = len(REVERSED) * len(CONSONANTS) ** 3 * len(VOWELS) ** 2  # as if all words had five letters
 IN_STEPS: Final = (
     PromptKind("sum", _SUMS, added),
     PromptKind("remainder", _SUMS * len(MODULI), remainder),

@@ -149,7 +149,6 @@ def certificate(choice: Choice) -> Iterator[str]:
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
     yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
     confidence = short_percent(question.confidence)
-    n_certified = sum(each.certified for sequence in choice.sequences for each in sequence.tested)
     if chosen:
         mean, p_value = short_percent(chosen.mean_loss), written(chosen.p_value, ".2g")
         of_groups = chosen.loss_of_prompts is not None
@@ -162,6 +161,8 @@ def certificate(choice: Choice) -> Iterator[str]:
                 f"That is of groups: over their {chosen.n_of_prompts:,} prompts the mean is "
                 f"{short_percent(chosen.loss_of_prompts)}, for which nothing is certified."
             )
+        if not choice.saves:
+            yield "It does not cost less than full depth. Use normal."
         if chosen.loss_of_right is not None:
             loss, p_value = short_percent(chosen.loss_of_right), written(chosen.p_of_right, ".2g")
             unit, right = (
@@ -173,8 +174,6 @@ def certificate(choice: Choice) -> Iterator[str]:
             )
         if chosen.configuration.split("/")[1] in ORACLES:
             yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
-    elif n_certified:
-        yield f"Settings certified: {n_certified}, none of which costs less than full depth. Use normal."
     else:
         least = prompts_without_loss(question.at_most, ask.error / len(choice.sequences))
         yield none_certified(question.risk, question.at_most, question.confidence, choice.is_of_groups)

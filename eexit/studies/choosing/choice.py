@@ -71,8 +71,8 @@ class TestedSequence(SettingSequence):
 class Choice:
     """What was tested, and what came of it.
 
-    `chosen` is the cheapest certified setting, and `naive` the cheapest of all settings whose mean loss on the prompts
-    for choosing is at most the bound, which has no guarantee; None if it does not cost less than full depth.
+    `chosen` is the cheapest certified setting, even where it costs more than full depth. `naive` is the cheapest of all
+    settings whose mean loss on the prompts for choosing is at most the bound, which has no guarantee.
     """
 
     measured: LossesAndCosts
@@ -84,6 +84,11 @@ class Choice:
     naive_held_out: HeldOut | None
     realised: Sequence[Speedup]  # of the chosen setting, where it was timed
     beside_generate: Sequence[Speedup]  # the same, beside transformers' own
+
+    @property
+    def saves(self) -> bool:
+        """True if a certified setting costs less than full depth."""
+        return self.chosen is not None and self.chosen.cost < FULL_DEPTH
 
     @property
     def is_of_groups(self) -> bool:
@@ -157,10 +162,9 @@ def _needed(measured: LossesAndCosts, setting: Tested, error: float) -> int | No
 
 
 def _cheapest(settings: Sequence[Tested]) -> Tested | None:
-    """The cheapest of those that cost less than full depth; of equal costs, the first."""
-    return min(
-        (setting for setting in settings if setting.cost < FULL_DEPTH), key=lambda setting: setting.cost, default=None
-    )
+    """Return the setting with the least known cost; of equal costs, the first."""
+    known = [setting for setting in settings if math.isfinite(setting.cost)]
+    return min(known, key=lambda setting: setting.cost, default=None)
 
 
 def _held_out(measured: LossesAndCosts, tested: Tested | None) -> HeldOut | None:

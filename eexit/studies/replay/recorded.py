@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import Prices, Ran, cost_columns
+from eexit.decode.costs import Prices, cost_columns, run_counts
 from eexit.method.divergence import Divergence
+from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, Look
-from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expect
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, Exit, gives_its_exits
@@ -125,7 +125,7 @@ class Replayed:
 
 def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
     """Return True if the full-depth pass has all that exits read: no altered KV cache, and no adapter."""
-    return not is_adapted and not alters(STATES[setting.state])
+    return not is_adapted and not MODES[setting.state].alters
 
 
 def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
@@ -188,7 +188,7 @@ def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_pr
     layer_X = np.array([*layers, len(prices.layer_L) - 1])
     exit_layer_N = layer_X[exit_N]
     seen_NE = None if evidence_NE is None else evidence_NE.numpy()
-    ran = Ran(exit_layer_N, seen_NE, by_screen=pricing.by_screen).counts(setting, layer_X)
+    ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
     costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return Costs(*(np.nan if costs[name] is None else costs[name] for name in Costs._fields))
 

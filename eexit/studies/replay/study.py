@@ -9,8 +9,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
-from eexit.method.states import STATES, alters
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, interval, percent, written
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
@@ -40,7 +40,7 @@ from eexit.training.texts import blocks
 
 TOKENS_PER_PART: Final = 1024
 GATE_THRESHOLDS: Final = "gate_thresholds"
-UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
+UNALTERED: Final = tuple(name for name, state in MODES.items() if not state.alters)
 # Broken so that the table fits 80 columns.
 HEADINGS = (
     "layers\nskipped",
@@ -160,9 +160,9 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     if CONTROL in rules:
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
     if fixed := [mode for mode in modes if mode in (NORMAL, DRAFT)]:
-        raise UsageError(f"mode {fixed[0]} has no exits to replay: choose from {', '.join(STATES)}")
+        raise UsageError(f"mode {fixed[0]} has no exits to replay: choose from {', '.join(MODES)}")
     stored = sweep.config()
-    stored_states = tuple(mode for mode in stored.modes if mode in STATES)
+    stored_states = tuple(mode for mode in stored.modes if mode in MODES)
     all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))
     grid: dict[str, Any] = {
         "modes": all_modes,
@@ -199,7 +199,7 @@ def _config(
     uses = {
         PROBE: any(rule.probes for rule in rules),
         GATE: GATE_THRESHOLDS in grid,
-        STATE_MAPS: any(STATES[mode].maps for mode in grid["modes"] if mode in STATES),
+        STATE_MAPS: any(MODES[mode].maps for mode in grid["modes"] if mode in MODES),
     }
     unused = {role: None for role, used in uses.items() if not used}
     # The model computes what was not recorded.

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from eexit.decode.costs import Prices
-from eexit.decode.reading import read_exits
-from eexit.decode.requests import Decoders, Decoding, Request
+from eexit.decode.predictors import read_exits
+from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import Scored, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
+from eexit.model.decoders import Decoders
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import PERFECT, Exit
 from eexit.studies.replay.recorded import (
@@ -110,7 +111,7 @@ class Replayer:
         n_exits = len(self.layers) + 1
         exit_N = np.searchsorted([*self.layers, self.decoders.teacher.n_layers - 1], scored.exit_layer_T[1:])
         final_NW = self.final_of(transcript).to(self.decoders.teacher.device)
-        read = read_exits(self.decoders.student, self.decoders.teacher, scored.exit_ready_TH[1:], final_NW)
+        read = read_exits(self.decoders.student, self.decoders.teacher, scored.exit_ready_TF[1:], final_NW)
         unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.evidence_TE[1:])

@@ -31,11 +31,11 @@ from eexit.custom_generate.taken import (
 )
 from eexit.custom_generate.words import call_to_load, described
 from eexit.decode.costs import COSTS
-from eexit.decode.requests import take_apart
 from eexit.errors import UsageError
 from eexit.method.descriptions import descriptions_of
 from eexit.method.rules import Control
 from eexit.model.adapters import sharing
+from eexit.model.decoders import take_apart
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.quantization import quantization_of
 from eexit.model.sources import DEFAULT_MODEL, sha256

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.errors import UsageError
-from eexit.method.states import STATES
+from eexit.method.modes import MODES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import counted, some, with_versions
 from eexit.plan.config import Prompt, SweepConfig
@@ -41,7 +41,7 @@ from eexit.studies.timing.steps import allowed_table, step_table, step_times
 WARM_UP_TOKENS: Final = 8
 COLUMNS: Final = ("prompt_id", "status", "configuration", "n_tokens")
 EXITS: Final = ("exit_layer_counts",)  # also needed with steps
-FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind is never needed
+FIRST_STATE: Final = next(iter(MODES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
 Contender = Configuration | Generate

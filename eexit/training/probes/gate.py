@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.reading import Reader, read_ready
+from eexit.decode.predictors import LMHead, predictors
 from eexit.decode.requests import Decoding
 from eexit.method.gate import Gate, LayerGate
 from eexit.method.rules import ONLINE, Look
@@ -44,16 +44,16 @@ class GateTrainer:
     def _stops(self, states_NXW: Tensor) -> Tensor:
         """Return the rules' exit probabilities at each layer, (N, E, R)."""
         n_tokens, device = len(states_NXW), states_NXW.device
+        predict = predictors(LMHead(self.decoder, self.decoding), keeps_logits=True)["head_reads"]
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
             stream_NW = states_NXW[:, rank]
-            ready_NH = Reader(self.decoder, self.decoding.readout).ready(stream_NW, layer)
-            read = read_ready(self.decoder, ready_NH, self.decoding, keeps_logits=True)
+            values = predict(Look(layer, after=stream_NW), None).values
             stop_ERN.append([])
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = Look(layer, parameter=parameter_N, after=stream_NW, **read.seen_by(rule, slice(None)))
+                look = Look(layer, after=stream_NW, parameter=parameter_N, **values).part(rule.needs, slice(None))
                 chances = rule.chances(rule.evidence(look)[:, None], parameter_N[:, None])
                 stop_ERN[-1].append(chances.stop_BE[:, 0])
         return torch.stack([torch.stack(stop_RN, 1) for stop_RN in stop_ERN], 1)

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exit_pass import KnownExits
+from eexit.decode.exit_visitor import ExitVisitor
+from eexit.decode.full_depth import full_depth_pass
+from eexit.decode.groups import Decisions, ExitPlan
+from eexit.decode.predictors import LMHead
 from eexit.decode.requests import Decoding
-from eexit.decode.student import Leaving, Student
-from eexit.decode.teacher import teacher_pass
+from eexit.method.modes import MODES
 from eexit.method.readouts import Readout
 from eexit.method.state_maps import StateMaps
 from eexit.model.cache import BLOCK_COLUMNS, KVCache
@@ -70,7 +72,7 @@ class FullDepth:
         inputs = Inputs(whole.token_BT[:, last], whole.position_BT[:, last], whole.seen_BC)
         decided_BT = inputs.position_BT >= n_prompt_B1
         kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(*whole.token_BT.shape)
-        streams_BTXW = teacher_pass(decoder, kept, whole, cache, last)
+        streams_BTXW = full_depth_pass(decoder, kept, whole, cache, last)
         *at_exits_XDW, final_DW = streams_BTXW[decided_BT].unbind(1)
         said_D = likeliest(decoder, final_DW)
         said_XD = [
@@ -91,15 +93,22 @@ class FullDepth:
 @torch.inference_mode()
 def says_otherwise(full: FullDepth, exit_D: np.ndarray, state: str, maps: StateMaps | None = None) -> np.ndarray:
     """Return which tokens (D,) differ from full depth's with exits `exit_D` (indices into X) in the mode `state`."""
-    (n_rows, n_tokens), device, layers = full.decided_BT.shape, full.decoder.device, tuple(full.exits.layers)
-    exit_BT = torch.full((n_rows, n_tokens), len(layers), device=device)
-    exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(device)
-    student = Student(full.decoder, full.cache, layers)
-    leaving = Leaving(student, {state: 0}, torch.zeros(n_rows, dtype=torch.long, device=device), True, maps)
-    decoding = Decoding(layers, 1, frozenset(), readout=full.exits.readout)
-    visit = KnownExits(leaving, decoding, exit_BT)
-    ready_DH = visit.ready(student.run(visit, full.inputs))[full.decided_BT.flatten()]
-    said_D = torch.cat([full.decoder.head(some_NH).argmax(-1) for some_NH in ready_DH.split(ARGMAX_TOKENS)])
+    exit_BT = torch.full(full.decided_BT.shape, len(full.exits.layers), device=full.decoder.device)
+    exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(full.decoder.device)
+    decoding = Decoding(tuple(full.exits.layers), 1, frozenset(), readout=full.exits.readout, state_maps=maps)
+    head, decided = LMHead(full.decoder, decoding), Decisions.exits_at(exit_BT.flatten(), len(full.exits.layers))
+    u_N, layer_X = (
+        torch.zeros_like(decided.stop_NE[:, 0]),
+        torch.tensor([*full.exits.layers, full.decoder.n_layers - 1]),
+    )
+    plan = ExitPlan(
+        (), [(MODES[state], None)], range(len(full.exits.layers)), layer_X.to(exit_BT.device), decided.stop_NE,
+        u_N, u_N, can_all_exit=MODES[state].alters,
+    )  # fmt: skip
+    visitor = ExitVisitor(head, plan, decided, exit_BT.shape)
+    final_BTF = full.decoder.run(visitor, full.inputs, full.cache)
+    decided_NF = visitor.head_inputs(final_BTF)[full.decided_BT.flatten()]
+    said_D = torch.cat([full.decoder.head(some_NF).argmax(-1) for some_NF in decided_NF.split(ARGMAX_TOKENS)])
     return (said_D != full.said_D).cpu().numpy()
 
 

@@ -1,1 +1,1 @@
-"""Where tokens exit: at which layers, by the parameters of rules, and along the text."""
+"""Exits of tokens: at which layers, by the parameters of rules, and along the text."""

@@ -1,4 +1,4 @@
-"""The overview's fold "Depth by token position": how deep tokens go along the text."""
+"""The overview's fold "Depth by token position": mean depth along the text."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ DEPTH: Final = (
 def depth_figure(
     sweep: Sweep, configurations: pd.DataFrame, looks: Looks, progress: Progress = ignore
 ) -> Iterator[Figure]:
-    """Depth along the text of all modes under one rule and parameter, with `normal` for comparison."""
+    """Yield depth along the text of all modes under one rule and parameter, with `normal` for comparison."""
     depth = depth_by_position(sweep, progress)
     if depth.empty:
         return
@@ -42,7 +42,7 @@ def depth_figure(
 
 
 def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
-    """Mean depth along the text with a band for its interval, one line per mode. The page picks rule and parameter."""
+    """Return mean depth along the text, one line per mode, with its interval as a band. The page picks the setting."""
     width = int(frame["width"].iloc[0])
     x_title = "Token position" + (f" (means of {width} tokens)" if width > 1 else "")
     x_scale = {"zero": False, "nice": False, "padding": ROOM_PIXELS}
@@ -65,10 +65,10 @@ MAX_BINS: Final = 25
 
 
 def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame:
-    """Mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
+    """Return mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
 
-    A bin's n is the number of prompts whose text reaches it, so that the last bins contain only long texts. Tokens are
-    read in batches, so that memory holds no more than two numbers per run and bin.
+    A bin's n is the number of prompts whose text reaches it, so the last bins contain only long texts. Tokens are read
+    in batches; memory holds two numbers per run and bin.
     """
     done = sweep.done
     longest = done["n_tokens"].max()
@@ -90,7 +90,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
 
 
 def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progress) -> np.ndarray:
-    """Mean depth as runs × bins; NaN where a run has no decided token in a bin."""
+    """Return mean depth as runs × bins; NaN where a run has no decided token in a bin."""
     assert sweep.final_layer is not None
     index = pd.Index(run_ids)
     depth, n = np.zeros((len(index), MAX_BINS)), np.zeros((len(index), MAX_BINS))

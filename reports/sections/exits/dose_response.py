@@ -34,7 +34,7 @@ DOSE: Final = (
 
 
 def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]:
-    """Two charts, each with a variant per rule that has a numeric parameter; each variant has its own axis."""
+    """Yield two charts, with a variant per rule with a numeric parameter; each variant has its own axis."""
     dose = dose_response(configurations)
     rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
     names = list(dict.fromkeys(map(parameter_name, rules)))
@@ -54,9 +54,9 @@ def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]
 
 
 def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
-    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`.
+    """Return column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`.
 
-    Each mode and exit set has a line, which is labelled where a mode has several.
+    Each mode and exit set has a line, labelled where a mode has several.
     """
     frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
     scale = scale_of(logarithmic=False, zero=False, padding=ROOM_PIXELS)
@@ -91,7 +91,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
 
 
 def dose_response(configurations: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `normal`, and those whose parameter fits on its rule's axis (a log2 axis needs positive ones)."""
+    """Return the rows of `normal`, and those whose parameter fits on its rule's axis: positive if it is log2."""
     if configurations.empty:
         return configurations
     is_drawable = [

@@ -1,4 +1,4 @@
-"""The overview's fold "Where tokens exit": the share of tokens that is read at each layer."""
+"""The overview's fold "Where tokens exit": the share of tokens that exit at each layer."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,7 @@ MIX: Final = (
 
 
 def mix_figure(sweep: Sweep) -> Iterator[Figure]:
-    """A stacked bar for each configuration; none where it is not known where tokens exit."""
+    """Yield a stacked bar per configuration; nothing if exit layers are not known."""
     mix = exit_mix(sweep)
     if len(mix) and mix["share"].notna().any():
         caption = "Share of tokens read at each layer, mean over prompts; a click opens the configuration. "
@@ -32,7 +32,7 @@ def mix_figure(sweep: Sweep) -> Iterator[Figure]:
 
 
 def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.Chart:
-    """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
+    """Return one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
     base, tooltip = told(alt.Chart(ROWS), MIX, frame)
     axis, scale = alt.Axis(format=".0%"), {"domain": labels, "range": exit_colours(len(labels))}
     chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
@@ -47,7 +47,7 @@ def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> 
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
-    """Share of decided tokens per configuration and exit layer, averaged over sampling units."""
+    """Return the share of decided tokens per configuration and exit layer, averaged over sampling units."""
     layers, labels = (list(part) for part in zip(*layer_labels(sweep).items(), strict=True))
     total = sweep.layer_counts.sum(axis=1)
     known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)

@@ -1,5 +1,5 @@
-// The overview's section "Side by side": anything beside anything, on the same prompts and seeds. Two modes, settings
-// and their controls, one setting and all others, or a rule beside the best mix of another rule's settings that costs as
+// The overview's section "Side by side": comparisons on the same prompts and seeds. They are of two modes, of settings with
+// their controls, of one setting with all others, or of a rule with the best mix of another rule's settings that costs as
 // much or is as good.
 
 const ITS_CONTROL = "its control",
@@ -58,7 +58,7 @@ function besideFigure() {
   return figure(chart);
 }
 
-// What the reader chose, {kind, base, other, at, measure}, and the choices that there are then.
+// Returns the reader's choices, {kind, base, other, at, measure}, and the available ones.
 function besideState(kinds) {
   const pick = (key, names, first) => choiceOf(`beside.${key}`, names, first),
     names = Object.keys(kinds),
@@ -84,13 +84,13 @@ function besideState(kinds) {
 
 const matchingOf = (at) => DATA.beside.matchings.find((each) => each.at === at);
 
-// The measures that can be compared: beside a mix, those that are known of it, but not the one that is held equal.
+// Returns the measures that can be compared; with a mix, those known of it except the one that is equal.
 function comparable(at) {
   const matching = matchingOf(at);
   return DATA.beside.measures.filter(({ key, is_matched }) => !matching || (is_matched && key !== matching.equal));
 }
 
-// What can be compared: for each kind, its bases, the others of a base, ways of matching, and the rows of a state.
+// The kinds of comparison, each with its bases, the others of a base, ways of matching, and the rows of a state.
 function besideKinds() {
   const { averages, mixes } = DATA.beside,
     keys = DATA.configurations.map(({ key }) => key),
@@ -99,7 +99,7 @@ function besideKinds() {
     byMode = averages.filter(({ base }) => base !== ITS_CONTROL),
     modes = [...new Set(byMode.flatMap(({ base, other }) => [base, other]))];
   const found = {};
-  // Each configuration beside the one of another mode that is `alike`.
+  // Pairs each configuration with the one of another mode that is `alike`.
   const acrossModes = (ones, { base, other }, alike) =>
     ones
       .filter(({ mode }) => mode === base)
@@ -157,16 +157,16 @@ function besideKinds() {
 
 const besideExits = () => DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null);
 
-// Whether all its tokens exit at one layer, so that no later token attends to what an exit leaves behind.
+// True if all its tokens exit at one layer, so that no later token attends to skipped layers.
 const isGiven = ({ rule }) => DATA.rules[rule]?.sees === "";
 
-// Whether two series are of these modes, and of the same rule and exit set, which decides by what it sees.
+// True if two series are of these modes, and of the same exit set and rule, which has an exit score.
 function isOfModes({ base, other }, ...series) {
   const [one, two] = series.map((name) => name.split("/"));
   return one[0] === base && two[0] === other && one[1] === two[1] && !isGiven({ rule: one[1].split(/[@+]/)[0] });
 }
 
-// A setting without its mode, as its key has it.
+// Returns a setting's key without its mode.
 const settingOf = ({ key, mode }) => key.slice(mode.length + 1);
 
 const naming = ({ key, mode, rule }, name) => ({
@@ -178,7 +178,7 @@ const naming = ({ key, mode, rule }, name) => ({
   family: rule ?? mode,
 });
 
-// The other beside the base, from the pair of both, which is held once: the other way round, signs and ends change.
+// Returns the other compared with the base. Each pair is stored once; in the other direction, signs and ends change.
 function pairRow(base, other, name) {
   const { beside } = DATA,
     [one, two] = [base, other].map((key) => DATA.configurations.findIndex((each) => each.key === key)),
@@ -211,7 +211,7 @@ function mixRow(i, isOneOfAll) {
   return row;
 }
 
-// How many of the rows certainly differ, and the mean over them where all are of one kind.
+// Returns how many rows certainly differ, and their mean where all are of one kind.
 function besideCaption({ kind, base, other, at, measure: { key, form: how, none } }, rows) {
   if (!rows.length) return "Nothing that can be compared so.";
   const sure = (end, isSo) => rows.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length,
@@ -235,7 +235,7 @@ function besideCaption({ kind, base, other, at, measure: { key, form: how, none 
   return `${words} Mean of ${average.settings}: ${mean}${low ? ` [${low}, ${high}]` : ""}.`;
 }
 
-// The settings that are the same in every mode by construction, which would only dilute what a mode does.
+// Returns the settings that are equal in every mode by construction; they would dilute a mode's effect.
 function leftOut({ kind, at }) {
   const given = kind === MODES && at === SAME_SETTING ? besideExits().filter(isGiven).map(settingOf) : [];
   return given.length ? ` Left out, the same in every mode: ${[...new Set(given)].join(", ")}.` : "";

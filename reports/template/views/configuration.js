@@ -72,7 +72,7 @@ async function configurationPage(number, run, { vs, t, o }) {
   ];
 }
 
-// The address of a run's setting, beside what it is compared with, on another prompt; null where that has no such run.
+// Returns the address of the same comparison on another prompt; null if that prompt lacks the run.
 function sameSetting(prompt, { c, every, seed }, vs) {
   const other = prompt.runs.find((run) => run.c === c && (every || hasSeed(run, seed)));
   return other ? address(prompt, other, { vs }) : null;
@@ -80,9 +80,9 @@ function sameSetting(prompt, { c, every, seed }, vs) {
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
 
-const IN_LINE = ["n_tokens", "exit_rate", "mean_depth", "disagreement"]; // metrics that the line has
+const IN_LINE = ["n_tokens", "exit_rate", "mean_depth", "disagreement"]; // metrics in the line
 
-// Whether it is right and its main numbers in a line, which opens to all that is known of the run.
+// Returns a line with the answer and the main numbers, which opens to all that is recorded about the run.
 function outcome(prompt, run, words) {
   const measured = DATA.metrics.flatMap((metric, i) =>
     run.m[i] === null ? [] : [[metric, formed(run.m[i], metric.form)]],
@@ -129,7 +129,7 @@ const savesOfTokens = (number, run) =>
     h("button", { type: "button", onclick: () => saveTokens(number, run, type) }, `${type.toUpperCase()} of tokens`),
   );
 
-// Ways of showing a text that the page's body has as classes.
+// Ways of showing a text, which are classes of the page's body.
 function toggles() {
   return Object.entries({ numbers: "Layer numbers", filled: "Fill final layer" }).map(([option, label]) => {
     const isOn = () => choice(option, false),
@@ -142,9 +142,9 @@ function toggles() {
   });
 }
 
-// Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without
-// drawing the page again. Where the address has none, the first difference is selected if there is room for the pane beside
-// the text, and the address stays as it is. While the pointer is over another token, the pane describes that one.
+// Selects ("pins") a token of one of the texts: marks it, describes it in the pane and puts it into the address, without
+// drawing the page again. If the address has no token and the pane fits next to the text, the first difference is selected,
+// and the address stays. While the pointer is over another token, the pane describes that token.
 function pin(prompt, run, vs, sides, from, pane) {
   const closing = h("button.close", { type: "button", "aria-label": "Close", onclick: () => unpin?.() }, "×");
   const addressed = sides.find(({ tokens, at }) => at !== null && at < tokens.n);
@@ -176,7 +176,7 @@ function pin(prompt, run, vs, sides, from, pane) {
       show();
     };
     const look = (i) => {
-      pane.style.minHeight = `${pane.offsetHeight}px`; // what stands below stays where it is
+      pane.style.minHeight = `${pane.offsetHeight}px`; // so that the content below doesn't move
       if (i === null) describe(now, now?.at);
       else describe(one, i);
     };
@@ -191,8 +191,8 @@ function pin(prompt, run, vs, sides, from, pane) {
   queueMicrotask(show);
 }
 
-// The text whose token is selected where the address names none, with its place: where the texts part, or else the first
-// early exit, or the first token that was decided.
+// Returns the text and position to select if the address names none: the first difference, or else the first early exit, or
+// the first decided token.
 function firstOfInterest(sides, from) {
   const one = sides.find(({ tokens }) => from >= 0 && from < tokens.n) ?? sides[0],
     early = one.tokens.rank.findIndex((rank) => rank !== DATA.final);
@@ -201,9 +201,9 @@ function firstOfInterest(sides, from) {
   return one;
 }
 
-let unpin = null; // deselects the token that is pinned, if one is
+let unpin = null; // deselects the pinned token, if any
 
-const NARROW_PAGE = "(max-width: 900px)"; // where the panel lies over the text, so that a tap beside it closes it
+const NARROW_PAGE = "(max-width: 900px)"; // the panel covers the text, and a tap outside closes it
 
 function closePaneBeside(event) {
   if (!unpin || !matchMedia(NARROW_PAGE).matches) return;
@@ -220,8 +220,8 @@ const HELP = () => [
 
 const MOST_CELLS = 16e6; // longer texts aren't aligned, since the table would need more bytes than this
 
-// `from` is the first position that differs (-1: none). `same` and `sameOther` are the positions after it, in each of
-// the two texts, of a longest common subsequence.
+// Returns `from`, the first position that differs (-1: none), and `same` and `sameOther`, the later positions in each text of
+// a longest common subsequence.
 function compare(one, other) {
   const from = sameUntil(one.piece, other.piece),
     same = new Set(),

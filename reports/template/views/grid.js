@@ -1,10 +1,10 @@
-// Layers × positions: the most likely token of each layer at each position of a text, as the logit lens shows it.
+// Grid of layers × positions: each layer's most likely token at each position of a text, as in the logit lens.
 
-const ROOMY = 1100; // pixels; in so wide a window, the grid of a short text is open from the start
+const ROOMY = 1100; // pixels; in a window this wide, the grid of a short text is open at first
 const SHORT = 128; // tokens
 const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; a cell above the last has no background
 
-// The grid is built when it is first opened. `mark(i)` highlights a position.
+// Returns the grid, which is built when it is first opened. `mark(i)` highlights a position.
 function layerGrid(run, tokens, detail) {
   const grid = {
     box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
@@ -99,7 +99,7 @@ function gridColours(table, hasKl) {
   return h("div.row", hasKl ? chooser("Colour by", ways, first, change) : null, legend);
 }
 
-// Highlight the column of position i, and scroll it into view.
+// Highlights the column of position i, and scrolls it into view.
 function bringOut(box, table, i) {
   for (const old of table.querySelectorAll(".at")) old.classList.remove("at");
   if (i === null) return;
@@ -110,7 +110,7 @@ function bringOut(box, table, i) {
     box.scrollLeft = left - (box.clientWidth + fixed - wide) / 2;
 }
 
-// The position that was clicked in the grid; null for the column of layers.
+// Returns the clicked position in the grid; null for the column of layers.
 function positionOf(target) {
   const cell = target.closest("td, thead th");
   return cell?.cellIndex ? cell.cellIndex - 1 : null;

@@ -5,7 +5,7 @@ const HITS_AT_ONCE = 200,
 
 const searchAddress = (query, whole) => `#/${whole ? "w" : "s"}/${encodeURIComponent(query)}`;
 
-// Every occurrence of the query in prompts and generated texts, in the order of the prompts.
+// Returns every occurrence of the query in prompts and generated texts, in the order of the prompts.
 async function searchPage(query, whole) {
   const pattern = patternOf(query, whole),
     hits = [],
@@ -56,7 +56,7 @@ function patternOf(query, whole) {
   return new RegExp(whole ? `(?<![\\p{L}\\p{N}_])${literal}(?![\\p{L}\\p{N}_])` : literal, "giu");
 }
 
-// A list of the first hits, with a button that shows more of them.
+// Returns a list of the first hits, with a button for more.
 function hitList(hits, found) {
   const list = h("ul.hits"),
     said = h("p.soft", { role: "status" }),
@@ -91,7 +91,7 @@ function hit({ prompt, run, tokens, text, at, length }) {
   );
 }
 
-// The token that contains the character at index `at` of the text.
+// Returns the token that contains the character at index `at` of the text.
 function tokenAt(tokens, at) {
   for (let end = 0, i = 0; i < tokens.n; i++) {
     end += pieceText(tokens.piece[i]).length;
@@ -199,7 +199,7 @@ const HOW = {
   },
 };
 
-// What explains the numbers of this report, in groups: title → {term: words}.
+// Returns explanations of this report's numbers, in groups: title → {term: words}.
 const explanations = () => ({
   ...HOW,
   Quality: {
@@ -213,7 +213,7 @@ const explanations = () => ({
   ...(DATA.learned ? { "Learned exits": LEARNED_HOW } : {}),
 });
 
-// All definitions of this report's terms, as [name, words].
+// Returns the definitions of this report's terms, as [name, words].
 function definitions() {
   const recorded = (key) =>
     DATA.methods["A run"].find(([name]) => name === key)?.[2] ?? "Taken from the file as it is.";
@@ -227,8 +227,8 @@ function ruleWords({ definition, parameter, unit, oracle }) {
   return `${definition}.${has}${oracle ? ` An oracle: ${ORACLE}.` : ""}`;
 }
 
-// Each section of the methods page as [title, its terms with their words]. What is recorded of a run stands there under its
-// column, and is not said again of its tokens.
+// Returns the sections of the methods page as [title, terms with their words]. A column of runs and tokens is explained once,
+// for runs.
 function methodsSections() {
   const run = DATA.methods["A run"],
     ofRun = new Set(run.map(([name]) => name)),

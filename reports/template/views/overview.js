@@ -41,7 +41,7 @@ async function overviewPage() {
   ];
 }
 
-// The sections in their order, each {id, label, nodes}; only those that the sweep has something for.
+// Returns the sections in order, each {id, label, nodes}; only those that the sweep has data for.
 function overviewSections() {
   const drafts = DATA.drafts && !DATA.trade,
     mix = DATA.charts.find(({ key }) => key === "mix"),
@@ -67,7 +67,7 @@ function overviewSections() {
   ].filter(Boolean);
 }
 
-// The sections' addresses and labels, and those of folded parts that a sweep may be about.
+// Returns the addresses and labels of sections and of some folded parts.
 function linksTo(sections) {
   const apart = foldedParts().filter(({ id }) => ["drafts", "reasoning", "learned"].includes(id));
   return [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) => [
@@ -76,7 +76,7 @@ function linksTo(sections) {
   ]);
 }
 
-// A list of the sections of a page that stays in sight.
+// Returns a list of the page's sections that stays in sight.
 const contents = (links) =>
   h(
     "nav.contents",
@@ -84,7 +84,7 @@ const contents = (links) =>
     h("ol", ...links.map(([href, label]) => h("li", h("a", { href }, label)))),
   );
 
-// Go to a section of the page that is shown; a folded one is opened.
+// Goes to a section of this page, and opens it if it is folded.
 function goTo(id) {
   const target = $(id);
   if (!target) return;
@@ -97,14 +97,14 @@ function goTo(id) {
 const part = (id, title, children) =>
   h("section.part", { "aria-labelledby": id }, title ? h("h2", { id, tabindex: -1 }, title) : null, ...children);
 
-// The origin of the numbers, as one line that opens to all details.
+// Returns the origin of the numbers, as one line that opens to all details.
 function origin(runs) {
   const facts = Object.fromEntries(DATA.facts),
     line = [facts.Model, facts.Size, runs].filter(Boolean).join(" · ");
   return provenance(line, DATA.facts, DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null);
 }
 
-// How many runs failed, and for which reason most did.
+// Returns the number of failed runs, and the most frequent reason.
 function failedWords() {
   const { failed, why } = DATA.counts,
     [reason, n] = why[0],
@@ -115,9 +115,9 @@ function failedWords() {
 
 const LOOKS = { true: "yes", false: "no", null: "open" };
 
-// The answer with its number and the setting that it is of; how sure that is; what could be taken instead; and the reasons, as
-// bars that each go from somewhere to somewhere. An assessment says first what it measured where, and has a table of each kind.
-function verdictCard({ answer, headline, sentences, where, instead, pays, cause, weights, about, setting, tables }) {
+// Returns the verdict: the answer with its number and setting, how certain it is, and the reasons: the four cells of an
+// assessment, and bars, each from one value to another. An assessment begins with machine and measurements.
+function verdictCard({ answer, headline, sentences, where, pays, cause, cells, weights, about, setting, tables }) {
   const said = headline ? [headline, ...(setting ? [": ", wayTo(setting)] : [])] : linked(sentences[0]),
     ends = weights.flatMap(({ from, to }) => [from, to]),
     least = Math.min(0, ...ends),
@@ -137,7 +137,6 @@ function verdictCard({ answer, headline, sentences, where, instead, pays, cause,
       where ? h("p.soft", where) : null,
       h("p.answer", h("strong", answer), " ", ...said),
       ...sentences.slice(headline ? 0 : 1).map((sentence) => h("p", ...linked(sentence))),
-      instead ? h("p", h("strong", "Instead: "), ...linked(instead)) : null,
       tables.length
         ? h(
             "details",
@@ -150,6 +149,7 @@ function verdictCard({ answer, headline, sentences, where, instead, pays, cause,
       ? h(
           "div.why",
           h("p", h("strong", cause ?? "Why")),
+          cells.length ? cellsTable(cells) : null,
           bars.length ? h("ul", ...bars) : null,
           about ? h("p.soft", about) : null,
         )
@@ -157,9 +157,18 @@ function verdictCard({ answer, headline, sentences, where, instead, pays, cause,
   );
 }
 
+// What the oracle and the rule save and lose, in the exact KV cache and in the one that the mode leaves.
+const cellsTable = ([heads, ...rows]) =>
+  h(
+    "table.cells",
+    h("caption", "Saved if deciding were free"),
+    h("thead", h("tr", ...heads.map((head) => (head ? h("th", { scope: "col" }, head) : h("td"))))),
+    h("tbody", ...rows.map(([label, ...cells]) => h("tr", h("th", { scope: "row" }, label), ...cells.map((text) => h("td", text))))),
+  );
+
 const wayTo = (key) => (configurationOf(key) ? h("a", { href: everywhere(key) }, `${key}\u00a0→`) : key);
 
-// A sentence in which the names of configurations are links.
+// Returns a sentence with the names of configurations as links.
 function linked(sentence) {
   const keys = DATA.configurations.map(({ key }) => key).filter((key) => key.includes("/"));
   const found = [];
@@ -197,10 +206,10 @@ function timePart() {
   return part("time", "Time", nodes);
 }
 
-// What is folded: {id, title, build}, in the order of the page.
+// Returns the folded parts, {id, title, build}, in the order of the page.
 function foldedParts() {
   const chart = (key) => DATA.charts.filter((each) => each.key === key);
-  // A lone chart has the heading of what is opened.
+  // A lone chart has the heading of its fold.
   const figures = (charts) => () =>
     charts.map((each) => figure({ ...each, heading: charts.length > 1 ? "h4" : "h4.hidden" }));
   const ofCharts = (id, title, keys) => {
@@ -247,7 +256,7 @@ function everythingElse(folds) {
   ]);
 }
 
-// Every configuration with all that is known of it.
+// Returns a table of every configuration with all of its statistics.
 function allNumbers() {
   const rows = DATA.trade?.table ?? DATA.numbers;
   const caption =

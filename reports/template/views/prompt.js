@@ -35,7 +35,7 @@ async function promptPage(number) {
   return [...page, writtenTexts(prompt, rows), promptNumbers(prompt)];
 }
 
-// Links to the nearest prompts before and after one for which `to` gives an address.
+// Returns links to the nearest prompts before and after this one for which `to` returns an address.
 function neighbours(number, to) {
   const nearest = (step, at = number + step) => {
     const href = DATA.prompts[at] && to(DATA.prompts[at]);
@@ -47,10 +47,10 @@ function neighbours(number, to) {
   ].map(([step, label]) => nearest(step) && h("a", { href: nearest(step) }, label));
 }
 
-const MOST_NAMES = 3, // of the settings that wrote a text, before the others are folded
-  MOST_LETTERS = 700; // of a text after its first difference, before the rest is left to its run's page
+const MOST_NAMES = 3, // settings shown of those that wrote a text; the others are folded
+  MOST_LETTERS = 700; // shown of a text after its first difference; the run's page has the rest
 
-// What each setting wrote, equal texts once: full depth's first, then from the likest to it on.
+// Returns the settings' texts, equal ones once: full depth's first, then the others by similarity to it.
 function writtenTexts(prompt, rows) {
   const groups = new Map();
   for (const { run, tokens } of rows) {
@@ -95,8 +95,8 @@ function rightWords({ runs }) {
   return marked.length ? `Right: ${marked.filter((run) => rightOf(run) === 1).length} of ${marked.length} runs.` : "";
 }
 
-// A text with who wrote it, and whether it is right. It has the colours of the setting that exits most, or else of the one
-// whose name is under the pointer or in focus.
+// Returns a text with the settings that wrote it, and whether it is right. It has the colours of the setting whose name is
+// under the pointer or in focus, or else of the one that exits most.
 function saidBy(prompt, { text, members }, base) {
   const box = h("div"),
     whose = h("span.soft"),
@@ -131,7 +131,7 @@ function saidBy(prompt, { text, members }, base) {
   );
 }
 
-// A run's tokens, which lead to the run's page, with the first difference from full depth's tokens marked; null without tokens.
+// Returns a run's tokens with links to the run's page, the first difference from full depth's marked; null without tokens.
 function colouredText(prompt, { run, tokens }, base) {
   if (!tokens) return null;
   const marks = base ? compare(tokens, base) : { from: -1, same: new Set() };
@@ -150,7 +150,7 @@ function colouredText(prompt, { run, tokens }, base) {
   return box;
 }
 
-// A table of the runs, which is made when it is asked for.
+// Returns a table of the runs, which is made when it is opened.
 function promptNumbers(prompt) {
   const ontoggle = (event) => choose("prompt.numbers", event.target.open),
     details = h("details.fold", { open: choice("prompt.numbers", false), ontoggle }, h("summary", h("h2", "Numbers")));
@@ -186,13 +186,13 @@ function configurationsPage(key) {
   ].filter(Boolean);
 }
 
-// A sentence on a rule that looks at the final layer.
+// Returns a sentence on oracle rules.
 function ruleOf(key) {
   const { rule } = configurationOf(key);
   return DATA.rules[rule]?.oracle ? [h("p.soft", `Rule ${rule} is an oracle: ${ORACLE}.`)] : [];
 }
 
-// One row per {prompt, run, name}; \`after\` follows the link.
+// Returns one row per {prompt, run, name}; \`after\` follows the link.
 function runsTable(caption, rows, first = "Configuration") {
   const columns = [
     {

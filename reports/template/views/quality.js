@@ -1,6 +1,6 @@
-// What is known of the answer of a run, and what judges say of its text.
+// A run's answer, and the judges' scores of its text.
 
-// What is known of a run's answer and of what judges say of its text: a list of paragraphs.
+// Returns paragraphs on a run's answer and on the judges' scores.
 function verdicts(prompt, run) {
   const found = run.found === undefined ? [] : [answerOf(prompt, run)];
   return [...found, ...(run.judged ?? []).map(judgedBy)].map((nodes) => h("p", ...nodes));

@@ -1,4 +1,4 @@
-// The overview's table of runs: what each prompt asks and expects, what full depth and a setting wrote, and a cell for every
+// The overview's table of runs: each prompt with its expected answer, the texts of full depth and a setting, and a cell per
 // setting.
 
 const MARKS_OF = { right: "right or wrong", same: "same text as full depth" }; // cells that aren't a metric's
@@ -34,7 +34,7 @@ function runsPart() {
   return part("runs", "Runs", [controls, said, box]);
 }
 
-// How cells can be filled: name → label.
+// Returns the contents that cells can have: name → label.
 function cellWays() {
   const metrics = DATA.metrics.filter(({ key }) => key !== "correct").map(({ key, label }) => [key, label]),
     usual = Object.entries(MARKS_OF).filter(([way]) => metricAt(way === "right" ? "correct" : "equal_share") >= 0);
@@ -87,7 +87,7 @@ function runsGrid(way, label) {
   return table(`Cells: ${label}`, columns, rows, { page: TEXTS_AT_ONCE, name: "Runs", records, inAll });
 }
 
-// What full depth (0) or the setting (1) wrote, marked as right or wrong.
+// Returns the text of full depth (0) or the setting (1), marked as right or wrong.
 function answerColumn(label, side, baseKey) {
   const runOf = ({ one, base }) => (side ? one : base);
   const written = (row) => {
@@ -111,7 +111,7 @@ function answerColumn(label, side, baseKey) {
   };
 }
 
-// A link to the run beside full depth's, at the first token that differs.
+// Returns a link to the run next to full depth's, at the first token that differs.
 function why({ prompt, one, number, base }, baseKey) {
   const link = h("a", { "aria-label": `Why: ${DATA.configurations[one.c].key} on prompt ${prompt.id}` }, "why");
   link.href = address(prompt, one, { vs: base && baseKey });
@@ -121,11 +121,11 @@ function why({ prompt, one, number, base }, baseKey) {
   return link;
 }
 
-// The run of a row's prompt, and of its seed, under configuration number `c`.
+// Returns the run of a row's prompt and seed under configuration number `c`.
 const runUnder = ({ prompt, one }, c) =>
   prompt.runs.find((run) => run.c === c && (run.every || one.every || hasSeed(run, one.seed)));
 
-// A number of a run as cells have it: 1 or 0 for marks, and a metric's value; null where it isn't known.
+// Returns a run's number for a cell: 1 or 0 for marks, or a metric's value; null if it isn't known.
 function cellValue(row, c, way) {
   const run = runUnder(row, c);
   if (!run || !isDone(run)) return null;

@@ -1,6 +1,6 @@
-// The overview's sections of what only some sweeps have: drafts, learned exits, and chains of thought.
+// The overview's sections that only some sweeps have: drafts, learned exits, and chains of thought.
 
-// Charts, and a table under its caption where there is one. Only what isn't folded has a heading.
+// Returns charts, and a table under its caption if there is one. Only unfolded sections have a heading.
 const studied = (label, { about, artefacts = [], charts, table }, caption = null, isFolded = true) => [
   h(
     "section.studied",

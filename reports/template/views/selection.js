@@ -1,15 +1,15 @@
-// What the table of runs is filtered by, which drives the charts: what can be recomputed from the runs that the page holds is
-// of the selected prompts, and all else says that it isn't.
+// The filter of the table of runs. Charts that can be recomputed from the page's runs then show the selected prompts; all
+// other charts state that they show all prompts.
 
 const ALL = "all",
   LOST = "right at full depth, wrong here",
   GAINED = "wrong at full depth, right here",
-  COST_FULL = 0, // the places in a run's costs
+  COST_FULL = 0, // indices in a run's costs
   SAVED = { theoretical: 1, run: 2 };
 
-let selection = null; // {prompts, rows, of, …}, as `selectionOf` gives it
+let selection = null; // {prompts, rows, of, …} by `selectionOf`
 
-// The ways of choosing among a setting's runs: {name, isSo({one, base})}, of its run and that of full depth.
+// Returns the filters of a setting's runs: {name, isSo({one, base})}, for the setting's run and full depth's.
 function runFilters(baseKey) {
   const right = (run) => (run ? rightOf(run) : null),
     both = metricAt("correct") >= 0 && baseKey,
@@ -35,7 +35,7 @@ function runFilters(baseKey) {
   ].filter(Boolean);
 }
 
-// Each run of a setting, with that of full depth of the same prompt and seed where it was done: {prompt, number, one, base}.
+// Returns each run of a setting with full depth's finished run of the same prompt and seed: {prompt, number, one, base}.
 function runsBeside(baseKey, key) {
   return DATA.prompts.flatMap((prompt, number) => {
     const bases = runsOf(prompt, baseKey).filter(isDone);
@@ -48,8 +48,8 @@ function runsBeside(baseKey, key) {
   });
 }
 
-// What the reader chose: the setting, the filters with how many rows each keeps, the kinds, and the rows that are kept, those
-// that tell most first.
+// Returns the reader's choices: setting, filters with the rows of each, kinds, and the selected rows. Rows come first where
+// the setting loses an answer, then where it gains one, then where the text differs.
 function selectionOf() {
   const baseKey = configurationOf(DATA.normal)?.key ?? null,
     keys = DATA.configurations.map(({ key }) => key).filter((key) => key !== DATA.normal),
@@ -74,8 +74,8 @@ function selectionOf() {
 
 const isRecomputed = ({ key }) => key === "quality" || key === "mix" || key.startsWith("dose-");
 
-// The rows of a chart for the selected prompts: means without intervals. Rows of what is no configuration of the sweep, such as
-// replays, are left out, and what can't be recomputed, such as time, is null.
+// Returns the rows of a chart for the selected prompts: means without intervals. Rows of no configuration in the sweep, such as
+// replays, are left out. Numbers that can't be recomputed, such as time, are null.
 function ofSelection(chart, rows) {
   if (!selection?.prompts || !isRecomputed(chart)) return rows;
   const made = new Map();
@@ -100,7 +100,7 @@ function ofSelection(chart, rows) {
     });
 }
 
-// The means over the selected prompts of one configuration's runs, seeds averaged first.
+// Returns the means of a configuration's runs over the selected prompts, seeds averaged first.
 function selectedNumbers(key) {
   const ofPrompts = selection.prompts.map((prompt) => runsOf(prompt, key).filter(isDone)).filter((runs) => runs.length);
   const numbers = { n: ofPrompts.length };
@@ -123,7 +123,7 @@ function selectedNumbers(key) {
   return numbers;
 }
 
-// What a chart says of the selection before its caption; nothing where all prompts are selected.
+// Returns the note on the selection before a chart's caption; nothing if all prompts are selected.
 function selectionWords(chart) {
   if (!selection?.prompts) return [];
   const link = h("a", { href: "#/at/runs" }, `${form(selection.prompts.length, "count")} selected`),

@@ -1,7 +1,7 @@
 // The overview's strip: what full depth wrote on a prompt and, beneath it, what a setting wrote, both coloured by exit
 // layer.
 
-// It begins with the most telling pair: the setting that firstSetting() names, and the prompt that tells most of it.
+// It begins with the setting of firstSetting(), and the prompt whose pair ranks highest by tells().
 async function textStrip() {
   const baseKey = configurationOf(DATA.normal)?.key ?? null,
     pairsOf = new Map(DATA.configurations.map(({ key }) => [key, stripPairs(baseKey, key)])),
@@ -21,7 +21,7 @@ async function textStrip() {
       pair = pairs[at];
     Object.assign(state, { ids, at, pair });
     const nodes = await stripTexts(pair);
-    if (pair !== state.pair) return; // the reader has turned on
+    if (pair !== state.pair) return; // the reader has turned to another pair
     asked.replaceChildren(...stripPrompt(pair.prompt));
     place.textContent = `${form(at + 1, "count")} of ${form(ids.length, "count")}`;
     texts.replaceChildren(...nodes);
@@ -34,7 +34,7 @@ async function textStrip() {
   const setting = (key) => {
     state.key = key;
     choose("strip.setting", key);
-    turnTo(state.at); // the same prompt, where the setting has it
+    turnTo(state.at); // the same prompt, if the setting has it
   };
   const arrow = (key, label, sign, by) =>
     h("button", { type: "button", id: TURNS[key], "aria-label": label, onclick: () => turnTo(state.at + by) }, sign);
@@ -63,7 +63,7 @@ async function textStrip() {
   );
 }
 
-const TURNS = { ArrowLeft: "strip-before", ArrowRight: "strip-after" }; // key → the button that it stands for
+const TURNS = { ArrowLeft: "strip-before", ArrowRight: "strip-after" }; // key → button
 
 // Arrow keys turn to another prompt, except within a text or a control that has a use for them.
 function turnByKey(event) {
@@ -71,14 +71,14 @@ function turnByKey(event) {
   if (event.target === document.body || event.target.matches("main, .strip button")) $(TURNS[event.key])?.click();
 }
 
-// Of each prompt the first run of a setting that was done and has tokens, with that of full depth.
+// Returns the setting's first finished run with tokens for each prompt, with full depth's run.
 function stripPairs(baseKey, key) {
   const pairs = runsBeside(baseKey, key).filter(({ one }) => one.n);
   return pairs.filter(({ prompt }, i) => prompt !== pairs[i - 1]?.prompt);
 }
 
-// How much a pair tells: most where the setting loses a right answer, then where it is wrong otherwise than full depth,
-// then by its early exits.
+// Returns a pair's rank: highest where the setting loses a right answer, then where it is wrong with another text than full
+// depth's, then by its early exits.
 function tells({ one, base }) {
   const early = one.counts.slice(0, DATA.final).reduce((sum, n) => sum + n, 0) / one.n,
     isWrong = rightOf(one) === 0 && !(base && isSame(one, base));
@@ -90,7 +90,7 @@ const stripPrompt = (prompt) => [
   prompt.answer === null ? "" : h("span.soft", "  expected: ", ...oneLine(shorten(prompt.answer, 24))),
 ];
 
-// Both texts, the colours, and a line that tells of the token at the pointer, or of the one that keys select.
+// Returns both texts, the legend, and a line on the token under the pointer, or on the one that keys select.
 async function stripTexts({ prompt, number, one, base }) {
   const cores = await coreOf(number),
     tokensOf = (run) => cores[prompt.runs.indexOf(run)] ?? null,
@@ -115,7 +115,7 @@ async function stripTexts({ prompt, number, one, base }) {
 
 const STRIP_HELP = "Hover over a token, or focus a text and use the arrow keys; a click or Enter opens the run.";
 
-// A text that tells of its tokens in `said`, and leads to `link` of each.
+// Returns a text that describes its tokens in `said`; a click follows `link` of a token.
 function stripText(run, tokens, { other, number, link, said }) {
   const marks = other ? compare(tokens, other) : { from: -1, same: new Set() },
     box = tokenText(run, tokens, `Tokens of ${runName(run)}`, marks);
@@ -162,7 +162,7 @@ function stripText(run, tokens, { other, number, link, said }) {
   return box;
 }
 
-// A token's layer, what the rule saw or the KL there, and what full depth would have said, as one line.
+// Returns a token's layer, exit score or KL there, and full depth's token, as one line.
 function tokenLine(run, tokens, { kl, saw, logprob, said }, i) {
   const rank = tokens.rank[i],
     configuration = DATA.configurations[run.c],

@@ -1,13 +1,13 @@
-// What a setting wrote beside full depth, right or wrong; and the wrong exits that rules were surest of.
+// A setting's texts next to full depth's, right or wrong; and the wrong exits of the highest probability.
 
-const TEXTS_AT_ONCE = 4, // rows, before the reader asks for more
-  LETTERS = 90; // of a text that are shown
+const TEXTS_AT_ONCE = 4, // rows at first
+  LETTERS = 90; // shown of a text
 
 const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
-const awaited = new Set(); // promises of what is still to be drawn, for which printing waits
+const awaited = new Set(); // promises of unfinished drawing, for which printing waits
 
-// What `draw` makes of a promise's value, once it is there.
+// Returns a node that fills with `draw` of a promise's value.
 function later(promise, draw) {
   const box = h("span");
   const done = promise
@@ -25,14 +25,14 @@ const markOf = (run) => {
     : h("span.wrong", "✗", h("span.hidden", "wrong"));
 };
 
-// The setting whose texts are shown first: the one that the verdict names, or else the first that exits early.
+// Returns the setting to show first: the verdict's, or else the first that exits early.
 function firstSetting() {
   const exits = DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null);
   const named = exits.find(({ key }) => key === DATA.verdict?.setting);
   return (named ?? exits[0] ?? DATA.configurations.find(({ key }) => key !== DATA.normal))?.key;
 }
 
-// A pair with both texts, and their tokens where the file has them.
+// Returns a pair with both texts, and their tokens if the file has them.
 async function withTexts(pair) {
   const cores = await coreOf(pair.number);
   const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
@@ -41,7 +41,7 @@ async function withTexts(pair) {
   return { ...pair, texts, tokens: one, baseTokens: base };
 }
 
-// null where its tokens are in a file that isn't there.
+// Returns a run's text; null if its tokens are in a missing file.
 const knownText = (run, tokens) => (run.n && !tokens ? null : textOf(run, tokens));
 
 function isSame(one, base) {
@@ -49,7 +49,7 @@ function isSame(one, base) {
   return at >= 0 && one.m[at] === 1 && one.n === base.n;
 }
 
-// Where the first word begins that differs; null if none does.
+// Returns the start of the first word that differs; null if none does.
 function firstDifference(one, other) {
   let i = sameUntil(one, other);
   if (i === one.length && i === other.length) return null;
@@ -62,7 +62,7 @@ function tokenDifference(one, other) {
   return from < one.n ? from : null;
 }
 
-// A part of a text around the letter `from`, its first difference from the `other` text; what the other doesn't have is bold.
+// Returns a part of a text around letter `from`, its first difference from the `other` text. What the other lacks is bold.
 function excerpt(text, from, other, most = LETTERS) {
   const start = from !== null && text.length > most && from > most / 2 ? Math.max(0, from - Math.floor(most / 3)) : 0,
     end = Math.min(text.length, start + most);
@@ -80,10 +80,10 @@ function excerpt(text, from, other, most = LETTERS) {
   return [start ? "… " : "", ...nodes, end < text.length ? " …" : ""];
 }
 
-// A text on one line, with marks for its line ends.
+// Returns a text on one line, with marks for line ends.
 const oneLine = (text) => visible(text).map((node) => (node === "\n" ? " " : node));
 
-// The wrong exits that were surest: read early with a high probability, and not what full depth would have said.
+// Returns the overconfident exits: early, with a high probability, and not full depth's token.
 function confidentPart() {
   const found = DATA.confident.map(([number, run, i, sure, full]) => {
     const prompt = DATA.prompts[number];
@@ -108,7 +108,7 @@ function confidentPart() {
   );
 }
 
-// A row's token and what full depth would have said there; none of both where they are in a file that isn't there.
+// Returns a row's token and full depth's token there; neither if they are in a missing file.
 async function wrongToken({ number, run, at, i }) {
   const tokens = (await coreOf(number))[at],
     said = tokens && (await detailOf(number, run))(i).said;
@@ -165,7 +165,7 @@ function confidentTable(rows) {
   return table(caption, columns, rows, { page: TEXTS_AT_ONCE, name: "Sure and wrong", records });
 }
 
-// The end of the text before token i.
+// Returns the end of the text before token i.
 function before(tokens, i) {
   const text = Array.from(tokens.piece.subarray(Math.max(0, i - 8), i), pieceText).join("");
   return [i > 8 ? "… " : "", ...oneLine(text.slice(-48)), " "];

@@ -1,10 +1,9 @@
-// A text as one span per token, coloured by exit rank; the legend of these colours; and the pane that describes one
-// token.
+// A text as one span per token, coloured by exit rank; the legend of these colours; and the pane that describes one token.
 
 const PARTS = { thinking: "Chain of thought", answer: "Answer" };
 
-// `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again. What
-// the other text doesn't have is bold.
+// `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again.
+// Tokens that the other text lacks are bold.
 function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
   const parts = new Map(run.parts);
@@ -25,10 +24,10 @@ function tokenText(run, tokens, label, marks) {
   return box;
 }
 
-// Whether the other text doesn't have place i of this one.
+// True if the other text lacks position i of this one.
 const isOwn = ({ from, same }, i) => from >= 0 && i >= from && !same.has(i);
 
-// A sentence on how many tokens of a text differ from full depth's most likely one, with a button to the next of them.
+// Returns a sentence on how many tokens differ from full depth's most likely one, with a button to the next of them.
 function disagreements(run, tokens, box) {
   if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
   const n = tokens.disagrees.reduce((sum, one) => sum + one, 0),
@@ -46,7 +45,7 @@ function disagreements(run, tokens, box) {
   );
 }
 
-// A sentence on how many tokens of a text were drafted; null for a run without drafts.
+// Returns a sentence on how many tokens of a text were drafted; null for a run without drafts.
 function draftedTokens(run, tokens) {
   const configuration = DATA.configurations[run.c];
   if (!tokens.drafted || configuration.mode !== DATA.draft) return null;
@@ -61,8 +60,8 @@ function draftedTokens(run, tokens) {
 
 const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
 
-// The legend of exit layers, with the number of tokens of each if `counts` is given. With a `target`, a click on a
-// layer dims the tokens of all others there.
+// Returns the legend of exit layers, with each one's number of tokens if there are `counts`. With a `target`, a click on a
+// layer dims the tokens of all other layers there.
 function legend(counts, target) {
   const item = (rank) => {
     const content = [
@@ -91,7 +90,7 @@ function legend(counts, target) {
   return h("div.row", h("span.soft", "Exit layer"), list);
 }
 
-// A single token, with marks for the blanks at its ends, which would be invisible.
+// Returns a single token, with marks for the blanks at its ends.
 function alone(piece) {
   const text = pieceText(piece);
   return /^[ \u00a0]+$/.test(text)
@@ -99,12 +98,12 @@ function alone(piece) {
     : spaced(text);
 }
 
-// A token among others, where the blank before a word shows as a gap, and any other blank is marked.
+// Returns a token among others: the blank before a word shows as a gap, and any other blank is marked.
 function inText(text) {
   return /^ [^ ]/.test(text) ? [" ", ...spaced(text.slice(1))] : spaced(text);
 }
 
-// All that is recorded of token i. Its numbers are rounded, see packing.py.
+// Returns all that is recorded about token i. Its numbers are rounded, see packing.py.
 function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i],
     drawn = i >= run.undrawn,
@@ -133,13 +132,13 @@ function tokenPane(run, tokens, detail, i, name) {
   return known.logprob === null ? lines : [...lines, fullDepth(known)];
 }
 
-// A row for full depth (the teacher) at each layer. The exit layer also has a row for the student, if its distribution
-// differs there.
+// Returns a row for the full-depth pass at each layer. The exit layer also has a row for the early-exit pass, if its
+// distribution differs.
 function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule, parameter, saw: from }) {
   const highest = kl && Math.max(1, ...kl),
     looked = saw?.some((value) => value !== null),
     certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
-    probability = certain ? null : drawnFrom, // the highlighted row says as much, and makes room
+    probability = certain ? null : drawnFrom, // the highlighted row shows it already
     across = [kl, looked, probability].filter(Boolean).length,
     student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
@@ -148,7 +147,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     return h("td", h("span", value), fill);
   };
   const last = (r) => r === DATA.final;
-  const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // its rule looks no further than the exit
+  const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // an online rule computes no score beyond the exit
   const said = (likely) =>
     h(
       "td.words",
@@ -205,7 +204,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   );
 }
 
-// What a rule saw, beside its threshold where it has one. Both are rounded alike where the rounding would turn them round.
+// Returns the exit score, compared with the threshold if there is one. It has more digits where both would look equal.
 function besideThreshold(value, exits, { rule, parameter }) {
   const compares = DATA.rules[rule]?.compares;
   if (!compares) return seen(value);
@@ -214,7 +213,7 @@ function besideThreshold(value, exits, { rule, parameter }) {
   return `${near} ${sign} ${parameter}${exits ? ": exits" : ""}`;
 }
 
-// Whether the tokens are the same, and their probabilities up to rounding.
+// True if the tokens are equal, and their probabilities up to rounding.
 const alike = (one, other) =>
   one.length === other.length &&
   one.every(
@@ -236,7 +235,7 @@ const percent = (share) =>
   share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`;
 
 // Keys that select a token in a text, which is a single tab stop: arrows, Home, End, n for the next early exit, d for
-// the next token that full depth would not have said, and Escape to deselect.
+// the next token that isn't full depth's, and Escape to deselect.
 function steps(box, tokens, at, go, placeOf) {
   box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -265,7 +264,7 @@ function steps(box, tokens, at, go, placeOf) {
   });
 }
 
-// Look at what the pointer is over, and at nothing (null) when it leaves. A finger selects instead.
+// Calls back with the token under the pointer, or null when the pointer leaves. A finger selects instead.
 function hovers(box, placeOf, look) {
   box.addEventListener("pointerover", ({ target, pointerType }) => {
     if (pointerType !== "touch" && !matchMedia(NARROW_PAGE).matches) look(placeOf(target));

@@ -1,5 +1,5 @@
 // The overview's first chart: quality against cost. Online rules are in front; other modes, oracles, controls and settings
-// that were replayed are shown on demand.
+// that were replayed are optional.
 
 const isBlind = (row) => row.control_of !== null || DATA.rules[row.rule]?.sees === "";
 const isOnline = (row) => row.rule !== null && !row.oracle && !isBlind(row);

@@ -18,7 +18,7 @@ from cluster.assessment.record import AssessmentRecord
 from eexit.output.display import Lines
 from eexit.output.progress import Progress
 from eexit.results.layout import ASSESSMENT
-from eexit.studies.verdict.file import FILE, Verdict
+from eexit.studies.assessment.verdict import FILE, Verdict
 from jobs.assess import COMMANDS as SCRIPTS
 
 pytestmark = pytest.mark.slow  # half a minute of assessments

@@ -1,4 +1,4 @@
-"""What the recipe says beforehand: sizes, the prompts of each part, the nine commands, and how long they take."""
+"""What the recipe says beforehand: sizes, the prompts of each part, the ten commands, and how long they take."""
 
 from pathlib import Path
 from typing import Final
@@ -14,12 +14,12 @@ from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
-from eexit.studies.verdict.file import Bound
+from eexit.studies.assessment.verdict import Bound
 from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
 
 WHOLE: Final = Sizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
-NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "choice", "times", "again")
+NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 BOUND: Final = Bound(risk=ANSWERS, at_most=0.02)
 
 
@@ -71,13 +71,15 @@ def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
     readers = {"train": train, "replay": replay, "choose": choose, "timings": timings}
     for each in commands:
         if each.script == "sweep":
-            aside = {"--readout", "--state", "--settings-of"}
+            aside = {"--readout", "--state", "--settings-of", "--within"}
             kept = [text for at, text in enumerate(each.arguments) if not aside & {text, each.arguments[at - 1]}]
-            modes = [text for text in kept if text != "mapped_residual"]
-            plain = [*modes, *(["--rules", "confidence=0.9"] if each.name == RUN else [])]
+            plain = [text for text in kept if not text.startswith("mapped_residual")]
+            plain += ["--rules", "confidence=0.9"] if each.name == RUN else []
             job, _ = load_job([*plain], DEMO)
             assert job.out == each.folder
-            assert len(job.config.prompts) == len(made.parts.of[TRAINING if each.name == "texts" else each.name])
+            assert len(job.config.prompts) == len(
+                made.parts.of[{"texts": TRAINING, "oracles": RUN}.get(each.name, each.name)]
+            )
         else:
             readers[each.script].read_flags(each.arguments)
     assert with_layer_between((5, 10, 15, 20, 25)) == (5, 10, 15, 20, 23, 25)

@@ -15,6 +15,7 @@ from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import exiting_modes
 from eexit.plan.runs import configurations
+from eexit.quality.risks import RISKS
 from jobs import judge, report, sweep, timings, train
 from jobs.files import chains, make_prompts
 
@@ -164,6 +165,14 @@ BAD_FLAGS = {
     "--rules foo=1": f"unknown rule 'foo': choose from {', '.join(RULES)} (--rules)",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
     "--rules kl=-1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)",
+    "--settings-of results/a": "--settings-of RESULTS and --within RISK=SHARE are given together",
+    "--within answers=0.02": "--settings-of RESULTS and --within RISK=SHARE are given together",
+    "--settings-of results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, got answers=2: "
+    f"risks are {', '.join(RISKS)}",
+    "--settings-of results/a --within answers=0.02 --kl-factors 1": "--settings-of says which rules are run, and "
+    "--kl-factors too: give one of them",
+    "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no configuration of this sweep: did you mean "
+    "unfrozen/kl/4 or unfrozen/kl/2?",
     "--rules confidense=0.9": "unknown rule 'confidense': did you mean confidence? (--rules)",
     "--rules Entropy": "unknown rule 'Entropy': did you mean entropy? (--rules)",
     "--rules confidence=2": "rule confidence takes a threshold above 0 and up to 1, as in confidence=0.9, got 2 "
@@ -175,6 +184,7 @@ BAD_FLAGS = {
     "--draft 20:0": "N of a draft must be 1 or more, got 20:0 (--draft)",
     "--draft 2:999999999999": "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
     "--draft 2:101": "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
+    "--draft 2:4 --temperature 0.7": "draft 2:4 is greedy, and temperature is 0.7: set it to 0",
     "--draft 2:4,6 --max-new-tokens 5": "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): "
     "draft fewer",
     "--draft 20:4 10,20:4": "20:4 is listed more than once (--draft)",
@@ -321,3 +331,9 @@ def test_a_number_that_nothing_can_count_is_refused_at_once(
     assert name.removeprefix("--").replace("-", "_") in line.replace("-", "_")
     assert " must be " in line or "a draft is LAYER:N" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_grid_only_some_configurations_are_run() -> None:
+    wanted = ["normal", "unfrozen/confidence/0.9"]
+    job = load("--modes", "normal", "unfrozen", "--rules", "confidence=0.7,0.9", "--only", *wanted)
+    assert [each.key for each in configurations(job.config)] == wanted

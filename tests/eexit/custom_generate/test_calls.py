@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, Repet
 import eexit
 from eexit.custom_generate.setting import Setting
 from eexit.decode.costs import Prices
-from eexit.decode.prices import find_prices
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 
 CONTEXT = 256  # of these models, in tokens

@@ -19,8 +19,9 @@ from eexit import (
 )
 from eexit.decode.batch import Batch
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Request
+from eexit.decode.requests import Request
 from eexit.errors import UsageError
+from eexit.model.decoders import Decoders
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.shard_tables import token_pieces
@@ -204,16 +205,16 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, has_oracles: bool, decoders: Decoders, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
-        batch = new_batch(engine, kind, decoders, requests)
+        batch = new_batch(engine, has_oracles, decoders, requests)
         held.append(weakref.ref(batch))
         return batch
 
     def refuse(_: torch.nn.Module, __: object) -> None:
         batch = held[-1]() if held else None
-        if batch is not None and batch.rows.n_rows > 1:
-            failures.append(batch.rows.n_rows)
+        if batch is not None and batch.slots.n_rows > 1:
+            failures.append(batch.slots.n_rows)
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Engine, "_new_batch", watched)

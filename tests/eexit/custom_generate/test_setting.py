@@ -313,11 +313,11 @@ class Own(StoppingCriteria):
     """A criterion of a user's own."""
 
 
-@pytest.mark.parametrize("name", ["exits", "drafts"])
 def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
-    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], name: str
+    model: PreTrainedModel, folders: Folders, prompts: list[list[int]]
 ) -> None:
-    setting = eexit.load(folders[name])
+    """Drafts are greedy."""
+    setting = eexit.load(folders["exits"])
     sampled = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 0}
 
     def texts(seed: int | None = None) -> list[tuple[list[int], list[int]]]:
@@ -326,6 +326,8 @@ def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
         made: list[tuple[list[int], list[int]]] = run(model, setting, prompts[:2], **sampled)
         return made
 
+    with pytest.raises(UsageError, match=r"drafts are greedy, and temperature is 1\.5: set it to 0"):
+        run(model, eexit.load(folders["drafts"]), prompts[:2], **sampled)
     first = texts(3)
     assert texts() != first
     assert texts(3) == first

@@ -22,9 +22,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
 from eexit.decode.costs import LOOKS, Counts, Prices, cost, cost_columns, needed
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding
-from eexit.method.states import STATES, Leaves
+from eexit.decode.unit_costs import find_prices
+from eexit.method.modes import MODES, Leaves
 from eexit.model.layers import Decoder, Inputs, Layer, Visit
 
 N_LAYERS = 7
@@ -185,7 +185,7 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
     counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
-    seen, hidden = (cost(prices, counts, n_prompt, STATES[state]) for state in ("frozen_cache", "skip"))
+    seen, hidden = (cost(prices, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
     assert seen == looped_cost(prices, counts, n_prompt, hides=False)
     assert hidden == looped_cost(prices, counts, n_prompt, hides=True)
     assert hidden < seen
@@ -194,7 +194,7 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
     prices = prices_of(decoder_of(llama))
     none = np.array([], dtype=np.int64)
-    for state in (STATES["skip"], None):
+    for state in (MODES["skip"], None):
         assert cost(prices, needed(none, LAYER_X, state), 5, state) == 0
 
 
@@ -212,17 +212,17 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("mode", ["normal", *STATES])
+@pytest.mark.parametrize("mode", ["normal", *MODES])
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
-    counts = needed(np.array(EXITS), LAYER_X, STATES.get(mode))
+    counts = needed(np.array(EXITS), LAYER_X, MODES.get(mode))
     assert (counts.layers_T.tolist(), counts.keys_T.tolist()) == NEEDED[mode]
     assert [LAYER_X[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
     assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
 
 
-@pytest.mark.parametrize("mode", STATES)
+@pytest.mark.parametrize("mode", MODES)
 def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
-    state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
+    state, exits = MODES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
     counts = needed(exits, LAYER_X, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
@@ -232,7 +232,7 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
         assert counts.keys_T[token] == written
 
 
-@pytest.mark.parametrize("mode", [mode for mode, state in STATES.items() if not state.maps])
+@pytest.mark.parametrize("mode", [mode for mode, state in MODES.items() if not state.maps])
 def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
     """Whatever the state."""
     n_layers, exitable_layers, head = 6, (1, 3), 100

@@ -27,17 +27,17 @@ from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_gate, random
 
 from eexit.cpu import packed_linear
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Outcome, Request, Trace
 from eexit.decode.score import score_texts
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.gate import Gate
+from eexit.method.modes import MODES
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.method.state_maps import KEYS, STREAMS, StateMaps
-from eexit.method.states import STATES, alters
 from eexit.model.adapters import merged
 from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder
@@ -48,8 +48,8 @@ from eexit.plan.model_facts import CPU_CACHE_BYTES
 N_TOKENS = 4
 DECODING = Decoding((1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
-MODES = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
-REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
+KINDS_OF_ROWS = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
+REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in KINDS_OF_ROWS]
 SEND_THEMSELVES = {"falcon", "gpt_neo", "phimoe"}  # whose code makes a tensor from a number or a list at every call
 ASK_THEMSELVES = {"phimoe"}  # whose rotary angles depend on the largest position
 # Which prefixes there are goes to the card, and tokens and exits come back. Where rows have students, the host waits
@@ -131,7 +131,7 @@ def test_a_step_takes_a_copy_however_rows_decode(llama: PreTrainedModel, change:
 
 
 # Every state is on one card under oracles and on two under the other rules, or the other way round.
-STATES_AND_FORMS = [*((mode, STREAMS) for mode in STATES), ("mapped_residual", KEYS)]
+STATES_AND_FORMS = [*((mode, STREAMS) for mode in MODES), ("mapped_residual", KEYS)]
 SPREAD = [False, True] * len(STATES_AND_FORMS)
 
 
@@ -145,17 +145,14 @@ def test_a_step_takes_a_copy_in_every_mode_and_by_every_oracle(
     decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
-    waits = A_STEP.waits if alters(STATES[mode]) else []
+    waits = A_STEP.waits if MODES[mode].alters else []
     assert steps[1:] == [replace(A_STEP, waits=waits)] * (N_TOKENS - 2)
 
 
-@pytest.mark.parametrize(("temperature", "spread"), [(0, False), (0.8, True)])
-def test_drafts_that_a_layer_reads_are_those_of_the_cpu(
-    llama: PreTrainedModel, temperature: float, spread: bool
-) -> None:
+@CARDS
+def test_drafts_that_a_layer_reads_are_those_of_the_cpu(llama: PreTrainedModel, spread: bool) -> None:
     requests = [Request(PROMPT, Draft(layer, 2), seed=3) for layer in DECODING.exitable_layers]
-    decoding = replace(DECODING, temperature=temperature, max_new_tokens=8)
-    rows, _ = as_on_cpu(llama, requests, decoding, spread)
+    rows, _ = as_on_cpu(llama, requests, replace(DECODING, max_new_tokens=8), spread)
     assert any(trace.drafted_T.any() for trace in rows.values())
 
 

@@ -12,10 +12,10 @@ from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import rows, teacher
+from eexit.decode import full_depth, slots
 from eexit.decode.engine import Engine
+from eexit.decode.full_depth import padded
 from eexit.decode.requests import Decoding, Failure, Request, Trace
-from eexit.decode.teacher import padded
 from eexit.model.cache import KVCache
 from eexit.plan.config import MAPPING
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal, exiting_modes
@@ -64,15 +64,15 @@ def test_keys_and_values_are_freed_with_the_rows_without_waiting_for_a_collectio
 
 
 @pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
-def test_students_run_neither_what_their_teacher_ran_nor_blocks_beyond_where_all_have_left(
+def test_no_block_runs_beyond_where_all_have_left(
     llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
 ) -> None:
     requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
     engine = Engine(decoder_of(llama), DECODING)
     rows_run.clear()
     teacher = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
-    for layer in range(7):  # up to the fork, layer 1, they are one pass
-        assert rows_run[layer] == teacher + (3 * deep_steps if layer > 1 else 0)
+    for layer in range(7):  # all rows run up to the first exitable layer
+        assert rows_run[layer] == teacher + 3 * (deep_steps if layer > 1 else 11)
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
@@ -107,7 +107,7 @@ def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
 def test_passes_take_few_numbers_of_rows() -> None:
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
-        assert len(sizes - {0}) <= teacher.MAX_BATCH_SIZES
+        assert len(sizes - {0}) <= full_depth.MAX_BATCH_SIZES
         assert max(sizes) == most
     assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
 
@@ -117,7 +117,7 @@ def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monke
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
-    monkeypatch.setattr(teacher, "MAX_BATCH_SIZES", 2)
+    monkeypatch.setattr(full_depth, "MAX_BATCH_SIZES", 2)
     twice = dict(engine.generate(requests))
     for index, trace in once.items():
         assert_same(twice[index], trace)
@@ -209,7 +209,7 @@ def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
     assert decoder.context is not None
     modes = [mode for mode in exiting_modes() if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]
-    monkeypatch.setattr(rows, "FIRST_ROOM_TOKENS", 4)
+    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 4)
     for n_tokens in (12, 10**9):
         decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)
         outcomes = traces_of(Engine(decoder, decoding).generate(requests))

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
 
 from eexit.decode.costs import LOOKS
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
+from eexit.decode.unit_costs import find_prices
 from eexit.plan.configuration import Exit
 
 RULES = ("confidence", "margin", "entropy")  # that a gate can be for

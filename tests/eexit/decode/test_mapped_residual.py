@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.prices import find_prices
 from eexit.decode.requests import Decoding, Request
 from eexit.decode.score import score
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
+from eexit.method.modes import MODES
 from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
-from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit
 
@@ -127,7 +127,7 @@ def test_where_all_tokens_exit_at_one_layer_every_mode_has_the_same_tokens_and_e
     model = shared_model(architecture)
     decoder = decoder_of(model)
     decoding, traces = decoding_of(decoder, STREAMS), {}
-    for mode in STATES:
+    for mode in MODES:
         with suppress(UsageError):  # a mode that this architecture can't have
             refuse_mode(mode, decoder)
             requests = [Request(prompt, Exit(mode, "fixed", float(EXITABLE[1])), seed=3) for prompt in PROMPTS[:2]]

@@ -15,8 +15,8 @@ from eexit.decode import score as scoring
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.score import score, score_texts
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES
-from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Exit, Normal
 
@@ -46,7 +46,7 @@ def test_invariant_8_scoring_a_text_gives_the_exits_of_generating_it(
 ) -> None:
     """Each rule with all its parameters in two states, and so each state with four rules, oracles among them."""
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
-    modes = [mode for index, mode in enumerate(STATES) if (index - at) % len(STATES) in (0, 2)]
+    modes = [mode for index, mode in enumerate(MODES) if (index - at) % len(MODES) in (0, 2)]
     exits = [Exit(mode, rule, parameter) for mode in modes for parameter in SOME[rule]]
     assert len(check_scores(llama, [Request(PROMPTS[1], exit, seed=5) for exit in exits])) > 1
 
@@ -80,7 +80,7 @@ TEXTS = ([7, 7, 30, 2, 2, 61, 13], [7], [5, 80], [7, 7, 30, 2, 90, 61, 13, 8, 8,
 
 
 @pytest.mark.parametrize("prompt", [PROMPTS[1], ()], ids=["prompt", "no prompt"])
-@pytest.mark.parametrize("mode", [NORMAL, *STATES])
+@pytest.mark.parametrize("mode", [NORMAL, *MODES])
 def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, prompt: tuple[int, ...]
 ) -> None:

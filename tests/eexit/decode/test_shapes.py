@@ -17,17 +17,17 @@ from axes import EXITABLE, SOME
 from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
-from eexit.decode import exit_pass, reading, step, teacher
+from eexit.decode import exit_visitor, full_depth, groups, predictors
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Request, Trace
-from eexit.method.states import STATES
+from eexit.method.modes import MODES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit, Normal
 
 DECODING = Decoding(
     EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=2
 )
-KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "W": 32, "H": 32}
+KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "D": 32, "F": 32}
 _SUFFIX = re.compile(r"_([A-Z1]+)$")
 
 
@@ -59,10 +59,11 @@ def checked(function: Callable[..., Any], seen: dict[str, int]) -> Callable[...,
 
 
 PARTS = {
-    step: ["exit_pass", "decide", "read_tokens"],
-    exit_pass: ["decide", "read_tokens"],
-    teacher: ["teacher_pass", "read_layers"],
-    reading: ["pick_tokens"],
+    full_depth: ["full_depth_pass"],
+    predictors: ["pick_tokens"],
+    groups.ExitPlan: ["decide"],
+    exit_visitor.ExitVisitor: ["_decide", "_keep_head_inputs", "finish"],
+    predictors.LMHead: ["head_input", "read", "read_layers"],
 }
 
 
@@ -74,7 +75,7 @@ def test_names_say_the_axes_of_what_they_hold(
     for module, names in PARTS.items():
         for name in names:
             monkeypatch.setattr(module, name, checked(getattr(module, name), seen))
-    exits = [Exit(mode, rule, SOME[rule][0]) for mode in STATES for rule in SOME]
+    exits = [Exit(mode, rule, SOME[rule][0]) for mode in MODES for rule in SOME]
     requests = [Request((5, 80, 7), Normal()), *(Request((5, 80, 7), configuration) for configuration in exits)]
     decoding = Decoding(**{**vars(DECODING), "temperature": temperature})
     for _, trace in Engine(Decoder(llama), decoding).generate(requests):

@@ -30,17 +30,18 @@ from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import engine, rows, student
+from eexit.decode import deferred, engine, slots
 from eexit.decode.costs import Counts, needed
+from eexit.decode.deferred import DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoders, Decoding, Request, RowSoFar
+from eexit.decode.requests import Decoding, Request, RowSoFar
 from eexit.decode.score import score
-from eexit.decode.student import Student
+from eexit.method.modes import MODES
 from eexit.method.own import use_files
 from eexit.method.rules import BLIND, ONLINE, Parameter
-from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
+from eexit.model.decoders import Decoders
 from eexit.model.layers import Inputs, Visit
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal
 
@@ -64,7 +65,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
         request, priced = Request(PROMPTS[0], configuration, 3), architecture in ("llama", "gemma3", "gpt_neox")
         alone = run_alone(decoder, FEW, request, priced=priced)
         counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
-        least = needed(exit_T, np.array([*EXITABLE, 6]), STATES[configuration.mode])
+        least = needed(exit_T, np.array([*EXITABLE, 6]), MODES[configuration.mode])
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         writes = configuration.mode in ("frozen_residual", "mapped_residual")
         assert counts.keys_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
@@ -75,13 +76,13 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
 
 def test_invariant_7_holds_for_every_rule_and_state(llama: PreTrainedModel) -> None:
     """Also for those that look at nothing, at the stream alone, or through a probe."""
-    for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), STATES):
+    for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), MODES):
         run_alone(decoder_of(llama), replace(FEW, readout=LINEAR), Request(PROMPTS[0], Exit(mode, rule, parameters[0])))
 
 
 def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
-    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in STATES]
-    assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(STATES)
+    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in MODES]
+    assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(MODES)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
@@ -102,7 +103,7 @@ def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cos
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    for module in (kv_cache, rows, engine):
+    for module in (kv_cache, slots, engine):
         monkeypatch.setattr(module, "SLACK_COLUMNS", 3)
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
     moved, move_left = list[int](), KVCache.move_left
@@ -114,10 +115,12 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(KVCache, "move_left", noted)
     model = shared_model(architecture)
     oracles = [Exit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
-    rows_of: list[Configuration] = [*confident(model), *oracles, Normal(), *[Draft(3, 2)] * 3]
-    requests = [Request(PROMPTS[seed % 3], each, seed) for seed, each in enumerate(rows_of)]
-    as_reference(model, requests, ENDING, rows=2)
-    assert moved
+    rows_of: list[Configuration] = [*confident(model), *oracles, Normal()]
+    for decoding, each in ((ENDING, rows_of), (replace(ENDING, temperature=0.0), [Draft(3, 2)] * 3)):
+        requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]
+        as_reference(model, requests, decoding, rows=2)
+        assert moved
+        moved.clear()
 
 
 N_LONG = 96
@@ -187,7 +190,7 @@ def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: p
 
 
 def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedModel) -> None:
-    for mode in STATES:
+    for mode in MODES:
         alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], Exit(mode, "fixed", 1.0)))
         assert alone.columns["layers_run"] == 2 * (len(alone.trace.token_id_T) - 1)
         assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
@@ -199,20 +202,14 @@ SHALLOW = Exit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers ar
 def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPatch, own_exits: None) -> None:
     """Also where a custom mode of another row needs more hidden states."""
     use_files([str(MINE)])
-    held, run = list[int](), Student.run
+    held, run = list[int](), DeferredTokens.run
 
-    def noted(student: Student, *given: object) -> torch.Tensor:
-        ready_BTH = run(student, *given)  # type: ignore[arg-type]
-        parts = [
-            part
-            for each in student.deferred
-            for part in (each.hidden_BNW, each.token_BN, each.position_BN, each.left.flag_BT, each.left.exit_BT)
-        ]
-        parts += [part for each in student.deferred for part in each.left.kept.values()]
-        held.append(sum(part.nbytes for part in parts))
-        return ready_BTH
+    def noted(its: DeferredTokens, *given: object) -> torch.Tensor:
+        head_input_BTF = run(its, *given)  # type: ignore[arg-type]
+        held.append(sum(part.nbytes for block in its.blocks for part in block.parts.values()))
+        return head_input_BTF
 
-    monkeypatch.setattr(Student, "run", noted)
+    monkeypatch.setattr(DeferredTokens, "run", noted)
     decoder, length = decoder_of(long_llama()), N_LONG + len(PROMPTS[1])
     of_normal = row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, [Request((1,), Normal())])
     for other in (SHALLOW, Exit("between", "fixed", 1.0)):
@@ -259,7 +256,7 @@ def passes_of(model: PreTrainedModel, decoding: Decoding, requests: Sequence[Req
 @pytest.mark.parametrize("joins", [True, False], ids=["a row joins", "a row goes deeper"])
 def test_deferred_tokens_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
     """Before a row joins, or with a step that goes as deep; progress is told after each block."""
-    monkeypatch.setattr(student, "DEFERRED_TOKENS", 40)
+    monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 40)
     prompts = [(number, 7) for number in range(3)]
     if joins:
         requests = [Request(prompt, SHALLOW) for prompt in prompts]
@@ -278,7 +275,7 @@ def test_deferred_tokens_in_blocks_are_those_of_the_reference(
     monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """Each alone runs what it says, no more. A block has one token of three rows, or some of one."""
-    monkeypatch.setattr(student, "DEFERRED_TOKENS", 4)
+    monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 4)
     model = shared_model(architecture)
     seldom = [control(90, 0, 0, 10), control(60, 20, 15, 5)]
     exits = [

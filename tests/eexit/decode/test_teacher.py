@@ -10,20 +10,20 @@ from torch import Tensor
 from traces import CLOSE, traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import teacher
+from eexit.decode import full_depth
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.config import Observe
-from eexit.plan.configuration import Configuration, Draft, Exit, Normal
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.results.token_columns import recorded
 
 
 def kinds(model: PreTrainedModel) -> list[Configuration]:
-    """`normal`, each online rule in some mode, and drafts."""
+    """`normal`, each online rule in some mode."""
     exits = [each for each in each_rule(model, 1) if not (isinstance(each, Exit) and each.is_oracle)]
-    return [*exits, Exit("unfrozen", "fixed", 3.0), Draft(3, 2)]
+    return [*exits, Exit("unfrozen", "fixed", 3.0)]
 
 
 @pytest.mark.parametrize(("architecture", "observe"), [("llama", "final"), ("gemma3", "none")])
@@ -49,8 +49,8 @@ def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architect
 @pytest.mark.parametrize("architecture", ["gemma3", "mpt"])
 def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     """And all tokens are told of but each text's first, which the prompt's pass observes."""
-    monkeypatch.setattr(teacher, "OBSERVED_TOKENS", 15)
-    monkeypatch.setattr(teacher, "READ_TOKENS", 3)
+    monkeypatch.setattr(full_depth, "OBSERVED_TOKENS", 15)
+    monkeypatch.setattr(full_depth, "READ_TOKENS", 3)
     model, observed = shared_model(architecture), list[int]()
     requests = grid([Normal(), *(Exit(mode, "fixed", 3.0) for mode in modes_of(model))], PROMPTS[:2])
     outcomes = Engine(decoder_of(model), SAMPLED).generate(requests, observed=observed.append)

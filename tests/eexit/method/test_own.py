@@ -21,9 +21,9 @@ from eexit.decode.requests import Failure, Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
 from eexit.method import own as custom
+from eexit.method.modes import MODES
 from eexit.method.own import Source, use_files, use_text
 from eexit.method.rules import RULES
-from eexit.method.states import STATES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Exit, Normal
 
@@ -51,7 +51,7 @@ def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str
 @pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
 def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
     model = tiny_model(architecture)
-    states = [state for state in OWN_STATES if architecture != "gpt2" or STATES[state].leaves.value != "keys"]
+    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].leaves.value != "keys"]
     requests = grid([Exit(state, "still", 0.9) for state in states])
     as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.errors import UsageError
+from eexit.method.modes import MODES, Mode
 from eexit.method.own import Source, use_text
 from eexit.method.rules import BLIND, RULES, Control, Parameter, Rule
-from eexit.method.states import STATES, State
 from eexit.model.layers import Decoder
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
@@ -27,8 +27,8 @@ CONTRIBUTING = Path(__file__).parents[3] / "CONTRIBUTING.md"
 PROMPTS = [{"id": "0", "prompt": "Why?"}]
 
 
-@pytest.mark.parametrize("kind", [RULES, STATES])
-def test_each_says_what_it_is(kind: dict[str, Rule | State]) -> None:
+@pytest.mark.parametrize("kind", [RULES, MODES])
+def test_each_says_what_it_is(kind: dict[str, Rule | Mode]) -> None:
     definitions = [entry.definition for entry in kind.values()]
     assert all(len(definition) > 20 for definition in definitions)
     assert len(set(definitions)) == len(definitions)

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode.student import Leaving, Left, Student
+from eexit.method.layer_call import ExitedTokens, LayerCall
+from eexit.method.modes import MODES
 from eexit.method.state_maps import FORMS, STREAMS, StateMaps
 from eexit.model.layers import Decoder, Inputs, Layer
 
@@ -25,18 +26,19 @@ def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], StateMap
 
 def written(decoder: Decoder, maps: StateMaps, hidden_BW: Tensor) -> tuple[Tensor, Tensor]:
     """The keys and values of the layer of these tokens, which have left, each at position 3 of its row."""
-    student, flag_B1 = Student(decoder, decoder.cache(len(hidden_BW), 4), EXITS), torch.ones(len(hidden_BW), 1).bool()
-    exit_B1 = torch.tensor([[EXITS.index(layer)] for layer in AFTER])
-    leaving = Leaving(student, {"mapped_residual": 0}, torch.zeros(len(hidden_BW)), True, maps)
+    cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1).bool()
+    exited = ExitedTokens.from_flag(flag_B1, torch.tensor(AFTER)[:, None], {}, maps)
 
     def visit(layer: Layer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:
-            leaving.write(layer, hidden_BW[:, None], Left(flag_B1, exit_B1))
+            call = LayerCall(layer, hidden_BW[:, None])
+            MODES["mapped_residual"].enter(call, exited)
+            call.run_keys_alone()
         return entering_B1W
 
     seen_BC = flag_B1.expand(-1, 4)
-    decoder.run(visit, Inputs(flag_B1.long(), 3 * flag_B1.long(), seen_BC), student.cache)
-    keys, values = student.cache.latest(LAYER, 1)
+    decoder.run(visit, Inputs(flag_B1.long(), 3 * flag_B1.long(), seen_BC), cache)
+    keys, values = cache.latest(LAYER, 1)
     return keys[:, :, 0], values[:, :, 0]
 
 

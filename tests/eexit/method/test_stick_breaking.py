@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from reference.generation import draw, stick_breaking
+from reference.rules import Seen, stop_by_kl
 from torch import Tensor
 
 from eexit.cpu import kernels
@@ -13,8 +15,6 @@ from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, sampling_draws
 from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.reference.generation import draw, stick_breaking
-from eexit.reference.rules import Seen, stop_by_kl
 
 Compare = Callable[[Tensor, int], Divergence]
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 import torch
 import transformers as tf
+from reference.generation import generate_one
 from references import decoder_of, shared_model
 from rows import KINDS
 from tiny_models import ARCHITECTURES, GROUPED, shallow_model
@@ -17,7 +18,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
 from eexit.model.layers import Decoder, Inputs, Layer
-from eexit.reference.generation import generate_one
 
 CPU: Final = torch.device("cpu")
 TEXTS: Final = ((5, 80, 7), tuple(range(30, 47)), (9, 8, 60, 61, 3, 3, 41, 12, 88))  # of several lengths

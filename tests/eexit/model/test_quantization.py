@@ -18,7 +18,7 @@ from traces import assert_same
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
-from eexit.decode.prices import find_prices
+from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize

@@ -1,4 +1,4 @@
-"""Learned exits on disk: what may be used, and with what."""
+"""Artefacts on disk: which ones may be used, and with what."""
 
 import json
 from pathlib import Path

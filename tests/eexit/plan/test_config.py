@@ -1,4 +1,4 @@
-"""Which sweeps are valid, and that a sweep can be defined in Python as well as in a file."""
+"""Valid sweeps, defined in Python or in a file."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
-    """What a flag or a TOML can say of it is in `tests/cluster/console/test_job.py`, with its words."""
+    """Flags and TOML are tested, with their messages, in `tests/cluster/console/test_job.py`."""
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **fields})
 

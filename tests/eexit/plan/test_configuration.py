@@ -1,4 +1,4 @@
-"""Configurations are what their columns say; which of them have the same run for every seed."""
+"""Configurations match their columns, and some have the same run for every seed."""
 
 from itertools import product
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES, Control
-from eexit.method.states import STATES
 from eexit.plan.configuration import (
     COLUMNS,
     Configuration,
@@ -43,7 +43,7 @@ def test_a_configuration_can_be_made_from_its_columns(key: str) -> None:
     assert (configuration.key, columns["configuration"], columns["mode"]) == (key, key, key.partition("/")[0])
     assert tuple(columns) == COLUMNS
     expected = configuration
-    if columns["control_of"]:  # whose histogram is not among them
+    if columns["control_of"]:  # the histogram is not among the columns
         expected = Exit("skip", "random", Control(COPYING.of, ()))
     assert configuration_of(columns) == expected
     assert configuration_of({name: value for name, value in columns.items() if value is not None}) == expected
@@ -61,7 +61,7 @@ def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(nam
     evidence_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
     chances = RULES[name].chances(evidence_BE.round() if name == "agree" else evidence_BE, torch.full((50, 5), 0.5))
     is_certain = bool(np.isin(chances.stop_BE.numpy(), (0, 1)).all())
-    if name == "fixed":  # whose setting is 1 at one layer
+    if name == "fixed":  # its setting is 1 at one layer
         is_certain = bool(np.isin(RULES[name].per_layer(3.0, (1, 3)), (0, 1)).all())
     assert depends_on_seed(Exit("skip", name), 0.0) == (not is_certain)
     assert depends_on_seed(Exit("skip", name), 0.7)
@@ -83,7 +83,7 @@ def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_kn
 def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, Control("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
-    exits = [Exit(*each) for each in product([*STATES, "later"], [*RULES, "later"], parameters, sets, gates)]
+    exits = [Exit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
     drafts = parse_drafts("2,20:4,40")
     every: list[Configuration] = [Normal(), Normal("later"), *drafts, *exits]
     keys = {each.key for each in every}

@@ -1,4 +1,4 @@
-"""Ranges of parameters: where their values stand, and what is not one."""
+"""Ranges of parameters: their values, and invalid ones."""
 
 import math
 

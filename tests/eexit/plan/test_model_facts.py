@@ -1,4 +1,4 @@
-"""A model is looked at once, and again when one of its files has changed."""
+"""A model's facts are read once, and again after one of its files has changed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from eexit.plan.runs import count_runs
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The functions that another process was asked for; here, this one answers."""
+    """Return the functions that another process would have run; here, this process runs them."""
     asked: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(model_facts, "asking", asked_here(asked.append))
@@ -48,7 +48,7 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
     first = seen(model)
     assert seen(model) == first
     assert looks == ["_find"]
-    _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # what follows for a sweep is its own
+    _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # a sweep's memory depends on the sweep
     assert layers == (1, 3)
     assert first[2] is not None
     assert memory is not None
@@ -67,7 +67,7 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
 
 
 def replaced(path: Path) -> None:
-    """Another file of the same name, size and time."""
+    """Replace a file by another one of the same name, size and time."""
     before = path.stat()
     content = path.read_bytes()
     path.unlink()
@@ -107,7 +107,7 @@ def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks
 def test_what_another_cpu_found_is_looked_at_again(
     model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `--dtype auto` becomes depends on it, and machines may have one name and share a user's cache."""
+    """The meaning of `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
     seen(model)
     monkeypatch.setattr(model_facts, "CPU_INFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(
@@ -125,7 +125,7 @@ def test_what_is_damaged_or_can_not_be_kept_is_done_without(model: Path, looks: 
     assert seen(model) == first
     kept.unlink()
     kept.parent.rmdir()
-    copyfile(model / "config.json", kept.parent)  # where the folder would be
+    copyfile(model / "config.json", kept.parent)  # in place of the folder
     assert seen(model) == seen(model) == first
     assert len(looks) == 4
 

@@ -30,7 +30,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def write_prompts(path: Path, prompts: list[str]) -> Path:
-    """The file that a careful user would write."""
+    """Write the file as a careful user would."""
     match path.suffix:
         case ".txt":
             return write(path, "\n".join(prompts) + "\n")
@@ -149,7 +149,7 @@ def test_a_prompt_may_bring_what_its_answer_starts_with_how_long_it_may_be_and_i
         case ".csv":
             write(path, f'prompt,prefiller,max_new_tokens,steps\nx,"{start}",7,3\nx,,,\n')
         case _:
-            pd.DataFrame([{"prompt": "x", **row} for row in rows]).to_parquet(path)  # which makes 7 a 7.0
+            pd.DataFrame([{"prompt": "x", **row} for row in rows]).to_parquet(path)  # pandas makes 7 a 7.0
     assert read_prompts(path) == (
         Prompt("0", "x", prefiller=start, max_new_tokens=7, steps=3), Prompt("1", "x")
     )  # fmt: skip

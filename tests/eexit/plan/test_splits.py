@@ -1,4 +1,4 @@
-"""The split into prompts that choose and prompts that are reported on, and samples of each sort's share."""
+"""The split into calibration and test prompts, and samples of each kind's share."""
 
 from collections import Counter
 from hashlib import blake2b

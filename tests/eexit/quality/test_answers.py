@@ -1,4 +1,4 @@
-"""What of a text counts as its answer and whether it is right, and the columns that follow."""
+"""Which part of a text counts as its answer, whether that is right, and the columns that follow."""
 
 import random
 import time
@@ -39,7 +39,7 @@ COLOUR = "Which of these is a colour? (A) Blue, (B) Chair, (C) River or (D) Brea
 WATER = "At what temperature does water freeze? (A) 0 °C, (B) 50 °C, (C) 100 °C or (D) -40 °C?"
 VITAMIN = "Which vitamin do carrots have much of?"
 
-# What the rules get wrong: question, answer, text, what a careful reader says, what the grader says instead.
+# The grader's errors: question, answer, text, a careful reader's mark, and the grader's mark.
 BLUNT: list[tuple[str, str, str, bool, bool]] = [
     # Wrongly wrong.
     (APPLES, "7", "3 + 4 = 7\n\n3", True, False),  # cut off at the start of a repetition
@@ -188,7 +188,7 @@ def test_what_the_rules_get_wrong_is_known(
     ],
 )  # fmt: skip
 def test_a_text_of_100_000_characters_is_marked_in_less_than_a_second(unit: str) -> None:
-    text = unit * (100_000 // len(unit)) + "x"  # at which every way to read the repetition fails
+    text = unit * (100_000 // len(unit)) + "x"  # every way to match the repetition fails at the end
     for prompt, answer in ((PRODUCT, "42"), (FRUIT, "B"), (NOVEL, "Jane Austen"), (VITAMIN, "A")):
         started = time.process_time()  # of this process alone, whatever else the machine does
         marked(text, answer, prompt=prompt)
@@ -236,7 +236,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
 
 
 def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_of(tmp_path: Path) -> None:
-    """Of ten sums, 7 end at the limit at full depth, of which one has its answer; 1 of the setting's."""
+    """Of ten sums, 7 end at the limit at full depth, one of them with its answer; of the setting's, 1 does."""
     prompts = [Prompt(f"{n}", f"sum {n}", answer="4") for n in range(10)]
     prompts.append(Prompt("open", "a story"))
     config = sweep_of("a-model", "sum", rules={"confidence": (0.9,)}, modes=["normal", "skip"]).model_copy(

@@ -1,4 +1,4 @@
-"""What settings do to kinds of prompts, against the same in pandas."""
+"""Effects of settings on kinds of prompts, against the same in pandas."""
 
 import json
 from random import Random
@@ -13,7 +13,7 @@ from eexit.quality.by_kind import COLUMNS, by_kind
 from eexit.quality.estimates import MIN_SAMPLES
 
 KEY = "skip/kl/1"
-# Two kinds by their ids, one by its name, of which two prompts are a group, and one of no kind.
+# Two kinds by their ids; one by its name, two prompts of which are a group; and one prompt of no kind.
 PROMPTS: list[dict[str, Any]] = [
     *({"id": f"sum-{number}", "prompt": f"{number}?"} for number in range(8)),
     *({"id": f"fact-{number}", "prompt": f"fact {number}"} for number in range(6)),
@@ -23,7 +23,7 @@ PROMPTS: list[dict[str, Any]] = [
 
 
 def runs() -> list[dict[str, Any]]:
-    """Two seeds; some runs failed, and facts bring no answers."""
+    """Return runs of two seeds; some failed, and facts have no answers."""
     random = Random(7)
     return [
         {

@@ -1,4 +1,4 @@
-"""Intervals: their definitions, and how often they contain what they should, by simulation.
+"""Intervals: their definitions, and their coverage by simulation.
 
 Shapes: D repeated draws, P prompts, R rounds.
 """
@@ -24,7 +24,7 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson(k: int, n: int) 
 
 
 def test_the_interval_of_a_paired_difference_has_the_published_formula() -> None:
-    """Bonett and Price 2012: with 1 added to each of the two cells, and 2 to n."""
+    """Bonett and Price 2012: 1 is added to each of the two cells, and 2 to n."""
     low, high = bonett_price(5, 12, 80)
     p, q = 6 / 82, 13 / 82
     half = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / 82)
@@ -63,7 +63,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]  # generator, n → (D, 
 
 
 def zero_inflated(generator: np.random.Generator, n: int) -> np.ndarray:
-    """The disagreement of a conservative setting: nothing for most prompts, mean 4 · 0.4 / 14.2 %."""
+    """Draw the disagreement of a conservative setting: nothing for most prompts, mean 4 · 0.4 / 14.2 %."""
     found: np.ndarray = np.where(generator.random((DRAWS, n)) < 0.4, generator.beta(1.2, 13, (DRAWS, n)), 0.0)
     return found
 

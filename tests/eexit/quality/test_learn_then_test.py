@@ -1,4 +1,4 @@
-"""Certified settings: how settings are put into sequences, and coverage of each way by simulation.
+"""Certified settings: their order in sequences, and the coverage of each procedure by simulation.
 
 Shapes: D repeated draws, P prompts, S settings, T tokens.
 """
@@ -64,30 +64,30 @@ def test_the_order_of_a_pilot_leaves_out_what_another_setting_beats() -> None:
 
 @dataclass(frozen=True)
 class Population:
-    """Settings with known risks, from the conservative end to the bold one, and how to draw their losses (D, P, S)."""
+    """Settings with known risks, from conservative to bold, and a function that draws losses (D, P, S)."""
 
     risk_S: np.ndarray
     draw: Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
 def ones(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
-    """A prompt is lost or not."""
+    """Draw losses of 0 or 1."""
     return (generator.random((DRAWS, PROMPTS, len(risk_S))) < risk_S).astype(float)
 
 
 def shares(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
-    """Beta-distributed: nothing of most prompts is lost, and much of some."""
+    """Draw beta-distributed losses: 0 for most prompts, and large for some."""
     return generator.beta(0.2 * risk_S, 0.2 * (1 - risk_S), (DRAWS, PROMPTS, len(risk_S)))
 
 
 def halves(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
-    """One of two seeds is lost: all losses are 0 or 0.5."""
+    """Draw losses of 0 or 0.5, where one of two seeds is lost."""
     lost: np.ndarray = 0.5 * (generator.random((DRAWS, PROMPTS, len(risk_S))) < 2 * risk_S)
     return lost
 
 
 def shares_that_rise(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
-    """What a conservative setting loses is lost by a bold one too: settings depend on each other."""
+    """Draw dependent losses: a bold setting also loses what a conservative one does."""
     hard = generator.random((DRAWS, PROMPTS, 1))
     lost: np.ndarray = (hard < risk_S).astype(float)
     return lost
@@ -116,7 +116,7 @@ def passed_on(losses: Sequence[np.ndarray]) -> Certified:
 
 
 def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4, n_tested_from: int | None = None) -> Certified:
-    """One sequence, in the order of the first prompts, tested on the others; the bolder a setting, the cheaper."""
+    """Test one sequence on the other prompts, in the order of the first ones; bolder settings are cheaper."""
     together = np.concatenate(losses, axis=2)
     n_settings = [loss_DPS.shape[2] for loss_DPS in losses]
     costs = np.concatenate([np.linspace(0.9, 0.5, n) - 0.001 * f for f, n in enumerate(n_settings)])
@@ -133,29 +133,30 @@ WAYS: Final[dict[str, Procedure]] = {PASSED_ON: passed_on, PARETO: pareto}
 
 
 def naive(losses: Sequence[np.ndarray]) -> Certified:
-    """Whatever has a mean within the bound."""
+    """Certify whatever has a mean within the bound."""
     return [loss_DPS.mean(axis=1) <= AT_MOST for loss_DPS in losses]
 
 
 def uncorrected(losses: Sequence[np.ndarray]) -> Certified:
-    """Every setting is tested as if it were the only one."""
+    """Test every setting as if it were the only one."""
     return [found <= 1 - CONFIDENCE for found in p_values(losses)]
 
 
 def unshared(losses: Sequence[np.ndarray]) -> Certified:
-    """Each family makes the whole error."""
+    """Give each family the whole error."""
     return [certified for loss_DPS in losses for certified in passed_on([loss_DPS])]
 
 
 def counting_tokens(losses: Sequence[np.ndarray]) -> Certified:
-    """The 40 tokens of a prompt are counted as if they were independent, where they are lost together."""
+    """Count the 40 tokens of a prompt as independent, although they are lost together."""
     repeated = [np.repeat(np.swapaxes(loss_DPS[:100], 1, 2), 40, axis=2) for loss_DPS in losses]
     return certify([exact_binomial(loss_DSP, AT_MOST) for loss_DSP in repeated], CONFIDENCE)
 
 
 def assert_covers(procedure: Procedure, population: Population, n_families: int) -> float:
-    """The share of draws in which any setting is certified whose risk is above the bound is at most δ, but for three
-    standard errors. Returns how often a setting was certified at all.
+    """Return how often any setting was certified, and assert the coverage.
+
+    Settings with a risk above the bound are certified in at most δ of the draws, up to three standard errors.
     """
     generator = np.random.default_rng(0)
     certified = procedure([population.draw(generator, population.risk_S) for _ in range(n_families)])
@@ -193,11 +194,11 @@ def test_what_is_not_valid_misses_the_bound_more_often(procedure: Procedure, pop
 
 
 def asked_until_certified(shares: Sequence[float], picks: bool = False) -> list[float]:
-    """The share of draws in which any ask so far makes a false certificate, after each ask of the same prompts.
+    """Return the share of draws with a false certificate so far, after each use of the same prompts.
 
-    Each ask has three settings, safe, just above the bound and bold, which lose other prompts than those of other asks.
-    An ask is made until one certifies what is above the bound. If it `picks`, it takes what was lost least on these
-    very prompts, among thirty.
+    Each use has three settings, safe, just above the bound and bold, and loses other prompts than other uses. A draw
+    ends when a setting above the bound is certified. If it `picks`, it takes the setting of thirty with the least loss
+    on these very prompts.
     """
     generator, draws, n = np.random.default_rng(5), 4000, 300
     certified_D, after = np.zeros(draws, dtype=bool), []
@@ -215,7 +216,7 @@ def asked_until_certified(shares: Sequence[float], picks: bool = False) -> list[
 
 @pytest.mark.parametrize("planned", [1, 2, 4])
 def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare_as_stated(planned: int) -> None:
-    """As many asks as were planned, or four where one was."""
+    """The prompts are used as often as planned, or four times where one use was planned."""
     n_asks = 4 if planned == 1 else planned
     first, *_, last = asked_until_certified([error_of_ask(CONFIDENCE, n + 1, planned) for n in range(n_asks)])
     assert (first if planned == 1 else last) > 0.01

@@ -1,4 +1,4 @@
-"""Where a text thinks and where it answers, by marks or by a pattern, and that grading reads the answer alone."""
+"""Thinking and answer of a text, by marks or by a pattern; grading reads only the answer."""
 
 import pytest
 
@@ -17,7 +17,7 @@ SUM = Prompt("0", "What is 3 + 4?", answer="7")
         ("assistant:<t>", "8?</t>7", "8?</t>", True, "7"),  # the template opens the chain
         ("<t>8?</t>", "7", "", True, "7"),  # a prefiller has it already
         ("<t>8, or", " 9?</t>7", " 9?</t>", True, "7"),
-        ("", "8?</t>7</t>", "8?</t>", True, "7</t>"),  # what closes first was opened out of sight
+        ("", "8?</t>7</t>", "8?</t>", True, "7</t>"),  # a chain that closes first was opened before the text
         ("", "7. <t>Or 8?", "<t>Or 8?", False, None),
         ("<t>", "", "", False, None),
         ("", "It is 7.", "", None, "It is 7."),

@@ -1,4 +1,4 @@
-"""What a right answer takes, against the same in pandas, and how often its interval contains it, by simulation."""
+"""The cost per right answer, against the same in pandas, and the coverage of its interval by simulation."""
 
 import json
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from eexit.quality.intervals import clopper_pearson
 from eexit.quality.per_right import COLUMNS, TAKEN, per_right
 
 KEY, ORACLE = "skip/confidence/0.9", "skip/kl/1"
-PROMPTS: list[dict[str, Any]] = [  # the last four are two groups, and the first says nothing of what is right
+PROMPTS: list[dict[str, Any]] = [  # the last four are two groups, and the first has no answer
     {"id": f"{number}", "prompt": f"{number}?", "group": None if number < 20 else number // 2} for number in range(24)
 ]
 
 
 def runs() -> list[dict[str, Any]]:
-    """Two seeds; some runs failed, some chains never closed."""
+    """Return runs of two seeds; some failed, some chains never closed."""
     random = Random(5)
     return [
         {
@@ -90,8 +90,8 @@ NORMAL_RIGHT: Final = 0.6
 
 
 def drawn(n: int, right: float) -> Iterator[list[np.ndarray]]:
-    """Costs and right answers of a setting and of normal: log-normal costs of skewness 3.3; what costs more is right
-    less often.
+    """Draw costs and right answers of a setting and of normal: log-normal costs of skewness 3.3; expensive texts are
+    right less often.
     """
     generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
     for _ in range(DRAWS):

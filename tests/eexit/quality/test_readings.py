@@ -1,4 +1,4 @@
-"""The grader beside a careful reader: how many texts they mark alike, of those that it was made with and of others."""
+"""The grader against a careful reader: how many texts both mark alike, among texts that shaped it and others."""
 
 import csv
 import tomllib
@@ -27,9 +27,9 @@ FORMS = tomllib.loads((FOLDER / "forms.toml").read_text("utf-8"))["asked"]
 
 
 def readings(file: str, held_out: bool) -> Iterator[tuple[str, Prompt, str, bool]]:
-    """Sort, prompt, text and whether it is right, of one half: a hash of what was asked and of the text draws it.
+    """Return kind, prompt, text and mark of one half, drawn by a hash of prompt and text.
 
-    What was written later, when the grader had been mended by those that were held out first, is held out as a whole.
+    Later texts, written after the grader was changed by the first held-out ones, are all held out.
     """
     for asked in tomllib.loads((FOLDER / file).read_text("utf-8"))["asked"]:
         sort, of = asked["sort"], asked.get("of")
@@ -42,7 +42,7 @@ def readings(file: str, held_out: bool) -> Iterator[tuple[str, Prompt, str, bool
 
 
 def agreement(file: str, held_out: bool) -> tuple[Counter[str], Counter[str]]:
-    """How many texts of each sort there are, and how many are marked as they were read."""
+    """Return the number of texts of each kind, and how many are marked like the reader's."""
     n: Counter[str] = Counter()
     alike: Counter[str] = Counter()
     for sort, prompt, text, right in readings(file, held_out):
@@ -86,7 +86,7 @@ def test_of_known_forms_as_many_are_right_as_are_wrong() -> None:
 
 
 def test_findings_has_how_many_later_texts_are_marked_alike() -> None:
-    """`grading.csv`, which FINDINGS.md prints: texts that had no part in making the grader, by sort."""
+    """`grading.csv`, which FINDINGS.md prints, has texts that didn't shape the grader, by kind."""
     rows: dict[str, Counter[str]] = {}
     for sort, prompt, text, right in (each for file in LATER for each in readings(file, held_out=True)):
         marked = mark(prompt, text).correct

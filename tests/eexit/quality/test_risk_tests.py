@@ -1,4 +1,4 @@
-"""p-values against sums of binomial terms and a bet made by hand, and what is built on them, by simulation.
+"""p-values against binomial sums and a bet computed by hand, and procedures with them, by simulation.
 
 Shapes: D repeated draws, P prompts.
 """
@@ -29,12 +29,12 @@ AT_MOST: Final = 0.05
 
 
 def lost(k: int, n: int) -> np.ndarray:
-    """Losses of n prompts, k of which are 1, in an order that tells nothing."""
+    """Return losses of n prompts, k of which are 1, in an uninformative order."""
     return np.random.default_rng(0).permutation(np.arange(n) < k).astype(float)
 
 
 def below(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) ≤ k)."""
+    """Return P(Bin(n, p) ≤ k)."""
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
 
 
@@ -79,7 +79,7 @@ def test_so_many_prompts_would_do_with_the_chance_that_is_meant(name: str, share
         drawn = np.random.default_rng(7).random((3000, n)) < share
         return float((test(drawn.astype(float), AT_MOST, 0.05) <= 0.05).mean())
 
-    # Where few losses are allowed, the chance jumps with n, and the least n that does may do better.
+    # Where few losses are allowed, the power jumps with n, and the least sufficient n may exceed it.
     assert POWER - 0.03 <= power(needed) <= POWER + 0.12, "and not 56 %, as if losses stayed exactly as they are"
     assert power(int(0.8 * needed)) < POWER
 
@@ -170,7 +170,7 @@ def test_no_test_certifies_what_is_above_the_bound_more_often_than_stated(name: 
 
 
 def test_the_exact_test_would_be_wrong_for_the_means_of_prompts_that_depend_on_each_other() -> None:
-    """What a test that counts prompts of a group as if they were independent gets wrong, by the size of groups."""
+    """The error of a test that counts prompts of a group as independent, by the size of groups."""
     generator = np.random.default_rng(0)
     wrong = []
     for size in (2, 5, 10):

@@ -16,14 +16,14 @@ from eexit.quality.learn_then_test import certify
 from eexit.quality.risk_tests import betting
 from eexit.quality.risks import RISKS, answers_tell, losses
 
-# Written out once more, for one run: number, normal's → loss.
+# The definitions again, for one run: number, normal's number → loss.
 BY_HAND: dict[str, Callable[[float, float], float]] = {
     "disagreement": lambda number, normal: number,
     "answers": lambda number, normal: float(normal == 1 and number == 0),
     "perplexity": lambda number, normal: 1 - normal / number if number > normal else 0.0,
     "judge": lambda number, normal: (normal - number) / 4 if number < normal else 0.0,
 }
-# The best that full depth could have said.
+# The highest probability under full depth.
 BEST = {"answers": 1.0, "perplexity": 1.0, "judge": 5.0}
 DRAW: dict[str, Callable[[Random], Any]] = {
     "disagreement": lambda random: random.random(),
@@ -35,7 +35,7 @@ CONFIGURATIONS = ["normal", "skip/kl/1", "skip/kl/2"]
 
 
 def runs_of(risk: str) -> list[dict[str, Any]]:
-    """Seven prompts, of which two have the same text; three seeds; some runs without a number, and some that failed."""
+    """Return seven prompts, two with the same text, and three seeds; some runs have no number, and some failed."""
     random = Random(risk)
     return [
         {
@@ -103,7 +103,7 @@ def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> Non
 
 
 N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 100, 0.95
-# Of a setting's run and that of normal: number and normal's where the setting keeps the answer, and where it loses it.
+# Numbers of the setting's run and of normal's, first where the setting keeps the answer, then where it loses it.
 KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), "perplexity": ((2, 2), (1e9, 1)),
                  "judge": ((4, 4), (1, 5))}  # fmt: skip
 
@@ -111,7 +111,7 @@ KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), 
 @pytest.mark.parametrize("fails", ["the setting", "normal"])
 @pytest.mark.parametrize("risk", RISKS)
 def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(risk: str, fails: str) -> None:
-    """Of a setting, 15 % of the prompts are lost, and on two in three of these a run fails: 10 % is not its risk."""
+    """A setting loses 15 % of the prompts, and a run fails on two thirds of these: its risk is not 10 %."""
     generator, runs = np.random.default_rng(0), []
     kept, lost = KEPT_AND_LOST[risk]
     for sweep, prompt in product(range(N_SWEEPS), range(N_PROMPTS)):
@@ -122,7 +122,7 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
             unit, number_of_run = f"{sweep}/{prompt}", None if error else float(number)
             identity = {"prompt_id": unit, "unit": unit, "configuration": key, "draw": "0"}
             runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
-    found = losses(RISKS[risk], pa.Table.from_pylist(runs))  # of all sweeps at once, which takes a tenth of the time
+    found = losses(RISKS[risk], pa.Table.from_pylist(runs))  # all sweeps at once take a tenth of the time
     order = np.argsort([int(unit.partition("/")[0]) for unit in found.units], kind="stable")
     loss_SP = found.of("skip/kl/1")[order].reshape(N_SWEEPS, N_PROMPTS)
     p_values = betting(loss_SP, 0.10)
@@ -133,10 +133,10 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
 
 @pytest.mark.parametrize("large_lost", [0.2, 0.1])
 def test_what_is_certified_of_groups_of_unequal_size_holds_for_groups_and_not_for_prompts(large_lost: float) -> None:
-    """One group in ten has twenty prompts, and is lost with this chance; the others have one prompt, and keep it.
+    """One group in ten has twenty prompts, and is lost with this probability; the others have one, which isn't lost.
 
     With 0.2, the risk is at the bound of groups, 2 %, and 13.8 % of prompts are lost: certificates of groups are rare.
-    With 0.1, half as much is lost: many are certified, of which none would be true of prompts.
+    With 0.1, half as much is lost: many are certified, and none would hold for prompts.
     """
     at_most, n_groups, n_sweeps = 0.02, 400, 300
     generator = np.random.default_rng(0)

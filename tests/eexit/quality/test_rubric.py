@@ -1,4 +1,4 @@
-"""What a judge is asked, and what its answers mean."""
+"""A judge's prompt, and the meaning of its answers."""
 
 import json
 

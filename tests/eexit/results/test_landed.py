@@ -1,4 +1,4 @@
-"""Reading landed runs and their tokens: whole runs, however tokens are cut, and never a part of one."""
+"""Reader of committed runs and their tokens: whole runs, however tokens are split over batches."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ TOKENS = [
 
 
 def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -> str:
-    """A shard of runs of these lengths, with these rows of tokens; returns its name."""
+    """Write a shard of runs of these lengths, with these token rows; return its name."""
     rows = [{"run_id": name, "status": "ok", "n_tokens": n, "prompt_id": name.upper()} for name, n in lengths.items()]
     name, content = name_of(lengths), encode_tokens(pa.Table.from_pylist(tokens))
     store.publish(tokens_name(name), content)

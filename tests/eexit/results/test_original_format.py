@@ -69,7 +69,7 @@ def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any
 
 def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel) -> None:
     class Words:
-        """The least of a tokenizer."""
+        """A minimal tokenizer."""
 
         eos_token_id = None
 

@@ -1,4 +1,4 @@
-"""A change of any bit in a sealed file is detected, and so is a file without a seal."""
+"""A change of any bit in a checksummed file is detected, and so is a file without a checksum."""
 
 import io
 

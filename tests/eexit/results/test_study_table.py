@@ -1,4 +1,4 @@
-"""A table about a finished sweep: what is published is read, copied and reported, and damage is never read as data."""
+"""Study tables of a finished sweep: published rows are read, copied and reported, and damage is never read as data."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ def test_what_is_published_is_read_in_the_order_of_calls(table: Table, tmp_path:
     named = dict.fromkeys(table.once, "")
     table.publish(store, "f" * 32, [blank(table) | named | started(1)])
     table.publish(store, "a" * 32, [blank(table) | dict.fromkeys(named, "other") | started(2)] * 2)
-    table.publish(store, "a" * 32, [blank(table) | dict.fromkeys(named, "other") | started(2)])  # in place of that
+    table.publish(store, "a" * 32, [blank(table) | dict.fromkeys(named, "other") | started(2)])  # replaces the first
     (tmp_path / table.name / "mine.txt").touch()
     assert table.files(store) == [table.file("a" * 32), table.file("f" * 32)]
     rows = table.read(store)

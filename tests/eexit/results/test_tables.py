@@ -1,4 +1,4 @@
-"""What columns say of themselves."""
+"""Definitions of columns."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A sweep that asks full depth less than everything: what is null, what says so, and what can't be asked of it."""
+"""A sweep that observes less than everything at full depth: which columns are null, and what it can't be used for."""
 
 import json
 import re
@@ -32,7 +32,7 @@ ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full 
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sweep with each `--observe`, in folders of these names."""
+    """Return the same sweep with each `--observe`, in folders of these names."""
     folder = tmp_path_factory.mktemp("unobserved")
     save_byte_model(folder / "model")
     for observe in UNOBSERVED:
@@ -72,7 +72,7 @@ def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, ob
 
 
 def assert_alike(mine: pd.Series, theirs: pd.Series) -> None:
-    """Lists of numbers are flattened."""
+    """Assert that columns are equal; lists of numbers are flattened."""
     if mine.dtype == object and isinstance(mine.dropna().iloc[:1].squeeze(), np.ndarray):
         mine, theirs = (pd.Series(np.concatenate(each.dropna().to_list())) for each in (mine, theirs))
     pd.testing.assert_series_equal(mine, theirs, rtol=1e-4, atol=1e-5)

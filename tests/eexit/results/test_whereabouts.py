@@ -1,4 +1,4 @@
-"""Nothing is written into a folder of results or of learned exits by a command whose own it is not."""
+"""No command writes into a folder of results or artefacts that isn't its own."""
 
 import os
 from collections.abc import Callable
@@ -31,7 +31,7 @@ SWEEP = Manifest(
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep, an evaluation without one, an artefact with its texts' sweep, a training, and ways that lead there."""
+    """Return a sweep, an evaluation without one, an artefact with its texts' sweep, a training, and paths into them."""
     for name in ("mine", "learned/texts"):
         store = open_store(tmp_path / name)
         store.publish(MANIFEST, encode(SWEEP))

@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from naive_scores import score_naively
 from own_tasks import CHOICE, PAGES, WORDS, save_tasks
+from reference.generation import generate_one
 from references import decoder_of, remembering
 from traces import traces_of
 
@@ -28,7 +29,6 @@ from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, Exit, Normal
-from eexit.reference.generation import generate_one
 from eexit.studies.harness.__main__ import main
 from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampling
 from eexit.sweeps.generator import ModelGenerator

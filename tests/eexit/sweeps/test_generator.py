@@ -31,8 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) -> None:
     config = SweepConfig(
         model=str(model), prompts=(Prompt(id="0", prompt="Why?"), Prompt(id="1", prompt="How?")), seeds=(3, 4),
-        modes=("normal", "skip"), rules={"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0,)}, draft=("3:2",),
-        exit_every=3, max_new_tokens=N_TOKENS, dtype="float32", temperature=temperature,
+        modes=("normal", "skip"), rules={"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0,)},
+        draft=() if temperature else ("3:2",), exit_every=3, max_new_tokens=N_TOKENS, dtype="float32",
+        temperature=temperature,
     )  # fmt: skip
     runs = list(plan_runs(config))
     generator, generated, ended = ModelGenerator(config, "cpu"), list[int](), list[int]()

@@ -8,7 +8,7 @@ from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.reading import read_layers
+from eexit.decode.predictors import LMHead
 from eexit.decode.requests import Decoding, Request
 from eexit.plan.configuration import Normal
 from eexit.training.streams import streams
@@ -32,7 +32,7 @@ def test_reading_the_streams_gives_the_kls_that_were_recorded(architecture: str)
     model = shared_model(architecture)
     texts, kl_NE = texts_of(model)
     states_NXW = streams(decoder_of(model), texts, DECODING.exitable_layers)
-    reading = read_layers(decoder_of(model), states_NXW, DECODING)
+    reading = LMHead(decoder_of(model), DECODING).read_layers(states_NXW)
     np.testing.assert_allclose(reading.kl_BE.numpy(), kl_NE, rtol=1e-4, atol=1e-4)
     assert reading.likeliest_BX[:, -1].tolist() == [token for text in texts for token in text.token_ids]
 

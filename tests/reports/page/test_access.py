@@ -27,8 +27,8 @@ PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 
 @pytest.mark.parametrize(
     ("route", "scheme"),
-    # In the dark, one of each kind of page that has colours of its own. What the overview has folded, as tables of
-    # charts, axe sees in that of a sweep with answers.
+    # In the dark scheme, one page of each kind with particular colours. The folded parts of an overview, such as
+    # tables of charts, are checked on a sweep with answers.
     [*((route, "light") for route in ("#/", *ROUTES[1:])), *((route, "dark") for route in ("#/", *DARK))],
 )
 def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> None:
@@ -58,7 +58,7 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
 
 
 def test_a_token_that_is_scrolled_into_view_leaves_the_tab_key_where_it_was(visit: Visit) -> None:
-    """Browsers go on behind what `scrollIntoView` has shown, unless something has the focus."""
+    """After `scrollIntoView`, browsers continue from the element, unless something has the focus."""
     page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/23", viewport=(("width", 1280), ("height", 250)))
     place = page.locator(".pinned").bounding_box()
     assert 0 < place["y"] < 250 - place["height"]
@@ -66,7 +66,7 @@ def test_a_token_that_is_scrolled_into_view_leaves_the_tab_key_where_it_was(visi
 
 
 def tabbed(page: Page, n: int) -> list[str]:
-    """What has the focus after each of n tab keys."""
+    """Return what has the focus after each of n tab keys."""
     stops = []
     for _ in range(n):
         page.keyboard.press("Tab")
@@ -109,7 +109,7 @@ def test_paper_is_white_and_has_the_charts_where_they_come_from_and_what_was_cho
 
 @contextmanager
 def printed(page: Page) -> Iterator[None]:
-    """On paper nothing is folded; afterwards all is as it was before."""
+    """Assert that nothing is folded on paper, and that the page is as before afterwards."""
     folded, opened = (page.locator(f"main details{those}") for those in (":not([open], .screen)", "[open]"))
     n_folded, n_opened, address = folded.count(), opened.count(), page.url
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -156,7 +156,7 @@ def test_paper_has_what_is_right_or_wrong(walk: Walk, answered: Path) -> None:
 
 
 def test_nothing_shows_through_the_headings_of_a_table(walk: Walk, answered: Path) -> None:
-    """They are opaque, and lie above all that has moved beneath them."""
+    """Headings are opaque, and above all content that scrolls beneath them."""
     page = walk("#/p/3?prompt.numbers=true", path=answered, viewport=PHONE)
     scroll = page.locator(".fold .scroll")
     scroll.locator("td").first.evaluate(
@@ -200,7 +200,7 @@ def test_runs_are_saved_as_csv(walk: Walk) -> None:
     assert failed[0]["error"].startswith("CUDA out of memory")
 
 
-SAVED = {  # by the title of what is saved: how many rows there are, and what is in the first
+SAVED = {  # title of what is saved → number of rows, and content of the first
     "Quality against cost": (7, {"configuration": "normal"}),
     "Where tokens exit": (7 * 6, {"configuration": "normal", "exit_layer": "5", "share": "0"}),
     "Side by side": (6, {"other": "unfrozen/kl/0.5", "base": "normal"}),

@@ -1,4 +1,4 @@
-"""The overview's section "Side by side": what is compared, and that it is never what is held equal."""
+"""The overview's section "Side by side": which comparisons it offers, and never of the measure that is equal."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def match_at(page: Page, at: str) -> None:
 def test_a_rule_stands_beside_a_mix_and_what_is_held_equal_is_neither_compared_nor_offered(
     walk: Walk, answered: Path
 ) -> None:
-    """To hold a measure equal moves to what the mix is best by."""
+    """If the chosen measure is made equal, the choice moves to the measure by which the mix is the best."""
     page, moved = walk(MIXES, path=answered), {}
     section(page).locator("summary").click()
     for at, held in HELD.items():
@@ -79,9 +79,9 @@ def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_
 
 @pytest.fixture(scope="module")
 def across_modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two modes with a rule, `fixed` at one layer, and controls that have the exits of one of them.
+    """Return the report of two modes with a rule, `fixed` at one layer, and controls with one mode's exits.
 
-    The frozen mode loses two answers of ten under the rule and four under its exits.
+    The frozen mode loses two answers of ten under the rule, and four under the rule's exits.
     """
     exits_of = Control("unfrozen/confidence/0.7", ())
     marks: dict[Configuration, str] = {Normal(): "✓" * 10}

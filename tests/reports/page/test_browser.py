@@ -121,7 +121,7 @@ FAR = {
 
 
 def test_how_far_a_text_is_normals_is_said_in_words(walk: Walk, tmp_path: Path) -> None:
-    """Of a prompt for each."""
+    """One prompt for each case."""
     runs = [
         run_rows(str(prompt), "?", mode, k, pieces)
         for prompt, other in enumerate(FAR.values())

@@ -1,4 +1,4 @@
-"""The page as a file: what it contains, what it must never contain, and pages of incomplete sweeps."""
+"""The page as a file: its content, what it must never contain, and pages of incomplete sweeps."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ from reports.shared.per_configuration import per_configuration
 
 
 def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarray]:
-    """The columns of a kind of the first prompt: numbers × tokens, from bytes that stand apart."""
+    """Return the columns of a kind of the first prompt, numbers × tokens, from bytes that are stored apart."""
     content, found, start = np.frombuffer(blob(page, f"{kind}-0"), np.uint8), {}, 0
     n = sum(run["n"] for run in data["prompts"][0]["runs"])
     for name, dtype, width in data["kinds"][kind]:
@@ -100,7 +100,7 @@ def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Pa
 
 
 def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
-    """To three digits, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
+    """Exit scores have three digits, and are NaN where there is none. Scores that are the KL are stored once."""
     own = Exit("unfrozen", "similarity", 0.95).columns
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     generations, tokens = [], []
@@ -125,7 +125,7 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
 
 
 def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the first run, without evidence, as a rule that looks at nothing leaves them."""
+    """Return the first run's tokens without exit scores, as of a rule that has none."""
     return [token | {"evidence": None} for token in tokens[:3]]
 
 
@@ -150,7 +150,7 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
     assert said == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
     assert top["top"][:, 1].tolist() == [0] * 18
     assert top["top_prob"][0].tolist() == [153, 0, 153]
-    # Position 0 and 2 are token 7's; its text is known now.
+    # Positions 0 and 2 are token 7, whose text is known now.
     assert pieces[columns_of(page, data, "more")["said"][0, 0] - 1] == "t7"
 
 
@@ -166,7 +166,7 @@ def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path
 
 
 def packed_of(folder: Path) -> Packed:
-    """The tokens of all prompts of a sweep, as its page has them."""
+    """Return the tokens of all prompts of a sweep, as on its page."""
     sweep = read_sweep(str(folder))
     return pack(sweep, sweep.generations, list(sweep.prompts))
 
@@ -181,7 +181,7 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
-    """Of texts whose words are as frequent as those of a language."""
+    """The texts' words are as frequent as a language's."""
     draw = np.random.default_rng(0)
     runs = [
         run_rows(str(prompt), "?", mode, k, [f" word{number}" for number in draw.zipf(1.5, 400) % 500])
@@ -231,7 +231,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], 
 
 @pytest.fixture(scope="module")
 def two(make_sweep: MakeSweep) -> Path:
-    """A sweep of two prompts."""
+    """Return a sweep of two prompts."""
     return make_sweep(2)
 
 

@@ -1,4 +1,4 @@
-"""What charts write: tooltips without holes, differences in points, and names that tell settings apart."""
+"""Content of charts: tooltips without gaps, differences in points, and names that distinguish settings."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_tooltip_leaves_out_what_is_not_known(walk: Walk, answered: Path) -> N
 
 
 def symbols_of(svg: str) -> list[tuple[float, float]]:
-    """Where a chart's symbols are on its canvas, in pixels; the picture's first group is where the plot begins."""
+    """Return the positions in pixels of a chart's symbols on its canvas; the plot begins at the first group."""
     (left, top), *places = [
         (float(x), float(y))
         for x, y in re.findall(r'<(?:g|path)[^>]* transform="translate\(([-\d.]+),([-\d.]+)\)"', svg)
@@ -75,7 +75,7 @@ def test_each_exit_set_of_a_rule_has_a_line_of_its_own() -> None:
 
 
 def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Path) -> None:
-    """Of the settings, the bolder one loses; at the same saving, the one with fewer right answers is beaten."""
+    """The bolder setting loses answers; of two with the same saving, the one with fewer right answers is beaten."""
     sweep = read_sweep(str(answered.parent))
     chart = drawn(sweep)["quality"]
     variant, rows = variant_of(chart, "Accuracy"), chart["table"]["rows"]
@@ -93,7 +93,7 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
 
 
 def points_of(layers: list[dict[str, Any]], rows: list[dict[str, Any]], mark: str) -> int:
-    """How many points a drawn line has."""
+    """Return the number of points of a drawn line."""
     svg = vl_convert.vegalite_to_svg({"layer": layers, "data": {"name": "rows"}, "datasets": {"rows": rows}})
     (path,) = re.findall(rf'class="mark-{mark} role-mark[^>]*><path [^>]*d="([^"]+)"', svg)
     return len(re.findall(r"[ML]", path))

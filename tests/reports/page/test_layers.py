@@ -1,4 +1,4 @@
-"""Most likely tokens of layers: the teacher's at each layer, the student's at the exit, and the grid over a text."""
+"""Most likely tokens of layers: the full-depth pass at each layer, the early-exit pass at the exit, and the grid."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ PHONE = (("width", 360), ("height", 740))
 
 
 def recorded_rows(mode: str, k: float | None, student: bool) -> Run:
-    """Four tokens with what full depth would have said at each layer: its own token from rank 3 on. At positions 2 and
-    3 the student had something else, if it was recorded.
+    """Return four tokens with the full-depth pass's tokens at each layer, full depth's own from rank 3 on.
+
+    At positions 2 and 3, the early-exit pass had another token, if it was recorded.
     """
     row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
     for i, token in enumerate(rows):
@@ -89,7 +90,7 @@ def test_the_tokens_csv_has_what_each_was_read_from(walk: Walk, recorded: Path) 
 
 
 def open_grid(page: Page) -> Any:
-    """In a wide window, it is open."""
+    """Return the grid, which is open in a wide window."""
     if page.viewport_size["width"] < 1100:
         page.locator("summary", has_text="Layers × positions").first.click()
     grid = page.locator(".grid table").first
@@ -153,7 +154,7 @@ def test_the_grid_stays_as_it_is_from_run_to_run(walk: Walk, recorded: Path) -> 
     page.get_by_role("heading", name="normal on prompt 0").wait_for()
     assert page.locator(".grid table").count() == 1
     page.locator("summary", has_text="Layers × positions").click()
-    page.wait_for_url("**?grid=false")  # a link leads to what is seen
+    page.wait_for_url("**?grid=false")  # a link opens the visible state
     page.evaluate("location.hash = '#/p/0/frozen_residual/kl/1'")
     page.get_by_role("heading", name="frozen_residual/kl/1 on prompt 0").wait_for()
     assert page.locator(".grid table").count() == 0

@@ -1,4 +1,4 @@
-"""Addresses restore what was shown, or say what is missing. Also the pane, search and side files."""
+"""Addresses restore the page's state, or state what is missing. Also the pane, search and side files."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
+    """Return one prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
     modes = {"normal": None, "unfrozen": 1.0}
     runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in modes.items()]
     for row, rows in runs:

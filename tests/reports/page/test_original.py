@@ -52,7 +52,7 @@ RESULTS: list[dict[str, Any]] = [
 
 
 def drawn(results: list[Any]) -> dict[str, Any]:
-    """The data that the page would get."""
+    """Return the data of the page."""
     data: dict[str, Any] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
     return data
 

@@ -1,4 +1,4 @@
-"""The overview answers first: its order and length, what its toggles show, and that every choice is in the address."""
+"""The overview answers first: its order and length, its toggles, and every choice in the address."""
 
 import json
 import re
@@ -158,7 +158,7 @@ def test_what_a_view_shows_is_saved_with_how_many_of_how_many(walk: Walk, answer
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_any_state_of_toggles(walk: Walk, answered: Path, axe: str, scheme: str) -> None:
-    """Where a choice changes one section, in that alone."""
+    """If a choice changes one section, only that section is checked."""
     found = list[Any]()
     page = walk("#/", path=answered, color_scheme=scheme)
     beside = page.locator("[data-chart=beside]")

@@ -1,4 +1,4 @@
-"""A served report: which requests it answers, how it follows its sweep, and how it ends."""
+"""A served report: the requests that it answers, updates from its sweep, and its end."""
 
 import http.client
 import os
@@ -34,7 +34,7 @@ Followed = Callable[[str, list[tuple[str, float | None]]], tuple[Page, Callable[
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """served(folder, options) → a running server of its report."""
+    """Yield served(folder, options) → a running server of its report."""
     servers = []
 
     def served(folder: Path, options: PageOptions | None = None) -> Server:
@@ -52,7 +52,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for tests that only ask, of a sweep that stays as it is."""
+    """Yield a server of a sweep that doesn't change, for tests that only send requests."""
     with make_server(
         str(make_sweep(1, NORMAL_ALONE)), 0, str(tmp_path_factory.mktemp("pages")), PageOptions()
     ) as server:
@@ -62,7 +62,7 @@ def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def grows(make_sweep: MakeSweep, folder: Path, configurations: list[tuple[str, float | None]]) -> Growing:
-    """A sweep of two prompts, the second of which hasn't landed yet, and a function that lets it land."""
+    """Return a sweep of two prompts, the second uncommitted so far, and a function that commits it."""
     n_runs = 2 * len(configurations)
     shutil.copytree(make_sweep(1, configurations, n_runs=n_runs), folder)
 
@@ -77,7 +77,7 @@ def grows(make_sweep: MakeSweep, folder: Path, configurations: list[tuple[str, f
 
 @pytest.fixture
 def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
-    """One whose report takes little time."""
+    """Return such a sweep whose report takes little time."""
     return grows(make_sweep, tmp_path / "growing", NORMAL_ALONE)
 
 
@@ -228,7 +228,7 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
 def followed(
     context: Context, served: Served, make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Followed]:
-    """followed(route, configurations) → an open page, and a function that lets the rest of its sweep land."""
+    """Yield followed(route, configurations) → an open page, and a function that commits the rest of its sweep."""
     monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
     pages: list[Page] = []
     wrong: list[str] = []

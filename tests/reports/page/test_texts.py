@@ -1,4 +1,4 @@
-"""The overview's strip; its table of runs, what it is filtered by and what that drives; and the surest wrong exits."""
+"""The overview's strip; its table of runs, with its filters and their effects; and the overconfident exits."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LOST, GAINED, DIFFER = (
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten prompts of two kinds, of which a setting only gains, one loses more than it gains, and one does neither."""
+    """Return ten prompts of two kinds; one setting only gains, one loses more than it gains, and one does neither."""
     folder = graded(
         tmp_path_factory.mktemp("texts") / "s",
         {Normal(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
@@ -31,7 +31,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(str(folder), folder / "report.html")
 
 
-# What is seen and red, other than tokens and what has the colour of a layer.
+# Visible red elements, except tokens and colours of layers.
 RED = """() => [...document.querySelectorAll("body *")].filter((element) => {
   if (element.closest(".t, .swatch, .bar") || !element.checkVisibility()) return false;
   const style = getComputedStyle(element);
@@ -49,7 +49,7 @@ def section(page: Page) -> Page:
 
 
 def shown(page: Page) -> list[str]:
-    """The marks of full depth and of the setting in each row, once they are drawn."""
+    """Return the marks of full depth and of the setting in each row, once they are drawn."""
     section(page).locator("tbody tr").first.wait_for()
     rows = section(page).locator("tbody tr").all()
     marks = [row.locator("td.written .right, td.written .wrong").all_inner_texts() for row in rows]
@@ -216,7 +216,7 @@ def test_red_is_late_and_nothing_else(walk: Walk, marked: Path, scheme: str) -> 
 
 
 def test_bold_is_what_the_other_text_does_not_have(walk: Walk, tmp_path: Path) -> None:
-    """In the overview's table, in which words are compared, and on the pages of the prompt and of the run."""
+    """This holds in the overview's table, which compares words, and on the pages of prompt and run."""
     told = {("normal", None): "the cat sat on it", ("unfrozen", 1.0): "the dog sat on us"}
     runs = [run_rows("0", "?", *of, [f" {word}" for word in words.split()]) for of, words in told.items()]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")

@@ -1,4 +1,4 @@
-"""Pages of words: what each setting wrote on a prompt, and a run's text with its tokens."""
+"""Pages of texts: the settings' texts on a prompt, and a run's text with its tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ THRESHOLD = Exit("unfrozen", "confidence", 0.97)
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One prompt: two settings write what full depth writes, a third something else, which is wrong."""
+    """Return one prompt: two settings write full depth's text, a third another one, which is wrong."""
     runs = []
     texts: dict[tuple[str, float | None], list[str]] = {
         ("normal", None): ["A", " cat", "  sat", " "],
@@ -127,7 +127,7 @@ def test_on_a_phone_the_panel_is_small_and_closes(walk: Walk, written: Path) -> 
 
 
 def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
-    """Texts, exits and answers, without what full depth would have said."""
+    """Texts, exits and answers are shown, without full depth's tokens."""
     runs = []
     unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
     for prompt in range(6):

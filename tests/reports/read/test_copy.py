@@ -1,4 +1,4 @@
-"""A copy of results in few files, as cluster/README.md has it: pandas and a report read of it what they were."""
+"""A copy of results in few files, as in cluster/README.md: pandas and a report read the same from it."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from reports.read.sweep import read_sweep
 
 @pytest.fixture
 def copied(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A sweep of several shards, and its copy by the recipe."""
+    """Return a sweep of several shards, and its copy by the recipe."""
     original = make_sweep(6, CONFIGURATIONS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()

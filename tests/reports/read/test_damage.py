@@ -1,4 +1,4 @@
-"""Damaged results: a report leaves out damaged files and says so, without a traceback."""
+"""Damaged results: a report leaves out damaged files and names them, without a traceback."""
 
 import runpy
 import shutil
@@ -14,8 +14,8 @@ from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
 from reports.read.sweep import read_sweep
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
-N_RUNS, N_TOKENS = 3, 24  # runs of each prompt, and tokens of each run
-ALL = 3 * N_RUNS  # those of three prompts
+N_RUNS, N_TOKENS = 3, 24  # runs per prompt, and tokens per run
+ALL = 3 * N_RUNS  # of three prompts
 
 
 def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
@@ -29,7 +29,7 @@ def of_prompt(table: pa.Table, *prompt_ids: str) -> pa.Table:
 
 @pytest.fixture
 def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
-    """A sealed shard for each of three prompts, with all runs of it."""
+    """Return a folder with a checksummed shard for each of three prompts, with all runs of the prompt."""
     folder = shutil.copytree(make_sweep(3, CONFIGURATIONS[:N_RUNS]), tmp_path / "results")
     generations, tokens = tables(folder)
     for number in range(3):

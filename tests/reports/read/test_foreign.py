@@ -1,6 +1,6 @@
-"""A file of the original format that another program wrote, compared with the same numbers computed by pandas.
+"""A file of the original format by another program, compared with the same numbers computed by pandas.
 
-Its model has 28 layers. `exitable_layers` ends with the final layer, `layer_distribution` counts early exits alone, and
+Its model has 28 layers. `exitable_layers` ends with the final layer, `layer_distribution` counts early exits only, and
 `chosen_exit_layers` has 27 for tokens that exit at the final layer.
 """
 
@@ -77,7 +77,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(path: Path) -> pd.DataFrame:
-    """One row per run, computed from the JSON without code of the report."""
+    """Return one row per run, computed from the JSON without the report's code."""
     rows = []
     for prompt, entry in enumerate(json.loads(path.read_text())):
         normal = entry["results"][0]["evaluation"]["tokens"]
@@ -173,7 +173,7 @@ def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
 
 
 def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
-    """The file with some keys of every evaluation changed, or removed where the value is None."""
+    """Write the file with some keys of every evaluation changed, or removed where the value is None."""
     results: list[dict[str, Any]] = json.loads(path.read_text())
     for entry in results:
         for run in entry["results"]:
@@ -183,7 +183,7 @@ def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
 
 
 def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Path, table: pd.DataFrame) -> None:
-    """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
+    """Otherwise 3.8 % would become 11.5 %: a distribution's early exits are not all tokens."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
     mix = exit_mix(sweep)
     at_5 = mix[(mix["configuration"] == "unfrozen/kl/0.5") & (mix["exit_layer"] == 5)]["share"].item()
@@ -206,7 +206,7 @@ def test_what_cannot_be_counted_is_absent(path: Path) -> None:
 
 
 def test_a_first_token_that_statistics_leave_out_was_not_decided(path: Path) -> None:
-    """As in our own files: 25 of 26 tokens are counted, since the first is always read from the final layer."""
+    """As in our own files, 25 of 26 tokens are counted, since the first one always exits at the final layer."""
     results = json.loads(path.read_text())
     run = results[0]["results"][1]["evaluation"]
     run["chosen_exit_layers"][0] = 27

@@ -1,4 +1,4 @@
-"""Labels, tooltips, fading and order must not mislead the reader; and search finds what it should."""
+"""Labels, tooltips, fading and order don't mislead the reader, and search finds what it should."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
     )
 
 
-# Positions on a canvas's points in the page, row by row: pixels that are coloured, as those around them are. Only marks
-# are coloured, while the paper, axes and texts are grey; and bars, which tell nothing, are thinner.
+# Positions of a canvas's points in the page, row by row: coloured pixels among coloured ones. Only marks are coloured;
+# paper, axes and texts are grey, and bars, which have no tooltips, are thinner.
 ON_POINTS = """canvas => {
   const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const scale = canvas.getBoundingClientRect().width / width;
@@ -48,7 +48,7 @@ ON_POINTS = """canvas => {
 
 
 def tooltips(page: Page, key: str) -> Iterator[str]:
-    """The tooltips of points, from the topmost on."""
+    """Return the tooltips of points, from the topmost on."""
     page.locator(f"[data-chart={key}] .chart:has(canvas[aria-label])").wait_for()
     canvas = page.locator(f"[data-chart={key}] canvas").first
     canvas.scroll_into_view_if_needed()
@@ -89,7 +89,7 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
     configurations = [configuration(mode, k) for mode, k in CONFIGURATIONS]
     keys, rows = [c.key for c in configurations], []
     for i, known in enumerate(configurations[1:]):
-        few = i == 0  # of the first too few prompts are left for an interval
+        few = i == 0  # the first has too few prompts for an interval
         row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
         ends = {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8}
         rows.append(row | ends | {"order": i})
@@ -118,7 +118,7 @@ def test_layers_keep_their_colours_under_forced_colours(walk: Walk, scheme: str)
     assert page.locator(".t.r0").first.evaluate(colour) == "rgb(44, 79, 163)"
     assert page.locator(".legend .swatch").nth(3).evaluate(colour) == "rgb(252, 199, 95)"
     assert page.locator(".pane .bar.c1").first.evaluate(colour) == "rgb(91, 155, 208)"
-    text = "e => getComputedStyle(e).color"  # of what has no fill: the reader's own
+    text = "e => getComputedStyle(e).color"  # of an element without fill: the page's own
     assert page.locator(".t.r5").first.evaluate(text) == page.locator("main p").first.evaluate(text)
 
 

@@ -1,4 +1,4 @@
-"""What a setting does to each kind of prompt: whether one carries its losses, and what is drawn of it."""
+"""Effects of settings on each kind of prompt: which kind has the losses, and the section's chart."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from reports.read.sweep import read_sweep
 from reports.sections.by_kind import found_by_kind, kind_figure
 
 SETTING = Exit("skip", "confidence", 0.9)
-DRAWN = Exit("skip", "predicted_kl", 1.0)  # whose runs differ between seeds, unlike those of normal
+DRAWN = Exit("skip", "predicted_kl", 1.0)  # its runs differ between seeds, unlike those of normal
 
 
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
-    """A sweep of two seeds, in which the setting loses what is a sum."""
+    """Return a sweep of two seeds, in which the setting loses the sums."""
     marks: dict[Configuration, str] = {Normal(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
     about = json.loads((graded(folder, marks, seeds=(0, 1)) / "sweep.json").read_text())
     about["config"]["temperature"] = 0.0

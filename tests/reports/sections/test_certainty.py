@@ -1,4 +1,4 @@
-"""Where tokens become certain: what the section draws of the layers of `normal`."""
+"""Where tokens become certain: the section's chart of the layers of `normal`."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ SURE_AND_RIGHT = [(0.6, 7)] * 3 + [(0.95, 7)] * 3
 
 
 def sweep_in(folder: Path, of_kind: dict[str, list[tuple[float, int]]]) -> Path:
-    """Six prompts of each kind, at whose tokens each layer has this probability and likeliest token."""
+    """Return six prompts of each kind; at their tokens, each layer has this probability and likeliest token."""
     runs = []
     for kind, said in of_kind.items():
         top: dict[str, Any] = {"top_prob": [[p] for p, _ in said], "top_token_ids": [[token] for _, token in said]}

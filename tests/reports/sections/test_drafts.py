@@ -1,4 +1,4 @@
-"""The section on drafts: what was accepted, how fast they are, and whether any beats plain decoding."""
+"""The section on drafts: acceptance, speed, and whether any draft beats plain decoding."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
 
 
 def counts(draft: Draft, prompt: int) -> dict[str, float]:
-    """Ten drafted tokens of each prompt, and a pass for each four decided ones, which later prompts have more of."""
+    """Return ten drafted tokens per prompt, and a pass per four decided tokens, of which later prompts have more."""
     accepted, decided = 2 + prompt % 3 + draft.layer // 10, 4 * (prompt + 2)
     return {
         "drafted": 10, "accepted": accepted, "acceptance": accepted / 10, "acceptance_per_token": 0.5 + prompt / 20,
@@ -42,7 +42,7 @@ def counts(draft: Draft, prompt: int) -> dict[str, float]:
 
 
 def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequence[Draft] = PAIRS) -> Path:
-    """`normal`, an online rule if there are to be `exits`, and the drafts, the last of which come first."""
+    """Return `normal`, an online rule if there are `exits`, and the drafts, the last of which come first."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
         full = {"cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
@@ -54,7 +54,7 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
             run_id = f"{prompt}-{columns.get('configuration', mode)}"
             generations.append(row | columns | {"run_id": run_id})
             named = {name: value for name, value in columns.items() if name in FIXED}
-            drafts = columns.get("mode") == "draft"  # of which full depth agrees with every other one
+            drafts = columns.get("mode") == "draft"  # full depth agrees with every other token
             tokens += [
                 token | named | {"run_id": run_id, "drafted": drafts and token["position"] % 2 == 1} for token in rows
             ]
@@ -62,7 +62,7 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
 
 
 def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> None:
-    """The seconds of each contender in each round of one call of `jobs/timings.py`."""
+    """Write the seconds of each configuration in each round of one call of `jobs/timings.py`."""
     rows = [
         {
             "timing_id": "1" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,
@@ -84,7 +84,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def timed(bare: Path, tmp_path: Path) -> Callable[..., Sweep]:
-    """timed(seconds) → the sweep with what it took at a batch size of 1, in each of so many rounds."""
+    """Return timed(seconds) → the sweep with these seconds at batch size 1, in each round."""
 
     def timed(seconds: dict[str, float], rounds: int = 6, batches: Sequence[int] = (1,)) -> Sweep:
         folder = tmp_path / "s"
@@ -144,7 +144,7 @@ def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path)
     row = rows.loc["draft/10:2"]
     assert row["acceptance"] == pytest.approx(accepted.sum() / 60)
     assert [row["acceptance_low"], row["acceptance_high"]] == pytest.approx([share.low, share.high])
-    # The expected speed-up divides sums of costs: a long text, which has the larger one here, counts for more.
+    # The expected speed-up is a ratio of sums of costs, so long texts, which have the larger one here, count more.
     decided = np.array([4.0 * (prompt + 2) for prompt in range(6)])
     expected = decided.sum() / (decided / [1.0 + prompt / 10 for prompt in range(6)]).sum()
     assert row["expected"] == pytest.approx(expected)

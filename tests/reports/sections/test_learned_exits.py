@@ -1,4 +1,4 @@
-"""The section on learned exits: what the cards in sweep.json say, as one chart with its table."""
+"""The section on learned exits: the cards in sweep.json as one chart with its table."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def bare(make_sweep: MakeSweep) -> Path:
 
 @pytest.fixture(scope="module")
 def used(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
-    """used(readout=card, …) → a sweep that uses these artefacts."""
+    """Return used(readout=card, …) → a sweep that uses these artefacts."""
 
     def used(**cards: dict[str, Any]) -> Sweep:
         folder = tmp_path_factory.mktemp("learned") / "s"

@@ -27,7 +27,7 @@ def row_of(found: Quality, key: str) -> dict[Any, Any]:
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen prompts with two seeds, twelve of which bring an answer."""
+    """Return fourteen prompts with two seeds; twelve prompts have an answer."""
     return with_answers(tmp_path_factory.mktemp("quality") / "s", 14, (0, 1), ("unfrozen",))
 
 
@@ -60,7 +60,7 @@ def test_a_chosen_setting_is_marked_by_what_it_was_chosen_for_the_latest_time(tm
     folder = tmp_path / "s"
     with_answers(folder, 2, modes=("unfrozen",))
     choose(folder, 1, BOLD)
-    choose(folder, 2)  # the same question again
+    choose(folder, 2)  # the same bound again
     assert row_of(quality_in(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
     assert pd.isna(row_of(quality_in(folder), BOLD)["chosen"])
 
@@ -122,7 +122,7 @@ def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) ->
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a sweep with all of it."""
+    """Return the report of a sweep with answers, judgements, replays and a choice."""
     folder = with_answers(tmp_path_factory.mktemp("quality") / "s", 8, modes=("unfrozen",))
     judge(folder, fails=["3-unfrozen/kl/2-0"])
     replay(folder)

@@ -1,4 +1,4 @@
-"""The section on chains of thought, where there are some: its numbers by plain pandas."""
+"""The section on chains of thought: its numbers, compared with plain pandas."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +31,7 @@ FIELDS: Mapping[str, Any] = {
 
 
 def thinking(run: Run) -> dict[str, Any]:
-    """The setting thinks for longer than normal, and its answers need the chain, which those of others don't."""
+    """Return runs in which the setting thinks longer than normal, and only the setting's answers need the chain."""
     n, key = int(run.prompt.id.split("-")[1].split("/")[0]), run.configuration.key
     needs = key == KEY and run.prompt.group is not None
     cost = {"normal": 100.0, KEY: 70.0}.get(key, 80.0) + n
@@ -44,7 +44,7 @@ def thinking(run: Run) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep, and how much its answers need their chains."""
+    """Write a sweep, and the necessity of its chains."""
     folder = tmp_path_factory.mktemp("reasoning")
     followed = tuple(replace(each, id=f"{each.id}/keep-0", group=each.id) for each in PROMPTS)
     sweep = land_rows(folder / "sweep", sweep_of("a-model", prompts=PROMPTS, **FIELDS), thinking)
@@ -55,7 +55,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reasoned(swept: Path) -> Path:
-    """Its report."""
+    """Return the sweep's report."""
     return build_report(str(swept), swept / "report.html")
 
 

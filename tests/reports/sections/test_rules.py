@@ -1,4 +1,4 @@
-"""A sweep with several rules, modes and controls: how these are told apart, compared and described."""
+"""A sweep with several rules, modes and controls: how they are distinguished, compared and described."""
 
 import re
 from dataclasses import replace
@@ -45,7 +45,7 @@ def several(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def content(several: Path) -> dict[str, Any]:
-    """What the report is made of, which takes seconds to compute."""
+    """Return the report's data, which take seconds to compute."""
     return content_of(several)
 
 
@@ -55,7 +55,7 @@ def charts(content: dict[str, Any]) -> Charts:
 
 
 def of_disagreement(charts: Charts) -> dict[str, Any]:
-    """The trade-off of disagreement alone."""
+    """Return the trade-off of disagreement alone."""
     chart = charts["quality"]
     return chart | {"variants": [variant_of(chart, "Disagreement")]}
 
@@ -235,8 +235,8 @@ def test_the_rule_of_a_dose_response_is_chosen_and_only_multiply_adds_are_theore
 
 
 def is_of_multiply_adds(page: Page) -> bool:
-    """Whether all that a page calls theoretical is, and it has layers skipped too."""
-    page.evaluate("document.querySelectorAll('main select').forEach(select => select.remove())")  # which list both
+    """Return True if everything labelled theoretical is in multiply-adds, and layers skipped are there too."""
+    page.evaluate("document.querySelectorAll('main select').forEach(select => select.remove())")  # selects list both
     said = page.locator("main").inner_text().lower()
     return "layers skipped" in said and not re.search(
         r"(skip|layers)[^.]{0,40}theoretical|theoretical[^.]{0,40}skip", said

@@ -1,4 +1,4 @@
-"""Sentences stand where they are used, and each is short."""
+"""Sentences are defined where they are used, and each is short."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ MOST_WORDS = 30
 
 
 def texts_of(source: str) -> Iterator[str]:
-    """The texts of a module, without docstrings: a number or name that is filled in is one word."""
+    """Return the texts of a module, without docstrings; a number or name that is filled in is one word."""
     tree = ast.parse(source)
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     inner |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

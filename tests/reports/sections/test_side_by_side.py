@@ -1,4 +1,4 @@
-"""Anything beside anything: pairs of configurations, averages over pairs, and settings beside mixes of others."""
+"""Comparisons: pairs of configurations, averages over pairs, and settings with mixes of others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ BASE, OTHER = "unfrozen/confidence", "unfrozen/kl"
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Two modes, two rules with controls; twelve prompts, ten of which bring an answer."""
+    """Return two modes with two rules and controls; ten of twelve prompts have an answer."""
     return read_sweep(str(with_answers(tmp_path_factory.mktemp("pairs") / "s", 12)))
 
 

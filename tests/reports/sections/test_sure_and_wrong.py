@@ -1,4 +1,4 @@
-"""The wrong exits that rules were surest of."""
+"""The wrong exits at which rules were most overconfident."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ ONLINE = Exit("unfrozen", "confidence", 0.9)
 
 
 def token_rows(n: int, online: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Tokens that exit early, not full depth's, the surer the further on."""
+    """Return early exits that aren't full depth's token, with higher probability at later positions."""
     row, rows = run_rows("0", "?", "unfrozen", 1.0, ["w"] * n)
     columns = ONLINE.columns if online else {}
     for i, token in enumerate(rows):
@@ -28,7 +28,7 @@ def test_the_surest_come_first_and_only_so_many_of_each(tmp_path: Path) -> None:
     row, rows = token_rows(12, online=True)
     rows[11]["final_token_id"] = rows[11]["token_id"]  # full depth's own
     rows[10]["exit_layer"] = FINAL  # no early exit
-    rows[9]["logprob"] = math.log(0.9)  # full depth would nearly have said it too
+    rows[9]["logprob"] = math.log(0.9)  # full depth's probability is nearly as high
     found = confident_wrong(read_sweep(str(write_sweep(tmp_path / "s", [row], rows))), ["0"])
     assert found["position"].tolist() == [8, 7, 6, 5, 4, 3, 2, 1], "the first was not decided"
     assert len(found) == MOST_OF_EACH

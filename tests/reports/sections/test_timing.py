@@ -1,4 +1,4 @@
-"""What was timed beside what steps of fewer rows and layers allow."""
+"""Measured times, and what steps of fewer rows and layers allow."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ SETTING = Exit("unfrozen", "confidence", 0.7)
 
 
 def time(folder: Path, steps: bool) -> None:
-    """Three rounds at one and eight rows: a layer takes 1 ms, whatever the rows, and the setting saves a fifth."""
+    """Write three rounds at one and eight rows: a layer takes 1 ms in both, and the setting saves a fifth."""
     given = [Exit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
     of_layers: dict[Configuration, float] = {each: LAYERS[at] + 1.0 for at, each in enumerate(given)}
     seconds: dict[Configuration, float] = {Normal(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}

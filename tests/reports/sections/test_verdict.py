@@ -1,4 +1,4 @@
-"""The first card: the verdict of an assessment, or what a sweep says without one."""
+"""The first card: the verdict of an assessment, or a sweep's own without one."""
 
 import re
 import shutil
@@ -10,19 +10,7 @@ import pytest
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
-from eexit.studies.verdict.file import (
-    FILE,
-    Bound,
-    Contender,
-    Instead,
-    Interval,
-    JudgedSetting,
-    Level,
-    Line,
-    TakenAfter,
-    TimeLine,
-    Verdict,
-)
+from eexit.studies.assessment.verdict import FILE, Bound, Cell, Interval, JudgedSetting, Line, TimedContender, Verdict
 from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.verdict import verdict
@@ -33,28 +21,34 @@ def interval(mean: float) -> Interval:
     return Interval(mean=mean, low=mean - 0.01, high=mean + 0.01, n=200)
 
 
-def taken(mean: float, *after: str) -> TakenAfter:
-    return TakenAfter(share=interval(mean), after=list(after))
+def cell(name: str, saved: float, bold: str, lost: float = 0.02) -> Cell:
+    return Cell(
+        name=name, mode=bold.partition("/")[0], saved=interval(saved), lost=lost, safe=None, safe_share=0.0, bold=bold,
+        bold_share=0.5,
+    )  # fmt: skip
 
 
 GIVEN = Verdict(
     pays=False,
-    why="not certified",
-    cause="knowing",
+    why="costs more",
+    cause="knowledge",
     bound=Bound(risk="answers", at_most=0.02),
     batch=1,
     where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
-    setting=JudgedSetting(key=CHOSEN, certified=False, ask=2, loss=0.031, n=140, saved=interval(-0.3)),
-    levels=[Level(imposed=[], saved=interval(0.4), setting="unfrozen/agree")],
-    multiply_adds=[
-        Line(restriction="state", first=taken(0.2), last=taken(0.05, "knowing"), mean=interval(0.12)),
-        Line(restriction="knowing", first=taken(0.3), last=taken(0.15, "state"), mean=interval(0.22)),
-        Line(restriction="deciding", first=None, last=None, mean=None),
-        Line(restriction="proof", first=taken(0.0, "state"), last=taken(0.0, "state"), mean=interval(0.0)),
+    setting=JudgedSetting(key=CHOSEN, certified=True, use=2, loss=0.011, n=140, saved=interval(-0.3)),
+    cells=[
+        cell("A", 0.4, "unfrozen/agree", 0.0), cell("B", 0.3, "frozen_residual/agree"),
+        cell("C", 0.15, "unfrozen/confidence/0.9"), cell("D", 0.1, "frozen_residual/confidence/0.9"),
     ],
-    time=[TimeLine(restriction="batches"), TimeLine(restriction="overhead", taken=interval(0.1))],
-    contenders=[Contender(setting="generate/lookup", time=0.8, rounds=8)],
-    instead=Instead(setting="generate/lookup", time=interval(0.83)),
+    gains=[
+        Line(name="mode", share=interval(0.05)),
+        Line(name="knowledge", share=interval(0.2)),
+        Line(name="both", share=interval(0.3)),
+        Line(name="deciding", share=None),
+    ],
+    costs=[Line(name="mode alone", share=interval(0.1))],
+    gaps=[Line(name="overhead", share=interval(0.1))],
+    timed=[TimedContender(setting="generate/lookup", time=interval(0.83))],
 )  # fmt: skip
 
 
@@ -64,7 +58,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def given(sweep: Path, folder: Path, **changed: Any) -> Path:
-    """The report of a copy of a sweep with a verdict."""
+    """Return the report of a copy of a sweep with a verdict."""
     shutil.copytree(sweep, folder)
     (folder / FILE).write_text(GIVEN.model_copy(update=changed).to_json())
     return build_report(str(folder), folder / "r.html")
@@ -79,46 +73,43 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     card = page.locator(".verdict")
     first, answer, *_ = filter(None, card.inner_text().splitlines())
     assert first == GIVEN.where
-    assert answer.startswith("No. No setting is certified to keep the bound: ")
+    assert answer.startswith("No. Deciding costs more than exits save (saved as run: -30.0% (-31.0 to -29.0)): ")
     assert 100 < prose_seen(page) <= MOST_PROSE
-    assert "Takes most: knowing (online rules do not know which tokens may leave)." in card.inner_text()
-    assert "Instead: generate/lookup, 0.83 [0.82, 0.84] times full depth's time" in card.inner_text()
+    assert (
+        "The cause: knowledge (the rule does not find the tokens that an oracle would let exit)." in card.inner_text()
+    )
+    assert "Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time." in card.inner_text()
+    rows = [row.split("\t") for row in page.locator(".cells tbody").inner_text().splitlines()]
+    assert [row[0] for row in rows] == ["exact KV cache", "frozen_residual"]
+    assert rows[0][1] == "A 40.0% (39.0 to 41.0), lost 0%"
+    assert rows[1][2] == "D 10.0% (9.0 to 11.0), lost 2%"
     card.locator("summary").click()
-    assert card.locator("table caption").all_inner_texts() == [
-        "Multiply-adds",
-        "Best savings",
-        "Time",
-        "Setting",
-        "Instead",
-    ]
-    cells = [row.split("\t") for row in card.locator("tbody").first.inner_text().splitlines()]
-    assert cells[1] == ["knowing", "30.0% (29.0 to 31.0)", "15.0% (14.0 to 16.0), after state", "22.0% (21.0 to 23.0)"]
-    assert cells[2] == ["deciding", "not tried", "not tried", "not tried"]
+    captions = card.locator("details table caption").all_inner_texts()
+    assert captions == ["Cells", "Gains", "Time"]
     card.get_by_role("link", name=CHOSEN).first.click()
     page.get_by_role("heading", name=f"{CHOSEN} on every prompt").wait_for()
 
 
-def test_the_chart_goes_from_the_last_place_to_the_first(answered: Path, tmp_path: Path, visit: Visit) -> None:
+def test_a_gain_has_a_bar_from_nothing_on(answered: Path, tmp_path: Path, visit: Visit) -> None:
     page = visit("#/", path=given(answered, tmp_path / "s"))
     assert weights(page) == [
-        "state 20.0% first, 5.0% last", "knowing 30.0% first, 15.0% last", "deciding not tried",
-        "proof 0.0% first, 0.0% last",
+        "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)",
+        "deciding not measured",
     ]  # fmt: skip
     assert page.locator(".weight").count() == 3, "what was not measured has no bar"
-    state, knowing, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
-    assert knowing["width"] == pytest.approx(state["width"], abs=1)
-    assert knowing["x"] - state["x"] == pytest.approx(state["width"] * 2 / 3, abs=2)
+    mode, knowledge, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
+    assert knowledge["width"] == pytest.approx(4 * mode["width"], rel=0.05)
     assert page.locator(".weight.largest").count() == 1
 
 
-UNDECIDED = "What takes most is not decided between state and knowing."
+UNDECIDED = "The cause is not decided between mode and knowledge."
 
 
 @pytest.mark.parametrize(
     ("changed", "answer", "cause"),
     [
         ({"pays": True, "why": "pays", "cause": None}, "Yes.", None),
-        ({"cause": None, "undecided": ["state", "knowing"]}, "No.", UNDECIDED),
+        ({"cause": None, "undecided": ["mode", "knowledge"]}, "No.", UNDECIDED),
         ({"pays": None, "why": "missing", "cause": None, "missing": ["run"]}, "Not known.", None),
         ({"pays": None, "why": "look", "cause": None}, "Not known.", None),
     ],
@@ -126,22 +117,20 @@ UNDECIDED = "What takes most is not decided between state and knowing."
 def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answer: str, cause: str | None) -> None:
     said = verdict(GIVEN.model_copy(update=changed), None)
     assert said
-    assert (said.answer, said.cause, said.sentences) == (answer, cause, [])
+    assert (said.answer, said.cause) == (answer, cause)
+    assert said.sentences == ["Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time."]
     assert ("Missing: run" in said.headline) == ("missing" in changed)
     assert (said.setting is None) == ("missing" in changed)
 
 
-def test_what_pays_is_no_alternative_to_itself() -> None:
-    own = {"pays": True, "why": "pays", "instead": Instead(setting=CHOSEN, time=interval(0.83))}
-    said = verdict(GIVEN.model_copy(update=own), None)
-    unsure = verdict(GIVEN.model_copy(update={"instead": Instead(setting="generate", time=interval(0.995))}), None)
+def test_a_verdict_without_cells_has_no_table_of_them() -> None:
+    said = verdict(GIVEN.model_copy(update={"cells": [], "gains": [], "timed": []}), None)
     assert said
-    assert unsure
-    assert said.instead is unsure.instead is None
+    assert (said.cells, said.weights, said.tables, said.about) == ([], [], [], None)
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [("{", "the file"), ('{"format": 2}', "format"), ('{"format": 4}', "pays")]
+    ("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "pays")]
 )
 def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
@@ -151,7 +140,7 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     sweep = read_sweep(str(folder))
     assert sweep.verdict is None
     (line,) = sweep.left_out
-    assert f"{FILE} is no verdict of format 4 ({why}" in line
+    assert f"{FILE} is no verdict of format 5 ({why}" in line
 
 
 def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: Path) -> None:

@@ -19,11 +19,11 @@ from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings
 
 N_PROMPTS, SEEDS = 12, (0, 1, 2)
-Marks = dict[tuple[str, int, int], bool | None]  # of a mode, prompt and seed
+Marks = dict[tuple[str, int, int], bool | None]  # (mode, prompt, seed) → right or wrong
 
 
 def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **change: Any) -> Sweep:
-    """`normal` and `unfrozen/kl/1`; runs without an entry failed."""
+    """Write `normal` and `unfrozen/kl/1`; runs without an entry failed."""
     runs = []
     for prompt, (mode, k), seed in product(range(N_PROMPTS), (("normal", None), ("unfrozen", 1.0)), seeds):
         its: dict[str, Any] = {"status": "error"} if (mode, prompt, seed) not in marks else {}
@@ -34,7 +34,7 @@ def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **cha
 
 @pytest.fixture
 def marks() -> Marks:
-    """Two prompts bring no answer, and some runs failed."""
+    """Return marks in which two prompts have no answer, and some runs failed."""
     draw = np.random.default_rng(0)
     found: Marks = {}
     for mode, chance in (("normal", 0.7), ("unfrozen", 0.4)):
@@ -46,14 +46,14 @@ def marks() -> Marks:
 
 
 def averaged(marks: Marks, mode: str) -> list[float]:
-    """The mean over its seeds of each prompt that has any."""
+    """Return the mean over seeds of each prompt that has any."""
     by_prompt = [[marks.get((mode, prompt, seed)) for seed in SEEDS] for prompt in range(N_PROMPTS)]
     known = [[mark for mark in its if mark is not None] for its in by_prompt]
     return [sum(its) / len(its) for its in known if its]
 
 
 def wider_than_resampled(values: list[float], low: Any, high: Any) -> bool:
-    """Whether an interval contains the percentile bootstrap over prompts, and is at most twice as wide."""
+    """Return True if an interval contains the percentile bootstrap over prompts, and is at most twice as wide."""
     draw = np.random.default_rng(5)
     means = [np.mean(draw.choice(values, size=len(values))) for _ in range(4000)]
     ends = np.quantile(means, (0.025, 0.975))

@@ -1,4 +1,4 @@
-"""The interval of a setting beside the best mix of others, with a truth that is known."""
+"""The interval of a setting's difference from the best mix of others, where the truth is known."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from reports.shared.best_mix import beside_best_mix
 LOSS, SAVED = 0, 1
 KINDS = [ValueKind.DIFFERENCE, ValueKind.DIFFERENCE]
 N_PROMPTS, N_SWEEPS = 40, 150
-# What each setting loses and saves, the one that is compared first, then those that are mixed; and what a prompt adds
-# to the logarithm of the loss, and by how much of its own each setting's saving varies.
+# Loss and saving of each setting, first the compared one, then the mixed ones; standard deviation of
+# the log loss per prompt and setting; and the share of each setting's saving that varies by itself.
 WORLDS = {
     "the share is uncertain": ([(0.16, 0.05), (0.0001, 0.0), (0.30, 0.10)], 0.05, 1.0),
     "another mix may be the best": ([(0.05, 0.15), (0.0001, 0.0), (0.02, 0.1), (0.1, 0.2), (0.4, 0.3)], 0.05, 1.0),
@@ -19,7 +19,7 @@ WORLDS = {
 
 
 def sweep_of(generator: np.random.Generator, means_CM: np.ndarray, noise: float, own: float) -> np.ndarray:
-    """(P, C, M): losses around their mean, mostly alike; savings that are gamma-distributed, in part shared."""
+    """Return values (P, C, M): losses near their mean, mostly shared; savings gamma-distributed, partly shared."""
     loss_C, saved_C = means_CM.T
     shape = (N_PROMPTS, len(means_CM))
     logarithm_PC = 0.3 * generator.standard_normal((N_PROMPTS, 1)) + noise * generator.standard_normal(shape)
@@ -29,7 +29,7 @@ def sweep_of(generator: np.random.Generator, means_CM: np.ndarray, noise: float,
 
 
 def truth_of(means_CM: np.ndarray) -> float:
-    """By how much less than the best mix the setting loses, of all pairs and their share."""
+    """Return by how much less than the best mix the setting loses, over all pairs and shares."""
     (loss, saved), *points = means_CM.tolist()
     mixes = [
         low[LOSS] + (saved - low[SAVED]) / (high[SAVED] - low[SAVED]) * (high[LOSS] - low[LOSS])
@@ -42,9 +42,9 @@ def truth_of(means_CM: np.ndarray) -> float:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(world: str) -> None:
-    """At least 90 % of the intervals at 95 %; and 'certainly more is lost' is false in at most 5 %, as it was stated.
+    """At least 90 % of the 95 % intervals cover; 'certainly more is lost' is false in at most 5 %, as stated.
 
-    Where share and mix are taken for known, so that only the paired differences vary, it is far from that.
+    If share and mix are taken as known, so that only the paired differences vary, coverage is far below that.
     """
     of_means, noise, own = WORLDS[world]
     means_CM, generator = np.array(of_means), np.random.default_rng(0)

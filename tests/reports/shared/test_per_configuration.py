@@ -1,4 +1,4 @@
-"""Frames compared with numbers worked out by hand."""
+"""Frames compared with numbers computed by hand."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ def small_sweep(
     n_prompts: int,
     seeds: Sequence[int] = (0,),
 ) -> Sweep:
-    """`normal` and `unfrozen/kl/1` on each prompt, with the values of the columns that a test needs."""
+    """Write `normal` and `unfrozen/kl/1` on each prompt, with a test's values of some columns."""
     runs = []
     for prompt, (mode, k), seed in product(range(n_prompts), (("normal", None), ("unfrozen", 1.0)), seeds):
         change = changes.get((mode, prompt, seed), {})
@@ -59,7 +59,7 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> N
 
 
 def repeated(tmp_path: Path, temperature: float = 0.0) -> Path:
-    """Six prompts and two seeds: runs of `normal` are the same for both, those of `unfrozen/kl/1` are not."""
+    """Return six prompts and two seeds: runs of `normal` are the same for both, runs of `unfrozen/kl/1` are not."""
     runs = []
     for prompt, seed in ((prompt, seed) for prompt in range(6) for seed in (3, 4)):
         for mode, k in (("normal", None), ("unfrozen", 1.0)):

@@ -1,4 +1,4 @@
-"""What each configuration saves: in theory, of what was run, and of the time it took."""
+"""Savings of each configuration: in theory, as run, and in time."""
 
 import re
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def costs(full: float, needed: float, run: float | None) -> dict[str, float | No
 
 
 def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **change: Any) -> Path:
-    """`normal`, an online rule and an oracle on each prompt; of the second, (cost_full, cost_needed, cost_run)."""
+    """Write `normal`, an online rule and an oracle per prompt; the rule has (cost_full, cost_needed, cost_run)."""
     generations, tokens = [], []
     for number, (full, needed, run) in enumerate(per_prompt):
         for mode, k, columns in (
@@ -52,7 +52,7 @@ def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **cha
 
 
 def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, batch: int = 1, **change: Any) -> None:
-    """The seconds of each configuration in each round of one call of `jobs/timings.py`."""
+    """Write the seconds of each configuration in each round of one call of `jobs/timings.py`."""
     rows = [
         {
             "timing_id": f"{call:032x}", "started": call, "configuration": key, "batch": batch, "round": number + 1,
@@ -70,7 +70,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, ba
 
 
 def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
-    """The savings of the sweep, and its rows by configuration."""
+    """Return the savings of the sweep, and its rows by configuration."""
     sweep = read_sweep(str(folder))
     its = savings(sweep, per_configuration(sweep))
     assert its
@@ -107,7 +107,7 @@ def test_a_failed_run_counts_in_no_sum(tmp_path: Path) -> None:
 
 def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
-    # The second round was slow for all: beside normal of another round, it would be a loss.
+    # The second round was slow for all: relative to normal of another round, it would be a loss.
     time(folder, {NORMAL: [10, 20, 10], ONLINE: [8, 15, 9], GENERATE: [12, 24, 12]})
     its, rows = found(folder)
     (measured,) = its.measured
@@ -125,7 +125,7 @@ def test_seconds_of_calls_are_not_mixed_and_each_call_counts(tmp_path: Path) -> 
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
     time(folder, {NORMAL: [10, 10], ONLINE: [5, 5]})
     time(folder, {NORMAL: [40, 40], ONLINE: [30, 30]}, call=2)
-    time(folder, {ONLINE: [1, 1]}, call=3)  # of no use without normal
+    time(folder, {ONLINE: [1, 1]}, call=3)  # unusable without normal
     time(folder, {NORMAL: [4], ONLINE: [3]}, batch=8)
     its, rows = found(folder)
     assert [measured.label for measured in its.measured] == ["batch 1", "batch 8"]
@@ -153,7 +153,7 @@ def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Six prompts, timed at two batch sizes."""
+    """Return six prompts, timed at two batch sizes."""
     folder = costly(tmp_path_factory.mktemp("saves") / "s", [(100.0 + n, 50.0, 80.0 + n % 3) for n in range(6)])
     for batch in (1, 8):
         time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
@@ -199,7 +199,7 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
 
 
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
-    """As `cost_at` gives it, summed over runs: exits at half the depth save most where the head is cheap."""
+    """The saving is by `cost_at`, summed over runs: exits at half depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
     nothing_else = dict.fromkeys((*LOOKS, "keys_written"), 0)
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})

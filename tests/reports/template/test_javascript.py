@@ -30,7 +30,7 @@ def test_the_scripts_are_linted_as_the_one_that_the_page_runs(node_modules: Path
 
 
 def printed(tmp_path: Path, name: str, before: str, value: str) -> Any:
-    """What the expression is after the template's script of this name."""
+    """Return the value of the expression after the template's script of this name."""
     if not (node := shutil.which("node")):
         pytest.skip("node is not there")
     script = tmp_path / "forms.cjs"

@@ -1,6 +1,6 @@
-"""Prompts that are drawn: the same for a seed for ever, of the stated distribution, and the file of the command.
+"""Drawn prompts: the same for a seed forever, of the stated distribution, and the command's file.
 
-Each kind marks right what is right, and wrong what is wrong, as small models say it.
+Each kind accepts right answers, and rejects wrong ones, in the words of small models.
 """
 
 import re
@@ -64,7 +64,7 @@ def test_more_prompts_begin_with_the_fewer_and_other_seeds_draw_others() -> None
 
 @cache
 def many() -> list[Prompt]:
-    """Once for several tests: to draw thousands takes seconds."""
+    """Return thousands of prompts, once for several tests, since drawing them takes seconds."""
     return draw_prompts(5000, 1)
 
 
@@ -143,7 +143,7 @@ def test_prompts_in_steps_have_the_numbers_of_steps_that_the_docstring_says() ->
 
 
 def test_answers_in_steps_are_those_that_the_prompts_say() -> None:
-    """By other ways than those that made them: text is read as a reader would."""
+    """Answers are derived from the text, by other means than those that made it."""
     for prompt in draw_prompts(700, 4, IN_STEPS):
         told, numbers = prompt.prompt.split("\n")[0], [int(found) for found in re.findall(r"\d+", prompt.prompt)]
         match sort_of(prompt.id):

@@ -1,4 +1,4 @@
-"""Damaged results: damage is named and its runs are done again, foreign files stay, and each run counts once."""
+"""Damaged results: damage is named, its runs are done again, foreign files stay, and each run counts once."""
 
 import re
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def runs(config: SweepConfig) -> list[Run]:
 
 @pytest.fixture
 def store(tmp_path: Path, runs: list[Run], config: SweepConfig) -> Store:
-    """Two shards of nine runs."""
+    """Return a store with two shards of nine runs."""
     store = open_store(tmp_path / "out")
     for half in (runs[:9], runs[9:]):
         land(store, half, rows_of(half, config), attempt=1)
@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
     found, lines = take_stock(store)
     assert found.done == ids(runs[9:])
     if (folder, damage) == ("generations", "deleted"):
-        assert lines == []  # it never landed
+        assert lines == []  # it was never committed
         assert clear_debris(store) == 1
     else:
         (line,) = lines

@@ -1,4 +1,4 @@
-"""A sweep grows by what is asked for in its folder; what would make its runs incomparable is refused."""
+"""A sweep grows by further runs in its folder; changes that would make its runs incomparable are refused."""
 
 from itertools import product
 from pathlib import Path

@@ -35,19 +35,19 @@ with lease.hold(open_store(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
-# A process-id namespace of its own, as a container has it: what runs in it is process 1, and others are not seen.
+# A separate process-id namespace, as in a container: its process is number 1, and others are invisible.
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
-SHORT, LONG = 0.5, 600  # seconds; the short ones are those after which a dead one is succeeded
+SHORT, LONG = 0.5, 600  # seconds; a dead holder is succeeded after the short ones
 
 
 def holder(store: Store, *place: str, stale: float = LONG, renewal: float = 0.2) -> subprocess.Popen[str]:
-    """A process that wants the lease."""
+    """Start a process that requests the lease."""
     command = [*place, sys.executable, "-c", HOLDER, store.root, str(stale), str(renewal)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def held_by(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    """That process, once it has it."""
+    """Return that process, once it has the lease."""
     assert process.stdout
     said = [process.stdout.readline()]
     while said[-1] not in ("held\n", ""):
@@ -80,7 +80,7 @@ def containers() -> None:
 
 
 class Clock:
-    """Stands for the module `time` in leases: to sleep takes none."""
+    """Replacement of the module `time` in leases, without delay when it sleeps."""
 
     def __init__(self) -> None:
         self.slept = 0.0
@@ -116,7 +116,7 @@ def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subp
 
 
 def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
-    other.kill()  # and nobody asks for its exit code, so that the system keeps its number
+    other.kill()  # without a wait for its exit code, so that the system keeps its number
     wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     assert store.has(LEASE)
     with hold(store) as lease:
@@ -150,7 +150,7 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_si
 
 @pytest.mark.usefixtures("containers")
 def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
-    inside = holder(store, *CONTAINER)  # where the holder's process id is nobody's
+    inside = holder(store, *CONTAINER)  # where no process has the holder's id
     _, refusal = inside.communicate()
     assert f"is in use by process {other.pid} on " in refusal
     assert "which has just renewed its lease: wait for it, stop it, or choose another --out" in refusal

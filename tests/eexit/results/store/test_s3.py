@@ -41,7 +41,7 @@ def _keys() -> Iterator[None]:
 
 
 def noise(seed: int) -> str:
-    """40 kB that don't compress below 20."""
+    """Return 40 kB that don't compress below 20."""
     return Random(seed).randbytes(20_000).hex()
 
 
@@ -74,7 +74,7 @@ def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, size: int) 
     store.publish("generations/a", b"whole")
     before = wire.n_cuts
     wire.cut_after = size // 2
-    with pytest.raises(OSError, match=r"."):  # after seconds of trying again
+    with pytest.raises(OSError, match=r"."):  # after seconds of retries
         store.publish("generations/a", b"x" * size)
     assert wire.n_cuts > before
     wire.cut_after = None
@@ -114,7 +114,7 @@ def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
     runs = list(plan_runs(config))
     for some in (runs[:9], runs[9:18], runs[18:]):
         land(store, some, rows_of(some, config), attempt=2)
-    land(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as an actor does that was given up and woke up
+    land(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as by an actor that was given up and woke up
     cut, gone = (f"tokens/{shard_name(some)}.parquet" for some in (runs[9:18], runs[18:]))
     store.publish(cut, (store.read(cut) or b"")[:-10])
     store.remove(gone)
@@ -144,7 +144,7 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
     config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
     runs, store = list(plan_runs(config)), open_store(out)
     model, layers, _ = look(config, 9)
-    with written(store, make_manifest(config, model, layers)):  # which is too long for what the wire lets through
+    with written(store, make_manifest(config, model, layers)):  # it is longer than the wire's limit
         land(store, runs[:9], rows_of(runs[:9], config))
     wire.cut_after = 20_000
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):

@@ -1,4 +1,4 @@
-"""Shards land whole and once, in the explicit schema, and common Parquet readers read them in one line."""
+"""Shards are committed whole and once, in the explicit schema, and common Parquet readers read them in one line."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def mixed(runs: list[Run], config: SweepConfig) -> Results:
-    """The first run an error, the others done."""
+    """Return results with an error in the first run, and the others done."""
     failed, done = error_results(runs[:1], config, "prompt is empty"), rows_of(runs[1:], config)
     return Results(pa.concat_tables([failed.generations, done.generations]), done.tokens)
 
@@ -112,10 +112,10 @@ def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_le
 
 
 def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(tmp_path: Path) -> None:
-    """Not an oracle, a rule that looks at nothing, nor a rule that is right at half of its exits, over all prompts."""
+    """It names no oracle, no rule without a score, and no rule that is right at half of its exits over all prompts."""
     rules = {"kl": (1,), "confidence": (0.3, 0.5, 0.7, 0.9), "margin": (0.5,), "fixed": (5,)}
     config = sweep_of("a-model", "one", "two", modes=("normal", "skip"), rules=rules)
-    exits: dict[str, tuple[tuple[int | None, int | None], ...]] = {  # of each prompt: contradicted, of so many
+    exits: dict[str, tuple[tuple[int | None, int | None], ...]] = {  # per prompt: contradicted exits, all exits
         "normal": ((0, 0), (0, 0)), "skip/kl/1": ((9, 10), (9, 10)), "skip/fixed/5": ((9, 10), (9, 10)),
         "skip/confidence/0.3": ((1, 1), (8, 9)), "skip/confidence/0.5": ((1, 1), (2, 3)),
         "skip/confidence/0.7": ((1, 9), (8, 8)), "skip/confidence/0.9": ((1, 1), (0, 1)),
@@ -139,7 +139,7 @@ def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(t
 
 
 def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
-    """Of eight tokens that are let through, one has a probability of at least 1/8: every token exits by the screen."""
+    """Of the eight tokens that pass the screen, one has a probability of at least 1/8, so every token exits by it."""
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
@@ -159,7 +159,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
 
 
 def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(tmp_path: Path) -> None:
-    """Half of the runs are of a version that knew no parts: what it wrote is read, and merged with the rest."""
+    """Half of the runs are of a version without parts: its text is read, and merged with the rest."""
     prompts = [Prompt(id=str(n), prompt=f"{n}?", answer="7") for n in range(12)]
     config = SweepConfig(
         prompts=tuple(prompts), model="a-model", modes=("normal", "skip"), rules={"kl": (1,), "fixed": (5,)}
@@ -345,7 +345,7 @@ def test_debris_goes_and_results_stay(store: Store, runs: list[Run], config: Swe
     orphan = Path(store.root, "generations", f"{shard_name(runs[9:])}.parquet")
     orphan.unlink()  # as if killed between the two files
     Path(store.root, "generations", f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
-    assert pd.read_parquet(f"{store.root}/generations").run_id.nunique() == 9  # readers pass temporary files by
+    assert pd.read_parquet(f"{store.root}/generations").run_id.nunique() == 9  # readers ignore temporary files
     assert clear_debris(store, runs[:9]) == 0
     assert clear_debris(store) == 2
     assert pd.read_parquet(f"{store.root}/tokens").run_id.nunique() == 9

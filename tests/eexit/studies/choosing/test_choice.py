@@ -493,15 +493,15 @@ def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
     assert "has a loss of 1.5, and losses for risk disagreement are between 0 and 1: check its column" in said
 
 
-def test_no_setting_that_costs_as_much_as_full_depth_is_chosen(tmp_path: Path) -> None:
+def test_the_cheapest_certified_setting_is_reported_even_where_it_costs_more_than_full_depth(tmp_path: Path) -> None:
     dear = {"cost_run": 120.0, "cost_full": 100.0}
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}})
     out = land_rows(tmp_path / "out", config, lambda run: {**number(run), **dear})
     code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
-    assert (code, last_choice(out)["configuration"]) == (1, None)
-    assert last_choice(out)["tested"][0]["certified"]
-    assert "Settings certified: 1, none of which costs less than full depth. Use normal." in said
-    assert "naive none 0 " in said
+    row = last_choice(out)
+    assert (code, row["configuration"], row["cost"]) == (1, "skip/confidence/0.99", 1.2)
+    assert row["reporting_n"] > 0, "it is checked too"
+    assert "It does not cost less than full depth. Use normal." in said
 
 
 def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> None:

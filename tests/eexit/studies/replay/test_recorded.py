@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, SOME, control
+from reference.generation import draw
+from reference.rules import Seen, stop_by_kl
 from references import decoder_of, save_adapter
 from rows import DECODING, PROMPTS
 from torch import Tensor
@@ -18,20 +20,19 @@ from untrained import random_gate
 
 from eexit.decode.costs import cost_columns
 from eexit.decode.engine import Engine
-from eexit.decode.prices import find_prices
-from eexit.decode.requests import Decoders, Decoding, Request, Trace
+from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.unit_costs import find_prices
 from eexit.method.divergence import divergence_from_final
+from eexit.method.modes import MODES
 from eexit.method.rules import ONLINE, RULES, Parameter
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
-from eexit.method.states import STATES
 from eexit.method.stick_breaking import exit_draws
 from eexit.model.adapters import merged
+from eexit.model.decoders import Decoders
 from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.splits import digest
 from eexit.quality.text_measures import disagreement
-from eexit.reference.generation import draw
-from eexit.reference.rules import Seen, stop_by_kl
 from eexit.results.study_tables import OF_UNITS
 from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer
@@ -111,7 +112,7 @@ def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
     ("mode", "rule"),
     [
         *(("unfrozen", rule) for rule in RULES),
-        *zip(cycle([mode for mode in STATES if mode != "unfrozen"]), RULES, strict=False),
+        *zip(cycle([mode for mode in MODES if mode != "unfrozen"]), RULES, strict=False),
     ],
 )
 def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
@@ -194,7 +195,7 @@ def check_costs(replayer: Replayer, setting: Exit, trace: Trace, replayed: Repla
 
 
 @pytest.mark.parametrize("looks_through", ["head", "screen"])
-@pytest.mark.parametrize("mode", STATES)
+@pytest.mark.parametrize("mode", MODES)
 def test_every_rule_with_and_without_a_gate_costs_in_a_replay_what_its_run_did(
     llama: PreTrainedModel, mode: str, looks_through: str
 ) -> None:

@@ -21,16 +21,17 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import Decoding, Request, Trace
 from eexit.decode.sampling import pick_tokens
+from eexit.method.layer_call import Exited
+from eexit.method.modes import MODES, Deeper, Leaves, Mode
 from eexit.method.readouts import Lens, Linear, Raw
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
-from eexit.method.states import STATES, Deeper, Exited, Leaves, State
 from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, Exit
 from eexit.plan.runs import EOS, LENGTH
-from eexit.reference.rules import Seen, stops_of
+from reference.rules import Seen, stops_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Row:
     @property
     def leaves(self) -> Leaves:
         mode = self.configuration.mode
-        return STATES[mode].leaves if mode in STATES else Leaves.FULL_DEPTH
+        return MODES[mode].leaves if mode in MODES else Leaves.FULL_DEPTH
 
     @property
     def has_own_cache(self) -> bool:
@@ -331,7 +332,7 @@ def draw(stops: list[float], u: float) -> int:
 @contextmanager
 def leaving(decoder: Decoder, decoding: Decoding, mode: str, exit_layer: int) -> Iterator[None]:
     """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
-    state = STATES.get(mode)
+    state = MODES.get(mode)
     with ExitStack() as past_the_exit:
         after = exit_layer if state and state.leaves in LEAVE else decoder.n_layers - 1
         past_the_exit.enter_context(handing_on_after(decoder.layers, after))
@@ -388,7 +389,7 @@ def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterato
 
 
 @contextmanager
-def saying_after(decoder: Decoder, state: State, exit_layer: int) -> Iterator[None]:
+def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[None]:
     """A context in which layers past the exit make keys and values of what the state's function says."""
     seen: dict[str, Tensor] = {}  # the streams that it may look at, (1, W)
 

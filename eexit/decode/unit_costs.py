@@ -5,126 +5,27 @@ not products, and cost nothing. Experts are counted where they are run, even if 
 Llama 4 runs all of them for every token. Quantised weights cost the multiply-adds of the weights that they stand for;
 `weight_bytes_L` has the fewer bytes.
 
-Operators are counted in the thread that runs the pass. Nothing is set on the process or on the model, so other threads
-may run the same model meanwhile.
-
 What layers compute for each position that a token attends to is found by running them with one and with two positions.
 
 Shapes: W width of a hidden state, L layers, E exitable layers, X = E + 1, K kinds of looks.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from math import prod
-from typing import Any, Final
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
-from eexit.cpu.packed_linear import PackedLinear, is_whole
 from eexit.decode.costs import LOOKS, Prices
-from eexit.decode.reading import Reader
+from eexit.decode.predictors import LMHead, predictors
 from eexit.decode.requests import Decoding
 from eexit.errors import UsageError
+from eexit.method.rules import Look
 from eexit.method.state_maps import KEYS
-from eexit.model.adapters import sharing
 from eexit.model.layers import Decoder, Inputs, Layer
+from eexit.model.product_counter import ProductCounter
 from eexit.model.quantization import weight_bytes
-
-
-class _ProductCounter(TorchDispatchMode):
-    """The multiply-adds of the operators that this thread runs within the context."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
-        self._flops, self._formulas = 0, _formulas()
-        self._began: list[int] = []  # flops before each linear module that runs
-
-    def __torch_dispatch__(
-        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs, formula = kwargs or {}, self._formulas.get(operator.overloadpacket)
-        if formula is None and _is_composite(operator):
-            with self:
-                return operator.decompose(*args, **kwargs)
-        result = operator(*args, **kwargs)
-        if formula is not None:
-            self._flops += formula(*args, **kwargs, out_val=result)
-        return result
-
-    def count(self, run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-        """Return what a function returns, and how many multiply-adds it took."""
-        before = self._flops
-        result = run(*args)
-        return result, (self._flops - before) // 2
-
-    def watching(self, decoder: Decoder) -> Decoder:
-        """Return a decoder whose linear modules are counted by their shapes where no known operator runs in them.
-
-        Few of the operators that multiply quantised weights are known, and some aren't operators of torch. Modules with
-        such weights are watched in a copy of the model, which shares all weights.
-        """
-        if all(_is_counted(module) for module in decoder.model.modules()):
-            return decoder
-        watched = Decoder(sharing(decoder.model))
-        for module in watched.model.modules():
-            if not _is_counted(module):
-                module.register_forward_pre_hook(self._begin)
-                module.register_forward_hook(self._end)
-        return watched
-
-    def _begin(self, *_: object) -> None:
-        self._began.append(self._flops)
-
-    def _end(self, module: Any, _: object, output: Tensor) -> None:
-        if self._began.pop() == self._flops:
-            self._flops += 2 * output.numel() * module.in_features
-
-
-def _is_counted(module: nn.Module) -> bool:
-    """Return True if all products of the module itself are operators with a formula."""
-    if not hasattr(module, "in_features") or isinstance(module, PackedLinear):
-        return True
-    return is_whole(getattr(module, "weight", None))
-
-
-@cache
-def _is_composite(operator: Any) -> bool:
-    """Return True if torch makes the operator of others."""
-    return bool(operator._can_decompose())
-
-
-def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Return the flops of torch's attention, by shapes: (…, queries, n), (…, positions, n), (…, positions, m)."""
-    return 2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-
-
-def _packed_flops(input: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Return the flops of a packed linear layer."""
-    return 2 * out_val.numel() * input.shape[-1]
-
-
-def _grouped_flops(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
-    """Return the flops of experts: each row of (n_rows, n) times one of the matrices (n_experts, n, m)."""
-    return 2 * input.numel() * weight.shape[-1]
-
-
-# Operators without a formula of torch's: namespace and name. Not every machine has them all.
-OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
-    ("aten", "scaled_dot_product_attention"): _attention_flops,  # whichever kernel the device has for it
-    ("mkldnn", "_linear_pointwise"): _packed_flops,
-    ("aten", "_grouped_mm"): _grouped_flops,
-    ("transformers", "grouped_mm_fallback"): _grouped_flops,
-}
-
-
-def _formulas() -> dict[Any, Callable[..., int]]:
-    """Return the flops of each operator that multiplies matrices, as functions of its arguments and `out_val`."""
-    others = {(space, name): getattr(getattr(torch.ops, space), name, None) for space, name in OTHER_PRODUCTS}
-    return flop_registry | {operator: OTHER_PRODUCTS[key] for key, operator in others.items() if operator is not None}
 
 
 @torch.inference_mode()
@@ -134,7 +35,7 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
     Raises:
         UsageError: For a model whose costs with one and with two positions contradict each other.
     """
-    counter = _ProductCounter()
+    counter = ProductCounter()
     counted = counter.watching(decoder)
     with counter:
         hidden_1W, at_one_L, before = _price_layers(counted, counter, 1)
@@ -181,7 +82,7 @@ def _token(decoder: Decoder, n_positions: int) -> Inputs:
     return Inputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
-def _price_layers(decoder: Decoder, counter: _ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
+def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
     """Run a token through the layers and count multiply-adds.
 
     Returns its hidden state after the last layer, (1, W), and the multiply-adds of each layer, (L,), and of what
@@ -203,7 +104,7 @@ def _price_layers(decoder: Decoder, counter: _ProductCounter, n_positions: int) 
     return streams[0], np.array(of_layer), whole - sum(of_layer) - after_layers
 
 
-def _price_keys(decoder: Decoder, counter: _ProductCounter, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
+def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
     """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of state maps', (L, L).
 
     The latter are by exit layer and then layer.
@@ -235,19 +136,16 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
     return project(given)
 
 
-def _price_looks(decoder: Decoder, counter: _ProductCounter, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
-    """Count the multiply-adds of each of LOOKS, (X, K); probe and gate look at no final layer."""
-    reader, screen = Reader(decoder, decoding.readout), decoding.screen
-    prices: list[dict[str, int]] = []
-    for layer in (*decoding.exitable_layers, reader.final):
-        ready_1H, ready = counter.count(reader.ready, hidden_1W, layer)
-        price = {"head_reads": ready + counter.count(decoder.head, ready_1H)[1]}
-        if screen:
-            price["screen_reads"] = ready + counter.count(screen.read, ready_1H)[1]
-        if decoding.probe and layer != reader.final:
-            one_1 = torch.ones_like(hidden_1W[:, 0])
-            price["probe_reads"] = counter.count(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]
-        if decoding.gate and layer != reader.final:
+def _price_looks(decoder: Decoder, counter: ProductCounter, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
+    """Count the multiply-adds of each of LOOKS, (X, K); probe and gate predict at no final layer."""
+    final, head, prices = decoder.n_layers - 1, LMHead(decoder, decoding), list[dict[str, int]]()
+    predict: dict[str, Callable[[Look, None], object]] = {**predictors(head)}
+    predict["head_reads"] = lambda look, _: decoder.head(head.head_input(look.after, look.index))  # without comparing
+    for layer in (*decoding.exitable_layers, final):
+        look = Look(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
+        names = [name for name in predict if layer != final or name != "probe_reads"]
+        price = {name: counter.count(predict[name], look, None)[1] for name in names}
+        if decoding.gate and layer != final:
             price["gate_reads"] = counter.count(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
         prices.append(price)
     return np.array([[price.get(name, 0) for name in LOOKS] for price in prices])

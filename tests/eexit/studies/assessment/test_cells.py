@@ -1,0 +1,125 @@
+"""The four cells and the gains: against their definition, at the edges, and how often their intervals cover the truth.
+
+Shapes: P prompts.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from assessment_worlds import BOUND, WORLDS, Drawn, World, summed
+
+from eexit.quality.estimates import Estimate
+from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, Attribution, PromptTable, Shares
+from eexit.studies.assessment.conclude import COSTS_OF, GAINS
+
+AT_MOST = BOUND.at_most
+SUMS = {**{name: {name: 1.0} for name in (*CELLS, AS_RUN, CERTIFIED)}, **GAINS, **COSTS_OF}
+
+
+def attribution_of(drawn: Drawn) -> Attribution:
+    table = PromptTable([drawn.run, drawn.oracles], BOUND.risk)
+    return Attribution(table, drawn.settings, AT_MOST, drawn.choice["configuration"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_lose_the_bound_or_less_and_lose_none_of_what_it_allows(seed: int) -> None:
+    safe_K, bold_K = np.random.default_rng(seed).uniform(0, 0.06, (2, 500))
+    shares = Shares.at_bound(safe_K, bold_K, AT_MOST)
+    lost_K = shares.safe * safe_K + shares.bold * bold_K
+    assert ((shares.safe >= 0) & (shares.bold >= 0) & (shares.safe + shares.bold <= 1 + 1e-12)).all()
+    assert (lost_K <= AT_MOST + 1e-12).all()
+    assert lost_K[bold_K > AT_MOST] == pytest.approx(AT_MOST), "all that the bound allows"
+    assert (shares.bold[bold_K <= AT_MOST] == 1).all()
+
+
+def test_shares_change_by_little_where_losses_do() -> None:
+    for safe, bold in ((0.01, AT_MOST), (AT_MOST, 0.04), (0.0, AT_MOST)):
+        near = [Shares.at_bound(np.array(safe + step), np.array(bold + step), AT_MOST) for step in (-1e-9, 1e-9)]
+        assert np.ptp([float(each.bold) for each in near]) < 1e-5
+        assert np.ptp([float(each.safe) for each in near]) < 1e-5
+
+
+def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
+    """Recomputed from the rows, with nothing of ours."""
+    drawn = Drawn(World(), 200, np.random.default_rng(1), tmp_path)
+    runs = {"run": drawn.run.runs.to_pandas(), "oracles": drawn.oracles.runs.to_pandas()}
+    right = runs["run"].query("configuration == 'normal'").set_index("prompt_id")["correct"]
+
+    def rates(sweep: str, key: str | None) -> tuple[float, float]:
+        if key is None:
+            return 0.0, 0.0
+        of = runs[sweep].query("configuration == @key").set_index("prompt_id")
+        return float((right & ~of["correct"]).mean()), 1 - of["cost_exits"].sum() / of["cost_full"].sum()
+
+    found = attribution_of(drawn)
+    assert found.estimate({"A": 1}).mean == pytest.approx(rates("oracles", drawn.settings.A)[1])
+    for cell, sweep in (("B", "oracles"), ("C", "run"), ("D", "run")):
+        (safe_loss, safe), (bold_loss, bold) = (rates(sweep, key) for key in getattr(drawn.settings, cell))
+        weight = 1.0 if bold_loss <= AT_MOST else (AT_MOST - safe_loss) / (bold_loss - safe_loss)
+        assert 0 <= weight <= 1, "the pilot of this seed picked neighbours of the bound"
+        assert found.estimate({cell: 1}).mean == pytest.approx((1 - weight) * safe + weight * bold)
+        assert found.mixture(cell)[2] == pytest.approx((1 - weight) * safe_loss + weight * bold_loss)
+    levels = {name: found.estimate({name: 1}).mean for name in (*CELLS, AS_RUN, CERTIFIED)}
+    for weights in SUMS.values():
+        assert found.estimate(weights).mean == pytest.approx(summed(levels, weights))
+
+
+def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(tmp_path: Path) -> None:
+    drawn = Drawn(World(), 200, np.random.default_rng(1), tmp_path)
+    key = drawn.settings.C.bold
+    table = drawn.run.runs.to_pylist()
+    before = PromptTable([drawn.run, drawn.oracles], BOUND.risk)
+    for row in [row for row in table if row["configuration"] == key][:10]:
+        row |= {"status": "error", "cost_full": None, "cost_exits": None, "cost_run": None, "correct": None}
+    failed = replace(drawn.run, runs=pa.Table.from_pylist(table, drawn.run.runs.schema))
+    after = PromptTable([failed, drawn.oracles], BOUND.risk)
+    assert after.n == before.n
+    assert after.lost(key).sum() == pytest.approx(before.lost(key).sum() + 10, abs=3)
+    assert 0 < before.saved(key).mean() - after.saved(key).mean() < 0.05 * before.saved(key).mean() * 3
+    few = [
+        replace(each, runs=each.runs.filter(pc.field("prompt_id").isin(["0", "1", "2", "3"])))
+        for each in (drawn.run, drawn.oracles)
+    ]
+    found = Attribution(PromptTable(few, BOUND.risk), drawn.settings, AT_MOST, None).estimate({"A": 1})
+    assert found.n == 4
+    assert np.isnan(found.low)
+
+
+def covers(found: Estimate, truth: float) -> bool:
+    return found.low - 1e-9 <= truth <= found.high + 1e-9
+
+
+def coverage(n: int, n_drawn: int, folder: Path) -> dict[str, Counter[str]]:
+    """How often each interval covers the truth, by world."""
+    covered: dict[str, Counter[str]] = {}
+    for name in ("pays", "costs more", "ceiling", "mode", "knowledge", "proof"):
+        of_world = covered.setdefault(name, Counter())
+        for seed in range(n_drawn):
+            drawn = Drawn(WORLDS[name][0], n, np.random.default_rng([7, seed]), folder)
+            found, levels = attribution_of(drawn), drawn.true_levels()
+            of_world.update(each for each, of in SUMS.items() if covers(found.estimate(of), summed(levels, of)))
+    return covered
+
+
+def test_intervals_cover_the_truth_in_most_of_a_few_draws(tmp_path: Path) -> None:
+    covered = coverage(200, 5, tmp_path)
+    assert min(of_world[each] for of_world in covered.values() for each in SUMS) >= 3
+    assert sum(of_world.total() for of_world in covered.values()) >= 0.93 * 5 * len(covered) * len(SUMS)
+
+
+@pytest.mark.slow  # ten minutes each
+@pytest.mark.parametrize("n", [200, 1700])
+def test_intervals_cover_the_truth_in_six_worlds(n: int, tmp_path: Path) -> None:
+    """At least 93 % truly: of 300 draws, 267 or more with a chance of 99.9 % then."""
+    n_drawn = 300
+    covered = coverage(n, n_drawn, tmp_path)
+    short = {
+        (name, each): of_world[each] for name, of_world in covered.items() for each in SUMS if of_world[each] < 267
+    }
+    assert not short
+    assert sum(of_world.total() for of_world in covered.values()) >= 0.94 * n_drawn * len(covered) * len(SUMS)

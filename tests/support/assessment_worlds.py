@@ -1,0 +1,248 @@
+"""Synthetic models with a known truth, whose drawn sweeps go through the real choice and the real conclusion.
+
+Shapes: P prompts, S settings.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from synthetic_sweeps import FINAL, LAYERS
+
+from cluster.assessment.prompt_parts import CHOOSING, ORDERING, REPORTING, role_of
+from cluster.assessment.sizes import CONFIDENCE_OF_A_LOOK, sizes_at
+from eexit.plan.configuration import Exit, Normal
+from eexit.plan.splits import shuffled
+from eexit.quality.learn_then_test import error_of_ask
+from eexit.results.finished_sweep import FinishedSweep
+from eexit.results.layout import Manifest
+from eexit.results.store.folder import open_store
+from eexit.studies.assessment.cells import AS_RUN, CERTIFIED, Shares
+from eexit.studies.assessment.conclude import verdict_of
+from eexit.studies.assessment.verdict import Bound, Verdict
+from eexit.studies.choosing.choice import choice_columns, choose_setting
+from eexit.studies.choosing.losses_and_costs import LossesAndCosts, sequences_of
+from eexit.studies.choosing.question import Ask, ChoiceQuestion
+from eexit.studies.replay.worth_running import CellSettings, PredictedSetting, neighbours
+
+BOUND: Final = Bound(risk="answers", at_most=0.02)
+ACCURACY: Final = 0.74  # of full depth
+N_CALLS, OF_CALLS = 24, 0.07  # further calls, and by how much the logarithm of a ratio differs between them
+N_PILOT: Final = 200
+BATCH: Final = 8
+MODES: Final = {"B": "mapped_residual", "C": "unfrozen", "D": "mapped_residual"}
+Rates = Sequence[tuple[float, float]]  # of settings, from safe to bold: what they lose and save
+
+
+@dataclass(frozen=True)
+class World:
+    """What settings truly lose and save, in percent. `looks` is what deciding costs, `time` that of each setting, and
+    `steps` what a step at layer 20 takes by rows, as multiples of full depth's.
+    """
+
+    A: float = 39.5
+    B: Rates = ((0.3, 16.8), (1.7, 23.5), (21.7, 47.3))
+    C: Rates = ((0.4, 6.0), (1.0, 8.0), (3.0, 11.0), (8.0, 14.0))
+    D: Rates = ((0.7, 5.2), (2.0, 7.0), (4.7, 8.2), (9.0, 9.0))
+    looks: float = 1.0
+    time: float = 0.95
+    steps: Mapping[int, float] = field(default_factory=lambda: {1: 0.8, BATCH: 0.8})
+
+    def rates(self, cell: str) -> Rates:
+        found: Rates = getattr(self, cell)
+        return found
+
+
+def keys_of(world: World, cell: str) -> list[str]:
+    return [setting(cell, at).key for at in range(len(world.rates(cell)))]
+
+
+def setting(cell: str, at: int) -> Exit:
+    """The oracle in some exit set, or a rule with some threshold."""
+    if cell == "B":
+        return Exit(MODES[cell], "agree", None, (LAYERS[-1 - at],))
+    return Exit(MODES[cell], "confidence", 0.99 - at / 10)
+
+
+@cache
+def prompts_of(n: int) -> Sequence[str]:
+    """As many prompts for each part as an assessment has of so many."""
+    whole = sizes_at(BOUND.at_most)
+    of_whole = {CHOOSING: whole.choosing, ORDERING: whole.ordering, REPORTING: whole.reporting}
+    wanted = {role: round(n * size / sum(of_whole.values())) for role, size in of_whole.items()}
+    found: list[str] = []
+    number = 0
+    while any(wanted.values()):
+        text = f"question {(number := number + 1)}?"
+        if wanted[role := role_of(text)]:
+            wanted[role] -= 1
+            found.append(text)
+    return [found[at] for at in shuffled(found)]
+
+
+class Drawn:
+    """One draw of a world: its two sweeps, its pilot's picks, its choice and its timings."""
+
+    def __init__(self, world: World, n: int, random: np.random.Generator, folder: Path) -> None:
+        self.world, self.prompts, self.random, self.folder = world, prompts_of(n), random, folder
+        confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_LOOK
+        self.bound = BOUND.model_copy(update={"confidence": confidence})
+        self.keys = {cell: keys_of(world, cell) for cell in MODES}
+        self.settings = CellSettings(Exit("unfrozen", "agree").key, *(self._pick(cell) for cell in MODES))
+        easy_P, rank_P = random.normal(size=len(self.prompts)), random.random(len(self.prompts))
+        self._right_P = random.random(len(self.prompts)) < ACCURACY
+        run: dict[str, tuple[float, float]] = {}
+        for cell in "CD":
+            wanted = [key for key in self.settings.C if key] if cell == "C" else self.keys["D"]
+            run |= {key: self.rate(cell, key) for key in wanted}
+        oracles = {self.settings.A: (0.0, world.A)} | {key: self.rate("B", key) for key in self.settings.B if key}
+        self.run = self._sweep("run", run, easy_P, rank_P, with_normal=True)
+        self.oracles = self._sweep("oracles", oracles, easy_P, rank_P, with_normal=False)
+        self.choice = self._choose()
+
+    def rate(self, cell: str, key: str) -> tuple[float, float]:
+        return self.world.rates(cell)[self.keys[cell].index(key)]
+
+    def _pick(self, cell: str) -> Any:
+        """By a pilot, whose losses and predictions are noisy."""
+        wrong_by = float(np.exp(self.random.normal(0, 0.4)))
+        settings = []
+        for at, (loss, saved) in enumerate(self.world.rates(cell)):
+            seen = self.random.binomial(N_PILOT, loss / 100) / N_PILOT if cell == "B" else wrong_by * loss / 100
+            settings.append(PredictedSetting(setting(cell, at), seen, saved / 100))
+        return neighbours(settings, BOUND.at_most)
+
+    def _sweep(
+        self, name: str, rates: Mapping[str, tuple[float, float]], easy_P: np.ndarray, rank_P: np.ndarray,
+        with_normal: bool,
+    ) -> FinishedSweep:  # fmt: skip
+        n, random = len(self.prompts), self.random
+        columns: dict[str, list[Any]] = {}
+        full_P = 100 * np.exp(0.3 * easy_P)
+        exits = [each for each in self._exits() if each.key in rates]
+        there: list[Normal | Exit] = [*([Normal()] if with_normal else []), *exits]
+        for each in there:
+            loss, saved = (0.0, 0.0) if isinstance(each, Normal) else rates[each.key]
+            own_P = 0.07 * (0.7 * easy_P + 0.71 * random.normal(size=n)) * min(1, saved / 12)
+            own_rank_P = np.where(random.random(n) < 0.5, rank_P, random.random(n))
+            lost_P = self._right_P & (own_rank_P < loss / 100 / ACCURACY)
+            # The mean of what is saved, weighted by cost, is the rate: the common part has another mean then.
+            shift = 0.07 * 0.7 * 0.3 * min(1, saved / 12)
+            exits_P = full_P * (1 - saved / 100 - own_P + shift)
+            is_oracle = isinstance(each, Exit) and each.is_oracle
+            is_normal = isinstance(each, Normal)
+            run_P = exits_P + (0 if is_normal else full_P * self.world.looks / 100)
+            values = {
+                "prompt_id": [str(at) for at in range(n)], "prompt": self.prompts, "configuration": [each.key] * n,
+                "seed": [0] * n, "status": ["ok"] * n, "correct": self._right_P & ~lost_P, "lcs_share": np.ones(n),
+                "cost_full": full_P, "cost_exits": exits_P, "cost_run": [None] * n if is_oracle else run_P,
+                "run_id": [f"{each.key}-{at}" for at in range(n)],
+                "exit_layer_counts": [[(FINAL if is_normal else 20, 1)]] * n,
+            }  # fmt: skip
+            for column, of_setting in values.items():
+                columns.setdefault(column, []).extend(of_setting)
+        kinds = {
+            "cost_run": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
+        }  # fmt: skip
+        table = pa.table({column: pa.array(values, kinds.get(column)) for column, values in columns.items()})
+        nothing = {"thinking_closed": pa.bool_(), "cost_needed": pa.float64(), "n_tokens": pa.int64()}
+        for column, kind in nothing.items():
+            table = table.append_column(column, pa.nulls(len(table), kind))
+        prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]
+        manifest = Manifest(
+            config={"model": "tiny", "temperature": 0.0, "observe": "final", "prompts": prompts},
+            configurations=[{"key": each.key, **each.columns} for each in there],
+            model={"n_layers": FINAL + 1, "dtype": "float32"}, exitable_layers=LAYERS,
+        )  # fmt: skip
+        return FinishedSweep(open_store(self.folder), manifest, table, name)
+
+    def _exits(self) -> list[Exit]:
+        return [Exit("unfrozen", "agree"), *(setting(cell, at) for cell in MODES for at in range(len(self.keys[cell])))]
+
+    def _choose(self) -> Mapping[str, Any]:
+        """The row of the table of choices that the real choice makes."""
+        asked = ChoiceQuestion("answers", self.bound.at_most, self.bound.confidence, modes=[MODES["D"]])
+        measured = LossesAndCosts(self.run, asked)
+        ask = Ask(1, 1, error_of_ask(self.bound.confidence))
+        return choice_columns(choose_setting(measured, sequences_of(measured), ask))
+
+    def timings(self) -> list[dict[str, Any]]:
+        """A first call with steps, and further calls of few configurations on other prompts."""
+        tested = self.choice["tested"]
+        key = self.choice["configuration"] or min(tested, key=lambda each: each["mean_loss"])["configuration"]
+        rows: list[dict[str, Any]] = []
+        for call in range(N_CALLS + 1):
+            drawn = self.random.normal(0, OF_CALLS / math.sqrt(2), 3)
+            times = {"normal": 1.0 * math.exp(drawn[0]), "generate": 1.1 * math.exp(drawn[1]),
+                     key: self.world.time * math.exp(drawn[2])}  # fmt: skip
+            for number in range(1, 9 if call == 0 else 2):
+                noise = np.exp(self.random.normal(0, 0.01, 8))
+                of_round = {"timing_id": str(call), "round": number, "tokens": 100, "machine": "a CPU", "threads": 2,
+                            "prompt_ids": [f"{call}-{number}"]}  # fmt: skip
+                rows += [
+                    of_round | {"configuration": each, "rule": None, "parameter": None, "batch": BATCH,
+                                "seconds": seconds * noise[at]}
+                    for at, (each, seconds) in enumerate(times.items())
+                ]  # fmt: skip
+                for at, (batch, step) in enumerate(self.world.steps.items()) if call == 0 else ():
+                    fixed = {"configuration": "unfrozen/fixed/20", "rule": "fixed", "parameter": 20.0, "batch": batch}
+                    seconds = times["normal"] * step * noise[4 + at]
+                    rows.append(of_round | fixed | {"seconds": seconds})
+                    if batch != BATCH:
+                        full = {"configuration": "normal", "rule": None, "parameter": None, "batch": batch}
+                        rows.append(of_round | full | {"seconds": times["normal"] * noise[6 + at]})
+        return rows
+
+    def verdict(self) -> Verdict:
+        return verdict_of(self.run, self.oracles, self.settings, self.choice, self.timings(), self.bound, BATCH)
+
+    def true_levels(self) -> dict[str, float]:
+        """What each level truly saves, given the pilot's picks and what was certified."""
+        levels = {"A": self.world.A / 100}
+        for cell in MODES:
+            pair = [(0.0, 0.0) if key is None else self.rate(cell, key) for key in getattr(self.settings, cell)]
+            (safe_loss, safe), (bold_loss, bold) = [(loss / 100, saved / 100) for loss, saved in pair]
+            shares = Shares.at_bound(np.array(safe_loss), np.array(bold_loss), BOUND.at_most)
+            levels[cell] = float(shares.safe * safe + shares.bold * bold)
+            looks = [0.0 if key is None else self.world.looks / 100 for key in getattr(self.settings, cell)]
+            if cell == "D":
+                levels[AS_RUN] = float(shares.safe * (safe - looks[0]) + shares.bold * (bold - looks[1]))
+        certified = self.choice["configuration"]
+        levels[CERTIFIED] = 0.0 if certified is None else (self.rate("D", certified)[1] - self.world.looks) / 100
+        return levels
+
+
+def summed(levels: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return sum(weight * levels[level] for level, weight in weights.items())
+
+
+GOOD: Final = World(
+    A=30, B=((0.3, 20), (1.2, 24), (5, 27)), C=((0.3, 18), (1.2, 22), (5, 25)),
+    D=((0.25, 7), (0.5, 11), (3, 13), (6, 15)), time=0.90,
+)  # fmt: skip
+SPREAD: Final = ((0.7, 4.0), (2.2, 5.2), (4.7, 7.0), (9.0, 9.0))
+LESS, MORE = ((0.5, 9.0), (1.5, 11.0), (5.0, 14.0), (22.0, 30.0)), ((0.3, 11.0), (1.5, 19.0), (3.0, 23.0), (8.0, 28.0))
+LITTLE: Final = ((0.3, 0.5), (1.2, 0.8), (5.0, 1.0), (9.0, 1.2))
+LOSING: Final = ((6.0, 7.0), (9.0, 11.0), (12.0, 13.0), (16.0, 15.0))
+WORLDS: Final[Mapping[str, tuple[World, bool | None, str | None]]] = {
+    "pays": (GOOD, True, None),
+    "costs more": (
+        World(A=25, B=((0.3, 16), (1.2, 18), (5, 20)), C=((0.3, 15), (1.2, 17), (5, 19)),
+              D=((0.3, 12), (0.8, 14), (3, 16), (6, 18)), looks=20), False, "deciding",
+    ),
+    "slower": (replace(GOOD, time=1.08, steps={1: 0.8, BATCH: 0.8}), False, "overhead"),
+    "batches": (replace(GOOD, time=1.08, steps={1: 0.3, BATCH: 0.98}), False, "batches"),
+    "loses too much": (replace(GOOD, D=LOSING), False, None),
+    "ceiling": (World(A=2, B=LITTLE, C=LITTLE, D=LITTLE), None, "ceiling"),
+    "mode": (World(B=LESS, C=MORE, D=SPREAD, looks=6), None, "mode"),
+    "knowledge": (World(B=MORE, C=LESS, D=SPREAD, looks=6), None, "knowledge"),
+    "proof": (
+        World(A=22, B=((0.3, 15), (1.8, 16), (5, 17)), C=((0.3, 15), (1.8, 16), (5, 17)),
+              D=((1.8, 14), (2.4, 15), (5, 16), (9, 17))), None, "proof",
+    ),
+}  # fmt: skip
