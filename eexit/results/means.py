@@ -107,7 +107,8 @@ def _kind_of(configuration: Configuration, name: object) -> ValueKind:
 
 def exponential(log: Estimate) -> Estimate:
     """Return the mean perplexity with its interval, from those of log-perplexities."""
-    return Estimate(*map(mean_perplexity, (log.mean, log.low, log.high)), log.n)
+    mean, low, high = map(mean_perplexity, (log.mean, log.low, log.high))
+    return Estimate(mean, low, high, log.n)
 
 
 def estimate_ratio(

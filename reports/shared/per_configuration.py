@@ -149,12 +149,14 @@ def ratios(
 ) -> list[Estimate]:
     """Return Σ above / Σ below over sampling units, for each configuration."""
     by_key = dict([*runs.groupby("configuration")])
-    return [
-        estimate_ratio(*(by_key[key][name].to_numpy() for name in (above, below, "prompt_id", "unit")), kind)
-        if key in by_key
-        else NOTHING
-        for key in keys
-    ]
+    found = []
+    for of_key in (by_key.get(key) for key in keys):
+        if of_key is None:
+            found.append(NOTHING)
+            continue
+        above_R, below_R, prompt_R, unit_R = (of_key[name].to_numpy() for name in (above, below, "prompt_id", "unit"))
+        found.append(estimate_ratio(above_R, below_R, prompt_R, unit_R, kind))
+    return found
 
 
 def estimates_of(configuration: Configuration, values: pd.DataFrame, runs: pd.DataFrame) -> dict[Any, Estimate]:

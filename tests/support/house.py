@@ -38,7 +38,9 @@ def named(path: Path) -> Iterator[str]:
             "import_module",
             "__import__",
         ):
-            yield from (each.value for each in node.args if isinstance(each, ast.Constant))
+            yield from (
+                each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            )
 
 
 @cache

@@ -152,7 +152,8 @@ def _contradicted(
         of_runs = numbers_of(runs, OF_CONTRADICTED)
         prompt_R = runs["prompt_id"].to_pylist()
         unit_R = [unit_of.get(prompt_id, prompt_id) for prompt_id in prompt_R]
-        found[configuration] = Contradicted.of_runs(*(of_runs[name] for name in OF_CONTRADICTED), prompt_R, unit_R)
+        wrong_R, exits_R = (of_runs[name] for name in OF_CONTRADICTED)
+        found[configuration] = Contradicted.of_runs(wrong_R, exits_R, prompt_R, unit_R)
     manifest = read_manifest(store) if store.has(MANIFEST) else None
     if manifest is None or manifest.config["decide_on"] != HEAD:
         return found

@@ -49,12 +49,12 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str)
 
 
 def test_normal_alone_needs_no_factor_and_no_observation() -> None:
-    assert SweepConfig(prompts=PROMPTS, modes=("normal",), kl_factors=()).rules == {}
+    assert SweepConfig.model_validate({"prompts": PROMPTS, "modes": ("normal",), "kl_factors": ()}).rules == {}
     assert SweepConfig(prompts=PROMPTS, modes=("normal",), observe="none").rules
 
 
 def test_kl_factors_are_short_for_parameters_of_rule_kl() -> None:
-    short = SweepConfig(prompts=PROMPTS, kl_factors=(1, 2), rules={"agree": ()})
+    short = SweepConfig.model_validate({"prompts": PROMPTS, "kl_factors": (1, 2), "rules": {"agree": ()}})
     assert short == SweepConfig(prompts=PROMPTS, rules={"kl": (1, 2), "agree": ()})
     assert "kl_factors" not in short.model_dump(), "what a sweep is has one field for rules"
     earlier = {**short.model_dump(mode="json"), "rules": {"agree": []}, "kl_factors": [1, 2]}  # as results have them
@@ -62,7 +62,7 @@ def test_kl_factors_are_short_for_parameters_of_rule_kl() -> None:
 
 
 def test_a_configuration_is_frozen_and_survives_json() -> None:
-    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), kl_factors=(0.1, 3))
+    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), rules={"kl": (0.1, 3)})
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError, match="frozen"):
         config.temperature = 1.0  # type: ignore[misc]  # it is refused by mypy too
