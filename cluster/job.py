@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from eexit.errors import UsageError
-from eexit.plan.config import SHORT_FIELDS, Count, Float, SweepConfig
+from eexit.plan.config import SHORT_FIELDS, SweepConfig
+from eexit.plan.field_types import Count, Float
 from eexit.sweeps.arguments import PlacedSweep, placed
 
 

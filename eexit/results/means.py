@@ -48,7 +48,7 @@ SHARES: Final = frozenset({
 # Measures that a configuration determines, so that their values have no chance variation.
 OF_GIVEN_EXITS: Final = ("exit_rate", "mean_depth")
 OF_NORMAL: Final = (*OF_GIVEN_EXITS, "disagreement", "equal_share", "lcs_share")
-# Measures of drafts that are ratios of sums over units, by numerator and denominator (`_draft_sums`).
+# Measures of drafts that are ratios of sums over units, by numerator and denominator.
 DRAFT_RATIOS: Final = {
     "acceptance": ("accepted", "drafted"),
     "tokens_per_pass": ("decided", "passes"),

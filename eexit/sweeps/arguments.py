@@ -17,7 +17,8 @@ from eexit.method.modes import MODES, Mode
 from eexit.method.own import use_files
 from eexit.method.rules import Rule
 from eexit.output.text import flag
-from eexit.plan.config import SHORT_FIELDS, Count, SweepConfig
+from eexit.plan.config import SHORT_FIELDS, SweepConfig
+from eexit.plan.field_types import Count
 from eexit.plan.prompts import prompts_of
 from eexit.plan.validation_errors import explain
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from eexit.plan.config import HEAD
+from eexit.method.screen_size import HEAD
 from eexit.plan.configuration import NORMAL, Configuration, Exit, mode_of, short_name
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind
 from eexit.results.means import estimate_measures, estimate_ratio

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.decode.costs import LOOKS
+from eexit.method.screen_size import screen_size
 from eexit.output.text import is_known
-from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.method.screen_size import HEAD
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
-from eexit.plan.config import HEAD
 from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units

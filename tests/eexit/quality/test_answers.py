@@ -210,7 +210,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
         Prompt("slow", "four", answer_pattern=r"(?s)(?:.|..)+$(?!)"),
     )
     config = SweepConfig(
-        model=str(tmp_path / "model"), prompts=prompts, kl_factors=(1,), exit_every=2, max_new_tokens=40
+        model=str(tmp_path / "model"), prompts=prompts, rules={"kl": (1,)}, exit_every=2, max_new_tokens=40
     )
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     results = ModelGenerator(config, "cpu").generate(runs)

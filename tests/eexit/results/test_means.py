@@ -59,7 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
     return land_rows(tmp_path_factory.mktemp("grouped") / "out", config, columns), config
 
 
-MEASURED = {
+MEASURED: dict[str, list[float]] = {
     "disagreement": [0.875, 0.75, 0.875, 0.75, 0.875, 0.75, 0.5, 0.25],
     "lcs_share": [0.125, 0.25, 0.125, 0.125, 0.25, 0.125, 0.5, 0.75],
     "mean_depth": [0.25, 0.5, 0.25, 0.5, 0.25, 0.5, 0.75, 0.875],
@@ -77,7 +77,7 @@ def over_units(values: list[float], seeds: bool = True) -> float:
 def cells(table: ResultTable, heading: str) -> str:
     """The cell of the setting, which is in the second line."""
     by_heading = {str(column.header).replace(SOFT_HYPHEN, "").replace("\n", " "): column for column in table.columns}
-    return [*by_heading[heading].cells][1]
+    return str([*by_heading[heading].cells][1])
 
 
 def json_row(out: Path, config: SweepConfig, to: Path) -> dict[str, Any]:
