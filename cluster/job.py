@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from eexit.errors import UsageError
-from eexit.plan.config import Count, Float, SweepConfig
+from eexit.plan.config import SHORT_FIELDS, SweepConfig
+from eexit.plan.field_types import Count, Float
 from eexit.sweeps.arguments import PlacedSweep, placed
 
 
@@ -54,7 +55,9 @@ EXECUTION_FIELDS: dict[str, FieldInfo] = {
 }
 # All flags and all keys of a TOML file.
 FIELDS: dict[str, FieldInfo] = {
-    name: field for name, field in (SweepConfig.model_fields | EXECUTION_FIELDS).items() if name != "digests"
+    name: field
+    for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **EXECUTION_FIELDS}.items()
+    if name != "digests"
 }
 
 

@@ -28,7 +28,8 @@ from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, reading, shown, without_secrets
 from eexit.output.text import counted, printable
-from eexit.plan.config import NO_MARKS, SweepConfig
+from eexit.plan.config import SweepConfig
+from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 

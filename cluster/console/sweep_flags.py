@@ -82,7 +82,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     try:
         job = job_of({**table, **prompts, **flags})
     except ValidationError as error:
-        raise UsageError(explain(error, set(flags), path, FIELDS)) from error
+        raise UsageError(explain(error, set(flags), path, FIELDS, {*table, *flags})) from error
     refuse_unknown_only(job.config)
     if json_name is not None:
         from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
@@ -127,7 +127,9 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
     )
     parser.group(OUTPUT).add_argument(
-        "--json", metavar="FILE", help="also write the means of each configuration, and by kind of prompt, as JSON"
+        "--json",
+        metavar="FILE",
+        help="also write each configuration's means with their intervals, and by kind of prompt, as JSON",
     )
 
 
@@ -251,6 +253,8 @@ def _help(field: FieldInfo, in_demo: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{rule}={','.join(f'{number:g}' for number in numbers)}" for rule, numbers in value.items())
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
 
 

@@ -5,128 +5,70 @@
 Every field changes results. How and where a sweep is executed is in `cluster.job.SweepJob`.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
-import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    StrictStr,
-    ValidationInfo,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticKnownError
+from pydantic.fields import FieldInfo
 
 from eexit.method.modes import MODES
-from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES, Control
-from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
-from eexit.method.screen_size import ScreenSize
-from eexit.output.text import did_you_mean
-from eexit.plan.configuration import DRAFT, EVERY, NORMAL, exiting_modes, mode_of, parse_drafts, parse_exit_set
+from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES
+from eexit.method.screen_size import HEAD, ScreenSize, screen_size, with_default_size
+from eexit.plan.configuration import EVERY, NORMAL, parse_drafts
+from eexit.plan.field_types import (
+    NO_MARKS,
+    AnswerStart,
+    Bool,
+    Cell,
+    Count,
+    DType,
+    Float,
+    Int,
+    Pattern,
+    Seed,
+    Text,
+    Thinking,
+    Whole,
+)  # fmt: skip
+from eexit.plan.grid_types import (
+    MAPPING,
+    ControlOf,
+    Drafts,
+    ExitLayers,
+    ExitSets,
+    GateThresholds,
+    Modes,
+    Rules,
+    distinct,
+    rules_table,
+)  # fmt: skip
 
-HEAD, SCREEN = "head", "screen"  # the logits on which rules decide: all, or those of a screen
 AUTO_DTYPE: Final = "auto"  # until a sweep begins; its manifest has the resolved dtype
-NO_MARKS: Final = "none"  # no thinking: texts are all answer
 Observe = Literal["all", "final", "none"]  # layers at which the full-depth pass reads finished texts
-MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need KV maps
-MOST_COUNT: Final = 2**31 - 1  # limit of all counts; positions and layers are stored as int32
-LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # seeds are stored as int64
 GATE_THRESHOLDS: Final = (0.1,)
+KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
+SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
+    KL_FACTORS: FieldInfo.from_annotated_attribute(
+        tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
+    )
+}
 # Fields by which a sweep can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
-    "prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
+    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
 })  # fmt: skip
 # Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
-    "modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "draft": (), "only": (),
+    "modes": (NORMAL,), KL_FACTORS: (), "rules": {}, "controls": (), "draft": (), "only": (),
     "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
 }  # fmt: skip
-
-
-def _encodable(text: str) -> str:
-    """Refuse lone surrogates, to which Python decodes command-line bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticKnownError("string_unicode") from error
-    return text
-
-
-def _dtype_name(value: Any) -> Any:
-    """Return the name of a torch dtype, without importing torch, and other values unchanged."""
-    return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
-
-
-def _number(value: Any) -> Any:
-    """Refuse true and false, which pydantic would convert to 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
-
-
-def _true_or_false(value: Any) -> Any:
-    """Refuse the other spellings of true and false that pydantic accepts, such as "yes"."""
-    if not isinstance(value, bool) and value not in ("true", "false"):
-        raise PydanticKnownError("bool_type")
-    return value
-
-
-def _as_text(value: Any) -> Any:
-    """Return a number as text, and blank text, such as an empty cell of a table, as None."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _as_count(value: Any, of: ValidationInfo) -> Any:
-    """Return a table's cell as a whole number above 0, and a blank one as None."""
-    text = _as_text(value)
-    digits = text.strip().removesuffix(".0") if isinstance(text, str) else ""
-    if text is not None and not (digits.isascii() and digits.isdecimal() and 0 < int(digits) <= MOST_COUNT):
-        raise ValueError(f"{of.field_name} must be a whole number above 0, got {value!r}")
-    return int(digits) if digits else None
-
-
-def _compiles(pattern: str, name: str = "answer_pattern") -> str:
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise ValueError(f"{name} {pattern!r} is no regular expression ({error}): mend it") from error
-    return pattern
-
-
-def _begins_answers(pattern: str) -> str:
-    if not pattern:
-        raise ValueError(f"thinking_until is empty: give a pattern, or --thinking {NO_MARKS} where texts don't think")
-    return _compiles(pattern, "thinking_until")
-
-
-def _opens_and_closes(marks: tuple[str, ...]) -> tuple[str, ...]:
-    if marks != (NO_MARKS,) and not (len(set(marks)) == len(marks) == 2 and all(marks)):
-        shown = " ".join(marks) or "nothing"
-        raise ValueError(
-            f"thinking takes what opens a chain of thought and what closes it, as in <think> </think>, or {NO_MARKS}, "
-            f"got {shown}"
-        )
-    return marks
-
-
-Text = Annotated[StrictStr, AfterValidator(_encodable)]
-Cell = Annotated[Text | None, BeforeValidator(_as_text)]
-Whole = Annotated[int | None, BeforeValidator(_as_count)]
-Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
-Count = Annotated[Int, Field(le=MOST_COUNT)]
-Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -150,174 +92,6 @@ class Prompt:
     prefiller: Text | None = None
     max_new_tokens: Whole = None
     steps: Whole = None
-
-
-def _finite(kl_factor: float) -> float:
-    if not math.isfinite(kl_factor):
-        raise ValueError(f"kl_factor must be finite, got {kl_factor}; mode normal is the limit of a large one")
-    return kl_factor
-
-
-def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
-    if list(layers) != sorted(set(layers)):
-        raise ValueError(f"exit layers must be strictly increasing, got {','.join(map(str, layers))}")
-    return layers
-
-
-def _distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
-    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{', '.join(repeated)}{of} is listed more than once")
-    return values
-
-
-def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") -> tuple[float, ...]:
-    """Refuse parameters that are equal when rounded to six digits, as tables and the report show them."""
-    shown: dict[str, float] = {}
-    for parameter in parameters:
-        first = shown.setdefault(f"{parameter:g}", parameter)
-        if first != parameter:
-            raise ValueError(f"{name} {first} and {parameter} are shown with six digits, as {parameter:g} both")
-    return parameters
-
-
-def _mode(name: str) -> str:
-    if name == DRAFT:
-        raise ValueError(
-            f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
-            f"and leave {DRAFT} out of --modes"
-        )
-    if name not in (modes := exiting_modes()):
-        *others, last = map(repr, modes)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    if name in MODES:
-        MODES[name].refuse_if_not_given()
-    return name
-
-
-def _rules(given: Any) -> Any:
-    """Return rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
-
-    A text that is only a number is a further parameter of the previous rule: "kl=0.5", "1".
-    """
-    if not isinstance(given, list | tuple):
-        return given
-    table: dict[str, list[str]] = {}
-    name = ""
-    for text in given:
-        begins, is_given, rest = str(text).rpartition("=")
-        if is_given or not _is_number(rest):
-            name = (begins if is_given else rest).strip()
-            if name in table:
-                raise ValueError(f"rule {name} is listed more than once: give all its parameters in one entry")
-            table[name] = []
-        if not name:
-            raise ValueError(f"rules start with a name, as in kl=0.5,1 or agree, got {text}")
-        if is_given or _is_number(rest):
-            table[name] += [part.strip() for part in rest.split(",") if part.strip()]
-    return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.partition(",")[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
-    for name, parameters in rules.items():
-        if name not in RULES:
-            meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
-            raise ValueError(f"unknown rule {name!r}: {meant}")
-        RULES[name].refuse_if_not_given()
-        for parameter in parameters or (None,):
-            RULES[name].check(parameter)
-        _distinguishable(_distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
-    return rules
-
-
-def _decides(text: str) -> str:
-    """Return the text, with the default size for `screen` alone. Raises `ValueError` for an invalid one."""
-    text = str(DEFAULT_SCREEN) if text == SCREEN else text
-    screen_size(text)  # raises for an invalid size
-    return text
-
-
-def screen_size(text: str) -> ScreenSize | None:
-    """Return the size of a screen such as "screen:96:1024"; None for "head". Raises `ValueError` for other texts."""
-    name, _, size = text.partition(":")
-    if text == HEAD:
-        return None
-    numbers = size.split(":")
-    if name != SCREEN or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"decide_on is {HEAD} or a screen, as in {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
-    rank, n_tokens = map(int, numbers)
-    if not (1 <= rank <= MOST_COUNT and 2 <= n_tokens <= MOST_COUNT):
-        raise ValueError(f"a screen has a rank of 1 or more, and lets 2 tokens or more through, got {text!r}")
-    return ScreenSize(rank, n_tokens)
-
-
-def _exit_sets(given: Any) -> Any:
-    texts = [given] if isinstance(given, str) else given
-    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
-        return tuple(",".join(map(str, parse_exit_set(text))) or EVERY for text in texts)
-    return given
-
-
-def _drafts(given: Any) -> Any:
-    """Return one text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        return given
-    drafts = [draft for text in texts for draft in parse_drafts(text)]
-    for draft in drafts:
-        if draft.layer < 0 or max(draft.layer, draft.n_tokens) > MOST_COUNT:
-            raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
-    return tuple(map(str, drafts))
-
-
-KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
-KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
-Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
-Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
-ExitSets = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_exit_sets), AfterValidator(_distinct)]
-GateThresholds = Annotated[
-    tuple[Annotated[Float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct),
-    AfterValidator(partial(_distinguishable, name="gate_thresholds")),
-]  # fmt: skip
-Modes = Annotated[tuple[Annotated[Text, AfterValidator(_mode)], ...], Field(min_length=1), AfterValidator(_distinct)]
-DType = Annotated[Literal["auto", "bfloat16", "float16", "float32"], BeforeValidator(_dtype_name)]
-Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
-ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
-
-
-def _exiting(key: str) -> str:
-    if mode_of(key) not in MODES:
-        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
-    MODES[mode_of(key)].refuse_if_not_given()
-    return key
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ControlOf:
-    """Control to run: rule `random` with the exit layers of the configuration whose key is `of`.
-
-    `counts` are that configuration's decided tokens by exit layer. The mode is `in_mode`, by default that of `of`.
-    """
-
-    of: Annotated[Text, AfterValidator(_exiting)]
-    counts: dict[int, int]
-    in_mode: Annotated[Text, AfterValidator(_exiting)] | None = None
-
-    @property
-    def mode(self) -> str:
-        return self.in_mode or mode_of(self.of)
-
-    @property
-    def parameter(self) -> Control:
-        return Control(self.of, tuple(sorted(self.counts.items())))
 
 
 class SweepConfig(BaseModel):
@@ -344,11 +118,8 @@ class SweepConfig(BaseModel):
         (NORMAL, "unfrozen", "frozen_residual"),
         description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(MODES)}",
     )
-    kl_factors: KLFactors = Field(
-        (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"
-    )
     rules: Rules = Field(
-        {},
+        {"kl": (0.5, 1.0, 2.0, 4.0)},
         description=f"rules with their parameters, as in kl=0.5,1 agree; there are {', '.join(RULES)}",
     )
     draft: Drafts = Field(
@@ -360,7 +131,7 @@ class SweepConfig(BaseModel):
     only: tuple[Text, ...] = Field(
         (), description="keys of configurations: of the whole grid, run these alone (default: all)"
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
@@ -385,18 +156,18 @@ class SweepConfig(BaseModel):
         None, description=f"folder of the trained state maps that mode {' or '.join(MAPPING)} makes keys and values by"
     )
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
-    decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
+    decide_on: Annotated[Text, AfterValidator(with_default_size)] = Field(
         "head",
         description="what rules that read a layer look at: the whole head's tokens (head), or those that a sketch of "
         "it finds likeliest, as in screen:96:1024 (rank, tokens); what is generated is read from the whole head",
     )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
-    thinking: Annotated[tuple[Text, ...], AfterValidator(_opens_and_closes)] | None = Field(
+    thinking: Thinking | None = Field(
         None,
         description="what opens a chain of thought and what closes it, as in <think> </think>; by default what the "
         f"model's chat template or vocabulary has; {NO_MARKS}: texts have no parts",
     )
-    thinking_until: Annotated[Text, AfterValidator(_begins_answers)] | None = Field(
+    thinking_until: AnswerStart | None = Field(
         None,
         description="pattern that begins the answer of a model that thinks in plain words, as in (?i)answer:; what "
         "comes before its first match is the chain of thought",
@@ -414,14 +185,9 @@ class SweepConfig(BaseModel):
     )
 
     @property
-    def all_rules(self) -> dict[str, tuple[float, ...]]:
-        """All rules with their parameters; `kl_factors` belong to rule kl, which then comes first."""
-        return {"kl": self.kl_factors, **self.rules} if self.kl_factors else self.rules
-
-    @property
     def exits(self) -> frozenset[str]:
         """Names of the rules and modes, including those of controls."""
-        return frozenset({*self.all_rules, *self.modes, *(control.mode for control in self.controls)})
+        return frozenset({*self.rules, *self.modes, *(control.mode for control in self.controls)})
 
     def limit_of(self, prompt: Prompt) -> int:
         """Return the maximum number of tokens that a run of this prompt may generate."""
@@ -447,11 +213,22 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _rules_instead(cls, given: Any) -> Any:
-        """Drop the default KL factors if the sweep names rules or drafts."""
-        if isinstance(given, dict) and (given.get("rules") or given.get("draft")) and "kl_factors" not in given:
-            return {**given, "kl_factors": ()}
-        return given
+    def _with_kl_factors(cls, given: Any) -> Any:
+        """Return the input with `KL_FACTORS`, which are short for the parameters of rule kl, among the rules.
+
+        A sweep that names only drafts has no rules.
+        """
+        if not isinstance(given, dict):
+            return given
+        if KL_FACTORS not in given:
+            return {"rules": {}, **given} if given.get("draft") else given
+        fields = {name: value for name, value in given.items() if name != KL_FACTORS}
+        factors, rules = given[KL_FACTORS], rules_table(fields.get("rules") or {})
+        if not factors or not isinstance(rules, Mapping):
+            return {**fields, "rules": rules}
+        if "kl" in rules:
+            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
+        return {**fields, "rules": {"kl": factors, **rules}}
 
     @model_validator(mode="before")
     @classmethod
@@ -468,11 +245,9 @@ class SweepConfig(BaseModel):
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
         if repeated:
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
-        if self.kl_factors and "kl" in self.rules:
-            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
-        if not self.all_rules and not self.draft and set(self.modes) != {NORMAL}:
+        if not self.rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
-        rules = self.all_rules if set(self.modes) != {NORMAL} else {}
+        rules = self.rules if set(self.modes) != {NORMAL} else {}
         if self.observe != "all" and (oracles := [name for name in ORACLES if name in rules]):
             raise ValueError(
                 f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "

@@ -74,7 +74,7 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
         if mode == NORMAL:
             yield Normal()
             continue
-        for rule, parameters in config.all_rules.items():
+        for rule, parameters in config.rules.items():
             for parameter in parameters or (None,):
                 looks = not gives_its_exits(Exit(mode, rule, parameter))
                 reads = rule in ONLINE and ONLINE[rule].reads

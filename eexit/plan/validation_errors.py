@@ -7,20 +7,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from eexit.output.text import did_you_mean, flag
+from eexit.plan.config import KL_FACTORS
 
 
-def explain(error: ValidationError, flags: set[str], path: Path, known: Collection[str]) -> str:
-    """Return one line for the first problem that pydantic found; `known` are the valid names."""
-    problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"])} for problem in error.errors()]
+def explain(
+    error: ValidationError, flags: set[str], path: Path, known: Collection[str], given: Collection[str] = ()
+) -> str:
+    """Return one line for the first problem that pydantic found; of names, `known` are valid and `given` are used."""
+    problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"], given)} for problem in error.errors()]
     # One problem can be reported twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
     text = _explain_one(problems[0], flags, path, known)
     return text + (f"; and {len(others)} more to mend" if others else "")
 
 
-def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _flat(location: tuple[int | str, ...], given: Collection[str]) -> tuple[int | str, ...]:
     """Return the location of a value in the input of `job_of`."""
-    return location[1:] if location[:1] == ("config",) else location
+    location = location[1:] if location[:1] == ("config",) else location
+    if KL_FACTORS in given and (location[:2] == ("rules", "kl") or (location == ("rules",) and "rules" not in given)):
+        return (KL_FACTORS, *location[2:])
+    return location
 
 
 def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path, known: Collection[str]) -> str:

@@ -6,9 +6,8 @@ left out.
 Shapes: P prompts, C configurations.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -44,10 +43,7 @@ class BesideNormal:
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
         """Return the mean, low, high and n of each metric for JSON; unknown values are None."""
-        return {
-            name: {end: None if math.isnan(number) else number for end, number in estimate.items()}
-            for name, estimate in asdict(self).items()
-        }
+        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def by_kind(

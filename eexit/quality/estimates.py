@@ -7,7 +7,7 @@ Shapes: R rows, G groups, P prompts or groups, X columns.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -43,6 +43,11 @@ class Estimate:
         """One minus the estimate."""
         return Estimate(1 - self.mean, 1 - self.high, 1 - self.low, self.n)
 
+    @property
+    def as_dict(self) -> dict[str, float | None]:
+        """Mean, low, high and n for JSON, None where unknown."""
+        return {end: number if math.isfinite(number) else None for end, number in asdict(self).items()}
+
     def columns(self, name: str) -> dict[str, float]:
         """Return the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
         numbers = (self.mean, self.low, self.high, self.n)
@@ -54,13 +59,29 @@ NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)
 
 def means_of_groups(values_RX: np.ndarray, group_R: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Return the mean of each group of rows, such as a prompt's seeds: (G, X), groups sorted, NaN without a value."""
-    groups, at_R = np.unique(np.asarray(group_R), return_inverse=True)
+    groups, at_R = np.unique(_labels(group_R), return_inverse=True)
     known_RX = ~np.isnan(values_RX)
     sum_GX, n_GX = (np.zeros((len(groups), values_RX.shape[1])) for _ in range(2))
     np.add.at(sum_GX, at_R, np.where(known_RX, values_RX, 0.0))
     np.add.at(n_GX, at_R, known_RX)
     means: np.ndarray = np.where(n_GX > 0, sum_GX / np.maximum(n_GX, 1), np.nan)
     return means
+
+
+def means_of_units(
+    values_RX: np.ndarray, prompt_R: Sequence[Any] | np.ndarray, unit_R: Sequence[Any] | np.ndarray
+) -> np.ndarray:
+    """Return the mean of each sampling unit, (G, X), units sorted: over a prompt's runs, then over the unit's prompts.
+
+    NaN marks unknown values, and units without a known one.
+    """
+    _, first_P = np.unique(_labels(prompt_R), return_index=True)
+    return means_of_groups(means_of_groups(values_RX, prompt_R), _labels(unit_R)[first_P])
+
+
+def _labels(column: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Return the column as an array, in which a text takes no more room than in a list."""
+    return column if isinstance(column, np.ndarray) else np.array(column, dtype=object)
 
 
 def estimate_columns(values_PX: np.ndarray, kinds: Sequence[ValueKind]) -> list[Estimate]:

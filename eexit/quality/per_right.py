@@ -5,9 +5,8 @@ Prompts of the same text or group count once (`eexit.plan.splits.units`), and se
 left out. The cost is reported if texts have thinking (`eexit.quality.parts`).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,10 +35,7 @@ class PerRight:
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
         """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
-        return {
-            name: {end: None if math.isnan(number) else number for end, number in estimate.items()}
-            for name, estimate in asdict(self).items()
-        }
+        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def has_chains(runs: "pa.Table") -> bool:

@@ -84,6 +84,12 @@ def longest_loop(tokens: np.ndarray) -> int:
     return longest
 
 
+def loop_share(longest_loop_R: np.ndarray, n_tokens_R: np.ndarray) -> np.ndarray:
+    """Return each text's share of tokens in its longest loop; NaN for a text without tokens."""
+    shares_R: np.ndarray = longest_loop_R / np.where(n_tokens_R > 0, n_tokens_R, np.nan)
+    return shares_R
+
+
 def _longest_run(flags: np.ndarray) -> int:
     """Return the length of the longest stretch of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))

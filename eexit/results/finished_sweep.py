@@ -20,11 +20,12 @@ from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
+from eexit.quality.estimates import Estimate
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import PerRight, per_right
 from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, decode
-from eexit.results.means import exit_counts, share_saved
+from eexit.results.means import estimate_ratio, exit_counts, numbers_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import TIMINGS
@@ -120,9 +121,14 @@ class FinishedSweep:
         total = counts.total()
         return [counts[layer] / total if total else math.nan for layer in self.exit_layers_G]
 
-    def saved(self, key: str, cost: str) -> float | None:
-        """Return the saved share of full-depth multiply-adds over all runs of a configuration; None if unknown."""
-        return share_saved(self.runs, key, cost)
+    def saved(self, key: str, cost: str) -> Estimate:
+        """Return the share of full-depth multiply-adds that a configuration saved: 1 − Σ cost / Σ full over units."""
+        runs = self.runs_of_units.filter(pc.field("configuration") == key)
+        costs = numbers_of(runs, [cost, "cost_full"])
+        ratio = estimate_ratio(
+            costs[cost], costs["cost_full"], *(runs[name].to_pylist() for name in ("prompt_id", "unit"))
+        )
+        return ratio.complement
 
     @cached_property
     def per_right(self) -> Mapping[str, Mapping[str, PerRight]]:

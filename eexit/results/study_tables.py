@@ -281,7 +281,9 @@ REPLAYS: Final = Table(
                 "cost_run": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
-        "units": described("", pa.list_(pa.uint64()), "hashes", "of the prompts' ids, or of the groups that they name"),
+        "units": described(
+            "", pa.list_(pa.uint64()), "hashes", "of the prompts' texts, or of the groups that they name"
+        ),
         **{
             name: described("", pa.list_(pa.float32()), unit, f"{means}; of each of the units")
             for name, (unit, means) in OF_UNITS.items()

@@ -17,7 +17,8 @@ from eexit.method.modes import MODES, Mode
 from eexit.method.own import use_files
 from eexit.method.rules import Rule
 from eexit.output.text import flag
-from eexit.plan.config import Count, SweepConfig
+from eexit.plan.config import SHORT_FIELDS, SweepConfig
+from eexit.plan.field_types import Count
 from eexit.plan.prompts import prompts_of
 from eexit.plan.runs import refuse_unknown_only
 from eexit.plan.validation_errors import explain
@@ -61,7 +62,9 @@ def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
 
 def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
     """Return the arguments of a sweep of this kind and their defaults, without prompts."""
-    fields = {name: field.default for name, field in {**SweepConfig.model_fields, **kind.model_fields}.items()}
+    fields = {
+        name: field.default for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **kind.model_fields}.items()
+    }
     aside = {"prompts", "digests", "controls", "config"}
     of_fields = {name: default for name, default in fields.items() if name not in aside}
     return of_fields | {USE: (), CONTROLS_OF: "", CONTROLS_IN: ()}
@@ -78,7 +81,7 @@ def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], 
     try:
         sweep = placed(kind, table)
     except ValidationError as error:
-        raise UsageError(explain(error, set(), Path(call), known)) from error
+        raise UsageError(explain(error, set(), Path(call), known, table)) from error
     refuse_unknown_only(sweep.config)
     return sweep
 

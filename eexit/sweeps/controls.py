@@ -6,7 +6,7 @@ A rule whose texts are no better than its control's does not benefit from its ex
 from collections.abc import Sequence
 
 from eexit.method.descriptions import STATE, refuse_changed
-from eexit.plan.config import ControlOf
+from eexit.plan.grid_types import ControlOf
 from eexit.results.finished_sweep import read_finished
 
 

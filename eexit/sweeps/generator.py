@@ -24,9 +24,10 @@ from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.decoders import Decoders, take_apart
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.refusals import refuse_hooked
-from eexit.plan.config import NO_MARKS, SweepConfig
+from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import Run, configurations, same_for_every_seed
 from eexit.quality.answers import SlowPatternError, mark
 from eexit.quality.parts import THINKING_MARKS, Chains, Marks, Until

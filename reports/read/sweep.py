@@ -16,9 +16,9 @@ from eexit.errors import UsageError
 from eexit.output.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import groups
+from eexit.plan.splits import units
 from eexit.quality.estimates import MARGIN
-from eexit.quality.text_measures import cut, log_perplexity
+from eexit.quality.text_measures import cut, log_perplexity, loop_share
 from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.study_table import Table
@@ -47,7 +47,7 @@ class Sweep:
     and `every_seed` is True for them. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one
     short value, the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`). Further
     columns are `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `cut`
-    (`eexit.quality.text_measures.cut`) and the sampling unit `unit`: the prompt's group, or else the prompt. `correct`
+    (`eexit.quality.text_measures.cut`) and the sampling unit `unit` (`eexit.plan.splits.units`). `correct`
     and `cut` are 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
     `GENERATIONS`, with rows in no particular order.
     """
@@ -190,13 +190,13 @@ def assemble(read: Sweep) -> Sweep:
     their judgements.
     """
     generations = with_identity(read.generations)
-    n_tokens = generations["n_tokens"].astype(float)
+    n_tokens = generations["n_tokens"].to_numpy(dtype=float, na_value=np.nan)
     generations = generations.assign(
         log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
-        loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
+        loop_share=loop_share(generations["longest_loop"].to_numpy(dtype=float, na_value=np.nan), n_tokens),
         correct=generations["correct"].astype(float),
         cut=cut(generations["finish_reason"].tolist(), generations["correct"].notna().to_numpy()),
-        unit=generations["prompt_id"].replace(groups(read.config.get("prompts", []))),
+        unit=generations["prompt_id"].map({**read.prompts, **units(read.config.get("prompts", []))}),
     )
     sweep = replace(read, configurations=configurations(read.about, generations))
     by = pd.DataFrame(

@@ -15,15 +15,16 @@ import pandas as pd
 
 from eexit.output.text import counted_between
 from eexit.plan.configuration import DRAFT, DRAFTING, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
-from eexit.quality.estimates import NOTHING, ValueKind
+from eexit.quality.estimates import NOTHING
 from eexit.quality.intervals import LEVEL
+from eexit.results.means import OF_DRAFTS, estimate_drafts
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, speedups_by_place, timed_over
 from reports.shared.charts import RAMP, Columns, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, one, table
-from reports.shared.per_configuration import ratios
+from reports.shared.per_configuration import estimates_of
 
 ABOUT: Final = f"{DRAFTING.removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
 SLOWER, AS_FAST, FASTER = "#c2a5cf", "#f7f7f7", "#7fbf7b"  # dark text is legible on them
@@ -69,7 +70,7 @@ def drafted(sweep: Sweep) -> Drafts | None:
     configurations = sorted(unsorted, key=lambda draft: (draft.layer, draft.n_tokens))
     if not configurations:
         return None
-    rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
+    rows = _counted(configurations, sweep)
     keys = [configuration.key for configuration in configurations]
     over_generate = {where.label: found for where, found in speedups_by_place(sweep.rows_of(TIMINGS), GENERATE)}
     measured = []
@@ -215,32 +216,23 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     return {each.key: each.columns for each in known if each.key in found}
 
 
-def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the rows with estimates from the operation counts of their runs."""
-    names = ["drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup", "acceptance_per_token"]
-    runs = sweep.done[["configuration", "unit", *names]].astype(dict.fromkeys(names, float))
-    runs["decided"] = runs["passes"] * runs["tokens_per_pass"]
-    runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
-    runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
-    runs["one"] = 1.0
-    keys = [row["configuration"] for row in rows]
-    estimates = {
-        name: ratios(runs, above, below, keys, ValueKind.SHARE if "accept" in name else ValueKind.NUMBER)
-        for name, above, below in (
-            ("acceptance", "accepted", "drafted"),
-            ("tokens_per_pass", "decided", "passes"),
-            ("expected", "decided", "serial"),
-            ("acceptance_per_token", "acceptance_per_token", "one"),
-        )
-    }
+def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
+    """Return a row per draft, with what its runs counted."""
+    names = [*OF_DRAFTS, "acceptance_per_token"]
+    done = sweep.done[["configuration", "prompt_id", "unit", *names]].astype(dict.fromkeys(names, float))
+    by_key = dict([*done.groupby("configuration")])
     failed = sweep.failed["configuration"].value_counts()
-    prompts = sweep.done.groupby("configuration")["prompt_id"].nunique()
-    return [
-        row
-        | {"n": int(prompts.get(row["configuration"], 0)), "n_failed": int(failed.get(row["configuration"], 0))}
-        | {k: v for name, of_keys in estimates.items() for k, v in of_keys[index].columns(name).items()}
-        for index, row in enumerate(rows)
-    ]
+    prompts = sweep.done.groupby("configuration")["unit"].nunique()
+    counted_rows = []
+    for configuration, row in zip(drafts, map(_naming, (each.columns for each in drafts)), strict=True):
+        runs = by_key.get(configuration.key, done[:0])
+        ids = [runs[name].to_numpy() for name in ("prompt_id", "unit")]
+        found = estimate_drafts({name: runs[name].to_numpy() for name in OF_DRAFTS}, *ids)
+        found |= estimates_of(configuration, runs[["acceptance_per_token"]], runs)
+        found["expected"] = found.pop("expected_speedup")
+        row |= {"n": int(prompts.get(configuration.key, 0)), "n_failed": int(failed.get(configuration.key, 0))}
+        counted_rows.append(row | {k: v for name, each in found.items() for k, v in each.columns(name).items()})
+    return counted_rows
 
 
 def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, told
 from reports.shared.figures import Figure, Variant, basis, one, table
 from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
-from reports.shared.per_configuration import naming
+from reports.shared.per_configuration import estimates_of, naming
 from reports.shared.savings import Savings
 
 LENGTH, LONGER, NEED, BESIDE, OVER_FILLER = THINKS = (
@@ -64,7 +64,8 @@ def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings
 
 def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
     """Return the configurations' rows with the estimates of `THINKS` and `kind`: "control" or "setting"."""
-    lengths = sweep.done.astype({LENGTH: float}).groupby(["unit", "configuration"])[LENGTH].mean().unstack()
+    of_prompts = sweep.done.astype({LENGTH: float}).groupby(["unit", "prompt_id", "configuration"])[LENGTH].mean()
+    lengths = of_prompts.groupby(["unit", "configuration"]).mean().unstack()
     lengths = lengths.reindex(columns=configurations["configuration"])
     normal_P = lengths[NORMAL].to_numpy() if NORMAL in lengths else np.full(len(lengths), np.nan)
     found = _each(lengths.to_numpy(), ValueKind.NUMBER)
@@ -152,10 +153,13 @@ def by_steps(sweep: Sweep) -> pd.DataFrame:
     for configuration in sweep.configurations:
         own = done[done["configuration"] == configuration.key]
         for n, runs in own.groupby("steps"):
-            right = runs.groupby("unit")[CORRECT].mean().to_numpy()
             named = naming(configuration, sweep.marked) | {"steps": n, "n_seeds": runs["seed"].nunique()}
             need = needs.loc[[(configuration.key, n)]] if (configuration.key, n) in needs.index else needs.iloc[:0]
-            rows.append(named | _each(right[:, None], ValueKind.SHARE)[0].columns(CORRECT) | _of_need(need, NEED, NEED))
+            rows.append(
+                named
+                | estimates_of(configuration, runs[[CORRECT]], runs)[CORRECT].columns(CORRECT)
+                | _of_need(need, NEED, NEED)
+            )
     return pd.DataFrame(rows)
 
 

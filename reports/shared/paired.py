@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import ValueKind, estimate_columns
+from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.quality.intervals import mcnemar
-from eexit.results.means import saved
+from eexit.results.means import exponential, is_share, saved
 from reports.read.sweep import Sweep
-from reports.shared.measures import CORRECT, RUN, SKIPPED
-from reports.shared.per_configuration import is_share, naming, perplexity_columns
+from reports.shared.measures import CORRECT, PERPLEXITY, RUN, SKIPPED
+from reports.shared.per_configuration import naming
 
 DIFFERENCES: Final = (
     "perplexity",
@@ -69,8 +69,8 @@ class PairedRuns:
 
     def _averaged(self, numbers_NXC: np.ndarray) -> np.ndarray:
         """Return means over the seeds and prompts of each sampling unit."""
-        flat = pd.DataFrame(numbers_NXC.reshape(len(self.index), -1), index=self.index)
-        means = flat.groupby("unit").mean().to_numpy()
+        ids = (self.index.get_level_values(name).to_numpy() for name in ("prompt_id", "unit"))
+        means = means_of_units(numbers_NXC.reshape(len(self.index), -1), *ids)
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
     def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
@@ -88,9 +88,7 @@ class PairedRuns:
         # D configurations are compared with the baseline, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
         means_PXD = self._averaged(differences_NXD)
-        kinds = [
-            ValueKind.DIFFERENCE if is_share(sweep, name) else ValueKind.NUMBER for name in columns for _ in compared
-        ]
+        kinds = [ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER for name in columns for _ in compared]
         found = estimate_columns(means_PXD.reshape(len(means_PXD), -1), kinds)
         paired_ND = ~np.isnan(differences_NXD).all(axis=1)
         seed_N = self.index.get_level_values("seed")
@@ -102,7 +100,7 @@ class PairedRuns:
             if n:
                 row = naming(sweep.configurations[index], marked) | {"baseline": baseline, "n": int(n)}
                 row["n_seeds"] = 1 if {keys[index], baseline} <= fixed else seed_N[paired_ND[:, number]].nunique()
-                row |= perplexity_columns(of["log_perplexity"])
+                row |= exponential(of["log_perplexity"]).columns(PERPLEXITY)
                 for name in columns[1:]:
                     row |= of[name].columns(name)
                 if sweep.has_answers:

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.decode.costs import LOOKS
+from eexit.method.screen_size import screen_size
 from eexit.output.text import is_known
-from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE
 from eexit.quality.estimates import NOTHING
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
@@ -96,7 +96,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
     """Yield the savings in multiply-adds of the rows, with their intervals over prompts."""
     for kind, (cost, full) in _COSTS.items():
-        runs = sweep.done[["configuration", "unit", cost, full]].astype({cost: float, full: float})
+        runs = sweep.done[["configuration", "prompt_id", "unit", cost, full]].astype({cost: float, full: float})
         found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
     if sweep.prices_of and sweep.final_layer is not None:
@@ -121,7 +121,7 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
-    return done[["configuration", "unit"]].assign(
+    return done[["configuration", "prompt_id", "unit"]].assign(
         run=cost_at(shapes, counts, n_layers, screen), full=full_cost_at(shapes, n_decided)
     )
 

@@ -133,7 +133,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     summary = Summary(config, store.root, {}, "float32", len(runs), 0, Tally())
     write_figures(summary, store.root, tmp_path / "figures.json")
     told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
-    assert [row["means"]["perplexity"] for row in told] == [expected] * 2
+    assert [row["estimates"]["perplexity"]["mean"] for row in told] == [expected] * 2
     assert json.loads((tmp_path / "figures.json").read_text())["different_runs"] == 3 + 6
     table = {str(column.header): list(column.cells) for column in closing_table(store, configurations(config)).columns}
     assert table["per\u00adplex\u00adity"] == ["10.08"] * 2
@@ -160,7 +160,7 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
     found = figures(store, configurations(config), same_for_every_seed(config))
     counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
     assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}
-    assert [row["means"]["mean_depth"] for row in found] == [pytest.approx(0.7)] * 3, "of each prompt once"
+    assert [row["estimates"]["mean_depth"]["mean"] for row in found] == [pytest.approx(0.7)] * 3, "of each prompt once"
     assert sum(its[1] for its in counts.values()) == count_different_runs(config) == 12
 
     table = closing_table(store, configurations(config), same_for_every_seed(config))

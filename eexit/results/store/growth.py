@@ -164,7 +164,7 @@ def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
     controls = {(control.of, control.mode): control for config in (asked, before) for control in config.controls}
     rules: dict[str, tuple[float, ...]] = {}
     for config in (before, asked):
-        for name, parameters in config.all_rules.items() if {*config.modes} != {NORMAL} else ():
+        for name, parameters in config.rules.items() if {*config.modes} != {NORMAL} else ():
             rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
     found |= {"controls": tuple(controls.values()), "digests": {**asked.digests, **before.digests}}
-    return {**found, "kl_factors": rules.pop("kl", ()), "rules": rules}
+    return {**found, "rules": rules}

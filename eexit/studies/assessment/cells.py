@@ -77,11 +77,11 @@ class PromptTable:
         self.n = len(at)
         costs_CNP = np.full((len(found.configurations), len(COSTS), self.n + 1), np.nan)  # last: of no prompt
         done = runs.filter(pc.field("status") == OK).group_by(["configuration", "unit"])
-        sums = done.aggregate([(name, "sum") for name in COSTS])
-        places = [at.get(unit, self.n) for unit in sums["unit"].to_pylist()]
-        rows = [found.configurations.index(key) for key in sums["configuration"].to_pylist()]
+        means = done.aggregate([(name, "mean") for name in COSTS])
+        places = [at.get(unit, self.n) for unit in means["unit"].to_pylist()]
+        rows = [found.configurations.index(key) for key in means["configuration"].to_pylist()]
         for number, name in enumerate(COSTS):
-            costs_CNP[rows, number, places] = sums[f"{name}_sum"].cast("float64").to_numpy()
+            costs_CNP[rows, number, places] = means[f"{name}_mean"].cast("float64").to_numpy()
         self._costs = dict(zip(found.configurations, costs_CNP[:, :, :-1], strict=True))
 
     def lost(self, key: str | None) -> np.ndarray:

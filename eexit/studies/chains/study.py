@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
@@ -23,7 +22,7 @@ from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
 from eexit.results.finished_sweep import FinishedSweep, read_finished
-from eexit.results.means import cut_share, cut_warning
+from eexit.results.means import cut_shares, cut_warning
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import CHAINS
 from eexit.results.tables import CONFIGURATION
@@ -67,11 +66,12 @@ class ChainsStudy(Study):
         steps_of = {self._unit_of[prompt["id"]]: prompt.get("steps") or 0 for prompt in prompts}
         self._steps_P = np.array([steps_of[unit] for unit in self._units])
         self._with = self._rights(self._of_originals(sweep.runs, sweep.runs["prompt_id"].to_pylist(), ""))
-        self._cut_shares = _cut_shares(sweep.runs)
+        self._cut_shares = cut_shares(sweep.runs, self._unit_of)
         parts: dict[Kept, list[pa.Table]] = {}
         for number, location in enumerate(follow_ups):
             other = read_finished(location, COLUMNS, "--necessity")
-            self._cut_shares |= _cut_shares(other.runs, f" in {other.name}")
+            shares = cut_shares(other.runs, other.unit_of)
+            self._cut_shares |= {f"{key} in {other.name}": share for key, share in shares.items()}
             for kept, runs in self._followed(other, number):
                 parts.setdefault(kept, []).append(runs)
         self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
@@ -157,12 +157,6 @@ class ChainsStudy(Study):
             chains_table([row for row in rows if row["steps"] is None]),
             *filter(None, [cut_warning(self._cut_shares)]),
         ]
-
-
-def _cut_shares(runs: pa.Table, where: str = "") -> dict[str, float | None]:
-    """Return the share of texts that `max_new_tokens` ended, by configuration key followed by `where`."""
-    keys = pc.unique(runs["configuration"]).to_pylist()
-    return {f"{key}{where}": cut_share(runs.filter(pc.field("configuration") == key)) for key in keys}
 
 
 def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:

@@ -33,9 +33,9 @@ from eexit.quality.risks import (
 from eexit.quality.rubric import ASPECTS
 from eexit.results.files import once_each
 from eexit.results.finished_sweep import FinishedSweep, read_finished
-from eexit.results.means import RUN_OF_ALL_SEEDS, cut_share
+from eexit.results.means import RUN_OF_ALL_SEEDS, cut_shares, estimate_ratio, numbers_of
 from eexit.results.study_tables import JUDGEMENTS
-from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
+from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, Cost, candidates, refuse_few
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class LossesAndCosts:
 
     @cached_property
     def costs(self) -> Mapping[str, float]:
-        """Of each setting, over the runs of the prompts for choosing."""
+        """Of each setting, over the sampling units for choosing."""
         return self.costs_of("choosing")
 
     @property
@@ -173,9 +173,9 @@ class LossesAndCosts:
         return None if wrong is None else 1 - wrong
 
     def cut(self, key: str) -> float | None:
-        """Return the share of a configuration's texts for choosing that `max_new_tokens` ended, as runs have it."""
-        of_key = self._of_part("choosing").filter(pc.field("configuration") == key)
-        return cut_share(of_key.filter(pc.field("status") == OK))
+        """Return the share of a configuration's texts for choosing that `max_new_tokens` ended."""
+        share = cut_shares(self._of_part("choosing"), self.sweep.unit_of).get(key, math.nan)
+        return None if math.isnan(share) else share
 
     def losses_of_right(self, key: str) -> np.ndarray:
         """The losses of a configuration over the prompts for choosing that `normal` gets right, (P,), as shares of what
@@ -210,19 +210,14 @@ class LossesAndCosts:
         return self._told[what.column]
 
     def costs_of(self, part: str) -> Mapping[str, float]:
-        """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not
+        """The cost of each setting over the sampling units of this part, or over all; infinite where it is not
         known."""
         cost = COSTS[self.question.cost]
-        known = self._of_part(part, self.sweep.runs_of_units)
-        for column in cost.columns:
-            known = known.filter(pc.is_valid(known[column]))
-        sums = known.group_by("configuration").aggregate(
-            [(column, "sum") for column in cost.columns] + [([], "count_all")]
-        )
+        runs = self._of_part(part, self.sweep.runs_of_units)
         costs = {
-            row["configuration"]: row[f"{cost.column}_sum"] / below
-            for row in sums.to_pylist()
-            if (below := row[f"{cost.of}_sum" if cost.of else "count_all"])
+            key: each
+            for key in pc.unique(runs["configuration"]).to_pylist()
+            if not math.isnan(each := _cost(cost, runs, key))
         }
         if cost.of_normal:
             costs = {key: each / costs[NORMAL] for key, each in costs.items()} if NORMAL in costs else {}
@@ -265,6 +260,14 @@ class LossesAndCosts:
         of_settings = self._runs.filter(pc.is_in(self._runs["configuration"], pa.array(self.keys, pa.string())))
         known = pc.or_(pc.is_valid(of_settings[self.risk.column]), pc.not_equal(of_settings["status"], OK))
         return bool(pc.any(known).as_py())
+
+
+def _cost(cost: Cost, runs: pa.Table, key: str) -> float:
+    """Return a configuration's cost over sampling units: a ratio of sums, or a mean; NaN if unknown."""
+    of_key = runs.filter(pc.field("configuration") == key)
+    above_R, *below = numbers_of(of_key, cost.columns).values()
+    ids = (of_key[name].to_pylist() for name in ("prompt_id", "unit"))
+    return estimate_ratio(above_R, below[0] if below else np.ones_like(above_R), *ids).mean
 
 
 class EmptyRiskError(UsageError):

@@ -24,7 +24,7 @@ _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "s
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost that settings are compared by: the sum of one column over runs, as a fraction of that of another."""
+    """A cost that settings are compared by: a column's sum over sampling units, as a fraction of another column's."""
 
     definition: str
     column: str

@@ -18,7 +18,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
-from eexit.plan.splits import groups
+from eexit.plan.splits import units
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
@@ -73,10 +73,10 @@ class ReplayStudy(Study):
 
     def __init__(
         self, config: SweepConfig, settings: Sequence[Exit], text_of: str, transcripts: Sequence[Transcript],
-        n_layers: int, groups: Mapping[str, str], results: str,
+        n_layers: int, unit_of: Mapping[str, str], results: str,
     ) -> None:  # fmt: skip
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
-        self._groups, self._results = groups, results
+        self._unit_of, self._results = unit_of, results
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
         self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
@@ -116,7 +116,7 @@ class ReplayStudy(Study):
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         texts = [transcript.text for transcript in self.transcripts]
-        units = [self._groups.get(text.prompt_id, text.prompt_id) for text in texts]
+        units = [self._unit_of[text.prompt_id] for text in texts]
         n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         by_text = [of_text for result in results for of_text in result]
         rows = []
@@ -188,9 +188,9 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
-    groups_of = groups(sweep.manifest.config["prompts"])
+    unit_of = units(sweep.manifest.config["prompts"])
     made_from = sweep.digest_as_read(dict(config))
-    return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of, made_from)
+    return ReplayStudy(config, settings, text_of, transcripts, n_layers, unit_of, made_from)
 
 
 def _config(
@@ -213,7 +213,8 @@ def _config(
     try:
         config = SweepConfig.model_validate({**same, **plain, **unused, **grid, **reading, **replaced, **digests})
     except ValidationError as error:
-        raise UsageError(explain(error, {*grid, *replaced}, Path(MANIFEST), SweepConfig.model_fields)) from error
+        given = [name for name, value in grid.items() if value]
+        raise UsageError(explain(error, {*grid, *replaced}, Path(MANIFEST), SweepConfig.model_fields, given)) from error
     for role in locations_of(dict(config)):
         if role not in replaced and config.digests[role] != stored.digests.get(role):
             raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")

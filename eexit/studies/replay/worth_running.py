@@ -120,7 +120,7 @@ class Pilot:
         found = self._settings(self.mode, {ORACLE})
         if not found:
             raise UsageError(f"{self.sweep.name} has no runs of {self.mode}/{ORACLE}: sweep with --rules {ORACLE}")
-        saved = {each: self.sweep.saved(each.key, "cost_exits") or 0.0 for each in found}
+        saved = {each: self.sweep.saved(each.key, "cost_exits").as_dict["mean"] or 0.0 for each in found}
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[Exit]:

@@ -95,7 +95,7 @@ def timed(store: Store, key: str) -> list[TimedAt]:
 def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
     costs = {"theoretical": "cost_needed", "run": "cost_run"}
-    return {name: sweep.saved(key, cost) for name, cost in costs.items()}
+    return {name: sweep.saved(key, cost).as_dict["mean"] for name, cost in costs.items()}
 
 
 def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[Text]:

@@ -54,7 +54,7 @@ from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn
 from eexit.sweeps.screening import keep_moment, moment_of
 from eexit.training.texts import Text
 
-COLUMNS: Final = ("configuration", "seed", *COSTS)
+COLUMNS: Final = ("prompt_id", "prompt", "configuration", "seed", *COSTS)
 
 Say = Callable[[str], None]
 

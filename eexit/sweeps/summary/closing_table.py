@@ -7,29 +7,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.method.screen_size import HEAD
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import interval, percent, written
-from eexit.plan.config import HEAD
 from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, units
 from eexit.quality.by_kind import COLUMNS as OF_KINDS
 from eexit.quality.by_kind import by_kind
-from eexit.quality.estimates import NOTHING
+from eexit.quality.estimates import NOTHING, Estimate
 from eexit.quality.per_right import COLUMNS as OF_RIGHT
 from eexit.quality.per_right import COST_NEEDED, COST_RUN, TAKEN, TOKENS, PerRight, per_right
 from eexit.results.landed import read_columns, runs_with_tokens
 from eexit.results.layout import MANIFEST
 from eexit.results.means import (
-    cut_share,
+    CUT,
+    LOOP_SHARE,
     cut_warning,
-    mean_of,
+    estimates_of_runs,
+    numbers_of,
     outcomes,
     screen_misses,
+    with_cut,
 )
 from eexit.results.store.folder import Store
 from eexit.results.store.manifest import read_manifest
-from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
+from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, OF_TOKENS, Contradicted, contradicted_rules, on_normal
 
 COLUMNS = [
     *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
@@ -43,20 +46,20 @@ HEADINGS = tuple(
     for heading in ("layers\nskipped", "dis|agree|ment", "one\nloop", "per|plex|ity", "same\nas\nnormal\nuntil")
 )
 CAPTION = (
-    "Means over runs, each as if decoded alone; layers skipped are no saving. Disagreement: tokens unlike full depth's "
-    "on that text. One loop: share in its longest loop. Same as normal until: tokens before they differ."
+    "Means over prompts or groups, as if alone; layers skipped are no saving. Disagreement: tokens "
+    "unlike full depth's on that text. One loop: share in its longest loop. Same as normal until: tokens before they "
+    "differ."
 )
 # For a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
-    " Different: runs without repeats, over which means are. Where tokens are greedy and exits are not left to chance, "
-    "all seeds have the same run."
+    " Different: runs without repeats. Where tokens are greedy and exits are not left to chance, all seeds have the "
+    "same run."
 )
 # For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
 ANSWERS_CAPTION = (
-    " Correct: runs whose answer is right, of those whose prompt says what is. Cut: those of them whose text ended at "
-    "max_new_tokens."
+    " Correct: right answers, of prompts that bring one. Cut: texts of these prompts that ended at max_new_tokens."
 )
 # For a sweep whose texts have chains of thought, and whose prompts have answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
@@ -91,13 +94,13 @@ def closing_table(
     prompts: Sequence[Mapping[str, Any]] = (),
     precision: str = "",
 ) -> ResultTable:
-    """Return the table of means over different runs of each configuration; agreement is with the prompt's normal run.
+    """Return the table of each configuration's means over sampling units; agreement is with the prompt's normal run.
 
     In configurations with keys in `same_for_every_seed`, a prompt's runs count once. Costs of a right answer are
     included where `prompts`, as in `sweep.json`, were answered after a chain of thought. `precision` is that of the
     model.
     """
-    generations = read_columns(store, list(dict.fromkeys([*COLUMNS, *OF_RIGHT])))
+    generations = with_cut(read_columns(store, list(dict.fromkeys([*COLUMNS, *OF_RIGHT]))))
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     has_drafts = any(isinstance(configuration, Draft) for configuration in configurations)
@@ -105,7 +108,9 @@ def closing_table(
     is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
-    of_right = per_right(generations, units(prompts)) if prompts else {}
+    unit_of = units(prompts)
+    estimates = [estimates_of_runs(each, of.done, unit_of) for each, of in zip(configurations, found, strict=True)]
+    of_right = per_right(generations, unit_of) if prompts else {}
     # The cost with free decisions is shown where the cost of what was run is unknown, as for oracles.
     lacks = any(math.isnan(of[COST_RUN].taken.mean) for of in of_right.values())
     taken = [name for name in TAKEN if name != COST_NEEDED or lacks] if of_right else []
@@ -117,8 +122,8 @@ def closing_table(
         TAKEN_CAPTION: bool(taken),
         DRAFTS_CAPTION: has_drafts,
     }
-    contradicted = _contradicted(store, configurations, [of.done for of in found], units(prompts))
-    cut_shares = {each.key: cut_share(of.done) for each, of in zip(configurations, found, strict=True)}
+    contradicted = _contradicted(store, configurations, [of.done for of in found], unit_of)
+    cut_shares = {each.key: of[CUT].mean for each, of in zip(configurations, estimates, strict=True)}
     warnings = [contradicted_rules(contradicted), cut_warning(cut_shares) if has_answers else ""]
     caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
@@ -129,10 +134,10 @@ def closing_table(
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
     of_taken = [heading for name in taken for heading in (TAKEN_HEADINGS[name], "95 %\ninterval")]
     table.add("number", *HEADINGS, *ANSWERS_HEADINGS * has_answers, *of_taken, *DRAFT_HEADINGS * has_drafts)
-    for configuration, of in zip(configurations, found, strict=True):
+    for configuration, of, its in zip(configurations, found, estimates, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
-        means = [*_means(of.done, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
-        drafts = _of_drafts(of.done) if has_drafts else []
+        means = [*_means(its, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
+        drafts = [percent(its["acceptance"].mean), written(its["expected_speedup"].mean, ".2f")] if has_drafts else []
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table
 
@@ -142,15 +147,13 @@ def _contradicted(
 ) -> dict[Configuration, Contradicted]:
     """Return the early exits on the text of `normal` that the final layer contradicts, by configuration."""
 
-    def units_of(runs: pa.Table) -> list[str]:
-        return [unit_of.get(prompt_id, prompt_id) for prompt_id in runs["prompt_id"].to_pylist()]
-
     found = {}
     for configuration, runs in zip(configurations, done, strict=True):
-        contradicted_R, exits_R = (
-            runs[name].cast("float64").to_numpy() for name in ("contradicted_on_normal", "exits_on_normal")
-        )
-        found[configuration] = Contradicted.of_runs(contradicted_R, exits_R, units_of(runs))
+        of_runs = numbers_of(runs, OF_CONTRADICTED)
+        prompt_R = runs["prompt_id"].to_pylist()
+        unit_R = [unit_of.get(prompt_id, prompt_id) for prompt_id in prompt_R]
+        wrong_R, exits_R = (of_runs[name] for name in OF_CONTRADICTED)
+        found[configuration] = Contradicted.of_runs(wrong_R, exits_R, prompt_R, unit_R)
     manifest = read_manifest(store) if store.has(MANIFEST) else None
     if manifest is None or manifest.config["decide_on"] != HEAD:
         return found
@@ -161,8 +164,8 @@ def _contradicted(
         batch for _, of_run in runs_with_tokens(store, columns, wanted, OF_TOKENS) for batch in of_run.to_batches()
     )
     layers = [*manifest.exitable_layers, manifest.model["n_layers"] - 1]
-    unit_of_run = dict(zip(normal["run_id"].to_pylist(), units_of(normal), strict=True))
-    of_all = on_normal(tokens, unit_of_run, layers, configurations)
+    prompt_of_run = dict(zip(normal["run_id"].to_pylist(), normal["prompt_id"].to_pylist(), strict=True))
+    of_all = on_normal(tokens, prompt_of_run, unit_of, layers, configurations)
     return {each: of_all.get(each.key, of) for each, of in found.items()}
 
 
@@ -196,22 +199,12 @@ def _taken_cells(found: Mapping[str, PerRight] | None, taken: Sequence[str]) -> 
     return cells
 
 
-def _means(done: pa.Table, has_answers: bool) -> list[str]:
-    depth = mean_of("mean_depth", done)
-    loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
+def _means(of: Mapping[str, Estimate], has_answers: bool) -> list[str]:
     return [
-        percent(None if depth is None else 1 - depth),
-        percent(mean_of("disagreement", done)),
-        percent(pc.mean(loop_share).as_py()),
-        written(mean_of("perplexity", done), ".4g"),
-        written(mean_of("tokens_until_difference", done), ".1f"),
-        *([percent(mean_of("correct", done)), percent(cut_share(done), 0)] if has_answers else []),
+        percent(of["mean_depth"].complement.mean),
+        percent(of["disagreement"].mean),
+        percent(of[LOOP_SHARE].mean),
+        written(of["perplexity"].mean, ".4g"),
+        written(of["tokens_until_difference"].mean, ".1f"),
+        *([percent(of["correct"].mean), percent(of[CUT].mean, 0)] if has_answers else []),
     ]
-
-
-def _of_drafts(done: pa.Table) -> list[str]:
-    """Return ratios of sums over runs: acceptance, and expected speed-up, weighted by a run's serial cost."""
-    accepted, drafted = (pc.sum(done[name]).as_py() for name in ("accepted", "drafted"))
-    decided = pc.multiply(done["passes"], done["tokens_per_pass"])
-    n_decided, serial = (pc.sum(it).as_py() for it in (decided, pc.divide(decided, done["expected_speedup"])))
-    return [percent(accepted / drafted if drafted else None), written(n_decided / serial if serial else None, ".2f")]

@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 from eexit.method.rules import DISTRIBUTION, ONLINE, Look
 from eexit.output.text import bracketed, percent, some
 from eexit.plan.configuration import Configuration, Exit
-from eexit.quality.estimates import Estimate, ValueKind, estimate_ratios, means_of_groups
+from eexit.quality.estimates import Estimate, ValueKind
 from eexit.results.landed import nested_array
+from eexit.results.means import Column, estimate_ratio
 
+OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # columns of runs, whose ratio is the share
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 MOST_NAMED: Final = 3
 MOSTLY: Final = 0.5  # share of early exits; above it, a rule mostly exits where the final layer predicts another token
@@ -33,25 +35,28 @@ class Contradicted:
     n_exits: int
 
     @classmethod
-    def of_runs(cls, contradicted_R: np.ndarray, exits_R: np.ndarray, unit_R: Sequence[Any]) -> "Contradicted":
-        """Return Σ contradicted / Σ exits over prompts, seeds averaged first; NaN marks runs with unknown exits."""
-        of_units = means_of_groups(np.stack([contradicted_R, exits_R], axis=1).astype(float), unit_R)
-        (share,) = estimate_ratios(of_units[:, :1], of_units[:, 1:], ValueKind.SHARE)
+    def of_runs(
+        cls, contradicted_R: np.ndarray, exits_R: np.ndarray, prompt_R: Column, unit_R: Column
+    ) -> "Contradicted":
+        """Return Σ contradicted / Σ exits over sampling units; NaN marks runs with unknown exits."""
+        share = estimate_ratio(contradicted_R, exits_R, prompt_R, unit_R, ValueKind.SHARE)
         return cls(share, int(np.nansum(exits_R)))
 
 
 def on_normal(
     tokens: Iterable[pa.RecordBatch],
-    unit_of_run: Mapping[str, str],
+    prompt_of_run: Mapping[str, str],
+    unit_of: Mapping[str, str],
     layers: Sequence[int],
     configurations: Sequence[Configuration],
 ) -> dict[str, Contradicted]:
     """Return contradicted exits over all decided tokens of `normal`, by key, for rules whose input was recorded.
 
-    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `unit_of_run` count. `layers` end with the final one.
+    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `prompt_of_run` count. A prompt that
+    `unit_of` lacks is a sampling unit. `layers` end with the final one.
     """
     known = [each for each in configurations if isinstance(each, Exit) and _reads_distribution(each)]
-    ids = pa.array([*unit_of_run], pa.string())
+    ids = pa.array([*prompt_of_run], pa.string())
     counts = {each.key: np.zeros((len(ids), 2)) for each in known}
     for batch in tokens:
         batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
@@ -64,8 +69,10 @@ def on_normal(
             if exits_DX is not None:
                 is_wrong_DX = exits_DX & (likeliest_DX[:, :-1] != likeliest_DX[:, -1:])
                 np.add.at(counts[each.key], run_D, np.stack([is_wrong_DX.any(1), exits_DX.any(1)], axis=1))
+    prompt_R = [*prompt_of_run.values()]
+    unit_R = [unit_of.get(prompt_id, prompt_id) for prompt_id in prompt_R]
     return {
-        key: Contradicted.of_runs(count_R2[:, 0], count_R2[:, 1], [*unit_of_run.values()])
+        key: Contradicted.of_runs(count_R2[:, 0], count_R2[:, 1], prompt_R, unit_R)
         for key, count_R2 in counts.items()
         if count_R2.any()
     }

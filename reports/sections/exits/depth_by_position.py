@@ -76,14 +76,12 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
         return pd.DataFrame()
     width = math.ceil(longest / MAX_BINS)
     depth = _depth_of_runs(sweep, done["run_id"], width, progress)
-    keys = [done[name].to_numpy() for name in ("configuration", "unit")]
-    per_prompt = pd.DataFrame(depth).groupby(keys).mean()
+    depth_of_runs = pd.DataFrame(depth, index=done.index)
     n_seeds = n_seeds_of(done)
     rows = []
     for configuration in sweep.configurations:
-        if configuration.key not in per_prompt.index:
-            continue
-        for bin_index, estimate in estimates_of(sweep, configuration, per_prompt.loc[[configuration.key]]).items():
+        own = done[done["configuration"] == configuration.key]
+        for bin_index, estimate in estimates_of(configuration, depth_of_runs.loc[own.index], own).items():
             if estimate.n:
                 position = {"position": bin_index * width + (width - 1) / 2, "width": width}
                 position["n_seeds"] = n_seeds[configuration.key]

@@ -47,19 +47,18 @@ def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> 
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
-    """Return the share of decided tokens per configuration and exit layer, averaged over prompts."""
+    """Return the share of decided tokens per configuration and exit layer, averaged over sampling units."""
     layers, labels = (list(part) for part in zip(*layer_labels(sweep).items(), strict=True))
     total = sweep.layer_counts.sum(axis=1)
     known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
     shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
-    keys = sweep.generations.loc[known, ["configuration", "unit"]].reset_index(drop=True)
-    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "unit"]).mean().reset_index()
-    n_seeds = n_seeds_of(sweep.generations[known])
+    runs = sweep.generations[known].reset_index(drop=True)
+    n_seeds = n_seeds_of(runs)
     rows = []
     for configuration in sweep.configurations:
-        runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        for rank, estimate in estimates_of(sweep, configuration, runs[list(range(len(labels)))]).items():
-            named = naming(configuration, sweep.marked) | {"rank": rank, "n": len(runs)}
+        own = runs[runs["configuration"] == configuration.key]
+        for rank, estimate in estimates_of(configuration, shares.loc[own.index], own).items():
+            named = naming(configuration, sweep.marked) | {"rank": rank, "n": own["unit"].nunique()}
             named |= {"exit_layer": layers[rank], "shown_layer": labels[rank]}
             named["n_seeds"] = n_seeds.get(configuration.key, 0)
             rows.append(named | estimate.columns("share"))

@@ -33,13 +33,13 @@ def test_the_demo_is_the_documented_one() -> None:
     assert job.out == "results/demo"
     assert [prompt.id for prompt in job.config.prompts] == ["recursion", "learning", "http"]
     assert job.config.system == "You are a helpful programming tutor."
-    assert job.config.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert job.config.rules == {"kl": (0.5, 1.0, 2.0, 4.0)}
     assert job.config.max_new_tokens == 100
 
 
 def test_flags_win_and_leave_the_rest() -> None:
     job = load("--kl-factors", "0.5", "2,3", "--modes", "normal,unfrozen", "--seeds", "-3", "--temperature", "0.7")
-    assert job.config.kl_factors == (0.5, 2.0, 3.0)
+    assert job.config.rules == {"kl": (0.5, 2.0, 3.0)}
     assert job.config.modes == ("normal", "unfrozen")
     assert job.config.seeds == (-3,)
     assert job.config.temperature == 0.7
@@ -49,17 +49,17 @@ def test_flags_win_and_leave_the_rest() -> None:
 def test_rules_and_their_parameters_are_a_flag_or_a_table(tmp_path: Path) -> None:
     rules = {"kl": (0.5, 1.0, 2.0), "fixed": (10.0, 15.0), "agree": ()}
     config = load("--rules", "kl=0.5,1", "2", "fixed=10,15", "agree").config
-    assert (config.rules, config.kl_factors) == (rules, ()), "they take the place of the demo's KL factors"
-    assert load("--rules", "agree", "--kl-factors", "3").config.kl_factors == (3.0,)
+    assert config.rules == rules, "they take the place of the demo's KL factors"
+    assert load("--rules", "agree", "--kl-factors", "3").config.rules == {"kl": (3.0,), "agree": ()}
     for written in ('["kl=0.5,1,2", "fixed=10,15", "agree"]', "{kl = [0.5, 1, 2], fixed = [10, 15], agree = []}"):
         (tmp_path / "mine.toml").write_text(f'rules = {written}\n[[prompts]]\nprompt = "x"\n')
         config = load("--config", str(tmp_path / "mine.toml")).config
-        assert (config.rules, config.kl_factors) == (rules, ())
+        assert config.rules == rules
 
 
 def test_drafts_are_a_grid_in_place_of_kl_factors(tmp_path: Path) -> None:
     config = load("--draft", "10,20:2,4", "5:8").config
-    assert (config.draft, config.kl_factors) == (("10:2", "10:4", "20:2", "20:4", "5:8"), ())
+    assert (config.draft, config.rules) == (("10:2", "10:4", "20:2", "20:4", "5:8"), {})
     assert [each.key for each in configurations(config)] == ["normal", *(f"draft/{text}" for text in config.draft)]
     (tmp_path / "mine.toml").write_text('draft = ["10,20:2"]\nrules = ["agree"]\n[[prompts]]\nprompt = "x"\n')
     assert load("--config", str(tmp_path / "mine.toml")).config.draft == ("10:2", "20:2")
@@ -149,15 +149,14 @@ BAD_FLAGS = {
     "--modes normal draft": "mode draft needs to know where tokens are drafted and how many: give --draft LAYER:N, as "
     "in 20:4, and leave draft out of --modes (entry 2 of --modes)",
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
-    "--kl-factors 0.5 1 -1": "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)",
-    "--kl-factors -.5,1": "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)",
-    "--kl-factors -1e3": "kl_factors must be ≥ 0, got -1e3 (entry 1 of --kl-factors)",
+    "--kl-factors 0.5 1 -1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--kl-factors)",
+    "--kl-factors -.5,1": "the KL factor of rule kl must be finite and ≥ 0, got -0.5 (--kl-factors)",
+    "--kl-factors -1e3": "the KL factor of rule kl must be finite and ≥ 0, got -1000 (--kl-factors)",
     "--kl-factors strong": "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)",
-    "--kl-factors inf": "kl_factor must be finite, got inf; mode normal is the limit of a large one (entry 1 of "
-    "--kl-factors)",
-    "--kl-factors 0.12345671 0.12345672": "kl_factors 0.12345671 and 0.12345672 are shown with six digits, as "
-    "0.123457 both (--kl-factors)",
-    "--kl-factors 1 1": "1.0 is listed more than once (--kl-factors)",
+    "--kl-factors inf": "the KL factor of rule kl must be finite and ≥ 0, got inf (--kl-factors)",
+    "--kl-factors 0.12345671 0.12345672": "the parameters of rule kl 0.12345671 and 0.12345672 are shown with six "
+    "digits, as 0.123457 both (--kl-factors)",
+    "--kl-factors 1 1": "1.0 of rule kl is listed more than once (--kl-factors)",
     "--exit-layers 9 5": "exit layers must be strictly increasing, got 9,5 (--exit-layers)",
     "--exit-layers -1": "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)",
     "--exit-every 0": "exit_every must be ≥ 1, got 0 (--exit-every)",
@@ -256,7 +255,7 @@ BAD_TOML = {
     "config = 1": "unknown key 'config' in {path}: remove it",
     "[config]\nmodel = 'x'": "unknown key 'config' in {path}: remove it",
     "kl_factors = 1": "kl_factors must be a list, got 1 (kl_factors in {path})",
-    "kl_factors = [1, -2]": "kl_factors must be ≥ 0, got -2 (entry 2 of kl_factors in {path})",
+    "kl_factors = [1, -2]": "the KL factor of rule kl must be finite and ≥ 0, got -2 (kl_factors in {path})",
     "max_new_tokens = true": "max_new_tokens must be a number, got True (max_new_tokens in {path})",
     "seeds = [0, true]": "seeds must be a number, got True (entry 2 of seeds in {path})",
     "kl_factors = [true]": "kl_factors must be a number, got True (entry 1 of kl_factors in {path})",

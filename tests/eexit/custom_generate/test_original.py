@@ -182,7 +182,7 @@ def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: Mod
 
 
 def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGenerator) -> None:
-    config = generator.config.model_copy(update={"kl_factors": (0.0, 0.2)})  # far apart: each row has its own text
+    config = generator.config.model_copy(update={"rules": {"kl": (0.0, 0.2)}})  # far apart: each row has its own text
     runs = [run for run in plan_runs(config) if run.prompt.id == "recursion"]
     expected = generator.generate(runs).generations.to_pylist()
 

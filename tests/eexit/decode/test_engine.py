@@ -17,8 +17,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.full_depth import padded
 from eexit.decode.requests import Decoding, Failure, Request, Trace
 from eexit.model.cache import KVCache
-from eexit.plan.config import MAPPING
 from eexit.plan.configuration import Configuration, Draft, Exit, Normal, exiting_modes
+from eexit.plan.grid_types import MAPPING
 from eexit.plan.runs import LENGTH, STOP
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())

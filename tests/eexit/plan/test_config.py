@@ -15,7 +15,7 @@ PROMPTS = (Prompt(id="0", prompt="x"),)
 def test_defaults_are_the_documented_grid() -> None:
     config = SweepConfig(prompts=PROMPTS)
     assert config.modes == ("normal", "unfrozen", "frozen_residual")
-    assert config.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert config.rules == {"kl": (0.5, 1.0, 2.0, 4.0)}
     assert (config.exit_every, config.readout, config.temperature) == (5, "lens", 0.0)
 
 
@@ -23,7 +23,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ("fields", "message"),
     [
         ({"modes": []}, "at least 1 item"),
-        ({"kl_factors": [float("nan")]}, "greater than or equal to 0"),
+        ({"kl_factors": [float("nan")]}, "the KL factor of rule kl must be finite and ≥ 0, got nan"),
         ({"kl_factors": []}, "only mode normal can do without one"),
         ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
         ({"exit_layers": []}, "at least 1 item"),
@@ -49,12 +49,20 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str)
 
 
 def test_normal_alone_needs_no_factor_and_no_observation() -> None:
-    assert SweepConfig(prompts=PROMPTS, modes=("normal",), kl_factors=()).kl_factors == ()
-    assert SweepConfig(prompts=PROMPTS, modes=("normal",), observe="none").kl_factors
+    assert SweepConfig.model_validate({"prompts": PROMPTS, "modes": ("normal",), "kl_factors": ()}).rules == {}
+    assert SweepConfig(prompts=PROMPTS, modes=("normal",), observe="none").rules
+
+
+def test_kl_factors_are_short_for_parameters_of_rule_kl() -> None:
+    short = SweepConfig.model_validate({"prompts": PROMPTS, "kl_factors": (1, 2), "rules": {"agree": ()}})
+    assert short == SweepConfig(prompts=PROMPTS, rules={"kl": (1, 2), "agree": ()})
+    assert "kl_factors" not in short.model_dump(), "what a sweep is has one field for rules"
+    earlier = {**short.model_dump(mode="json"), "rules": {"agree": []}, "kl_factors": [1, 2]}  # as results have them
+    assert SweepConfig.model_validate(earlier) == short
 
 
 def test_a_configuration_is_frozen_and_survives_json() -> None:
-    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), kl_factors=(0.1, 3))
+    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), rules={"kl": (0.1, 3)})
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError, match="frozen"):
         config.temperature = 1.0  # type: ignore[misc]  # it is refused by mypy too

@@ -7,14 +7,14 @@ PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
 
 
 def test_a_plan_holds_every_run_once() -> None:
-    config = SweepConfig(prompts=PROMPTS, kl_factors=(0.5, 1), seeds=(0, 1))
+    config = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1)}, seeds=(0, 1))
     runs = list(plan_runs(config))
     assert len({run.run_id for run in runs}) == len(runs) == count_runs(config) == 2 * (1 + 2 * 2) * 2
 
 
 def test_a_run_keeps_its_id_when_the_grid_around_it_grows() -> None:
-    small = SweepConfig(prompts=PROMPTS[:1], modes=("unfrozen",), kl_factors=(1,))
-    large = SweepConfig(prompts=PROMPTS, kl_factors=(0.5, 1, 2), seeds=(0, 5))
+    small = SweepConfig(prompts=PROMPTS[:1], modes=("unfrozen",), rules={"kl": (1,)})
+    large = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1, 2)}, seeds=(0, 5))
     assert {run.run_id for run in plan_runs(small)} <= {run.run_id for run in plan_runs(large)}
 
 

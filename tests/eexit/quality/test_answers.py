@@ -210,7 +210,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
         Prompt("slow", "four", answer_pattern=r"(?s)(?:.|..)+$(?!)"),
     )
     config = SweepConfig(
-        model=str(tmp_path / "model"), prompts=prompts, kl_factors=(1,), exit_every=2, max_new_tokens=40
+        model=str(tmp_path / "model"), prompts=prompts, rules={"kl": (1,)}, exit_every=2, max_new_tokens=40
     )
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     results = ModelGenerator(config, "cpu").generate(runs)
@@ -225,7 +225,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     assert (rows["slow"]["status"], rows["slow"]["correct"]) == ("error", None)
     assert rows["slow"]["error"].endswith("takes more than 0.05 s of CPU time on this run's text: make it simpler")
     land(store, runs, results)
-    assert [row["means"]["correct"] for row in figures(store, configurations(config))] == [0.5] * 3
+    assert [row["estimates"]["correct"]["mean"] for row in figures(store, configurations(config))] == [0.5] * 3
     console = Console(width=80, record=True)
     long = Exit("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
     console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
@@ -256,10 +256,10 @@ def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_
     )
     columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
     assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70%", "10%"])
-    assert [row["means"]["cut"] for row in rows] == pytest.approx([0.7, 0.1])
+    assert [row["estimates"]["cut"]["mean"] for row in rows] == pytest.approx([0.7, 0.1])
     open_only = tuple(prompts[-1:])
     unmarked = config.model_copy(update={"prompts": open_only})
     store = open_store(land_rows(tmp_path / "open", unmarked, columns))
     table = closing_table(store, configurations(unmarked))
     assert "Careful" not in str(table.caption), "no answer that could be missing"
-    assert [row["means"]["cut"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]
+    assert [row["estimates"]["cut"]["mean"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]

@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompts=(Prompt("kind", "Who?"), Prompt("terse", "é | <b>", system="Be terse."), Prompt("empty", "")),
         system="Be kind.",
         prefiller="Well, ",
-        kl_factors=KL_FACTORS,
+        rules={"kl": KL_FACTORS},
         exit_every=2,
         max_new_tokens=9,
         temperature=0.7,

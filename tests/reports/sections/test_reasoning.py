@@ -14,7 +14,8 @@ from page_content import content_of
 from report_fixtures import Visit
 from scripted import sweep_of
 
-from eexit.plan.config import ControlOf, Prompt, SweepConfig
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.grid_types import ControlOf
 from eexit.plan.runs import Run
 from jobs.files.chains import main
 from reports.page.build import build_report
@@ -89,7 +90,7 @@ def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, reasoned: Pat
     config = SweepConfig(
         model=str(tmp_path / "model"),
         prompts=tuple(Prompt(id=str(n), prompt=f"Why {n}?", answer="7") for n in range(6)),
-        modes=("normal", "unfrozen"), kl_factors=(0.5,), exit_every=3, max_new_tokens=24, dtype="float32",
+        modes=("normal", "unfrozen"), rules={"kl": (0.5,)}, exit_every=3, max_new_tokens=24, dtype="float32",
         thinking_until=">",
     )  # fmt: skip
     real = land_all(tmp_path / "real", config)

@@ -107,10 +107,10 @@ def test_sampled_runs_are_all_different(tmp_path: Path) -> None:
 def test_seeds_are_averaged_within_a_prompt_first(tmp_path: Path) -> None:
     # Prompt 0 has seeds 0 and 1, prompt 1 has one of them failed: a mean over runs is 0.4, over prompts 0.55.
     runs = [
-        run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, exit_rate=rate)
+        run_rows(str(prompt), f"{prompt}?", "unfrozen", 1.0, ["a", "b"], seed, exit_rate=rate)
         for prompt, seed, rate in ((0, 0, 0.0), (0, 1, 0.2), (1, 0, 1.0))
     ]
-    runs.append((failed_row("1", "?", "unfrozen", 1.0, "no") | {"run_id": "other", "seed": 1}, []))
+    runs.append((failed_row("1", "1?", "unfrozen", 1.0, "no") | {"run_id": "other", "seed": 1}, []))
     sweep = read_sweep(str(write_runs(tmp_path / "results", runs)))
     row = row_of(per_configuration(sweep), "unfrozen/kl/1")
     assert row["exit_rate"] == pytest.approx(0.55)

@@ -16,7 +16,8 @@ from landed_sweep import land_all, land_rows
 from scripted import sweep_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eexit.plan.config import ControlOf, Prompt, SweepConfig
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.grid_types import ControlOf
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import Run
 from eexit.quality.estimates import ValueKind, estimate_columns
@@ -47,8 +48,8 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
     config = SweepConfig(
         model=str(model),
         prompts=tuple(Prompt(id=f"p-{n}", prompt=f"Why {n}?", answer="7", steps=n + 1) for n in range(8)),
-        modes=("normal", "skip"), kl_factors=(0.5,), exit_every=3, max_new_tokens=60, dtype="float32", prefiller="So ",
-        thinking_until=MARK,
+        modes=("normal", "skip"), rules={"kl": (0.5,)}, exit_every=3, max_new_tokens=60, dtype="float32",
+        prefiller="So ", thinking_until=MARK,
     )  # fmt: skip
     swept, out = land_all(tmp_path / "swept", config), tmp_path / "chains.jsonl"
     done = here(

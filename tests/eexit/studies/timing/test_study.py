@@ -44,8 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dtype="float32",
         exit_every=2,
         modes=("normal", "unfrozen"),
-        kl_factors=(1.0,),
-        rules={"fixed": (2.0,)},
+        rules={"kl": (1.0,), "fixed": (2.0,)},
         max_new_tokens=TOKENS,
     )
     land_all(folder / "out", config)

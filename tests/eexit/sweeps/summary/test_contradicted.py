@@ -43,7 +43,7 @@ def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thre
         Normal(),
     ]
     gated = Exit("skip", "confidence", 0.9, gate="0.1")
-    found = on_normal(recorded(), RUNS, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown])
+    found = on_normal(recorded(), RUNS, {}, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown])
     shares = {key: (each.share.mean, each.n_exits, each.share.n) for key, each in found.items()}
     assert shares == {
         CONFIDENCE.key: (pytest.approx(2 / 3), 18, 6),
@@ -51,6 +51,10 @@ def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thre
         margin.key: (1.0, 6, 6),
     }
     assert 0 < found[margin.key].share.low < found[margin.key].share.high == 1
+    group = {"prompt 0": "group", "prompt 1": "group"}
+    (grouped,) = on_normal(recorded(), RUNS, group, LAYERS, [CONFIDENCE]).values()
+    assert grouped.share.mean == pytest.approx(2 / 3)
+    assert (grouped.n_exits, grouped.share.n) == (18, 5)
 
 
 def test_a_warning_has_the_interval_and_the_number_of_exits() -> None:

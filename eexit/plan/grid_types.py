@@ -1,0 +1,155 @@
+"""Types of a sweep's axes, with their validators: modes, rules, drafts, exit layers and sets, gates, controls."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
+
+from eexit.method.modes import MODES
+from eexit.method.rules import RULES, Control
+from eexit.output.text import did_you_mean
+from eexit.plan.configuration import DRAFT, EVERY, exiting_modes, mode_of, parse_drafts, parse_exit_set
+from eexit.plan.field_types import MOST_COUNT, Count, Float, Text
+
+MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need KV maps
+
+
+def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"exit layers must be strictly increasing, got {','.join(map(str, layers))}")
+    return layers
+
+
+def distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)}{of} is listed more than once")
+    return values
+
+
+def _distinguishable(parameters: tuple[float, ...], name: str) -> tuple[float, ...]:
+    """Refuse parameters that are equal when rounded to six digits, as tables and the report show them."""
+    shown: dict[str, float] = {}
+    for parameter in parameters:
+        first = shown.setdefault(f"{parameter:g}", parameter)
+        if first != parameter:
+            raise ValueError(f"{name} {first} and {parameter} are shown with six digits, as {parameter:g} both")
+    return parameters
+
+
+def _mode(name: str) -> str:
+    if name == DRAFT:
+        raise ValueError(
+            f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
+            f"and leave {DRAFT} out of --modes"
+        )
+    if name not in (modes := exiting_modes()):
+        *others, last = map(repr, modes)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    if name in MODES:
+        MODES[name].refuse_if_not_given()
+    return name
+
+
+def rules_table(given: Any) -> Any:
+    """Return rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
+
+    A text that is only a number is a further parameter of the previous rule: "kl=0.5", "1".
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    table: dict[str, list[str]] = {}
+    name = ""
+    for text in given:
+        begins, is_given, rest = str(text).rpartition("=")
+        if is_given or not _is_number(rest):
+            name = (begins if is_given else rest).strip()
+            if name in table:
+                raise ValueError(f"rule {name} is listed more than once: give all its parameters in one entry")
+            table[name] = []
+        if not name:
+            raise ValueError(f"rules start with a name, as in kl=0.5,1 or agree, got {text}")
+        if is_given or _is_number(rest):
+            table[name] += [part.strip() for part in rest.split(",") if part.strip()]
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.partition(",")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
+    for name, parameters in rules.items():
+        if name not in RULES:
+            meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
+            raise ValueError(f"unknown rule {name!r}: {meant}")
+        RULES[name].refuse_if_not_given()
+        for parameter in parameters or (None,):
+            RULES[name].check(parameter)
+        _distinguishable(distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
+    return rules
+
+
+def _exit_sets(given: Any) -> Any:
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+        return tuple(",".join(map(str, parse_exit_set(text))) or EVERY for text in texts)
+    return given
+
+
+def _drafts(given: Any) -> Any:
+    """Return one text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given
+    drafts = [draft for text in texts for draft in parse_drafts(text)]
+    for draft in drafts:
+        if draft.layer < 0 or max(draft.layer, draft.n_tokens) > MOST_COUNT:
+            raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
+    return tuple(map(str, drafts))
+
+
+Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(rules_table), AfterValidator(_sensible)]
+Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(distinct)]
+ExitSets = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_exit_sets), AfterValidator(distinct)]
+GateThresholds = Annotated[
+    tuple[Annotated[Float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(distinct),
+    AfterValidator(partial(_distinguishable, name="gate_thresholds")),
+]  # fmt: skip
+Modes = Annotated[tuple[Annotated[Text, AfterValidator(_mode)], ...], Field(min_length=1), AfterValidator(distinct)]
+ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+
+
+def _exiting(key: str) -> str:
+    if mode_of(key) not in MODES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
+    MODES[mode_of(key)].refuse_if_not_given()
+    return key
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ControlOf:
+    """Control to run: rule `random` with the exit layers of the configuration whose key is `of`.
+
+    `counts` are that configuration's decided tokens by exit layer. The mode is `in_mode`, by default that of `of`.
+    """
+
+    of: Annotated[Text, AfterValidator(_exiting)]
+    counts: dict[int, int]
+    in_mode: Annotated[Text, AfterValidator(_exiting)] | None = None
+
+    @property
+    def mode(self) -> str:
+        return self.in_mode or mode_of(self.of)
+
+    @property
+    def parameter(self) -> Control:
+        return Control(self.of, tuple(sorted(self.counts.items())))
