@@ -25,7 +25,7 @@ def known_after(step: str, recipe: Recipe, bound: Bound) -> str:
     if step == PILOT:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
         saved = pilot.sweep.saved(Exit(EXACT, ORACLE).key, "cost_exits")
-        return f"A about {percent(saved, 0)}, B about {_within(pilot.oracles, bound)}, if {at_most} may be lost"
+        return f"A about {percent(saved.mean, 0)}, B about {_within(pilot.oracles, bound)}, if {at_most} may be lost"
     if step == REPLAY:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
         cells = [_within(pilot.candidates(mode), bound) for mode in (EXACT, DEPLOYED)]

@@ -9,9 +9,9 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,14 +114,14 @@ class SweepResults:
             )
         return found
 
-    def report(self, build: Callable[[str, str | Path], Path], path: str | Path | None = None) -> Path:
-        """Write the report, one page of HTML, beside the results or to `path`; return its path.
-
-        `build` is `reports.build_report`, or another function of the results' location and the path.
-        """
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report, one page of HTML, beside the results or to `path`; return its path."""
         if path is None and not self._store.is_local:
             raise UsageError(f"path is missing: the report of {shown(self.out)} is a local file: give its name")
-        return build(self.out, path or Path(self._store.path(REPORT)))
+        # Imported by name, since reports depend on the engine, which must run without them.
+        build_report = import_module("reports").build_report
+        written: Path = build_report(self.out, path or Path(self._store.path(REPORT)))
+        return written
 
     def __repr__(self) -> str:
         return f"{self.table}\n{shown(self.out)}"

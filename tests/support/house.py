@@ -28,19 +28,12 @@ def tree(path: Path) -> ast.Module:
 
 
 def named(path: Path) -> Iterator[str]:
-    """Yield a file's imports, inside functions, for typing and by name too: modules, and names that may be modules."""
+    """Yield a file's imports, inside functions and for typing too: modules, and names that may be modules."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
-            "import_module",
-            "__import__",
-        ):
-            yield from (
-                each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)
-            )
 
 
 @cache

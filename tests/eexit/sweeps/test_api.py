@@ -166,7 +166,7 @@ def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_rea
 
 def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.SweepResults) -> None:
     opened = eexit.open(swept.out)
-    assert opened.report(build_report) == Path(swept.out, "report.html")
+    assert opened.report() == Path(swept.out, "report.html")
     assert opened.runs.equals(swept.runs)
 
 
@@ -198,9 +198,7 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
 
 
 def test_a_report_without_out_stays_where_report_says(model: str) -> None:
-    swept = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}})
-    report = swept.report(build_report)
-    del swept
+    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
     gc.collect()
     assert "<title>Early exit" in report.read_text("utf-8")
     assert [*report.parent.iterdir()] == [report]
