@@ -18,7 +18,7 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.whereabouts import FolderKind, whereabouts
 from jobs import report, sweep, train
 from jobs.files import export, make_prompts
-from reports import build_report, generate_multi_prompt_html_visualization
+from reports import generate_multi_prompt_html_visualization
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(
@@ -122,7 +122,7 @@ def test_commands_refuse_such_a_target_in_a_line_and_change_nothing(
 def test_a_report_from_python_is_refused_where_the_commands_is(house: Path, place: str) -> None:
     before = left(house)
     for write in (
-        partial(eexit.open("mine").report, build_report),
+        eexit.open("mine").report,
         partial(generate_multi_prompt_html_visualization, []),
     ):
         with pytest.raises(UsageError, match=f"^the report {place} is inside .*: choose another place, outside of "):
