@@ -118,7 +118,7 @@ def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
 
 def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
     """Return a channel with configurations or runs from top to bottom, in the data's order without `sort`."""
-    axis, scale = {"labelLimit": 260, "grid": False}, {"type": "band", "paddingInner": 0.12}
+    axis, scale = {"labelLimit": 330, "grid": False}, {"type": "band", "paddingInner": 0.12}
     return alt.Y(f"{name}:N", title=None, sort=sort, axis=axis, scale=scale)
 
 
