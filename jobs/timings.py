@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         for number in range(1, flags.calls + 1):
             if number == 2:  # what can't be timed is refused by the first, before Ray starts
                 stack.enter_context(ray_session(display.say))
-            if flags.calls > 1:
+            if number > 1:
                 display.say(f"call {number} of {flags.calls}")
             done = run_study(flags.results, plan, flags.device, display, columns=asked.columns, trusts_code=trusts)
             rows += done.rows

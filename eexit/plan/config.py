@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -229,6 +230,12 @@ class SweepConfig(BaseModel):
         if "kl" in rules:
             raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
         return {**fields, "rules": {"kl": factors, **rules}}
+
+    @field_validator("rules")
+    @classmethod
+    def _kl_first(cls, rules: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        """Put rule kl first, so that the order of configurations is the same however a sweep has grown."""
+        return {"kl": rules["kl"], **rules} if "kl" in rules else rules
 
     @model_validator(mode="before")
     @classmethod
