@@ -109,13 +109,17 @@ def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     out = tmp_path / "out"
     call = f"eexit.sweep(map(str, range(500)), model='model', exit_every=2, out='out', quiet=True, {LONG})"
-    code = f"import eexit; {call}; print('went on')"
-    script = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True)
-    until = time.monotonic() + SECONDS
-    while not [*out.glob("generations/*.parquet")] and time.monotonic() < until:
-        time.sleep(0.05)
-    script.send_signal(signal.SIGINT)
-    printed, told = script.communicate(timeout=SECONDS)
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background may not
+    code = f"{hears}; import eexit; {call}; print('went on')"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True) as script:
+        try:
+            until = time.monotonic() + SECONDS
+            while not [*out.glob("generations/*.parquet")] and time.monotonic() < until:
+                time.sleep(0.05)
+            script.send_signal(signal.SIGINT)
+            printed, told = script.communicate(timeout=SECONDS)
+        finally:
+            script.kill()
     assert script.returncode != 0
     assert printed == ""
     assert told.splitlines()[-1] == "KeyboardInterrupt"
